@@ -1,0 +1,32 @@
+# One environment, .venv, serves everything; scripts/venv.sh makes it when it is not current.
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint clean
+
+PY := .venv/bin/python
+CORES := $(shell nproc 2>/dev/null || echo 2)
+# MXNet is fastest with one thread for each core.
+export OMP_NUM_THREADS ?= $(CORES)
+
+RECIPE ?= model_zoo/ssd_300_toy/recipe.json
+OUT ?= runs/demo
+ARGS ?=
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1 \t\2/p' Makefile
+
+venv:  ## Make .venv with everything in it (PYTHON=... chooses the Python, 3.8 to 3.11)
+	@scripts/venv.sh
+
+demo: venv  ## Train, prune, distil, evaluate and export a detector on made-up data
+	@$(PY) scripts/run_pipeline.py --recipe $(RECIPE) --out $(OUT) --resume
+
+test: venv  ## Run the tests (ARGS="-m 'not slow'" chooses among them)
+	@$(PY) -m pytest $(ARGS)
+
+lint: venv  ## Check style and format
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+clean:  ## Remove .venv and what Python and its tools left behind; runs/ stays
+	@rm -rf .venv .venv-install.log build dist *.egg-info .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

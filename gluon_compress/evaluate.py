@@ -1,0 +1,102 @@
+"""Accuracy of any callable: VOC mAP through GluonCV's metric, and top-1."""
+
+from __future__ import annotations
+
+from typing import Callable, Iterable, Sequence
+
+import mxnet as mx
+import numpy as np
+from gluoncv.utils.metrics.voc_detection import VOC07MApMetric, VOCMApMetric
+
+METRICS = {"voc07": VOC07MApMetric, "voc10": VOCMApMetric}
+
+
+def voc_map(
+    detect: Callable,
+    batches: Iterable,
+    classes: Sequence[str],
+    *,
+    size: int,
+    metric: str = "voc07",
+    iou: float = 0.5,
+) -> dict[str, float]:
+    """Return the mean average precision and the precision of each class.
+
+    Parameters
+    ----------
+    detect : callable
+        Images ``(B, 3, size, size)`` to ids ``(B, N, 1)``, scores ``(B, N, 1)`` and
+        corner boxes ``(B, N, 4)`` in pixels; an id below 0 is padding.
+    batches : iterable
+        Pairs of images and labels ``(B, M, 6)``: corner box, class, difficult,
+        padded with -1, in pixels of the resized image.
+    classes : sequence of str
+    size : int
+        Boxes are clipped to it, as GluonCV's evaluation does.
+    metric : str
+        ``voc07`` (11 points) or ``voc10`` (area under the curve).
+    iou : float
+        Overlap from which a detection counts, measured as VOC does on the resized
+        image (one pixel is added to width and height).
+
+    Returns
+    -------
+    dict
+        ``mAP`` first, then one entry a class; NaN where a class has no object,
+        which the mean leaves out.
+
+    Raises
+    ------
+    ValueError
+        For an unknown metric, or when there is not one object to find.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r}: known are {sorted(METRICS)}")
+    measure = METRICS[metric](iou_thresh=iou, class_names=list(classes))
+    objects = 0
+    for images, labels in batches:
+        ids, scores, corner_boxes = detect(images)
+        labels = _numpy(labels)
+        objects += int((labels[..., 4] >= 0).sum())
+        measure.update(
+            np.clip(_numpy(corner_boxes), 0, size),
+            _numpy(ids),
+            _numpy(scores),
+            labels[..., :4],
+            labels[..., 4:5],
+            labels[..., 5:6],
+        )
+    if objects == 0:
+        raise ValueError("there is not one object in these images to evaluate on")
+    names, values = measure.get()
+    figures = dict(zip(names, map(float, values)))
+    return {"mAP": figures.pop("mAP"), **figures}
+
+
+def top1(classify: Callable, batches: Iterable) -> float:
+    """Return the share of samples whose highest score is at their class.
+
+    Parameters
+    ----------
+    classify : callable
+        Images to scores ``(B, C)``.
+    batches : iterable
+        Pairs of images and class ids ``(B,)``.
+
+    Raises
+    ------
+    ValueError
+        If there is no sample.
+    """
+    right = total = 0
+    for images, ids in batches:
+        guess = _numpy(classify(images)).argmax(axis=1)
+        right += int((guess == _numpy(ids).reshape(-1)).sum())
+        total += len(guess)
+    if total == 0:
+        raise ValueError("there is not one sample to evaluate on")
+    return right / total
+
+
+def _numpy(array) -> np.ndarray:
+    return array.asnumpy() if isinstance(array, mx.nd.NDArray) else np.asarray(array)

@@ -1,0 +1,334 @@
+"""Exports: a symbol, its parameters and a manifest in one folder, whole or absent.
+
+The manifest is plain data: what a net is for (classes, anchors, decode constants)
+comes in as ``info`` and is passed on, this module does not know detectors.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.files import read_json, sha256, write_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+# Runs in a process that never built the net and imports nothing of this package.
+RELOAD = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import mxnet as mx, numpy as np
+symbol, params, name, inputs, outputs = sys.argv[1:]
+net = mx.gluon.SymbolBlock.imports(symbol, [name], params)
+result = net(mx.nd.array(np.load(inputs)))
+result = result if isinstance(result, (list, tuple)) else [result]
+np.savez(outputs, *[r.asnumpy() for r in result])
+"""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An input and what the original net makes of it.
+
+    Parameters
+    ----------
+    inputs : ndarray
+        Float32, of the exported shape but for the first axis.
+    outputs : tuple of ndarray
+        In the order of the symbol's outputs.
+    """
+
+    inputs: np.ndarray
+    outputs: tuple[np.ndarray, ...]
+
+
+def export(
+    symbol: mx.sym.Symbol,
+    params: Mapping[str, mx.nd.NDArray],
+    folder: str | os.PathLike,
+    name: str,
+    *,
+    shape: Sequence[int],
+    info: Mapping[str, Any],
+    reference: Reference | None = None,
+    tolerance: float = 1e-5,
+) -> dict:
+    """Write an export, reload it in a new process, and only then put it in place.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        With one input beside its parameters.
+    params : mapping
+        Parameters and running statistics by name; those of no use are left out.
+    folder : path
+        Made, or replaced if it holds an export; an interruption leaves the earlier
+        one whole.
+    name : str
+        ``NAME-symbol.json`` and ``NAME-0000.params`` are for ``SymbolBlock.imports``
+        and ``mx.model.load_checkpoint``.
+    shape : sequence of int
+        Of the input, with its batch axis.
+    info : mapping
+        JSON-able facts for the manifest: ``mean``, ``std``, ``classes``,
+        ``anchors``, ``decode``, ``nms``, ... ``outputs`` may name the outputs.
+    reference : Reference, optional
+        What the Gluon net gives; by default what the symbol gives in this process.
+    tolerance : float
+        Largest accepted difference, relative to the output's largest value.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is missing, the folder holds anything but an export, or the
+        reloaded net differs; nothing has been changed then.
+    """
+    folder = Path(folder)
+    _restore(folder)
+    _check_replaceable(folder)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"export name {name!r}; allowed: letters, digits, '_.-'")
+    stored, input_name = _prefixed(symbol, params)
+    reference = reference or _own_reference(symbol, stored, input_name, shape)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    draft.mkdir()
+    try:
+        symbol.save(str(draft / f"{name}-symbol.json"))
+        mx.nd.save(str(draft / f"{name}-0000.params"), stored)
+        _save_reference(draft / f"{name}-check.npz", reference)
+        manifest = _manifest(symbol, name, input_name, shape, info)
+        manifest["files"] = {p.name: _sum_of(p) for p in sorted(draft.iterdir())}
+        differences = _compare(draft, manifest, reference, tolerance)
+        manifest["max_difference"] = {
+            kind: max(d[kind] for d in differences.values())
+            for kind in ("absolute", "relative")
+        }
+        write_json(draft / MANIFEST, manifest)
+        _put_in_place(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+def check(
+    folder: str | os.PathLike,
+    reference: Reference | None = None,
+    *,
+    tolerance: float = 1e-5,
+) -> dict[str, dict[str, float]]:
+    """Verify every file of an export, reload it in a new process and compare.
+
+    Parameters
+    ----------
+    folder : path
+    reference : Reference, optional
+        By default the one that was recorded when the export was made.
+    tolerance : float
+        Largest accepted difference, relative to the output's largest value.
+
+    Returns
+    -------
+    dict
+        For each output its largest ``absolute`` and ``relative`` difference.
+
+    Raises
+    ------
+    ValueError
+        Naming the file that is missing, altered or of a newer format, or the output
+        that differs.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    for name, facts in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path}: this file of the export is missing")
+        if sha256(path) != facts["sha256"]:
+            raise ValueError(f"{path}: altered or cut short, its sha256 is another")
+    if reference is None:
+        reference = _load_reference(folder / f"{manifest['name']}-check.npz")
+    return _compare(folder, manifest, reference, tolerance)
+
+
+def read_manifest(folder: str | os.PathLike) -> dict:
+    """Return the manifest of an export.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it is of a newer format, or not a manifest.
+    """
+    folder = Path(folder)
+    _restore(folder)
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path}: format is {found!r}; this version reads {FORMAT}")
+    missing = {"name", "input", "outputs", "files"} - set(manifest)
+    if missing:
+        raise ValueError(f"{path}: key {min(missing)!r} is missing")
+    return manifest
+
+
+def _prefixed(symbol, params: Mapping) -> tuple[dict, str]:
+    """Return parameters as ``load_checkpoint`` wants them, and the input's name."""
+    wanted = symbol.list_arguments()
+    inputs = [name for name in wanted if name not in params]
+    states = symbol.list_auxiliary_states()
+    missing = [name for name in states if name not in params]
+    if missing or len(inputs) != 1:
+        raise ValueError(
+            f"the symbol needs {missing or inputs}; allowed without a value: one "
+            "input, and all else must be in the parameters"
+        )
+    stored = {f"arg:{n}": params[n] for n in wanted if n not in inputs}
+    stored.update({f"aux:{n}": params[n] for n in states})
+    return stored, inputs[0]
+
+
+def _own_reference(symbol, stored: Mapping, name: str, shape: Sequence) -> Reference:
+    inputs = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+    arrays = {n.split(":", 1)[1]: v for n, v in stored.items()}
+    data = {name: mx.nd.array(inputs)}
+    states = {n: arrays[n] for n in symbol.list_auxiliary_states()}
+    arguments = {n: arrays[n] for n in symbol.list_arguments() if n != name}
+    bound = symbol.bind(mx.cpu(), {**arguments, **data}, aux_states=states)
+    outputs = bound.forward(is_train=False)
+    return Reference(inputs, tuple(o.asnumpy() for o in outputs))
+
+
+def _save_reference(path: Path, reference: Reference) -> None:
+    outputs = {f"output{i}": o for i, o in enumerate(reference.outputs)}
+    np.savez_compressed(path, inputs=reference.inputs, **outputs)
+
+
+def _load_reference(path: Path) -> Reference:
+    with np.load(path) as stored:
+        count = len(stored.files) - 1
+        outputs = tuple(stored[f"output{i}"] for i in range(count))
+        return Reference(stored["inputs"], outputs)
+
+
+def _manifest(symbol, name: str, input_name: str, shape, info: Mapping) -> dict:
+    _, shapes, _ = symbol.infer_shape(**{input_name: tuple(shape)})
+    names = list(info.get("outputs", symbol.list_outputs()))
+    if len(names) != len(shapes):
+        raise ValueError(f"outputs are named {names}, the symbol has {len(shapes)}")
+    own = {
+        "format": FORMAT,
+        "name": name,
+        "input": {"name": input_name, "shape": list(shape)},
+        "outputs": [{"name": n, "shape": list(s)} for n, s in zip(names, shapes)],
+    }
+    facts = {k: v for k, v in info.items() if k != "outputs"}
+    taken = sorted({*own, "files", "max_difference", "versions"} & set(facts))
+    if taken:
+        raise ValueError(f"info holds {taken[0]!r}, which the manifest itself states")
+    versions = {
+        "mxnet": mx.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    return {**own, **facts, "versions": versions}
+
+
+def _sum_of(path: Path) -> dict:
+    return {"sha256": sha256(path), "bytes": path.stat().st_size}
+
+
+def _compare(folder: Path, manifest: Mapping, reference, tolerance: float) -> dict:
+    results = _reload(folder, manifest, reference.inputs)
+    names = [output["name"] for output in manifest["outputs"]]
+    if not len(results) == len(reference.outputs) == len(names):
+        raise ValueError(
+            f"{folder}: {len(results)} outputs, the reference has "
+            f"{len(reference.outputs)}, the manifest {len(names)}"
+        )
+    differences = {}
+    for name, own, other in zip(names, results, reference.outputs):
+        differences[name] = found = _difference(own, np.asarray(other))
+        if not found["relative"] <= tolerance:
+            raise ValueError(
+                f"{folder}: output {name!r} differs from the net by "
+                f"{found['relative']:.2g} of its scale; allowed: {tolerance:g}"
+            )
+    return differences
+
+
+def _difference(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    if own.shape != other.shape:
+        raise ValueError(f"an output has shape {own.shape}, the net's {other.shape}")
+    largest = float(np.abs(own - other).max())
+    scale = float(np.abs(other).max()) or 1.0
+    return {"absolute": largest, "relative": largest / scale}
+
+
+def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndarray]:
+    name = manifest["name"]
+    pair = [str(folder / f"{name}-{end}") for end in ("symbol.json", "0000.params")]
+    with tempfile.TemporaryDirectory() as place:
+        given, made = (os.path.join(place, n) for n in ("inputs.npy", "outputs.npz"))
+        np.save(given, np.asarray(inputs, np.float32))
+        command = [sys.executable, "-c", RELOAD, *pair, manifest["input"]["name"]]
+        done = subprocess.run(
+            [*command, given, made], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"{folder}: cannot be loaded in a new process: {said}")
+        with np.load(made) as stored:
+            return [stored[f"arr_{i}"] for i in range(len(stored.files))]
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to replace a folder that holds anything which is not of an export."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; an export is a folder")
+    present = {p.name for p in folder.iterdir()}
+    is_export = MANIFEST in present
+    known = {MANIFEST, *read_manifest(folder)["files"]} if is_export else set()
+    if present - known:
+        raise ValueError(
+            f"{folder}: holds {min(present - known)!r}, which is not of an export; "
+            "choose a new folder"
+        )
+
+
+def _earlier(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.earlier")
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    earlier = _earlier(folder)
+    if folder.exists():
+        os.rename(folder, earlier)
+    os.rename(draft, folder)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _restore(folder: Path) -> None:
+    """Bring back the earlier export if we were stopped between the two renames."""
+    if not folder.exists() and _earlier(folder).exists():
+        os.rename(_earlier(folder), folder)

@@ -1,0 +1,1 @@
+"""The nets this package builds by name."""

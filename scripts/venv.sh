@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Makes .venv with the package (editable) and its dev extra, unless it is current.
+# PYTHON chooses the Python; otherwise the first fitting one on the PATH is taken.
+set -u -o pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+VENV=.venv
+STAMP=$VENV/.installed # written last: an interrupted install never looks current
+LOG=.venv-install.log
+FIT='import sys; sys.exit(not (3, 8) <= sys.version_info[:2] <= (3, 11))'
+
+fail() {
+    echo "make venv: $1" >&2
+    exit 1
+}
+
+# Candidates are run, not just looked for: a version manager's stubs exist and fail.
+fits() { "$1" -c "$FIT" </dev/null >/dev/null 2>&1; }
+has_venv() { "$1" -c 'import venv, ensurepip' </dev/null >/dev/null 2>&1; }
+
+find_python() {
+    local name dir dirs without=
+    IFS=: read -r -a dirs <<<"$PATH"
+    for name in python3.11 python3.10 python3.9 python3.8 python3 python; do
+        for dir in "${dirs[@]}"; do
+            [ -x "$dir/$name" ] && fits "$dir/$name" || continue
+            if has_venv "$dir/$name"; then
+                echo "$dir/$name"
+                return
+            fi
+            without=$dir/$name
+        done
+    done
+    if [ -n "$without" ]; then
+        fail "$without has no venv module; on Debian: apt-get install python3-venv"
+    fi
+    fail "no Python 3.8 to 3.11 on the PATH; install one, or: make venv PYTHON=/path/to/python"
+}
+
+chosen_python() {
+    if [ -z "${PYTHON:-}" ]; then
+        find_python
+        return
+    fi
+    fits "$PYTHON" || fail "PYTHON=$PYTHON is not a Python 3.8 to 3.11 that runs"
+    has_venv "$PYTHON" || fail "PYTHON=$PYTHON has no venv module"
+    echo "$PYTHON"
+}
+
+is_wanted_python() {
+    fits $VENV/bin/python || return
+    [ -z "${PYTHON:-}" ] || [ "$("$PYTHON" -V 2>&1)" = "$($VENV/bin/python -V 2>&1)" ]
+}
+
+make_empty() {
+    local python
+    python=$(chosen_python) || exit 1
+    echo "make venv: $VENV from $python ($("$python" -V 2>&1))"
+    "$python" -m venv --clear $VENV >"$LOG" 2>&1 ||
+        fail "$python -m venv failed; its output is in $LOG"
+}
+
+install() {
+    echo "make venv: installing (some minutes the first time; details in $LOG)"
+    $VENV/bin/python -m pip install --disable-pip-version-check -e '.[dev]' \
+        </dev/null 2>&1 | tee "$LOG" |
+        sed -un 's/^ *Downloading \([^ ]*\/\)*/  getting /p
+                 s/^Installing collected packages: .*/  unpacking (about a minute)/p' ||
+        fail "pip failed: $(grep -a '^ERROR' "$LOG" | tail -n 1) (all it said is in $LOG)"
+}
+
+# opencv-python wants a desktop's libraries. Its headless build is the same library
+# without windows, which nothing here opens.
+settle_cv2() {
+    $VENV/bin/python -c 'import cv2' >>"$LOG" 2>&1 && return
+    echo "make venv: no desktop libraries here, taking the headless OpenCV"
+    local version
+    version=$(sed -n 's/.*"opencv-python==\([0-9.]*\)".*/\1/p' setup.py)
+    $VENV/bin/python -m pip install --disable-pip-version-check --no-deps \
+        --force-reinstall "opencv-python-headless==$version" </dev/null >>"$LOG" 2>&1 ||
+        fail "OpenCV does not load, nor could its headless build be installed; see $LOG"
+}
+
+check_imports() {
+    local error
+    error=$($VENV/bin/python -W ignore -c 'import mxnet, cv2, gluoncv' 2>&1 </dev/null) ||
+        fail "installed, but: ${error##*$'\n'} (for a missing lib*.so on Debian: apt-get install libgomp1 libquadmath0)"
+}
+
+# Two lines: a new setup.py may ask for more, a moved checkout breaks paths in .venv.
+current=$(cksum <setup.py && pwd) || fail "setup.py is missing"
+stamped=$(cat "$STAMP" 2>/dev/null)
+if [ -z "$stamped" ] || [ "${stamped#*$'\n'}" != "$PWD" ] || ! is_wanted_python; then
+    make_empty
+elif [ "$stamped" = "$current" ]; then
+    exit 0
+fi
+rm -f "$STAMP"
+install
+settle_cv2
+check_imports
+echo "$current" >"$STAMP"

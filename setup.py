@@ -1,0 +1,35 @@
+"""Installs the package; the pins are the versions it is tested with."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+README = Path(__file__).parent / "README.md"
+
+setup(
+    name="gluon_compress",
+    version="0.1.0",
+    description="Lightweight object detectors by model compression, on MXNet Gluon",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["gluon_compress", "gluon_compress.*"]),
+    package_data={"gluon_compress": ["*.json", "**/*.json"]},
+    python_requires=">=3.8,<3.12",
+    install_requires=[
+        "mxnet==1.9.1",
+        "gluoncv==0.10.5.post0",
+        "numpy==1.23.5",  # MXNet 1.9.1 uses names that 1.24 dropped
+        "opencv-python==4.11.0.86",
+        "matplotlib>=3.7,<3.11",  # 3.7 is the last for Python 3.8
+        "tqdm>=4.64,<5",
+        # GluonCV asks for any; newer ones want a newer numpy, which pip finds out
+        # only after it has downloaded them.
+        "pandas<3",
+        "scipy<1.16",
+    ],
+    extras_require={
+        "onnx": ["onnx==1.14.1", "onnxruntime>=1.16,<2"],
+        "dev": ["pytest>=8,<10", "ruff==0.17.5", "pre-commit>=3.5,<5"],
+    },
+)

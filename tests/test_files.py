@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+
+import pytest
+
+from gluon_compress import files
+
+
+def test_written_json_reads_back(tmp_path):
+    content = {"name": "Größe", "values": [1, 2.5, None, True]}
+    files.write_json(tmp_path / "a.json", content)
+    assert files.read_json(tmp_path / "a.json") == content
+
+
+def test_keys_keep_their_order(tmp_path):
+    files.write_json(tmp_path / "a.json", {"b": 1, "a": 2})
+    assert list(files.read_json(tmp_path / "a.json")) == ["b", "a"]
+
+
+def test_nan_is_stored_as_null(tmp_path):
+    files.write_json(tmp_path / "a.json", {"ap": [math.nan, (0.5, math.nan)]})
+    assert files.read_json(tmp_path / "a.json") == {"ap": [None, [0.5, None]]}
+
+
+def test_infinity_is_refused_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, 1)
+    with pytest.raises(ValueError, match=r"a\.json"):
+        files.write_json(path, math.inf)
+    assert files.read_json(path) == 1
+
+
+def test_interrupted_writing_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    files.write_atomically(path, b"old")
+
+    def interrupt(handle):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_written_file_is_readable_as_the_mask_says(tmp_path):
+    files.write_atomically(tmp_path / "a", "text")
+    (tmp_path / "b").write_text("text")
+    modes = {p.stat().st_mode for p in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1,\n "b": }', "line 2, column 7"),
+        (b'{"a": [1, 2', "not JSON"),
+        (b"", "not JSON at line 1, column 1"),
+        (b'{"a": "\xff"}', "byte 7"),
+        (b'{"a": {"b": 1, "b": 2}}', "'b' is there twice"),
+    ],
+)
+def test_broken_json_names_file_and_place(tmp_path, content, message):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="broken.json.*" + message):
+        files.read_json(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="none.json: there is no such file"):
+        files.read_json(tmp_path / "none.json")
+
+
+def test_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="directory"):
+        files.read_json(tmp_path)
+
+
+def test_sha256_of_more_than_one_block(tmp_path):
+    content = b"x" * (files.BLOCK + 1)
+    (tmp_path / "a").write_bytes(content)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from gluon_compress.recipe import Delete, Model, Prune, Recipe, Schedule
+
+RECIPE = {
+    "paper": "arXiv:1905.01787",
+    "command": "scripts/run_pipeline.py --recipe recipe.json --out runs/x",
+    "hours": 0.2,
+    "expected": {"mAP": 0.6},
+    "model": {"name": "ssd_300_resnet50_v1d"},
+    "data": {"kind": "voc", "root": "data", "classes": ["a", "b"]},
+    "train": {"epochs": 3},
+    "finetune": {"epochs": 4, "mode": "step", "milestones": [2, 3]},
+    "compression": [
+        {"algorithm": "prune", "budget": {"macs": 2.31e9}, "train": {"epochs": 2}},
+        {"algorithm": "delete", "ratio": {"expand*": 0.5}},
+    ],
+    "distillation": {"losses": {"scores": 2}},
+}
+
+
+def changed(path: str, value) -> dict:
+    """Return the recipe with the value at a dotted path replaced."""
+    recipe = json.loads(json.dumps(RECIPE))
+    at = recipe
+    *way, last = path.split(".")
+    for step in way:
+        at = at[int(step)] if isinstance(at, list) else at[step]
+    at[last] = value
+    return recipe
+
+
+def load(folder, content) -> Recipe:
+    (folder / "recipe.json").write_text(json.dumps(content))
+    return Recipe.load(folder / "recipe.json")
+
+
+def test_sections_become_data_classes(tmp_path):
+    recipe = load(tmp_path, RECIPE)
+    prune, delete = recipe.compression
+    assert isinstance(prune, Prune)
+    assert isinstance(delete, Delete)
+    assert prune.train == Schedule(epochs=2)
+    assert recipe.data.classes == ("a", "b")
+
+
+def test_saved_recipe_loads_equal(tmp_path):
+    recipe = load(tmp_path, RECIPE)
+    recipe.save(tmp_path / "again.json")
+    assert Recipe.load(tmp_path / "again.json") == recipe
+
+
+def test_default_model_is_the_classic_ssd(tmp_path):
+    model = Model(name="ssd")
+    cells = [38, 19, 10, 5, 3, 1]
+    per_cell = [1 + len(ratios) for ratios in model.ratios]
+    anchors = sum(n * n * k for n, k in zip(cells, per_cell))
+    assert anchors == 8732
+
+
+def test_recipe_cannot_be_changed(tmp_path):
+    recipe = load(tmp_path, RECIPE)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.seed = 1
+
+
+def test_default_objects_are_not_shared(tmp_path):
+    recipe = load(tmp_path, changed("distillation", {}))
+    other = load(tmp_path, changed("distillation", {}))
+    assert recipe.distillation.losses is not other.distillation.losses
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("train.epochs", 0, r"train\.epochs is 0; allowed: a whole number from 1"),
+        ("train.epochs", 2.5, r"train\.epochs is 2\.5"),
+        ("train.epochs", True, r"train\.epochs is True"),
+        ("train.epoch", 3, r"train\.epoch: no such key; allowed: epochs, batch_size"),
+        ("train.learning_rate", -0.1, r"train\.learning_rate is -0\.1; .*above 0"),
+        ("train.learning_rate", float("nan"), r"learning_rate is nan"),
+        ("train.mode", "poly", r"train\.mode is 'poly'; allowed: cosine, step"),
+        ("train.mode", "step", r"train\.milestones is \[\]"),
+        ("finetune.milestones", [3, 2], r"finetune\.milestones is \[3, 2\]"),
+        ("finetune.milestones", [2, 9], r"rising epochs below 4"),
+        ("model", [], r"model is \[\]; allowed: an object"),
+        ("model.sizes", [1, 2, 3], r"model\.sizes is \[1, 2, 3\]; allowed: 7 rising"),
+        ("model.steps", [8], r"model\.steps is \[8\]; allowed: 6 numbers"),
+        ("model.extras", [512, "256"], r"model\.extras\[1\] is '256'"),
+        ("data.kind", "imagenet", r"data\.kind is 'imagenet'; allowed: voc, toy"),
+        ("data.classes", 3, r"data\.classes is 3"),
+        ("data.difficult", "no", r"data\.difficult is 'no'; allowed: true or false"),
+        ("compression.0.algorithm", "amc", r"\[0\]\.algorithm is 'amc'; .*prune, del"),
+        ("compression.0.algorithm", ["a"], r"compression\[0\]\.algorithm is \['a'\]"),
+        ("compression.0.train.epochs", 0, r"compression\[0\]\.train\.epochs is 0"),
+        ("compression.0.budget", {}, r"budget is {}; allowed: at least one of macs"),
+        ("compression.0.budget.flops", 1, r"budget\.flops: no such key; .*macs"),
+        ("compression.0.budget.macs_ratio", 0.5, r"macs_ratio is 0\.5; .*no macs"),
+        ("compression.1.ratio", 1.5, r"compression\[1\]\.ratio is 1\.5"),
+        ("compression.1.ratio", {"a": 2}, r"compression\[1\]\.ratio\.a is 2"),
+        ("compression", {}, r"compression is {}; allowed: a list"),
+        ("distillation.losses", {"logits": 1}, r"losses\.logits: no such key"),
+        ("distillation.temperature", 0, r"distillation\.temperature is 0"),
+        ("evaluate", {"metric": "coco"}, r"evaluate\.metric is 'coco'"),
+        ("order", "trunk", r"model\.trunk is None"),
+        ("format", 2, r"format is 2; allowed: 1"),
+        ("paper", "", r"paper is ''"),
+        ("note", "x", r"note: no such key"),
+    ],
+)
+def test_wrong_value_is_named_with_place_and_file(tmp_path, path, value, message):
+    with pytest.raises(ValueError, match=r"recipe\.json: .*" + message) as caught:
+        load(tmp_path, changed(path, value))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_key_is_named(tmp_path):
+    content = {k: v for k, v in RECIPE.items() if k != "hours"}
+    with pytest.raises(ValueError, match="hours: this key is missing"):
+        load(tmp_path, content)
+
+
+def test_values_given_in_python_are_checked_too():
+    with pytest.raises(ValueError, match="epochs is 0"):
+        Schedule(epochs=0)
+
+
+def test_data_root_starts_here_or_at_the_variable(tmp_path, monkeypatch):
+    data = load(tmp_path, RECIPE).data
+    monkeypatch.delenv("GLUON_COMPRESS_DATA", raising=False)
+    assert str(data.folder()) == "data"
+    monkeypatch.setenv("GLUON_COMPRESS_DATA", str(tmp_path))
+    assert data.folder() == tmp_path / "data"
+
+
+def test_absolute_data_root_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLUON_COMPRESS_DATA", "/elsewhere")
+    data = load(tmp_path, changed("data.root", "/abs/voc")).data
+    assert str(data.folder()) == "/abs/voc"
