@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import zipfile
-from typing import Sequence
+import zlib
+from typing import Any, Callable, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -18,6 +20,18 @@ import numpy as np
 from gluon_compress.files import write_atomically
 
 FORMAT = 1
+
+# What a damaged zip or array can make zipfile and numpy raise.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 
 def write_checkpoint(
@@ -33,8 +47,13 @@ def write_checkpoint(
     meta : dict
     states : bytes
         What ``gluon.Trainer.save_states`` wrote.
+
+    Notes
+    -----
+    Of a parameter on several devices the first one's value is kept; they differ in
+    BatchNorm's running statistics only.
     """
-    arrays = {f"p{i:04d}": p.data().asnumpy() for i, p in enumerate(parameters)}
+    arrays = {f"p{i:04d}": p.list_data()[0].asnumpy() for i, p in enumerate(parameters)}
     text = json.dumps({"format": FORMAT, "meta": meta})
     arrays["meta"] = np.frombuffer(text.encode(), np.uint8)
     arrays["states"] = np.frombuffer(states, np.uint8)
@@ -43,7 +62,12 @@ def write_checkpoint(
     write_atomically(path, buffer.getvalue())
 
 
-def read_checkpoint(path: str | os.PathLike, parameters: Sequence) -> tuple:
+def read_checkpoint(
+    path: str | os.PathLike,
+    parameters: Sequence,
+    *,
+    accept: Callable[[dict], Any] | None = None,
+) -> tuple[dict, bytes]:
     """Set the parameters from a file; return its ``meta`` and optimiser states.
 
     Parameters
@@ -51,49 +75,56 @@ def read_checkpoint(path: str | os.PathLike, parameters: Sequence) -> tuple:
     path : path
     parameters : sequence of gluon.Parameter
         In the order they were written in; unchanged if the file does not fit.
+    accept : callable, optional
+        Called with ``meta`` before anything is set; may raise to refuse the file.
 
     Returns
     -------
     meta : dict
     states : bytes
+        A pickle, as MXNet writes it: only to be loaded from files one trusts.
 
     Raises
     ------
     ValueError
         If the file is missing, cut short, no checkpoint, or of another net.
     """
-    arrays = _read(path)
-    header = json.loads(arrays.pop("meta").tobytes())
-    if header["format"] != FORMAT:
-        raise ValueError(f"{path}: format {header['format']!r}, this reads {FORMAT}")
-    states = arrays.pop("states").tobytes()
-    _check_fit(path, arrays, parameters)
-    for i, parameter in enumerate(parameters):
-        parameter.set_data(mx.nd.array(arrays[f"p{i:04d}"]))
-    return header["meta"], states
+    meta, states, values = _read(path)
+    _check_fit(path, values, parameters)
+    if accept is not None:
+        accept(meta)
+    for value, parameter in zip(values, parameters):
+        parameter.set_data(mx.nd.array(value, dtype=value.dtype))
+    return meta, states
 
 
-def _read(path) -> dict:
+def _read(path) -> tuple[dict, bytes, list]:
     try:
+        with zipfile.ZipFile(path) as stored:
+            damaged = stored.testzip()
+        if damaged:
+            raise ValueError(f"{damaged} is damaged")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        arrays["meta"], arrays["states"]
+        header = json.loads(arrays.pop("meta").tobytes())
+        states = arrays.pop("states").tobytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such checkpoint") from None
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path}: not a whole checkpoint ({error})") from None
-    return arrays
+    if header["format"] != FORMAT:
+        raise ValueError(f"{path}: format is {header['format']!r}; allowed: {FORMAT}")
+    return header["meta"], states, [arrays[name] for name in sorted(arrays)]
 
 
-def _check_fit(path, arrays: dict, parameters: Sequence) -> None:
-    if len(arrays) != len(parameters):
+def _check_fit(path, values: Sequence, parameters: Sequence) -> None:
+    if len(values) != len(parameters):
         raise ValueError(
-            f"{path}: holds {len(arrays)} parameters, the net has {len(parameters)}"
+            f"{path}: holds {len(values)} parameters, the net has {len(parameters)}"
         )
-    for i, parameter in enumerate(parameters):
-        shape = arrays[f"p{i:04d}"].shape
-        if shape != tuple(parameter.shape):
+    for i, (value, parameter) in enumerate(zip(values, parameters)):
+        if value.shape != tuple(parameter.shape):
             raise ValueError(
-                f"{path}: parameter {i} has shape {shape}, the net's "
+                f"{path}: parameter {i} has shape {value.shape}, the net's "
                 f"{parameter.name!r} has {tuple(parameter.shape)}"
             )

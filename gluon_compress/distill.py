@@ -19,10 +19,11 @@ Array = mx.nd.NDArray
 def score_loss(student: Array, teacher: Array, temperature: float) -> Array:
     """Softened class scores, weighted towards anchors where anything is seen.
 
-    ``T^2 sum_a w_a KL(p_t / T || p_s / T) / sum_a f_a`` with ``f_a`` the teacher's
-    foreground probability and ``w_a`` the larger of both foreground probabilities
-    (Hinton et al. 2015, equation 1; the weight stands in for hard negative mining,
-    because thousands of easy anchors would drown the rest).
+    ``T^2 sum_a w_a KL(p_t || p_s) / max(sum_a f_a, 1)`` with ``p_t`` and ``p_s`` the
+    classes' probabilities at temperature ``T``, ``f_a`` the teacher's foreground
+    probability and ``w_a`` the larger of both foreground probabilities, taken as a
+    constant (Hinton et al. 2015, equation 1; the weight stands in for hard negative
+    mining, because thousands of easy anchors would drown the rest).
 
     Parameters
     ----------
@@ -40,12 +41,13 @@ def score_loss(student: Array, teacher: Array, temperature: float) -> Array:
     log_target = nd.log_softmax(teacher, axis=-1, temperature=temperature)
     log_own = nd.log_softmax(student, axis=-1, temperature=temperature)
     divergence = (target * (log_target - log_own)).sum(axis=-1)  # (B, A)
-    total = (seen * divergence).sum() / _foreground(teacher).sum()
-    return temperature**2 * total
+    return temperature**2 * (seen * divergence).sum() / _objects(_foreground(teacher))
 
 
 def box_loss(student: Array, teacher: Array, teacher_scores: Array) -> Array:
     """Smooth L1 between box deltas, weighted by the teacher's foreground probability.
+
+    ``sum_a f_a sum_i smooth_l1(d_ai) / max(sum_a f_a, 1)`` over the four deltas.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ def box_loss(student: Array, teacher: Array, teacher_scores: Array) -> Array:
     """
     weight = _foreground(teacher_scores)
     distance = nd.smooth_l1(student - teacher, scalar=1.0).sum(axis=-1)
-    return (weight * distance).sum() / weight.sum()
+    return (weight * distance).sum() / _objects(weight)
 
 
 def feature_loss(student: Array, teacher: Array) -> Array:
@@ -119,14 +121,13 @@ def distil_step(
     Raises
     ------
     ValueError
-        For an unknown loss, a temperature that is not positive, or, at the first
-        step, outputs of student and teacher that differ in number or shape.
+        For an unknown loss, a weight below 0, features without taps, a temperature
+        that is not positive, or, at a step, outputs of student and teacher that
+        differ in number or shape.
     """
-    unknown = sorted(set(weights) - set(LOSSES))
-    if unknown:
-        raise ValueError(f"distillation loss {unknown[0]!r}: known are {LOSSES}")
+    _check_weights(weights, taps)
     if not temperature > 0:
-        raise ValueError(f"temperature {temperature!r} must be above 0")
+        raise ValueError(f"temperature is {temperature!r}; allowed: above 0")
     used = {name: w for name, w in weights.items() if w}
 
     def step(net: Callable, batch: Sequence) -> tuple[Array, dict]:
@@ -137,7 +138,7 @@ def distil_step(
         loss, parts = base_loss(outputs, batch)
         for name, weight in used.items():
             part = _part(name, outputs, targets, temperature)
-            loss, parts[name] = loss + weight * part, part
+            loss, parts = loss + weight * part, {**parts, name: part}
         return loss, parts
 
     return step
@@ -154,8 +155,24 @@ def _part(name: str, own: Sequence, target: Sequence, temperature: float) -> Arr
 
 def _foreground(scores: Array) -> Array:
     """Probability that an anchor holds any object, ``(B, A)``."""
-    background = nd.softmax(scores, axis=-1).slice_axis(axis=-1, begin=0, end=1)
-    return 1 - background.reshape((0, -1))
+    # A sum, because 1 - p loses all digits where the background is certain.
+    return nd.softmax(scores, axis=-1).slice_axis(axis=-1, begin=1, end=None).sum(-1)
+
+
+def _objects(foreground: Array) -> Array:
+    """Anchors with an object; images without any count as one, as in SSD's loss."""
+    return nd.maximum(foreground.sum(), 1)
+
+
+def _check_weights(weights: Mapping[str, float], taps: Sequence[str]) -> None:
+    for name, weight in weights.items():
+        if name not in LOSSES:
+            allowed = ", ".join(LOSSES)
+            raise ValueError(f"distillation loss {name!r}; allowed: {allowed}")
+        if not weight >= 0:
+            raise ValueError(f"weight of {name!r} is {weight!r}; allowed: from 0")
+    if weights.get("features") and not taps:
+        raise ValueError("distillation loss 'features' needs at least one tap")
 
 
 def _check_outputs(own: Sequence, target: Sequence, taps: Sequence[str]) -> None:
@@ -178,7 +195,14 @@ def adapt(taps: Sequence[mx.sym.Symbol], widths: Sequence[int]) -> list[mx.sym.S
 
     The convolutions belong to the training symbol alone: a net that is saved or
     exported from its own symbol has none of them.
+
+    Raises
+    ------
+    ValueError
+        If there is not one width a tap.
     """
+    if len(taps) != len(widths):
+        raise ValueError(f"{len(taps)} taps need as many widths, not {len(widths)}")
     return [
         mx.sym.Convolution(
             tap, kernel=(1, 1), num_filter=width, no_bias=True, name=f"adapter{i}"

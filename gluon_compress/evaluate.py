@@ -48,16 +48,17 @@ def voc_map(
     Raises
     ------
     ValueError
-        For an unknown metric, or when there is not one object to find.
+        For an unknown metric, a label of no class, or when there is not one object
+        to find (the difficult ones need not be).
     """
     if metric not in METRICS:
-        raise ValueError(f"metric {metric!r}: known are {sorted(METRICS)}")
+        raise ValueError(f"metric is {metric!r}; allowed: {', '.join(METRICS)}")
     measure = METRICS[metric](iou_thresh=iou, class_names=list(classes))
     objects = 0
     for images, labels in batches:
         ids, scores, corner_boxes = detect(images)
         labels = _numpy(labels)
-        objects += int((labels[..., 4] >= 0).sum())
+        objects += _count(labels, len(classes))
         measure.update(
             np.clip(_numpy(corner_boxes), 0, size),
             _numpy(ids),
@@ -71,6 +72,16 @@ def voc_map(
     names, values = measure.get()
     figures = dict(zip(names, map(float, values)))
     return {"mAP": figures.pop("mAP"), **figures}
+
+
+def _count(labels: np.ndarray, classes: int) -> int:
+    """Return the number of objects that a detector has to find."""
+    ids, difficult = labels[..., 4], labels[..., 5]
+    if (ids >= classes).any():
+        raise ValueError(
+            f"a label has class {int(ids.max())}; allowed: 0 to {classes - 1}"
+        )
+    return int(((ids >= 0) & (difficult == 0)).sum())
 
 
 def top1(classify: Callable, batches: Iterable) -> float:

@@ -157,6 +157,31 @@ def check(
         that differs.
     """
     folder = Path(folder)
+    manifest = _verify(folder)
+    if reference is None:
+        reference = _load_reference(folder / f"{manifest['name']}-check.npz")
+    return _compare(folder, manifest, reference, tolerance)
+
+
+def load(
+    folder: str | os.PathLike,
+) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+    """Return the symbol of an export, and its parameters and running statistics.
+
+    Raises
+    ------
+    ValueError
+        Naming the file that is missing, altered or of a newer format.
+    """
+    folder = Path(folder)
+    name = _verify(folder)["name"]
+    symbol = mx.sym.load(str(folder / f"{name}-symbol.json"))
+    stored = mx.nd.load(str(folder / f"{name}-0000.params"))
+    return symbol, {key.split(":", 1)[1]: value for key, value in stored.items()}
+
+
+def _verify(folder: Path) -> dict:
+    """Return the manifest of an export whose files are as they were written."""
     manifest = read_manifest(folder)
     for name, facts in manifest["files"].items():
         path = folder / name
@@ -164,9 +189,7 @@ def check(
             raise ValueError(f"{path}: this file of the export is missing")
         if sha256(path) != facts["sha256"]:
             raise ValueError(f"{path}: altered or cut short, its sha256 is another")
-    if reference is None:
-        reference = _load_reference(folder / f"{manifest['name']}-check.npz")
-    return _compare(folder, manifest, reference, tolerance)
+    return manifest
 
 
 def read_manifest(folder: str | os.PathLike) -> dict:

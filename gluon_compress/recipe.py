@@ -16,7 +16,6 @@ DATA_FOLDER = "GLUON_COMPRESS_DATA"
 
 _THIN, _WIDE = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
 _positive = c.number(0, above=True)
-_texts = c.list_of(c.text)
 
 
 @section
@@ -80,7 +79,10 @@ class Model:
     classes : tuple of str or None
         None: those of the data.
     trunk : str or None
-        Folder of a trunk to start from, slim or full; None: random values.
+        Folder of a classifier's export to take the trunk from, pruned or not; None:
+        the trunk of ``name``, from random values.
+    weights : str or None
+        Folder of a detector's export to load instead of building and training one.
     """
 
     name: str = key(c.text)
@@ -98,6 +100,7 @@ class Model:
     extras: tuple[int, ...] = key(c.list_of(c.whole(2)), (512, 256, 256))
     classes: tuple[str, ...] | None = key(c.optional(c.list_of(c.text, least=1)), None)
     trunk: str | None = key(c.optional(c.text), None)
+    weights: str | None = key(c.optional(c.text), None)
 
     def disagreement(self) -> tuple[str, Any, str] | None:
         """Check that the anchors are for as many maps as there are."""
@@ -181,8 +184,8 @@ class Prune:
         ``macs``, ``params``, ``bytes``, or ``macs_ratio``, ... of the net before.
     multiple : int
         Widths become multiples of it.
-    groups, protect : tuple of str
-        Patterns of group names: only these, and not these.
+    groups : tuple of str
+        Patterns of group names; the others stay whole.
     train : Schedule or None
         Training with the masks on; None: none.
     """
@@ -193,15 +196,7 @@ class Prune:
     selection: str = key(c.text, "global")
     multiple: int = key(c.whole(1), 16)
     groups: tuple[str, ...] = key(c.list_of(c.text, least=1), ("*",))
-    protect: tuple[str, ...] = key(_texts, ())
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)
-
-
-def _ratio(value: Any, place: str) -> Any:
-    share = c.number(0, 1)
-    if isinstance(value, dict):
-        return c.map_of(share)(value, place)
-    return share(value, place)
 
 
 @section
@@ -212,12 +207,11 @@ class Delete:
     ----------
     algorithm : str
         ``delete``.
-    ratio : float or dict
-        Share of the channels that go, for all of ``groups`` or by name pattern.
+    keep : dict
+        Share of the channels that stay, above 0 to 1, by pattern of group names; the
+        first pattern that fits counts, groups that none fits stay whole.
     criterion : str
         What a channel is worth: the least worthy go.
-    groups : tuple of str
-        Patterns of group names.
     multiple : int
         Widths become multiples of it.
     train : Schedule or None
@@ -225,9 +219,8 @@ class Delete:
     """
 
     algorithm: str = key(c.one_of("delete"))
-    ratio: float | Mapping[str, float] = key(_ratio)
+    keep: Mapping[str, float] = key(c.map_of(c.number(0, 1, above=True)))
     criterion: str = key(c.text, "l1")
-    groups: tuple[str, ...] = key(c.list_of(c.text, least=1), ("*",))
     multiple: int = key(c.whole(1), 16)
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)
 
@@ -243,10 +236,9 @@ class Distillation:
     ----------
     losses : dict
         Weight of ``scores``, ``boxes`` and ``features``.
+        ``features`` are the maps that the predictors read.
     temperature : float
         Divides the logits of both nets.
-    taps : tuple of str
-        Feature maps to compare; empty: all that the predictors read.
     """
 
     losses: Mapping[str, float] = key(
@@ -254,7 +246,6 @@ class Distillation:
         {"scores": 1.0, "boxes": 1.0},
     )
     temperature: float = key(_positive, 2.0)
-    taps: tuple[str, ...] = key(_texts, ())
 
 
 @section
@@ -291,16 +282,16 @@ class Recipe:
     expected : dict
         Figures to expect, for the reader.
     model, data, evaluate
-        The detector, its images, its measure.
+        The full detector, its images, its measure.
+    student : Model or None
+        None: compress the trained detector. A model, on a trunk that was pruned as a
+        classifier for instance: build it and apply the compression to it.
     train, finetune : Schedule
-        Of the full net, and of the slim one at the end.
+        Of the full net, and of the compact one at the end.
     compression : tuple of rows
         One of ``ALGORITHMS`` each, in the order they are applied.
     distillation : Distillation or None
         Used while fine-tuning; None: labels alone.
-    order : str
-        ``detector``: compress the trained detector. ``trunk``: build the detector
-        on the trunk folder that ``model.trunk`` names.
     seed : int
     """
 
@@ -315,18 +306,16 @@ class Recipe:
     compression: tuple[Any, ...] = key(
         c.list_of(c.one_part("algorithm", ALGORITHMS)), ()
     )
+    student: Model | None = key(c.optional(c.part(Model)), None)
     distillation: Distillation | None = key(c.optional(c.part(Distillation)), None)
     evaluate: Evaluate = key(c.part(Evaluate), Evaluate())
-    order: str = key(c.one_of("detector", "trunk"), "detector")
     seed: int = key(c.whole(0), 0)
     format: int = key(c.whole(1), FORMAT)
 
     def disagreement(self) -> tuple[str, Any, str] | None:
-        """Check the format, and that a trunk is there where the order needs it."""
+        """Check the format."""
         if self.format != FORMAT:
             return "format", self.format, f"{FORMAT}; a newer version reads others"
-        if self.order == "trunk" and self.model.trunk is None:
-            return "model.trunk", None, "a folder, because order is 'trunk'"
         return None
 
     @staticmethod

@@ -1,1 +1,166 @@
-"""The nets this package builds by name."""
+"""The nets this package builds by name, and the folder form they are kept in.
+
+A detector's folder is an export of its raw head: symbol, parameters and a manifest
+that states what the head does not hold (classes, anchors, decode and NMS constants).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Callable, Sequence
+
+import mxnet as mx
+from gluoncv.model_zoo.ssd import SSD
+from mxnet.gluon import HybridBlock
+
+from gluon_compress import export
+from gluon_compress.graph import trace
+from gluon_compress.models import head, ssd
+from gluon_compress.models.mobilenet import mobilenet_trunk
+from gluon_compress.models.resnet import resnet_trunk
+from gluon_compress.models.ssd import VOC_CLASSES, SSDConfig
+from gluon_compress.models.trunk import classifier_trunk
+from gluon_compress.plan import delete
+from gluon_compress.prune import slim
+
+RESNETS = (
+    *(f"resnet{depth}_v1b" for depth in (18, 34, 50, 101, 152)),
+    *(f"resnet{depth}_v1{form}" for depth in (50, 101, 152) for form in "cds"),
+)
+MOBILENETS = tuple(f"mobilenet{width}" for width in ("1.0", "0.75", "0.5", "0.25"))
+
+TRUNKS: dict[str, Callable] = {
+    **{name: partial(resnet_trunk, name) for name in RESNETS},
+    **{name: partial(mobilenet_trunk, name) for name in MOBILENETS},
+}
+MODELS: dict[str, Callable] = {f"ssd_300_{name}": t for name, t in TRUNKS.items()}
+
+# Of the images that GluonCV's nets are trained on, for RGB in 0..1.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def build(
+    name: str,
+    classes: Sequence[str] = VOC_CLASSES,
+    *,
+    width: float = 1.0,
+    trunk: str | os.PathLike | None = None,
+    seed: int = 0,
+    **config,
+) -> SSD:
+    """Return an unpretrained detector by name, with its parameters at their start.
+
+    Parameters
+    ----------
+    name : str
+        One of ``MODELS``: ``ssd_300_resnet50_v1d``, ``ssd_300_mobilenet1.0``, ...
+    classes : sequence of str
+        Foreground classes.
+    width : float
+        Share of the channels of every layer, in (0, 1], for nets that learn in
+        minutes. Which channels is of no interest before training.
+    trunk : path, optional
+        Folder of a classifier's export to take the trunk from, with its weights;
+        pruned or not.
+    seed : int
+        Decides the starting values.
+    **config
+        Fields of ``SSDConfig``: ``size``, ``sizes``, ``ratios``, ``steps``,
+        ``extras``, ...
+
+    Returns
+    -------
+    gluoncv.model_zoo.ssd.SSD
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or field, or a value out of its range.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r}; allowed: {', '.join(sorted(MODELS))}")
+    known = {f.name for f in fields(SSDConfig)} - {"classes"}
+    unknown = sorted(set(config) - known)
+    if unknown:
+        allowed = ", ".join(sorted(known))
+        raise ValueError(f"model option {unknown[0]!r}; allowed: {allowed}")
+    if not 0 < width <= 1:
+        raise ValueError(f"width {width!r} of {name}; allowed: above 0 to 1")
+    made = MODELS[name]() if trunk is None else load_trunk(trunk)
+    net = ssd.build_ssd(made, SSDConfig(tuple(classes), **config))
+    head.initialize(net, seed=seed)
+    return net if width == 1 else _narrow(net, width)
+
+
+def _narrow(net: SSD, width: float) -> SSD:
+    size = ssd.image_size(net)
+    graph = trace(net, shape=(1, 3, size, size))
+    plan = delete(graph, {"*": width}, "random", multiple=1)
+    return slim(net, plan)
+
+
+def load_trunk(folder: str | os.PathLike) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
+    """Return a classifier's export as a trunk: the block and its three taps."""
+    return classifier_trunk(*export.load(folder))
+
+
+def save(net: SSD, folder: str | os.PathLike, name: str) -> dict:
+    """Write a detector as an export of its raw head, for ``load`` and edge runtimes.
+
+    Parameters
+    ----------
+    net : gluoncv.model_zoo.ssd.SSD
+    folder : path
+        As in ``export.export``.
+    name : str
+        Of the files.
+
+    Returns
+    -------
+    dict
+        The manifest.
+    """
+    size = ssd.image_size(net)
+    params = {p.name: p.data() for p in net.collect_params().values()}
+    info = manifest_info(net)
+    shape = (1, 3, size, size)
+    return export.export(
+        head.raw_head(net), params, folder, name, shape=shape, info=info
+    )
+
+
+def manifest_info(net: SSD) -> dict:
+    """Return what a manifest states about a detector beside its head."""
+    config = asdict(ssd.config_of(net))
+    return {
+        "kind": "ssd",
+        "outputs": ["class_scores", "box_deltas"],
+        "classes": list(config["classes"]),
+        "mean": list(MEAN),
+        "std": list(STD),
+        "anchors": {k: config[k] for k in ("size", "sizes", "ratios", "steps")},
+        "decode": {"stds": config["stds"]},
+        "nms": {k: config[k] for k in ("nms_thresh", "nms_topk", "post_nms")},
+    }
+
+
+def load(folder: str | os.PathLike) -> SSD:
+    """Return the detector that ``save`` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no detector's export, or a file of it is broken.
+    """
+    manifest = export.read_manifest(folder)
+    if manifest.get("kind") != "ssd":
+        place = Path(folder) / export.MANIFEST
+        raise ValueError(f"{place}: kind is {manifest.get('kind')!r}; allowed: 'ssd'")
+    symbol, params = export.load(folder)
+    constants = {**manifest["anchors"], **manifest["decode"], **manifest["nms"]}
+    constants["ratios"] = tuple(map(tuple, constants["ratios"]))
+    config = SSDConfig(classes=tuple(manifest["classes"]), extras=(), **constants)
+    return head.from_head(symbol, params, config)

@@ -1,0 +1,279 @@
+"""What SSD does to an image and its boxes before the net sees them, in uint8.
+
+The kind and the distribution are those of GluonCV's ``SSDDefaultTrainTransform``
+(Liu et al. 2016, section 2.2, "data augmentation"). The order of work is not: the
+window to be seen is chosen first, on a canvas that is never made, and only its pixels
+are resized; colours change last, at the size of the net's input.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+FILL = tuple(round(255 * m) for m in MEAN)
+MAX_EXPANSION = 4.0
+MIN_SCALE, MAX_ASPECT = 0.3, 2.0
+MIN_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9, -np.inf)  # the last one: any crop
+TRIALS = 50
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 32.0, (0.5, 1.5), (0.5, 1.5), 18.0
+INTERPOLATIONS = (
+    cv2.INTER_NEAREST,
+    cv2.INTER_LINEAR,
+    cv2.INTER_CUBIC,
+    cv2.INTER_AREA,
+    cv2.INTER_LANCZOS4,
+)
+
+_GRAY = np.array([0.299, 0.587, 0.114])
+# The colour space and the rounding of its matrices are those of MXNet's hue jitter.
+_TO_YIQ = np.array([_GRAY, [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+_FROM_YIQ = np.array([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.107, 1.705]])
+
+
+def ssd_train_sample(
+    image: np.ndarray, label: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a random view of an image for SSD training, and the boxes seen in it.
+
+    The image lies on a canvas up to four times as large (half of the time), a crop
+    that overlaps the boxes enough is cut from it and resized with a random
+    interpolation, half are mirrored, and the colours of the image (not of the
+    canvas) change.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        ``(H, W, 3)``, uint8, RGB; not changed.
+    label : numpy.ndarray
+        ``(M, 4+)``: corner boxes in pixels and anything else; M may be 0.
+    size : int
+        Height and width of the result, pixels.
+    rng : numpy.random.Generator
+        The only source of chance.
+
+    Returns
+    -------
+    tuple
+        Image ``(size, size, 3)``, uint8, and label ``(N, 4+)``, float32, in its
+        pixels. A box whose centre is outside the crop is left out, the others are
+        clipped to it; N is 0 only if M is.
+
+    Notes
+    -----
+    Differences from GluonCV, which works in float32: colours saturate at 0 and 255,
+    as in the authors' own 8-bit code, and the edge of an expanded image falls on a
+    whole pixel of the result (the boxes go with it).
+    """
+    colour = _colour_matrix(rng)
+    height, width = image.shape[:2]
+    canvas, offset = _expand(width, height, rng)
+    boxes = label.astype(np.float64)
+    boxes[:, :4] += np.tile(offset, 2)
+    boxes, crop = _random_crop(boxes, canvas, rng)
+    interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
+    seen, placed = _place(crop, offset, (width, height), size)
+    view = _render(image, seen, placed, (size, interpolation, colour))
+    boxes = _follow(boxes, offset, seen, placed)
+    if rng.random() < 0.5:
+        view = cv2.flip(view, 1)
+        boxes[:, [0, 2]] = size - boxes[:, [2, 0]]
+    return view, boxes.astype(np.float32)
+
+
+def ssd_val_sample(
+    image: np.ndarray,
+    label: np.ndarray,
+    size: int,
+    rng: np.random.Generator | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the whole image resized, and its boxes with it.
+
+    Parameters
+    ----------
+    image, label, size
+        As in ``ssd_train_sample``.
+    rng : ignored
+        There is no chance in it.
+
+    Returns
+    -------
+    tuple
+        Image ``(size, size, 3)``, uint8, and label ``(M, 4+)``, float32.
+    """
+    height, width = image.shape[:2]
+    view = _resize(image, size, size, _fitting(width, height, size))
+    scale = np.array([size / width, size / height] * 2)
+    boxes = label.astype(np.float64)
+    boxes[:, :4] *= scale
+    return view, boxes.astype(np.float32)
+
+
+def normalize(images: np.ndarray) -> np.ndarray:
+    """Return images as the nets take them: channels first, ImageNet mean and std.
+
+    Parameters
+    ----------
+    images : numpy.ndarray
+        ``(B, H, W, 3)``, uint8, RGB.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(B, 3, H, W)``, float32.
+    """
+    count, height, width, channels = images.shape
+    out = np.empty((count, channels, height, width), np.float32)
+    for channel, (mean, std) in enumerate(zip(MEAN, STD)):
+        plane = out[:, channel]
+        np.multiply(images[..., channel], np.float32(1 / (255 * std)), out=plane)
+        plane -= np.float32(mean / std)
+    return out
+
+
+def _fitting(width: int, height: int, size: int) -> int:
+    """Return the interpolation that suits a resize, by GluonCV's rule."""
+    if size > width and size > height:
+        return cv2.INTER_CUBIC
+    if size < width and size < height:
+        return cv2.INTER_AREA
+    return cv2.INTER_LINEAR
+
+
+def _resize(image: np.ndarray, width: int, height: int, how: int) -> np.ndarray:
+    return cv2.resize(image, (int(width), int(height)), interpolation=how)
+
+
+def _expand(width: int, height: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the canvas (width, height) and where on it the image lies."""
+    size = np.array([width, height])
+    if rng.random() < 0.5:
+        return size, np.zeros(2, int)
+    canvas = (size * rng.uniform(1, MAX_EXPANSION)).astype(int)
+    return canvas, rng.integers(0, canvas - size + 1)
+
+
+def _random_crop(boxes: np.ndarray, canvas: np.ndarray, rng) -> tuple:
+    """Choose a crop (xmin, ymin, xmax, ymax) and return the boxes that it keeps.
+
+    Each constraint draws up to fifty crops and offers its first that overlaps every
+    box enough; the whole canvas is on offer too; one of all offers is taken.
+    """
+    trials = _draw_crops(canvas, len(MIN_OVERLAPS) * TRIALS, rng)
+    if len(boxes) == 0:
+        return boxes, trials[0]
+    least = _overlaps(trials, boxes).min(axis=1).reshape(-1, TRIALS)
+    enough = least >= np.array(MIN_OVERLAPS)[:, None]
+    first = enough.argmax(axis=1) + TRIALS * np.arange(len(MIN_OVERLAPS))
+    whole = np.array([0, 0, *canvas])
+    offers = np.vstack([whole, trials[first[enough.any(axis=1)]]])
+    for crop in rng.permutation(offers):
+        kept = _inside(boxes, crop)
+        if len(kept):
+            return kept, crop
+    return boxes, whole
+
+
+def _draw_crops(canvas: np.ndarray, count: int, rng) -> np.ndarray:
+    scale = rng.uniform(MIN_SCALE, 1, count)
+    square = scale * scale
+    low, high = np.maximum(1 / MAX_ASPECT, square), np.minimum(MAX_ASPECT, 1 / square)
+    root = np.sqrt(rng.uniform(low, high))
+    shape = np.stack([scale * root, scale / root], axis=1)
+    sizes = np.maximum((canvas * shape).astype(int), 1)
+    corners = rng.integers(0, np.maximum(canvas - sizes, 1))
+    return np.hstack([corners, corners + sizes])
+
+
+def _overlaps(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of each crop with each box."""
+    boxes = boxes[:, :4].astype(np.float32)
+    crops = crops.astype(np.float32)
+    low = np.maximum(crops[:, None, :2], boxes[:, :2])
+    high = np.minimum(crops[:, None, 2:], boxes[:, 2:])
+    common = np.maximum(high - low, 0).prod(axis=2)
+    areas = [(c[:, 2:] - c[:, :2]).prod(axis=1) for c in (crops, boxes)]
+    return common / (areas[0][:, None] + areas[1] - common)
+
+
+def _inside(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """Return the boxes whose centre a crop holds, clipped to it."""
+    centres = (boxes[:, :2] + boxes[:, 2:4]) / 2
+    held = (crop[:2] <= centres) & (centres < crop[2:])
+    kept = boxes.copy()
+    kept[:, :2] = np.maximum(boxes[:, :2], crop[:2])
+    kept[:, 2:4] = np.minimum(boxes[:, 2:4], crop[2:])
+    solid = kept[:, :2] < kept[:, 2:4]
+    return kept[(held & solid).all(axis=1)]
+
+
+def _place(crop, offset, shape, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which part of the image a crop sees and where in the result it goes.
+
+    Both are (xmin, ymin, xmax, ymax) in whole pixels, of the image and the result.
+    """
+    seen = np.concatenate(
+        [np.maximum(crop[:2] - offset, 0), np.minimum(crop[2:] - offset, shape)]
+    )
+    scale = size / (crop[2:] - crop[:2])
+    placed = (seen + np.tile(offset - crop[:2], 2)) * np.tile(scale, 2)
+    placed = np.rint(placed).astype(int)
+    # A sliver of the image is seen as one pixel, not as none.
+    placed[:2] = np.minimum(placed[:2], size - 1)
+    placed[2:] = np.maximum(placed[2:], placed[:2] + 1)
+    return seen, placed
+
+
+def _render(image, seen, placed, how: tuple) -> np.ndarray:
+    size, interpolation, colour = how
+    x0, y0, x1, y1 = seen
+    left, top, right, bottom = placed
+    if x0 >= x1 or y0 >= y1:  # an image without objects may be missed
+        return np.full((size, size, 3), FILL, np.uint8)
+    part = _resize(image[y0:y1, x0:x1], right - left, bottom - top, interpolation)
+    if colour is not None:
+        part = cv2.transform(part, colour)
+    if part.shape[:2] == (size, size):
+        return part
+    view = np.full((size, size, 3), FILL, np.uint8)
+    view[top:bottom, left:right] = part
+    return view
+
+
+def _follow(boxes, offset, seen, placed) -> np.ndarray:
+    """Move boxes from the canvas to the result, as the pixels under them move."""
+    if len(boxes) == 0:
+        return boxes
+    scale = (placed[2:] - placed[:2]) / (seen[2:] - seen[:2])
+    start = np.tile(seen[:2] + offset, 2)
+    moved = boxes.copy()
+    moved[:, :4] = (boxes[:, :4] - start) * np.tile(scale, 2) + np.tile(placed[:2], 2)
+    return moved
+
+
+def _colour_matrix(rng: np.random.Generator) -> np.ndarray | None:
+    """Draw brightness, contrast, saturation and hue as one ``(3, 4)`` matrix.
+
+    All are linear in RGB and contrast is a factor, so that GluonCV's two orders of
+    them are one. Each happens half of the time; None: nothing does.
+    """
+    happens = rng.random(4) < 0.5
+    if not happens.any():
+        return None
+    shift = rng.uniform(-BRIGHTNESS, BRIGHTNESS) if happens[0] else 0.0
+    matrix = np.eye(3)
+    if happens[1]:
+        share = rng.uniform(*SATURATION)
+        matrix = share * matrix + (1 - share) * _GRAY
+    if happens[2]:
+        # In units of half turns: with 18 of them any hue is as likely as any other.
+        angle = np.pi * rng.uniform(-HUE, HUE)
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+        matrix = _FROM_YIQ @ turn @ _TO_YIQ @ matrix
+    if happens[3]:
+        matrix = matrix * rng.uniform(*CONTRAST)
+    return np.hstack([matrix, matrix.sum(axis=1, keepdims=True) * shift])

@@ -1,0 +1,132 @@
+"""Image files as the world makes them: sizes, orientation, damage, and a small cache."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+ORIENTATION = 0x0112  # the EXIF tag
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says before its pixels: stored size and EXIF turn.
+
+    ``turned`` is whether showing the image upright swaps width and height.
+    """
+
+    width: int
+    height: int
+    turned: bool
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height as the image is meant to be seen."""
+        return (self.height, self.width) if self.turned else (self.width, self.height)
+
+
+def read_header(path: str | os.PathLike) -> Header:
+    """Return the header of an image whose file is whole.
+
+    Raises
+    ------
+    ValueError
+        If it is missing, not an image, or ends before its last pixel.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    except Exception as error:  # Pillow's readers raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a readable image: {reason}") from None
+    if not _is_whole(path):
+        raise ValueError(f"{path}: the image is cut short")
+    return Header(width, height, turned)
+
+
+def _is_whole(path: str | os.PathLike) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(4)
+        end = b"IEND" if start.startswith(_PNG) else _END
+        file.seek(max(os.path.getsize(path) - 64, 0))
+        if end in file.read() or not start.startswith((_JPEG, _PNG)):
+            return True
+        # Cameras append films and makers' notes: the end may lie far before it.
+        file.seek(0)
+        data = file.read()
+    return data.find(end, _first_scan(data) if end == _END else 0) >= 0
+
+
+def _first_scan(data: bytes) -> int:
+    """Return where a JPEG's pixels start: thumbnails before have ends of their own."""
+    at = 2
+    while at + 4 <= len(data) and data[at : at + 2] != _SCAN:
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return at
+
+
+def read_image(path: str | os.PathLike, *, upright: bool = True) -> np.ndarray:
+    """Return the pixels of an image file.
+
+    Parameters
+    ----------
+    path : path
+        JPEG or PNG: colour, grey-scale, CMYK, with alpha, of 8 or 16 bits.
+    upright : bool
+        Whether it is turned as its EXIF data asks for.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(H, W, 3)``, uint8, RGB.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be decoded.
+    """
+    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    except (OSError, cv2.error) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"{path}: cannot be decoded: {reason}") from None
+    if image is None:
+        raise ValueError(f"{path}: cannot be decoded")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class Cache:
+    """Keeps the first arrays it is given, up to a number of bytes.
+
+    Nothing is thrown out again: when every epoch reads every image once, in another
+    order, keeping the first is as good as any other choice.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.bytes, self._kept = limit, 0, {}
+        self._lock = threading.Lock()
+
+    def get(self, key) -> np.ndarray | None:
+        """Return what is kept under a key, or None."""
+        return self._kept.get(key)
+
+    def offer(self, key, array: np.ndarray) -> np.ndarray:
+        """Return the array made read-only, kept if there is room."""
+        array.flags.writeable = False
+        with self._lock:
+            if key not in self._kept and self.bytes + array.nbytes <= self.limit:
+                self._kept[key] = array
+                self.bytes += array.nbytes
+        return array
