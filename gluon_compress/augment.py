@@ -8,6 +8,8 @@ are resized; colours change last, at the size of the net's input.
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import cv2
 import numpy as np
 
@@ -112,12 +114,12 @@ def ssd_val_sample(
     return view, boxes.astype(np.float32)
 
 
-def normalize(images: np.ndarray) -> np.ndarray:
+def normalize(images: Sequence[np.ndarray]) -> np.ndarray:
     """Return images as the nets take them: channels first, ImageNet mean and std.
 
     Parameters
     ----------
-    images : numpy.ndarray
+    images : numpy.ndarray, or sequence of its parts
         ``(B, H, W, 3)``, uint8, RGB.
 
     Returns
@@ -125,12 +127,14 @@ def normalize(images: np.ndarray) -> np.ndarray:
     numpy.ndarray
         ``(B, 3, H, W)``, float32.
     """
-    count, height, width, channels = images.shape
-    out = np.empty((count, channels, height, width), np.float32)
-    for channel, (mean, std) in enumerate(zip(MEAN, STD)):
-        plane = out[:, channel]
-        np.multiply(images[..., channel], np.float32(1 / (255 * std)), out=plane)
-        plane -= np.float32(mean / std)
+    height, width, _ = images[0].shape
+    out = np.empty((len(images), 3, height, width), np.float32)
+    scale = 1 / (255 * np.array(STD, np.float32))
+    shift = np.array(MEAN, np.float32) / np.array(STD, np.float32)
+    for image, planes in zip(images, out):
+        for channel, plane in enumerate(planes):
+            np.multiply(image[..., channel], scale[channel], out=plane)
+            plane -= shift[channel]
     return out
 
 

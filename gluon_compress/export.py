@@ -163,7 +163,7 @@ def check(
     return _compare(folder, manifest, reference, tolerance)
 
 
-def load(
+def load_symbol(
     folder: str | os.PathLike,
 ) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """Return the symbol of an export, and its parameters and running statistics.

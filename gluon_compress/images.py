@@ -1,16 +1,19 @@
-"""Image files as the world makes them: sizes, orientation, damage, and a small cache."""
+"""Image files as the world makes them: size, orientation, damage; and kept pixels."""
 
 from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Sequence
 
 import cv2
 import numpy as np
 from PIL import Image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
+CACHE_BYTES = 512 << 20
 ORIENTATION = 0x0112  # the EXIF tag
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
@@ -107,26 +110,82 @@ def read_image(path: str | os.PathLike, *, upright: bool = True) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-class Cache:
-    """Keeps the first arrays it is given, up to a number of bytes.
+class Pictures:
+    """Image files by number: decoded once if memory allows, replaced when broken.
 
-    Nothing is thrown out again: when every epoch reads every image once, in another
-    order, keeping the first is as good as any other choice.
+    What is kept in memory stays there: when every epoch reads every image once, in
+    another order, keeping the first ones is as good as any other choice.
+
+    Parameters
+    ----------
+    files : sequence of path
+    upright : sequence of bool, optional
+        Which are turned as their EXIF data asks for; default: all.
+    cache_bytes : int
+        How much memory decoded images may take.
+
+    Attributes
+    ----------
+    problems : list of (file, reason)
+        Files that could not be decoded; others may add to it with ``report``.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.bytes, self._kept = limit, 0, {}
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        files: Sequence,
+        *,
+        upright: Sequence[bool] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.files, self.upright = list(files), upright or [True] * len(files)
+        self.problems: list[tuple[str, str]] = []
+        self._kept: dict[int, np.ndarray] = {}
+        self._free, self._lock = cache_bytes, threading.Lock()
 
-    def get(self, key) -> np.ndarray | None:
-        """Return what is kept under a key, or None."""
-        return self._kept.get(key)
+    def read(self, index: int) -> tuple[int, np.ndarray]:
+        """Return an image, or the next that is not broken, and which one it is.
 
-    def offer(self, key, array: np.ndarray) -> np.ndarray:
-        """Return the array made read-only, kept if there is room."""
-        array.flags.writeable = False
+        Raises
+        ------
+        IndexError
+            If there is no such image.
+        ValueError
+            If all are broken.
+        """
+        size = len(self.files)
+        if not -size <= index < size:
+            raise IndexError(f"index {index}: there are {size} images")
+        for place in range(index % size, index % size + size):
+            image = self._read(place % size)
+            if image is not None:
+                return place % size, image
+        raise ValueError(f"none of {size} images can be decoded: {self.problems[0][1]}")
+
+    def whole(self, *, workers: int = 2) -> list[bool]:
+        """Decode every image and return which can be."""
+        with ThreadPoolExecutor(workers) as pool:
+            images = pool.map(self._read, range(len(self.files)))
+            return [image is not None for image in images]
+
+    def report(self, file: str | os.PathLike, reason: str) -> None:
+        """Add a problem, once."""
+        entry = (str(file), reason)
         with self._lock:
-            if key not in self._kept and self.bytes + array.nbytes <= self.limit:
-                self._kept[key] = array
-                self.bytes += array.nbytes
-        return array
+            if entry not in self.problems:
+                self.problems.append(entry)
+
+    def _read(self, index: int) -> np.ndarray | None:
+        if index in self._kept:
+            return self._kept[index]
+        file = self.files[index]
+        try:
+            image = read_image(file, upright=self.upright[index])
+        except ValueError as error:
+            self.report(file, str(error))
+            return None
+        image.flags.writeable = False  # it may be handed out again
+        with self._lock:
+            if index not in self._kept and image.nbytes <= self._free:
+                self._kept[index] = image
+                self._free -= image.nbytes
+        return image

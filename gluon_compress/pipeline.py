@@ -18,14 +18,14 @@ from gluon_compress.augment import ssd_train_sample, ssd_val_sample
 from gluon_compress.distill import distil_step
 from gluon_compress.evaluate import voc_map
 from gluon_compress.files import read_json, write_json
-from gluon_compress.graph import Graph, trace
+from gluon_compress.graph import Graph
 from gluon_compress.models import head, ssd
 from gluon_compress.plan import Budget, Plan
 from gluon_compress.prune import mask, slim
 from gluon_compress.recipe import Data, Delete, Model, Prune, Recipe, Schedule
+from gluon_compress.summary import COMPACT, FULL, write_report
 
 RESULT, MODEL, PLAN = "result.json", "model", "plan.json"
-FULL, COMPACT = "full", "compact"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def run(
     options = replace(options or train.Options(), seed=recipe.seed, resume=True)
     job = Job(recipe, out, *sets, options, facts or {})
     start, student = _untrained(job)
-    _rehearse(recipe, student or start)
+    if not (out / FULL / RESULT).exists():
+        _rehearse(recipe, student or start)
     out.mkdir(parents=True, exist_ok=True)
     recipe.save(out / "recipe.json")
     full = _stage(job, FULL, partial(_train_full, job, start))
@@ -105,7 +106,9 @@ def run(
     results = {
         name: read_json(out / name / RESULT) for name in (FULL, *decided, COMPACT)
     }
-    return _measure_speed(job, results)
+    whole = _measure_speed(job, results)
+    write_report(recipe, whole, out, job.test)
+    return whole
 
 
 def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
@@ -153,9 +156,15 @@ def _val_batches(job: Job, dataset) -> data.Batches:
 
 def _train_batches(job: Job, net: SSD, schedule: Schedule) -> data.Batches:
     sample = partial(ssd_train_sample, size=job.recipe.data.size)
-    targets = data.SSDTargets(ssd.anchors_of(net), len(net.classes))
-    size, seed = schedule.batch_size, job.recipe.seed
-    return data.Batches(job.train, sample, size, seed=seed, targets=targets)
+    stds = ssd.config_of(net).stds
+    return data.Batches(
+        job.train,
+        sample,
+        schedule.batch_size,
+        seed=job.recipe.seed,
+        last="fill",  # one shape for every step
+        targets=data.SSDTargets(ssd.anchors_of(net), stds=stds),
+    )
 
 
 # ---------------------------------------------------------------- stages
@@ -168,7 +177,7 @@ def _stage(job: Job, name: str, make: Callable[[Path], tuple[SSD, dict]]) -> SSD
         return models.load(folder / MODEL)
     folder.mkdir(parents=True, exist_ok=True)
     net, notes = make(folder)
-    figures = {**size_of(net), **_accuracy(job, net, job.test)}
+    figures = {**models.size_of(net), **_accuracy(job, net, job.test)}
     manifest = models.save(net, folder / MODEL, name)
     figures["export_difference"] = manifest["max_difference"]
     write_json(folder / RESULT, {"stage": name, **figures, **notes, **_origin(job)})
@@ -183,18 +192,6 @@ def _origin(job: Job) -> dict:
     }
     facts = {"kind": job.recipe.data.kind, "root": job.recipe.data.root, **images}
     return {"data": facts, "seed": job.recipe.seed, **job.facts}
-
-
-def size_of(net: SSD) -> dict:
-    """Return MACs, FLOPs, parameters and bytes of a detector's raw head."""
-    size = ssd.image_size(net)
-    total = cost.count(trace(net, shape=(1, 3, size, size)))
-    return {
-        "params": total.params,
-        "bytes": total.bytes,
-        "macs": total.macs,
-        "flops": 2 * total.macs,
-    }
 
 
 def _accuracy(job: Job, net: SSD, dataset) -> dict:
@@ -220,8 +217,7 @@ def _untrained(job: Job) -> tuple[SSD, SSD | None]:
     return start, student
 
 
-def _build(recipe: Recipe, model: Model, found: tuple[str, ...]) -> SSD:
-    classes = model.classes or found
+def _build(recipe: Recipe, model: Model, classes: tuple[str, ...]) -> SSD:
     if model.weights is not None:
         net = models.load(model.weights)
         if tuple(net.classes) != tuple(classes):
@@ -251,7 +247,7 @@ def _build(recipe: Recipe, model: Model, found: tuple[str, ...]) -> SSD:
 def _rehearse(recipe: Recipe, net: SSD) -> None:
     """Decide once on the untrained net: a budget out of reach costs no training."""
     for row in recipe.compression:
-        graph = _graph(net)
+        graph = models.trace_head(net)
         net = slim(net, _decide(graph, row, recipe.seed))
 
 
@@ -264,7 +260,7 @@ def _train_full(job: Job, net: SSD, folder: Path) -> tuple[SSD, dict]:
 
 def _compress(job: Job, net: SSD, row, folder: Path) -> tuple[SSD, dict]:
     """Decide what stays, train with masks where the row asks for it, and slim."""
-    graph = _graph(net)
+    graph = models.trace_head(net)
     if (folder / PLAN).exists():  # decided before an interruption
         decision = Plan.load(folder / PLAN)
     else:
@@ -355,11 +351,6 @@ def _fit(job: Job, net: SSD, block, schedule: Schedule, folder: Path, step) -> d
 def _validation(job: Job, net: SSD) -> dict:
     figures = _accuracy(job, net, job.val)
     return {"mAP": figures["mAP"], **figures["classes"]}
-
-
-def _graph(net: SSD) -> Graph:
-    size = ssd.image_size(net)
-    return trace(net, shape=(1, 3, size, size))
 
 
 def _kept(graph: Graph, decision: Plan) -> list[dict]:

@@ -76,8 +76,6 @@ class Model:
         distance of centres in pixels for each map.
     extras : tuple of int
         Channels of the stages that follow the trunk.
-    classes : tuple of str or None
-        None: those of the data.
     trunk : str or None
         Folder of a classifier's export to take the trunk from, pruned or not; None:
         the trunk of ``name``, from random values.
@@ -98,7 +96,6 @@ class Model:
         c.list_of(_positive, least=1), (8, 16, 32, 64, 100, 300)
     )
     extras: tuple[int, ...] = key(c.list_of(c.whole(2)), (512, 256, 256))
-    classes: tuple[str, ...] | None = key(c.optional(c.list_of(c.text, least=1)), None)
     trunk: str | None = key(c.optional(c.text), None)
     weights: str | None = key(c.optional(c.text), None)
 

@@ -17,6 +17,7 @@ import mxnet as mx
 from mxnet import autograd, gluon
 from tqdm import tqdm
 
+from gluon_compress.checkpoint import read_checkpoint
 from gluon_compress.recipe import Schedule
 from gluon_compress.run import BEST, LAST, LOG, Diverged, Options, Progress, Run
 
@@ -29,6 +30,7 @@ __all__ = [
     "Progress",
     "fit",
     "learning_rate",
+    "load_best",
 ]
 
 
@@ -97,6 +99,32 @@ def fit(
             run.judge(dict(validate()))
         run.save()
     return run.at
+
+
+def load_best(net: gluon.HybridBlock, folder: str | os.PathLike) -> Progress:
+    """Give a net the parameters it had at the best validation of its training.
+
+    Parameters
+    ----------
+    net : HybridBlock
+        The one that was trained, or one built in the same way.
+    folder : path
+        What ``fit`` filled.
+
+    Returns
+    -------
+    Progress
+        Where the run was.
+
+    Raises
+    ------
+    ValueError
+        If no validation was made, or the checkpoint is damaged or of another net.
+    """
+    _check_initialised(net)
+    parameters = list(net.collect_params().values())
+    meta, _ = read_checkpoint(Path(folder) / BEST, parameters)
+    return Progress(**meta)
 
 
 def learning_rate(schedule: Schedule, epoch: float) -> float:
@@ -171,6 +199,7 @@ def _step(run: Run, batch: Sequence, step_loss: Callable, epoch: float) -> dict:
     run.trainer.allreduce_grads()
     if run.schedule.clip_norm is not None:
         run.check("gradient norm", _clip(run, len(shards)))
+    run.trainer.set_learning_rate(rate)
     run.trainer.update(len(shards))
     return run.log_step(rate, loss, parts, len(batch[0]))
 

@@ -16,12 +16,13 @@ import mxnet as mx
 from gluoncv.model_zoo.ssd import SSD
 from mxnet.gluon import HybridBlock
 
-from gluon_compress import export
-from gluon_compress.graph import trace
+from gluon_compress.cost import count
+from gluon_compress.export import MANIFEST, export, load_symbol, read_manifest
+from gluon_compress.graph import Graph, trace
 from gluon_compress.models import head, ssd
 from gluon_compress.models.mobilenet import mobilenet_trunk
 from gluon_compress.models.resnet import resnet_trunk
-from gluon_compress.models.ssd import VOC_CLASSES, SSDConfig
+from gluon_compress.models.ssd import VOC_CLASSES, SSDConfig, image_size
 from gluon_compress.models.trunk import classifier_trunk
 from gluon_compress.plan import delete
 from gluon_compress.prune import slim
@@ -96,15 +97,30 @@ def build(
 
 
 def _narrow(net: SSD, width: float) -> SSD:
-    size = ssd.image_size(net)
-    graph = trace(net, shape=(1, 3, size, size))
-    plan = delete(graph, {"*": width}, "random", multiple=1)
+    plan = delete(trace_head(net), {"*": width}, "random", multiple=1)
     return slim(net, plan)
+
+
+def trace_head(net: SSD) -> Graph:
+    """Return the graph of a detector's raw head at its own image size."""
+    size = image_size(net)
+    return trace(net, shape=(1, 3, size, size))
+
+
+def size_of(net: SSD) -> dict:
+    """Return MACs, FLOPs, parameters and bytes of a detector's raw head."""
+    total = count(trace_head(net))
+    return {
+        "params": total.params,
+        "bytes": total.bytes,
+        "macs": total.macs,
+        "flops": 2 * total.macs,
+    }
 
 
 def load_trunk(folder: str | os.PathLike) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
     """Return a classifier's export as a trunk: the block and its three taps."""
-    return classifier_trunk(*export.load(folder))
+    return classifier_trunk(*load_symbol(folder))
 
 
 def save(net: SSD, folder: str | os.PathLike, name: str) -> dict:
@@ -114,7 +130,7 @@ def save(net: SSD, folder: str | os.PathLike, name: str) -> dict:
     ----------
     net : gluoncv.model_zoo.ssd.SSD
     folder : path
-        As in ``export.export``.
+        As in ``gluon_compress.export``.
     name : str
         Of the files.
 
@@ -123,13 +139,11 @@ def save(net: SSD, folder: str | os.PathLike, name: str) -> dict:
     dict
         The manifest.
     """
-    size = ssd.image_size(net)
+    size = image_size(net)
     params = {p.name: p.data() for p in net.collect_params().values()}
     info = manifest_info(net)
     shape = (1, 3, size, size)
-    return export.export(
-        head.raw_head(net), params, folder, name, shape=shape, info=info
-    )
+    return export(head.raw_head(net), params, folder, name, shape=shape, info=info)
 
 
 def manifest_info(net: SSD) -> dict:
@@ -155,11 +169,11 @@ def load(folder: str | os.PathLike) -> SSD:
     ValueError
         If the folder holds no detector's export, or a file of it is broken.
     """
-    manifest = export.read_manifest(folder)
+    manifest = read_manifest(folder)
     if manifest.get("kind") != "ssd":
-        place = Path(folder) / export.MANIFEST
+        place = Path(folder) / MANIFEST
         raise ValueError(f"{place}: kind is {manifest.get('kind')!r}; allowed: 'ssd'")
-    symbol, params = export.load(folder)
+    symbol, params = load_symbol(folder)
     constants = {**manifest["anchors"], **manifest["decode"], **manifest["nms"]}
     constants["ratios"] = tuple(map(tuple, constants["ratios"]))
     config = SSDConfig(classes=tuple(manifest["classes"]), extras=(), **constants)

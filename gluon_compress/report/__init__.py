@@ -3,22 +3,12 @@
 Every figure comes in as a value; nothing is measured here.
 """
 
-from gluon_compress.report.charts import Point, curves, pareto, plan_chart, read_log
-from gluon_compress.report.page import (
-    Figures,
-    Page,
-    Picture,
-    cost_html,
-    cost_table,
-    html,
-)
-from gluon_compress.report.pictures import (
-    Boxes,
-    Example,
-    detections,
-    draw,
-    save_image,
-)
+from gluon_compress.report.boxes import Boxes, draw
+from gluon_compress.report.charts import Point, kept_chart, pareto, plan_chart
+from gluon_compress.report.curves import curves, read_log
+from gluon_compress.report.page import Page, Picture, cost_html, html
+from gluon_compress.report.pictures import Example, detections, save_image
+from gluon_compress.report.tables import Figures, cost_table, precision_table
 
 __all__ = [
     "Boxes",
@@ -33,8 +23,10 @@ __all__ = [
     "detections",
     "draw",
     "html",
+    "kept_chart",
     "pareto",
     "plan_chart",
+    "precision_table",
     "read_log",
     "save_image",
 ]

@@ -1,8 +1,7 @@
-"""The page: one ``index.html`` whose folder can be moved, and the cost table in it."""
+"""The page: one ``index.html`` whose folder holds all that it shows and links to."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Mapping, Sequence
 from urllib.parse import quote
 
 from gluon_compress.files import write_atomically
+from gluon_compress.report.tables import Figures, cost_cells, precision_cells
 
 CSS = """
 :root { color-scheme: light; }
@@ -46,29 +46,6 @@ NOTE = (
     "MACs are the multiply-accumulates of convolutions and dense layers for one "
     "image, FLOPs are 2 × MACs, MB are 10^6 bytes of float32 parameters as stored."
 )
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What is known of one net; None is shown as a dash.
-
-    Parameters
-    ----------
-    name : str
-    params, bytes, macs : float, optional
-        Counts, as ``Cost`` has them.
-    mAP : float, optional
-        0 to 1.
-    latency_ms : float, optional
-        Median of one image.
-    """
-
-    name: str
-    params: float | None = None
-    bytes: float | None = None
-    macs: float | None = None
-    mAP: float | None = None  # noqa: N815  the name that everyone knows
-    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,87 +92,6 @@ class Page:
     pictures: Sequence[Picture] = ()
     precisions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     results: Mapping[str, str | os.PathLike] = field(default_factory=dict)
-
-
-def cost_table(rows: Sequence[Figures]) -> str:
-    """Return a Markdown table, aligned for the terminal; the first net is the measure.
-
-    One line a quantity; the last columns compare each further net with the first:
-    shares of its cost, and the difference in mAP. FLOPs are 2 x MACs, MB 10^6 bytes.
-
-    Raises
-    ------
-    ValueError
-        If there is no net.
-    """
-    cells = table_cells(rows)
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [_markdown_row(row, widths) for row in cells]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (w - 1) + ":" for w in widths[1:])]
-    return "\n".join([lines[0], _markdown_row(rule, widths), *lines[1:]])
-
-
-def _markdown_row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = cells
-    padded = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:]))]
-    return f"| {' | '.join(padded)} |"
-
-
-def table_cells(rows: Sequence[Figures]) -> list[list[str]]:
-    """Return the cost table as rows of texts, the head first."""
-    if not rows:
-        raise ValueError("a cost table needs at least one net, there is none")
-    quantities = (
-        ("Parameters, M", [_scaled(r.params, 1e-6) for r in rows]),
-        ("Size, MB", [_scaled(r.bytes, 1e-6) for r in rows]),
-        ("GMACs", [_scaled(r.macs, 1e-9) for r in rows]),
-        ("GFLOPs", [_scaled(r.macs, 2e-9) for r in rows]),
-        ("Latency, ms", [r.latency_ms for r in rows]),
-    )
-    first, *others = rows
-    head = ["", *(r.name for r in rows), *(f"{r.name} vs {first.name}" for r in others)]
-    body = [
-        [name, *map(number, values), *(_share(v, values[0]) for v in values[1:])]
-        for name, values in quantities
-    ]
-    values = [r.mAP for r in rows]
-    changes = [_change(v, values[0]) for v in values[1:]]
-    body.append(["mAP", *map(precision, values), *changes])
-    return [head, *(row for row in body if set(row[1:]) != {"–"})]
-
-
-def _known(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _scaled(value: float | None, factor: float) -> float | None:
-    return value * factor if _known(value) else None
-
-
-def number(value: float | None) -> str:
-    """Return three digits of a figure, or a dash."""
-    if not _known(value):
-        return "–"
-    size = abs(value)
-    if size == 0 or size >= 99.95:
-        return f"{value:,.0f}"
-    decimals = 1 if size >= 9.995 else 2 - math.floor(math.log10(size))
-    return f"{value:.{decimals}f}"
-
-
-def precision(value: float | None) -> str:
-    """Return a precision with three decimals, or a dash."""
-    return f"{value:.3f}" if _known(value) else "–"
-
-
-def _share(value: float | None, whole: float | None) -> str:
-    return f"{100 * value / whole:.1f} %" if _known(value) and whole else "–"
-
-
-def _change(value: float | None, before: float | None) -> str:
-    if not (_known(value) and _known(before)):
-        return "–"
-    return f"{value - before:+.3f}".replace("-", "−")
 
 
 def html(path: str | os.PathLike, page: Page) -> None:
@@ -297,7 +193,7 @@ def _table(cells: Sequence[Sequence[str]], mean: int | None = None) -> str:
 
 def cost_html(rows: Sequence[Figures]) -> str:
     """Return the cost table as an HTML table, escaped."""
-    return _table(table_cells(rows))
+    return _table(cost_cells(rows))
 
 
 def _cost_part(rows: Sequence[Figures]) -> str:
@@ -307,13 +203,8 @@ def _cost_part(rows: Sequence[Figures]) -> str:
 def _precision_part(precisions: Mapping[str, Mapping[str, float]]) -> str:
     if not precisions:
         return ""
-    names = dict.fromkeys(n for values in precisions.values() for n in values)
-    classes = [name for name in names if name != "mAP"]
-    rows = [
-        [name, *(precision(values.get(name)) for values in precisions.values())]
-        for name in (*classes, "mAP")
-    ]
-    return _table([["class", *precisions], *rows], mean=len(classes))
+    cells = precision_cells(precisions)
+    return _table(cells, mean=len(cells) - 2)
 
 
 def _picture_part(link: str, picture: Picture) -> str:

@@ -1,94 +1,18 @@
-"""Boxes on pixels: the colour of a class, the width of a line, where a label fits."""
+"""Test images side by side: what is there, and what was found."""
 
 from __future__ import annotations
 
-import colorsys
 import io
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Sequence
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from gluon_compress.files import write_atomically
-
-# Dark enough for white text; neighbours differ in lightness too, for those who do
-# not see all colours (after Okabe and Ito 2008).
-PALETTE = (
-    (200, 55, 20),
-    (0, 95, 170),
-    (0, 125, 85),
-    (150, 60, 140),
-    (140, 95, 0),
-    (20, 130, 160),
-    (95, 95, 95),
-    (190, 35, 100),
-)
-WHITE, INK = (255, 255, 255), (34, 34, 34)
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """The objects of one image, true or found.
-
-    Parameters
-    ----------
-    corner_boxes : ndarray
-        ``(N, 4)``, pixels of the image.
-    ids : ndarray
-        ``(N,)``, class of each box.
-    scores : ndarray, optional
-        ``(N,)``, 0 to 1; ground truth has none.
-    difficult : ndarray, optional
-        ``(N,)``, 1 where VOC marks an object as difficult.
-    """
-
-    corner_boxes: np.ndarray
-    ids: np.ndarray
-    scores: np.ndarray | None = None
-    difficult: np.ndarray | None = None
-
-    @staticmethod
-    def of_label(label: np.ndarray) -> Boxes:
-        """Return a label ``(M, 6)``: corner box, class, difficult; -1 is padding."""
-        label = np.asarray(label, np.float32).reshape(-1, 6)
-        label = label[label[:, 4] >= 0]
-        return Boxes(label[:, :4], label[:, 4].astype(int), None, label[:, 5])
-
-    @staticmethod
-    def of_output(
-        ids: np.ndarray,
-        scores: np.ndarray,
-        corner_boxes: np.ndarray,
-        *,
-        threshold: float = 0.5,
-        scale: Sequence[float] = (1.0, 1.0),
-    ) -> Boxes:
-        """Return what a detector found in one image, best first.
-
-        Parameters
-        ----------
-        ids, scores : ndarray
-            ``(N, 1)``; an id below 0 is padding.
-        corner_boxes : ndarray
-            ``(N, 4)``, pixels of the net's input.
-        threshold : float
-            Lowest score that counts.
-        scale : pair of float
-            Width and height of the image over those of the net's input.
-        """
-        ids, scores = (np.asarray(a).reshape(-1) for a in (ids, scores))
-        boxes = np.asarray(corner_boxes).reshape(-1, 4) * np.tile(scale, 2)
-        order = np.argsort(-scores, kind="stable")
-        order = order[(ids[order] >= 0) & (scores[order] >= threshold)]
-        return Boxes(boxes[order], ids[order].astype(int), scores[order])
-
-    def __len__(self) -> int:
-        return len(self.corner_boxes)
+from gluon_compress.report.boxes import INK, WHITE, Boxes, colour, draw, font
 
 
 @dataclass(frozen=True)
@@ -108,150 +32,6 @@ class Example:
     truth: Boxes
     found: Boxes
     name: str = ""
-
-
-def colour(class_id: int) -> tuple[int, int, int]:
-    """Return the colour (red, green, blue) of a class, the same in every picture."""
-    if class_id < len(PALETTE):
-        return PALETTE[class_id]
-    # Golden angle: any number of further hues, neighbours far apart.
-    hue = (class_id * 0.381966) % 1.0
-    light = (0.28, 0.38, 0.45)[class_id % 3]
-    return tuple(round(255 * v) for v in colorsys.hls_to_rgb(hue, light, 0.75))
-
-
-@lru_cache(maxsize=None)
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font of all pictures; it comes with matplotlib, so it is there."""
-    folder = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
-    return ImageFont.truetype(os.path.join(folder, "DejaVuSans.ttf"), size)
-
-
-def draw(
-    image: np.ndarray, boxes: Boxes, classes: Sequence[str], *, width: int | None = None
-) -> np.ndarray:
-    """Return a copy of an image with boxes, classes and scores on it.
-
-    Parameters
-    ----------
-    image : ndarray
-        ``(H, W, 3)`` uint8, red first.
-    boxes : Boxes
-        With scores, each box is labelled with class and score as far as there is
-        room, the best first; without, the colour alone says the class.
-    classes : sequence of str
-    width : int, optional
-        Pixels to scale the image to before drawing; lines and text stay crisp.
-
-    Returns
-    -------
-    ndarray
-        uint8, of the same aspect.
-
-    Raises
-    ------
-    ValueError
-        If the image is not as said, or a box is of a class that has no name.
-    """
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"image is {image.dtype} {image.shape}; allowed: uint8 (height, width, 3)"
-        )
-    _check_classes(boxes, classes)
-    scale = 1.0 if width is None else width / image.shape[1]
-    canvas = Image.fromarray(image)
-    if scale != 1.0:
-        size = (width, max(1, round(image.shape[0] * scale)))
-        canvas = canvas.resize(size, Image.Resampling.BICUBIC)
-    corners = np.asarray(boxes.corner_boxes, np.float64).reshape(-1, 4) * scale
-    pen = ImageDraw.Draw(canvas)
-    for i in _largest_first(corners):
-        hard = boxes.difficult is not None and boxes.difficult[i]
-        _outline(pen, corners[i], colour(int(boxes.ids[i])), bool(hard))
-    if boxes.scores is not None:
-        _label_all(pen, corners, boxes, classes)
-    return np.asarray(canvas).copy()
-
-
-def _check_classes(boxes: Boxes, classes: Sequence[str]) -> None:
-    for i in boxes.ids:
-        if not 0 <= int(i) < len(classes):
-            raise ValueError(f"a box is of class {int(i)}; there are {len(classes)}")
-
-
-def _largest_first(corners: np.ndarray) -> np.ndarray:
-    areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
-    return np.argsort(-areas, kind="stable")
-
-
-def _line_width(size: Sequence[int], sides: np.ndarray) -> int:
-    """Return a width that is seen on a large image and does not fill a small box."""
-    usual = max(2, round(min(size) / 200))
-    return max(1, min(usual, int(min(sides) / 6)))
-
-
-def _outline(
-    pen: ImageDraw.ImageDraw, box: np.ndarray, ink: tuple, dashed: bool
-) -> None:
-    size = pen.im.size
-    thick = _line_width(size, box[2:] - box[:2])
-    limit = np.tile(size, 2) - 1
-    x0, y0, x1, y1 = (int(v) for v in np.clip(np.rint(box), 0, limit))
-    x1, y1 = max(x0, x1), max(y0, y1)
-    if not dashed:
-        # A white edge keeps the colour apart from an image of the same colour.
-        outer = (max(x0 - 1, 0), max(y0 - 1, 0), x1 + 1, y1 + 1)
-        pen.rectangle(outer, outline=WHITE, width=thick + 2 if thick > 1 else 1)
-        pen.rectangle((x0, y0, x1, y1), outline=ink, width=thick)
-        return
-    step = 4 * thick
-    for x in range(x0, x1 + 1, 2 * step):
-        for y in (y0, y1):
-            pen.line((x, y, min(x + step, x1), y), fill=ink, width=thick)
-    for y in range(y0, y1 + 1, 2 * step):
-        for x in (x0, x1):
-            pen.line((x, y, x, min(y + step, y1)), fill=ink, width=thick)
-
-
-def _label_all(pen, corners: np.ndarray, boxes: Boxes, classes: Sequence[str]) -> None:
-    text_font = font(max(11, round(min(pen.im.size) / 34)))
-    taken: list[tuple] = []
-    for i in np.argsort(-np.asarray(boxes.scores), kind="stable"):
-        score = f"{boxes.scores[i]:.2f}"
-        # Where the full label has no room, the score may have: the colour says more.
-        for text in (f"{classes[int(boxes.ids[i])]} {score}", score):
-            place = _free_place(pen, corners[i], text, text_font, taken)
-            if place is not None:
-                taken.append(place)
-                pen.rectangle(place, fill=colour(int(boxes.ids[i])))
-                pen.text((place[0] + 3, place[1] + 1), text, WHITE, font=text_font)
-                break
-
-
-def _free_place(pen, box: np.ndarray, text: str, text_font, taken: list):
-    """Return the first rectangle at the box that covers no label, or None."""
-    wide = pen.textlength(text, font=text_font) + 6
-    high = sum(text_font.getmetrics()) + 2
-    x0, y0, x1, y1 = box
-    columns, rows = pen.im.size
-    corners = (
-        *((x0, y) for y in (y0 - high, y1 + 1)),
-        *((x1 - wide, y) for y in (y0 - high, y1 + 1)),
-        *((x, y) for x in (x0, x1 - wide) for y in (y0, y1 - high)),
-    )
-    for x, y in corners:
-        x = min(max(x, 0), columns - wide - 1)
-        place = (int(x), int(y), int(x + wide), int(y + high))
-        if x < 0 or y < 0 or place[3] >= rows:
-            continue
-        if not any(_overlap(place, other) for other in taken):
-            return place
-    return None
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
-    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
 def detections(
@@ -276,7 +56,8 @@ def detections(
         raise ValueError("a picture of detections needs at least one image")
     gap = 12
     width = 2 * panel + 3 * gap
-    strips = [_legend(classes, width, gap), _heads(panel, gap)]
+    hard = any(np.any(e.truth.difficult) for e in examples if len(e.truth))
+    strips = [_legend(classes, width, gap, hard), _heads(panel, gap)]
     for example in examples:
         pair = [
             draw(example.image, boxes, classes, width=panel)
@@ -302,20 +83,22 @@ def _blank(height: int, width: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return image, ImageDraw.Draw(image)
 
 
-def _legend(classes: Sequence[str], width: int, gap: int) -> np.ndarray:
+def _legend(classes: Sequence[str], width: int, gap: int, hard: bool) -> np.ndarray:
     """Return a strip of coloured squares with class names, over several lines."""
     text_font, line = font(15), 26
     _, ruler = _blank(1, 1)
+    names = [*classes, "dashed: difficult, not counted"] if hard else list(classes)
     places, x, y = [], gap, gap // 2
-    for name in classes:
+    for name in names:
         wide = int(ruler.textlength(name, font=text_font)) + 22
         if x > gap and x + wide > width - gap:
             x, y = gap, y + line
         places.append((x, y))
         x += wide + 18
     image, pen = _blank(y + line, width)
-    for i, (name, (x, y)) in enumerate(zip(classes, places)):
-        pen.rectangle((x, y + 4, x + 13, y + 17), fill=colour(i))
+    for i, (name, (x, y)) in enumerate(zip(names, places)):
+        if i < len(classes):
+            pen.rectangle((x, y + 4, x + 13, y + 17), fill=colour(i))
         pen.text((x + 20, y + 1), name, INK, font=text_font)
     return np.asarray(image)
 

@@ -1,0 +1,129 @@
+"""Which channels live or die together: atoms, what unites them, what keeps them alive.
+
+An *atom* is a number for one channel as an operator produced it. An array of atoms
+describes a tensor: it has the tensor's number of axes, and each axis is either as long
+as the tensor's or 1, which means "the same all along it". A negative number is a
+*fixed* channel that can never be removed; it stands for the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+
+
+class Atoms:
+    """Hand out atoms and remember what is said about them, to be solved at the end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._reasons = [""]
+        self._codes = {"": -1}
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self._frozen: list[tuple[np.ndarray, int]] = []
+
+    def fresh(self, count: int) -> np.ndarray:
+        """Return so many new atoms, one axis."""
+        self.count += count
+        return np.arange(self.count - count, self.count)
+
+    def fixed(self, reason: str, ndim: int = 1) -> np.ndarray:
+        """Return the array of a tensor whose channels all stay, for one reason."""
+        if reason not in self._codes:
+            self._reasons.append(reason)
+            self._codes[reason] = -len(self._reasons)
+        return np.full((1,) * ndim, self._codes[reason])
+
+    def reason(self, code: int) -> str:
+        """Return the reason that a negative number stands for."""
+        return self._reasons[-code - 1]
+
+    def freeze(self, atoms: np.ndarray, reason: str) -> None:
+        """Keep channels alive; the first reason given is the one that is shown."""
+        atoms = np.unique(atoms)
+        code = int(self.fixed(reason or "its channels are fixed")[0])
+        self._frozen.append((atoms[atoms >= 0], code))
+
+    def unite(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Let atoms at the same positions share their fate; the arrays broadcast."""
+        left, right = (a.ravel() for a in np.broadcast_arrays(left, right))
+        for mine, other in ((left, right), (right, left)):
+            for code in np.unique(other[other < 0]):
+                self.freeze(mine[other == code], self.reason(code))
+        both = (left >= 0) & (right >= 0) & (left != right)
+        self._pairs.append((left[both], right[both]))
+
+    def solve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return each atom's component and each component's reason code, 0 if free.
+
+        A component is named by its smallest atom, so the second array is as long as
+        the first and only meant to be read at component numbers.
+        """
+        labels = np.arange(self.count)
+        if self._pairs:
+            left, right = (np.concatenate(side) for side in zip(*self._pairs))
+            labels = _components(labels, left, right)
+        codes = np.zeros(self.count, int)
+        for atoms, code in reversed(self._frozen):
+            codes[labels[atoms]] = code
+        return labels, codes
+
+
+def _components(labels: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Hook the larger root below the smaller, halve the paths, until nothing moves."""
+    while True:
+        a, b = labels[left], labels[right]
+        apart = a != b
+        if not apart.any():
+            return labels
+        low, high = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
+        np.minimum.at(labels, high, low)
+        while (labels[labels] != labels).any():
+            labels = labels[labels]
+
+
+def compress(atoms: np.ndarray) -> np.ndarray:
+    """Return the same description with axes of equal entries shortened to 1."""
+    for axis, length in enumerate(atoms.shape):
+        if length > 1:
+            first = np.take(atoms, [0], axis)
+            if (atoms == first).all():
+                atoms = first
+    return atoms
+
+
+def varying(atoms: np.ndarray) -> list[int]:
+    """Return the axes along which an array of atoms is not constant."""
+    return [axis for axis, length in enumerate(atoms.shape) if length > 1]
+
+
+def along(atoms: np.ndarray, axis: int, length: int) -> np.ndarray:
+    """Return the atoms along one axis, full length, of an array constant elsewhere."""
+    return np.broadcast_to(atoms.reshape(-1), (length,))
+
+
+def placed(atoms: np.ndarray, axis: int, ndim: int) -> np.ndarray:
+    """Return a one-axis array as the description of a tensor of ``ndim`` axes."""
+    shape = [1] * ndim
+    shape[axis] = len(atoms)
+    return atoms.reshape(shape)
+
+
+def rectangular(known: np.ndarray) -> int:
+    """Return the axis that may vary so that most components stay apart.
+
+    What is kept of a tensor must be a tensor again, so only one axis may lose
+    positions; the others are tied along it.
+    """
+    def left(axis: int) -> int:
+        rows = np.moveaxis(known, axis, 0).reshape(known.shape[axis], -1)
+        tied = Atoms()
+        names, small = np.unique(rows, return_inverse=True)
+        tied.fresh(len(names))
+        small = small.reshape(rows.shape)
+        tied.unite(small, small[:, :1])
+        return len(np.unique(tied.solve()[0]))
+
+    axes: Sequence[int] = varying(known)
+    return max(axes, key=left)

@@ -1,0 +1,258 @@
+"""What a net costs: multiply-accumulates, parameters, bytes, activations, time.
+
+**MACs** are the multiply-accumulates of convolutions, dense layers and matrix products;
+FLOPs are 2 x MACs. **params** are what is trained (weights, biases, scale and shift of
+normalisation), **bytes** what is stored: these and the running statistics, 4 bytes
+each; MB is 10^6 bytes. **activations** are the numbers that the layers with MACs put
+out. All are per sample, and neither masks nor constants (anchors) count.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.graph import Graph
+from gluon_compress.nodes import states
+from gluon_compress.rules import attribute
+
+BYTES = 4  # of one float32
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cost of one layer."""
+
+    name: str
+    op: str
+    output: tuple[int, ...]
+    macs: int = 0
+    params: int = 0
+    bytes: int = 0
+    activations: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a net: rows in the order of its layers, and their sums.
+
+    ``str(cost)`` is a table.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def params(self) -> int:
+        """Trained parameters."""
+        return sum(row.params for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of everything stored, as float32."""
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def activations(self) -> int:
+        """Numbers put out by the layers that have MACs, for one sample."""
+        return sum(row.activations for row in self.rows)
+
+    def __str__(self) -> str:
+        table = [("layer", "operator", "output", "MACs", "params", "bytes")]
+        for row in self.rows:
+            output = "x".join(str(n) for n in row.output[1:])
+            table.append((row.name, row.op, output, *_written(row)))
+        table.append(("total", "", "", *_written(self)))
+        widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
+        return "\n".join(_aligned(line, widths) for line in table)
+
+
+def _written(cost: Row | Cost) -> tuple[str, ...]:
+    return tuple(f"{n:,}" for n in (cost.macs, cost.params, cost.bytes))
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    """Words to the left, numbers to the right."""
+    words = [text.ljust(width) for text, width in zip(line[:3], widths)]
+    numbers = [text.rjust(width) for text, width in zip(line[3:], widths[3:])]
+    return "  ".join(words + numbers).rstrip()
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for n in shape:
+        size *= int(n)
+    return size
+
+
+def convolution_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
+    """Every output position meets one filter: output size x inputs of a group x k²."""
+    weight = shapes[1]
+    return _size(out) * _size(weight[1:])
+
+
+def deconvolution_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
+    """Every input position meets one filter: input size x outputs of a group x k²."""
+    return _size(shapes[0]) * _size(shapes[1][1:])
+
+
+def dense_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
+    """Output size x input features."""
+    return _size(out) * shapes[1][1]
+
+
+def product_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
+    """Output size x length of the axis that is summed over."""
+    turned = attribute(attrs, "transpose_a", False)
+    if len(shapes[0]) < 3:
+        return _size(out) * shapes[0][0 if turned else -1]
+    return _size(out) * shapes[0][-2 if turned else -1]
+
+
+# Operator to a function (attributes, input shapes, output shape) -> MACs of a batch.
+FORMULAS: dict[str, Callable[[Mapping, Sequence, Sequence], int]] = {
+    "Convolution": convolution_macs,
+    "Convolution_v1": convolution_macs,
+    "_contrib_DeformableConvolution": lambda attrs, shapes, out: convolution_macs(
+        attrs, [shapes[0], shapes[2]], out
+    ),
+    "Deconvolution": deconvolution_macs,
+    "FullyConnected": dense_macs,
+    "dot": product_macs,
+    "batch_dot": product_macs,
+}
+
+
+def count(graph: Graph, plan: Any = None) -> Cost:
+    """Return what a net costs, or what it would cost with a plan applied.
+
+    Parameters
+    ----------
+    graph : Graph
+    plan : Plan, optional
+        Counted as if ``slim`` had been called, without building anything.
+
+    Raises
+    ------
+    ValueError
+        If the plan does not fit the graph.
+    """
+    if plan is not None:
+        plan.check(graph)
+    alive = graph.alive(plan.keep if plan is not None else {})
+    running, seen = states(graph.nodes), set()
+    rows = []
+    for i, node in enumerate(graph.nodes):
+        if node["op"] == "null":
+            continue
+        own = _own_parameters(graph, node, seen)
+        if own or node["op"] in FORMULAS:
+            rows.append(_row(graph, i, alive, (own, running)))
+    return Cost(tuple(rows))
+
+
+def _own_parameters(graph: Graph, node: dict, seen: set) -> list:
+    """Return a node's entries that are parameters no earlier node has."""
+    own = []
+    for entry in node["inputs"]:
+        name = graph.nodes[entry[0]]["name"]
+        if name in graph.params and graph.nodes[entry[0]]["op"] == "null":
+            setting = graph.settings.get(name)
+            if name not in seen and not (setting and setting.constant):
+                own.append(entry)
+            seen.add(name)
+    return own
+
+
+def _row(graph: Graph, i: int, alive: np.ndarray, parameters: tuple) -> Row:
+    node, (own, running) = graph.nodes[i], parameters
+    out = graph.kept_shape((i, 0), alive)
+    macs = activations = 0
+    if node["op"] in FORMULAS:
+        shapes = [graph.kept_shape(entry, alive) for entry in node["inputs"]]
+        batch = graph.batch
+        macs = FORMULAS[node["op"]](node["attrs"], shapes, out) // batch
+        activations = _size(out) // batch
+    sizes = {
+        graph.nodes[entry[0]]["name"]: _size(graph.kept_shape(entry, alive))
+        for entry in own
+    }
+    trained = sum(size for name, size in sizes.items() if name not in running)
+    stored = BYTES * sum(sizes.values())
+    return Row(node["name"], node["op"], out, macs, trained, stored, activations)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass: median, and the range of the middle 80%."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    repeats: int
+    threads: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.median_ms:.1f} ms ({self.p10_ms:.1f} to {self.p90_ms:.1f}), "
+            f"median of {self.repeats}, {self.threads} threads"
+        )
+
+
+def latency(
+    run: Callable,
+    shape: Sequence[int],
+    *,
+    repeats: int = 50,
+    warmup: int = 10,
+    threads: int | None = None,
+    ctx: mx.Context | None = None,
+) -> Latency:
+    """Measure how long a net takes for one batch of random images.
+
+    Parameters
+    ----------
+    run : callable
+        A net, or any function of an NDArray; its outputs are waited for.
+    shape : tuple
+        Of the input.
+    repeats, warmup : int
+        Passes that are measured, and passes before them that are not.
+    threads : int, optional
+        How many threads the run is known to use. It is reported, not set: MXNet
+        reads ``OMP_NUM_THREADS`` when it starts, and that is the default here.
+    ctx : Context, optional
+
+    Raises
+    ------
+    ValueError
+        If ``repeats`` is below 1 or ``warmup`` below 0.
+    """
+    if repeats < 1 or warmup < 0:
+        raise ValueError(
+            f"repeats {repeats!r} must be 1 or more, warmup {warmup!r} 0 or more"
+        )
+    random = np.random.RandomState(0).rand(*shape).astype(np.float32)
+    batch = mx.nd.array(random, ctx=ctx)
+    times = [_timed(run, batch) for _ in range(warmup + repeats)][warmup:]
+    low, middle, high = np.percentile(times, [10, 50, 90])
+    named = str(threads or os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
+    return Latency(float(middle), float(low), float(high), repeats, named)
+
+
+def _timed(run: Callable, batch: mx.nd.NDArray) -> float:
+    start = time.perf_counter()
+    outputs = run(batch)
+    for output in outputs if isinstance(outputs, (list, tuple)) else [outputs]:
+        if isinstance(output, mx.nd.NDArray):
+            output.wait_to_read()
+    return 1000 * (time.perf_counter() - start)

@@ -1,0 +1,154 @@
+"""What a channel is worth: one score per index of every group that can lose some."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Callable
+
+import numpy as np
+
+from gluon_compress.graph import ChannelGroup, Graph
+from gluon_compress.groups import PRODUCERS
+from gluon_compress.rules import attribute
+
+NORMS = ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "InstanceNorm")
+
+
+def scores(graph: Graph, criterion: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return the worth of every index of every group that is not frozen.
+
+    Parameters
+    ----------
+    graph : Graph
+    criterion : str
+        A name in ``CRITERIA``.
+    seed : int
+        For ``random``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown criterion, or a net without values where they are needed.
+    """
+    if criterion not in CRITERIA:
+        names = ", ".join(CRITERIA)
+        raise ValueError(f"criterion {criterion!r} is unknown; allowed: {names}")
+    if criterion != "random":
+        for name, value in graph.params.items():
+            if value is None and name in graph.axes:
+                raise ValueError(
+                    f"criterion {criterion!r} needs values, parameter {name!r} has "
+                    "none: initialise or load the net"
+                )
+    return CRITERIA[criterion](graph, seed)
+
+
+def l1(graph: Graph, seed: int) -> dict[str, np.ndarray]:
+    """Mean absolute weight of the filters of a channel (Li et al. 2017, section 3.1).
+
+    Each layer's values are divided by their root mean square, so that layers of
+    different size and scale can be compared; a group that several layers produce has
+    the mean of theirs.
+    """
+    return _by_weights(graph, lambda rows: np.abs(rows).mean(axis=1))
+
+
+def l2(graph: Graph, seed: int) -> dict[str, np.ndarray]:
+    """Root mean square weight of the filters of a channel, normalised as ``l1``."""
+    return _by_weights(graph, lambda rows: np.sqrt(np.square(rows).mean(axis=1)))
+
+
+def bn_scale(graph: Graph, seed: int) -> dict[str, np.ndarray]:
+    """Absolute BatchNorm scale (Liu et al. 2017, section 3), mean over its layers.
+
+    Not normalised: training may have made all of a layer small. Groups without a
+    trained scale have their ``l2`` worth times the mean scale of the others.
+    """
+    gathered = _gather(graph, _scales(graph))
+    found = {name: np.mean(rows, axis=0) for name, rows in gathered.items() if rows}
+    usual = np.mean(np.concatenate(list(found.values()))) if found else 1.0
+    rest = l2(graph, seed) if len(found) < len(gathered) else {}
+    return {n: found[n] if n in found else usual * rest[n] for n in gathered}
+
+
+def random(graph: Graph, seed: int) -> dict[str, np.ndarray]:
+    """Evenly distributed numbers; a group's depend on its name and the seed only."""
+    result = {}
+    for group in _free(graph):
+        state = zlib.crc32(f"{seed}:{group.name}".encode())
+        result[group.name] = np.random.RandomState(state).rand(group.width)
+    return result
+
+
+CRITERIA: dict[str, Callable[[Graph, int], dict[str, np.ndarray]]] = {
+    "l1": l1,
+    "l2": l2,
+    "bn_scale": bn_scale,
+    "random": random,
+}
+
+
+def _free(graph: Graph) -> list[ChannelGroup]:
+    return [group for group in graph.groups if not group.frozen]
+
+
+def _by_weights(graph: Graph, measure: Callable) -> dict[str, np.ndarray]:
+    """Return the mean over a group's producers of each one's normalised measure."""
+    layers = []
+    for name, axis in _weights(graph).items():
+        weight = graph.params[name].asnumpy().astype(np.float64)
+        values = measure(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1))
+        scale = np.sqrt(np.square(values).mean())
+        layers.append((name, axis, values / scale if scale > 0 else values))
+    return {n: np.mean(rows, axis=0) for n, rows in _gather(graph, layers).items()}
+
+
+def _weights(graph: Graph) -> dict[str, int]:
+    """Return the weights that produce channels, and the axis of these."""
+    found = {}
+    for node in graph.nodes:
+        if node["op"] in PRODUCERS:
+            weight = graph.nodes[node["inputs"][1][0]]
+            if weight["op"] == "null" and weight["name"] in graph.axes:
+                axis = 1 if node["op"] in ("Deconvolution", "Embedding") else 0
+                if node["op"] == "Deconvolution" and attribute(
+                    node["attrs"], "num_group", 1
+                ) > 1:
+                    axis = 0
+                found[weight["name"]] = axis
+    return found
+
+
+def _scales(graph: Graph) -> list[tuple]:
+    """Return the trained scales of normalisation layers."""
+    found = []
+    for node in graph.nodes:
+        if node["op"] not in NORMS or len(node["inputs"]) < 2:
+            continue
+        gamma = graph.nodes[node["inputs"][1][0]]["name"]
+        fixed = attribute(node["attrs"], "fix_gamma", node["op"] != "InstanceNorm")
+        if not fixed and gamma in graph.axes:
+            values = np.abs(graph.params[gamma].asnumpy().astype(np.float64))
+            found.append((gamma, 0, values))
+    return found
+
+
+def _gather(graph: Graph, layers: list[tuple]) -> dict[str, list[np.ndarray]]:
+    """Return, per group, the rows of worth that layers give to its indices.
+
+    An index that stands for several channels has their mean.
+    """
+    result: dict[str, list] = {group.name: [] for group in _free(graph)}
+    for name, axis, values in layers:
+        places = [t.places for t in graph.axes[name] if t.axis == axis]
+        if not places:
+            continue
+        total = len(graph.alive({}))
+        known = places[0] >= 0
+        sums = np.bincount(places[0][known], values[known], minlength=total)
+        counts = np.bincount(places[0][known], minlength=total)
+        for group in _free(graph):
+            own = graph.places(group)
+            if counts[own].all():
+                result[group.name].append(sums[own] / counts[own])
+    return result

@@ -1,0 +1,347 @@
+"""Which channels of a net belong together: a net as a symbol with its channel groups."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd
+from mxnet.gluon import Constant, HybridBlock, SymbolBlock
+
+from gluon_compress import nodes as node_list
+from gluon_compress.groups import ChannelGroup, Groups, Tensor, find_groups
+from gluon_compress.rules import attribute
+
+SHAPE = (1, 3, 224, 224)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a parameter is trained; ``constant`` ones are not counted as parameters."""
+
+    grad_req: str = "write"
+    lr_mult: float = 1.0
+    wd_mult: float = 1.0
+    constant: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A net as nodes, values and channel groups; nothing in it is ever changed.
+
+    Parameters
+    ----------
+    nodes, heads
+        The symbol without masks, see ``nodes.take_apart``.
+    params : dict
+        Name to NDArray, copies; None where a parameter has no value yet.
+    settings : dict
+        Name to Setting.
+    inputs : dict
+        Name to shape.
+    found : Groups
+    """
+
+    nodes: list[dict]
+    heads: list
+    params: dict[str, mx.nd.NDArray | None]
+    settings: dict[str, Setting]
+    inputs: dict[str, tuple]
+    found: Groups
+
+    @property
+    def groups(self) -> list[ChannelGroup]:
+        """The channel groups, in the order of their first producers."""
+        return self.found.groups
+
+    @property
+    def tensors(self) -> list[list[Tensor]]:
+        """Per node, its outputs."""
+        return self.found.tensors
+
+    @property
+    def symbol(self) -> mx.sym.Symbol:
+        """The symbol of the net, without masks."""
+        return node_list.put_together(self.nodes, self.heads)
+
+    @property
+    def ops(self) -> dict[str, int]:
+        """How often each operator occurs."""
+        counts: dict[str, int] = {}
+        for node in self.nodes:
+            if node["op"] != "null":
+                counts[node["op"]] = counts.get(node["op"], 0) + 1
+        return counts
+
+    @property
+    def axes(self) -> dict[str, list[Tensor]]:
+        """Parameter to its axes that have removable channels."""
+        return self.found.axes
+
+    @property
+    def batch(self) -> int:
+        """Samples in the batch that was traced."""
+        return next(iter(self.inputs.values()))[0]
+
+    def tensor(self, entry: Sequence) -> Tensor:
+        """Return the tensor at ``(node, output, ...)``; of a weight, its first axis."""
+        node = self.nodes[entry[0]]
+        if node["name"] in self.axes and node["op"] == "null":
+            return self.axes[node["name"]][0]
+        return self.tensors[entry[0]][entry[1]]
+
+    def kept_shape(self, entry: Sequence, alive: np.ndarray) -> tuple[int, ...]:
+        """Return the shape of the tensor or parameter when only ``alive`` is kept."""
+        node = self.nodes[entry[0]]
+        shape = list(self.tensors[entry[0]][entry[1]].kept(alive))
+        if node["op"] == "null":
+            for along in self.axes.get(node["name"], ()):
+                shape[along.axis] = along.kept(alive)[along.axis]
+        return tuple(shape)
+
+    def places(self, group: ChannelGroup) -> np.ndarray:
+        """Return the places of a group's indices."""
+        start = self.found.starts[group.name]
+        return np.arange(start, start + group.width)
+
+    def group(self, name: str) -> ChannelGroup:
+        """Return a group by its name.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise ValueError(f"there is no group {name!r}")
+
+    def alive(self, keep: Mapping[str, Sequence[int]]) -> np.ndarray:
+        """Return for all places, and at -1, whether they are kept."""
+        total = sum(group.width for group in self.groups)
+        result = np.ones(total + 1, bool)
+        for group in self.groups:
+            if group.name in keep:
+                start = self.found.starts[group.name]
+                result[start : start + group.width] = False
+                result[start + np.asarray(keep[group.name], int)] = True
+        return result
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a kind of net becomes a symbol, and a net again.
+
+    Parameters
+    ----------
+    symbol : callable
+        ``symbol(net, inputs) -> Symbol`` or ``symbol(net) -> Symbol``.
+    rebuild : callable
+        ``rebuild(net, symbol, params) -> net`` with the values loaded.
+    """
+
+    symbol: Callable[[Any], mx.sym.Symbol]
+    rebuild: Callable[[Any, mx.sym.Symbol, dict], HybridBlock]
+
+
+def _call(net: HybridBlock) -> mx.sym.Symbol:
+    """Call a net on the symbol ``data``, in its training form where it has two."""
+    try:
+        with autograd.train_mode():
+            outputs = net(mx.sym.var("data"))
+    except Exception:  # whatever the net's own code raises without its targets
+        with autograd.predict_mode():
+            outputs = net(mx.sym.var("data"))
+    return mx.sym.Group(_flat(outputs))
+
+
+def _flat(outputs: Any) -> list:
+    if isinstance(outputs, mx.sym.Symbol):
+        return [outputs]
+    return [symbol for part in outputs for symbol in _flat(part)]
+
+
+def _symbol_block(net: Any, symbol: mx.sym.Symbol, params: dict) -> SymbolBlock:
+    """Return a block of a symbol; its inputs are the variables without a value."""
+    inputs = [
+        mx.sym.var(name) for name in symbol.list_inputs() if name not in params
+    ]
+    block = SymbolBlock(symbol, inputs)
+    for name, parameter in block.collect_params().items():
+        value = params[name]
+        parameter.shape = value.shape
+        parameter.dtype = value.dtype
+        parameter.initialize(mx.init.Zero(), ctx=value.ctx, force_reinit=True)
+        parameter.set_data(value)
+    return block
+
+
+FORMS: dict[type, Form] = {
+    HybridBlock: Form(_call, _symbol_block),
+    tuple: Form(lambda net: net[0], _symbol_block),
+}
+
+
+def form_of(net: Any) -> Form:
+    """Return the form of a net by its type or the nearest base type.
+
+    Raises
+    ------
+    ValueError
+        If it is not a HybridBlock nor a pair of symbol and parameters.
+    """
+    pair = isinstance(net, tuple) and len(net) == 2
+    if not isinstance(net, tuple) or (pair and isinstance(net[0], mx.sym.Symbol)):
+        for base in type(net).__mro__:
+            if base in FORMS:
+                return FORMS[base]
+    raise ValueError(
+        f"a net is a HybridBlock or a pair (symbol, params), not {type(net).__name__}"
+    )
+
+
+def symbol_of(net: Any) -> mx.sym.Symbol:
+    """Return a net's symbol.
+
+    Raises
+    ------
+    ValueError
+        If the net cannot be called with a symbol.
+    """
+    form = form_of(net)
+    try:
+        return form.symbol(net)
+    except Exception as error:  # the net's own code may raise anything
+        gist = str(error).strip().splitlines() or [""]
+        raise ValueError(
+            f"{type(net).__name__} does not trace to a symbol: "
+            f"{type(error).__name__}: {gist[0]}"
+        ) from error
+
+
+def trace(net: Any, shape: Sequence = SHAPE) -> Graph:
+    """Return a net's symbol, values and channel groups.
+
+    Parameters
+    ----------
+    net : HybridBlock or tuple
+        A block that can be called with a symbol, or (symbol, params) with ``params``
+        a dict of NDArrays; names may start with ``arg:`` and ``aux:``.
+    shape : tuple or dict
+        Shape of the input (batch, channels, height, width), or a shape by name for
+        several inputs. A (symbol, params) pair has the inputs that are no parameters.
+
+    Returns
+    -------
+    Graph
+        Counting works without values; masks in the net are left out.
+
+    Raises
+    ------
+    ValueError
+        If the net does not trace or the shape does not fit it.
+    """
+    nodes, heads = node_list.without_masks(*node_list.take_apart(symbol_of(net)))
+    params, settings = _values(net, nodes)
+    inputs = _inputs(nodes, params, shape)
+    known = {n: v.shape for n, v in params.items() if v is not None}
+    shapes = node_list.output_shapes(nodes, heads, {**known, **inputs})
+    for name in node_list.variables(nodes):
+        if name not in inputs:
+            params.setdefault(name, None)
+    groups = find_groups(nodes, heads, shapes, inputs)
+    return Graph(nodes, heads, params, settings, inputs, groups)
+
+
+def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
+    """Return copies of the values that the nodes use, and how they are trained."""
+    used, running = node_list.variables(nodes), node_list.states(nodes)
+    if isinstance(net, tuple):
+        given = {re.sub("^(arg|aux):", "", n): v for n, v in net[1].items()}
+        params = {n: given[n].copy() for n in used if n in given}
+        default = {n: Setting("null" if n in running else "write") for n in params}
+        return params, default
+    given = {p.name: p for p in net.collect_params().values()}
+    params, settings = {}, {}
+    for name in used:
+        if name in given:
+            p = given[name]
+            params[name] = None if p._data is None else p.list_data()[0].copy()
+            settings[name] = Setting(
+                p.grad_req, p.lr_mult, p.wd_mult, isinstance(p, Constant)
+            )
+    return params, settings
+
+
+def _inputs(nodes: Sequence[dict], params: Mapping, shape: Any) -> dict[str, tuple]:
+    free = [name for name in node_list.variables(nodes) if name not in params]
+    if isinstance(shape, Mapping):
+        missing = sorted(set(shape) - set(free))
+        if missing:
+            raise ValueError(f"there is no input {missing[0]!r}; inputs are {free}")
+        return {name: _checked(size) for name, size in shape.items()}
+    if "data" in free:
+        return {"data": _checked(shape)}
+    if len(free) != 1:
+        raise ValueError(f"shape must be a dict with the inputs' shapes: {free}")
+    return {free[0]: _checked(shape)}
+
+
+def _checked(shape: Any) -> tuple:
+    whole = isinstance(shape, (tuple, list)) and len(shape) > 0
+    if not whole or not all(
+        isinstance(n, (int, np.integer)) and n > 0 for n in shape
+    ):
+        raise ValueError(f"shape {shape!r} is not a tuple of whole numbers above 0")
+    return tuple(int(n) for n in shape)
+
+
+# Heights and widths of common inputs: a dense layer behind a flattened map fits one.
+SIZES = (224, 300, 299, 32, 28, 64, 96, 128, 160, 192, 256, 320, 416, 512, 16, 8, 331)
+SIZES += (24, 48, 20, 10, 12, 14, 9, 7, 6, 5, 4, 227, 288, 336, 384, 448, 608, 640)
+
+
+def trace_any(net: Any) -> Graph:
+    """Return a net's graph for the first usual input shape that fits its parameters.
+
+    Raises
+    ------
+    ValueError
+        If none fits; ``trace`` with the right shape says more.
+    """
+    nodes, heads = node_list.without_masks(*node_list.take_apart(symbol_of(net)))
+    params, _ = _values(net, nodes)
+    known = {n: v.shape for n, v in params.items() if v is not None}
+    first = None
+    for size in SIZES:
+        shape = _guess(nodes, params, size)
+        try:
+            inputs = _inputs(nodes, params, shape)
+            node_list.output_shapes(nodes, heads, {**known, **inputs})
+        except ValueError as error:
+            first = first or error
+            continue
+        return trace(net, shape)
+    raise ValueError(f"no usual input shape fits the net, give shape=...: {first}")
+
+
+def _guess(nodes: Sequence[dict], params: Mapping, size: int) -> tuple:
+    """Return an input shape for the first layer whose weight tells its channels."""
+    for node in nodes:
+        weight = params.get(nodes[node["inputs"][1][0]]["name"]) if len(
+            node["inputs"]
+        ) > 1 else None
+        if weight is None:
+            continue
+        if node["op"] == "Convolution":
+            groups = attribute(node["attrs"], "num_group", 1)
+            return (1, weight.shape[1] * groups, *[size] * (weight.ndim - 2))
+        if node["op"] == "FullyConnected":
+            return (1, weight.shape[1])
+        if node["op"] == "Deconvolution":
+            return (1, weight.shape[0], *[size] * (weight.ndim - 2))
+    return (1, 3, size, size)

@@ -1,0 +1,97 @@
+"""Costs of thousands of choices at once: totals as a function of the kept widths."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+
+from gluon_compress.cost import BYTES, FORMULAS, count
+from gluon_compress.graph import Graph, Tensor
+from gluon_compress.nodes import states
+
+LIMITS = ("macs", "bytes", "params")
+
+
+class Meter:
+    """The totals of ``count`` for any number of kept indices per group.
+
+    A weight has at most two axes that shrink, so its size, and the MACs it takes part
+    in, are a constant times two sums over groups.
+
+    Parameters
+    ----------
+    graph : Graph
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.groups = [group for group in graph.groups if not group.frozen]
+        names = list(graph.axes)
+        shapes = {n: s[0].shape for n, s in self._variables().items()}
+        axes = [(graph.axes[n] + [None])[:2] for n in names]
+        self._first = self._sums([pair[0] for pair in axes])
+        self._second = self._sums([pair[1] for pair in axes])
+        full = np.array([np.prod(shapes[n], dtype=float) for n in names])
+        ends = np.array(
+            [np.prod([1.0] + [len(t.places) for t in graph.axes[n]]) for n in names]
+        )
+        inner = full / ends
+        running, macs = states(graph.nodes), self._macs(set(names))
+        trained = np.array([n not in running for n in names], float)
+        self._factors = {
+            "macs": inner * np.array([macs.get(n, 0.0) for n in names]) / full,
+            "bytes": BYTES * inner,
+            "params": trained * inner,
+        }
+        total = count(graph)
+        widths = self.full[None]
+        self._rest = {name: 0.0 for name in LIMITS}
+        shrinking = self.totals(widths)
+        self._rest = {n: getattr(total, n) - shrinking[n][0] for n in LIMITS}
+
+    @property
+    def full(self) -> np.ndarray:
+        """Every group's width."""
+        return np.array([group.width for group in self.groups], int)
+
+    def totals(self, widths: np.ndarray) -> dict[str, np.ndarray]:
+        """Return totals for rows of kept widths ``(choices, groups)``."""
+        sizes = self._evaluate(self._first, widths) * self._evaluate(
+            self._second, widths
+        )
+        return {n: sizes @ self._factors[n] + self._rest[n] for n in LIMITS}
+
+    def _variables(self) -> dict[str, list[Tensor]]:
+        pairs = zip(self.graph.nodes, self.graph.tensors)
+        return {node["name"]: outs for node, outs in pairs if node["op"] == "null"}
+
+    def _sums(self, tensors: Sequence[Tensor | None]) -> tuple:
+        """Return how often each group's index occurs along axes, and what stays."""
+        times = np.zeros((len(tensors), len(self.groups)))
+        rest = np.ones(len(tensors))
+        for row, tensor in enumerate(tensors):
+            if tensor is not None:
+                rest[row] = (tensor.places < 0).sum()
+                for column, group in enumerate(self.groups):
+                    start = self.graph.found.starts[group.name]
+                    times[row, column] = (tensor.places == start).sum()
+        return times, rest
+
+    @staticmethod
+    def _evaluate(sums: tuple, widths: np.ndarray) -> np.ndarray:
+        times, rest = sums
+        return widths @ times.T + rest
+
+    def _macs(self, names: set) -> dict[str, float]:
+        """Return the MACs that each weight takes part in, all its uses together."""
+        macs: dict[str, float] = {}
+        for i, node in enumerate(self.graph.nodes):
+            if node["op"] in FORMULAS and len(node["inputs"]) > 1:
+                weight = self.graph.nodes[node["inputs"][1][0]]["name"]
+                if weight in names:
+                    shapes = [self.graph.tensors[e[0]][e[1]].shape for e in node["inputs"]]
+                    out = self.graph.tensors[i][0].shape
+                    found = FORMULAS[node["op"]](node["attrs"], shapes, out)
+                    macs[weight] = macs.get(weight, 0.0) + found // self.graph.batch
+        return macs

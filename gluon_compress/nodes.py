@@ -1,0 +1,151 @@
+"""The nodes of a symbol: taken apart, put together, stripped of masks, given shapes.
+
+A node is the dict that MXNet's JSON has: ``op`` ("null" for a variable), ``name``,
+``attrs`` (text to text) and ``inputs``, a list of ``[node, output, version]``.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Mapping, Sequence
+
+import mxnet as mx
+
+MASK = "__channel_mask__"  # marks the variables that masks are made of
+
+
+def take_apart(symbol: mx.sym.Symbol) -> tuple[list[dict], list]:
+    """Return the nodes of a symbol in topological order, and its heads."""
+    stored = json.loads(symbol.tojson())
+    nodes = [{"attrs": {}, **node} for node in stored["nodes"]]
+    return nodes, stored["heads"]
+
+
+def put_together(nodes: Sequence[dict], heads: Sequence) -> mx.sym.Symbol:
+    """Return the symbol of nodes; those that no head needs are left out."""
+    nodes, heads = _reachable(nodes, heads)
+    stored = {
+        "nodes": nodes,
+        "arg_nodes": [i for i, node in enumerate(nodes) if node["op"] == "null"],
+        "heads": heads,
+        "attrs": {"mxnet_version": ["int", _version()]},
+    }
+    return mx.sym.load_json(json.dumps(stored))
+
+
+def _version() -> int:
+    major, minor, patch = (int(part) for part in mx.__version__.split(".")[:3])
+    return major * 10000 + minor * 100 + patch
+
+
+def _reachable(nodes: Sequence[dict], heads: Sequence) -> tuple[list, list]:
+    needed = {head[0] for head in heads}
+    for i in range(len(nodes) - 1, -1, -1):
+        if i in needed:
+            needed.update(entry[0] for entry in nodes[i]["inputs"])
+    kept = sorted(needed)
+    where = {old: new for new, old in enumerate(kept)}
+
+    def moved(entries: Sequence) -> list:
+        return [[where[e[0]], *e[1:]] for e in entries]
+
+    result = [{**nodes[i], "inputs": moved(nodes[i]["inputs"])} for i in kept]
+    return result, moved(heads)
+
+
+def without_masks(nodes: Sequence[dict], heads: Sequence) -> tuple[list, list]:
+    """Return the nodes as they were before masks were put in."""
+    made_of_masks: set[int] = set()
+    instead: dict[int, list] = {}
+    result = []
+
+    def moved(entries: Sequence) -> list:
+        return [instead.get(e[0], e) for e in entries]
+
+    for i, node in enumerate(nodes):
+        node = {**node, "inputs": moved(node["inputs"])}
+        sources = [entry[0] in made_of_masks for entry in node["inputs"]]
+        if MASK in node["attrs"] or (sources and all(sources)):
+            made_of_masks.add(i)
+        elif node["op"] == "broadcast_mul" and sources == [False, True]:
+            instead[i] = node["inputs"][0]
+        result.append(node)
+    return _reachable(result, moved(heads))
+
+
+def mask_names(nodes: Sequence[dict]) -> dict[str, str]:
+    """Return the variable of each masked group, by the group's name."""
+    found = ((node["attrs"].get(MASK), node["name"]) for node in nodes)
+    return {group: name for group, name in found if group}
+
+
+def variables(nodes: Sequence[dict]) -> list[str]:
+    """Return the names of all variables, in the order of the nodes."""
+    return [node["name"] for node in nodes if node["op"] == "null"]
+
+
+def states(nodes: Sequence[dict]) -> set[str]:
+    """Return the names of the variables that are running statistics."""
+    symbol = put_together(nodes, [[i, 0, 0] for i in range(len(nodes))])
+    return set(symbol.list_auxiliary_states())
+
+
+def output_shapes(
+    nodes: Sequence[dict], heads: Sequence, known: Mapping[str, tuple]
+) -> list[list[tuple]]:
+    """Return the shapes of every node's outputs.
+
+    Parameters
+    ----------
+    nodes, heads
+        As ``take_apart`` gives them.
+    known : mapping
+        Shapes of variables: the inputs, and whatever else is known.
+
+    Raises
+    ------
+    ValueError
+        If shapes contradict each other or do not suffice.
+    """
+    # Names may be used twice in a symbol, and its list of outputs tells only names.
+    renamed, shapes = [], {}
+    for i, node in enumerate(nodes):
+        attrs = {k: v for k, v in node["attrs"].items() if not k.startswith("__")}
+        stated = _stated_shape(node)
+        if node["op"] == "null" and (node["name"] in known or stated):
+            shapes[f"n{i}"] = known.get(node["name"], stated)
+        renamed.append({**node, "name": f"n{i}", "attrs": attrs})
+    internals = put_together(renamed, heads).get_internals()
+    try:  # the strict form prints to the screen when it fails
+        _, found, _ = internals.infer_shape_partial(**shapes)
+    except mx.MXNetError as error:
+        raise ValueError(f"shapes do not fit: {_gist(error, nodes)}") from None
+    result: list[list[tuple]] = [[] for _ in nodes]
+    for name, shape in zip(internals.list_outputs(), found):
+        node = int(name.split("_")[0][1:])
+        if not shape or not all(n > 0 for n in shape):
+            raise ValueError(
+                f"the shape of {nodes[node]['name']!r} does not follow from "
+                f"{ {name: tuple(shape) for name, shape in known.items()} }"
+            )
+        result[node].append(tuple(shape))
+    return result
+
+
+def _stated_shape(node: dict) -> tuple | None:
+    """Return the shape a variable was declared with, if it is complete."""
+    text = node["attrs"].get("__shape__", "None")
+    shape = ast.literal_eval(text)
+    return tuple(shape) if shape and all(n > 0 for n in shape) else None
+
+
+def _gist(error: Exception, nodes: Sequence[dict]) -> str:
+    """Return what an MXNet error says in one line, with the node's own name."""
+    line = str(error).strip().splitlines()[0]
+
+    def own(match: re.Match) -> str:
+        return f"operator {nodes[int(match[1])]['name']!r}: "
+
+    return re.sub(r"^.*operator n(\d+): (\[[\d:]+\] \S+ )?", own, line)

@@ -1,0 +1,493 @@
+"""How each operator hands on, joins or consumes channels: one small rule per operator.
+
+A rule reads a ``Step`` and returns the atoms of each output; what it says on the way
+(``unite``, ``freeze``, ``carry``) is what makes channels one group. Only what is exact
+for every selection of channels is allowed, anything else is frozen with its reason.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, Sequence
+
+import numpy as np
+
+from gluon_compress.atoms import Atoms, along, placed, varying
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator of the graph, as its rule sees it.
+
+    Parameters
+    ----------
+    op, name : str
+    attrs : mapping
+        As stored in the symbol: text to text.
+    shapes, out_shapes : sequence of tuple
+        Of the inputs and of the outputs.
+    ids : callable
+        ``ids(k)`` returns the atoms of input ``k``.
+    carry : callable
+        ``carry(k, axis, atoms)`` says that input ``k``, a parameter, has these
+        channels along an axis.
+    atoms : Atoms
+    """
+
+    op: str
+    name: str
+    attrs: Mapping[str, str]
+    shapes: Sequence[tuple]
+    out_shapes: Sequence[tuple]
+    ids: Callable[[int], np.ndarray]
+    carry: Callable[[int, int, np.ndarray], None]
+    atoms: Atoms
+
+    def attr(self, key: str, default: Any = None) -> Any:
+        """Return an attribute as a Python value; "None" counts as absent."""
+        return attribute(self.attrs, key, default)
+
+    def freeze(self, atoms: np.ndarray, why: str) -> None:
+        """Freeze channels for what this operator does with them."""
+        self.atoms.freeze(atoms, f"{self.op} {self.name!r} {why}")
+
+    def channel(self, k: int, axis: int) -> np.ndarray:
+        """Return input ``k``'s atoms along one axis; freeze what varies elsewhere."""
+        atoms, length = self.ids(k), self.shapes[k][axis]
+        if any(a != axis for a in varying(atoms)):
+            self.freeze(atoms, "needs all positions of its input")
+            return self.atoms.fixed("", 1).repeat(length)
+        return along(atoms, axis, length)
+
+
+def attribute(attrs: Mapping[str, str], key: str, default: Any = None) -> Any:
+    """Return a symbol's attribute as a Python value; "None" counts as absent."""
+    text = attrs.get(key, "None")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    return default if value is None else value
+
+
+def axis_of(step: Step, key: str, default: int, k: int = 0) -> int:
+    """Return an axis attribute, counted from the front."""
+    return step.attr(key, default) % len(step.shapes[k])
+
+
+def whole_groups(groups: int, in_channels: int) -> bool:
+    """Tell whether a grouped convolution loses whole groups or channels of each.
+
+    Many thin groups (depthwise is the extreme) are removed whole; of few wide ones
+    each loses the channels at the same places. Either way all keep the same number.
+    """
+    return groups > 1 and groups >= in_channels // groups
+
+
+def same(step: Step) -> list:
+    """One input, the same channels in every output."""
+    return [step.ids(0) for _ in step.out_shapes]
+
+
+def elementwise(step: Step) -> list:
+    """Channels at the same position of broadcast inputs live or die together."""
+    shape = step.out_shapes[0]
+    dims = [(1,) * (len(shape) - len(s)) + tuple(s) for s in step.shapes]
+    ids = [
+        step.ids(k).reshape((1,) * (len(shape) - len(s)) + step.ids(k).shape)
+        for k, s in enumerate(step.shapes)
+    ]
+    free = []
+    for k, atoms in enumerate(ids):
+        fixing = _fixed_by(atoms, ids, dims)
+        if fixing is not None:
+            step.atoms.freeze(atoms, _why_fixed(step, fixing))
+        elif varying(atoms):
+            free.append(k)
+    crossed = {
+        k
+        for k in free
+        for j in free
+        if any(dims[j][axis] == 1 for axis in varying(ids[k]))
+    }
+    if crossed:
+        for k in free:
+            step.freeze(ids[k], "spans channels of different axes")
+        return [step.atoms.fixed("", len(shape))]
+    for k in free[1:]:
+        step.atoms.unite(ids[free[0]], ids[k])
+    if free:
+        return [ids[free[0]]]
+    longest = max(ids, key=lambda a: (a.size, -int(a.reshape(-1)[0])))
+    return [longest]
+
+
+def _fixed_by(atoms, ids, dims):
+    """Return another input that has all positions of an axis these atoms vary on."""
+    for axis in varying(atoms):
+        for other, dim in zip(ids, dims):
+            if dim[axis] > 1 and other.shape[axis] == 1:
+                return other
+    return None
+
+
+def _why_fixed(step: Step, other: np.ndarray) -> str:
+    code = int(other.reshape(-1)[0])
+    reason = step.atoms.reason(code) if code < 0 else ""
+    return reason or f"{step.op} {step.name!r} joins it with channels that stay"
+
+
+def where(step: Step) -> list:
+    """As any elementwise operator, but for a condition per sample."""
+    alike = len({tuple(shape) for shape in step.shapes}) == 1
+    return elementwise(step) if alike else unknown(step)
+
+
+def convolution(step: Step) -> list:
+    """Input channels are consumed, output channels are new; groups tie both."""
+    groups, filters = step.attr("num_group", 1), step.attr("num_filter")
+    if not str(step.attr("layout", "NC")).startswith("NC"):
+        return unknown(step)
+    outs, ins = step.atoms.fresh(filters), step.channel(0, 1)
+    deconv = step.op == "Deconvolution"
+    inner = _tie_groups(step.atoms, groups, outs, ins) if groups > 1 else (outs, ins)
+    if deconv:
+        step.carry(1, 0, ins)
+        rest = inner[0]
+    else:
+        step.carry(1, 0, outs)
+        rest = inner[1]
+    if rest is not None:
+        step.carry(1, 1, rest)
+    if len(step.shapes) > 2:
+        step.carry(2, 0, outs)
+    return [placed(outs, 1, len(step.out_shapes[0]))]
+
+
+def _tie_groups(atoms: Atoms, groups: int, outs, ins) -> tuple:
+    """Tie channels of grouped convolution; return what one group has of each."""
+    outs, whole = outs.reshape(groups, -1), whole_groups(groups, len(ins))
+    ins = ins.reshape(groups, -1)
+    if whole:
+        atoms.unite(ins, ins[:, :1])
+        atoms.unite(outs, ins[:, :1])
+        return None, None
+    atoms.unite(ins, ins[:1])
+    atoms.unite(outs, outs[:1])
+    return outs[0], ins[0]
+
+
+def dense(step: Step) -> list:
+    """Input features are consumed, output features are new."""
+    ids, shape, out = step.ids(0), step.shapes[0], step.out_shapes[0]
+    units = step.atoms.fresh(step.attr("num_hidden"))
+    if step.attr("flatten", True):
+        length = int(np.prod(shape[1:]))
+        full = np.broadcast_to(ids, (1, *shape[1:])) if varying(ids) else ids
+        ins = np.broadcast_to(full.reshape(-1), (length,))
+        if ids.shape[0] > 1:
+            step.freeze(ids, "mixes the batch")
+            ins = step.atoms.fixed("").repeat(length)
+    else:
+        ins = step.channel(0, len(shape) - 1)
+    step.carry(1, 0, units)
+    step.carry(1, 1, ins)
+    if len(step.shapes) > 2:
+        step.carry(2, 0, units)
+    return [placed(units, len(out) - 1, len(out))]
+
+
+def embedding(step: Step) -> list:
+    """Output features are new."""
+    step.freeze(step.ids(0), "reads indices")
+    outs, ndim = step.atoms.fresh(step.attr("output_dim")), len(step.out_shapes[0])
+    step.carry(1, 1, outs)
+    return [placed(outs, ndim - 1, ndim)]
+
+
+def batch_norm(step: Step) -> list:
+    """Every channel by itself, with its own scale, shift and running statistics."""
+    axis = 1 if step.op == "InstanceNorm" else axis_of(step, "axis", 1)
+    channels = step.channel(0, axis)
+    for k in range(1, len(step.shapes)):
+        step.carry(k, 0, channels)
+    return [step.ids(0)] + [channels for _ in step.out_shapes[1:]]
+
+
+def leaky_relu(step: Step) -> list:
+    """As any activation; PReLU may have a slope per channel."""
+    if len(step.shapes) > 1 and step.shapes[1][0] > 1:
+        step.carry(1, 0, step.channel(0, 1))
+    return same(step)
+
+
+def spatial(step: Step) -> list:
+    """Works inside each channel of axis 1; other axes must be whole."""
+    channels = step.channel(0, 1)
+    for k in range(1, len(step.shapes)):
+        if step.op in ("Crop", "_contrib_BilinearResize2D"):
+            step.channel(k, 1)  # only its height and width are read
+        else:
+            step.freeze(step.ids(k), "takes positions from it")
+    return [placed(channels, 1, len(shape)) for shape in step.out_shapes]
+
+
+def upsampling(step: Step) -> list:
+    """Nearest-neighbour enlargement of one input; other forms have no rule."""
+    plain = step.attr("sample_type") == "nearest" and len(step.shapes) == 1
+    return spatial(step) if plain else unknown(step)
+
+
+def pad(step: Step) -> list:
+    """Padding of whole axes leaves the channels alone."""
+    width = step.attr("pad_width")
+    ids = step.ids(0)
+    if any(width[2 * a] or width[2 * a + 1] for a in varying(ids)):
+        step.freeze(ids, "adds channels")
+        return [step.atoms.fixed("", ids.ndim)]
+    return [ids]
+
+
+def over_axis(default: int) -> Callable:
+    """Return the rule of an operator that normalises over an axis."""
+
+    def rule(step: Step) -> list:
+        axis = axis_of(step, "axis", default)
+        if step.ids(0).shape[axis] > 1:
+            step.freeze(step.ids(0), "normalises over channels")
+        return same(step)
+
+    return rule
+
+
+def over_channels(step: Step) -> list:
+    """Anything computed over all channels changes with their number."""
+    keep = {"spatial": (0, 1)}.get(step.attr("mode"), (0,))
+    if any(axis not in keep for axis in varying(step.ids(0))):
+        step.freeze(step.ids(0), "normalises over channels")
+    return same(step)
+
+
+def reduction(step: Step) -> list:
+    """Reduced axes vanish; over channels only a sum stays exact without the zeros."""
+    ids, shape = step.ids(0), step.shapes[0]
+    axes = reduced_axes(step.attrs, len(shape))
+    lost = [axis for axis in varying(ids) if axis in axes]
+    if lost and (step.op not in SUMS or lost != varying(ids)):
+        step.freeze(ids, "reduces over channels")
+    if lost:
+        return [step.atoms.fixed("", len(out)) for out in step.out_shapes]
+    keep = step.attr("keepdims", False)
+    left = [n for a, n in enumerate(ids.shape) if keep or a not in axes]
+    return [ids.reshape(left if left else (1,) * len(step.out_shapes[0]))]
+
+
+SUMS = ("sum", "sum_axis", "nansum")
+
+
+def reduced_axes(attrs: Mapping[str, str], ndim: int) -> list[int]:
+    """Return the axes that a reduction removes, counted from the front."""
+    axes = attribute(attrs, "axis", ())
+    axes = [axes] if isinstance(axes, int) else list(axes)
+    axes = [axis % ndim for axis in axes] or list(range(ndim))
+    if attribute(attrs, "exclude", False):
+        return [axis for axis in range(ndim) if axis not in axes]
+    return axes
+
+
+def reshape(step: Step) -> list:
+    """Positions keep their row-major order."""
+    ids, out = step.ids(0), step.out_shapes[0]
+    if not varying(ids):
+        return [ids.reshape((1,) * len(out))]
+    if step.attr("reverse", False) or (step.op == "Reshape" and not step.attr("shape")):
+        return unknown(step)
+    return [np.broadcast_to(ids, step.shapes[0]).reshape(out)]
+
+
+def transpose(step: Step) -> list:
+    """Axes in another order."""
+    axes = step.attr("axes", ()) or None
+    return [np.transpose(step.ids(0), axes)]
+
+
+def swap_axes(step: Step) -> list:
+    """Two axes exchanged."""
+    return [np.swapaxes(step.ids(0), step.attr("dim1", 0), step.attr("dim2", 0))]
+
+
+def blocks_to_space(step: Step) -> list:
+    """Channels become space (or space channels) in blocks."""
+    ids, (batch, depth, high, wide) = step.ids(0), step.shapes[0]
+    b = step.attr("block_size")
+    if not varying(ids):
+        return [ids]
+    full = np.broadcast_to(ids, (1, depth, high, wide))
+    if step.op == "depth_to_space":
+        parts = full.reshape(1, b, b, depth // b**2, high, wide)
+        moved = parts.transpose(0, 3, 4, 1, 5, 2)
+    else:
+        parts = full.reshape(1, depth, high // b, b, wide // b, b)
+        moved = parts.transpose(0, 3, 5, 1, 2, 4)
+    return [moved.reshape(1, *step.out_shapes[0][1:])]
+
+
+def concat(step: Step) -> list:
+    """Inputs side by side along one axis."""
+    axis = axis_of(step, "dim", 1) if step.op == "Concat" else None
+    if axis is None:  # stack makes the axis
+        axis = step.attr("axis", 0) % len(step.out_shapes[0])
+        ids = [np.expand_dims(step.ids(k), axis) for k in range(len(step.shapes))]
+        lengths = [1] * len(ids)
+    else:
+        ids = [step.ids(k) for k in range(len(step.shapes))]
+        lengths = [shape[axis] for shape in step.shapes]
+    shape = np.max([a.shape for a in ids], axis=0)
+    full = []
+    for atoms, length in zip(ids, lengths):
+        shape[axis] = length
+        full.append(np.broadcast_to(atoms, shape))
+    return [np.concatenate(full, axis)]
+
+
+def cut(ids: np.ndarray, axis: int, begin: int | None, end: int | None) -> np.ndarray:
+    """Return the atoms of a slice along one axis."""
+    if ids.shape[axis] == 1:
+        return ids
+    index = [slice(None)] * ids.ndim
+    index[axis] = slice(begin, end)
+    return ids[tuple(index)]
+
+
+def slice_axis(step: Step) -> list:
+    """A range of positions along one axis."""
+    axis = axis_of(step, "axis", 0)
+    return [cut(step.ids(0), axis, step.attr("begin", 0), step.attr("end"))]
+
+
+def slices(step: Step) -> list:
+    """A range of positions along several axes."""
+    ids = step.ids(0)
+    steps = step.attr("step", ()) or ()
+    for axis in varying(ids):
+        if axis < len(steps) and steps[axis] not in (None, 1):
+            step.freeze(ids, "takes channels in steps")
+            return [step.atoms.fixed("", ids.ndim)]
+    ends = zip(step.attr("begin"), step.attr("end"))
+    for axis, (begin, end) in enumerate(ends):
+        ids = cut(ids, axis, begin, end)
+    return [ids]
+
+
+def slice_like(step: Step) -> list:
+    """As many positions as another tensor has; of channels only when all stay."""
+    ids, like = step.ids(0), step.ids(1)
+    axes = step.attr("axes", ()) or range(len(step.shapes[1]))
+    axes = {axis % len(step.shapes[0]) for axis in axes}
+    if any(a in axes for a in (*varying(ids), *varying(like))):
+        step.freeze(ids, "cuts channels by another tensor's")
+        step.freeze(like, "cuts another tensor's channels by it")
+        return [step.atoms.fixed("", ids.ndim)]
+    return [ids]
+
+
+def split(step: Step) -> list:
+    """Equal parts along one axis stay equal: position i of each part is tied."""
+    axis, ids = axis_of(step, "axis", 1), step.ids(0)
+    squeeze = step.attr("squeeze_axis", False)
+    inner = list(step.attr("indices", ()) or ())[1:]
+    parts = len(step.out_shapes)
+    if ids.shape[axis] == 1:
+        cuts = [ids] * parts
+    elif inner:
+        cuts = np.split(ids, inner, axis)
+    else:
+        cuts = np.split(ids, parts, axis)
+        for part in cuts[1:]:
+            step.atoms.unite(cuts[0], part)
+    if squeeze:
+        for part in cuts:
+            step.atoms.freeze(part, f"{step.op} {step.name!r} takes single channels")
+        return [step.atoms.fixed("", len(out)) for out in step.out_shapes]
+    return list(cuts)
+
+
+def broadcast(step: Step) -> list:
+    """Axes of length 1 grow; the channels are those of the input."""
+    ids, ndim = step.ids(0), len(step.out_shapes[0])
+    return [ids.reshape((1,) * (ndim - ids.ndim) + ids.shape)]
+
+
+def unknown(step: Step) -> list:
+    """No rule: everything it touches stays, and the reason names it."""
+    reason = f"no rule for operator {step.op} ({step.name})"
+    if step.op in RULES:
+        reason = f"no rule for this form of operator {step.op} ({step.name})"
+    for k in range(len(step.shapes)):
+        step.atoms.freeze(step.ids(k), reason)
+    return [step.atoms.fixed(reason, len(out)) for out in step.out_shapes]
+
+
+def constant(step: Step) -> list:
+    """Made from nothing: its positions stay."""
+    reason = f"{step.op} {step.name!r} has a written size"
+    return [step.atoms.fixed(reason, len(out)) for out in step.out_shapes]
+
+
+def _rows(rule: Callable, names: str) -> dict:
+    return dict.fromkeys(names.split(), rule)
+
+
+RULES: dict[str, Callable[[Step], list]] = {
+    **_rows(
+        same,
+        "Activation relu sigmoid tanh softsign hard_sigmoid erf exp expm1 log log1p "
+        "log2 log10 sqrt rsqrt cbrt square abs sign floor ceil round rint trunc fix "
+        "negative reciprocal sin cos arctan arcsinh sinh cosh gamma gammaln clip "
+        "smooth_l1 Cast amp_cast _copy identity BlockGrad make_loss Dropout "
+        "zeros_like ones_like logical_not _plus_scalar _minus_scalar _rminus_scalar "
+        "_mul_scalar _div_scalar _rdiv_scalar _power_scalar _rpower_scalar "
+        "_maximum_scalar _minimum_scalar _mod_scalar _equal_scalar "
+        "_not_equal_scalar _greater_scalar _greater_equal_scalar _lesser_scalar "
+        "_lesser_equal_scalar _contrib_div_sqrt_dim",
+    ),
+    **_rows(
+        elementwise,
+        "elemwise_add elemwise_sub elemwise_mul elemwise_div _Plus _plus _Minus "
+        "_minus _Mul _mul _Div _div _grad_add add_n ElementWiseSum _maximum _minimum "
+        "_power _equal _not_equal _greater _greater_equal _lesser _lesser_equal "
+        "broadcast_add broadcast_plus broadcast_sub broadcast_minus broadcast_mul "
+        "broadcast_div broadcast_maximum broadcast_minimum broadcast_power "
+        "broadcast_hypot _hypot broadcast_equal broadcast_not_equal "
+        "broadcast_greater broadcast_greater_equal broadcast_lesser "
+        "broadcast_lesser_equal broadcast_like",
+    ),
+    **_rows(convolution, "Convolution Deconvolution Convolution_v1"),
+    **_rows(batch_norm, "BatchNorm BatchNorm_v1 InstanceNorm _contrib_SyncBatchNorm"),
+    **_rows(
+        spatial,
+        "Pooling Pooling_v1 _contrib_AdaptiveAvgPooling2D _contrib_BilinearResize2D "
+        "ROIPooling _contrib_ROIAlign Crop",
+    ),
+    **_rows(reduction, "sum sum_axis nansum mean max max_axis min min_axis prod norm"),
+    **_rows(reshape, "Reshape reshape Flatten flatten expand_dims squeeze"),
+    **_rows(over_channels, "L2Normalization LRN GroupNorm SoftmaxActivation"),
+    **_rows(over_axis(-1), "LayerNorm softmax log_softmax softmin"),
+    **_rows(concat, "Concat concat stack"),
+    **_rows(split, "SliceChannel _split_v2"),
+    **_rows(broadcast, "broadcast_axis broadcast_axes broadcast_to"),
+    **_rows(blocks_to_space, "depth_to_space space_to_depth"),
+    **_rows(constant, "_zeros _ones _full _arange"),
+    "Embedding": embedding,
+    "FullyConnected": dense,
+    "LeakyReLU": leaky_relu,
+    "Pad": pad,
+    "SwapAxis": swap_axes,
+    "UpSampling": upsampling,
+    "slice": slices,
+    "slice_axis": slice_axis,
+    "slice_like": slice_like,
+    "transpose": transpose,
+    "where": where,
+}

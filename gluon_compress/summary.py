@@ -1,0 +1,189 @@
+"""What a run of the pipeline came to: its table, its pictures and its page.
+
+Reads the files that the stages left; nothing is measured here but the detections that
+are drawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Mapping
+
+import mxnet as mx
+import numpy as np
+from gluoncv.model_zoo.ssd import SSD
+
+from gluon_compress import models, report
+from gluon_compress.augment import normalize, ssd_val_sample
+from gluon_compress.recipe import Recipe
+
+FULL, COMPACT = "full", "compact"
+EXAMPLES = 4
+THRESHOLD = 0.4
+METRICS = {"voc07": "VOC 2007 (11 points)", "voc10": "VOC 2010 (area)"}
+
+
+def figures(results: Mapping[str, Any]) -> list[report.Figures]:
+    """Return the row of each stage of a run's ``result.json``."""
+    speed = results["latency"]
+    return [
+        report.Figures(
+            name=name,
+            params=stage["params"],
+            bytes=stage["bytes"],
+            macs=stage["macs"],
+            mAP=stage["mAP"],
+            latency_ms=speed[name]["median_ms"] if name in speed else None,
+        )
+        for name, stage in results["stages"].items()
+    ]
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Return the table of the full net, of each compression, and of the compact net."""
+    return report.cost_table(figures(results))
+
+
+def detect(net: SSD, image: np.ndarray, threshold: float) -> report.Boxes:
+    """Return what a detector finds in an image of any size, in its pixels.
+
+    Parameters
+    ----------
+    net : gluoncv.model_zoo.ssd.SSD
+    image : ndarray
+        ``(H, W, 3)``, uint8, RGB.
+    threshold : float
+        Lowest score that counts.
+    """
+    size = models.image_size(net)
+    height, width = image.shape[:2]
+    view, _ = ssd_val_sample(image, np.zeros((0, 6), np.float32), size)
+    device = next(iter(net.collect_params().values())).list_ctx()[0]
+    outputs = net(mx.nd.array(normalize(view[None]), ctx=device))
+    ids, scores, corner_boxes = (o[0].asnumpy() for o in outputs)
+    scale = (width / size, height / size)
+    return report.Boxes.of_output(
+        ids, scores, corner_boxes, threshold=threshold, scale=scale
+    )
+
+
+def write_report(
+    recipe: Recipe, results: Mapping[str, Any], out: str | Path, test
+) -> Path:
+    """Write ``report/`` in a run's folder and return its page.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    results : mapping
+        What ``pipeline.run`` returns.
+    out : path
+        Folder of the run.
+    test
+        Data set whose first images are drawn.
+    """
+    out = Path(out)
+    folder = out / "report"
+    folder.mkdir(exist_ok=True)
+    pictures = [
+        *_plans(results, folder),
+        *_curves(results, out, folder),
+        *(_detections(out, name, test, folder) for name in (FULL, COMPACT)),
+    ]
+    stages = results["stages"]
+    files = {name: out / name / "result.json" for name in stages}
+    page = report.Page(
+        title=f"{recipe.model.name}: full and compact",
+        summary=_sentence(results),
+        facts=_facts(recipe, results),
+        figures=figures(results),
+        pictures=pictures,
+        precisions={n: {"mAP": s["mAP"], **s["classes"]} for n, s in stages.items()},
+        results={"run": out / "result.json", **files},
+    )
+    report.html(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def _sentence(results: Mapping[str, Any]) -> str:
+    full, compact = (results["stages"][name] for name in (FULL, COMPACT))
+    data = results["data"]
+    return (
+        f"The compact net has {compact['macs'] / full['macs']:.1%} of the full one's "
+        f"multiply-accumulates and {compact['bytes'] / full['bytes']:.1%} of its bytes. "
+        f"mAP is {METRICS[compact['metric']]} at IoU {compact['iou']:g} on "
+        f"{data['test']['images']} test images of {data['root']}."
+    )
+
+
+def _facts(recipe: Recipe, results: Mapping[str, Any]) -> dict:
+    keys = ("seed", "commit", "date", "hardware", "versions", "data")
+    facts = {key: results[key] for key in keys if results.get(key) is not None}
+    rows = [row.algorithm for row in recipe.compression]
+    return {
+        "paper": recipe.paper,
+        "command": recipe.command,
+        "train": f"{recipe.train.epochs} epochs",
+        "compression": ", ".join(rows) or "none",
+        "fine-tuning": f"{recipe.finetune.epochs} epochs",
+        "distillation": dict(recipe.distillation.losses)
+        if recipe.distillation
+        else "none",
+        **facts,
+    }
+
+
+def _plans(results: Mapping[str, Any], folder: Path) -> list[report.Picture]:
+    pictures = []
+    for name, stage in results["stages"].items():
+        if "groups" not in stage:
+            continue
+        file = folder / f"plan_{name}.png"
+        report.kept_chart(stage["groups"], file, title=name)
+        frozen = [g for g in stage["groups"] if g["frozen"]]
+        caption = (
+            "Channels that each group keeps, in the order of the network. A group is "
+            "the channels of all layers that live or die together. "
+            f"{len(frozen)} groups are frozen."
+        )
+        pictures.append(
+            report.Picture(
+                file.name,
+                f"Plan of {name}",
+                caption,
+                f"Bars of the share of channels kept by each group in {name}",
+            )
+        )
+    return pictures
+
+
+def _curves(results: Mapping, out: Path, folder: Path) -> list[report.Picture]:
+    logs = {name: out / name / "log.jsonl" for name in results["stages"]}
+    logs = {name: log for name, log in logs.items() if log.exists()}
+    if not logs:
+        return []
+    report.curves(logs, folder / "curves.png")
+    caption = (
+        "Training loss, validation mAP and learning rate of each stage that trained. "
+        "The loss of a distilled stage holds the teacher's parts too."
+    )
+    alt = "Loss, mAP and learning rate over the steps of " + ", ".join(logs)
+    return [report.Picture("curves.png", "Training", caption, alt)]
+
+
+def _detections(out: Path, name: str, test, folder: Path) -> report.Picture:
+    net = models.load(out / name / "model")
+    net.hybridize(static_alloc=True, static_shape=True)
+    examples = []
+    for i in range(min(EXAMPLES, len(test))):
+        image, label = test[i]
+        found = detect(net, image, THRESHOLD)
+        examples.append(report.Example(image, report.Boxes.of_label(label), found))
+    file = folder / f"detections_{name}.png"
+    report.detections(examples, net.classes, file)
+    caption = (
+        f"The first {len(examples)} test images: ground truth on the left, what the "
+        f"{name} net finds with a score from {THRESHOLD} on the right."
+    )
+    alt = f"Boxes of ground truth beside boxes found by the {name} net"
+    return report.Picture(file.name, f"Detections of the {name} net", caption, alt)

@@ -1,0 +1,254 @@
+"""A made-up detection set: five shapes on textured grounds, in Pascal VOC layout.
+
+What a shape is called depends on its outline alone: colour, size, turn and place are
+drawn from the same distributions for every class.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gluon_compress.files import read_json, write_json
+
+CLASSES = ("circle", "cross", "ring", "square", "triangle")
+NOTE = "toy.json"
+VERSION = 1
+LEAST_IMAGES, LEAST_SIZE = 5, 64
+
+SIDES = (0.14, 0.55)  # of an object, as a share of the image's shorter side
+MOST_OBJECTS = 4
+TURN = 20.0  # degrees to either side
+CONTRAST = 130.0  # least distance of an object's colour from the ground's, RGB
+MOST_COVERED = 0.5  # share of an object that a later one may hide
+DIFFICULT = 0.25  # share hidden from which an object is marked difficult
+
+_ROUND = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+_CIRCLE = np.stack([np.cos(_ROUND), np.sin(_ROUND)], axis=1)
+_ARM = 0.34
+_CROSS = [(_ARM, 1), (_ARM, _ARM), (1, _ARM), (1, -_ARM), (_ARM, -_ARM), (_ARM, -1)]
+OUTLINES = {
+    "circle": [_CIRCLE],
+    "cross": [np.array([*_CROSS, *(-np.array(_CROSS))])],
+    "ring": [_CIRCLE, 0.55 * _CIRCLE],
+    "square": [np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * 0.9],
+    "triangle": [np.array([(0, -1), (1, 0.85), (-1, 0.85)])],
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An object of an image: its class, where it is, how much of it is hidden."""
+
+    name: str
+    mask: np.ndarray  # (H, W), uint8, 255 inside
+    hidden: float = 0.0
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Corners as VOC writes them: first and last pixel, counted from 1."""
+        left, top, width, height = cv2.boundingRect(self.mask)
+        return left + 1, top + 1, left + width, top + height
+
+
+def make_toy(
+    root: str | os.PathLike, *, images: int = 400, size: int = 300, seed: int = 0
+) -> Path:
+    """Write the set into a folder, or leave it if it is there already.
+
+    A quarter of the images is the test split, a sixth of the others the validation
+    split. It takes some seconds.
+
+    Parameters
+    ----------
+    root : path
+        Whole at the end or not there; its parents are made.
+    images : int
+        At least 5.
+    size : int
+        Longer side of the images, pixels, at least 64.
+    seed : int
+        The same seed gives the same files.
+
+    Returns
+    -------
+    Path
+        ``root``.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds anything else, which stays as it is, or for values out
+        of range.
+    """
+    root = Path(root)
+    for name, value, least in (
+        ("images", images, LEAST_IMAGES),
+        ("size", size, LEAST_SIZE),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: from {least}")
+    note = {"version": VERSION, "images": images, "size": size, "seed": seed}
+    if _is_there(root, note):
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    temporary = root.with_name(f".{root.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _write(temporary, note)
+        _put(temporary, root, note)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return root
+
+
+def _is_there(root: Path, note: dict) -> bool:
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    if not (root / NOTE).is_file():
+        raise ValueError(f"{root}: holds something else than the toy set")
+    found = read_json(root / NOTE)
+    if found != note:
+        raise ValueError(
+            f"{root / NOTE}: the toy set there is {json.dumps(found)}, wanted is "
+            f"{json.dumps(note)}; choose another folder"
+        )
+    if len(list((root / "JPEGImages").glob("*.jpg"))) != note["images"]:
+        raise ValueError(
+            f"{root}: images of the toy set are missing; delete the folder"
+        )
+    return True
+
+
+def _put(temporary: Path, root: Path, note: dict) -> None:
+    try:
+        if root.is_dir():
+            root.rmdir()  # only an empty folder goes
+        temporary.rename(root)
+    except OSError:
+        # Another process may have been faster.
+        if not _is_there(root, note):
+            raise
+
+
+def _write(folder: Path, note: dict) -> None:
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    names = [f"{number:06d}" for number in range(note["images"])]
+    for number, name in enumerate(names):
+        rng = np.random.default_rng([note["seed"], number])
+        image, shapes = _draw(note["size"], rng)
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        (folder / "JPEGImages" / f"{name}.jpg").write_bytes(data.tobytes())
+        xml = _annotation(name, image.shape, shapes)
+        (folder / "Annotations" / f"{name}.xml").write_text(xml, encoding="utf-8")
+    for split, members in _splits(names).items():
+        text = "".join(f"{name}\n" for name in members)
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(text)
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    write_json(folder / NOTE, note)
+
+
+def _splits(names: list[str]) -> dict[str, list[str]]:
+    # Every image is drawn by itself, so any division is a random one.
+    trainval = names[: len(names) - max(1, len(names) // 4)]
+    train = trainval[: len(trainval) - max(1, len(trainval) // 6)]
+    return {
+        "train": train,
+        "val": trainval[len(train) :],
+        "trainval": trainval,
+        "test": names[len(trainval) :],
+    }
+
+
+def _draw(size: int, rng: np.random.Generator) -> tuple[np.ndarray, list[Shape]]:
+    """Return an image, BGR, and its objects from the back to the front."""
+    width, height = size, int(size * rng.choice([0.75, 1.0]))
+    ground = rng.uniform(30, 225, 3)
+    image = _texture(ground, width, height, rng)
+    shapes: list[Shape] = []
+    wanted = rng.integers(1, MOST_OBJECTS + 1)
+    for _ in range(12 * wanted):
+        shape = _shape(width, height, rng)
+        covered = [_cover(below, shape) for below in shapes]
+        if all(below.hidden <= MOST_COVERED for below in covered):
+            shapes = [*covered, shape]
+            image = _paint(image, shape.mask, _colour(ground, rng), rng)
+        if len(shapes) == wanted:
+            break
+    return image, shapes
+
+
+def _texture(ground, width: int, height: int, rng) -> np.ndarray:
+    """Return a ground of one mean colour with coarse patches and fine grain."""
+    image = np.full((height, width, 3), ground, np.float32)
+    for cells, strength in ((4, 14.0), (12, 10.0), (40, 7.0)):
+        patches = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        image += cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
+    image += rng.normal(0, 4, (height, width, 1)).astype(np.float32)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _shape(width: int, height: int, rng) -> Shape:
+    name = CLASSES[rng.integers(len(CLASSES))]
+    # Even in the logarithm: as many doublings among small sides as among large ones.
+    side = min(width, height) * np.exp(rng.uniform(*np.log(SIDES)))
+    stretch = np.exp(rng.uniform(-0.15, 0.15))
+    half = 0.5 * side * np.array([stretch, 1 / stretch])
+    turn = np.deg2rad(rng.uniform(-TURN, TURN))
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    outlines = [outline * half @ rotation for outline in OUTLINES[name]]
+    reach = np.abs(outlines[0]).max(axis=0) + 2
+    centre = rng.uniform(reach, np.array([width, height]) - reach)
+    points = [np.rint(outline + centre).astype(np.int32) for outline in outlines]
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask, points, 255)  # an outline inside another one is a hole
+    return Shape(name, mask)
+
+
+def _cover(below: Shape, above: Shape) -> Shape:
+    """Return a shape with what a later one hides of it added."""
+    common = cv2.countNonZero(cv2.bitwise_and(below.mask, above.mask))
+    share = common / cv2.countNonZero(below.mask)
+    return Shape(below.name, below.mask, below.hidden + share)
+
+
+def _colour(ground: np.ndarray, rng) -> np.ndarray:
+    while True:
+        colour = rng.uniform(0, 255, 3)
+        if np.linalg.norm(colour - ground) >= CONTRAST:
+            return colour
+
+
+def _paint(image: np.ndarray, mask: np.ndarray, colour, rng) -> np.ndarray:
+    # A soft edge and a grain of its own, as a camera would see it.
+    alpha = cv2.GaussianBlur(mask, (3, 3), 0)[..., None].astype(np.float32) / 255
+    grain = rng.normal(0, 5, (*mask.shape, 1))
+    painted = image * (1 - alpha) + (colour + grain) * alpha
+    return np.clip(painted, 0, 255).astype(np.uint8)
+
+
+def _annotation(name: str, shape: tuple, shapes: list[Shape]) -> str:
+    height, width, depth = shape
+    lines = [
+        "<annotation>",
+        f"  <filename>{name}.jpg</filename>",
+        f"  <size><width>{width}</width><height>{height}</height>"
+        f"<depth>{depth}</depth></size>",
+    ]
+    for item in shapes:
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), item.box)
+        box = "".join(f"<{corner}>{value}</{corner}>" for corner, value in corners)
+        lines += [
+            f"  <object><name>{item.name}</name>",
+            f"    <difficult>{int(item.hidden >= DIFFICULT)}</difficult>",
+            f"    <bndbox>{box}</bndbox></object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])

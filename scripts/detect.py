@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Draw what a model folder finds on images, and list it in detections.json.
+
+  scripts/detect.py runs/demo/compact/model photo.jpg folder/ --out found
+
+Pictures keep their names. Boxes are corner boxes (xmin, ymin, xmax, ymax) in pixels of
+the image. Images that cannot be read are named and skipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common import contexts, main, parser, pictures, share
+
+SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room
+
+
+def arguments():
+    """Return the parser of this script."""
+    made = parser(__doc__)
+    made.add_argument("model", metavar="MODEL_FOLDER")
+    made.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
+    made.add_argument("--out", required=True, metavar="DIR")
+    made.add_argument(
+        "--threshold", type=share, default=0.5, help="lowest score; default: 0.5"
+    )
+    return made
+
+
+def run(args) -> None:
+    """Detect on every image, draw, and write the list."""
+    context = contexts(args.ctx)[0]
+    from gluon_compress import files, images, models, report, summary
+
+    out, found, skipped = Path(args.out), [], []
+    targets = pictures(args.images, out, images.EXTENSIONS)
+    net = models.load(args.model)
+    net.collect_params().reset_ctx(context)
+    net.hybridize(static_alloc=True, static_shape=True)
+    for path, target in targets.items():
+        try:
+            image = images.read_image(path)
+        except ValueError as error:
+            skipped.append({"file": str(path), "reason": str(error)})
+            print(f"skipped {error}")
+            continue
+        boxes = summary.detect(net, image, args.threshold)
+        width = max(SMALLEST, image.shape[1])
+        report.save_image(report.draw(image, boxes, net.classes, width=width), target)
+        found.append({"file": str(path), "detections": boxes.records(net.classes)})
+        print(f"{path}: {len(boxes)} objects, drawn in {target}")
+    if not found:
+        raise ValueError(f"none of the {len(skipped)} images can be read")
+    content = {"threshold": args.threshold, "images": found, "skipped": skipped}
+    files.write_json(out / "detections.json", content)
+
+
+if __name__ == "__main__":
+    main(run, arguments())

@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""Measure the mAP of a model folder on a data set in VOC layout.
+
+  scripts/evaluate.py runs/demo/compact/model --data DATA --split test --out runs/eval
+
+A model folder is one that holds a manifest.json: an export, or a stage's model/.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from common import contexts, main, parser, write_result
+
+
+def arguments():
+    """Return the parser of this script."""
+    made = parser(__doc__)
+    made.add_argument("model", metavar="MODEL_FOLDER")
+    made.add_argument("--data", required=True, metavar="ROOT", help="in VOC layout")
+    made.add_argument("--split", default="test", help="list to use; default: test")
+    names = "names in the annotations, or a file of them, in the order of the model's"
+    made.add_argument("--classes", nargs="+", metavar="NAME", help=names)
+    made.add_argument(
+        "--unknown",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with objects of other classes; default: error",
+    )
+    made.add_argument("--metric", choices=("voc07", "voc10"), default="voc07")
+    made.add_argument("--out", metavar="DIR", help="where to write result.json")
+    return made
+
+
+def run(args) -> None:
+    """Load, measure, print, and write the result where asked to."""
+    context = contexts(args.ctx)[0]
+    from gluon_compress import augment, data, evaluate, models, report
+
+    net = models.load(args.model)
+    images = _open(data, args, net.classes)
+    size = models.image_size(net)
+    sample = partial(augment.ssd_val_sample, size=size)
+    batches = data.Batches(images, sample, 8, shuffle=False)
+    net.collect_params().reset_ctx(context)
+    net.hybridize(static_alloc=True, static_shape=True)
+    figures = evaluate.voc_map(
+        lambda batch: net(batch.as_in_context(context)),
+        batches.epoch(0),
+        images.classes,
+        size=size,
+        metric=args.metric,
+    )
+    print(report.precision_table({f"{args.metric} AP": figures}))
+    for file, reason in images.problems:
+        print(f"skipped {file}: {reason}")
+    if args.out:
+        print(write_result(args.out, _result(args, images, figures)))
+
+
+def _open(data, args, known):
+    names = args.classes or known
+    names = names[0] if len(names) == 1 and Path(names[0]).is_file() else names
+    images = data.VOCLayout(args.data, args.split, names, unknown=args.unknown)
+    if len(images.classes) != len(known):
+        raise ValueError(f"--classes: the model has {len(known)}, not {names}")
+    return images
+
+
+def _result(args, images, figures: dict) -> dict:
+    counts = {"images": len(images), "skipped": len(images.problems)}
+    source = {"root": Path(args.data).name, "split": args.split, **counts}
+    value = {"mAP": figures.pop("mAP"), "metric": args.metric, "iou": 0.5}
+    return {"model": args.model, "data": source, **value, "classes": figures}
+
+
+if __name__ == "__main__":
+    main(run, arguments())

@@ -1,0 +1,79 @@
+"""What a result.json says beside its figures: commit, date, hardware, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Mapping
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("gluon_compress", "mxnet", "gluoncv", "numpy", "opencv-python")
+
+
+def environment() -> dict:
+    """Return the commit, date, hardware and versions that a result was made with.
+
+    Outside a checkout, ``commit`` and ``modified`` (whether tracked files differ from
+    the commit) are None.
+    """
+    commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
+    return {
+        "commit": commit,
+        "modified": None if commit is None else bool(changed),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "hardware": {"cpu": _cpu(), "cores": _cores(), "threads": _threads()},
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def write_result(folder: str | os.PathLike, content: Mapping[str, Any]) -> Path:
+    """Write ``result.json`` with what was measured and the environment; return it."""
+    from gluon_compress.files import write_json
+
+    path = Path(folder) / "result.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**content, **environment()})
+    return path
+
+
+def _git(*command: str) -> str | None:
+    if not (ROOT / ".git").exists():  # another project's repository may be around us
+        return None
+    try:
+        return subprocess.check_output(
+            ["git", "-C", str(ROOT), *command], text=True, stderr=subprocess.DEVNULL
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model.group(1) if model else platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _threads() -> int:
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(given) if given.isdigit() else _cores()
+
+
+def _versions() -> dict[str, str | None]:
+    installed = {
+        d.metadata["Name"]: d.version for d in importlib.metadata.distributions()
+    }
+    return {name: installed.get(name) for name in PACKAGES}

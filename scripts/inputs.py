@@ -1,0 +1,75 @@
+"""What arguments mean: devices, shares, images. Text first, for MXNet takes seconds."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Sequence
+
+
+def devices(text: str) -> tuple[str, ...]:
+    """Return the names of devices: ``gpu(0,1)`` is ``("gpu0", "gpu1")``."""
+    found = re.fullmatch(r"cpu|gpu(?:\((\d+(?:,\d+)*)\))?", text.replace(" ", ""))
+    if text == "cpu":
+        return ("cpu",)
+    numbers = [int(n) for n in (found.group(1) or "0").split(",")] if found else []
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; allowed: cpu, gpu, gpu(0) or gpu(0,1,...), each device once"
+        )
+    return tuple(f"gpu{number}" for number in numbers)
+
+
+def contexts(names: Sequence[str]) -> tuple:
+    """Return MXNet's contexts for names of devices.
+
+    Raises
+    ------
+    ValueError
+        If there is no such GPU.
+    """
+    import mxnet as mx
+
+    if names[0] == "cpu":
+        return (mx.cpu(),)
+    there = mx.context.num_gpus()
+    missing = [name for name in names if int(name[3:]) >= there]
+    if missing:
+        raise ValueError(f"--ctx {missing[0]}: MXNet sees {there} GPUs here; use cpu")
+    return tuple(mx.gpu(int(name[3:])) for name in names)
+
+
+def share(text: str) -> float:
+    """Return a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a number from 0 to 1")
+    return value
+
+
+def pictures(places: Sequence[str], out: Path, endings: Sequence[str]) -> dict:
+    """Return where the picture of each image goes that is named or in a folder.
+
+    Raises
+    ------
+    ValueError
+        If there is no such image, or a picture would replace one of the images, or
+        another picture.
+    """
+    targets: dict[Path, Path] = {}
+    for place in map(Path, places):
+        inside = sorted(place.iterdir()) if place.is_dir() else [place]
+        images = [p for p in inside if p.suffix.lower() in endings]
+        if not place.exists() or not images:
+            raise ValueError(f"{place}: no image; allowed: {', '.join(endings)}")
+        targets.update({image: out / image.name for image in images})
+    taken: set[Path] = set()
+    for image, target in targets.items():
+        if target.resolve() in taken or target.resolve() == image.resolve():
+            raise ValueError(f"{image}: its picture would replace {target}")
+        taken.add(target.resolve())
+    return targets

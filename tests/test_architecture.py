@@ -1,0 +1,207 @@
+"""Holds the arrows between modules and the sizes that keep them readable."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = sorted((ROOT / "gluon_compress").rglob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+TESTS = sorted((ROOT / "tests").glob("*.py"))
+
+ANYTHING = {"*"}
+BOTTOM = {"files", "checks"}
+# What each module may import of the package; a new module needs a row.
+ARROWS = {
+    # files and values
+    "files": set(),
+    "checks": set(),
+    # from a net to a smaller one
+    "atoms": BOTTOM,
+    "nodes": BOTTOM,
+    "rules": {"atoms", "nodes"},
+    "groups": {"atoms", "nodes", "rules"},
+    "graph": {"atoms", "nodes", "rules", "groups"},
+    "cost": {"graph", "nodes"},
+    "plan": {"graph", "cost", "files"},
+    "prune": {"graph", "plan", "nodes"},
+    # training, which does not know that pruning exists
+    "recipe": BOTTOM,
+    "checkpoint": {"files"},
+    "run": {"checkpoint"},
+    "train": {"recipe", "checkpoint", "run"},
+    "distill": BOTTOM,
+    "evaluate": set(),
+    "export": {"files"},
+    # images
+    "annotation": BOTTOM,
+    "images": BOTTOM,
+    "augment": BOTTOM,
+    "batches": {"augment"},
+    "data": {"annotation", "images", "augment", "batches", "files"},
+    "toy": BOTTOM,
+    # what holds it together
+    "models": {"graph", "cost", "plan", "prune", "distill", "export", "models"},
+    "zoo": {"models", "plan", "prune", "files"},
+    "report": {"plan", "cost", "files", "report"},
+    "summary": ANYTHING,
+    "pipeline": ANYTHING,
+    "__init__": ANYTHING,
+}
+USES_GLUONCV = {"models", "data", "evaluate", "zoo"}
+
+
+def room(path: Path) -> str:
+    """Return the module's name, or that of the package within that it lies in."""
+    return path.relative_to(ROOT / "gluon_compress").with_suffix("").parts[0]
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(source: ast.AST) -> set[str]:
+    """Return the dotted names of all imports, also those inside functions."""
+    names = set()
+    for node in ast.walk(source):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rooms_imported(source: ast.AST) -> set[str]:
+    """Return which modules of the package are imported; ``*`` is the package itself."""
+    dotted = [n.split(".") for n in imported(source)]
+    own = [parts for parts in dotted if parts[0] == "gluon_compress"]
+    return {parts[1] if len(parts) > 1 else "*" for parts in own}
+
+
+def functions(path: Path) -> list:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node for node in ast.walk(tree(path)) if isinstance(node, kinds)]
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def each(paths: list):
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+@each(LIBRARY)
+def test_arrows_point_down(path):
+    own = room(path)
+    assert own in ARROWS, f"{own} needs a row in ARROWS"
+    if ARROWS[own] is not ANYTHING:
+        assert rooms_imported(tree(path)) <= ARROWS[own]
+
+
+def test_arrows_make_no_circle():
+    left = {room: set(to) for room, to in ARROWS.items() if to is not ANYTHING}
+    for name, to in left.items():
+        to.discard(name)  # a package may use its own modules
+    while left:
+        ground = [r for r, to in left.items() if not to & set(left)]
+        assert ground, f"a circle among {sorted(left)}"
+        for name in ground:
+            del left[name]
+
+
+@each(LIBRARY)
+def test_imports_are_absolute(path):
+    assert not {n for n in imported(tree(path)) if n.startswith(".")}
+
+
+@each(LIBRARY)
+def test_gluoncv_is_imported_where_it_belongs(path):
+    used = any(n.split(".")[0] == "gluoncv" for n in imported(tree(path)))
+    assert not used or room(path) in USES_GLUONCV
+
+
+@each(LIBRARY)
+def test_library_knows_neither_scripts_nor_tests(path):
+    others = {p.stem for p in (*SCRIPTS, *TESTS)} | {"scripts", "tests", "pytest"}
+    assert not {n.split(".")[0] for n in imported(tree(path))} & others
+
+
+@each(LIBRARY)
+def test_library_does_not_print_or_run_text(path):
+    calls = [n.func for n in ast.walk(tree(path)) if isinstance(n, ast.Call)]
+    names = {call.id for call in calls if isinstance(call, ast.Name)}
+    assert not names & {"print", "eval", "exec"}
+
+
+@each([*LIBRARY, *SCRIPTS])
+def test_module_says_what_it_is_for(path):
+    text = ast.get_docstring(tree(path)) or ""
+    assert text.splitlines() or not path.read_text(encoding="utf-8").strip()
+
+
+@each([*LIBRARY, *TESTS])
+def test_annotations_are_not_run(path):
+    # Python 3.8 cannot run ``int | None`` or ``list[int]``.
+    annotated = any(
+        isinstance(node, ast.AnnAssign)
+        or (isinstance(node, ast.arg) and node.annotation)
+        or (isinstance(node, ast.FunctionDef) and node.returns)
+        for node in ast.walk(tree(path))
+    )
+    assert not annotated or "__future__.annotations" in imported(tree(path))
+
+
+@each(LIBRARY)
+def test_files_are_short(path):
+    assert lines(path) <= 400
+
+
+@each(SCRIPTS)
+def test_scripts_are_thin(path):
+    assert lines(path) <= 80
+
+
+@each([*LIBRARY, *SCRIPTS])
+def test_functions_are_short(path):
+    def code(node) -> int:
+        # A docstring may take the room it needs.
+        text = ast.get_docstring(node, clean=False)
+        start = node.body[1] if text and len(node.body) > 1 else node.body[0]
+        return node.end_lineno - start.lineno + 1
+
+    long = {f.name: code(f) for f in functions(path) if code(f) > 50}
+    assert not long
+
+
+@each(LIBRARY)
+def test_functions_have_few_arguments(path):
+    def count(arguments: ast.arguments) -> int:
+        named = [*arguments.posonlyargs, *arguments.args]
+        return len([a for a in named if a.arg not in ("self", "cls")])
+
+    many = {f.name: count(f.args) for f in functions(path) if count(f.args) > 5}
+    assert not many
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import gluon_compress.plan", {"plan"}),
+        ("from gluon_compress import plan, cost as c", {"plan", "cost"}),
+        ("from gluon_compress.models.ssd import build_ssd", {"models"}),
+        ("def f():\n    from gluon_compress.zoo import get_model", {"zoo"}),
+        ("import gluon_compress", {"*"}),
+        ("import gluoncv.gluon_compress", set()),
+    ],
+)
+def test_imports_are_found(text, expected):
+    assert rooms_imported(ast.parse(text)) == expected

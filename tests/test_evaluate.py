@@ -1,0 +1,253 @@
+"""The metric is checked against one written here, box by box, without GluonCV."""
+
+from __future__ import annotations
+
+import math
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_compress.evaluate import top1, voc_map
+
+SIZE = 100
+CLASSES = ["a", "b", "c"]
+
+
+def overlap(p, q) -> float:
+    """Return the intersection over union of corner boxes whose ends are inside."""
+    width = min(p[2], q[2]) - max(p[0], q[0]) + 1
+    height = min(p[3], q[3]) - max(p[1], q[1]) + 1
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (p, q)]
+    return width * height / (sum(areas) - width * height)
+
+
+def marks(images: list, kind: int, iou: float) -> tuple[list, int]:
+    """Return hit or miss of each detection of a class, best first, and the objects.
+
+    Images are pairs of detections (score, class, box) and objects (class, difficult,
+    box).
+    """
+    found, taken = [], set()
+    for number, (detections, _) in enumerate(images):
+        found += [(s, number, box) for s, k, box in detections if k == kind]
+    result = []
+    for _, number, box in sorted(found, key=lambda f: -f[0]):
+        objects = [(i, o) for i, o in enumerate(images[number][1]) if o[0] == kind]
+        best = max(objects, key=lambda o: overlap(box, o[1][2]), default=None)
+        if best is None or overlap(box, best[1][2]) < iou:
+            result.append(False)
+        elif not best[1][1]:  # detections of difficult objects do not count
+            result.append((number, best[0]) not in taken)
+            taken.add((number, best[0]))
+    total = sum(k == kind and not hard for _, o in images for k, hard, _ in o)
+    return result, total
+
+
+def precision(hits: list, total: int, metric: str) -> float:
+    """Return the average precision as VOC 2007 or VOC 2010 defines it."""
+    if not total:
+        return math.nan
+    curve = [
+        (sum(hits[: n + 1]) / total, sum(hits[: n + 1]) / (n + 1))
+        for n in range(len(hits))
+    ]
+
+    def best(recall: float) -> float:
+        return max((p for r, p in curve if r >= recall), default=0.0)
+
+    if metric == "voc07":
+        # Its thresholds are multiples of 0.1 in floating point, 0.6 is a little above.
+        return sum(best(t) for t in 0.1 * np.arange(11)) / 11
+    # Precision falls only where recall rises, by one object each time.
+    return sum(best(n / total) for n in range(1, total + 1)) / total
+
+
+def expected(images: list, metric: str, iou: float = 0.5) -> dict:
+    found = {
+        name: precision(*marks(images, kind, iou), metric)
+        for kind, name in enumerate(CLASSES)
+    }
+    known = [v for v in found.values() if not math.isnan(v)]
+    return {"mAP": sum(known) / len(known), **found}
+
+
+def padded(rows: list, count: int, width: int) -> np.ndarray:
+    array = np.full((count, width), -1.0, np.float32)
+    for i, row in enumerate(rows):
+        array[i] = row
+    return array
+
+
+def measured(images: list, batch: int = 2, **options) -> dict:
+    """Give the images to ``voc_map`` in padded batches."""
+    outputs, labels = [], []
+    for detections, objects in images:
+        rows = [(k, s, *box) for s, k, box in detections]
+        outputs.append(padded(rows, 12, 6))
+        rows = [(*box, k, hard) for k, hard, box in objects]
+        labels.append(padded(rows, 9, 6))
+
+    def detect(part):
+        found = mx.nd.array(np.stack([outputs[i] for i in part]))
+        return found[:, :, 0:1], found[:, :, 1:2], found[:, :, 2:6]
+
+    numbers = range(len(images))
+    parts = [numbers[i : i + batch] for i in range(0, len(images), batch)]
+    batches = [(p, mx.nd.array(np.stack([labels[i] for i in p]))) for p in parts]
+    return voc_map(detect, batches, CLASSES, size=SIZE, **options)
+
+
+A, B, C = (10, 10, 29, 29), (50, 50, 69, 79), (5, 60, 34, 89)
+NEAR_A = (12, 10, 31, 29)  # overlap 18 / 22 with A
+EDGE_A = (10, 10, 29, 19)  # overlap exactly a half
+OFF_A = (24, 10, 43, 29)  # overlap 6 / 34
+
+# Each case: images, and what class a then reaches under both metrics.
+CASES = {
+    "perfect": ([([(0.9, 0, A)], [(0, 0, A)])], 1, 1),
+    "close enough": ([([(0.9, 0, NEAR_A)], [(0, 0, A)])], 1, 1),
+    "exactly half": ([([(0.9, 0, EDGE_A)], [(0, 0, A)])], 1, 1),
+    "too far": ([([(0.9, 0, OFF_A)], [(0, 0, A)])], 0, 0),
+    "nothing found": ([([], [(0, 0, A)])], 0, 0),
+    "other class": ([([(0.9, 1, A)], [(0, 0, A)])], 0, 0),
+    "miss first": ([([(0.9, 0, B), (0.8, 0, A)], [(0, 0, A)])], 1 / 2, 1 / 2),
+    "miss last": ([([(0.8, 0, B), (0.9, 0, A)], [(0, 0, A)])], 1, 1),
+    "found twice": (
+        [([(0.9, 0, A), (0.8, 0, NEAR_A), (0.7, 0, B)], [(0, 0, A), (0, 0, B)])],
+        (6 + 5 * 2 / 3) / 11,
+        (1 + 2 / 3) / 2,
+    ),
+    "half found": ([([(0.9, 0, A)], [(0, 0, A), (0, 0, B)])], 6 / 11, 1 / 2),
+    "difficult found": (
+        [([(0.9, 0, B), (0.8, 0, A)], [(0, 0, A), (0, 1, B)])],
+        1,
+        1,
+    ),
+    "difficult found twice": (
+        [([(0.9, 0, B), (0.8, 0, B), (0.7, 0, A)], [(0, 0, A), (0, 1, B)])],
+        1,
+        1,
+    ),
+    "difficult not found": ([([(0.8, 0, A)], [(0, 0, A), (0, 1, B)])], 1, 1),
+    "in another image": (
+        [([(0.9, 0, B)], [(0, 0, A)]), ([(0.8, 0, A)], [(0, 0, B)])],
+        0,
+        0,
+    ),
+    "over images": (
+        [
+            ([(0.9, 0, A)], [(0, 0, A)]),
+            ([(0.8, 0, A)], []),
+            ([(0.7, 0, B)], [(0, 0, B)]),
+        ],
+        (6 + 5 * 2 / 3) / 11,
+        (1 + 2 / 3) / 2,
+    ),
+    "out of the frame": (
+        [([(0.9, 0, (80, 80, 130, 130))], [(0, 0, (80, 80, 100, 100))])],
+        1,
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hand_made_cases(name):
+    images, voc07, voc10 = CASES[name]
+    assert measured(images)["a"] == pytest.approx(voc07)
+    assert measured(images, metric="voc10")["a"] == pytest.approx(voc10)
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"out of the frame"}))
+@pytest.mark.parametrize("metric", ["voc07", "voc10"])
+def test_the_computation_here_agrees_with_the_cases(name, metric):
+    images, voc07, voc10 = CASES[name]
+    value = voc07 if metric == "voc07" else voc10
+    assert expected(images, metric)["a"] == pytest.approx(value)
+
+
+def random_images(seed: int) -> list:
+    """Return objects and detections, many near them; all scores are distinct."""
+    rng = np.random.RandomState(seed)
+    scores = list(rng.permutation(1000) / 1000)
+
+    def box(low: float = 0.0):
+        corner = rng.uniform(low, 60, 2)
+        return (*corner, *(corner + rng.uniform(10, 39, 2)))
+
+    def near(b):
+        return tuple(np.clip(np.array(b) + rng.uniform(-4, 4, 4), 0, SIZE))
+
+    images = []
+    for _ in range(6):
+        objects = [
+            (rng.randint(3), int(rng.rand() < 0.25), box())
+            for _ in range(rng.randint(0, 7))
+        ]
+        found = [(o[0], near(o[2])) for o in objects for _ in range(rng.randint(3))]
+        found += [(rng.randint(3), box()) for _ in range(rng.randint(4))]
+        detections = [(scores.pop(), *f) for f in found[:12]]
+        images.append((detections, objects))
+    return images
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("metric", "iou"), [("voc07", 0.5), ("voc10", 0.7)])
+def test_random_cases(seed, metric, iou):
+    images = random_images(seed)
+    right = expected(images, metric, iou)
+    for batch in (1, 4):
+        figures = measured(images, batch, metric=metric, iou=iou)
+        assert figures == pytest.approx(right, rel=1e-6, nan_ok=True)
+        assert list(figures) == ["mAP", *CLASSES]
+    assert 0.1 < right["mAP"] < 0.99
+
+
+def test_a_class_without_objects_is_left_out_of_the_mean():
+    images = [([(0.9, 0, A), (0.8, 1, B)], [(0, 0, A), (2, 0, C)])]
+    figures = measured(images)
+    assert math.isnan(figures["b"])
+    assert (figures["a"], figures["c"]) == pytest.approx((1, 0))
+    assert figures["mAP"] == pytest.approx(1 / 2)
+
+
+def test_a_class_of_difficult_objects_alone_is_left_out():
+    figures = measured([([(0.9, 1, B)], [(0, 0, A), (1, 1, B)])])
+    assert math.isnan(figures["b"])
+    assert figures["mAP"] == 0
+
+
+@pytest.mark.parametrize("objects", [[], [(0, 1, A)]])
+def test_nothing_to_find_is_an_error(objects):
+    with pytest.raises(ValueError, match="not one object"):
+        measured([([(0.9, 0, A)], objects)])
+
+
+def test_no_images_are_an_error():
+    with pytest.raises(ValueError, match="not one object"):
+        measured([])
+
+
+def test_a_label_of_no_class_is_an_error():
+    with pytest.raises(ValueError, match="a label has class 3; allowed: 0 to 2"):
+        measured([([], [(3, 0, A)])])
+
+
+def test_an_unknown_metric_is_an_error():
+    with pytest.raises(ValueError, match="metric is 'coco'; allowed: voc07, voc10"):
+        measured([([], [(0, 0, A)])], metric="coco")
+
+
+def test_top1_is_the_share_of_right_guesses():
+    scores = mx.nd.array([[1, 2, 0], [5, 1, 1], [0, 0, 1], [1, 0, 0], [0, 9, 1]])
+    ids = mx.nd.array([1, 0, 0, 0, 2])
+    batches = [(scores[:3], ids[:3]), (scores[3:], ids[3:])]
+    assert top1(lambda images: images, batches) == 3 / 5
+
+
+def test_top1_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="not one sample"):
+        top1(lambda images: images, [])

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+from gluoncv import model_zoo
+from gluoncv.model_zoo.ssd import SSD
+from mxnet import autograd
+
+from gluon_compress import models
+from gluon_compress.export import export
+from gluon_compress.graph import trace
+from gluon_compress.models import head, ssd
+from gluon_compress.models.resnet import resnet_trunk
+from gluon_compress.models.trunk import classifier_trunk, find_taps
+from gluon_compress.plan import delete
+from gluon_compress.prune import slim
+
+CLASSES = ("cat", "dog")
+TINY = {"width": 0.25, "extras": (64, 32, 32)}
+
+
+@pytest.fixture(scope="module")
+def net() -> SSD:
+    return models.build("ssd_300_mobilenet0.25", CLASSES, extras=(64, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def images() -> mx.nd.NDArray:
+    return mx.nd.array(np.random.RandomState(0).randn(2, 3, 300, 300))
+
+
+def outputs(block, images) -> list[np.ndarray]:
+    return [o.asnumpy() for o in block(images)]
+
+
+def raw(net: SSD, images) -> list[np.ndarray]:
+    """Run the unchanged raw head of a net."""
+    names = net.collect_params()
+    block = mx.gluon.SymbolBlock(head.raw_head(net), mx.sym.var("data"), params=names)
+    return outputs(block, images)
+
+
+def assert_close(own, other, tolerance: float = 1e-5) -> None:
+    for a, b in zip(own, other):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+def stored(net) -> int:
+    return sum(p.data().size for p in net.collect_params().values())
+
+
+@pytest.mark.slow
+def test_full_detector_is_as_large_as_computed():
+    net = models.build("ssd_300_resnet50_v1d")
+    learned = [p for p in net.collect_params().values() if p.grad_req != "null"]
+    assert sum(p.data().size for p in learned) == pytest.approx(31.7e6, rel=2e-3)
+    assert head.map_widths(net) == (512, 1024, 2048, 512, 256, 256)
+    assert net.classes == list(models.VOC_CLASSES)
+
+
+def test_anchors_are_the_classic_8732(net):
+    anchors = ssd.anchors_of(net).asnumpy()
+    assert anchors.shape == (1, 8732, 4)
+    # The first: centre of the first cell of 8 pixels, 30 pixels square.
+    np.testing.assert_allclose(anchors[0, 0], [4, 4, 30, 30], rtol=1e-6)
+    # The second: the mean, in ratio, of this size and the next, 60.
+    np.testing.assert_allclose(anchors[0, 1, 2:], [(30 * 60) ** 0.5] * 2, rtol=1e-6)
+
+
+def test_training_form_gives_scores_deltas_and_anchors(net, images):
+    fresh = models.build("ssd_300_mobilenet0.25", CLASSES, extras=(64, 32, 32))
+    with autograd.record():
+        scores, deltas, anchors = fresh(images)
+    assert scores.shape == (2, 8732, 3)
+    assert deltas.shape == (2, 8732, 4)
+    np.testing.assert_array_equal(anchors.asnumpy(), ssd.anchors_of(net).asnumpy())
+
+
+def test_inference_form_gives_ids_scores_and_boxes(net, images):
+    ids, scores, corner_boxes = net(images)
+    assert ids.shape == scores.shape == (2, 100, 1)
+    assert corner_boxes.shape == (2, 100, 4)
+
+
+def test_head_block_gives_what_the_raw_head_gives(net, images):
+    assert_close(outputs(head.head_block(net), images), raw(net, images))
+
+
+def test_head_block_gives_adapted_taps(net, images):
+    block = head.head_block(net, adapters=(8, 4, 2, 2, 2, 2))
+    assert [o.shape[1] for o in block(images)[2:]] == [8, 4, 2, 2, 2, 2]
+    assert not any("adapter" in name for name in net.collect_params())
+
+
+def test_taps_are_the_maps_that_predictors_read(net, images):
+    maps = head.head_block(net, taps=True)(images)[2:]
+    assert tuple(m.shape[1] for m in maps) == head.map_widths(net)
+    assert [m.shape[2] for m in maps] == [38, 19, 10, 5, 3, 1]
+
+
+def test_head_block_trains_the_net_itself(net, images):
+    fresh = models.build("ssd_300_mobilenet0.25", CLASSES, extras=(64, 32, 32))
+    block = head.head_block(fresh)
+    before = raw(fresh, images)
+    trainer = mx.gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": 0.1})
+    with autograd.record():
+        loss = (block(images)[0] ** 2).sum()
+    loss.backward()
+    trainer.step(1)
+    assert np.abs(raw(fresh, images)[0] - before[0]).max() > 1e-3
+
+
+def test_start_has_scores_of_order_one(net, images):
+    # Predictors must not start with the scale of the convolutions before them.
+    scores, deltas = raw(net, images)
+    assert 0.01 < scores.std() < 3
+    assert 0.01 < deltas.std() < 3
+
+
+def test_residual_blocks_start_as_identity():
+    net = models.build("ssd_300_resnet18_v1b", CLASSES)
+    zero = [
+        name
+        for name, p in net.collect_params(".*gamma").items()
+        if not p.data().asnumpy().any()
+    ]
+    assert len(zero) == 8
+
+
+def test_same_seed_gives_the_same_values():
+    nets = [
+        models.build("ssd_300_mobilenet0.25", CLASSES, seed=seed) for seed in (1, 1, 2)
+    ]
+    first, same, other = (
+        [p.data().asnumpy() for p in net.collect_params(".*weight").values()]
+        for net in nets
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, same))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other))
+
+
+def test_configuration_is_read_back():
+    config = {"sizes": (16, 32, 64, 111, 162, 213, 264), "nms_topk": 50}
+    net = models.build("ssd_300_mobilenet0.25", CLASSES, **config)
+    found = ssd.config_of(net)
+    assert found.sizes == config["sizes"]
+    assert found.nms_topk == 50
+    assert found.classes == CLASSES
+    assert found.steps == (8, 16, 32, 64, 100, 300)
+
+
+def test_width_narrows_the_whole_detector(net):
+    narrow = models.build("ssd_300_mobilenet0.25", CLASSES, **TINY)
+    assert isinstance(narrow, SSD)
+    assert head.map_widths(narrow) == tuple(w // 4 for w in head.map_widths(net))
+
+
+@pytest.fixture(scope="module")
+def slimmed(net) -> SSD:
+    graph = trace(net, shape=(1, 3, 300, 300))
+    return slim(net, delete(graph, {"*": 0.5}, "l1", multiple=1))
+
+
+def test_slim_detector_takes_new_classes(slimmed, images):
+    again = slim(slimmed, delete(trace(slimmed, shape=(1, 3, 300, 300)), {"*": 1.0}))
+    again.reset_class(["a", "b", "c", "d"])
+    again.hybridize()
+    ids, _, _ = again(images)
+    assert again.num_classes == 4
+    assert ids.asnumpy().max() <= 3
+    with autograd.record():
+        again.hybridize()
+        assert again(images)[0].shape == (2, 8732, 5)
+
+
+def test_slim_detector_obeys_set_nms(slimmed, images):
+    again = slim(slimmed, delete(trace(slimmed, shape=(1, 3, 300, 300)), {"*": 1.0}))
+    again.set_nms(nms_thresh=0.3, nms_topk=40, post_nms=7)
+    assert again(images)[0].shape == (2, 7, 1)
+
+
+def test_slim_detector_runs_gluoncv_presets(slimmed):
+    from gluoncv.data.transforms.presets.ssd import transform_test
+
+    picture = mx.nd.array(np.zeros((400, 300, 3)), dtype="uint8")
+    data, _ = transform_test([picture], short=300)
+    assert slimmed(data)[0].shape == (1, 100, 1)
+
+
+def test_saved_detector_loads_equal(slimmed, images, tmp_path):
+    models.save(slimmed, tmp_path / "model", "small")
+    loaded = models.load(tmp_path / "model")
+    assert ssd.config_of(loaded) == ssd.config_of(slimmed)
+    assert_close(raw(loaded, images), raw(slimmed, images), 1e-6)
+    assert_close(outputs(loaded, images), outputs(slimmed, images))
+
+
+def test_manifest_states_what_the_head_does_not_hold(slimmed, tmp_path):
+    manifest = models.save(slimmed, tmp_path / "model", "small")
+    assert manifest["classes"] == list(CLASSES)
+    assert manifest["anchors"]["sizes"] == (30, 60, 111, 162, 213, 264, 315)
+    assert manifest["nms"] == {"nms_thresh": 0.45, "nms_topk": 400, "post_nms": 100}
+    assert manifest["mean"] == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "ssd_301"}, "model 'ssd_301'; allowed: .*ssd_300_resnet50_v1d"),
+        ({"width": 0}, "width 0 of ssd_300_mobilenet0.25; allowed: above 0 to 1"),
+        ({"size_of": 1}, "option 'size_of'; allowed: .*sizes"),
+        ({"sizes": (1, 2)}, "6 lists of ratios need 7 sizes"),
+        ({"classes": ("a", "a")}, "distinct names"),
+        ({"classes": ()}, "distinct names"),
+    ],
+)
+def test_wrong_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(**{"name": "ssd_300_mobilenet0.25", **arguments})
+
+
+def test_folder_of_another_kind_is_named(tmp_path):
+    symbol = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=2, name="dense")
+    params = {"dense_weight": mx.nd.ones((2, 3)), "dense_bias": mx.nd.ones(2)}
+    export(symbol, params, tmp_path / "m", "dense", shape=(1, 3), info={})
+    with pytest.raises(ValueError, match="manifest.json: kind is None; allowed: 'ssd'"):
+        models.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["resnet18_v1b", "resnet50_v1d"])
+def test_taps_found_in_a_symbol_are_the_stages(name):
+    net, taps = resnet_trunk(name)
+    found = find_taps(net(mx.sym.var("data")))
+    assert [t.name for t in found] == [t.name for t in taps]
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [
+        ("mobilenet1.0", [256, 512, 1024]),
+        ("mobilenetv2_0.5", [16, 48, 1280]),
+        ("vgg11_bn", [512, 512, 512]),
+        ("densenet121", [512, 1024, 1024]),
+    ],
+)
+def test_taps_are_found_in_other_nets(name, widths):
+    symbol = model_zoo.get_model(name)(mx.sym.var("data"))
+    taps = mx.sym.Group(find_taps(symbol))
+    _, shapes, _ = taps.infer_shape_partial(data=(1, 3, 256, 256))
+    assert [s[1] for s in shapes] == widths
+    assert [s[2] for s in shapes] == [32, 16, 8]
+
+
+def test_net_without_strides_has_no_taps():
+    symbol = mx.sym.Convolution(mx.sym.var("data"), kernel=(3, 3), num_filter=2)
+    with pytest.raises(ValueError, match="no tensor at stride 8"):
+        find_taps(symbol)
+
+
+def test_detector_on_a_trunk_pruned_as_a_classifier(tmp_path, images):
+    classifier = model_zoo.get_model("resnet18_v1b", classes=10)
+    classifier.initialize(mx.init.Xavier())
+    classifier(mx.nd.zeros((1, 3, 64, 64)))
+    graph = trace(classifier, shape=(1, 3, 64, 64))
+    small = slim(classifier, delete(graph, {"*": 0.25}, "l1", multiple=1))
+    symbol = small(mx.sym.var("data"))
+    params = {p.name: p.data() for p in small.collect_params().values()}
+    export(symbol, params, tmp_path / "trunk", "trunk", shape=(1, 3, 64, 64), info={})
+    net = models.build("ssd_300_resnet18_v1b", CLASSES, trunk=tmp_path / "trunk")
+    assert head.map_widths(net)[:3] == (32, 64, 128)
+    own = {n: p.data().asnumpy() for n, p in net.collect_params().items()}
+    _, taps = classifier_trunk(symbol, params)
+    for name in taps[-1].list_arguments()[1:]:
+        np.testing.assert_array_equal(own[name], params[name].asnumpy())
+    assert net(images)[0].shape == (2, 100, 1)

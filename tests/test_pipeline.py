@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from gluon_compress import models, pipeline, toy
+from gluon_compress.files import read_json
+from gluon_compress.models import head
+from gluon_compress.plan import Plan
+from gluon_compress.recipe import Recipe
+from gluon_compress.train import Options
+
+QUIET = Options(progress=False)
+RECIPE = {
+    "paper": "none, a test",
+    "command": "pytest",
+    "hours": 0.01,
+    "expected": {},
+    "model": {"name": "ssd_300_mobilenet0.25", "width": 0.5, "extras": [32, 32, 32]},
+    "data": {"kind": "toy", "root": "toy", "train": "train", "test": "test"},
+    "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
+    "compression": [
+        {
+            "algorithm": "prune",
+            "criterion": "l1",
+            "selection": "uniform",
+            "budget": {"macs_ratio": 0.6},
+            "multiple": 1,
+            "groups": ["mobilenet*"],
+            "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
+        },
+        {"algorithm": "delete", "keep": {"expand*": 0.5}, "multiple": 1},
+    ],
+    "finetune": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
+    "distillation": {"losses": {"scores": 1, "boxes": 1, "features": 1}},
+}
+STAGES = ("full", "1_prune", "2_delete", "compact")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with the recipe, its data and a run of it."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    toy.make_toy(folder / "toy", images=40)
+    # A few steps are enough to go through every stage.
+    lists = folder / "toy" / "ImageSets" / "Main"
+    for name, count in (("train", 8), ("test", 6)):
+        lines = (lists / f"{name}.txt").read_text().split()
+        (lists / f"{name}.txt").write_text("\n".join(lines[:count]) + "\n")
+    recipe = recipe_in(folder)
+    pipeline.run(recipe, folder / "run", options=QUIET, facts={"commit": "abc"})
+    return folder
+
+
+def recipe_in(folder, **changes) -> Recipe:
+    content = {**RECIPE, **changes}
+    data = {**content["data"], "kind": "voc", "root": str(folder / "toy")}
+    (folder / "recipe.json").write_text(json.dumps({**content, "data": data}))
+    return Recipe.load(folder / "recipe.json")
+
+
+def copy(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.slow
+def test_every_stage_has_a_result_a_model_and_its_origin(place):
+    for stage in STAGES:
+        result = read_json(place / "run" / stage / "result.json")
+        net = models.load(place / "run" / stage / "model")
+        assert result["commit"] == "abc"
+        assert result["data"]["train"]["images"] == 8
+        assert models.size_of(net)["macs"] == result["macs"]
+        assert 0 <= result["mAP"] <= 1
+
+
+@pytest.mark.slow
+def test_compact_net_meets_the_budget_and_lost_its_branch_channels(place):
+    results = read_json(place / "run" / "result.json")["stages"]
+    assert list(results) == list(STAGES)
+    assert results["1_prune"]["macs"] <= 0.6 * results["full"]["macs"]
+    full, compact = (
+        models.load(place / "run" / name / "model") for name in ("full", "compact")
+    )
+    widths = head.map_widths(full)[3:]
+    assert head.map_widths(compact)[3:] == tuple(w // 2 for w in widths)
+
+
+@pytest.mark.slow
+def test_plan_on_disk_is_what_was_cut(place):
+    plan = Plan.load(place / "run" / "1_prune" / "plan.json")
+    full = models.load(place / "run" / "full" / "model")
+    graph = models.trace_head(full)
+    plan.check(graph)
+    assert plan.net == "ssd_300_mobilenet0.25"
+    assert plan.made_by["commit"] == "abc"
+    groups = read_json(place / "run" / "1_prune" / "result.json")["groups"]
+    assert sum(g["kept"] for g in groups) < sum(g["width"] for g in groups)
+
+
+@pytest.mark.slow
+def test_training_moved_every_trained_stage(place):
+    for stage in ("full", "1_prune", "compact"):
+        log = (place / "run" / stage / "log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["kind"] for line in log].count("step") == 2
+    parts = json.loads(log[0])["parts"]
+    assert set(parts) == {"class", "box", "scores", "boxes", "features"}
+
+
+@pytest.mark.slow
+def test_report_holds_tables_and_pictures(place):
+    folder = place / "run" / "report"
+    page = (folder / "index.html").read_text()
+    for name in ("curves", "plan_1_prune", "detections_full", "detections_compact"):
+        assert (folder / f"{name}.png").exists()
+        assert f"{name}.png" in page
+
+
+@pytest.mark.slow
+def test_resume_of_a_finished_run_changes_nothing(place, tmp_path):
+    out = copy(place, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
+    pipeline.run(recipe_in(place), out, resume=True, options=QUIET)
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*/result.json")} == {
+        p: t for p, t in before.items() if p.parent.name in STAGES
+    }
+
+
+@pytest.mark.slow
+def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path):
+    out = copy(place, tmp_path)
+    for stage in ("1_prune", "2_delete", "compact", "report"):
+        shutil.rmtree(out / stage)
+    (out / "result.json").unlink()
+    pipeline.run(recipe_in(place), out, resume=True, options=QUIET)
+    one, other = (
+        models.load(folder / "compact" / "model").collect_params()
+        for folder in (place / "run", out)
+    )
+    for name, parameter in one.items():
+        same = other[name].data().asnumpy()
+        np.testing.assert_allclose(
+            parameter.data().asnumpy(), same, rtol=1e-3, atol=1e-5
+        )
+
+
+def test_folder_of_another_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    toy.make_toy(tmp_path / "in" / "toy", images=10)
+    recipe = recipe_in(tmp_path / "in")
+    with pytest.raises(ValueError, match="is not empty; --resume"):
+        pipeline.run(recipe, tmp_path, options=QUIET)
+    with pytest.raises(ValueError, match="holds no recipe"):
+        pipeline.run(recipe, tmp_path, resume=True, options=QUIET)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "thesis.tex"]
+
+
+@pytest.mark.slow
+def test_changed_recipe_does_not_go_on(place, tmp_path):
+    out = copy(place, tmp_path)
+    changed = recipe_in(place, seed=7)
+    with pytest.raises(ValueError, match="'seed' differs from the recipe given"):
+        pipeline.run(changed, out, resume=True, options=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "ssd_9"}}, "model 'ssd_9'; allowed"),
+        (
+            {"compression": [{"algorithm": "delete", "keep": {"no_such": 0.5}}]},
+            "no_such",
+        ),
+        (
+            {"compression": [{"algorithm": "prune", "budget": {"macs": 10}}]},
+            "budget",
+        ),
+        (
+            {
+                "compression": [
+                    {
+                        "algorithm": "prune",
+                        "budget": {"macs_ratio": 0.9},
+                        "criterion": "magic",
+                    }
+                ]
+            },
+            "'magic'",
+        ),
+    ],
+)
+def test_what_cannot_work_is_found_before_training(tmp_path, changes, message):
+    toy.make_toy(tmp_path / "toy", images=10)
+    recipe = recipe_in(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import cv2
+import matplotlib
+import numpy as np
+import pytest
+
+from gluon_compress import report
+from gluon_compress.report import Boxes, Example, Point
+from gluon_compress.report.boxes import PALETTE, colour
+from gluon_compress.report.charts import frontier
+from gluon_compress.report.curves import best_of
+
+CLASSES = ("cat", "dog", "bird")
+GREY = np.full((60, 80, 3), 120, np.uint8)
+
+
+def group(name: str, width: int, frozen: str = "") -> SimpleNamespace:
+    return SimpleNamespace(name=name, width=width, frozen=frozen)
+
+
+def read(path) -> np.ndarray:
+    image = cv2.imread(str(path))
+    assert image is not None
+    return image[..., ::-1]
+
+
+def has(image: np.ndarray, rgb) -> np.ndarray:
+    """Return where an image has a colour."""
+    return (image == np.array(rgb, np.uint8)).all(axis=-1)
+
+
+def rgb(text: str) -> tuple[int, ...]:
+    return tuple(int(text[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def log_of(path, epochs: int = 3, batches: int = 4, tail: str = ""):
+    lines = []
+    for epoch in range(epochs):
+        for batch in range(batches):
+            step = epoch * batches + batch
+            record = {"kind": "step", "epoch": epoch, "step": step, "lr": 0.1}
+            lines.append({**record, "loss": 5.0 / (step + 1), "parts": {}})
+        lines.append({"kind": "validation", "epoch": epoch + 1, "mAP": epoch / 10})
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n" + tail)
+    return path
+
+
+# ---------------------------------------------------------------- plan chart
+
+
+def bar_pixels(path) -> int:
+    return int(has(read(path), rgb("#1f6fb4")).sum())
+
+
+def test_bar_is_as_long_as_the_share_that_is_kept(tmp_path):
+    groups = [group("a", 10), group("b", 10)]
+    half, whole = tmp_path / "half.png", tmp_path / "whole.png"
+    report.plan_chart(groups, SimpleNamespace(net="n", keep={"b": range(5)}), half)
+    report.plan_chart(groups, SimpleNamespace(net="n", keep={}), whole)
+    assert bar_pixels(half) / bar_pixels(whole) == pytest.approx(0.75, abs=0.01)
+
+
+def test_frozen_group_has_a_colour_of_its_own(tmp_path):
+    plan = SimpleNamespace(net="n", keep={})
+    both = [group("a", 4), group("out", 4, "network output")]
+    report.plan_chart(both, plan, tmp_path / "p.png")
+    report.plan_chart([group("a", 4)], plan, tmp_path / "q.png")
+    assert has(read(tmp_path / "p.png"), rgb("#8a8a8a")).sum() > 1000
+    assert has(read(tmp_path / "q.png"), rgb("#8a8a8a")).sum() < 100
+
+
+def test_chart_grows_with_the_groups_so_that_names_stay_legible(tmp_path):
+    heights = []
+    for count in (20, 60):
+        rows = [
+            {"name": f"net_layer{i}", "width": 64, "kept": 32, "frozen": ""}
+            for i in range(count)
+        ]
+        report.kept_chart(rows, tmp_path / "plan.png", title="net")
+        heights.append(read(tmp_path / "plan.png").shape[0])
+    assert (heights[1] - heights[0]) / 40 >= 28  # pixels a group
+
+
+def test_same_plan_gives_the_same_file(tmp_path):
+    rows = [{"name": "a", "width": 4, "kept": 2, "frozen": ""}]
+    for name in ("a.png", "b.png"):
+        report.kept_chart(rows, tmp_path / name, title="net")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_settings_of_the_caller_are_left_alone(tmp_path):
+    before = dict(matplotlib.rcParams)
+    report.pareto([Point("a", 1, 0.5)], tmp_path / "p.png")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_dollar_signs_in_names_are_text(tmp_path):
+    rows = [{"name": "a$_b$\\frac$", "width": 4, "kept": 2, "frozen": ""}]
+    report.kept_chart(rows, tmp_path / "p.png", title="$\\nonsense$")
+    report.pareto([Point("$\\nonsense$", 1, 0.5, "$x^$")], tmp_path / "q.png")
+    assert (tmp_path / "p.png").exists()
+    assert (tmp_path / "q.png").exists()
+
+
+def test_chart_without_groups_is_refused_and_the_old_one_stays(tmp_path):
+    (tmp_path / "p.png").write_text("old")
+    with pytest.raises(ValueError, match="at least one channel group"):
+        report.kept_chart([], tmp_path / "p.png", title="net")
+    assert (tmp_path / "p.png").read_text() == "old"
+
+
+# ---------------------------------------------------------------- curves
+
+
+def test_log_is_read_in_its_two_kinds(tmp_path):
+    steps, judged = report.read_log(log_of(tmp_path / "log.jsonl"))
+    assert [s["step"] for s in steps] == list(range(12))
+    assert [v["mAP"] for v in judged] == [0.0, 0.1, 0.2]
+
+
+@pytest.mark.parametrize("tail", ['{"kind": "st', '{"kind": "step"', '"step"', "{}"])
+def test_cut_last_line_is_left_out(tmp_path, tail):
+    steps, judged = report.read_log(log_of(tmp_path / "log.jsonl", tail=tail))
+    assert (len(steps), len(judged)) == (12, 3)
+
+
+def test_broken_line_before_the_last_is_named(tmp_path):
+    path = log_of(tmp_path / "log.jsonl", tail='{"kind":\n{"kind": "step"}\n')
+    with pytest.raises(ValueError, match=r"log\.jsonl: line 16 is not a record"):
+        report.read_log(path)
+
+
+def test_missing_log_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.jsonl: No such file"):
+        report.curves({"full": tmp_path / "none.jsonl"}, tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_each_stage_has_its_colour(tmp_path):
+    logs = {name: log_of(tmp_path / f"{name}.jsonl") for name in ("full", "compact")}
+    report.curves(logs, tmp_path / "c.png")
+    image = read(tmp_path / "c.png")
+    assert has(image, rgb("#1f6fb4")).sum() > 20
+    assert has(image, rgb("#d1581b")).sum() > 20
+
+
+def test_curves_of_a_run_that_has_only_begun(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    one = log_of(tmp_path / "one.jsonl", epochs=1, batches=1)
+    report.curves({"empty": tmp_path / "empty.jsonl"}, tmp_path / "a.png")
+    report.curves({"one": one}, tmp_path / "b.png")
+    assert (tmp_path / "a.png").exists()
+    assert (tmp_path / "b.png").exists()
+
+
+def test_loss_of_zero_or_nan_is_drawn_around(tmp_path):
+    record = {"kind": "step", "epoch": 0, "lr": 0.1, "parts": {}}
+    losses = (1.0, 0.0, float("nan"), 2.0)
+    lines = [json.dumps({**record, "step": i, "loss": v}) for i, v in enumerate(losses)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    report.curves({"full": tmp_path / "log.jsonl"}, tmp_path / "c.png")
+    assert (tmp_path / "c.png").exists()
+
+
+def test_best_validation_leaves_missing_values_out():
+    records = [{"mAP": 0.3}, {"mAP": float("nan")}, {"mAP": None}, {"loss": 9}]
+    assert best_of(records) == 0.3
+    assert best_of(records[1:]) is None
+
+
+# ---------------------------------------------------------------- pareto
+
+
+def test_frontier_holds_what_no_other_beats():
+    a, b, c, d = (
+        Point(*row)
+        for row in (("a", 1, 0.5), ("b", 2, 0.4), ("c", 3, 0.7), ("d", 1, 0.3))
+    )
+    assert frontier([c, d, b, a]) == [a, c]
+
+
+def test_names_of_equal_points_do_not_hide_the_points(tmp_path):
+    points = [Point(f"net {i}", 2.0, 0.7, "ours") for i in range(3)]
+    report.pareto(points, tmp_path / "p.png", cost="ms")
+    assert has(read(tmp_path / "p.png"), rgb("#1f6fb4")).sum() > 60
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def test_label_loses_its_padding():
+    label = [[1, 2, 3, 4, 2, 1], [-1, -1, -1, -1, -1, -1]]
+    boxes = Boxes.of_label(np.array(label))
+    assert boxes.corner_boxes.tolist() == [[1, 2, 3, 4]]
+    assert (boxes.ids.tolist(), boxes.difficult.tolist()) == ([2], [1])
+
+
+def test_empty_label_has_no_box():
+    assert len(Boxes.of_label(np.zeros((0, 6)))) == 0
+
+
+def test_output_is_sorted_scaled_and_cut_at_the_threshold():
+    ids = np.array([[0], [1], [-1], [2]])
+    scores = np.array([[0.5], [0.9], [0.99], [0.49]])
+    corners = np.tile([10.0, 10.0, 20.0, 30.0], (4, 1))
+    boxes = Boxes.of_output(ids, scores, corners, threshold=0.5, scale=(2, 0.5))
+    assert boxes.ids.tolist() == [1, 0]
+    assert boxes.corner_boxes.tolist() == [[20, 5, 40, 15]] * 2
+
+
+def test_records_name_class_score_and_box():
+    boxes = Boxes(np.array([[1.04, 2, 3, 4]]), np.array([1]), np.array([0.51234]))
+    record = {"class": "dog", "score": 0.5123, "box": [1.0, 2.0, 3.0, 4.0]}
+    assert boxes.records(CLASSES) == [record]
+
+
+def test_outline_lies_on_the_edge_of_the_box():
+    boxes = Boxes(np.array([[20.0, 10.0, 60.0, 50.0]]), np.array([1]))
+    rows, columns = np.nonzero(has(report.draw(GREY, boxes, CLASSES), colour(1)))
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (20, 10, 60, 50)
+    assert not has(report.draw(GREY, boxes, CLASSES), colour(1))[30, 40]
+
+
+def test_small_box_is_not_filled():
+    corner_boxes = np.array([[20.0, 10.0, 26.0, 16.0]])
+    picture = report.draw(GREY, Boxes(corner_boxes, np.array([0])), CLASSES)
+    assert (picture[12:15, 22:25] == 120).all()
+
+
+def test_boxes_follow_an_enlarged_image():
+    boxes = Boxes(np.array([[20.0, 10.0, 60.0, 50.0]]), np.array([0]))
+    picture = report.draw(GREY, boxes, CLASSES, width=160)
+    assert picture.shape == (120, 160, 3)
+    rows, columns = np.nonzero(has(picture, colour(0)))
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (40, 20, 120, 100)
+
+
+def test_given_image_is_not_changed():
+    image = GREY.copy()
+    boxes = Boxes(np.array([[2.0, 2.0, 70.0, 50.0]]), np.array([0]), np.array([0.9]))
+    report.draw(image, boxes, CLASSES)
+    assert np.array_equal(image, GREY)
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        [-30, -30, 200, 200],
+        [90, 70, 95, 75],
+        [40, 40, 40, 40],
+        [50, 50, 40, 40],
+        [0, 0, 79, 59],
+    ],
+)
+@pytest.mark.parametrize("hard", [0, 1])
+def test_box_of_any_place_and_form_can_be_drawn(corners, hard):
+    corner_boxes = np.array([corners], float)
+    boxes = Boxes(corner_boxes, np.array([0]), np.array([0.9]), np.array([hard]))
+    picture = report.draw(GREY, boxes, CLASSES)
+    assert picture.shape == GREY.shape
+
+
+def test_difficult_box_is_dashed():
+    corner_boxes, ids = np.array([[10.0, 10.0, 70.0, 50.0]]), np.array([0])
+    usual, hard = (
+        has(report.draw(GREY, Boxes(corner_boxes, ids, None, flag), CLASSES), colour(0))
+        for flag in (np.array([0]), np.array([1]))
+    )
+    assert 0.3 * usual.sum() < hard.sum() < 0.8 * usual.sum()
+
+
+def test_labels_do_not_cover_each_other():
+    image = np.full((300, 300, 3), 120, np.uint8)
+    corner_boxes = np.array([[50.0, 50.0, 250.0, 250.0]] * 3)
+    boxes = Boxes(corner_boxes, np.array([0, 1, 2]), np.array([0.9, 0.8, 0.7]))
+    picture = report.draw(image, boxes, CLASSES)
+    # Outlines lie on each other, so what is seen of the others are their labels.
+    labels = [has(picture, colour(i)).sum() for i in range(3)]
+    assert min(labels) > 300
+
+
+def test_class_without_a_name_is_refused():
+    boxes = Boxes(np.array([[1.0, 1.0, 9.0, 9.0]]), np.array([3]))
+    with pytest.raises(ValueError, match="a box is of class 3; there are 3"):
+        report.draw(GREY, boxes, CLASSES)
+
+
+@pytest.mark.parametrize("image", [GREY / 255, GREY[..., 0], GREY[..., :1]])
+def test_wrong_image_is_refused(image):
+    with pytest.raises(ValueError, match="allowed: uint8"):
+        report.draw(image, Boxes.of_label(np.zeros((0, 6))), CLASSES)
+
+
+def contrast_with_white(rgb: tuple[int, ...]) -> float:
+    """Return the contrast ratio of the Web Content Accessibility Guidelines."""
+    c = np.array(rgb) / 255
+    linear = np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    return 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05)
+
+
+def test_colours_of_many_classes_differ_and_are_dark_enough_for_white_text():
+    colours = [colour(i) for i in range(91)]
+    assert len(set(colours)) == 91
+    assert colours[: len(PALETTE)] == list(PALETTE)
+    assert min(map(contrast_with_white, colours)) >= 4.5
+
+
+# ---------------------------------------------------------------- detections
+
+
+def example(name: str = "") -> Example:
+    truth = Boxes.of_label(np.array([[5, 5, 40, 40, 0, 0]]))
+    found = Boxes(np.array([[5.0, 5.0, 40.0, 40.0]]), np.array([1]), np.array([0.8]))
+    return Example(GREY, truth, found, name)
+
+
+def test_truth_is_left_and_found_is_right(tmp_path):
+    report.detections([example()], CLASSES, tmp_path / "d.png", panel=200)
+    image = read(tmp_path / "d.png")[60:]  # below the legend
+    assert has(image, colour(0))[:, :212].any()
+    assert not has(image, colour(0))[:, 212:].any()
+    assert has(image, colour(1))[:, 212:].any()
+
+
+def test_legend_names_every_class_over_as_many_lines_as_it_takes(tmp_path):
+    classes = [f"a class with a long name {i}" for i in range(40)]
+    report.detections([example()], classes, tmp_path / "d.png", panel=200)
+    image = read(tmp_path / "d.png")
+    assert all(has(image, colour(i)).sum() >= 14 * 14 for i in range(40))
+
+
+def test_images_of_different_aspect_share_a_picture(tmp_path):
+    tall = Example(np.zeros((90, 30, 3), np.uint8), *[Boxes.of_label([])] * 2, "tall")
+    report.detections([example("a"), tall], CLASSES, tmp_path / "d.png", panel=100)
+    assert read(tmp_path / "d.png").shape[1] == 236
+
+
+def test_detections_without_an_image_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one image"):
+        report.detections([], CLASSES, tmp_path / "d.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.jpg", b"\xff\xd8"), ("a.png", b"\x89P")]
+)
+def test_ending_decides_the_format(tmp_path, name, start):
+    report.save_image(GREY, tmp_path / "new" / name)
+    assert (tmp_path / "new" / name).read_bytes().startswith(start)

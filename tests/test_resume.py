@@ -1,0 +1,285 @@
+"""The kill tests run real processes and end them with SIGKILL at any moment."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from tqdm import tqdm
+from training import (
+    QUIET,
+    SHORT,
+    Batches,
+    content,
+    conv_net,
+    cross_entropy,
+    dense,
+    figures,
+    mean_output,
+    position,
+    records,
+    run_judged,
+    same,
+    values,
+)
+
+from gluon_compress.recipe import Schedule
+from gluon_compress.train import BEST, LAST, LOG, fit
+
+
+class Stop(Exception):
+    """Ends a run from inside, without the suddenness of a signal."""
+
+
+def stopped(at: int):
+    calls = iter(range(1000))
+
+    def loss(net, batch):
+        if next(calls) == at:
+            raise Stop
+        return cross_entropy(net, batch)
+
+    return loss
+
+
+def train_until(folder, step: int, **options) -> None:
+    with pytest.raises(Stop):
+        fit(
+            conv_net(),
+            Batches(3),
+            stopped(step),
+            SHORT,
+            folder,
+            options=replace(QUIET, **options),
+        )
+
+
+RESUME = replace(QUIET, resume=True)
+
+
+def test_a_checkpoint_within_the_epoch_waits_for_its_minutes(tmp_path):
+    train_until(tmp_path / "often", 2, save_minutes=0)
+    train_until(tmp_path / "seldom", 2, save_minutes=10)
+    assert position(tmp_path / "often")["batch"] == 2
+    assert position(tmp_path / "seldom")["batch"] == 0
+
+
+def test_a_resume_asks_for_the_batches_that_are_left(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    batches = Batches(3)
+    fit(conv_net(), batches, cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert batches.asked == [(0, 2), (1, 0)]
+
+
+def test_resume_of_a_finished_run_returns_at_once(tmp_path):
+    net = conv_net()
+    end = fit(net, Batches(3), cross_entropy, SHORT, tmp_path, options=QUIET)
+    before, other, batches = content(tmp_path), conv_net(), Batches(3)
+    again = fit(other, batches, stopped(0), SHORT, tmp_path, options=RESUME)
+    assert asdict(again) == asdict(end)
+    assert batches.asked == []
+    assert same(values(net), values(other))
+    assert content(tmp_path) == before
+
+
+def test_resume_in_an_empty_folder_starts(tmp_path):
+    end = fit(conv_net(), Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert end.step == 6
+
+
+@pytest.mark.parametrize("kept", [(LAST, BEST, LOG), (BEST,), (LOG,)])
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path, kept):
+    run_judged(tmp_path, [0.1, 0.2])
+    for name in {LAST, BEST, LOG} - set(kept):
+        (tmp_path / name).unlink()
+    before = content(tmp_path)
+    for options in (QUIET, RESUME)[: 1 if LAST in kept else 2]:
+        with pytest.raises(ValueError, match=f"{kept[0]}: the folder holds a run"):
+            fit(conv_net(), Batches(), cross_entropy, SHORT, tmp_path, options=options)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seed", "count", "message"),
+    [
+        (replace(SHORT, learning_rate=0.2), 0, 3, "learning_rate 0.1, now it is 0.2"),
+        (replace(SHORT, epochs=3), 0, 3, "epochs 2, now it is 3"),
+        (SHORT, 1, 3, "seed 0, now it is 1"),
+        (SHORT, 0, 4, "batches 3, now it is 4"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(tmp_path, schedule, seed, count, message):
+    train_until(tmp_path, 2, save_minutes=0)
+    before, net = content(tmp_path), conv_net()
+    start, options = values(net), replace(RESUME, seed=seed)
+    with pytest.raises(ValueError, match=f"{LAST}: the run was started with {message}"):
+        fit(net, Batches(count), cross_entropy, schedule, tmp_path, options=options)
+    assert same(values(net), start)
+    assert content(tmp_path) == before
+
+
+def test_a_run_does_not_go_on_with_other_frozen_parameters(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    net = conv_net()
+    net[0].weight.grad_req = "null"
+    with pytest.raises(ValueError, match="started with learned 6, now it is 5"):
+        fit(net, Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_checkpoint_cut_short_is_named_and_left_alone(tmp_path, share):
+    train_until(tmp_path, 2, save_minutes=0)
+    whole = (tmp_path / LAST).read_bytes()
+    (tmp_path / LAST).write_bytes(whole[: int(share * len(whole))])
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match=f"{LAST}: not a whole checkpoint") as error:
+        fit(conv_net(), Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert "\n" not in str(error.value)
+    assert content(tmp_path) == before
+
+
+def test_the_checkpoint_of_another_net_is_named_and_left_alone(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match=f"{LAST}: holds 8 parameters, the net has 1"):
+        fit(dense([1.0]), Batches(3), mean_output, SHORT, tmp_path, options=RESUME)
+    assert content(tmp_path) == before
+
+
+def test_a_lost_log_begins_anew(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    (tmp_path / LOG).unlink()
+    fit(conv_net(), Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert [r["step"] for r in records(tmp_path, "step")] == [2, 3, 4, 5]
+
+
+# --- killed -----------------------------------------------------------------------
+
+LONG = Schedule(
+    epochs=3, learning_rate=0.1, warmup_epochs=0.5, clip_norm=2.0, validate_every=1
+)
+
+
+def die_at(call: int) -> None:
+    """Kill this process before its n-th write to the disk or rename."""
+    left = [call]
+
+    def counted(original):
+        def wrapper(*args, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+
+
+def work(folder, call: int | None) -> None:
+    """Train in a process of its own; every step writes a checkpoint."""
+    # Its own lock is a semaphore of the system, which a killed process leaves behind.
+    tqdm.set_lock(threading.RLock())
+    if call is not None:
+        die_at(call)
+    net = conv_net()
+
+    def shrink(net, progress):
+        net[4].weight.set_data(net[4].weight.data() * (1 - 0.1 * progress.epoch))
+
+    options = replace(RESUME, seed=3, save_minutes=0)
+    fit(
+        net,
+        Batches(10),
+        cross_entropy,
+        LONG,
+        folder,
+        validate=figures(net),
+        callbacks=[shrink],
+        options=options,
+    )
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Fork from a process that has MXNet loaded but not yet used."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mxnet", "gluon_compress.train"])
+    return context
+
+
+def outcome(folder) -> dict:
+    """Return what two runs must agree in: everything but the times."""
+    kept = {}
+    for name in (LAST, BEST):
+        with np.load(folder / name) as arrays:
+            kept[name] = {n: arrays[n].tobytes() for n in arrays.files}
+        meta = json.loads(kept[name].pop("meta"))["meta"]
+        kept[name]["meta"] = {k: meta[k] for k in ("epoch", "batch", "step", "best")}
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)
+    return {**kept, LOG: lines}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(processes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    process = processes.Process(target=work, args=(folder, None))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return outcome(folder)
+
+
+def test_killed_in_the_middle_of_writing_it_ends_the_same(
+    processes, uninterrupted, tmp_path
+):
+    draw, kills = random.Random(0), 0
+    while True:
+        # Three calls a checkpoint: each of the gaps between them is met.
+        process = processes.Process(target=work, args=(tmp_path, draw.randint(2, 14)))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 5
+    assert outcome(tmp_path) == uninterrupted
+    assert sorted(content(tmp_path)) == sorted([BEST, LAST, LOG])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_random_moments_it_ends_the_same(
+    processes, uninterrupted, tmp_path, seed
+):
+    draw, kills = random.Random(seed), 0
+    for _ in range(6):
+        before = log_stamp(tmp_path)
+        process = processes.Process(target=work, args=(tmp_path, None))
+        process.start()
+        while process.is_alive() and log_stamp(tmp_path) == before:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.06))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    process = processes.Process(target=work, args=(tmp_path, None))
+    process.start()
+    process.join()
+    assert kills >= 2
+    assert outcome(tmp_path) == uninterrupted
+
+
+def log_stamp(folder) -> tuple:
+    path = folder / LOG
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()
