@@ -116,6 +116,7 @@ def rectangular(known: np.ndarray) -> int:
     What is kept of a tensor must be a tensor again, so only one axis may lose
     positions; the others are tied along it.
     """
+
     def left(axis: int) -> int:
         rows = np.moveaxis(known, axis, 0).reshape(known.shape[axis], -1)
         tied = Atoms()

@@ -254,7 +254,9 @@ def _follow(boxes, offset, seen, placed) -> np.ndarray:
     scale = (placed[2:] - placed[:2]) / (seen[2:] - seen[:2])
     start = np.tile(seen[:2] + offset, 2)
     moved = boxes.copy()
-    moved[:, :4] = (boxes[:, :4] - start) * np.tile(scale, 2) + np.tile(placed[:2], 2)
+    corners = (boxes[:, :4] - start) * np.tile(scale, 2) + np.tile(placed[:2], 2)
+    # They lie inside but for the rounding of the sums.
+    moved[:, :4] = np.clip(corners, np.tile(placed[:2], 2), np.tile(placed[2:], 2))
     return moved
 
 

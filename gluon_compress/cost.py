@@ -188,7 +188,9 @@ def _row(graph: Graph, i: int, alive: np.ndarray, parameters: tuple) -> Row:
     }
     trained = sum(size for name, size in sizes.items() if name not in running)
     stored = BYTES * sum(sizes.values())
-    return Row(node["name"], node["op"], out, macs, trained, stored, activations)
+    return Row(
+        graph.found.names[i], node["op"], out, macs, trained, stored, activations
+    )
 
 
 @dataclass(frozen=True)

@@ -110,12 +110,9 @@ def _weights(graph: Graph) -> dict[str, int]:
         if node["op"] in PRODUCERS:
             weight = graph.nodes[node["inputs"][1][0]]
             if weight["op"] == "null" and weight["name"] in graph.axes:
-                axis = 1 if node["op"] in ("Deconvolution", "Embedding") else 0
-                if node["op"] == "Deconvolution" and attribute(
-                    node["attrs"], "num_group", 1
-                ) > 1:
-                    axis = 0
-                found[weight["name"]] = axis
+                axes = [tensor.axis for tensor in graph.axes[weight["name"]]]
+                turned = node["op"] in ("Deconvolution", "Embedding")
+                found[weight["name"]] = max(axes) if turned else 0
     return found
 
 

@@ -18,15 +18,7 @@ import numpy as np
 from gluoncv.data import COCODetection, VOCDetection
 from mxnet.gluon.data.vision import ImageFolderDataset
 
-from gluon_compress.batches import Batches, SSDTargets
-from gluon_compress.images import (
-    CACHE_BYTES,
-    EXTENSIONS,
-    Header,
-    Pictures,
-    read_header,
-)
-from gluon_compress.voc import (
+from gluon_compress.annotation import (
     Annotation,
     class_names,
     files_in,
@@ -34,6 +26,14 @@ from gluon_compress.voc import (
     read_annotation,
     read_lines,
     repair,
+)
+from gluon_compress.batches import Batches, SSDTargets
+from gluon_compress.images import (
+    CACHE_BYTES,
+    EXTENSIONS,
+    Header,
+    Pictures,
+    read_header,
 )
 
 __all__ = [

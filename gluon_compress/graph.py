@@ -167,9 +167,9 @@ def _flat(outputs: Any) -> list:
 
 def _symbol_block(net: Any, symbol: mx.sym.Symbol, params: dict) -> SymbolBlock:
     """Return a block of a symbol; its inputs are the variables without a value."""
-    inputs = [
-        mx.sym.var(name) for name in symbol.list_inputs() if name not in params
-    ]
+    free = [name for name in symbol.list_inputs() if name not in params]
+    # MXNet warns of inputs of no known type.
+    inputs = [mx.sym.var(name, dtype="float32") for name in free]
     block = SymbolBlock(symbol, inputs)
     for name, parameter in block.collect_params().items():
         value = params[name]
@@ -293,9 +293,7 @@ def _inputs(nodes: Sequence[dict], params: Mapping, shape: Any) -> dict[str, tup
 
 def _checked(shape: Any) -> tuple:
     whole = isinstance(shape, (tuple, list)) and len(shape) > 0
-    if not whole or not all(
-        isinstance(n, (int, np.integer)) and n > 0 for n in shape
-    ):
+    if not whole or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
         raise ValueError(f"shape {shape!r} is not a tuple of whole numbers above 0")
     return tuple(int(n) for n in shape)
 
@@ -332,9 +330,11 @@ def trace_any(net: Any) -> Graph:
 def _guess(nodes: Sequence[dict], params: Mapping, size: int) -> tuple:
     """Return an input shape for the first layer whose weight tells its channels."""
     for node in nodes:
-        weight = params.get(nodes[node["inputs"][1][0]]["name"]) if len(
-            node["inputs"]
-        ) > 1 else None
+        weight = (
+            params.get(nodes[node["inputs"][1][0]]["name"])
+            if len(node["inputs"]) > 1
+            else None
+        )
         if weight is None:
             continue
         if node["op"] == "Convolution":

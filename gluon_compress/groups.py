@@ -77,12 +77,15 @@ class Groups:
         Per node, its outputs as Tensors; variables have one.
     axes : dict
         Parameter to its axes that have removable channels, a Tensor for each.
+    names : list of str
+        Per node, its name without the counters of the process.
     """
 
     groups: list[ChannelGroup]
     starts: dict[str, int]
     tensors: list[list[Tensor]]
     axes: dict[str, list[Tensor]]
+    names: list[str]
 
 
 def find_groups(
@@ -141,14 +144,16 @@ class _Tracing:
         self.outputs.append(found)
 
     def _settled(self, atoms: np.ndarray, step: Step) -> np.ndarray:
-        """A tensor of one channel cannot lose it."""
+        """Freeze the channel of a tensor that has only one."""
         if atoms.size > 1 or atoms.reshape(-1)[0] < 0:
             return atoms
         step.freeze(atoms, "has a single channel")
         return self.atoms.fixed("", atoms.ndim)
 
     def _is_parameter(self, i: int) -> bool:
-        return self.nodes[i]["op"] == "null" and self.nodes[i]["name"] not in self.inputs
+        return (
+            self.nodes[i]["op"] == "null" and self.nodes[i]["name"] not in self.inputs
+        )
 
     def _ids(self, entry: Sequence) -> np.ndarray:
         i, out = entry[:2]
@@ -169,9 +174,9 @@ class _Tracing:
     def _carry(self, entry: Sequence, axis: int, atoms: np.ndarray) -> None:
         i = entry[0]
         if not self._is_parameter(i):
-            name = self.nodes[i]["name"]
+            name, computed = self.nodes[i]["name"], self.outputs[i][entry[1]]
             self.atoms.freeze(atoms, f"{name!r} is computed where a parameter is due")
-            self.atoms.freeze(self.outputs[i][entry[1]], f"{name!r} is a layer's weight")
+            self.atoms.freeze(computed, f"{name!r} is a layer's weight")
             return
         assert self.shapes[i][0][axis] == len(atoms), (self.nodes[i], axis)
         self.carried.setdefault(i, {}).setdefault(axis, []).append(atoms)
@@ -295,7 +300,7 @@ class _Naming:
             ChannelGroup(name, width, carriers[k], frozen, size)
             for k, (name, width, frozen, size) in enumerate(groups)
         ]
-        return Groups(result, starts, *self._tensors(place))
+        return Groups(result, starts, *self._tensors(place), self.names)
 
     def _carriers(self, group_of: np.ndarray, count: int) -> list[tuple[str, ...]]:
         names: list[dict] = [{} for _ in range(count)]

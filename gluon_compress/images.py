@@ -10,7 +10,7 @@ from typing import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 CACHE_BYTES = 512 << 20
@@ -47,9 +47,13 @@ def read_header(path: str | os.PathLike) -> Header:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            # Without any, Pillow would decode a whole PNG in search of it.
+            has_exif = "exif" in image.info
+            turned = has_exif and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not a readable image: unknown format") from None
     except Exception as error:  # Pillow's readers raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable image: {reason}") from None

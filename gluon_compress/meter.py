@@ -46,7 +46,7 @@ class Meter:
         }
         total = count(graph)
         widths = self.full[None]
-        self._rest = {name: 0.0 for name in LIMITS}
+        self._rest = dict.fromkeys(LIMITS, 0.0)
         shrinking = self.totals(widths)
         self._rest = {n: getattr(total, n) - shrinking[n][0] for n in LIMITS}
 
@@ -90,7 +90,9 @@ class Meter:
             if node["op"] in FORMULAS and len(node["inputs"]) > 1:
                 weight = self.graph.nodes[node["inputs"][1][0]]["name"]
                 if weight in names:
-                    shapes = [self.graph.tensors[e[0]][e[1]].shape for e in node["inputs"]]
+                    shapes = [
+                        self.graph.tensors[e[0]][e[1]].shape for e in node["inputs"]
+                    ]
                     out = self.graph.tensors[i][0].shape
                     found = FORMULAS[node["op"]](node["attrs"], shapes, out)
                     macs[weight] = macs.get(weight, 0.0) + found // self.graph.batch

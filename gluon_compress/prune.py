@@ -1,4 +1,4 @@
-"""A plan applied to a net: as masks, which can be taken back, or by cutting for good."""
+"""A plan applied to a net: as masks, which can be taken back, or by cutting."""
 
 from __future__ import annotations
 
@@ -307,7 +307,9 @@ class _MaskWriter:
         self.variables: dict[str, int] = {}
         self.where: dict[int, int] = {}
         self.products: dict[tuple, int] = {}
-        for i, node in enumerate(graph.nodes):
+        whole = graph.alive({})
+        for i in range(len(graph.nodes)):
+            node = _slim_node(graph, i, whole)
             self.where[i] = self._add({**node, "inputs": self._inputs(i, node)})
             for place in sorted(p for p in self.demand.masked if p[0] == i):
                 self.products[place] = self._product(place)
@@ -334,7 +336,8 @@ class _MaskWriter:
 
     def _variable(self, name: str, group: str, length: int) -> int:
         if name not in self.variables:
-            attrs = {MASK: group, "__shape__": f"({length},)"}
+            shape = f"({length},)"
+            attrs = {MASK: group, "__shape__": shape, "__dtype__": "0"}
             node = {"op": "null", "name": name, "attrs": attrs, "inputs": []}
             self.variables[name] = self._add(node)
         return self.variables[name]
@@ -346,29 +349,27 @@ class _MaskWriter:
         shape = [1] * len(tensor.shape)
         shape[tensor.axis] = -1
         mask = self._op("Reshape", f"{name}_mask", [vector], shape=tuple(shape))
-        source = self._add(
-            {
-                "op": "broadcast_mul",
-                "name": f"{name}_masked",
-                "attrs": {},
-                "inputs": [[self.where[place[0]], place[1], 0], [mask, 0, 0]],
-            }
-        )
-        return source
+        source = [self.where[place[0]], place[1], 0]
+        product = {"op": "broadcast_mul", "name": f"{name}_masked", "attrs": {}}
+        return self._add({**product, "inputs": [source, [mask, 0, 0]]})
+
+    def _in_order(self, places: np.ndarray) -> list:
+        """Return the groups that a tensor has, in the order they begin in it."""
+        first = {}
+        for group in self.graph.groups:
+            here = np.isin(places, self.graph.places(group))
+            if here.any():
+                first[group] = int(np.argmax(here))
+        return sorted(first, key=first.__getitem__)
 
     def _vector(self, places: np.ndarray, name: str) -> int:
         """Return the node of a vector of 1 and 0 for a tensor's channels."""
-        groups = [
-            group
-            for group in self.graph.groups
-            if np.isin(self.graph.places(group), places).any()
-        ]
-        first = {g.name: int(np.argmax(np.isin(places, self.graph.places(g)))) for g in groups}
-        groups.sort(key=lambda g: first[g.name])
+        groups = self._in_order(places)
         parts = [self._variable(_mask_name(g.name), g.name, g.width) for g in groups]
         order = np.concatenate([self.graph.places(g) for g in groups])
         if (places < 0).any():
-            one = self._op("slice_axis", f"{name}_one", parts[:1], axis=0, begin=0, end=1)
+            first = {"axis": 0, "begin": 0, "end": 1}
+            one = self._op("slice_axis", f"{name}_one", parts[:1], **first)
             parts.append(self._op("ones_like", f"{name}_ones", [one]))
             order = np.append(order, -1)
         joined = parts[0]

@@ -49,7 +49,7 @@ class Options:
     ctx : tuple of Context
         Devices; a batch is split over them. Resuming is exact on one.
     kvstore : str
-        As in ``gluon.Trainer``.
+        As in ``gluon.Trainer``, but no asynchronous one: updates are made here.
     seed : int
         Decides dropout and any other operator that draws random numbers.
     resume : bool
@@ -99,31 +99,44 @@ class Run:
 
     def open(self, batches: int) -> None:
         """Go to where the folder's run stopped, or begin one in a folder without."""
-        self.settings = {
-            **json.loads(json.dumps(asdict(self.schedule))),
-            "seed": self.options.seed,
-            "batches": batches,
-            "learned": len(self.learned),
-        }
-        last, best, log = (self.folder / name for name in (LAST, BEST, LOG))
-        stored = [path for path in (last, best) if path.exists()]
-        if log.exists() and log.stat().st_size:  # killed at the start, it is empty
-            stored.append(log)
-        if self.options.resume and last in stored:
+        self.settings = self._settings(batches)
+        stored = self._stored()
+        if self.options.resume and LAST in stored:
             self._load()
         elif stored:
             raise ValueError(
-                f"{stored[0]}: the folder holds a run; resume it (which takes "
-                f"{LAST}) or choose another folder"
+                f"{self.folder / stored[0]}: the folder holds a run; resume it (which "
+                f"takes {LAST}) or choose another folder"
             )
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            log.write_text("")
+            (self.folder / LOG).write_text("")
             self.save()
         # What a kill in the middle of writing left behind.
         for name in (LAST, BEST):
             for path in self.folder.glob(f".{name}.*.tmp"):
                 path.unlink()
+
+    def _settings(self, batches: int) -> dict:
+        """Return what decides the outcome, as JSON gives it back."""
+        return {
+            **json.loads(json.dumps(asdict(self.schedule))),
+            "seed": self.options.seed,
+            "batches": batches,
+            "learned": len(self.learned),
+        }
+
+    def _stored(self) -> list[str]:
+        """Return which files of an earlier run are there."""
+        if self.folder.is_file():
+            raise ValueError(f"{self.folder}: is a file; a run needs a folder")
+        log = self.folder / LOG
+        stored = [name for name in (LAST, BEST) if (self.folder / name).exists()]
+        if (
+            log.exists() and log.stat().st_size
+        ):  # a run killed at its start has it empty
+            stored.append(LOG)
+        return stored
 
     def save(self) -> None:
         """Write ``last.ckpt``."""

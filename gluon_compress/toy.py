@@ -23,12 +23,12 @@ NOTE = "toy.json"
 VERSION = 1
 LEAST_IMAGES, LEAST_SIZE = 5, 64
 
-SIDES = (0.14, 0.55)  # of an object, as a share of the image's shorter side
+SIDES = (0.15, 0.55)  # of an object, as a share of the image's shorter side
 MOST_OBJECTS = 4
 TURN = 20.0  # degrees to either side
 CONTRAST = 130.0  # least distance of an object's colour from the ground's, RGB
-MOST_COVERED = 0.5  # share of an object that a later one may hide
-DIFFICULT = 0.25  # share hidden from which an object is marked difficult
+MOST_COVERED = 0.35  # share of an object that a later one may hide
+DIFFICULT = 0.2  # share hidden from which an object is marked difficult
 
 _ROUND = np.linspace(0, 2 * np.pi, 48, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ROUND), np.sin(_ROUND)], axis=1)
@@ -190,16 +190,15 @@ def _texture(ground, width: int, height: int, rng) -> np.ndarray:
     """Return a ground of one mean colour with coarse patches and fine grain."""
     image = np.full((height, width, 3), ground, np.float32)
     for cells, strength in ((4, 14.0), (12, 10.0), (40, 7.0)):
-        patches = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        patches = strength * rng.standard_normal((cells, cells, 3), np.float32)
         image += cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
-    image += rng.normal(0, 4, (height, width, 1)).astype(np.float32)
+    image += 4 * rng.standard_normal((height, width, 1), np.float32)
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def _shape(width: int, height: int, rng) -> Shape:
     name = CLASSES[rng.integers(len(CLASSES))]
-    # Even in the logarithm: as many doublings among small sides as among large ones.
-    side = min(width, height) * np.exp(rng.uniform(*np.log(SIDES)))
+    side = min(width, height) * rng.uniform(*SIDES)
     stretch = np.exp(rng.uniform(-0.15, 0.15))
     half = 0.5 * side * np.array([stretch, 1 / stretch])
     turn = np.deg2rad(rng.uniform(-TURN, TURN))
@@ -228,11 +227,15 @@ def _colour(ground: np.ndarray, rng) -> np.ndarray:
 
 
 def _paint(image: np.ndarray, mask: np.ndarray, colour, rng) -> np.ndarray:
+    left, top, width, height = cv2.boundingRect(mask)
+    place = np.s_[top : top + height, left : left + width]
     # A soft edge and a grain of its own, as a camera would see it.
-    alpha = cv2.GaussianBlur(mask, (3, 3), 0)[..., None].astype(np.float32) / 255
-    grain = rng.normal(0, 5, (*mask.shape, 1))
-    painted = image * (1 - alpha) + (colour + grain) * alpha
-    return np.clip(painted, 0, 255).astype(np.uint8)
+    alpha = cv2.GaussianBlur(mask[place], (3, 3), 0)[..., None] / np.float32(255)
+    grain = 5 * rng.standard_normal((height, width, 1), np.float32)
+    painted = image.copy()
+    part = image[place] * (1 - alpha) + (colour.astype(np.float32) + grain) * alpha
+    painted[place] = np.clip(part, 0, 255).astype(np.uint8)
+    return painted
 
 
 def _annotation(name: str, shape: tuple, shapes: list[Shape]) -> str:

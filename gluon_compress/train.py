@@ -175,7 +175,8 @@ def _epoch(run: Run, batches, step_loss: Callable) -> None:
             record = _step(run, batch, step_loss, at.epoch + at.batch / size)
             parts = {k: f"{v:.3f}" for k, v in record["parts"].items()}
             speed = f"{record['images_per_second']:.1f}"
-            bar.set_postfix({"loss": f"{record['loss']:.3f}", **parts, "img/s": speed})
+            shown = {"loss": f"{record['loss']:.3f}", **parts, "img/s": speed}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
             at.batch += 1
             if at.batch < size:

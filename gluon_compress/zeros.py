@@ -37,22 +37,21 @@ def _pad(attrs: Mapping) -> bool:
     return float(attrs.get("constant_value", 0)) == 0
 
 
+_PLAIN = (
+    "relu tanh softsign erf expm1 log1p square abs sign floor ceil round rint trunc",
+    "fix negative sin arctan arcsinh sinh smooth_l1 LeakyReLU Cast amp_cast _copy",
+    "identity BlockGrad make_loss Dropout zeros_like _mul_scalar _div_scalar",
+    "_contrib_div_sqrt_dim Pooling Pooling_v1 Crop UpSampling ROIPooling",
+    "_contrib_AdaptiveAvgPooling2D _contrib_BilinearResize2D _contrib_ROIAlign",
+    "sum sum_axis nansum mean max max_axis min min_axis prod Reshape reshape Flatten",
+    "flatten expand_dims squeeze SliceChannel _split_v2 slice slice_axis slice_like",
+    "SwapAxis transpose broadcast_axis broadcast_axes broadcast_to depth_to_space",
+    "space_to_depth",
+)
 # What turns zero into zero, input by input; operators whose slope at zero is infinite
 # (sqrt, norm) are not here, because a mask before them would make gradients infinite.
 KEEPS_ZERO: dict[str, Callable[[Mapping], bool]] = {
-    **dict.fromkeys(
-        "relu tanh softsign erf expm1 log1p square abs sign floor ceil round rint "
-        "trunc fix negative sin arctan arcsinh sinh smooth_l1 Cast amp_cast _copy "
-        "identity BlockGrad make_loss Dropout zeros_like _mul_scalar _div_scalar "
-        "_contrib_div_sqrt_dim LeakyReLU Pooling Pooling_v1 Crop UpSampling "
-        "_contrib_AdaptiveAvgPooling2D _contrib_BilinearResize2D ROIPooling "
-        "_contrib_ROIAlign sum sum_axis nansum mean max max_axis min min_axis prod "
-        "Reshape reshape Flatten flatten expand_dims squeeze Concat concat stack "
-        "SliceChannel _split_v2 slice slice_axis slice_like SwapAxis transpose "
-        "broadcast_axis broadcast_axes broadcast_to depth_to_space "
-        "space_to_depth".split(),
-        _always,
-    ),
+    **{op: _always for line in _PLAIN for op in line.split()},
     "Activation": _activation,
     "Pad": _pad,
     "clip": _clip,
@@ -62,11 +61,12 @@ KEEPS_ZERO: dict[str, Callable[[Mapping], bool]] = {
     "_plus_scalar": _number("scalar", lambda s: s == 0),
     "_power_scalar": _number("scalar", lambda s: s >= 1),
 }
-SUM_LIKE = tuple(
-    "elemwise_add elemwise_sub _Plus _plus _Minus _minus _grad_add add_n "
-    "ElementWiseSum _maximum _minimum broadcast_add broadcast_plus broadcast_sub "
-    "broadcast_minus broadcast_maximum broadcast_minimum".split()
-)
+SUM_LIKE = {
+    *("elemwise_add", "elemwise_sub", "_Plus", "_plus", "_Minus", "_minus"),
+    *("_grad_add", "add_n", "ElementWiseSum", "_maximum", "_minimum"),
+    *("broadcast_add", "broadcast_plus", "broadcast_sub", "broadcast_minus"),
+    *("broadcast_maximum", "broadcast_minimum"),
+}
 PRODUCTS = ("elemwise_mul", "_Mul", "_mul", "broadcast_mul")
 SIDE_BY_SIDE = ("Concat", "concat", "stack")
 

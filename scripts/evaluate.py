@@ -3,7 +3,7 @@
 
   scripts/evaluate.py runs/demo/compact/model --data DATA --split test --out runs/eval
 
-A model folder is one that holds a manifest.json: an export, or a stage's model/.
+A model folder is one with a manifest.json.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ def arguments():
     made.add_argument("--split", default="test", help="list to use; default: test")
     names = "names in the annotations, or a file of them, in the order of the model's"
     made.add_argument("--classes", nargs="+", metavar="NAME", help=names)
+    other = "objects of other classes; default: error"
     made.add_argument(
-        "--unknown",
-        choices=("error", "skip"),
-        default="error",
-        help="what to do with objects of other classes; default: error",
+        "--unknown", choices=("error", "skip"), default="error", help=other
     )
     made.add_argument("--metric", choices=("voc07", "voc10"), default="voc07")
     made.add_argument("--out", metavar="DIR", help="where to write result.json")
@@ -36,7 +34,7 @@ def arguments():
 def run(args) -> None:
     """Load, measure, print, and write the result where asked to."""
     context = contexts(args.ctx)[0]
-    from gluon_compress import augment, data, evaluate, models, report
+    from gluon_compress import augment, data, evaluate, export, models, report
 
     net = models.load(args.model)
     images = _open(data, args, net.classes)
@@ -56,7 +54,8 @@ def run(args) -> None:
     for file, reason in images.problems:
         print(f"skipped {file}: {reason}")
     if args.out:
-        print(write_result(args.out, _result(args, images, figures)))
+        manifest = export.read_manifest(args.model)
+        print(write_result(args.out, _result(args, manifest, images, figures)))
 
 
 def _open(data, args, known):
@@ -68,11 +67,12 @@ def _open(data, args, known):
     return images
 
 
-def _result(args, images, figures: dict) -> dict:
-    counts = {"images": len(images), "skipped": len(images.problems)}
-    source = {"root": Path(args.data).name, "split": args.split, **counts}
+def _result(args, manifest: dict, images, figures: dict) -> dict:
+    model = {"name": manifest["name"], "files": manifest["files"]}
+    source = {"root": Path(args.data).name, "split": args.split}
+    source.update(images=len(images), skipped=len(images.problems))
     value = {"mAP": figures.pop("mAP"), "metric": args.metric, "iou": 0.5}
-    return {"model": args.model, "data": source, **value, "classes": figures}
+    return {"model": model, "data": source, **value, "classes": figures}
 
 
 if __name__ == "__main__":

@@ -141,6 +141,15 @@ def test_same_seed_gives_the_same_values():
     assert not any(np.array_equal(a, b) for a, b in zip(first, other))
 
 
+def test_names_do_not_depend_on_what_was_built_before():
+    first, second = (
+        list(models.build("ssd_300_resnet18_v1b", CLASSES).collect_params())
+        for _ in range(2)
+    )
+    assert first == second
+    assert len(set(first)) == len(first)
+
+
 def test_configuration_is_read_back():
     config = {"sizes": (16, 32, 64, 111, 162, 213, 264), "nms_topk": 50}
     net = models.build("ssd_300_mobilenet0.25", CLASSES, **config)

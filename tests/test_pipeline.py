@@ -29,7 +29,7 @@ RECIPE = {
             "selection": "uniform",
             "budget": {"macs_ratio": 0.6},
             "multiple": 1,
-            "groups": ["mobilenet*"],
+            "groups": ["mobilenet_*"],
             "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
         },
         {"algorithm": "delete", "keep": {"expand*": 0.5}, "multiple": 1},

@@ -150,7 +150,7 @@ def page(tmp_path):
         summary="Trained on <toy>.",
         facts={
             "seed": 0,
-            "budget": {"macs": 2.0, "bytes": None},
+            "budget": {"macs": 2.31e9, "bytes": None},
             "classes": ["a", "b"],
         },
         figures=[FULL, SMALL],
@@ -220,7 +220,7 @@ def test_page_fits_a_phone(page):
 
 def test_facts_are_readable(page):
     texts = written(page).texts
-    assert {"macs 2.0, bytes –", "a, b"} <= set(texts)
+    assert {"macs 2,310,000,000, bytes –", "a, b"} <= set(texts)
 
 
 def test_parts_without_content_are_left_out(tmp_path):

@@ -7,11 +7,12 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from gluon_compress import report
 from gluon_compress.report import Boxes, Example, Point
 from gluon_compress.report.boxes import PALETTE, colour
-from gluon_compress.report.charts import frontier
+from gluon_compress.report.charts import frontier, name_points
 from gluon_compress.report.curves import best_of
 
 CLASSES = ("cat", "dog", "bird")
@@ -183,10 +184,22 @@ def test_frontier_holds_what_no_other_beats():
     assert frontier([c, d, b, a]) == [a, c]
 
 
-def test_names_of_equal_points_do_not_hide_the_points(tmp_path):
-    points = [Point(f"net {i}", 2.0, 0.7, "ours") for i in range(3)]
-    report.pareto(points, tmp_path / "p.png", cost="ms")
-    assert has(read(tmp_path / "p.png"), rgb("#1f6fb4")).sum() > 60
+def test_names_in_a_crowd_cover_neither_points_nor_each_other():
+    points = [Point(f"a net {i}", 1 + 0.02 * i, 0.7 + 0.001 * i) for i in range(6)]
+    points.append(Point("far", 9, 0.9))
+    axes = Figure(figsize=(8, 5)).add_subplot()
+    axes.plot([p.cost for p in points], [p.value for p in points], "o", label="x")
+    boxes = name_points(axes, points, axes.legend(loc="lower right"))
+    spots = axes.transData.transform([(p.cost, p.value) for p in points])
+    for i, (left, bottom, right, top) in enumerate(boxes):
+        inside = (spots > (left, bottom)) & (spots < (right, top))
+        assert not inside.all(axis=1).any()
+        for other in boxes[:i]:
+            assert (
+                left >= other[2]
+                or right <= other[0]
+                or (bottom >= other[3] or top <= other[1])
+            )
 
 
 # ---------------------------------------------------------------- boxes

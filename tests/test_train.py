@@ -255,6 +255,13 @@ def test_an_empty_data_set_is_refused(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_file_is_not_a_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file: is a file; a run needs a folder"):
+        fit(conv_net(), Batches(), cross_entropy, SHORT, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize("units", [0, 2])
 def test_a_net_without_values_is_refused(tmp_path, units):
     net = gluon.nn.Dense(1, in_units=units)

@@ -73,7 +73,9 @@ def head_block(
     if taps or adapters:
         outputs += adapt(maps, adapters) if adapters else maps
     symbol = mx.sym.Group(outputs)
-    block = SymbolBlock(symbol, mx.sym.var("data"), params=net.collect_params())
+    block = SymbolBlock(
+        symbol, mx.sym.var("data", dtype="float32"), params=net.collect_params()
+    )
     _initialize(block, symbol, image_size(net))
     return block
 
@@ -113,7 +115,9 @@ def initialize(net: SSD, *, seed: int = 0, ctx: mx.Context | None = None) -> Non
     size = image_size(net)
     mx.random.seed(seed)
     head = raw_head(net)
-    block = SymbolBlock(head, mx.sym.var("data"), params=net.collect_params())
+    block = SymbolBlock(
+        head, mx.sym.var("data", dtype="float32"), params=net.collect_params()
+    )
     _initialize(block, head, size, ctx)
 
 
@@ -162,7 +166,7 @@ def from_head(symbol: mx.sym.Symbol, params: dict, config: SSDConfig) -> SSD:
             f"the symbol has {len(class_convs)} class and {len(box_convs)} box "
             f"predictors; the anchors are for {len(config.ratios)} maps"
         )
-    features = SymbolBlock(map_symbols(symbol), mx.sym.var("data"))
+    features = SymbolBlock(map_symbols(symbol), mx.sym.var("data", dtype="float32"))
     net = ssd_around(features, config)
     _fill(features.collect_params(), params)
     for blocks, convs in (

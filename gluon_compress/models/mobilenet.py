@@ -24,7 +24,8 @@ def mobilenet_trunk(name: str) -> tuple[mx.gluon.HybridBlock, list[mx.sym.Symbol
         The last activations at strides 8, 16 and 32 (256, 512 and 1,024 channels
         for ``mobilenet1.0``).
     """
-    net = model_zoo.get_model(name, pretrained=False)
+    # A prefix of our own keeps counters of this process out of all names.
+    net = model_zoo.get_model(name, pretrained=False, prefix="mobilenet_")
     # The network ends in global pooling and flatten, which a detector has no use for.
     layers = list(net.features)[:-2]
     x, last_at = mx.sym.var("data"), {}

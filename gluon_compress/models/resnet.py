@@ -28,7 +28,8 @@ def resnet_trunk(name: str) -> tuple[mx.gluon.HybridBlock, list[mx.sym.Symbol]]:
     section 5.1), without which ResNet-50 hardly trains from scratch on a few
     hundred images.
     """
-    net = model_zoo.get_model(name, pretrained=False, last_gamma=True)
+    # A prefix of our own keeps counters of this process out of all names.
+    net = model_zoo.get_model(name, pretrained=False, last_gamma=True, prefix="trunk_")
     x = net.maxpool(net.relu(net.bn1(net.conv1(mx.sym.var("data")))))
     stage2 = net.layer2(net.layer1(x))
     stage3 = net.layer3(stage2)

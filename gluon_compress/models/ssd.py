@@ -80,7 +80,9 @@ def build_ssd(trunk: tuple[HybridBlock, list[mx.sym.Symbol]], config: SSDConfig)
     """
     net, taps = trunk
     outputs = _with_extras(taps, config.extras)
-    features = SymbolBlock(outputs, mx.sym.var("data"), params=net.collect_params())
+    features = SymbolBlock(
+        outputs, mx.sym.var("data", dtype="float32"), params=net.collect_params()
+    )
     return ssd_around(features, config)
 
 
@@ -112,6 +114,7 @@ def ssd_around(features: HybridBlock, config: SSDConfig) -> SSD:
     """Return the SSD that reads its maps from a block, predictors not initialised."""
     kernel = config.predictor_kernel
     net = SSD(
+        prefix="ssd_",
         network=None,
         base_size=config.size,
         features=lambda **_: features,

@@ -48,7 +48,7 @@ def classifier_trunk(
     if inputs[0] != "data":
         symbol = symbol(**{inputs[0]: mx.sym.var("data")})
         taps = find_taps(symbol, "data")
-    net = SymbolBlock(taps, mx.sym.var("data"))
+    net = SymbolBlock(taps, mx.sym.var("data", dtype="float32"))
     for name, parameter in net.collect_params().items():
         parameter.shape = params[name].shape
         parameter.initialize(mx.init.Zero(), ctx=mx.cpu(), force_reinit=True)

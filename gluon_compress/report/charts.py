@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from gluon_compress.files import write_atomically
 
@@ -114,7 +115,7 @@ def kept_chart(
     if prefix:
         axes.set_ylabel(f"channel group ({prefix}…)", color="#555555")
     kept, width = (sum(row[key] for row in rows) for key in ("kept", "width"))
-    total = f"{kept:,} of {width:,} channels in {len(rows)} groups"
+    total = f"{kept:,} of {width:,} channels kept in {len(rows)} groups"
     figure.suptitle(f"{title}: {total}" if title else total, fontsize=12)
     save_figure(figure, path)
 
@@ -166,7 +167,7 @@ def pareto(
     axes.plot(*line, color="#999999", linewidth=1.2, zorder=1, label="not beaten")
     axes.set(xlabel=cost, ylabel=value, title=f"{value} against {cost}")
     axes.margins(0.14, 0.12)
-    _name_points(figure, axes, points, axes.legend(loc="best"))
+    name_points(axes, points, axes.legend(loc="best"))
     save_figure(figure, path)
 
 
@@ -179,9 +180,16 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def _name_points(figure: Figure, axes, points: Sequence[Point], legend) -> None:
-    """Put each name where it covers no point, no other name, line or legend."""
-    canvas = FigureCanvasAgg(figure)
+def name_points(axes, points: Sequence[Point], legend) -> list[tuple]:
+    """Put each name where it covers no point, no other name, line or legend.
+
+    Returns
+    -------
+    list of tuple
+        Left, bottom, right and top of each name in dots. Where there is no free
+        place within reach, a name takes the last place that was tried.
+    """
+    canvas = FigureCanvasAgg(axes.figure)
     canvas.draw()
     renderer = canvas.get_renderer()
     frame = axes.get_window_extent(renderer).extents
@@ -193,13 +201,16 @@ def _name_points(figure: Figure, axes, points: Sequence[Point], legend) -> None:
             (point.cost, point.value),
             xytext=(0, 0),
             textcoords="offset points",
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.7},
         )
         for dx, dy, side in _AROUND:
             label.set(position=(dx, dy), ha=side, va="center")
-            box = label.get_window_extent(renderer).extents
+            # Of the text alone: the annotation's own extent holds its line too.
+            box = Text.get_window_extent(label, renderer).extents
             if _inside(box, frame) and not any(_cover(box, t) for t in taken):
                 break
         taken.append(tuple(box))
+    return taken[-len(points) :]
 
 
 def _occupied(axes, points: Sequence[Point]) -> list[tuple]:
@@ -218,7 +229,7 @@ def _occupied(axes, points: Sequence[Point]) -> list[tuple]:
 
 _AROUND = tuple(
     (dx * reach, dy * reach, side)
-    for reach in (1, 2, 3)
+    for reach in range(1, 9)
     for dx, dy, side in (
         (8, 0, "left"),
         (-8, 0, "right"),

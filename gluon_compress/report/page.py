@@ -27,7 +27,8 @@ th, td { padding: 0.35rem 0.9rem 0.35rem 0; text-align: right; white-space: nowr
   border-bottom: 1px solid #e4e4e4; }
 th:first-child { text-align: left; }
 tbody th { font-weight: normal; }
-thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom;
+  white-space: normal; }
 tr.mean > * { font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1.2rem; }
 dt { color: #555; }
@@ -44,7 +45,7 @@ a { color: #0b57a4; }
 """
 NOTE = (
     "MACs are the multiply-accumulates of convolutions and dense layers for one "
-    "image, FLOPs are 2 × MACs, MB are 10^6 bytes of float32 parameters as stored."
+    "image, FLOPs are 2 × MACs, MB are 10⁶ bytes of float32 parameters as stored."
 )
 
 
@@ -228,6 +229,8 @@ def _fact(value: Any) -> str:
         return ", ".join(f"{k} {_fact(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_fact, value))
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:,.0f}"
     return "–" if value is None else str(value)
 
 

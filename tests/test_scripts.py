@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_compress import models
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SHARED = {"common", "facts", "inputs"}
+NAMES = sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem not in SHARED)
+CLASSES = ("cat", "dog")
+
+# MXNet names a constant's initialiser after an address, which may come again.
+pytestmark = pytest.mark.filterwarnings("ignore:.*New initializer:UserWarning")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Return a function that imports a file of the scripts folder."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    earlier = set(sys.modules)
+
+    def load(name: str):
+        return importlib.import_module(name)
+
+    yield load
+    for name in set(sys.modules) - earlier:  # names as plain as "export" must not stay
+        if (SCRIPTS / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+@pytest.fixture
+def call(script, capsys, monkeypatch):
+    """Return a function that runs a script: status, standard output, and error."""
+
+    def run(name: str, *options) -> tuple[int, str, str]:
+        module = script(name)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+        with pytest.raises(SystemExit) as end:
+            script("common").main(module.run, module.arguments(), map(str, options))
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def assert_refused(ended: tuple[int, str, str], *words: str) -> None:
+    status, _, error = ended
+    assert status == 2
+    assert error.count("\n") == 1
+    assert error.split(" ")[1] == "error:"
+    for word in words:
+        assert word in error
+
+
+# ---------------------------------------------------------------- how scripts end
+
+
+def ended(script, capsys, action) -> tuple[int, str, str]:
+    common = script("common")
+    with pytest.raises(SystemExit) as end:
+        common.main(action, common.parser("d"), [])
+    return (end.value.code or 0, *capsys.readouterr())
+
+
+def raiser(error: BaseException):
+    def run(_):
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("group 'a':\n  too small"), 2, "error: group 'a': too small\n"),
+        (
+            FileNotFoundError(2, "No such file", "x.txt"),
+            2,
+            "error: x.txt: No such file\n",
+        ),
+        (OSError("disk"), 2, "error: disk\n"),
+        (ArithmeticError("the loss became nan"), 1, "error: the loss became nan\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_error_is_one_line_and_a_status(script, capsys, error, status, line):
+    code, out, text = ended(script, capsys, raiser(error))
+    assert (code, out) == (status, "")
+    assert text.endswith(": " + line)
+    assert text.count("\n") == 1
+
+
+def test_success_says_nothing_of_its_own(script, capsys):
+    assert ended(script, capsys, lambda _: None) == (0, "", "")
+
+
+def test_own_mistakes_are_not_dressed_up_as_bad_input(script):
+    common = script("common")
+    with pytest.raises(KeyError):
+        common.main(raiser(KeyError("x")), common.parser("d"), [])
+
+
+def test_traceback_is_there_when_asked_for(script):
+    common = script("common")
+    with pytest.raises(ValueError, match="place"):
+        common.main(raiser(ValueError("place")), common.parser("d"), ["--traceback"])
+
+
+def test_ctrl_c_ends_a_process_with_130(tmp_path):
+    (tmp_path / "waits.py").write_text(
+        "import time\nfrom common import main, parser\n"
+        "def run(_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "main(run, parser('d'))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "waits.py")],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read() == "waits.py: interrupted\n"
+
+
+# ---------------------------------------------------------------- every script
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_says_what_a_script_is_for(name):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first = (SCRIPTS / f"{name}.py").read_text().split('"""')[1].splitlines()[0]
+    assert " ".join(first.split()) in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_option_is_named(name):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / f"{name}.py"), "--nonsense"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"{name}.py: error: ")
+
+
+# ---------------------------------------------------------------- what inputs mean
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cpu", ("cpu",)),
+        ("gpu", ("gpu0",)),
+        ("gpu(1)", ("gpu1",)),
+        ("gpu(0, 1,10)", ("gpu0", "gpu1", "gpu10")),
+    ],
+)
+def test_devices_have_names(script, text, names):
+    assert script("inputs").devices(text) == names
+
+
+@pytest.mark.parametrize("text", ["", "tpu", "gpu()", "gpu(0,0)", "gpu(-1)", "0"])
+def test_unknown_device_is_refused(script, text):
+    with pytest.raises(Exception, match=re.escape(repr(text)) + "; allowed: cpu, gpu"):
+        script("inputs").devices(text)
+
+
+def test_gpu_that_is_not_there_is_named(script, monkeypatch):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 1)
+    inputs = script("inputs")
+    assert inputs.contexts(("gpu0",)) == (mx.gpu(0),)
+    with pytest.raises(ValueError, match="gpu1: MXNet sees 1 GPUs"):
+        inputs.contexts(("gpu0", "gpu1"))
+
+
+def test_pictures_of_a_folder_are_its_images(script, tmp_path):
+    for name in ("b.PNG", "a.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    found = script("inputs").pictures([tmp_path], tmp_path / "out", (".jpg", ".png"))
+    names = [(image.name, target.name) for image, target in found.items()]
+    assert names == [("a.jpg", "a.jpg"), ("b.PNG", "b.PNG")]
+
+
+@pytest.mark.parametrize(
+    ("places", "out", "message"),
+    [
+        (["none.jpg"], "out", r"none\.jpg: no image"),
+        (["empty"], "out", "empty: no image"),
+        (["notes.txt"], "out", r"notes\.txt: no image; allowed: \.jpg"),
+        (["a.jpg"], ".", r"a\.jpg: its picture would replace"),
+        (["a.jpg", "more"], "out", r"more/a\.jpg: its picture would replace"),
+    ],
+)
+def test_pictures_never_replace_anything(script, tmp_path, places, out, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "more").mkdir()
+    for name in ("a.jpg", "notes.txt", "more/a.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=message):
+        script("inputs").pictures(
+            [tmp_path / p for p in places], tmp_path / out, (".jpg",)
+        )
+
+
+# ---------------------------------------------------------------- facts
+
+
+def test_environment_states_where_a_result_comes_from(script):
+    found = script("facts").environment()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["date"])
+    assert found["versions"]["mxnet"] == mx.__version__
+    assert found["hardware"]["cores"] >= 1
+    assert found["commit"] is None or re.fullmatch("[0-9a-f]{40}", found["commit"])
+
+
+def test_outside_a_checkout_there_is_no_commit(script, monkeypatch, tmp_path):
+    facts = script("facts")
+    monkeypatch.setattr(facts, "ROOT", tmp_path)
+    found = facts.environment()
+    assert (found["commit"], found["modified"]) == (None, None)
+
+
+def test_commit_and_changes_are_those_of_the_checkout(script, monkeypatch, tmp_path):
+    def git(*command: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=no"]
+        place = ["git", "-C", str(tmp_path)]
+        return subprocess.check_output([*place, *who, *command], text=True).strip()
+
+    facts = script("facts")
+    monkeypatch.setattr(facts, "ROOT", tmp_path)
+    git("init", "-q")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-qm", "first")
+    clean = facts.environment()
+    (tmp_path / "a").write_text("2")
+    assert (clean["commit"], clean["modified"]) == (git("rev-parse", "HEAD"), False)
+    assert facts.environment()["modified"] is True
+
+
+@pytest.mark.parametrize(("value", "threads"), [("3", 3), ("4,2", 4)])
+def test_threads_are_those_that_are_set(script, monkeypatch, value, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert script("facts").environment()["hardware"]["threads"] == threads
+
+
+def test_result_holds_figures_and_environment(script, tmp_path):
+    path = script("facts").write_result(tmp_path / "new", {"mAP": 0.5})
+    content = json.loads(path.read_text())
+    assert content["mAP"] == 0.5
+    assert {"commit", "date", "hardware", "versions"} <= set(content)
+
+
+# ---------------------------------------------------------------- on a model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """Return the folder of a thin, untrained detector."""
+    net = models.build("ssd_300_mobilenet0.25", CLASSES, extras=(32, 32, 32))
+    folder = tmp_path_factory.mktemp("models") / "thin"
+    models.save(net, folder, "thin")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Return a data set in VOC layout: two images, one of them broken."""
+    root = tmp_path_factory.mktemp("voc")
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    picture = np.random.RandomState(0).randint(0, 255, (90, 120, 3), np.uint8)
+    for name in ("a", "b", "c"):
+        cv2.imwrite(str(root / f"JPEGImages/{name}.jpg"), picture)
+        (root / f"Annotations/{name}.xml").write_text(
+            "<annotation><size><width>120</width><height>90</height></size><object>"
+            "<name>cat</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>60</xmax>"
+            "<ymax>60</ymax></bndbox></object></annotation>"
+        )
+    (root / "JPEGImages/b.jpg").write_bytes(b"not a picture")
+    (root / "ImageSets/Main/test.txt").write_text("a\nb\nc\n")
+    return root
+
+
+def test_detect_draws_lists_and_skips(call, model, images, tmp_path):
+    folder = images / "JPEGImages"
+    options = ("--out", tmp_path, "--threshold", "0.01")
+    status, out, error = call("detect", model, folder, *options)
+    assert (status, error) == (0, "")
+    assert sum(
+        line.startswith("skipped") and "b.jpg" in line for line in out.splitlines()
+    )
+    content = json.loads((tmp_path / "detections.json").read_text())
+    assert [Path(e["file"]).name for e in content["images"]] == ["a.jpg", "c.jpg"]
+    assert [Path(e["file"]).name for e in content["skipped"]] == ["b.jpg"]
+    found = content["images"][0]["detections"]
+    assert {e["class"] for e in found} <= set(CLASSES)
+    assert all(len(e["box"]) == 4 and e["score"] >= 0.01 for e in found)
+    assert cv2.imread(str(tmp_path / "a.jpg")).shape == (360, 480, 3)
+
+
+def test_detect_refuses_when_no_image_can_be_read(call, model, images, tmp_path):
+    broken = images / "JPEGImages" / "b.jpg"
+    refused = call("detect", model, broken, "--out", tmp_path / "out")
+    assert_refused(refused, "none of the 1 images can be read")
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_prints_and_writes_the_result(call, model, images, tmp_path):
+    status, out, error = call("evaluate", model, "--data", images, "--out", tmp_path)
+    assert (status, error) == (0, "")
+    assert "| mAP" in out
+    assert "b.jpg" in out
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert 0 <= content["mAP"] <= 1
+    assert content["classes"]["dog"] is None
+    assert (content["metric"], content["iou"]) == ("voc07", 0.5)
+    assert content["data"]["images"] + content["data"]["skipped"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--split", "none"], ["none.txt"]),
+        (["--classes", "cat"], ["--classes: the model has 2"]),
+        (["--classes", "owl", "dog"], ["cat", "owl"]),
+        (["--ctx", "gpu(99)"], ["gpu99", "GPUs"]),
+    ],
+)
+def test_evaluate_names_what_is_wrong(call, model, images, options, words):
+    assert_refused(call("evaluate", model, "--data", images, *options), *words)
+
+
+def test_export_writes_the_same_net_again(call, model, tmp_path):
+    status, out, error = call("export", model, "--out", tmp_path / "m", "--name", "new")
+    assert (status, error) == (0, "")
+    assert "new-symbol.json" in out
+    image = mx.nd.array(np.random.RandomState(0).randn(1, 3, 300, 300))
+    nets = models.load(model), models.load(tmp_path / "m")
+    first, second = ([o.asnumpy() for o in net(image)] for net in nets)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+
+
+def test_export_refuses_a_checkpoint_that_does_not_fit(call, model, tmp_path):
+    (tmp_path / "cut.ckpt").write_bytes(b"PK")
+    options = ("--out", tmp_path / "m", "--checkpoint", tmp_path / "cut.ckpt")
+    assert_refused(call("export", model, *options), "cut.ckpt")
+    assert not (tmp_path / "m").exists()
+
+
+def test_export_does_not_replace_its_own_source(call, model):
+    assert_refused(call("export", model, "--out", model), "the model folder itself")
+
+
+@pytest.mark.parametrize("name", ["detect", "evaluate", "export"])
+def test_missing_model_is_named(call, images, tmp_path, name):
+    options = {
+        "detect": [images / "JPEGImages" / "a.jpg", "--out", tmp_path / "out"],
+        "evaluate": ["--data", images],
+        "export": ["--out", tmp_path / "out"],
+    }
+    refused = call(name, tmp_path / "lost", *options[name])
+    assert_refused(refused, "lost/manifest.json: there is no such file")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", ["1.5", "-0.1", "nan", "half"])
+def test_detect_names_a_wrong_threshold(script, capsys, value):
+    with pytest.raises(SystemExit) as end:
+        script("detect").arguments().parse_args(
+            ["m", "i", "--out", "o", f"--threshold={value}"]
+        )
+    assert end.value.code == 2
+    assert f"'{value}'; allowed: a number from 0 to 1" in capsys.readouterr().err
