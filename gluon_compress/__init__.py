@@ -1,0 +1,47 @@
+"""Compact object detectors from Gluon nets: prune, slim, distil, evaluate, export."""
+
+# 1. Trace a net, find its channel groups, count what it costs.
+from gluon_compress.cost import Cost, count, latency
+from gluon_compress.graph import ChannelGroup, Graph, trace
+
+# 2. Decide what each group keeps.
+from gluon_compress.plan import Budget, Plan, delete, select
+
+# 3. Apply the decision.
+from gluon_compress.prune import mask, set_mask, slim
+
+# 4. Train, judge and ship any net.
+from gluon_compress.distill import distil_step
+from gluon_compress.evaluate import top1, voc_map
+from gluon_compress.export import check, export
+from gluon_compress.train import Options, fit
+
+# 5. The nets and the experiments of this package.
+from gluon_compress.models import build
+from gluon_compress.recipe import Recipe, Schedule
+
+__all__ = [
+    "Budget",
+    "ChannelGroup",
+    "Cost",
+    "Graph",
+    "Options",
+    "Plan",
+    "Recipe",
+    "Schedule",
+    "build",
+    "check",
+    "count",
+    "delete",
+    "distil_step",
+    "export",
+    "fit",
+    "latency",
+    "mask",
+    "select",
+    "set_mask",
+    "slim",
+    "top1",
+    "trace",
+    "voc_map",
+]

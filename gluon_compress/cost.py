@@ -18,8 +18,8 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import Graph
-from gluon_compress.nodes import states
-from gluon_compress.rules import attribute
+from gluon_compress.graph.nodes import states
+from gluon_compress.graph.step import attribute
 
 BYTES = 4  # of one float32
 

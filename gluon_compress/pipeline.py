@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Callable, Mapping
 
 from gluoncv.model_zoo.ssd import SSD
+from mxnet.gluon import HybridBlock
 
-from gluon_compress import cost, data, models, plan, toy, train
-from gluon_compress.augment import ssd_train_sample, ssd_val_sample
+from gluon_compress import cost, data, models, plan, train
 from gluon_compress.distill import distil_step
 from gluon_compress.evaluate import voc_map
 from gluon_compress.files import read_json, write_json
@@ -22,7 +22,15 @@ from gluon_compress.graph import Graph
 from gluon_compress.models import head, ssd
 from gluon_compress.plan import Budget, Plan
 from gluon_compress.prune import mask, slim
-from gluon_compress.recipe import Data, Delete, Model, Prune, Recipe, Schedule
+from gluon_compress.recipe import (
+    Data,
+    Delete,
+    Distillation,
+    Model,
+    Prune,
+    Recipe,
+    Schedule,
+)
 from gluon_compress.summary import COMPACT, FULL, write_report
 
 RESULT, MODEL, PLAN = "result.json", "model", "plan.json"
@@ -51,6 +59,15 @@ class Job:
     test: Any
     options: train.Options
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is trained: a detector, the block of its raw head, and the step loss."""
+
+    net: SSD
+    block: HybridBlock
+    step_loss: Callable
 
 
 def run(
@@ -141,7 +158,7 @@ def _dataset(config: Data, split: str):
     """Open one split of the recipe's data."""
     root = config.folder()
     if config.kind == "toy":
-        toy.make_toy(root)
+        data.make_toy(root)
     if config.kind == "gluoncv_voc":
         return data.voc_gluoncv(root, split)
     if config.kind == "coco":
@@ -150,12 +167,12 @@ def _dataset(config: Data, split: str):
 
 
 def _val_batches(job: Job, dataset) -> data.Batches:
-    sample = partial(ssd_val_sample, size=job.recipe.data.size)
+    sample = partial(data.ssd_val_sample, size=job.recipe.data.size)
     return data.Batches(dataset, sample, 8, shuffle=False)
 
 
 def _train_batches(job: Job, net: SSD, schedule: Schedule) -> data.Batches:
-    sample = partial(ssd_train_sample, size=job.recipe.data.size)
+    sample = partial(data.ssd_train_sample, size=job.recipe.data.size)
     stds = ssd.config_of(net).stds
     return data.Batches(
         job.train,
@@ -254,8 +271,11 @@ def _rehearse(recipe: Recipe, net: SSD) -> None:
 def _train_full(job: Job, net: SSD, folder: Path) -> tuple[SSD, dict]:
     if job.recipe.model.weights is not None:
         return net, {"weights": job.recipe.model.weights}
-    step = head.supervised(head.ssd_loss())
-    return net, _fit(job, net, head.head_block(net), job.recipe.train, folder, step)
+    return net, _fit(job, _supervised(net), job.recipe.train, folder)
+
+
+def _supervised(net: SSD) -> Lesson:
+    return Lesson(net, head.head_block(net), head.supervised(head.ssd_loss()))
 
 
 def _compress(job: Job, net: SSD, row, folder: Path) -> tuple[SSD, dict]:
@@ -273,9 +293,7 @@ def _compress(job: Job, net: SSD, row, folder: Path) -> tuple[SSD, dict]:
     notes = {"groups": _kept(graph, decision)}
     if row.train is not None:
         net = mask(net, decision)
-        step = head.supervised(head.ssd_loss())
-        block = head.head_block(net)
-        notes.update(_fit(job, net, block, row.train, folder, step))
+        notes.update(_fit(job, _supervised(net), row.train, folder))
     return slim(net, decision), notes
 
 
@@ -310,28 +328,35 @@ def _budget(graph: Graph, limits: Mapping[str, float]) -> Budget:
 
 def _finetune(job: Job, net: SSD, full: SSD, folder: Path) -> tuple[SSD, dict]:
     """Train the compact net, with the full one as its teacher where asked for."""
-    how, base_loss = job.recipe.distillation, head.ssd_loss()
-    if how is None:
-        block, step = head.head_block(net), head.supervised(base_loss)
-    else:
-        taps = how.losses.get("features", 0) > 0
-        widths = head.map_widths(full) if taps else ()
-        block = head.head_block(net, adapters=widths)
-        teacher = head.head_block(full, taps=taps)
-        teacher.hybridize(static_alloc=True, static_shape=True)
-        names = [f"map{i}" for i in range(len(widths))]
-        step = distil_step(
-            teacher, names, base_loss, weights=how.losses, temperature=how.temperature
-        )
-    return net, _fit(job, net, block, job.recipe.finetune, folder, step)
+    distillation = job.recipe.distillation
+    lesson = _supervised(net)
+    if distillation is not None:
+        lesson = _distilled(net, full, distillation)
+    return net, _fit(job, lesson, job.recipe.finetune, folder)
 
 
-def _fit(job: Job, net: SSD, block, schedule: Schedule, folder: Path, step) -> dict:
+def _distilled(net: SSD, full: SSD, how: Distillation) -> Lesson:
+    taps = how.losses.get("features", 0) > 0
+    widths = head.map_widths(full) if taps else ()
+    teacher = head.head_block(full, taps=taps)
+    teacher.hybridize(static_alloc=True, static_shape=True)
+    step = distil_step(
+        teacher,
+        [f"map{i}" for i in range(len(widths))],
+        head.ssd_loss(),
+        weights=how.losses,
+        temperature=how.temperature,
+    )
+    return Lesson(net, head.head_block(net, adapters=widths), step)
+
+
+def _fit(job: Job, lesson: Lesson, schedule: Schedule, folder: Path) -> dict:
+    net, block = lesson.net, lesson.block
     block.hybridize(static_alloc=True, static_shape=True)
     progress = train.fit(
         block,
         _train_batches(job, net, schedule),
-        step,
+        lesson.step_loss,
         schedule,
         folder,
         validate=lambda: _validation(job, net),

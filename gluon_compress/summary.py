@@ -14,7 +14,7 @@ import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import models, report
-from gluon_compress.augment import normalize, ssd_val_sample
+from gluon_compress.data import normalize, ssd_val_sample
 from gluon_compress.recipe import Recipe
 
 FULL, COMPACT = "full", "compact"
@@ -110,8 +110,8 @@ def _sentence(results: Mapping[str, Any]) -> str:
     data = results["data"]
     return (
         f"The compact net has {compact['macs'] / full['macs']:.1%} of the full one's "
-        f"multiply-accumulates and {compact['bytes'] / full['bytes']:.1%} of its bytes. "
-        f"mAP is {METRICS[compact['metric']]} at IoU {compact['iou']:g} on "
+        f"multiply-accumulates and {compact['bytes'] / full['bytes']:.1%} of its "
+        f"bytes. mAP is {METRICS[compact['metric']]} at IoU {compact['iou']:g} on "
         f"{data['test']['images']} test images of {data['root']}."
     )
 

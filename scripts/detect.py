@@ -31,7 +31,8 @@ def arguments():
 def run(args) -> None:
     """Detect on every image, draw, and write the list."""
     context = contexts(args.ctx)[0]
-    from gluon_compress import files, images, models, report, summary
+    from gluon_compress import files, models, report, summary
+    from gluon_compress.data import images
 
     out, found, skipped = Path(args.out), [], []
     targets = pictures(args.images, out, images.EXTENSIONS)

@@ -34,16 +34,17 @@ def arguments():
 def run(args) -> None:
     """Load, measure, print, and write the result where asked to."""
     context = contexts(args.ctx)[0]
-    from gluon_compress import augment, data, evaluate, export, models, report
+    from gluon_compress import data, models, report, voc_map
+    from gluon_compress.export import read_manifest
 
     net = models.load(args.model)
     images = _open(data, args, net.classes)
     size = models.image_size(net)
-    sample = partial(augment.ssd_val_sample, size=size)
+    sample = partial(data.ssd_val_sample, size=size)
     batches = data.Batches(images, sample, 8, shuffle=False)
     net.collect_params().reset_ctx(context)
     net.hybridize(static_alloc=True, static_shape=True)
-    figures = evaluate.voc_map(
+    figures = voc_map(
         lambda batch: net(batch.as_in_context(context)),
         batches.epoch(0),
         images.classes,
@@ -54,7 +55,7 @@ def run(args) -> None:
     for file, reason in images.problems:
         print(f"skipped {file}: {reason}")
     if args.out:
-        manifest = export.read_manifest(args.model)
+        manifest = read_manifest(args.model)
         print(write_result(args.out, _result(args, manifest, images, figures)))
 
 

@@ -29,9 +29,10 @@ def arguments():
 
 def run(args) -> None:
     """Load, take the checkpoint's parameters, export, and check once more."""
-    from gluon_compress import export, models
-    from gluon_compress.checkpoint import read_checkpoint
+    from gluon_compress import models
+    from gluon_compress.export import check, read_manifest
     from gluon_compress.models.head import head_block
+    from gluon_compress.train.checkpoint import read_checkpoint
 
     if Path(args.out).resolve() == Path(args.model).resolve():
         raise ValueError(f"--out {args.out}: is the model folder itself")
@@ -39,11 +40,11 @@ def run(args) -> None:
     if args.checkpoint:
         parameters = head_block(net).collect_params().values()
         read_checkpoint(args.checkpoint, list(parameters))
-    name = args.name or export.read_manifest(args.model)["name"]
+    name = args.name or read_manifest(args.model)["name"]
     models.save(net, args.out, name)
-    for output, difference in export.check(args.out).items():
+    for output, difference in check(args.out).items():
         print(f"{output}: differs by {difference['relative']:.1e} of its scale")
-    files = export.read_manifest(args.out)["files"]
+    files = read_manifest(args.out)["files"]
     for file, facts in files.items():
         print(f"{Path(args.out) / file}: {facts['bytes'] / 1e6:.2f} MB")
 

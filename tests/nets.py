@@ -203,9 +203,7 @@ def slices():
         c = F.slice(x, begin=(None, 2), end=(None, 9))
         return m["out"](F.concat(m["a"](a), m["b"](b), m["c"](c), dim=1))
 
-    return Wired(
-        wire, stem=unit(12), a=unit(4), b=unit(5), c=unit(6), out=nn.Dense(5)
-    )
+    return Wired(wire, stem=unit(12), a=unit(4), b=unit(5), c=unit(6), out=nn.Dense(5))
 
 
 def gated():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mxnet import gluon, nd
 
-from gluon_compress.checkpoint import read_checkpoint, write_checkpoint
+from gluon_compress.train.checkpoint import read_checkpoint, write_checkpoint
 
 META = {"epoch": 3, "best": None, "settings": {"milestones": [1, 2]}}
 STATES = bytes(range(256))

@@ -174,7 +174,7 @@ class Head(gluon.nn.HybridBlock):
             self.scores = gluon.nn.Conv2D(3, 1, in_channels=width)
             self.deltas = gluon.nn.Conv2D(4, 1, in_channels=width)
 
-    def hybrid_forward(self, F, x):  # noqa: N803
+    def hybrid_forward(self, F, x):
         tap = F.relu(self.norm(self.tap(x)))
         scores, deltas = (
             F.transpose(head(tap), (0, 2, 3, 1)).reshape((0, -1, size))

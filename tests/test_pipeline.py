@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from gluon_compress import models, pipeline, toy
+from gluon_compress import models, pipeline
+from gluon_compress.data import make_toy
 from gluon_compress.files import read_json
 from gluon_compress.models import head
 from gluon_compress.plan import Plan
@@ -44,7 +45,7 @@ STAGES = ("full", "1_prune", "2_delete", "compact")
 def place(tmp_path_factory):
     """Return a folder with the recipe, its data and a run of it."""
     folder = tmp_path_factory.mktemp("pipeline")
-    toy.make_toy(folder / "toy", images=40)
+    make_toy(folder / "toy", images=40)
     # A few steps are enough to go through every stage.
     lists = folder / "toy" / "ImageSets" / "Main"
     for name, count in (("train", 8), ("test", 6)):
@@ -150,7 +151,7 @@ def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path):
 
 def test_folder_of_another_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    toy.make_toy(tmp_path / "in" / "toy", images=10)
+    make_toy(tmp_path / "in" / "toy", images=10)
     recipe = recipe_in(tmp_path / "in")
     with pytest.raises(ValueError, match="is not empty; --resume"):
         pipeline.run(recipe, tmp_path, options=QUIET)
@@ -194,7 +195,7 @@ def test_changed_recipe_does_not_go_on(place, tmp_path):
     ],
 )
 def test_what_cannot_work_is_found_before_training(tmp_path, changes, message):
-    toy.make_toy(tmp_path / "toy", images=10)
+    make_toy(tmp_path / "toy", images=10)
     recipe = recipe_in(tmp_path, **changes)
     with pytest.raises(ValueError, match=message) as caught:
         pipeline.run(recipe, tmp_path / "run", options=QUIET)

@@ -14,6 +14,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from tqdm import tqdm
+
+from gluon_compress.recipe import Schedule
+from gluon_compress.train import BEST, LAST, LOG, fit
 from training import (
     QUIET,
     SHORT,
@@ -30,9 +33,6 @@ from training import (
     same,
     values,
 )
-
-from gluon_compress.recipe import Schedule
-from gluon_compress.train import BEST, LAST, LOG, fit
 
 
 class Stop(Exception):

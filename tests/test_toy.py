@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gluon_compress.data import VOCLayout
-from gluon_compress.toy import CLASSES, make_toy
+from gluon_compress.data.toy import CLASSES, make_toy
 
 SMALL = {"images": 12, "size": 96}
 
@@ -96,7 +96,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gluon_compress.toy.write_json", stop)
+    monkeypatch.setattr("gluon_compress.data.toy.write_json", stop)
     with pytest.raises(KeyboardInterrupt):
         make_toy(tmp_path / "set", images=5, size=64)
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,18 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import gluon, nd
+
+from gluon_compress.recipe import Schedule
+from gluon_compress.train import (
+    BEST,
+    LAST,
+    LOG,
+    Diverged,
+    Options,
+    fit,
+    learning_rate,
+    load_best,
+)
 from training import (
     EAGER,
     ONE_STEP,
@@ -26,18 +38,6 @@ from training import (
     same,
     stored,
     values,
-)
-
-from gluon_compress.recipe import Schedule
-from gluon_compress.train import (
-    BEST,
-    LAST,
-    LOG,
-    Diverged,
-    Options,
-    fit,
-    learning_rate,
-    load_best,
 )
 
 # --- the rate ---------------------------------------------------------------------

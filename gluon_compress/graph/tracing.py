@@ -1,4 +1,4 @@
-"""Which channels of a net belong together: a net as a symbol with its channel groups."""
+"""From a net to its graph, and from a symbol to a net again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import Constant, HybridBlock, SymbolBlock
 
-from gluon_compress import nodes as node_list
-from gluon_compress.groups import ChannelGroup, Groups, Tensor, find_groups
-from gluon_compress.rules import attribute
+from gluon_compress.graph import nodes as node_list
+from gluon_compress.graph.groups import ChannelGroup, Groups, Tensor, find_groups
+from gluon_compress.graph.step import attribute
 
 SHAPE = (1, 3, 224, 224)
 

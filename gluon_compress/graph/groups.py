@@ -8,8 +8,9 @@ from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.atoms import Atoms, compress, rectangular, varying
-from gluon_compress.rules import RULES, Step, unknown
+from gluon_compress.graph.atoms import Atoms, compress, rectangular, varying
+from gluon_compress.graph.rules import RULES
+from gluon_compress.graph.step import Step, unknown
 
 PRODUCERS = ("Convolution", "Convolution_v1", "Deconvolution", "FullyConnected")
 PRODUCERS += ("Embedding",)

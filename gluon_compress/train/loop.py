@@ -17,9 +17,9 @@ import mxnet as mx
 from mxnet import autograd, gluon
 from tqdm import tqdm
 
-from gluon_compress.checkpoint import read_checkpoint
 from gluon_compress.recipe import Schedule
-from gluon_compress.run import BEST, LAST, LOG, Diverged, Options, Progress, Run
+from gluon_compress.train.checkpoint import read_checkpoint
+from gluon_compress.train.run import BEST, LAST, LOG, Diverged, Options, Progress, Run
 
 __all__ = [
     "BEST",

@@ -9,7 +9,7 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 
 from gluon_compress.graph import ChannelGroup
-from gluon_compress.meter import Meter
+from gluon_compress.plan.meter import Meter
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gluon_compress.cost import BYTES, FORMULAS, count
 from gluon_compress.graph import Graph, Tensor
-from gluon_compress.nodes import states
+from gluon_compress.graph.nodes import states
 
 LIMITS = ("macs", "bytes", "params")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Callable, Mapping
 
-from gluon_compress.graph import Graph
-from gluon_compress.rules import RULES, SUMS, attribute, reduced_axes, whole_groups
+from gluon_compress.graph import RULES, Graph
+from gluon_compress.graph.step import SUMS, attribute, reduced_axes, whole_groups
 
 MIXERS = ("Convolution", "Convolution_v1", "Deconvolution", "FullyConnected", *SUMS)
 

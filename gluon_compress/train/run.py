@@ -13,7 +13,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
-from gluon_compress.checkpoint import read_checkpoint, write_checkpoint
+from gluon_compress.train.checkpoint import read_checkpoint, write_checkpoint
 
 LOG, LAST, BEST = "log.jsonl", "last.ckpt", "best.ckpt"
 

@@ -7,82 +7,31 @@ for every selection of channels is allowed, anything else is frozen with its rea
 
 from __future__ import annotations
 
-import ast
-from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable
 
 import numpy as np
 
-from gluon_compress.atoms import Atoms, along, placed, varying
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operator of the graph, as its rule sees it.
-
-    Parameters
-    ----------
-    op, name : str
-    attrs : mapping
-        As stored in the symbol: text to text.
-    shapes, out_shapes : sequence of tuple
-        Of the inputs and of the outputs.
-    ids : callable
-        ``ids(k)`` returns the atoms of input ``k``.
-    carry : callable
-        ``carry(k, axis, atoms)`` says that input ``k``, a parameter, has these
-        channels along an axis.
-    atoms : Atoms
-    """
-
-    op: str
-    name: str
-    attrs: Mapping[str, str]
-    shapes: Sequence[tuple]
-    out_shapes: Sequence[tuple]
-    ids: Callable[[int], np.ndarray]
-    carry: Callable[[int, int, np.ndarray], None]
-    atoms: Atoms
-
-    def attr(self, key: str, default: Any = None) -> Any:
-        """Return an attribute as a Python value; "None" counts as absent."""
-        return attribute(self.attrs, key, default)
-
-    def freeze(self, atoms: np.ndarray, why: str) -> None:
-        """Freeze channels for what this operator does with them."""
-        self.atoms.freeze(atoms, f"{self.op} {self.name!r} {why}")
-
-    def channel(self, k: int, axis: int) -> np.ndarray:
-        """Return input ``k``'s atoms along one axis; freeze what varies elsewhere."""
-        atoms, length = self.ids(k), self.shapes[k][axis]
-        if any(a != axis for a in varying(atoms)):
-            self.freeze(atoms, "needs all positions of its input")
-            return self.atoms.fixed("", 1).repeat(length)
-        return along(atoms, axis, length)
-
-
-def attribute(attrs: Mapping[str, str], key: str, default: Any = None) -> Any:
-    """Return a symbol's attribute as a Python value; "None" counts as absent."""
-    text = attrs.get(key, "None")
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    return default if value is None else value
-
-
-def axis_of(step: Step, key: str, default: int, k: int = 0) -> int:
-    """Return an axis attribute, counted from the front."""
-    return step.attr(key, default) % len(step.shapes[k])
-
-
-def whole_groups(groups: int, in_channels: int) -> bool:
-    """Tell whether a grouped convolution loses whole groups or channels of each.
-
-    Many thin groups (depthwise is the extreme) are removed whole; of few wide ones
-    each loses the channels at the same places. Either way all keep the same number.
-    """
-    return groups > 1 and groups >= in_channels // groups
+from gluon_compress.graph.atoms import Atoms, placed, varying
+from gluon_compress.graph.moves import (
+    blocks_to_space,
+    broadcast,
+    concat,
+    reshape,
+    slice_axis,
+    slice_like,
+    slices,
+    split,
+    swap_axes,
+    transpose,
+)
+from gluon_compress.graph.step import (
+    SUMS,
+    Step,
+    axis_of,
+    reduced_axes,
+    unknown_form,
+    whole_groups,
+)
 
 
 def same(step: Step) -> list:
@@ -141,14 +90,14 @@ def _why_fixed(step: Step, other: np.ndarray) -> str:
 def where(step: Step) -> list:
     """As any elementwise operator, but for a condition per sample."""
     alike = len({tuple(shape) for shape in step.shapes}) == 1
-    return elementwise(step) if alike else unknown(step)
+    return elementwise(step) if alike else unknown_form(step)
 
 
 def convolution(step: Step) -> list:
     """Input channels are consumed, output channels are new; groups tie both."""
     groups, filters = step.attr("num_group", 1), step.attr("num_filter")
     if not str(step.attr("layout", "NC")).startswith("NC"):
-        return unknown(step)
+        return unknown_form(step)
     outs, ins = step.atoms.fresh(filters), step.channel(0, 1)
     deconv = step.op == "Deconvolution"
     inner = _tie_groups(step.atoms, groups, outs, ins) if groups > 1 else (outs, ins)
@@ -236,7 +185,7 @@ def spatial(step: Step) -> list:
 def upsampling(step: Step) -> list:
     """Nearest-neighbour enlargement of one input; other forms have no rule."""
     plain = step.attr("sample_type") == "nearest" and len(step.shapes) == 1
-    return spatial(step) if plain else unknown(step)
+    return spatial(step) if plain else unknown_form(step)
 
 
 def pad(step: Step) -> list:
@@ -281,152 +230,6 @@ def reduction(step: Step) -> list:
     keep = step.attr("keepdims", False)
     left = [n for a, n in enumerate(ids.shape) if keep or a not in axes]
     return [ids.reshape(left if left else (1,) * len(step.out_shapes[0]))]
-
-
-SUMS = ("sum", "sum_axis", "nansum")
-
-
-def reduced_axes(attrs: Mapping[str, str], ndim: int) -> list[int]:
-    """Return the axes that a reduction removes, counted from the front."""
-    axes = attribute(attrs, "axis", ())
-    axes = [axes] if isinstance(axes, int) else list(axes)
-    axes = [axis % ndim for axis in axes] or list(range(ndim))
-    if attribute(attrs, "exclude", False):
-        return [axis for axis in range(ndim) if axis not in axes]
-    return axes
-
-
-def reshape(step: Step) -> list:
-    """Positions keep their row-major order."""
-    ids, out = step.ids(0), step.out_shapes[0]
-    if not varying(ids):
-        return [ids.reshape((1,) * len(out))]
-    if step.attr("reverse", False) or (step.op == "Reshape" and not step.attr("shape")):
-        return unknown(step)
-    return [np.broadcast_to(ids, step.shapes[0]).reshape(out)]
-
-
-def transpose(step: Step) -> list:
-    """Axes in another order."""
-    axes = step.attr("axes", ()) or None
-    return [np.transpose(step.ids(0), axes)]
-
-
-def swap_axes(step: Step) -> list:
-    """Two axes exchanged."""
-    return [np.swapaxes(step.ids(0), step.attr("dim1", 0), step.attr("dim2", 0))]
-
-
-def blocks_to_space(step: Step) -> list:
-    """Channels become space (or space channels) in blocks."""
-    ids, (batch, depth, high, wide) = step.ids(0), step.shapes[0]
-    b = step.attr("block_size")
-    if not varying(ids):
-        return [ids]
-    full = np.broadcast_to(ids, (1, depth, high, wide))
-    if step.op == "depth_to_space":
-        parts = full.reshape(1, b, b, depth // b**2, high, wide)
-        moved = parts.transpose(0, 3, 4, 1, 5, 2)
-    else:
-        parts = full.reshape(1, depth, high // b, b, wide // b, b)
-        moved = parts.transpose(0, 3, 5, 1, 2, 4)
-    return [moved.reshape(1, *step.out_shapes[0][1:])]
-
-
-def concat(step: Step) -> list:
-    """Inputs side by side along one axis."""
-    axis = axis_of(step, "dim", 1) if step.op == "Concat" else None
-    if axis is None:  # stack makes the axis
-        axis = step.attr("axis", 0) % len(step.out_shapes[0])
-        ids = [np.expand_dims(step.ids(k), axis) for k in range(len(step.shapes))]
-        lengths = [1] * len(ids)
-    else:
-        ids = [step.ids(k) for k in range(len(step.shapes))]
-        lengths = [shape[axis] for shape in step.shapes]
-    shape = np.max([a.shape for a in ids], axis=0)
-    full = []
-    for atoms, length in zip(ids, lengths):
-        shape[axis] = length
-        full.append(np.broadcast_to(atoms, shape))
-    return [np.concatenate(full, axis)]
-
-
-def cut(ids: np.ndarray, axis: int, begin: int | None, end: int | None) -> np.ndarray:
-    """Return the atoms of a slice along one axis."""
-    if ids.shape[axis] == 1:
-        return ids
-    index = [slice(None)] * ids.ndim
-    index[axis] = slice(begin, end)
-    return ids[tuple(index)]
-
-
-def slice_axis(step: Step) -> list:
-    """A range of positions along one axis."""
-    axis = axis_of(step, "axis", 0)
-    return [cut(step.ids(0), axis, step.attr("begin", 0), step.attr("end"))]
-
-
-def slices(step: Step) -> list:
-    """A range of positions along several axes."""
-    ids = step.ids(0)
-    steps = step.attr("step", ()) or ()
-    for axis in varying(ids):
-        if axis < len(steps) and steps[axis] not in (None, 1):
-            step.freeze(ids, "takes channels in steps")
-            return [step.atoms.fixed("", ids.ndim)]
-    ends = zip(step.attr("begin"), step.attr("end"))
-    for axis, (begin, end) in enumerate(ends):
-        ids = cut(ids, axis, begin, end)
-    return [ids]
-
-
-def slice_like(step: Step) -> list:
-    """As many positions as another tensor has; of channels only when all stay."""
-    ids, like = step.ids(0), step.ids(1)
-    axes = step.attr("axes", ()) or range(len(step.shapes[1]))
-    axes = {axis % len(step.shapes[0]) for axis in axes}
-    if any(a in axes for a in (*varying(ids), *varying(like))):
-        step.freeze(ids, "cuts channels by another tensor's")
-        step.freeze(like, "cuts another tensor's channels by it")
-        return [step.atoms.fixed("", ids.ndim)]
-    return [ids]
-
-
-def split(step: Step) -> list:
-    """Equal parts along one axis stay equal: position i of each part is tied."""
-    axis, ids = axis_of(step, "axis", 1), step.ids(0)
-    squeeze = step.attr("squeeze_axis", False)
-    inner = list(step.attr("indices", ()) or ())[1:]
-    parts = len(step.out_shapes)
-    if ids.shape[axis] == 1:
-        cuts = [ids] * parts
-    elif inner:
-        cuts = np.split(ids, inner, axis)
-    else:
-        cuts = np.split(ids, parts, axis)
-        for part in cuts[1:]:
-            step.atoms.unite(cuts[0], part)
-    if squeeze:
-        for part in cuts:
-            step.atoms.freeze(part, f"{step.op} {step.name!r} takes single channels")
-        return [step.atoms.fixed("", len(out)) for out in step.out_shapes]
-    return list(cuts)
-
-
-def broadcast(step: Step) -> list:
-    """Axes of length 1 grow; the channels are those of the input."""
-    ids, ndim = step.ids(0), len(step.out_shapes[0])
-    return [ids.reshape((1,) * (ndim - ids.ndim) + ids.shape)]
-
-
-def unknown(step: Step) -> list:
-    """No rule: everything it touches stays, and the reason names it."""
-    reason = f"no rule for operator {step.op} ({step.name})"
-    if step.op in RULES:
-        reason = f"no rule for this form of operator {step.op} ({step.name})"
-    for k in range(len(step.shapes)):
-        step.atoms.freeze(step.ids(k), reason)
-    return [step.atoms.fixed(reason, len(out)) for out in step.out_shapes]
 
 
 def constant(step: Step) -> list:

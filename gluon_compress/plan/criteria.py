@@ -8,8 +8,8 @@ from typing import Callable
 import numpy as np
 
 from gluon_compress.graph import ChannelGroup, Graph
-from gluon_compress.groups import PRODUCERS
-from gluon_compress.rules import attribute
+from gluon_compress.graph.groups import PRODUCERS
+from gluon_compress.graph.step import attribute
 
 NORMS = ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "InstanceNorm")
 

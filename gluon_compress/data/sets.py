@@ -18,7 +18,7 @@ import numpy as np
 from gluoncv.data import COCODetection, VOCDetection
 from mxnet.gluon.data.vision import ImageFolderDataset
 
-from gluon_compress.annotation import (
+from gluon_compress.data.annotation import (
     Annotation,
     class_names,
     files_in,
@@ -27,8 +27,8 @@ from gluon_compress.annotation import (
     read_lines,
     repair,
 )
-from gluon_compress.batches import Batches, SSDTargets
-from gluon_compress.images import (
+from gluon_compress.data.batches import Batches, SSDTargets
+from gluon_compress.data.images import (
     CACHE_BYTES,
     EXTENSIONS,
     Header,

@@ -1,0 +1,31 @@
+"""Images and boxes: the layouts people have, SSD's augmentation, and batches.
+
+``sets`` opens data sets; ``annotation`` and ``images`` cope with what is in them;
+``augment`` changes a sample; ``batches`` puts samples and their targets together ahead
+of the training; ``toy`` makes a set up.
+"""
+
+from gluon_compress.data.augment import normalize, ssd_train_sample, ssd_val_sample
+from gluon_compress.data.batches import Batches, SSDTargets
+from gluon_compress.data.sets import (
+    Detections,
+    ImageFolder,
+    VOCLayout,
+    coco_gluoncv,
+    voc_gluoncv,
+)
+from gluon_compress.data.toy import make_toy
+
+__all__ = [
+    "Batches",
+    "Detections",
+    "ImageFolder",
+    "SSDTargets",
+    "VOCLayout",
+    "coco_gluoncv",
+    "make_toy",
+    "normalize",
+    "ssd_train_sample",
+    "ssd_val_sample",
+    "voc_gluoncv",
+]

@@ -1,0 +1,171 @@
+"""A net whose channels outside a plan are multiplied by zero, and can be taken back."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.graph import Graph, symbol_of
+from gluon_compress.graph.nodes import MASK, mask_names, put_together, take_apart
+from gluon_compress.plan import Plan
+from gluon_compress.prune.slimming import rebuilt, slim_node, traced
+from gluon_compress.prune.zeros import Demand
+
+
+def mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> Any:
+    """Return a net whose channels outside a plan are multiplied by zero.
+
+    Every group that may lose channels gets one parameter ``<group>_mask`` of ones and
+    zeros that is not trained; ``set_mask`` changes it. In inference the net's outputs
+    are those of ``slim``.
+
+    Parameters
+    ----------
+    net, plan, shape
+        As for ``slim``.
+
+    Raises
+    ------
+    ValueError
+        If the plan does not fit the net, or the net has no values.
+    """
+    graph = traced(net, plan, shape)
+    writer = _MaskWriter(graph)
+    values = _mask_values(graph, plan)
+    sample = next(iter(graph.params.values()))
+    params = dict(graph.params)
+    for name, value in {**values, **writer.indices}.items():
+        params[name] = mx.nd.array(value, ctx=sample.ctx, dtype="float32")
+    symbol = put_together(writer.nodes, writer.heads)
+    used = set(symbol.list_inputs())
+    params = {name: value for name, value in params.items() if name in used}
+    return rebuilt(net, graph, symbol, params)
+
+
+def set_mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> None:
+    """Change which channels of a masked net are alive, in place.
+
+    Parameters
+    ----------
+    net : HybridBlock
+        What ``mask`` returned.
+    plan : Plan or None
+        None brings every channel back.
+    shape : tuple, optional
+        As for ``slim``.
+
+    Raises
+    ------
+    ValueError
+        If the net has no masks or the plan does not fit it.
+    """
+    nodes, _ = take_apart(symbol_of(net))
+    names = mask_names(nodes)
+    if not names:
+        raise ValueError("the net has no masks; mask(net, plan) returns one that has")
+    values = _mask_values(traced(net, plan, shape), plan)
+    parameters = {p.name: p for p in net.collect_params().values()}
+    for name in names.values():
+        parameters[name].set_data(mx.nd.array(values[name]))
+
+
+def _mask_values(graph: Graph, plan: Plan | None) -> Mapping[str, np.ndarray]:
+    alive = graph.alive(plan.keep if plan else {})
+    return {
+        _mask_name(group.name): alive[graph.places(group)].astype(np.float32)
+        for group in graph.groups
+        if not group.frozen
+    }
+
+
+def _mask_name(group: str) -> str:
+    return f"{group}_mask"
+
+
+class _MaskWriter:
+    """The nodes of a graph with masks written in."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.demand = graph, Demand(graph)
+        self.nodes: list[dict] = []
+        self.indices: dict[str, np.ndarray] = {}
+        self.variables: dict[str, int] = {}
+        self.where: dict[int, int] = {}
+        self.products: dict[tuple, int] = {}
+        whole = graph.alive({})
+        for i in range(len(graph.nodes)):
+            node = slim_node(graph, i, whole)
+            self.where[i] = self._add({**node, "inputs": self._inputs(i, node)})
+            for place in sorted(p for p in self.demand.masked if p[0] == i):
+                self.products[place] = self._product(place)
+        self.heads = [[self.where[h[0]], *h[1:]] for h in graph.heads]
+
+    def _inputs(self, i: int, node: dict) -> list:
+        result = []
+        for k, entry in enumerate(node["inputs"]):
+            product = self.products.get((entry[0], entry[1]))
+            if product is not None and (i, k) in self.demand.edges:
+                result.append([product, 0, 0])
+            else:
+                result.append([self.where[entry[0]], *entry[1:]])
+        return result
+
+    def _add(self, node: dict) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def _op(self, op: str, name: str, inputs: Sequence[int], **attrs: Any) -> int:
+        texts = {key: str(value) for key, value in attrs.items()}
+        entries = [[i, 0, 0] for i in inputs]
+        return self._add({"op": op, "name": name, "attrs": texts, "inputs": entries})
+
+    def _variable(self, name: str, group: str, length: int) -> int:
+        if name not in self.variables:
+            shape = f"({length},)"
+            attrs = {MASK: group, "__shape__": shape, "__dtype__": "0"}
+            node = {"op": "null", "name": name, "attrs": attrs, "inputs": []}
+            self.variables[name] = self._add(node)
+        return self.variables[name]
+
+    def _product(self, place: tuple) -> int:
+        tensor = self.graph.tensor(place)
+        name = self.graph.nodes[place[0]]["name"] + (f"_{place[1]}" if place[1] else "")
+        vector = self._vector(tensor.places, name)
+        shape = [1] * len(tensor.shape)
+        shape[tensor.axis] = -1
+        mask = self._op("Reshape", f"{name}_mask", [vector], shape=tuple(shape))
+        source = [self.where[place[0]], place[1], 0]
+        product = {"op": "broadcast_mul", "name": f"{name}_masked", "attrs": {}}
+        return self._add({**product, "inputs": [source, [mask, 0, 0]]})
+
+    def _in_order(self, places: np.ndarray) -> list:
+        """Return the groups that a tensor has, in the order they begin in it."""
+        first = {}
+        for group in self.graph.groups:
+            here = np.isin(places, self.graph.places(group))
+            if here.any():
+                first[group] = int(np.argmax(here))
+        return sorted(first, key=first.__getitem__)
+
+    def _vector(self, places: np.ndarray, name: str) -> int:
+        """Return the node of a vector of 1 and 0 for a tensor's channels."""
+        groups = self._in_order(places)
+        parts = [self._variable(_mask_name(g.name), g.name, g.width) for g in groups]
+        order = np.concatenate([self.graph.places(g) for g in groups])
+        if (places < 0).any():
+            first = {"axis": 0, "begin": 0, "end": 1}
+            one = self._op("slice_axis", f"{name}_one", parts[:1], **first)
+            parts.append(self._op("ones_like", f"{name}_ones", [one]))
+            order = np.append(order, -1)
+        joined = parts[0]
+        if len(parts) > 1:
+            args = {"num_args": len(parts), "dim": 0}
+            joined = self._op("Concat", f"{name}_masks", parts, **args)
+        if np.array_equal(order, places):
+            return joined
+        position = {int(p): k for k, p in enumerate(order)}
+        self.indices[f"{name}_places"] = np.array([position[int(p)] for p in places])
+        index = self._variable(f"{name}_places", "", len(places))
+        return self._op("take", f"{name}_order", [joined, index], axis=0)
