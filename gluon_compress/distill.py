@@ -95,7 +95,7 @@ def distil_step(
     taps: Sequence[str],
     base_loss: Callable,
     *,
-    weights: Mapping[str, float],
+    weights: Mapping[str, float] | None = None,
     temperature: float = 2.0,
 ) -> Callable:
     """Return a step loss for ``fit``: the base loss plus what the teacher adds.
@@ -109,7 +109,8 @@ def distil_step(
     base_loss : callable
         ``base_loss(outputs, batch) -> (loss, {part: value})``.
     weights : mapping
-        Weight of each of ``scores``, ``boxes`` and ``features``; absent is 0.
+        Weight of each of ``scores``, ``boxes`` and ``features``; absent is 0. None:
+        1 for each, for features if there are taps.
     temperature : float
         Divides both nets' logits.
 
@@ -125,6 +126,8 @@ def distil_step(
         that is not positive, or, at a step, outputs of student and teacher that
         differ in number or shape.
     """
+    if weights is None:
+        weights = dict.fromkeys(LOSSES if taps else LOSSES[:2], 1.0)
     _check_weights(weights, taps)
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature!r}; allowed: above 0")

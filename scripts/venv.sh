@@ -83,7 +83,7 @@ settle_cv2() {
 
 check_imports() {
     local error
-    error=$($VENV/bin/python -W ignore -c 'import mxnet, cv2, gluoncv' 2>&1 </dev/null) ||
+    error=$($VENV/bin/python -W ignore -c 'import gluon_compress' 2>&1 </dev/null) ||
         fail "installed, but: ${error##*$'\n'} (for a missing lib*.so on Debian: apt-get install libgomp1 libquadmath0)"
 }
 

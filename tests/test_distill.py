@@ -295,3 +295,14 @@ def test_adapters_bring_taps_to_the_widths():
 def test_every_tap_needs_a_width():
     with pytest.raises(ValueError, match="2 taps need as many widths, not 1"):
         adapt([mx.sym.var("a"), mx.sym.var("b")], [5])
+
+
+def test_all_losses_count_alike_where_no_weights_are_given():
+    def parts_with(taps):
+        outputs = [nd.random.uniform(shape=(2, 6, 3)), nd.ones((2, 6, 4))]
+        outputs += [nd.ones((2, 4, 3, 3)) for _ in taps]
+        step = distil_step(lambda images: outputs, taps, zero_loss)
+        return set(step(lambda images: outputs, [nd.zeros(1)])[1])
+
+    assert parts_with([]) == {"class", "scores", "boxes"}
+    assert parts_with(["map"]) == {"class", "scores", "boxes", "features"}

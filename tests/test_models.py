@@ -60,6 +60,12 @@ def test_full_detector_is_as_large_as_computed():
     assert net.classes == list(models.VOC_CLASSES)
 
 
+def test_trunk_that_gluoncv_has_pruned_carries_a_detector():
+    net = models.build("ssd_300_resnet50_v1d_0.11", CLASSES, extras=(64, 32, 32))
+    # The widths of its stages are those that GluonCV publishes.
+    assert head.map_widths(net) == (16, 80, 784, 64, 32, 32)
+
+
 def test_anchors_are_the_classic_8732(net):
     anchors = ssd.anchors_of(net).asnumpy()
     assert anchors.shape == (1, 8732, 4)

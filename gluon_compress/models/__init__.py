@@ -30,6 +30,9 @@ from gluon_compress.prune import slim
 RESNETS = (
     *(f"resnet{depth}_v1b" for depth in (18, 34, 50, 101, 152)),
     *(f"resnet{depth}_v1{form}" for depth in (50, 101, 152) for form in "cds"),
+    # GluonCV's own pruned ones, by the share of the parameters that is left.
+    *("resnet18_v1b_0.89", "resnet101_v1d_0.76", "resnet101_v1d_0.73"),
+    *(f"resnet50_v1d_{share}" for share in ("0.86", "0.48", "0.37", "0.11")),
 )
 MOBILENETS = tuple(f"mobilenet{width}" for width in ("1.0", "0.75", "0.5", "0.25"))
 

@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""Measure how much of a detector's training speed is left when images must be made.
+
+  scripts/benchmark_data.py --data DATA --split train
+
+Trains on real batches and on one batch that stays, turn by turn, so that both see the
+same machine. The share is the median of the turns.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from itertools import chain, count, repeat
+
+from common import main, parser, write_result
+
+MODEL = "ssd_300_resnet50_v1d_0.11"
+
+
+def arguments():
+    """Return the parser of this script."""
+    made = parser(__doc__)
+    made.add_argument("--data", required=True, metavar="ROOT", help="in VOC layout")
+    made.add_argument("--split", default="train", help="list to use; default: train")
+    made.add_argument("--model", default=MODEL, help=f"default: {MODEL}")
+    made.add_argument("--batch-size", type=int, default=8, help="default: 8")
+    made.add_argument("--turns", type=int, default=5, help="default: 5")
+    made.add_argument("--steps", type=int, default=12, help="of a turn; default: 12")
+    made.add_argument("--out", metavar="DIR", help="where to write result.json")
+    return made
+
+
+def run(args) -> None:
+    """Build the net, take turns, print the speeds and their ratio."""
+    import numpy as np
+    from mxnet import autograd, gluon
+
+    from gluon_compress import data, models
+    from gluon_compress.models import head, ssd
+
+    images = data.VOCLayout(args.data, args.split)
+    net = models.build(args.model, images.classes)
+    block, loss = head.head_block(net), head.supervised(head.ssd_loss())
+    block.hybridize(static_alloc=True, static_shape=True)
+    trainer = gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": 1e-4})
+    batches = data.Batches(
+        images,
+        partial(data.ssd_train_sample, size=models.image_size(net)),
+        args.batch_size,
+        last="fill",
+        targets=data.SSDTargets(ssd.anchors_of(net)),
+    )
+
+    def speed(source) -> float:
+        start = time.perf_counter()
+        for _ in range(args.steps):
+            with autograd.record():
+                total, _ = loss(block, next(source))
+            total.backward()
+            trainer.step(1)
+            total.wait_to_read()
+        return args.steps * args.batch_size / (time.perf_counter() - start)
+
+    real = chain.from_iterable(batches.epoch(n) for n in count())
+    fixed = repeat(next(real))
+    for source in (real, fixed):  # caches fill, kernels are chosen
+        speed(source)
+    turns = np.array([(speed(real), speed(fixed)) for _ in range(args.turns)])
+    own, same = np.median(turns, axis=0)
+    share = float(np.median(turns[:, 0] / turns[:, 1]))
+    print(f"{own:.1f} images/s on real data, {same:.1f} on a fixed batch: {share:.0%}")
+    if args.out:
+        found = {"images_per_second": own, "fixed_batch": same, "share": share}
+        print(write_result(args.out, {**vars(args), **found}))
+
+
+if __name__ == "__main__":
+    main(run, arguments())
