@@ -253,8 +253,14 @@ def latency(
 
 def _timed(run: Callable, batch: mx.nd.NDArray) -> float:
     start = time.perf_counter()
-    outputs = run(batch)
-    for output in outputs if isinstance(outputs, (list, tuple)) else [outputs]:
-        if isinstance(output, mx.nd.NDArray):
-            output.wait_to_read()
+    _wait(run(batch))
     return 1000 * (time.perf_counter() - start)
+
+
+def _wait(outputs: Any) -> None:
+    """Wait until all outputs, however nested, are computed."""
+    if isinstance(outputs, mx.nd.NDArray):
+        outputs.wait_to_read()
+    elif isinstance(outputs, (list, tuple)):
+        for output in outputs:
+            _wait(output)

@@ -83,6 +83,16 @@ def _components(labels: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.n
             labels = labels[labels]
 
 
+def labelled(
+    atoms: np.ndarray, labels: np.ndarray, fixed: int | None = None
+) -> np.ndarray:
+    """Return every atom's label; fixed channels become ``fixed``, or stay as is."""
+    result = np.array(atoms) if fixed is None else np.full(atoms.shape, fixed)
+    free = atoms >= 0
+    result[free] = labels[atoms[free]]
+    return result
+
+
 def compress(atoms: np.ndarray) -> np.ndarray:
     """Return the same description with axes of equal entries shortened to 1."""
     for axis, length in enumerate(atoms.shape):

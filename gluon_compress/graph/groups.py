@@ -8,7 +8,7 @@ from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.graph.atoms import Atoms, compress, rectangular, varying
+from gluon_compress.graph.atoms import Atoms, compress, labelled, rectangular, varying
 from gluon_compress.graph.rules import RULES
 from gluon_compress.graph.step import Step, unknown
 
@@ -103,7 +103,9 @@ def find_groups(
     inputs : iterable of str
         Variables that are no parameters.
     """
-    tracing = _Tracing(nodes, shapes, inputs)
+    # Reasons, too, must not depend on what else the process has built.
+    names = structural_names([node["name"] for node in nodes])
+    tracing = _Tracing(nodes, names, shapes, inputs)
     for i in range(len(nodes)):
         tracing.visit(i)
     tracing.close(heads)
@@ -113,8 +115,9 @@ def find_groups(
 class _Tracing:
     """One pass over the nodes that collects what is said about their channels."""
 
-    def __init__(self, nodes, shapes, inputs) -> None:
-        self.nodes, self.shapes, self.inputs = nodes, shapes, set(inputs)
+    def __init__(self, nodes, names, shapes, inputs) -> None:
+        self.nodes, self.names, self.shapes = nodes, names, shapes
+        self.inputs = set(inputs)
         self.atoms = Atoms()
         self.outputs: list[list[np.ndarray]] = []
         self.carried: dict[int, dict[int, list[np.ndarray]]] = {}
@@ -129,7 +132,7 @@ class _Tracing:
             return
         step = Step(
             node["op"],
-            node["name"],
+            self.names[i],
             node["attrs"],
             [self.shapes[e[0]][e[1]] for e in node["inputs"]],
             shapes,
@@ -166,7 +169,7 @@ class _Tracing:
                 atoms = self.atoms.fresh(int(np.prod(shape))).reshape(shape)
                 atoms = compress(atoms)
             else:
-                reason = f"parameter {self.nodes[i]['name']!r} is not cut"
+                reason = f"parameter {self.names[i]!r} is not cut"
                 atoms = self.atoms.fixed(reason, len(shape))
             single = atoms.size == 1
             self.whole[i] = self.atoms.fixed("", len(shape)) if single else atoms
@@ -175,7 +178,7 @@ class _Tracing:
     def _carry(self, entry: Sequence, axis: int, atoms: np.ndarray) -> None:
         i = entry[0]
         if not self._is_parameter(i):
-            name, computed = self.nodes[i]["name"], self.outputs[i][entry[1]]
+            name, computed = self.names[i], self.outputs[i][entry[1]]
             self.atoms.freeze(atoms, f"{name!r} is computed where a parameter is due")
             self.atoms.freeze(computed, f"{name!r} is a layer's weight")
             return
@@ -187,7 +190,7 @@ class _Tracing:
         for i, axes in self.carried.items():
             self._close_parameter(i, axes)
         for k, (i, out, *_) in enumerate(heads):
-            name = self.nodes[i]["name"]
+            name = self.names[i]
             atoms = self._ids([i, out])
             self.atoms.freeze(atoms, f"network output {k} ({name})")
         while self._tie_rectangles():
@@ -195,7 +198,7 @@ class _Tracing:
 
     def _close_parameter(self, i: int, axes: Mapping[int, list]) -> None:
         uses = sum(e[0] == i for node in self.nodes for e in node["inputs"])
-        name = self.nodes[i]["name"]
+        name = self.names[i]
         for atoms in axes.values():
             for other in atoms[1:]:
                 self.atoms.unite(atoms[0], other)
@@ -212,7 +215,7 @@ class _Tracing:
         for atoms in self.all_atoms():
             if len(varying(atoms)) < 2:
                 continue
-            known = compress(np.where(atoms >= 0, labels[atoms], atoms))
+            known = compress(labelled(atoms, labels))
             free = known[known >= 0]
             if len(varying(known)) < 2 or (codes[free] != 0).all():
                 continue
@@ -233,7 +236,7 @@ class _Naming:
     def __init__(self, tracing: _Tracing) -> None:
         self.tracing, self.nodes = tracing, tracing.nodes
         self.labels, self.codes = tracing.atoms.solve()
-        self.names = structural_names([node["name"] for node in self.nodes])
+        self.names = tracing.names
         self.axes = self._parameter_axes()
 
     def _parameter_axes(self) -> list[tuple[int, int, np.ndarray]]:
@@ -247,7 +250,7 @@ class _Naming:
         return sorted(found, key=lambda row: row[:2])
 
     def _known(self, atoms: np.ndarray) -> np.ndarray:
-        return compress(np.where(atoms >= 0, self.labels[atoms], atoms))
+        return compress(labelled(atoms, self.labels))
 
     def groups(self) -> Groups:
         """Return the groups with their places in every tensor."""
@@ -306,7 +309,7 @@ class _Naming:
     def _carriers(self, group_of: np.ndarray, count: int) -> list[tuple[str, ...]]:
         names: list[dict] = [{} for _ in range(count)]
         for i, _, atoms in self.axes:
-            known = np.where(atoms >= 0, self.labels[atoms], -1)
+            known = labelled(atoms, self.labels, -1)
             for number in np.unique(group_of[known]):
                 if number >= 0:
                     names[number][self.names[i]] = True
@@ -314,7 +317,7 @@ class _Naming:
 
     def _tensors(self, place: np.ndarray) -> tuple[list, dict]:
         def tensor(shape: tuple, atoms: np.ndarray, axis: int | None = None) -> Tensor:
-            places = place[np.where(atoms >= 0, self.labels[atoms], -1)]
+            places = place[labelled(atoms, self.labels, -1)]
             places = compress(places)
             axes = varying(places)
             assert len(axes) < 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gluon_compress.graph.atoms import varying
+from gluon_compress.graph.atoms import placed, varying
 from gluon_compress.graph.step import Step, axis_of, unknown_form
 
 
@@ -29,20 +29,18 @@ def swap_axes(step: Step) -> list:
     return [np.swapaxes(step.ids(0), step.attr("dim1", 0), step.attr("dim2", 0))]
 
 
-def blocks_to_space(step: Step) -> list:
-    """Channels become space (or space channels) in blocks."""
-    ids, (_, depth, high, wide) = step.ids(0), step.shapes[0]
-    b = step.attr("block_size")
-    if not varying(ids):
-        return [ids]
-    full = np.broadcast_to(ids, (1, depth, high, wide))
-    if step.op == "depth_to_space":
-        parts = full.reshape(1, b, b, depth // b**2, high, wide)
-        moved = parts.transpose(0, 3, 4, 1, 5, 2)
-    else:
-        parts = full.reshape(1, depth, high // b, b, wide // b, b)
-        moved = parts.transpose(0, 3, 5, 1, 2, 4)
-    return [moved.reshape(1, *step.out_shapes[0][1:])]
+def depth_to_space(step: Step) -> list:
+    """Channels become the pixels of blocks; those of one block go together."""
+    b, channels = step.attr("block_size"), step.channel(0, 1)
+    blocks = channels.reshape(b * b, -1)
+    step.atoms.unite(blocks, blocks[:1])
+    return [placed(blocks[0], 1, 4)]
+
+
+def space_to_depth(step: Step) -> list:
+    """The pixels of blocks become channels, all channels once for each pixel."""
+    b, channels = step.attr("block_size"), step.channel(0, 1)
+    return [placed(np.tile(channels, b * b), 1, 4)]
 
 
 def concat(step: Step) -> list:
@@ -97,11 +95,22 @@ def slice_like(step: Step) -> list:
     ids, like = step.ids(0), step.ids(1)
     axes = step.attr("axes", ()) or range(len(step.shapes[1]))
     axes = {axis % len(step.shapes[0]) for axis in axes}
-    if any(a in axes for a in (*varying(ids), *varying(like))):
-        step.freeze(ids, "cuts channels by another tensor's")
+    if not axes.isdisjoint(varying(like)):
         step.freeze(like, "cuts another tensor's channels by it")
-        return [step.atoms.fixed("", ids.ndim)]
-    return [ids]
+    elif axes.isdisjoint(varying(ids)):
+        return [ids]
+    step.freeze(ids, "cuts channels by another tensor's")
+    return [step.atoms.fixed("", ids.ndim)]
+
+
+def repeat(step: Step) -> list:
+    """Every position along an axis several times."""
+    ids, axis = step.ids(0), step.attr("axis")
+    if axis is None:
+        return unknown_form(step)
+    if ids.shape[axis] == 1:
+        return [ids]
+    return [np.repeat(ids, step.attr("repeats"), axis)]
 
 
 def split(step: Step) -> list:

@@ -14,6 +14,8 @@ from typing import Mapping, Sequence
 import mxnet as mx
 
 MASK = "__channel_mask__"  # marks the variables that masks are made of
+# Marks constants such as anchors, which a symbol alone cannot tell from parameters.
+CONSTANT = "__constant_value__"
 
 
 def take_apart(symbol: mx.sym.Symbol) -> tuple[list[dict], list]:

@@ -7,19 +7,21 @@ for every selection of channels is allowed, anything else is frozen with its rea
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 
 from gluon_compress.graph.atoms import Atoms, placed, varying
 from gluon_compress.graph.moves import (
-    blocks_to_space,
     broadcast,
     concat,
+    depth_to_space,
+    repeat,
     reshape,
     slice_axis,
     slice_like,
     slices,
+    space_to_depth,
     split,
     swap_axes,
     transpose,
@@ -47,38 +49,27 @@ def elementwise(step: Step) -> list:
         step.ids(k).reshape((1,) * (len(shape) - len(s)) + step.ids(k).shape)
         for k, s in enumerate(step.shapes)
     ]
-    free = []
-    for k, atoms in enumerate(ids):
-        fixing = _fixed_by(atoms, ids, dims)
-        if fixing is not None:
-            step.atoms.freeze(atoms, _why_fixed(step, fixing))
-        elif varying(atoms):
-            free.append(k)
-    crossed = {
-        k
-        for k in free
-        for j in free
-        if any(dims[j][axis] == 1 for axis in varying(ids[k]))
-    }
-    if crossed:
-        for k in free:
+    free = [k for k, atoms in enumerate(ids) if varying(atoms)]
+    if any(_crossed(ids[k], dims[j]) for k in free for j in free):
+        # Only the channels of one axis can be removed from the result.
+        axes = min(varying(ids[k]) for k in free)
+        for k in [k for k in free if varying(ids[k]) != axes]:
             step.freeze(ids[k], "spans channels of different axes")
-        return [step.atoms.fixed("", len(shape))]
-    for k in free[1:]:
+            free.remove(k)
+    for k in free:
         step.atoms.unite(ids[free[0]], ids[k])
+        for j, other in enumerate(ids):
+            if j not in free and any(dims[j][axis] > 1 for axis in varying(ids[k])):
+                step.atoms.freeze(ids[k], _why_fixed(step, other))
     if free:
         return [ids[free[0]]]
     longest = max(ids, key=lambda a: (a.size, -int(a.reshape(-1)[0])))
     return [longest]
 
 
-def _fixed_by(atoms, ids, dims):
-    """Return another input that has all positions of an axis these atoms vary on."""
-    for axis in varying(atoms):
-        for other, dim in zip(ids, dims):
-            if dim[axis] > 1 and other.shape[axis] == 1:
-                return other
-    return None
+def _crossed(atoms: np.ndarray, dim: Sequence[int]) -> bool:
+    """Tell whether a tensor is repeated along axes that atoms vary on."""
+    return any(dim[axis] == 1 for axis in varying(atoms))
 
 
 def _why_fixed(step: Step, other: np.ndarray) -> str:
@@ -202,9 +193,11 @@ def over_axis(default: int) -> Callable:
     """Return the rule of an operator that normalises over an axis."""
 
     def rule(step: Step) -> list:
-        axis = axis_of(step, "axis", default)
-        if step.ids(0).shape[axis] > 1:
-            step.freeze(step.ids(0), "normalises over channels")
+        axis, ids = axis_of(step, "axis", default), step.ids(0)
+        if varying(ids) == [axis]:
+            step.freeze(ids, "normalises over channels")
+        elif axis in varying(ids):
+            step.tie(ids, [axis])
         return same(step)
 
     return rule
@@ -223,10 +216,11 @@ def reduction(step: Step) -> list:
     ids, shape = step.ids(0), step.shapes[0]
     axes = reduced_axes(step.attrs, len(shape))
     lost = [axis for axis in varying(ids) if axis in axes]
-    if lost and (step.op not in SUMS or lost != varying(ids)):
-        step.freeze(ids, "reduces over channels")
-    if lost:
+    if lost and lost == varying(ids):
+        if step.op not in SUMS:
+            step.freeze(ids, "reduces over channels")
         return [step.atoms.fixed("", len(out)) for out in step.out_shapes]
+    ids = step.tie(ids, lost)
     keep = step.attr("keepdims", False)
     left = [n for a, n in enumerate(ids.shape) if keep or a not in axes]
     return [ids.reshape(left if left else (1,) * len(step.out_shapes[0]))]
@@ -280,7 +274,6 @@ RULES: dict[str, Callable[[Step], list]] = {
     **_rows(concat, "Concat concat stack"),
     **_rows(split, "SliceChannel _split_v2"),
     **_rows(broadcast, "broadcast_axis broadcast_axes broadcast_to"),
-    **_rows(blocks_to_space, "depth_to_space space_to_depth"),
     **_rows(constant, "_zeros _ones _full _arange"),
     "Embedding": embedding,
     "FullyConnected": dense,
@@ -288,9 +281,12 @@ RULES: dict[str, Callable[[Step], list]] = {
     "Pad": pad,
     "SwapAxis": swap_axes,
     "UpSampling": upsampling,
+    "depth_to_space": depth_to_space,
+    "repeat": repeat,
     "slice": slices,
     "slice_axis": slice_axis,
     "slice_like": slice_like,
+    "space_to_depth": space_to_depth,
     "transpose": transpose,
     "where": where,
 }

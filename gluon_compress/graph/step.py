@@ -47,13 +47,22 @@ class Step:
         """Freeze channels for what this operator does with them."""
         self.atoms.freeze(atoms, f"{self.op} {self.name!r} {why}")
 
+    def tie(self, ids: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+        """Let positions along axes share their fate; return the first ones' atoms."""
+        first = ids
+        for axis in axes:
+            first = np.take(first, [0], axis)
+        self.atoms.unite(ids, first)
+        return first
+
     def channel(self, k: int, axis: int) -> np.ndarray:
-        """Return input ``k``'s atoms along one axis; freeze what varies elsewhere."""
+        """Return input ``k``'s atoms along one axis; what varies elsewhere is tied."""
         atoms, length = self.ids(k), self.shapes[k][axis]
-        if any(a != axis for a in varying(atoms)):
+        others = [a for a in varying(atoms) if a != axis]
+        if others and atoms.shape[axis] == 1:
             self.freeze(atoms, "needs all positions of its input")
             return self.atoms.fixed("", 1).repeat(length)
-        return along(atoms, axis, length)
+        return along(self.tie(atoms, others), axis, length)
 
 
 def attribute(attrs: Mapping[str, str], key: str, default: Any = None) -> Any:

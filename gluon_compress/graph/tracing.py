@@ -149,14 +149,24 @@ class Form:
 
 
 def _call(net: HybridBlock) -> mx.sym.Symbol:
-    """Call a net on the symbol ``data``, in its training form where it has two."""
+    """Call a net on the symbol ``data``, in its training form where it has two.
+
+    The training form of a detector is its raw outputs. One that draws random numbers
+    (DropBlock) would do so for ever: then the other form is the net.
+    """
     try:
-        with autograd.train_mode():
-            outputs = net(mx.sym.var("data"))
+        symbol = _called(net, autograd.train_mode)
     except Exception:  # whatever the net's own code raises without its targets
-        with autograd.predict_mode():
-            outputs = net(mx.sym.var("data"))
-    return mx.sym.Group(_flat(outputs))
+        return _called(net, autograd.predict_mode)
+    ops = {node["op"] for node in node_list.take_apart(symbol)[0]}
+    if any(op.startswith(("_random_", "_sample_")) for op in ops):
+        return _called(net, autograd.predict_mode)
+    return symbol
+
+
+def _called(net: HybridBlock, mode: Callable) -> mx.sym.Symbol:
+    with mode():
+        return mx.sym.Group(_flat(net(mx.sym.var("data"))))
 
 
 def _flat(outputs: Any) -> list:
@@ -168,8 +178,9 @@ def _flat(outputs: Any) -> list:
 def _symbol_block(net: Any, symbol: mx.sym.Symbol, params: dict) -> SymbolBlock:
     """Return a block of a symbol; its inputs are the variables without a value."""
     free = [name for name in symbol.list_inputs() if name not in params]
-    # MXNet warns of inputs of no known type.
-    inputs = [mx.sym.var(name, dtype="float32") for name in free]
+    # MXNet warns of inputs of no known type, or of another than the weights'.
+    types = [value.dtype for value in params.values() if len(value.shape) > 1]
+    inputs = [mx.sym.var(name, dtype=(types or ["float32"])[0]) for name in free]
     block = SymbolBlock(symbol, inputs)
     for name, parameter in block.collect_params().items():
         value = params[name]
@@ -260,10 +271,15 @@ def trace(net: Any, shape: Sequence = SHAPE) -> Graph:
 def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
     """Return copies of the values that the nodes use, and how they are trained."""
     used, running = node_list.variables(nodes), node_list.states(nodes)
+    marked = {node["name"] for node in nodes if node_list.CONSTANT in node["attrs"]}
     if isinstance(net, tuple):
         given = {re.sub("^(arg|aux):", "", n): v for n, v in net[1].items()}
         params = {n: given[n].copy() for n in used if n in given}
-        default = {n: Setting("null" if n in running else "write") for n in params}
+        default = {}
+        for name in params:
+            fixed = name in running or name in marked
+            trained = "null" if fixed else "write"
+            default[name] = Setting(trained, constant=name in marked)
         return params, default
     given = {p.name: p for p in net.collect_params().values()}
     params, settings = {}, {}
@@ -271,24 +287,26 @@ def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
         if name in given:
             p = given[name]
             params[name] = None if p._data is None else p.list_data()[0].copy()
-            settings[name] = Setting(
-                p.grad_req, p.lr_mult, p.wd_mult, isinstance(p, Constant)
-            )
+            constant = name in marked or isinstance(p, Constant)
+            trained = "null" if constant else p.grad_req
+            settings[name] = Setting(trained, p.lr_mult, p.wd_mult, constant)
     return params, settings
 
 
 def _inputs(nodes: Sequence[dict], params: Mapping, shape: Any) -> dict[str, tuple]:
     free = [name for name in node_list.variables(nodes) if name not in params]
-    if isinstance(shape, Mapping):
-        missing = sorted(set(shape) - set(free))
-        if missing:
-            raise ValueError(f"there is no input {missing[0]!r}; inputs are {free}")
-        return {name: _checked(size) for name, size in shape.items()}
-    if "data" in free:
-        return {"data": _checked(shape)}
-    if len(free) != 1:
-        raise ValueError(f"shape must be a dict with the inputs' shapes: {free}")
-    return {free[0]: _checked(shape)}
+    if not isinstance(shape, Mapping):
+        # Without any values the rest are parameters, else they are inputs, too.
+        if len(free) != 1 and (params or "data" not in free):
+            raise ValueError(f"shape must be a dict with the inputs' shapes: {free}")
+        return {"data" if "data" in free else free[0]: _checked(shape)}
+    for name in shape:
+        if name not in free:
+            raise ValueError(f"there is no input {name!r}; inputs are {free}")
+    missing = [name for name in free if name not in shape]
+    if missing and params:
+        raise ValueError(f"there is no shape for input {missing[0]!r}")
+    return {name: _checked(size) for name, size in shape.items()}
 
 
 def _checked(shape: Any) -> tuple:

@@ -6,6 +6,7 @@ from typing import Any, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
+from mxnet.ndarray.ndarray import _DTYPE_NP_TO_MX
 
 from gluon_compress.graph import Graph, symbol_of
 from gluon_compress.graph.nodes import MASK, mask_names, put_together, take_apart
@@ -32,11 +33,12 @@ def mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> Any:
         If the plan does not fit the net, or the net has no values.
     """
     graph = traced(net, plan, shape)
-    writer = _MaskWriter(graph)
-    values = _mask_values(graph, plan)
-    sample = next(iter(graph.params.values()))
+    sample = _sample(graph)
+    writer = _MaskWriter(graph, sample.dtype)
     params = dict(graph.params)
-    for name, value in {**values, **writer.indices}.items():
+    for name, value in _mask_values(graph, plan).items():
+        params[name] = mx.nd.array(value, ctx=sample.ctx, dtype=sample.dtype)
+    for name, value in writer.indices.items():
         params[name] = mx.nd.array(value, ctx=sample.ctx, dtype="float32")
     symbol = put_together(writer.nodes, writer.heads)
     used = set(symbol.list_inputs())
@@ -71,6 +73,14 @@ def set_mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> N
         parameters[name].set_data(mx.nd.array(values[name]))
 
 
+def _sample(graph: Graph) -> mx.nd.NDArray:
+    """Return a value that tells the device, and the type that channels have."""
+    values = list(graph.params.values())
+    # BatchNorm keeps its vectors as float32 when the rest is of another type.
+    weights = [value for value in values if len(value.shape) > 1]
+    return (weights or values or [mx.nd.zeros(1)])[0]
+
+
 def _mask_values(graph: Graph, plan: Plan | None) -> Mapping[str, np.ndarray]:
     alive = graph.alive(plan.keep if plan else {})
     return {
@@ -87,8 +97,8 @@ def _mask_name(group: str) -> str:
 class _MaskWriter:
     """The nodes of a graph with masks written in."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.demand = graph, Demand(graph)
+    def __init__(self, graph: Graph, dtype: type) -> None:
+        self.graph, self.demand, self.dtype = graph, Demand(graph), dtype
         self.nodes: list[dict] = []
         self.indices: dict[str, np.ndarray] = {}
         self.variables: dict[str, int] = {}
@@ -121,10 +131,11 @@ class _MaskWriter:
         entries = [[i, 0, 0] for i in inputs]
         return self._add({"op": op, "name": name, "attrs": texts, "inputs": entries})
 
-    def _variable(self, name: str, group: str, length: int) -> int:
+    def _variable(self, name: str, group: str, length: int, dtype: Any) -> int:
         if name not in self.variables:
+            code = _DTYPE_NP_TO_MX[np.dtype(dtype).type]
             shape = f"({length},)"
-            attrs = {MASK: group, "__shape__": shape, "__dtype__": "0"}
+            attrs = {MASK: group, "__shape__": shape, "__dtype__": str(code)}
             node = {"op": "null", "name": name, "attrs": attrs, "inputs": []}
             self.variables[name] = self._add(node)
         return self.variables[name]
@@ -152,7 +163,10 @@ class _MaskWriter:
     def _vector(self, places: np.ndarray, name: str) -> int:
         """Return the node of a vector of 1 and 0 for a tensor's channels."""
         groups = self._in_order(places)
-        parts = [self._variable(_mask_name(g.name), g.name, g.width) for g in groups]
+        parts = [
+            self._variable(_mask_name(g.name), g.name, g.width, self.dtype)
+            for g in groups
+        ]
         order = np.concatenate([self.graph.places(g) for g in groups])
         if (places < 0).any():
             first = {"axis": 0, "begin": 0, "end": 1}
@@ -167,5 +181,5 @@ class _MaskWriter:
             return joined
         position = {int(p): k for k, p in enumerate(order)}
         self.indices[f"{name}_places"] = np.array([position[int(p)] for p in places])
-        index = self._variable(f"{name}_places", "", len(places))
+        index = self._variable(f"{name}_places", "", len(places), np.float32)
         return self._op("take", f"{name}_order", [joined, index], axis=0)

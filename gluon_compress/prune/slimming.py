@@ -8,10 +8,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import Graph, Tensor, form_of, trace, trace_any
-from gluon_compress.graph.nodes import (
-    output_shapes,
-    put_together,
-)
+from gluon_compress.graph.nodes import CONSTANT, output_shapes, put_together
 from gluon_compress.graph.step import attribute
 from gluon_compress.plan import Plan
 
@@ -78,6 +75,9 @@ def slim_node(graph: Graph, i: int, alive: np.ndarray) -> dict:
     attrs = {k: v for k, v in node["attrs"].items() if k != "__shape__"}
     if node["op"] in REWRITES:
         attrs.update(REWRITES[node["op"]](_Cut(graph, i, alive)))
+    setting = graph.settings.get(node["name"])
+    if node["op"] == "null" and setting is not None and setting.constant:
+        attrs[CONSTANT] = "1"
     return {**node, "attrs": attrs}
 
 
