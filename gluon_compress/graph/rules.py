@@ -11,7 +11,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from gluon_compress.graph.atoms import Atoms, placed, varying
+from gluon_compress.graph.atoms import placed, varying
 from gluon_compress.graph.moves import (
     broadcast,
     concat,
@@ -31,6 +31,7 @@ from gluon_compress.graph.step import (
     Step,
     axis_of,
     reduced_axes,
+    tied_groups,
     unknown_form,
     whole_groups,
 )
@@ -86,12 +87,11 @@ def where(step: Step) -> list:
 
 def convolution(step: Step) -> list:
     """Input channels are consumed, output channels are new; groups tie both."""
-    groups, filters = step.attr("num_group", 1), step.attr("num_filter")
     if not str(step.attr("layout", "NC")).startswith("NC"):
         return unknown_form(step)
-    outs, ins = step.atoms.fresh(filters), step.channel(0, 1)
+    outs, ins = step.atoms.fresh(step.attr("num_filter")), step.channel(0, 1)
     deconv = step.op == "Deconvolution"
-    inner = _tie_groups(step.atoms, groups, outs, ins) if groups > 1 else (outs, ins)
+    inner = _tie_groups(step, outs, ins) if tied_groups(step.attrs) else (outs, ins)
     if deconv:
         step.carry(1, 0, ins)
         rest = inner[0]
@@ -105,16 +105,16 @@ def convolution(step: Step) -> list:
     return [placed(outs, 1, len(step.out_shapes[0]))]
 
 
-def _tie_groups(atoms: Atoms, groups: int, outs, ins) -> tuple:
+def _tie_groups(step: Step, outs: np.ndarray, ins: np.ndarray) -> tuple:
     """Tie channels of grouped convolution; return what one group has of each."""
-    outs, whole = outs.reshape(groups, -1), whole_groups(groups, len(ins))
-    ins = ins.reshape(groups, -1)
+    groups, whole = step.attr("num_group", 1), whole_groups(step.attrs, len(ins))
+    outs, ins = outs.reshape(groups, -1), ins.reshape(groups, -1)
     if whole:
-        atoms.unite(ins, ins[:, :1])
-        atoms.unite(outs, ins[:, :1])
+        step.atoms.unite(ins, ins[:, :1])
+        step.atoms.unite(outs, ins[:, :1])
         return None, None
-    atoms.unite(ins, ins[:1])
-    atoms.unite(outs, outs[:1])
+    step.atoms.unite(ins, ins[:1])
+    step.atoms.unite(outs, outs[:1])
     return outs[0], ins[0]
 
 

@@ -80,12 +80,26 @@ def axis_of(step: Step, key: str, default: int, k: int = 0) -> int:
     return step.attr(key, default) % len(step.shapes[k])
 
 
-def whole_groups(groups: int, in_channels: int) -> bool:
+# Says of a slim net's convolution how its groups were pruned, see ``whole_groups``.
+GROUPED = "__channel_groups__"
+
+
+def tied_groups(attrs: Mapping[str, str]) -> bool:
+    """Tell whether a convolution has groups, or had before the net was slimmed."""
+    return attribute(attrs, "num_group", 1) > 1 or GROUPED in attrs
+
+
+def whole_groups(attrs: Mapping[str, str], in_channels: int) -> bool:
     """Tell whether a grouped convolution loses whole groups or channels of each.
 
     Many thin groups (depthwise is the extreme) are removed whole; of few wide ones
     each loses the channels at the same places. Either way all keep the same number.
+    A slim net stays with what was true of the net it came from, so that plans for the
+    one and for the other can be composed.
     """
+    groups = attribute(attrs, "num_group", 1)
+    if GROUPED in attrs:
+        return attrs[GROUPED] == "whole"
     return groups > 1 and groups >= in_channels // groups
 
 

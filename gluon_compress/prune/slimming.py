@@ -9,7 +9,7 @@ import numpy as np
 
 from gluon_compress.graph import Graph, Tensor, form_of, trace, trace_any
 from gluon_compress.graph.nodes import CONSTANT, output_shapes, put_together
-from gluon_compress.graph.step import attribute
+from gluon_compress.graph.step import GROUPED, attribute, tied_groups, whole_groups
 from gluon_compress.plan import Plan
 
 
@@ -34,6 +34,12 @@ def slim(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> Any:
     ------
     ValueError
         If the plan does not fit the net, or the net has no values.
+
+    Notes
+    -----
+    MXNet 1.9.1 on a CPU fails, or crashes, when it trains a concatenation of feature
+    maps whose channels are no multiples of 16 (and runs ``slice`` on one), in slim
+    nets as in any other. ``select`` keeps multiples of 16 by default.
     """
     graph = traced(net, plan, shape)
     alive = graph.alive(plan.keep if plan else {})
@@ -132,7 +138,11 @@ class _Cut:
 def _convolution(cut: _Cut) -> dict:
     outs, inner = cut.out()[1], cut.shape(1)[1]
     total = outs if cut.node["op"] == "Deconvolution" else cut.shape(0)[1]
-    return {"num_filter": str(outs), "num_group": str(total // inner)}
+    new = {"num_filter": str(outs), "num_group": str(total // inner)}
+    if tied_groups(cut.node["attrs"]):
+        whole = whole_groups(cut.node["attrs"], cut.input(0).shape[1])
+        new[GROUPED] = "whole" if whole else "each"
+    return new
 
 
 def _dense(cut: _Cut) -> dict:

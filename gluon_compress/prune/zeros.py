@@ -93,8 +93,8 @@ class Demand:
             return False
         if node["op"] in SUMS:
             return source.axis in reduced_axes(node["attrs"], len(source.shape))
-        groups = attribute(node["attrs"], "num_group", 1)
-        return not (source.axis == 1 and whole_groups(groups, source.shape[1]))
+        channels = source.shape[1]
+        return not (source.axis == 1 and whole_groups(node["attrs"], channels))
 
     def _tensor(self, entry):
         return self.graph.tensor(entry)
