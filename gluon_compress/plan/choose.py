@@ -92,7 +92,7 @@ def uniform(choices: Choices) -> np.ndarray:
 
 def ranked(choices: Choices) -> np.ndarray:
     """All channels of all groups compete by worth; the best that fit stay."""
-    levels = np.unique(np.concatenate(choices.worth))
+    levels = np.unique(np.concatenate([[], *choices.worth]))
     ascending = [row[::-1] for row in choices.worth]
 
     def at(level: float) -> np.ndarray:

@@ -56,11 +56,15 @@ class Meter:
         return np.array([group.width for group in self.groups], int)
 
     def totals(self, widths: np.ndarray) -> dict[str, np.ndarray]:
-        """Return totals for rows of kept widths ``(choices, groups)``."""
+        """Return totals for rows of kept widths ``(choices, groups)``.
+
+        They are whole numbers, as ``count`` gives them, so that a limit that is met
+        to the last parameter is met.
+        """
         sizes = self._evaluate(self._first, widths) * self._evaluate(
             self._second, widths
         )
-        return {n: sizes @ self._factors[n] + self._rest[n] for n in LIMITS}
+        return {n: np.rint(sizes @ self._factors[n] + self._rest[n]) for n in LIMITS}
 
     def _variables(self) -> dict[str, list[Tensor]]:
         pairs = zip(self.graph.nodes, self.graph.tensors)
