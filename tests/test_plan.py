@@ -182,6 +182,21 @@ def test_plan_for_another_net_does_not_compose():
         Plan({"a": (1, 3, 5)}).compose(Plan({"a": (3,)}))
 
 
+def test_group_that_fell_apart_does_not_compose():
+    # Of the halves of a shuffle one channel each is left: they need no longer go
+    # together.
+    def wire(F, m, x):
+        x = F.reshape(m["stem"](x), (0, -4, 2, -1, -2)).swapaxes(1, 2)
+        x = F.sum(F.reshape(x, (0, -3, -2)).reshape((0, -4, -1, 2, -2)), axis=2)
+        return m["out"](x)
+
+    net = ready(Wired(wire, stem=conv(8), out=conv(2)))
+    first = Plan({"conv0": (1,)})
+    found = trace(slim(net, first, shape=SHAPE), SHAPE)
+    with pytest.raises(ValueError, match="'conv0' has width 2 .* leaves 1: the plans"):
+        first.compose(Plan({}), found)
+
+
 # What a channel is worth.
 
 

@@ -111,19 +111,26 @@ class Plan:
                     f"but it is frozen: {group.frozen}"
                 )
 
-    def compose(self, later: Plan) -> Plan:
+    def compose(self, later: Plan, graph: Graph | None = None) -> Plan:
         """Return one plan for this one and then a plan for the net it left.
 
         Parameters
         ----------
         later : Plan
             Made on the graph of the net that was slimmed by this plan.
+        graph : Graph, optional
+            That graph, to be sure: where a group has one index left that stands for
+            several channels, these may be groups of their own in the slim net.
 
         Raises
         ------
         ValueError
-            If the later plan keeps an index that this one does not leave.
+            If the later plan keeps an index that this one does not leave, or the
+            graph's groups are not what this plan leaves.
         """
+        if graph is not None:
+            self._check_left(graph)
+            later.check(graph)
         keep = dict(self.keep)
         for name, kept in later.keep.items():
             if name not in keep:
@@ -136,6 +143,15 @@ class Plan:
             else:
                 keep[name] = tuple(self.keep[name][i] for i in kept)
         return Plan(keep, later.net or self.net, later.made_by)
+
+    def _check_left(self, graph: Graph) -> None:
+        for group in graph.groups:
+            left = len(self.keep.get(group.name, range(group.width)))
+            if group.width != left:
+                raise ValueError(
+                    f"group {group.name!r} has width {group.width} in the slim net, "
+                    f"the plan before leaves {left}: the plans do not compose"
+                )
 
 
 def _indices(group: str, kept: Sequence) -> tuple[int, ...]:
