@@ -48,6 +48,7 @@ WITHIN = {
     "train": ["checkpoint", "run", "loop"],
     "data": ["annotation", "images", "augment", "batches", "sets", "toy"],
     "models": ["ssd", "head", "trunk", "mobilenet", "resnet"],
+    "pipeline": ["job", "stages", "run"],
     "report": ["boxes", "pictures", "charts", "curves", "tables", "page"],
 }
 USES_GLUONCV = {"models", "data", "evaluate", "zoo", "summary", "pipeline"}

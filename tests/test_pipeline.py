@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import mxnet as mx
 import numpy as np
 import pytest
 
@@ -147,6 +148,26 @@ def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path):
         np.testing.assert_allclose(
             parameter.data().asnumpy(), same, rtol=1e-3, atol=1e-5
         )
+
+
+@pytest.mark.slow
+def test_devices_take_their_shares_of_a_batch(place, tmp_path):
+    rows = [{"algorithm": "prune", "budget": {"macs_ratio": 0.6}, "multiple": 1}]
+    two = Options(progress=False, ctx=(mx.cpu(0), mx.cpu(1)))
+    recipe = recipe_in(place, compression=rows)
+    results = pipeline.run(recipe, tmp_path / "run", options=two)
+    assert results["stages"]["compact"]["steps"] == 2
+    net = models.load(tmp_path / "run" / "compact" / "model")
+    assert all(p.list_ctx() == [mx.cpu()] for p in net.collect_params().values())
+
+
+def test_set_without_objects_is_refused_before_training(tmp_path):
+    make_toy(tmp_path / "toy", images=10)
+    for file in (tmp_path / "toy" / "Annotations").iterdir():
+        file.write_text("<annotation></annotation>")
+    with pytest.raises(ValueError, match="'train' hold no object"):
+        pipeline.run(recipe_in(tmp_path), tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
 
 
 def test_folder_of_another_run_is_left_alone(tmp_path):

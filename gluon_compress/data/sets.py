@@ -253,7 +253,11 @@ class Detections:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         used, image = self._pictures.read(index)
-        return image, self._labels[used].copy()
+        return image, self.label(used)
+
+    def label(self, index: int) -> np.ndarray:
+        """Return the label of an image, ``(M, 6)``, without reading its pixels."""
+        return self._labels[index].copy()
 
     @property
     def problems(self) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ VERSION = 1
 LEAST_IMAGES, LEAST_SIZE = 5, 64
 
 SIDES = (0.15, 0.55)  # of an object, as a share of the image's shorter side
-MOST_OBJECTS = 4
+MOST_OBJECTS = 6
 TURN = 20.0  # degrees to either side
 CONTRAST = 130.0  # least distance of an object's colour from the ground's, RGB
 MOST_COVERED = 0.35  # share of an object that a later one may hide

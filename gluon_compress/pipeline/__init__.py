@@ -1,0 +1,9 @@
+"""The main job: from a recipe to an exported, evaluated compact detector, in stages.
+
+``run`` goes through the stages; ``stages`` says what each does; ``job`` holds what they
+work with: the recipe, its data, the untrained nets.
+"""
+
+from gluon_compress.pipeline.run import run
+
+__all__ = ["run"]

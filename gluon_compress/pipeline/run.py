@@ -1,0 +1,142 @@
+"""The main job: from a recipe to an exported, evaluated compact detector, in stages.
+
+Every stage is a folder. Its ``result.json`` is written last, so a stage that has one
+is complete: ``--resume`` loads its model and goes on behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+import mxnet as mx
+from gluoncv.model_zoo.ssd import SSD
+
+from gluon_compress import cost, models, train
+from gluon_compress.files import read_json, write_json
+from gluon_compress.models import head, ssd
+from gluon_compress.pipeline.job import Job, accuracy, open_job, place, untrained
+from gluon_compress.pipeline.stages import compress, finetune, rehearse, train_full
+from gluon_compress.recipe import Recipe
+from gluon_compress.summary import COMPACT, FULL, write_report
+
+RESULT, MODEL = "result.json", "model"
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    options: train.Options | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> dict:
+    """Run every stage of a recipe that has no result yet.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    out : path
+        A new or empty folder, or with ``resume`` that of an earlier run.
+    resume : bool
+        Go on where an earlier run of the same recipe was stopped.
+    options : train.Options, optional
+        ``seed`` and ``resume`` are set here.
+    facts : mapping, optional
+        Commit, hardware and versions, for every ``result.json``.
+
+    Returns
+    -------
+    dict
+        The results of all stages by name, as ``out/result.json`` holds them.
+
+    Raises
+    ------
+    ValueError
+        For a recipe that cannot work, found before the first training step, or a
+        folder that holds anything else.
+    """
+    out = Path(out)
+    _check_folder(recipe, out, resume)
+    options = replace(options or train.Options(), seed=recipe.seed, resume=True)
+    job = open_job(recipe, out, options, facts or {})
+    start, student = untrained(job)
+    if not (out / FULL / RESULT).exists():
+        rehearse(recipe, student or start)
+    out.mkdir(parents=True, exist_ok=True)
+    recipe.save(out / "recipe.json")
+    full = _stage(job, FULL, partial(train_full, job, start))
+    net, decided = student or full, []
+    for number, row in enumerate(recipe.compression, 1):
+        name = f"{number}_{row.algorithm}"
+        net = _stage(job, name, partial(compress, job, net, row))
+        decided.append(name)
+    _stage(job, COMPACT, partial(finetune, job, net, full))
+    results = {
+        name: read_json(out / name / RESULT) for name in (FULL, *decided, COMPACT)
+    }
+    whole = _measure_speed(job, results)
+    write_report(recipe, whole, out, job.test)
+    return whole
+
+
+def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+    if out.is_file():
+        raise ValueError(f"{out}: is a file; results need a folder")
+    earlier = out / "recipe.json"
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not resume:
+        raise ValueError(f"{out}: is not empty; --resume goes on with an earlier run")
+    if not earlier.exists():
+        raise ValueError(f"{out}: holds no recipe.json of an earlier run to resume")
+    before, now = asdict(Recipe.load(earlier)), asdict(recipe)
+    changed = [key for key in now if now[key] != before[key]]
+    if changed:
+        raise ValueError(
+            f"{earlier}: {changed[0]!r} differs from the recipe given; resume the "
+            "recipe that was begun, or choose a new folder"
+        )
+
+
+def _stage(job: Job, name: str, make: Callable[[Path], tuple[SSD, dict]]) -> SSD:
+    """Return the net of a stage: as an earlier run left it, or made now."""
+    folder = job.out / name
+    if (folder / RESULT).exists():
+        return models.load(folder / MODEL)
+    folder.mkdir(parents=True, exist_ok=True)
+    net, notes = make(folder)
+    place(net, job.options.ctx[:1])
+    figures = {**models.size_of(net), **accuracy(job, net, job.test)}
+    place(net, [mx.cpu()])
+    manifest = models.save(net, folder / MODEL, name)
+    figures["export_difference"] = manifest["max_difference"]
+    write_json(folder / RESULT, {"stage": name, **figures, **notes, **_origin(job)})
+    return net
+
+
+def _origin(job: Job) -> dict:
+    sets = {"train": job.train, "test": job.test}
+    images = {
+        split: {"images": len(s), "skipped": len(s.problems)}
+        for split, s in sets.items()
+    }
+    facts = {"kind": job.recipe.data.kind, "root": job.recipe.data.root, **images}
+    return {"data": facts, "seed": job.recipe.seed, **job.facts}
+
+
+def _measure_speed(job: Job, results: dict) -> dict:
+    """Time the full and the compact head one after the other, and write it all."""
+    path = job.out / RESULT
+    if path.exists():
+        return read_json(path)
+    speed = {}
+    for name in (FULL, COMPACT):
+        net = models.load(job.out / name / MODEL)
+        size = ssd.image_size(net)
+        speed[name] = asdict(cost.latency(head.head_block(net), (1, 3, size, size)))
+    whole = {"stages": results, "latency": speed, **_origin(job)}
+    write_json(path, whole)
+    return whole
