@@ -48,7 +48,6 @@ def assert_same(left: dict, right: dict) -> None:
 
 
 def prepared(name: str, seed: int = 5) -> tuple:
-    """Return a net and a random plan for it."""
     net = ready(ALL[name]())
     return net, random_plan(trace(net, SHAPE), seed)
 
@@ -115,6 +114,29 @@ def test_values_of_kept_channels_are_those_of_the_net():
     first, second = [name for name in before if "conv" in name]
     np.testing.assert_array_equal(after[first], before[first][[1, 4, 6]])
     np.testing.assert_array_equal(after[second], before[second][[0, 5]][:, [1, 4, 6]])
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ((nn.Conv1D(8, 3), nn.BatchNorm(), nn.Conv1D(6, 3), nn.Dense(3)), (1, 3, 20)),
+        ((nn.Conv3D(8, 3), nn.BatchNorm(), nn.Conv3D(6, 3)), (1, 3, 6, 6, 6)),
+        ((nn.Dense(6, flatten=False), gluon.rnn.LSTM(8), nn.Dense(3)), (1, 5, 4)),
+        ((nn.Dense(6, flatten=False), nn.LayerNorm(), nn.Dense(3)), (1, 5, 4)),
+        ((conv(8), nn.Swish(), conv(6), nn.GELU(), conv(4)), SHAPE),
+        ((conv(8), nn.GroupNorm(4), conv(6), nn.ReflectionPad2D(1), conv(4)), SHAPE),
+    ],
+    ids=("1d", "3d", "lstm", "layer_norm", "swish", "group_norm"),
+)
+def test_mask_is_slim_on_other_layers(layers, shape):
+    net = nn.HybridSequential()
+    net.add(*layers)
+    net.initialize(mx.init.Normal(0.3))
+    images = mx.nd.random.normal(shape=shape)
+    net(images)
+    for plan in plans(trace(net, shape)):
+        masked, small = (way(net, plan, shape=shape) for way in (mask, slim))
+        assert difference(masked(images), small(images)) < 1e-5
 
 
 # Law 4: the given net is left as it was.

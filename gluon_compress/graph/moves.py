@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gluon_compress.graph.atoms import placed, varying
-from gluon_compress.graph.step import Step, axis_of, unknown_form
+from gluon_compress.graph.step import Step, axis_of, numbers, unknown_form
 
 
 def reshape(step: Step) -> list:
@@ -20,7 +20,7 @@ def reshape(step: Step) -> list:
 
 def transpose(step: Step) -> list:
     """Axes in another order."""
-    axes = step.attr("axes", ()) or None
+    axes = numbers(step.attrs, "axes") or None
     return [np.transpose(step.ids(0), axes)]
 
 
@@ -79,12 +79,12 @@ def slice_axis(step: Step) -> list:
 def slices(step: Step) -> list:
     """A range of positions along several axes."""
     ids = step.ids(0)
-    steps = step.attr("step", ()) or ()
+    steps = numbers(step.attrs, "step")
     for axis in varying(ids):
         if axis < len(steps) and steps[axis] not in (None, 1):
             step.freeze(ids, "takes channels in steps")
             return [step.atoms.fixed("", ids.ndim)]
-    ends = zip(step.attr("begin"), step.attr("end"))
+    ends = zip(*(numbers(step.attrs, key) for key in ("begin", "end")))
     for axis, (begin, end) in enumerate(ends):
         ids = cut(ids, axis, begin, end)
     return [ids]
@@ -93,7 +93,7 @@ def slices(step: Step) -> list:
 def slice_like(step: Step) -> list:
     """As many positions as another tensor has; of channels only when all stay."""
     ids, like = step.ids(0), step.ids(1)
-    axes = step.attr("axes", ()) or range(len(step.shapes[1]))
+    axes = numbers(step.attrs, "axes") or range(len(step.shapes[1]))
     axes = {axis % len(step.shapes[0]) for axis in axes}
     if not axes.isdisjoint(varying(like)):
         step.freeze(like, "cuts another tensor's channels by it")
@@ -117,7 +117,7 @@ def split(step: Step) -> list:
     """Equal parts along one axis stay equal: position i of each part is tied."""
     axis, ids = axis_of(step, "axis", 1), step.ids(0)
     squeeze = step.attr("squeeze_axis", False)
-    inner = list(step.attr("indices", ()) or ())[1:]
+    inner = list(numbers(step.attrs, "indices"))[1:]
     parts = len(step.out_shapes)
     if ids.shape[axis] == 1:
         cuts = [ids] * parts

@@ -75,6 +75,12 @@ def attribute(attrs: Mapping[str, str], key: str, default: Any = None) -> Any:
     return default if value is None else value
 
 
+def numbers(attrs: Mapping[str, str], key: str) -> tuple:
+    """Return an attribute of several numbers; MXNet stores a single one bare."""
+    value = attribute(attrs, key, ())
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
 def axis_of(step: Step, key: str, default: int, k: int = 0) -> int:
     """Return an axis attribute, counted from the front."""
     return step.attr(key, default) % len(step.shapes[k])
@@ -108,9 +114,7 @@ SUMS = ("sum", "sum_axis", "nansum")
 
 def reduced_axes(attrs: Mapping[str, str], ndim: int) -> list[int]:
     """Return the axes that a reduction removes, counted from the front."""
-    axes = attribute(attrs, "axis", ())
-    axes = [axes] if isinstance(axes, int) else list(axes)
-    axes = [axis % ndim for axis in axes] or list(range(ndim))
+    axes = [axis % ndim for axis in numbers(attrs, "axis")] or list(range(ndim))
     if attribute(attrs, "exclude", False):
         return [axis for axis in range(ndim) if axis not in axes]
     return axes

@@ -9,7 +9,13 @@ import numpy as np
 
 from gluon_compress.graph import Graph, Tensor, form_of, trace, trace_any
 from gluon_compress.graph.nodes import CONSTANT, output_shapes, put_together
-from gluon_compress.graph.step import GROUPED, attribute, tied_groups, whole_groups
+from gluon_compress.graph.step import (
+    GROUPED,
+    attribute,
+    numbers,
+    tied_groups,
+    whole_groups,
+)
 from gluon_compress.plan import Plan
 
 
@@ -160,7 +166,7 @@ def _slice_axis(cut: _Cut) -> dict:
 
 
 def _slice(cut: _Cut) -> dict:
-    ends = {key: cut.attr(key) for key in ("begin", "end")}
+    ends = {key: numbers(cut.node["attrs"], key) for key in ("begin", "end")}
     return {
         key: str(tuple(cut.moved(axis, p) for axis, p in enumerate(positions)))
         for key, positions in ends.items()
@@ -169,19 +175,19 @@ def _slice(cut: _Cut) -> dict:
 
 def _split(cut: _Cut) -> dict:
     axis = cut.attr("axis", 1) % len(cut.input(0).shape)
-    indices = cut.attr("indices", ())
+    indices = numbers(cut.node["attrs"], "indices")
     moved = [cut.moved(axis, position) for position in indices]
     return {"indices": str(moved)} if indices else {}
 
 
 def _broadcast(cut: _Cut) -> dict:
-    sizes = zip(cut.attr("shape"), cut.out())
+    sizes = zip(numbers(cut.node["attrs"], "shape"), cut.out())
     return {"shape": str(tuple(new if old else 0 for old, new in sizes))}
 
 
 def _reshape(cut: _Cut) -> dict:
     """Replace the numbers of the shape that stand for axes that lose channels."""
-    shape, lost = list(cut.attr("shape", ())), cut.outputs[0].axis
+    shape, lost = list(numbers(cut.node["attrs"], "shape")), cut.outputs[0].axis
     if lost is not None:
         for position, axis in written_axes(shape, len(cut.input(0).shape)):
             if axis == lost:
