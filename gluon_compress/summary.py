@@ -94,7 +94,7 @@ def write_report(
     files = {name: out / name / "result.json" for name in stages}
     page = report.Page(
         title=f"{recipe.model.name}: full and compact",
-        summary=_sentence(results),
+        summary=sentence(results),
         facts=_facts(recipe, results),
         figures=figures(results),
         pictures=pictures,
@@ -105,14 +105,15 @@ def write_report(
     return folder / "index.html"
 
 
-def _sentence(results: Mapping[str, Any]) -> str:
+def sentence(results: Mapping[str, Any]) -> str:
+    """Return in words what was saved, and what the accuracy was measured on."""
     full, compact = (results["stages"][name] for name in (FULL, COMPACT))
     data = results["data"]
     return (
         f"The compact net has {compact['macs'] / full['macs']:.1%} of the full one's "
         f"multiply-accumulates and {compact['bytes'] / full['bytes']:.1%} of its "
         f"bytes. mAP is {METRICS[compact['metric']]} at IoU {compact['iou']:g} on "
-        f"{data['test']['images']} test images of {data['root']}."
+        f"{data['test']['images']} test images of {Path(data['root']).name}."
     )
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,35 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real images are needed in {SHARED}")
     return SHARED
+
+
+_SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Return a function that imports a file of the scripts folder."""
+    monkeypatch.syspath_prepend(str(_SCRIPTS))
+    earlier = set(sys.modules)
+
+    def load(name: str):
+        return importlib.import_module(name)
+
+    yield load
+    for name in set(sys.modules) - earlier:  # names as plain as "export" must not stay
+        if (_SCRIPTS / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+@pytest.fixture
+def call(script, capsys, monkeypatch):
+    """Return a function that runs a script: status, standard output, and error."""
+
+    def run(name: str, *options) -> tuple[int, str, str]:
+        module = script(name)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+        with pytest.raises(SystemExit) as end:
+            script("common").main(module.run, module.arguments(), map(str, options))
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return run

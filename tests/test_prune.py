@@ -264,15 +264,15 @@ def test_settings_survive(way):
 
 
 @pytest.mark.parametrize("way", [mask, slim])
-def test_type_and_device_survive(way):
+@pytest.mark.parametrize("devices", [[mx.cpu(1)], [mx.cpu(0), mx.cpu(1)]])
+def test_type_and_devices_survive(way, devices):
     net, plan = prepared("shuffle")
     net.cast("float64")
-    net.collect_params().reset_ctx(mx.cpu(1))
+    net.collect_params().reset_ctx(devices)
     made = way(net, plan, shape=SHAPE)
-    images = batch().astype("float64").as_in_context(mx.cpu(1))
-    output = made(images)
+    output = made(batch().astype("float64").as_in_context(mx.cpu(1)))
     assert (output.context, output.dtype) == (mx.cpu(1), np.float64)
-    assert all(p.list_ctx() == [mx.cpu(1)] for p in made.collect_params().values())
+    assert all(p.list_ctx() == devices for p in made.collect_params().values())
 
 
 def test_types_agree():

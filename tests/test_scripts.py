@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -23,35 +22,6 @@ CLASSES = ("cat", "dog")
 
 # MXNet names a constant's initialiser after an address, which may come again.
 pytestmark = pytest.mark.filterwarnings("ignore:.*New initializer:UserWarning")
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Return a function that imports a file of the scripts folder."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    earlier = set(sys.modules)
-
-    def load(name: str):
-        return importlib.import_module(name)
-
-    yield load
-    for name in set(sys.modules) - earlier:  # names as plain as "export" must not stay
-        if (SCRIPTS / f"{name}.py").exists():
-            del sys.modules[name]
-
-
-@pytest.fixture
-def call(script, capsys, monkeypatch):
-    """Return a function that runs a script: status, standard output, and error."""
-
-    def run(name: str, *options) -> tuple[int, str, str]:
-        module = script(name)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py"])
-        with pytest.raises(SystemExit) as end:
-            script("common").main(module.run, module.arguments(), map(str, options))
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return run
 
 
 def assert_refused(ended: tuple[int, str, str], *words: str) -> None:

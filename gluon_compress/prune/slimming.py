@@ -77,7 +77,18 @@ def rebuilt(net: Any, graph: Graph, symbol: mx.sym.Symbol, params: dict) -> Any:
             parameter.lr_mult, parameter.wd_mult = setting.lr_mult, setting.wd_mult
         elif parameter.name in added:
             parameter.grad_req = "null"
+    devices = _devices(net)
+    if len(devices) > 1:  # a graph has the values of the first
+        result.collect_params().reset_ctx(devices)
     return result
+
+
+def _devices(net: Any) -> list[mx.Context]:
+    """Return the devices that a net's parameters lie on."""
+    if isinstance(net, tuple):
+        return []
+    known = (p for p in net.collect_params().values() if p._data is not None)
+    return next((p.list_ctx() for p in known), [])
 
 
 def slim_node(graph: Graph, i: int, alive: np.ndarray) -> dict:
