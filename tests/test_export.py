@@ -68,6 +68,8 @@ def test_manifest_states_inputs_outputs_and_files(exported):
     }
 
 
+# MXNet's own import declares the input without a type.
+@pytest.mark.filterwarnings("ignore:Cannot decide type for:UserWarning")
 def test_files_load_as_a_symbol_block(exported):
     symbol, params = tiny()
     net = mx.gluon.SymbolBlock.imports(

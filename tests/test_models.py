@@ -37,7 +37,8 @@ def outputs(block, images) -> list[np.ndarray]:
 def raw(net: SSD, images) -> list[np.ndarray]:
     """Run the unchanged raw head of a net."""
     names = net.collect_params()
-    block = mx.gluon.SymbolBlock(head.raw_head(net), mx.sym.var("data"), params=names)
+    data = mx.sym.var("data", dtype="float32")
+    block = mx.gluon.SymbolBlock(head.raw_head(net), data, params=names)
     return outputs(block, images)
 
 
@@ -112,10 +113,11 @@ def test_head_block_trains_the_net_itself(net, images):
     before = raw(fresh, images)
     trainer = mx.gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": 0.1})
     with autograd.record():
-        loss = (block(images)[0] ** 2).sum()
+        loss = (block(images)[0] ** 2).mean()
     loss.backward()
     trainer.step(1)
-    assert np.abs(raw(fresh, images)[0] - before[0]).max() > 1e-3
+    moved = np.abs(raw(fresh, images)[0] - before[0]).max()
+    assert 1e-3 < moved < 10
 
 
 def test_start_has_scores_of_order_one(net, images):
@@ -125,14 +127,14 @@ def test_start_has_scores_of_order_one(net, images):
     assert 0.01 < deltas.std() < 3
 
 
-def test_residual_blocks_start_as_identity():
-    net = models.build("ssd_300_resnet18_v1b", CLASSES)
+def test_bottlenecks_start_as_identity():
+    net = models.build("ssd_300_resnet50_v1b", CLASSES)
     zero = [
         name
         for name, p in net.collect_params(".*gamma").items()
         if not p.data().asnumpy().any()
     ]
-    assert len(zero) == 8
+    assert len(zero) == 16
 
 
 def test_same_seed_gives_the_same_values():
@@ -255,9 +257,9 @@ def test_taps_found_in_a_symbol_are_the_stages(name):
     ("name", "widths"),
     [
         ("mobilenet1.0", [256, 512, 1024]),
-        ("mobilenetv2_0.5", [16, 48, 1280]),
+        ("mobilenetv2_0.5", [96, 288, 1280]),
         ("vgg11_bn", [512, 512, 512]),
-        ("densenet121", [512, 1024, 1024]),
+        ("densenet121", [256, 512, 1024]),
     ],
 )
 def test_taps_are_found_in_other_nets(name, widths):

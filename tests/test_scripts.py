@@ -20,9 +20,6 @@ SHARED = {"common", "facts", "inputs"}
 NAMES = sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem not in SHARED)
 CLASSES = ("cat", "dog")
 
-# MXNet names a constant's initialiser after an address, which may come again.
-pytestmark = pytest.mark.filterwarnings("ignore:.*New initializer:UserWarning")
-
 
 def assert_refused(ended: tuple[int, str, str], *words: str) -> None:
     status, _, error = ended

@@ -16,7 +16,7 @@ from gluon_compress.graph import symbol_of
 from nets import difference, flat, random_plan, ready
 
 # GluonCV names the starting value of a constant after its address in memory.
-pytestmark = pytest.mark.filterwarnings("ignore:.*New initializer:UserWarning")
+
 slow = pytest.mark.slow
 
 

@@ -129,16 +129,19 @@ def _initialize(block, symbol, size: int, ctx: mx.Context | None = None) -> None
         if parameter._data is None:  # a shared parameter may have its value already
             parameter.shape = known[name]
             # As a default: what a layer asks for itself comes first.
-            parameter.initialize(ctx=ctx or mx.cpu(), default_init=_initializer(name))
+            start = _initializer(name, known[name])
+            parameter.initialize(ctx=ctx or mx.cpu(), default_init=start)
 
 
-def _initializer(name: str) -> mx.init.Initializer:
+def _initializer(name: str, shape: Sequence[int]) -> mx.init.Initializer:
     # By kind: MXNet's own patterns do not know every name that a symbol may use.
     if name.endswith(("gamma", "var")):
         return mx.init.One()
     if name.endswith(("beta", "mean", "bias")):
         return mx.init.Zero()
-    return mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
+    # A depthwise filter meets one channel, whatever its first axis says.
+    fan = "in" if shape[1] == 1 else "out"
+    return mx.init.Xavier(rnd_type="gaussian", factor_type=fan, magnitude=2)
 
 
 def from_head(symbol: mx.sym.Symbol, params: dict, config: SSDConfig) -> SSD:

@@ -24,12 +24,11 @@ def resnet_trunk(name: str) -> tuple[mx.gluon.HybridBlock, list[mx.sym.Symbol]]:
 
     Notes
     -----
-    ``last_gamma`` starts every residual block as the identity (Goyal et al. 2017,
-    section 5.1), without which ResNet-50 hardly trains from scratch on a few
-    hundred images.
+    ``last_gamma`` starts every bottleneck as the identity (Goyal et al. 2017, section
+    5.1), without which ResNet-50 hardly trains from scratch on a few hundred images.
+    GluonCV's basic blocks (ResNet-18 and 34) do not know it.
     """
-    # A prefix of our own keeps counters of this process out of all names.
-    net = model_zoo.get_model(name, pretrained=False, last_gamma=True, prefix="trunk_")
+    net = model_zoo.get_model(name, pretrained=False, last_gamma=True)
     x = net.maxpool(net.relu(net.bn1(net.conv1(mx.sym.var("data")))))
     stage2 = net.layer2(net.layer1(x))
     stage3 = net.layer3(stage2)

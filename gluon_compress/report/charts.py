@@ -205,6 +205,7 @@ def name_points(axes, points: Sequence[Point], legend) -> list[tuple]:
         )
         for dx, dy, side in _AROUND:
             label.set(position=(dx, dy), ha=side, va="center")
+            label.update_positions(renderer)
             # Of the text alone: the annotation's own extent holds its line too.
             box = Text.get_window_extent(label, renderer).extents
             if _inside(box, frame) and not any(_cover(box, t) for t in taken):
