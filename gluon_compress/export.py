@@ -22,6 +22,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.files import read_json, sha256, write_json
+from gluon_compress.graph import pair_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -56,13 +57,12 @@ class Reference:
 
 
 def export(
-    symbol: mx.sym.Symbol,
-    params: Mapping[str, mx.nd.NDArray],
+    net: Any,
     folder: str | os.PathLike,
-    name: str,
+    name: str = "model",
     *,
     shape: Sequence[int],
-    info: Mapping[str, Any],
+    info: Mapping[str, Any] | None = None,
     reference: Reference | None = None,
     tolerance: float = 1e-5,
 ) -> dict:
@@ -70,10 +70,8 @@ def export(
 
     Parameters
     ----------
-    symbol : Symbol
-        With one input beside its parameters.
-    params : mapping
-        Parameters and running statistics by name; those of no use are left out.
+    net : HybridBlock or (symbol, params)
+        With one input beside its parameters; a detector is exported as its raw head.
     folder : path
         Made, or replaced if it holds an export; an interruption leaves the earlier
         one whole.
@@ -82,7 +80,7 @@ def export(
         and ``mx.model.load_checkpoint``.
     shape : sequence of int
         Of the input, with its batch axis.
-    info : mapping
+    info : mapping, optional
         JSON-able facts for the manifest: ``mean``, ``std``, ``classes``,
         ``anchors``, ``decode``, ``nms``, ... ``outputs`` may name the outputs.
     reference : Reference, optional
@@ -106,6 +104,7 @@ def export(
     _check_replaceable(folder)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"export name {name!r}; allowed: letters, digits, '_.-'")
+    symbol, params = pair_of(net)
     stored, input_name = _prefixed(symbol, params)
     reference = reference or _own_reference(symbol, stored, input_name, shape)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +114,7 @@ def export(
         symbol.save(str(draft / f"{name}-symbol.json"))
         mx.nd.save(str(draft / f"{name}-0000.params"), stored)
         _save_reference(draft / f"{name}-check.npz", reference)
-        manifest = _manifest(symbol, name, input_name, shape, info)
+        manifest = _manifest(symbol, name, input_name, shape, info or {})
         manifest["files"] = {p.name: _sum_of(p) for p in sorted(draft.iterdir())}
         differences = _compare(draft, manifest, reference, tolerance)
         manifest["max_difference"] = {

@@ -29,7 +29,7 @@ ARROWS = {
     "train": {"recipe", "files"},
     "distill": BOTTOM,
     "evaluate": set(),
-    "export": {"files"},
+    "export": {"files", "graph"},
     # images
     "data": BOTTOM,
     # what holds it together

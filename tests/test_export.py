@@ -32,7 +32,7 @@ def write(folder, seed: int = 0, **options) -> dict:
     symbol, params = tiny(seed)
     info = {"classes": ["a", "b"], "mean": [0.5], "outputs": ["first", "second"]}
     options = {"shape": SHAPE, "info": info, **options}
-    return export(symbol, params, folder, "tiny", **options)
+    return export((symbol, params), folder, "tiny", **options)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_missing_parameter_is_named(tmp_path):
     symbol, params = tiny()
     del params["bn_moving_var"]
     with pytest.raises(ValueError, match="bn_moving_var"):
-        export(symbol, params, tmp_path / "m", "tiny", shape=SHAPE, info={})
+        export((symbol, params), tmp_path / "m", "tiny", shape=SHAPE, info={})
     assert not list(tmp_path.iterdir())
 
 
@@ -184,4 +184,20 @@ def test_info_cannot_hide_what_the_manifest_states(tmp_path):
 def test_name_with_a_path_is_refused(tmp_path):
     symbol, params = tiny()
     with pytest.raises(ValueError, match=r"export name '\.\./x'"):
-        export(symbol, params, tmp_path / "m", "../x", shape=SHAPE, info={})
+        export((symbol, params), tmp_path / "m", "../x", shape=SHAPE, info={})
+
+
+def test_block_is_exported_as_what_it_computes(tmp_path):
+    net = mx.gluon.nn.Dense(3, in_units=4)
+    net.initialize()
+    manifest = export(net, tmp_path / "dense", shape=(2, 4))
+    assert manifest["name"] == "model"
+    inputs = np.ones((2, 4), np.float32)
+    own = Reference(inputs, (net(mx.nd.array(inputs)).asnumpy(),))
+    assert check(tmp_path / "dense", own)
+
+
+def test_block_without_values_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no value: initialise the net"):
+        export(mx.gluon.nn.Dense(3, in_units=4), tmp_path / "dense", shape=(2, 4))
+    assert not (tmp_path / "dense").exists()

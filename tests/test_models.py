@@ -241,7 +241,7 @@ def test_wrong_argument_is_named(arguments, message):
 def test_folder_of_another_kind_is_named(tmp_path):
     symbol = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=2, name="dense")
     params = {"dense_weight": mx.nd.ones((2, 3)), "dense_bias": mx.nd.ones(2)}
-    export(symbol, params, tmp_path / "m", "dense", shape=(1, 3), info={})
+    export((symbol, params), tmp_path / "m", "dense", shape=(1, 3), info={})
     with pytest.raises(ValueError, match="manifest.json: kind is None; allowed: 'ssd'"):
         models.load(tmp_path / "m")
 
@@ -284,7 +284,7 @@ def test_detector_on_a_trunk_pruned_as_a_classifier(tmp_path, images):
     small = slim(classifier, delete(graph, {"*": 0.25}, "l1", multiple=1))
     symbol = small(mx.sym.var("data"))
     params = {p.name: p.data() for p in small.collect_params().values()}
-    export(symbol, params, tmp_path / "trunk", "trunk", shape=(1, 3, 64, 64), info={})
+    export((symbol, params), tmp_path / "trunk", "trunk", shape=(1, 3, 64, 64), info={})
     net = models.build("ssd_300_resnet18_v1b", CLASSES, trunk=tmp_path / "trunk")
     assert head.map_widths(net)[:3] == (32, 64, 128)
     own = {n: p.data().asnumpy() for n, p in net.collect_params().items()}

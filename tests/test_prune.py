@@ -365,12 +365,9 @@ def test_slim_nets_load_in_a_new_process(tmp_path):
 def test_slim_net_exports(name, tmp_path):
     net, plan = prepared(name)
     small = slim(net, plan, shape=SHAPE)
-    params = {p.name: p.data() for p in small.collect_params().values()}
     reference = Reference(batch().asnumpy(), tuple(flat(small(batch()))))
-    symbol = trace(small, SHAPE).symbol
     shape = (2, *SHAPE[1:])
-    given = {"shape": shape, "info": {}, "reference": reference}
-    manifest = export(symbol, params, tmp_path / "out", "net", **given)
+    manifest = export(small, tmp_path / "out", shape=shape, reference=reference)
     assert manifest["max_difference"]["relative"] < 1e-5
     assert all(d["relative"] < 1e-5 for d in check(tmp_path / "out").values())
 

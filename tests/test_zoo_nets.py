@@ -99,10 +99,8 @@ def test_keeping_everything_is_the_net(halved):
 
 def test_half_exports(halved, tmp_path):
     inputs, small = images(halved.shape), halved.small
-    params = {p.name: p.data() for p in small.collect_params().values()}
     reference = Reference(inputs.asnumpy(), (small(inputs).asnumpy(),))
-    given = {"shape": halved.shape, "info": {}, "reference": reference}
-    manifest = export(symbol_of(small), params, tmp_path / "out", "net", **given)
+    manifest = export(small, tmp_path / "out", shape=halved.shape, reference=reference)
     assert manifest["max_difference"]["relative"] < 1e-5
 
 

@@ -234,6 +234,22 @@ def symbol_of(net: Any) -> mx.sym.Symbol:
         ) from error
 
 
+def pair_of(net: Any) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+    """Return a net as a pair of its symbol and the values that this uses.
+
+    Raises
+    ------
+    ValueError
+        If the net does not trace, or a parameter has no value.
+    """
+    symbol = symbol_of(net)
+    params, _ = _values(net, node_list.take_apart(symbol)[0])
+    for name, value in params.items():
+        if value is None:
+            raise ValueError(f"parameter {name!r} has no value: initialise the net")
+    return symbol, params
+
+
 def trace(net: Any, shape: Sequence = SHAPE) -> Graph:
     """Return a net's symbol, values and channel groups.
 

@@ -143,10 +143,7 @@ def save(net: SSD, folder: str | os.PathLike, name: str) -> dict:
         The manifest.
     """
     size = image_size(net)
-    params = {p.name: p.data() for p in net.collect_params().values()}
-    info = manifest_info(net)
-    shape = (1, 3, size, size)
-    return export(head.raw_head(net), params, folder, name, shape=shape, info=info)
+    return export(net, folder, name, shape=(1, 3, size, size), info=manifest_info(net))
 
 
 def manifest_info(net: SSD) -> dict:
