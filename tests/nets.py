@@ -427,6 +427,19 @@ def _around(op: Callable):
     return make
 
 
+def wide():
+    """A residual net wide enough for multiples, with an unlike branch."""
+
+    def wire(F, m, x):
+        x = m["stem"](x)
+        x = F.relu(m["b"](m["a"](x)) + x)
+        return m["out"](m["last"](F.concat(x, m["c"](x), dim=1)))
+
+    widths = {"stem": 48, "a": 80, "b": 48, "c": 24, "last": 64}
+    layers = {n: unit(width, act=None) for n, width in widths.items()}
+    return Wired(wire, out=conv(5, 1), **layers)
+
+
 NETS: dict[str, Callable[[], HybridBlock]] = {
     function.__name__: function
     for function in (

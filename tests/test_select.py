@@ -12,28 +12,18 @@ from gluon_compress.plan.criteria import scores
 from gluon_compress.plan.meter import LIMITS
 from nets import (
     SHAPE,
-    Wired,
     chain,
     conv,
     few_groups,
     random_plan,
     ready,
-    unit,
+    wide,
 )
 
 
 @pytest.fixture(scope="module")
 def graph():
-    """Return a residual net wide enough for multiples, with an unlike branch."""
-
-    def wire(F, m, x):
-        x = m["stem"](x)
-        x = F.relu(m["b"](m["a"](x)) + x)
-        return m["out"](m["last"](F.concat(x, m["c"](x), dim=1)))
-
-    widths = {"stem": 48, "a": 80, "b": 48, "c": 24, "last": 64}
-    layers = {n: unit(width, act=None) for n, width in widths.items()}
-    return trace(ready(Wired(wire, out=conv(5, 1), **layers)), SHAPE)
+    return trace(ready(wide()), SHAPE)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from gluon_compress.data.annotation import (
     read_lines,
     repair,
 )
-from gluon_compress.data.batches import Batches, SSDTargets
 from gluon_compress.data.images import (
     CACHE_BYTES,
     EXTENSIONS,
@@ -35,16 +34,6 @@ from gluon_compress.data.images import (
     Pictures,
     read_header,
 )
-
-__all__ = [
-    "Batches",
-    "Detections",
-    "ImageFolder",
-    "SSDTargets",
-    "VOCLayout",
-    "coco_gluoncv",
-    "voc_gluoncv",
-]
 
 YEARS = (2007, 2012)
 

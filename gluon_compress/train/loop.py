@@ -19,19 +19,7 @@ from tqdm import tqdm
 
 from gluon_compress.recipe import Schedule
 from gluon_compress.train.checkpoint import read_checkpoint
-from gluon_compress.train.run import BEST, LAST, LOG, Diverged, Options, Progress, Run
-
-__all__ = [
-    "BEST",
-    "LAST",
-    "LOG",
-    "Diverged",
-    "Options",
-    "Progress",
-    "fit",
-    "learning_rate",
-    "load_best",
-]
+from gluon_compress.train.run import BEST, Options, Progress, Run
 
 
 def fit(
