@@ -29,6 +29,7 @@ setup(
         "scipy<1.16",
     ],
     extras_require={
+        "coco": ["pycocotools>=2.0.6,<3"],
         "onnx": ["onnx==1.14.1", "onnxruntime>=1.16,<2"],
         "dev": ["pytest>=8,<10", "ruff==0.17.5", "pre-commit>=3.5,<5"],
     },

@@ -6,11 +6,13 @@ import shutil
 import mxnet as mx
 import numpy as np
 import pytest
+from gluoncv import model_zoo
 
-from gluon_compress import models, pipeline
+from gluon_compress import delete, export, models, pipeline, slim, trace
 from gluon_compress.data import make_toy
 from gluon_compress.files import read_json
 from gluon_compress.models import head
+from gluon_compress.pipeline.job import open_job
 from gluon_compress.plan import Plan
 from gluon_compress.recipe import Recipe
 from gluon_compress.train import Options
@@ -159,6 +161,32 @@ def test_devices_take_their_shares_of_a_batch(place, tmp_path):
     assert results["stages"]["compact"]["steps"] == 2
     net = models.load(tmp_path / "run" / "compact" / "model")
     assert all(p.list_ctx() == [mx.cpu()] for p in net.collect_params().values())
+
+
+@pytest.mark.slow
+def test_detector_is_built_on_a_trunk_that_was_pruned_as_a_classifier(place, tmp_path):
+    classifier = model_zoo.get_model("mobilenet0.25", classes=4)
+    classifier.initialize()
+    classifier(mx.nd.zeros((1, 3, 64, 64)))
+    shape = (1, 3, 64, 64)
+    plan = delete(trace(classifier, shape), {"*": 0.5}, "random", multiple=1)
+    export(slim(classifier, plan), tmp_path / "trunk", shape=shape)
+    student = {**RECIPE["model"], "width": 1, "trunk": str(tmp_path / "trunk")}
+    recipe = recipe_in(place, student=student, compression=[])
+    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert list(results["stages"]) == ["full", "compact"]
+    compact = models.load(tmp_path / "run" / "compact" / "model")
+    # Half of 128, 256 and 256 channels.
+    assert head.map_widths(compact)[:3] == (32, 64, 128)
+
+
+def test_files_that_are_left_out_are_named(tmp_path, caplog):
+    make_toy(tmp_path / "toy", images=20)
+    broken = tmp_path / "toy" / "JPEGImages" / "000000.jpg"
+    broken.write_bytes(b"no picture")
+    job = open_job(recipe_in(tmp_path), tmp_path / "run", QUIET, {})
+    assert len(job.train) == 12
+    assert f"train: left out: {broken}" in caplog.text
 
 
 def test_set_without_objects_is_refused_before_training(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,9 @@ from gluon_compress import data, models, train
 from gluon_compress.evaluate import voc_map
 from gluon_compress.models import ssd
 from gluon_compress.recipe import Data, Model, Recipe, Schedule
+
+LOG = logging.getLogger(__name__)
+NAMED = 10  # of the files that are left out; results count all
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,10 @@ def _with_objects(config: Data, split: str):
             f"{config.folder()}: the {len(opened)} images of {split!r} hold no object "
             "that is not difficult"
         )
+    for file, reason in opened.problems[:NAMED]:
+        LOG.warning("%s: left out: %s: %s", split, file, reason)
+    if len(opened.problems) > NAMED:
+        LOG.warning("%s: and %d more", split, len(opened.problems) - NAMED)
     return opened
 
 
