@@ -38,7 +38,7 @@ def map_symbols(head: mx.sym.Symbol) -> list[mx.sym.Symbol]:
 
 
 def head_block(
-    net: SSD, *, taps: bool = False, adapters: Sequence[int] = ()
+    net: SSD, *, taps: bool = False, adapters: Sequence[int] = (), seed: int = 0
 ) -> SymbolBlock:
     """Return the raw head as a block for training that shares the net's parameters.
 
@@ -56,6 +56,8 @@ def head_block(
     adapters : sequence of int
         Widths that 1x1 adapters bring these taps to, for a student; they are
         initialised here and belong to the returned block alone.
+    seed : int
+        Decides the adapters' starting values, whatever was drawn before.
 
     Returns
     -------
@@ -76,6 +78,8 @@ def head_block(
     block = SymbolBlock(
         symbol, mx.sym.var("data", dtype="float32"), params=net.collect_params()
     )
+    if adapters:
+        mx.random.seed(seed)
     _initialize(block, symbol, image_size(net))
     return block
 

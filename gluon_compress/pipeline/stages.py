@@ -102,11 +102,11 @@ def finetune(job: Job, net: SSD, full: SSD, folder: Path) -> tuple[SSD, dict]:
     lesson = _supervised(net)
     if distillation is not None:
         place(full, job.options.ctx)
-        lesson = _distilled(net, full, distillation)
+        lesson = _distilled(net, full, distillation, job.recipe.seed)
     return net, _fit(job, lesson, job.recipe.finetune, folder)
 
 
-def _distilled(net: SSD, full: SSD, how: Distillation) -> Lesson:
+def _distilled(net: SSD, full: SSD, how: Distillation, seed: int) -> Lesson:
     taps = how.losses.get("features", 0) > 0
     widths = head.map_widths(full) if taps else ()
     teacher = head.head_block(full, taps=taps)
@@ -118,7 +118,8 @@ def _distilled(net: SSD, full: SSD, how: Distillation) -> Lesson:
         weights=how.losses,
         temperature=how.temperature,
     )
-    return Lesson(net, head.head_block(net, adapters=widths), step)
+    block = head.head_block(net, adapters=widths, seed=seed)
+    return Lesson(net, block, step)
 
 
 def _fit(job: Job, lesson: Lesson, schedule: Schedule, folder: Path) -> dict:
