@@ -189,8 +189,8 @@ class Prune:
 
     algorithm: str = key(c.one_of("prune"))
     budget: Mapping[str, float] = key(_budget)
-    criterion: str = key(c.text, "bn_scale")
-    selection: str = key(c.text, "global")
+    criterion: str = key(c.text, "l1")
+    selection: str = key(c.text, "greedy")
     multiple: int = key(c.whole(1), 16)
     groups: tuple[str, ...] = key(c.list_of(c.text, least=1), ("*",))
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)

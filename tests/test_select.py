@@ -12,6 +12,7 @@ from gluon_compress.plan.criteria import scores
 from gluon_compress.plan.meter import LIMITS
 from nets import (
     SHAPE,
+    Wired,
     chain,
     conv,
     few_groups,
@@ -55,7 +56,7 @@ def test_several_limits_are_met_and_one_of_them_closely(graph):
     cost = count(graph, select(graph, budget, multiple=1))
     shares = [getattr(cost, n) / limit for n, limit in budget.limits.items()]
     assert max(shares) <= 1
-    assert max(shares) > 0.99
+    assert max(shares) > 0.97  # one more channel costs percents here
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -114,9 +115,27 @@ def test_best_channels_stay(graph, selection):
 
 def test_uniform_keeps_the_same_share(graph):
     budget = Budget.share(count(graph), macs=0.3)
-    plan = select(graph, budget, multiple=1)
+    plan = select(graph, budget, selection="uniform", multiple=1)
     shares = [len(plan.keep[g.name]) / g.width for g in graph.groups if not g.frozen]
     assert max(shares) - min(shares) < 0.05
+
+
+def test_greedy_takes_where_the_most_is_left():
+    """Channels are all worth the same here, and cost the same."""
+    names = ("a", "b")
+    layers = {"a": conv(40, 1), "b": conv(20, 1), "out": conv(2, 1)}
+
+    def wire(F, m, x):
+        return m["out"](F.concat(*[m[n](x) for n in names], dim=1))
+
+    net = ready(Wired(wire, **layers))
+    for parameter in net.collect_params(".*weight").values():
+        parameter.set_data(parameter.data() * 0 + 1)
+    graph = trace(net, SHAPE)
+    budget = Budget.share(count(graph), macs=0.5)
+    plan = select(graph, budget, selection="greedy", multiple=1)
+    kept = [len(plan.keep[group.name]) for group in graph.groups[:2]]
+    assert kept == [15, 15]
 
 
 def test_global_prefers_the_groups_of_more_worth(graph):
@@ -239,7 +258,7 @@ def test_plan_says_how_it_was_made(tmp_path, graph):
     stored = json.loads((tmp_path / "p").read_text(encoding="utf-8"))
     assert stored["made_by"] == {
         "criterion": "l2",
-        "selection": "uniform",
+        "selection": "greedy",
         "budget": {"macs": budget.macs},
         "multiple": 16,
         "seed": 7,

@@ -70,7 +70,7 @@ def select(
     budget: Budget,
     criterion: str = "l1",
     *,
-    selection: str = "uniform",
+    selection: str = "greedy",
     multiple: int = 16,
     minimum: int | None = None,
     groups: Sequence[str] = ("*",),
