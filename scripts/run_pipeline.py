@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Go the whole way from a recipe to an exported, evaluated compact detector.
 
-  scripts/run_pipeline.py --recipe model_zoo/ssd_300_toy/recipe.json --out runs/toy
+  scripts/run_pipeline.py --recipe model_zoo/ssd_300_toy/recipe.json --out runs/demo
 
 Stages: train the full detector, choose and mask channels, slim, delete the branch
 channels, fine-tune with the full detector as teacher, export and check, report. Each

@@ -208,6 +208,13 @@ def test_folder_of_another_run_is_left_alone(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "thesis.tex"]
 
 
+def test_results_do_not_go_where_the_images_are(tmp_path):
+    recipe = recipe_in(tmp_path)
+    with pytest.raises(ValueError, match="is the folder of the data"):
+        pipeline.run(recipe, tmp_path / "toy", options=QUIET)
+    assert not (tmp_path / "toy").exists()
+
+
 @pytest.mark.slow
 def test_changed_recipe_does_not_go_on(place, tmp_path):
     out = copy(place, tmp_path)

@@ -85,6 +85,8 @@ def run(
 def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
     if out.is_file():
         raise ValueError(f"{out}: is a file; results need a folder")
+    if out.resolve() == recipe.data.folder().resolve():
+        raise ValueError(f"{out}: is the folder of the data; results need another")
     earlier = out / "recipe.json"
     if not out.is_dir() or not any(out.iterdir()):
         return
