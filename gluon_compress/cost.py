@@ -122,8 +122,12 @@ def product_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
 FORMULAS: dict[str, Callable[[Mapping, Sequence, Sequence], int]] = {
     "Convolution": convolution_macs,
     "Convolution_v1": convolution_macs,
+    # The weight comes later; finding the places that are read is not counted.
     "_contrib_DeformableConvolution": lambda attrs, shapes, out: convolution_macs(
-        attrs, [shapes[0], shapes[2]], out
+        attrs, shapes[1:], out
+    ),
+    "_contrib_ModulatedDeformableConvolution": lambda attrs, shapes, out: (
+        convolution_macs(attrs, shapes[2:], out)
     ),
     "Deconvolution": deconvolution_macs,
     "FullyConnected": dense_macs,

@@ -7,6 +7,10 @@ from typing import Callable
 import mxnet as mx
 import numpy as np
 from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon.contrib.cnn import (
+    DeformableConvolution,
+    ModulatedDeformableConvolution,
+)
 
 from gluon_compress.graph import Graph
 from gluon_compress.plan import Plan
@@ -244,6 +248,14 @@ def deconvolution():
     return net
 
 
+def deformable():
+    net = nn.HybridSequential()
+    net.add(unit(8), DeformableConvolution(6, (3, 3), padding=(1, 1)), nn.BatchNorm())
+    net.add(nn.Activation("relu"))
+    net.add(ModulatedDeformableConvolution(7, (3, 3), padding=(1, 1)), nn.Dense(5))
+    return net
+
+
 def two_outputs():
     def wire(F, m, x):
         x = m["stem"](x)
@@ -462,6 +474,7 @@ NETS: dict[str, Callable[[], HybridBlock]] = {
         shared,
         flatten_dense,
         deconvolution,
+        deformable,
         two_outputs,
         detector_head,
         yolo_head,

@@ -69,6 +69,16 @@ GROUPS = {
     "shared": {"conv0": 8, "dense0": -5},
     "flatten_dense": {"conv0": 8, "dense0": 7, "dense1": -5},
     "deconvolution": {"conv0": 8, "conv1": 6, "conv3": -3},
+    # 3x3 places have two coordinates each, and a weight in the modulated form.
+    "deformable": {
+        "conv0": 8,
+        "deformable_conv0_convolution0": -18,
+        "deformable_conv0": 6,
+        "modulated_deformable_conv0_convolution0": -18,
+        "modulated_deformable_conv0_convolution0.2": -9,
+        "modulated_deformable_conv0": 7,
+        "dense0": -5,
+    },
     "two_outputs": {"conv0": 8, "conv1": -4, "conv2": 6, "dense0": -5},
     "detector_head": {
         "conv0": 8,

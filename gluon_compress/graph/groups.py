@@ -10,10 +10,8 @@ import numpy as np
 
 from gluon_compress.graph.atoms import Atoms, compress, labelled, rectangular, varying
 from gluon_compress.graph.rules import RULES
-from gluon_compress.graph.step import Step, unknown
+from gluon_compress.graph.step import PRODUCERS, Step, unknown
 
-PRODUCERS = ("Convolution", "Convolution_v1", "Deconvolution", "FullyConnected")
-PRODUCERS += ("Embedding",)
 # A parameter that is used like any tensor needs an atom per position.
 LARGEST = 1 << 20
 

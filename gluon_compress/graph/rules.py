@@ -27,6 +27,7 @@ from gluon_compress.graph.moves import (
     transpose,
 )
 from gluon_compress.graph.step import (
+    PRODUCERS,
     SUMS,
     Step,
     axis_of,
@@ -102,6 +103,21 @@ def convolution(step: Step) -> list:
         step.carry(1, 1, rest)
     if len(step.shapes) > 2:
         step.carry(2, 0, outs)
+    return [placed(outs, 1, len(step.out_shapes[0]))]
+
+
+def deformable(step: Step) -> list:
+    """As a convolution; the places it reads and their weights are for all channels."""
+    if step.attr("num_group", 1) > 1 or step.attr("num_deformable_group", 1) > 1:
+        return unknown_form(step)
+    weight = PRODUCERS[step.op]
+    outs = step.atoms.fresh(step.attr("num_filter"))
+    for k in range(1, weight):
+        step.freeze(step.ids(k), "reads places from it")
+    step.carry(weight, 0, outs)
+    step.carry(weight, 1, step.channel(0, 1))
+    if len(step.shapes) > weight + 1:
+        step.carry(weight + 1, 0, outs)
     return [placed(outs, 1, len(step.out_shapes[0]))]
 
 
@@ -261,6 +277,10 @@ RULES: dict[str, Callable[[Step], list]] = {
         "broadcast_lesser_equal broadcast_like",
     ),
     **_rows(convolution, "Convolution Deconvolution Convolution_v1"),
+    **_rows(
+        deformable,
+        "_contrib_DeformableConvolution _contrib_ModulatedDeformableConvolution",
+    ),
     **_rows(batch_norm, "BatchNorm BatchNorm_v1 InstanceNorm _contrib_SyncBatchNorm"),
     **_rows(
         spatial,

@@ -10,6 +10,17 @@ import numpy as np
 
 from gluon_compress.graph.atoms import Atoms, along, varying
 
+# Operators that make new channels, and which of their inputs is the weight.
+PRODUCERS = {
+    "Convolution": 1,
+    "Convolution_v1": 1,
+    "Deconvolution": 1,
+    "Embedding": 1,
+    "FullyConnected": 1,
+    "_contrib_DeformableConvolution": 2,
+    "_contrib_ModulatedDeformableConvolution": 3,
+}
+
 
 @dataclass(frozen=True)
 class Step:

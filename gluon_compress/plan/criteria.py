@@ -8,8 +8,7 @@ from typing import Callable
 import numpy as np
 
 from gluon_compress.graph import ChannelGroup, Graph
-from gluon_compress.graph.groups import PRODUCERS
-from gluon_compress.graph.step import attribute
+from gluon_compress.graph.step import PRODUCERS, attribute
 
 NORMS = ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "InstanceNorm")
 
@@ -108,7 +107,7 @@ def _weights(graph: Graph) -> dict[str, int]:
     found = {}
     for node in graph.nodes:
         if node["op"] in PRODUCERS:
-            weight = graph.nodes[node["inputs"][1][0]]
+            weight = graph.nodes[node["inputs"][PRODUCERS[node["op"]]][0]]
             if weight["op"] == "null" and weight["name"] in graph.axes:
                 axes = [tensor.axis for tensor in graph.axes[weight["name"]]]
                 turned = node["op"] in ("Deconvolution", "Embedding")

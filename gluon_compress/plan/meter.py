@@ -9,6 +9,7 @@ import numpy as np
 from gluon_compress.cost import BYTES, FORMULAS, count
 from gluon_compress.graph import Graph, Tensor
 from gluon_compress.graph.nodes import states
+from gluon_compress.graph.step import PRODUCERS
 
 LIMITS = ("macs", "bytes", "params")
 
@@ -92,7 +93,8 @@ class Meter:
         macs: dict[str, float] = {}
         for i, node in enumerate(self.graph.nodes):
             if node["op"] in FORMULAS and len(node["inputs"]) > 1:
-                weight = self.graph.nodes[node["inputs"][1][0]]["name"]
+                place = node["inputs"][PRODUCERS.get(node["op"], 1)]
+                weight = self.graph.nodes[place[0]]["name"]
                 if weight in names:
                     shapes = [
                         self.graph.tensors[e[0]][e[1]].shape for e in node["inputs"]

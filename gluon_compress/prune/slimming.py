@@ -162,6 +162,10 @@ def _convolution(cut: _Cut) -> dict:
     return new
 
 
+def _deformable(cut: _Cut) -> dict:
+    return {"num_filter": str(cut.out()[1])}
+
+
 def _dense(cut: _Cut) -> dict:
     return {"num_hidden": str(cut.out()[-1])}
 
@@ -237,6 +241,8 @@ REWRITES = {
     "Convolution_v1": _convolution,
     "Deconvolution": _convolution,
     "FullyConnected": _dense,
+    "_contrib_DeformableConvolution": _deformable,
+    "_contrib_ModulatedDeformableConvolution": _deformable,
     "Embedding": _embedding,
     "slice_axis": _slice_axis,
     "slice": _slice,

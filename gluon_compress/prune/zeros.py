@@ -11,9 +11,16 @@ from __future__ import annotations
 from typing import Callable, Mapping
 
 from gluon_compress.graph import RULES, Graph
-from gluon_compress.graph.step import SUMS, attribute, reduced_axes, whole_groups
+from gluon_compress.graph.step import (
+    PRODUCERS,
+    SUMS,
+    attribute,
+    reduced_axes,
+    whole_groups,
+)
 
-MIXERS = ("Convolution", "Convolution_v1", "Deconvolution", "FullyConnected", *SUMS)
+# An embedding reads indices: there is nothing to be zero.
+MIXERS = {*PRODUCERS, *SUMS} - {"Embedding"}
 
 
 def _always(attrs: Mapping) -> bool:
