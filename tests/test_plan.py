@@ -254,6 +254,23 @@ def test_bn_scale_is_the_mean_absolute_scale():
     np.testing.assert_allclose(found["conv1"], expected, rtol=1e-6)
 
 
+def test_bn_l1_is_the_product(graph):
+    both = scores(graph, "bn_scale"), scores(graph, "l1")
+    for name, found in scores(graph, "bn_l1").items():
+        np.testing.assert_allclose(found, both[0][name] * both[1][name])
+
+
+def test_median_is_the_mean_distance_from_the_other_filters():
+    graph = two_layers()
+    (weight,) = named(graph, (4, 3, 3, 3))
+    rows = np.zeros((4, 27))
+    # On a line: at 0, 1, 2 and 6.
+    rows[:, 5] = 0, 1, 2, 6
+    graph.params[weight][:] = rows.reshape(4, 3, 3, 3)
+    expected = normalised([0 + 1 + 2 + 6, 1 + 0 + 1 + 5, 2 + 1 + 0 + 4, 6 + 5 + 4])
+    np.testing.assert_allclose(scores(graph, "median")["conv0"], expected)
+
+
 def test_groups_without_a_scale_have_their_weights_worth():
     net = Wired(
         lambda F, m, x: m["c"](m["b"](m["a"](x))), a=unit(4), b=conv(3), c=conv(2)

@@ -70,6 +70,27 @@ def bn_scale(graph: Graph, seed: int) -> dict[str, np.ndarray]:
     return {n: found[n] if n in found else usual * rest[n] for n in gathered}
 
 
+def bn_l1(graph: Graph, seed: int) -> dict[str, np.ndarray]:
+    """Product of ``bn_scale`` and ``l1``: a small scale mutes even a large filter."""
+    scale, weight = bn_scale(graph, seed), l1(graph, seed)
+    return {name: scale[name] * weight[name] for name in weight}
+
+
+def median(graph: Graph, seed: int) -> dict[str, np.ndarray]:
+    """Mean distance of a channel's filter from the others of its layer.
+
+    Filters near the geometric median of all can be replaced by the others (FPGM: He
+    et al. 2019, equation 4). Normalised as ``l1``.
+    """
+    return _by_weights(graph, _distances)
+
+
+def _distances(rows: np.ndarray) -> np.ndarray:
+    squares = np.square(rows).sum(axis=1)
+    between = squares[:, None] + squares - 2 * rows @ rows.T
+    return np.sqrt(np.maximum(between, 0)).mean(axis=1)
+
+
 def random(graph: Graph, seed: int) -> dict[str, np.ndarray]:
     """Evenly distributed numbers; a group's depend on its name and the seed only."""
     result = {}
@@ -83,6 +104,8 @@ CRITERIA: dict[str, Callable[[Graph, int], dict[str, np.ndarray]]] = {
     "l1": l1,
     "l2": l2,
     "bn_scale": bn_scale,
+    "bn_l1": bn_l1,
+    "median": median,
     "random": random,
 }
 
