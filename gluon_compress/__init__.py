@@ -8,7 +8,7 @@ from gluon_compress.graph import ChannelGroup, Graph, trace
 from gluon_compress.plan import Budget, Plan, delete, select
 
 # 3. Apply the decision.
-from gluon_compress.prune import mask, set_mask, slim
+from gluon_compress.prune import mask, set_mask, slim, taylor
 
 # 4. Train, judge and ship any net.
 from gluon_compress.distill import distil_step
@@ -41,6 +41,7 @@ __all__ = [
     "select",
     "set_mask",
     "slim",
+    "taylor",
     "top1",
     "trace",
     "voc_map",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Callable
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,22 +13,27 @@ from gluon_compress.graph.step import PRODUCERS, attribute
 NORMS = ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "InstanceNorm")
 
 
-def scores(graph: Graph, criterion: str, seed: int = 0) -> dict[str, np.ndarray]:
+def scores(
+    graph: Graph, criterion: str | Mapping[str, Sequence], seed: int = 0
+) -> dict[str, np.ndarray]:
     """Return the worth of every index of every group that is not frozen.
 
     Parameters
     ----------
     graph : Graph
-    criterion : str
-        A name in ``CRITERIA``.
+    criterion : str or mapping
+        A name in ``CRITERIA``, or group to worth: what ``taylor`` returns.
     seed : int
         For ``random``.
 
     Raises
     ------
     ValueError
-        For an unknown criterion, or a net without values where they are needed.
+        For an unknown criterion, a net without values where they are needed, or
+        worth that is missing, of another length or not finite.
     """
+    if isinstance(criterion, Mapping):
+        return {g.name: _given(g, criterion) for g in _free(graph)}
     if criterion not in CRITERIA:
         names = ", ".join(CRITERIA)
         raise ValueError(f"criterion {criterion!r} is unknown; allowed: {names}")
@@ -40,6 +45,18 @@ def scores(graph: Graph, criterion: str, seed: int = 0) -> dict[str, np.ndarray]
                     "none: initialise or load the net"
                 )
     return CRITERIA[criterion](graph, seed)
+
+
+def _given(group: ChannelGroup, worth: Mapping[str, Sequence]) -> np.ndarray:
+    if group.name not in worth:
+        raise ValueError(f"the criterion has no worth for group {group.name!r}")
+    values = np.asarray(worth[group.name], float)
+    if values.shape != (group.width,) or not np.isfinite(values).all():
+        raise ValueError(
+            f"the criterion's worth of group {group.name!r} has shape {values.shape}; "
+            f"allowed: {group.width} finite numbers"
+        )
+    return values
 
 
 def l1(graph: Graph, seed: int) -> dict[str, np.ndarray]:

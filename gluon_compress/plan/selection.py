@@ -68,7 +68,7 @@ class Budget:
 def select(
     graph: Graph,
     budget: Budget,
-    criterion: str = "l1",
+    criterion: str | Mapping[str, Sequence] = "l1",
     *,
     selection: str = "greedy",
     multiple: int = 16,
@@ -85,8 +85,9 @@ def select(
     ----------
     graph : Graph
     budget : Budget
-    criterion : str
-        What a channel is worth, a name in ``criteria.CRITERIA``.
+    criterion : str or mapping
+        What a channel is worth: a name in ``criteria.CRITERIA``, or group to worth,
+        from ``prune.taylor`` for instance.
     selection : str
         How the widths are found, a name in ``choose.SELECTIONS``.
     multiple : int
@@ -139,7 +140,7 @@ def select(
         for group, kept, row, rung in zip(meter.groups, order, widths, rungs)
     }
     made_by = {
-        "criterion": criterion,
+        "criterion": criterion if isinstance(criterion, str) else "given",
         "selection": selection,
         "budget": {n: float(v) for n, v in budget.limits.items()},
         "multiple": multiple,

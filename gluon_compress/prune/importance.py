@@ -1,0 +1,85 @@
+"""What channels are worth to a loss on data, by the gradient of their masks."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable, Sequence
+
+import numpy as np
+from mxnet import autograd
+
+from gluon_compress.graph import symbol_of
+from gluon_compress.graph.nodes import mask_names, take_apart
+from gluon_compress.prune.masks import mask
+
+
+def taylor(
+    net: Any,
+    batches: Iterable,
+    step_loss: Callable,
+    *,
+    shape: Sequence | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the first-order worth of every index, for ``select``.
+
+    A mask of one is a gate, and the derivative of the loss by it is the sum of
+    activation times gradient over all that the index stands for, so its square is the
+    first-order change of the loss when the index goes (Molchanov et al. 2019,
+    equation 8, "gates"). Worth is the mean over batches of these squares, each group's
+    divided by their norm so that groups of different depth compare.
+
+    Parameters
+    ----------
+    net : HybridBlock or (symbol, params)
+        Left as it is.
+    batches : iterable
+        Tuples of arrays, as for ``fit``.
+    step_loss : callable
+        ``step_loss(net, batch) -> (loss, {part: value})``, as for ``fit``.
+    shape : tuple, optional
+        As for ``slim``.
+
+    Returns
+    -------
+    dict
+        Group to worth; groups that cannot lose channels are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is not one batch, a gradient is not finite, or the net has no values.
+    """
+    masked = mask(net, None, shape=shape)
+    gates = _gates(masked)
+    totals, count = dict.fromkeys(gates, 0.0), 0
+    for batch in batches:
+        count += 1
+        with autograd.record():
+            loss, _ = step_loss(masked, batch)
+        loss.backward()
+        for group, gate in gates.items():
+            slopes = sum(gate.grad(device).asnumpy() for device in gate.list_ctx())
+            totals[group] = totals[group] + np.square(slopes.astype(np.float64))
+    if not count:
+        raise ValueError("the criterion needs data, there is not one batch")
+    for group, total in totals.items():
+        if not np.isfinite(total).all():
+            raise ValueError(f"the gradient of group {group!r} is not finite")
+    return {group: _normalised(total / count) for group, total in totals.items()}
+
+
+def _gates(masked: Any) -> dict:
+    """Return the mask of each group, the only parameters to take gradients of."""
+    nodes, _ = take_apart(symbol_of(masked))
+    names = mask_names(nodes)
+    parameters = {p.name: p for p in masked.collect_params().values()}
+    for parameter in parameters.values():
+        parameter.grad_req = "null"
+    gates = {group: parameters[name] for group, name in names.items()}
+    for gate in gates.values():
+        gate.grad_req = "write"
+    return gates
+
+
+def _normalised(worth: np.ndarray) -> np.ndarray:
+    norm = np.sqrt(np.square(worth).mean())
+    return worth / norm if norm > 0 else worth
