@@ -175,10 +175,12 @@ class Prune:
     algorithm : str
         ``prune``.
     criterion, selection : str
-        Names of ``gluon_compress.plan``: what a channel is worth, and how the
-        channels to keep are chosen by it.
+        Names of ``gluon_compress.plan``: what a channel is worth (or ``taylor``: to
+        the loss, on data), and how the channels to keep are chosen by it.
     budget : dict
         ``macs``, ``params``, ``bytes``, or ``macs_ratio``, ... of the net before.
+    batches : int
+        How many of the training's batches the criterion ``taylor`` sees.
     multiple : int
         Widths become multiples of it.
     groups : tuple of str
@@ -191,6 +193,7 @@ class Prune:
     budget: Mapping[str, float] = key(_budget)
     criterion: str = key(c.text, "l1")
     selection: str = key(c.text, "greedy")
+    batches: int = key(c.whole(1), 16)
     multiple: int = key(c.whole(1), 16)
     groups: tuple[str, ...] = key(c.list_of(c.text, least=1), ("*",))
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)
@@ -209,6 +212,8 @@ class Delete:
         first pattern that fits counts, groups that none fits stay whole.
     criterion : str
         What a channel is worth: the least worthy go.
+    batches : int
+        As for ``Prune``.
     multiple : int
         Widths become multiples of it.
     train : Schedule or None
@@ -218,6 +223,7 @@ class Delete:
     algorithm: str = key(c.one_of("delete"))
     keep: Mapping[str, float] = key(c.map_of(c.number(0, 1, above=True)))
     criterion: str = key(c.text, "l1")
+    batches: int = key(c.whole(1), 16)
     multiple: int = key(c.whole(1), 16)
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)
 

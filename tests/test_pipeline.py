@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 from gluoncv import model_zoo
 
-from gluon_compress import delete, export, models, pipeline, slim, trace
+from gluon_compress import (
+    Budget,
+    delete,
+    export,
+    models,
+    pipeline,
+    select,
+    slim,
+    trace,
+)
 from gluon_compress.data import make_toy
 from gluon_compress.files import read_json
 from gluon_compress.models import head
-from gluon_compress.pipeline.job import open_job
+from gluon_compress.pipeline.job import open_job, untrained
+from gluon_compress.pipeline.stages import compress
 from gluon_compress.plan import Plan
 from gluon_compress.recipe import Recipe
 from gluon_compress.train import Options
@@ -186,6 +196,34 @@ def test_files_that_are_left_out_are_named(tmp_path, caplog):
     job = open_job(recipe_in(tmp_path), tmp_path / "run", QUIET, {})
     assert len(job.train) == 12
     assert f"train: left out: {broken}" in caplog.text
+
+
+@pytest.mark.slow
+def test_channels_are_judged_on_the_images_where_asked(place, tmp_path):
+    row = {**RECIPE["compression"][0], "criterion": "taylor", "batches": 2}
+    recipe = recipe_in(place, compression=[{**row, "train": None}])
+    job = open_job(recipe, tmp_path, QUIET, {})
+    net, _ = untrained(job)
+    small, _ = compress(job, net, recipe.compression[0], tmp_path)
+    decision = Plan.load(tmp_path / "plan.json")
+    assert decision.made_by["criterion"] == "taylor"
+    by_weight = select(
+        models.trace_head(net),
+        Budget(macs=0.6 * macs(net)),
+        "l1",
+        selection="uniform",
+        multiple=1,
+        groups=["mobilenet_*"],
+    )
+    assert [len(k) for k in by_weight.keep.values()] == [
+        len(k) for k in decision.keep.values()
+    ]
+    assert dict(decision.keep) != dict(by_weight.keep)
+    assert macs(small) <= 0.6 * macs(net)
+
+
+def macs(net) -> int:
+    return models.size_of(net)["macs"]
 
 
 def test_set_without_objects_is_refused_before_training(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Callable, Mapping
 
@@ -15,10 +16,11 @@ from gluon_compress.graph import Graph
 from gluon_compress.models import head
 from gluon_compress.pipeline.job import Job, accuracy, place, train_batches
 from gluon_compress.plan import Budget, Plan
-from gluon_compress.prune import mask, slim
+from gluon_compress.prune import mask, slim, taylor
 from gluon_compress.recipe import Delete, Distillation, Prune, Recipe, Schedule
 
 PLAN = "plan.json"
+TAYLOR = "taylor"  # the criterion that needs data
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ def compress(job: Job, net: SSD, row, folder: Path) -> tuple[SSD, dict]:
     if (folder / PLAN).exists():  # decided before an interruption
         decision = Plan.load(folder / PLAN)
     else:
-        decision = _decide(graph, row, job.recipe.seed)
-        commit = job.facts.get("commit")
-        made_by = {**decision.made_by, "commit": commit}
+        decision = _decide(graph, row, job.recipe.seed, _worth(job, net, row))
+        named = {"criterion": row.criterion, "commit": job.facts.get("commit")}
+        made_by = {**decision.made_by, **named}
         decision = replace(decision, net=job.recipe.model.name, made_by=made_by)
         decision.save(folder / PLAN)
     decision.check(graph)
@@ -60,15 +62,27 @@ def compress(job: Job, net: SSD, row, folder: Path) -> tuple[SSD, dict]:
     return slim(net, decision), notes
 
 
-def _decide(graph: Graph, row: Prune | Delete, seed: int) -> Plan:
+def _worth(job: Job, net: SSD, row: Prune | Delete) -> str | dict:
+    """Return the criterion, or what channels are worth by it where it needs data."""
+    if row.criterion != TAYLOR:
+        return row.criterion
+    batches = train_batches(job, net, job.recipe.train).epoch(0)
+    return taylor(
+        net,
+        islice(batches, row.batches),
+        head.supervised(head.ssd_loss()),
+        prepare=head.head_block,
+        shape=models.trace_head(net).inputs["data"],
+    )
+
+
+def _decide(graph: Graph, row: Prune | Delete, seed: int, worth: str | dict) -> Plan:
     if isinstance(row, Delete):
-        return plan.delete(
-            graph, row.keep, row.criterion, multiple=row.multiple, seed=seed
-        )
+        return plan.delete(graph, row.keep, worth, multiple=row.multiple, seed=seed)
     return plan.select(
         graph,
         _budget(graph, row.budget),
-        row.criterion,
+        worth,
         selection=row.selection,
         multiple=row.multiple,
         groups=row.groups,
@@ -93,7 +107,9 @@ def rehearse(recipe: Recipe, net: SSD) -> None:
     """Decide once on the untrained net: a budget out of reach costs no training."""
     for row in recipe.compression:
         graph = models.trace_head(net)
-        net = slim(net, _decide(graph, row, recipe.seed))
+        # What needs trained values is not known yet, and does not change a width.
+        worth = "l1" if row.criterion == TAYLOR else row.criterion
+        net = slim(net, _decide(graph, row, recipe.seed, worth))
 
 
 def finetune(job: Job, net: SSD, full: SSD, folder: Path) -> tuple[SSD, dict]:

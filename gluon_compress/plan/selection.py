@@ -153,7 +153,7 @@ def select(
 def delete(
     graph: Graph,
     keep: Mapping[str, float],
-    criterion: str = "l1",
+    criterion: str | Mapping[str, Sequence] = "l1",
     *,
     multiple: int = 16,
     minimum: int | None = None,
@@ -195,7 +195,7 @@ def delete(
             order = _best_first(range(group.width), worth[group.name])
             chosen[group.name] = tuple(sorted(int(i) for i in order[:width]))
     made_by = {
-        "criterion": criterion,
+        "criterion": criterion if isinstance(criterion, str) else "given",
         "selection": "delete",
         "keep": {pattern: float(share) for pattern, share in keep.items()},
         "multiple": multiple,

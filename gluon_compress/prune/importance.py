@@ -17,6 +17,7 @@ def taylor(
     batches: Iterable,
     step_loss: Callable,
     *,
+    prepare: Callable | None = None,
     shape: Sequence | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the first-order worth of every index, for ``select``.
@@ -35,6 +36,9 @@ def taylor(
         Tuples of arrays, as for ``fit``.
     step_loss : callable
         ``step_loss(net, batch) -> (loss, {part: value})``, as for ``fit``.
+    prepare : callable, optional
+        Makes of the net with masks the block that ``step_loss`` is called with, for
+        instance ``models.head.head_block`` for a detector.
     shape : tuple, optional
         As for ``slim``.
 
@@ -49,12 +53,12 @@ def taylor(
         If there is not one batch, a gradient is not finite, or the net has no values.
     """
     masked = mask(net, None, shape=shape)
-    gates = _gates(masked)
+    gates, block = _gates(masked), prepare(masked) if prepare else masked
     totals, count = dict.fromkeys(gates, 0.0), 0
     for batch in batches:
         count += 1
         with autograd.record():
-            loss, _ = step_loss(masked, batch)
+            loss, _ = step_loss(block, batch)
         loss.backward()
         for group, gate in gates.items():
             slopes = sum(gate.grad(device).asnumpy() for device in gate.list_ctx())
