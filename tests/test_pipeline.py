@@ -22,7 +22,7 @@ from gluon_compress.data import make_toy
 from gluon_compress.files import read_json
 from gluon_compress.models import head
 from gluon_compress.pipeline.job import open_job, untrained
-from gluon_compress.pipeline.stages import compress
+from gluon_compress.pipeline.stages import compress, finetune
 from gluon_compress.plan import Plan
 from gluon_compress.recipe import Recipe
 from gluon_compress.train import Options
@@ -163,13 +163,14 @@ def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path, lost):
 
 @pytest.mark.slow
 def test_devices_take_their_shares_of_a_batch(place, tmp_path):
-    rows = [{"algorithm": "prune", "budget": {"macs_ratio": 0.6}, "multiple": 1}]
     two = Options(progress=False, ctx=(mx.cpu(0), mx.cpu(1)))
-    recipe = recipe_in(place, compression=rows)
-    results = pipeline.run(recipe, tmp_path / "run", options=two)
-    assert results["stages"]["compact"]["steps"] == 2
-    net = models.load(tmp_path / "run" / "compact" / "model")
-    assert all(p.list_ctx() == [mx.cpu()] for p in net.collect_params().values())
+    job = open_job(recipe_in(place), tmp_path, two, {})
+    full, _ = untrained(job)
+    student, _ = untrained(job)
+    _, notes = finetune(job, student, full, tmp_path / "compact")
+    assert notes["steps"] == 2
+    used = [p.list_ctx() for p in student.collect_params().values()]
+    assert all(devices == list(two.ctx) for devices in used)
 
 
 @pytest.mark.slow
