@@ -10,6 +10,7 @@ from mxnet.ndarray.ndarray import _DTYPE_NP_TO_MX
 
 from gluon_compress.graph import Graph, symbol_of
 from gluon_compress.graph.nodes import MASK, mask_names, put_together, take_apart
+from gluon_compress.graph.step import attribute
 from gluon_compress.plan import Plan
 from gluon_compress.prune.slimming import rebuilt, slim_node, traced
 from gluon_compress.prune.zeros import Demand
@@ -104,12 +105,18 @@ class _MaskWriter:
         self.variables: dict[str, int] = {}
         self.where: dict[int, int] = {}
         self.products: dict[tuple, int] = {}
+        self.readers = self._readers()
         whole = graph.alive({})
         for i in range(len(graph.nodes)):
             node = slim_node(graph, i, whole)
-            self.where[i] = self._add({**node, "inputs": self._inputs(i, node)})
-            for place in sorted(p for p in self.demand.masked if p[0] == i):
-                self.products[place] = self._product(place)
+            inputs = self._inputs(i, node)
+            folded = self._folds(i)
+            if folded:
+                inputs[1:3] = self._masked_scale(i, inputs)
+            self.where[i] = self._add({**node, "inputs": inputs})
+            if not folded:
+                for place in sorted(p for p in self.demand.masked if p[0] == i):
+                    self.products[place] = self._product(place)
         self.heads = [[self.where[h[0]], *h[1:]] for h in graph.heads]
 
     def _inputs(self, i: int, node: dict) -> list:
@@ -121,6 +128,46 @@ class _MaskWriter:
             else:
                 result.append([self.where[entry[0]], *entry[1:]])
         return result
+
+    def _readers(self) -> dict[tuple, list[tuple[int, int]]]:
+        """Return the edges that read each output."""
+        readers: dict[tuple, list] = {}
+        for i, node in enumerate(self.graph.nodes):
+            for k, entry in enumerate(node["inputs"]):
+                readers.setdefault((entry[0], entry[1]), []).append((i, k))
+        return readers
+
+    def _folds(self, i: int) -> bool:
+        """Tell whether a mask can act on scale and shift of a BatchNorm instead.
+
+        That is the same, and training is twice as fast as with a product of maps. All
+        who read the output must want the zeros.
+        """
+        node = self.graph.nodes[i]
+        if node["op"] != "BatchNorm" or (i, 0) not in self.demand.masked:
+            return False
+        scale, shift = (self.graph.nodes[e[0]] for e in node["inputs"][1:3])
+        if attribute(node["attrs"], "fix_gamma", True) or scale["op"] != "null":
+            return False
+        values = [self.graph.params[v["name"]] for v in (scale, shift)]
+        return all(value.dtype == self.dtype for value in values) and all(
+            edge in self.demand.edges for edge in self.readers[i, 0]
+        )
+
+    def _masked_scale(self, i: int, inputs: list) -> list:
+        """Return the entries of a BatchNorm's scale and shift with zeros in them."""
+        name = self.graph.nodes[i]["name"]
+        places = self.graph.tensor((i, 0)).places
+        vector, length = [self._vector(places, name), 0, 0], len(places)
+        products = []
+        for kind, entry in zip(("gamma", "beta"), inputs[1:3]):
+            # Behind a product, the shape no longer follows from the input's.
+            variable = self.nodes[entry[0]]
+            variable["attrs"] = {**variable["attrs"], "__shape__": f"({length},)"}
+            product = {"name": f"{name}_{kind}_masked", "op": "broadcast_mul"}
+            place = self._add({**product, "attrs": {}, "inputs": [entry, vector]})
+            products.append([place, 0, 0])
+        return products
 
     def _add(self, node: dict) -> int:
         self.nodes.append(node)
