@@ -86,7 +86,9 @@ def test_traceback_is_there_when_asked_for(script):
 
 def test_ctrl_c_ends_a_process_with_130(tmp_path):
     (tmp_path / "waits.py").write_text(
-        "import time\nfrom common import main, parser\n"
+        # A job in the background may have been told to ignore it.
+        "import signal, time\nfrom common import main, parser\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def run(_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "main(run, parser('d'))\n"
     )
