@@ -22,7 +22,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.files import read_json, sha256, write_json
-from gluon_compress.graph import pair_of
+from gluon_compress.graph import block_of, pair_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -106,7 +106,7 @@ def export(
         raise ValueError(f"export name {name!r}; allowed: letters, digits, '_.-'")
     symbol, params = pair_of(net)
     stored, input_name = _prefixed(symbol, params)
-    reference = reference or _own_reference(symbol, stored, input_name, shape)
+    reference = reference or _own_reference(symbol, stored, shape)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     draft.mkdir()
@@ -228,14 +228,11 @@ def _prefixed(symbol, params: Mapping) -> tuple[dict, str]:
     return stored, inputs[0]
 
 
-def _own_reference(symbol, stored: Mapping, name: str, shape: Sequence) -> Reference:
+def _own_reference(symbol, stored: Mapping, shape: Sequence) -> Reference:
     inputs = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-    arrays = {n.split(":", 1)[1]: v for n, v in stored.items()}
-    data = {name: mx.nd.array(inputs)}
-    states = {n: arrays[n] for n in symbol.list_auxiliary_states()}
-    arguments = {n: arrays[n] for n in symbol.list_arguments() if n != name}
-    bound = symbol.bind(mx.cpu(), {**arguments, **data}, aux_states=states)
-    outputs = bound.forward(is_train=False)
+    net = block_of(symbol, {n.split(":", 1)[1]: v for n, v in stored.items()})
+    outputs = net(mx.nd.array(inputs))
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     return Reference(inputs, tuple(o.asnumpy() for o in outputs))
 
 

@@ -15,7 +15,7 @@ from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import models, report
 from gluon_compress.data import normalize, ssd_val_sample
-from gluon_compress.recipe import Recipe
+from gluon_compress.recipe import ClassifierRecipe, Recipe
 
 FULL, COMPACT = "full", "compact"
 EXAMPLES = 4
@@ -32,7 +32,8 @@ def figures(results: Mapping[str, Any]) -> list[report.Figures]:
             params=stage["params"],
             bytes=stage["bytes"],
             macs=stage["macs"],
-            mAP=stage["mAP"],
+            mAP=stage.get("mAP"),
+            top1=stage.get("top1"),
             latency_ms=speed[name]["median_ms"] if name in speed else None,
         )
         for name, stage in results["stages"].items()
@@ -68,13 +69,13 @@ def detect(net: SSD, image: np.ndarray, threshold: float) -> report.Boxes:
 
 
 def write_report(
-    recipe: Recipe, results: Mapping[str, Any], out: str | Path, test
+    recipe: Recipe | ClassifierRecipe, results: Mapping[str, Any], out: str | Path, test
 ) -> Path:
     """Write ``report/`` in a run's folder and return its page.
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or ClassifierRecipe
     results : mapping
         What ``pipeline.run`` returns.
     out : path
@@ -85,51 +86,65 @@ def write_report(
     out = Path(out)
     folder = out / "report"
     folder.mkdir(exist_ok=True)
-    pictures = [
-        *_plans(results, folder),
-        *_curves(results, out, folder),
-        *(_detections(out, name, test, folder) for name in (FULL, COMPACT)),
-    ]
     stages = results["stages"]
+    pictures = [*_plans(results, folder), *_curves(results, out, folder)]
+    precisions = {n: s for n, s in stages.items() if "classes" in s}
+    if precisions:
+        pictures += [_detections(out, n, test, folder) for n in _ends(stages)]
     files = {name: out / name / "result.json" for name in stages}
     page = report.Page(
-        title=f"{recipe.model.name}: full and compact",
+        title=f"{recipe.model.name}: {' and '.join(_ends(stages))}",
         summary=sentence(results),
         facts=_facts(recipe, results),
         figures=figures(results),
         pictures=pictures,
-        precisions={n: {"mAP": s["mAP"], **s["classes"]} for n, s in stages.items()},
+        precisions={
+            n: {"mAP": s["mAP"], **s["classes"]} for n, s in precisions.items()
+        },
         results={"run": out / "result.json", **files},
     )
     report.html(folder / "index.html", page)
     return folder / "index.html"
 
 
+def _ends(stages: Mapping[str, Any]) -> list[str]:
+    return [name for name in (FULL, COMPACT) if name in stages]
+
+
 def sentence(results: Mapping[str, Any]) -> str:
     """Return in words what was saved, and what the accuracy was measured on."""
-    full, compact = (results["stages"][name] for name in (FULL, COMPACT))
-    data = results["data"]
+    stages, data = results["stages"], results["data"]
+    full, last = stages[FULL], stages[_ends(results["stages"])[-1]]
+    saved = (
+        f"The compact net has {last['macs'] / full['macs']:.1%} of the full one's "
+        f"multiply-accumulates and {last['bytes'] / full['bytes']:.1%} of its bytes. "
+    )
+    measured = (
+        f"mAP is {METRICS[last['metric']]} at IoU {last['iou']:g}"
+        if "mAP" in last
+        else f"Accuracy is {last['metric']}"
+    )
     return (
-        f"The compact net has {compact['macs'] / full['macs']:.1%} of the full one's "
-        f"multiply-accumulates and {compact['bytes'] / full['bytes']:.1%} of its "
-        f"bytes. mAP is {METRICS[compact['metric']]} at IoU {compact['iou']:g} on "
-        f"{data['test']['images']} test images of {Path(data['root']).name}."
+        f"{saved if last is not full else ''}{measured} on {data['test']['images']} "
+        f"test images of {Path(data['root']).name}."
     )
 
 
-def _facts(recipe: Recipe, results: Mapping[str, Any]) -> dict:
+def _facts(recipe: Recipe | ClassifierRecipe, results: Mapping[str, Any]) -> dict:
     keys = ("seed", "commit", "date", "hardware", "versions", "data")
     facts = {key: results[key] for key in keys if results.get(key) is not None}
     rows = [row.algorithm for row in recipe.compression]
+    tuned = f"{recipe.finetune.epochs} epochs" if recipe.finetune else "none"
+    taught: Any = "none"
+    if isinstance(recipe, Recipe) and recipe.distillation:
+        taught = dict(recipe.distillation.losses)
     return {
         "paper": recipe.paper,
         "command": recipe.command,
         "train": f"{recipe.train.epochs} epochs",
         "compression": ", ".join(rows) or "none",
-        "fine-tuning": f"{recipe.finetune.epochs} epochs",
-        "distillation": dict(recipe.distillation.losses)
-        if recipe.distillation
-        else "none",
+        "fine-tuning": tuned,
+        "distillation": taught,
         **facts,
     }
 
@@ -163,12 +178,13 @@ def _curves(results: Mapping, out: Path, folder: Path) -> list[report.Picture]:
     logs = {name: log for name, log in logs.items() if log.exists()}
     if not logs:
         return []
-    report.curves(logs, folder / "curves.png")
+    measure = "mAP" if "mAP" in results["stages"][FULL] else "top1"
+    report.curves(logs, folder / "curves.png", measure=measure)
     caption = (
-        "Training loss, validation mAP and learning rate of each stage that trained. "
+        "Training loss, validation and learning rate of each stage that trained. "
         "The loss of a distilled stage holds the teacher's parts too."
     )
-    alt = "Loss, mAP and learning rate over the steps of " + ", ".join(logs)
+    alt = f"Loss, {measure} and learning rate over the steps of " + ", ".join(logs)
     return [report.Picture("curves.png", "Training", caption, alt)]
 
 

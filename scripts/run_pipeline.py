@@ -11,43 +11,20 @@ inside a training from its last checkpoint.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from common import contexts, environment, main, parser
+from common import main
+from runs import recipe_parser, run_recipe
 
 
 def arguments():
     """Return the parser of this script."""
-    made = parser(__doc__, run_options=True)
-    made.add_argument(
-        "--data",
-        metavar="DIR",
-        help="folder that the recipe's data.root is in; default: "
-        "$GLUON_COMPRESS_DATA, or the current folder",
-    )
-    made.add_argument("--quiet", action="store_true", help="no progress bars")
-    return made
+    return recipe_parser(__doc__)
 
 
 def run(args) -> None:
-    """Read the recipe, run its stages, print the table and where the report lies."""
-    from gluon_compress import pipeline, summary, train
-    from gluon_compress.recipe import DATA_FOLDER, Recipe
+    """Read the recipe and run it."""
+    from gluon_compress.recipe import Recipe
 
-    if args.data:
-        os.environ[DATA_FOLDER] = args.data
-    options = train.Options(
-        ctx=contexts(args.ctx), kvstore=args.kvstore, progress=not args.quiet
-    )
-    recipe = Recipe.load(args.recipe)
-    results = pipeline.run(
-        recipe, args.out, resume=args.resume, options=options, facts=environment()
-    )
-    out = Path(args.out)
-    print(summary.table(results))
-    print(f"report: {out / 'report' / 'index.html'}")
-    print(f"model:  {out / 'compact' / 'model'}")
+    run_recipe(Recipe.load(args.recipe), args)
 
 
 if __name__ == "__main__":

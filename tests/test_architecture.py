@@ -46,9 +46,20 @@ WITHIN = {
     "plan": ["decision", "criteria", "meter", "choose", "selection"],
     "prune": ["zeros", "slimming", "masks", "importance"],
     "train": ["checkpoint", "run", "loop"],
-    "data": ["annotation", "images", "augment", "batches", "sets", "toy"],
-    "models": ["ssd", "head", "trunk", "mobilenet", "resnet"],
-    "pipeline": ["job", "stages", "run"],
+    "data": [
+        "annotation",
+        "images",
+        "augment",
+        "crops",
+        "classes",
+        "batches",
+        "records",
+        "sets",
+        "toy",
+    ],
+    "models": ["start", "ssd", "head", "trunk", "mobilenet", "resnet", "classifier"],
+    "pipeline": ["job", "detection", "classification", "stages", "run"],
+    "recipe": ["common", "detector", "classifier"],
     "report": ["boxes", "pictures", "charts", "curves", "tables", "page"],
 }
 USES_GLUONCV = {"models", "data", "evaluate", "zoo", "summary", "pipeline"}

@@ -21,7 +21,8 @@ from gluon_compress import (
 from gluon_compress.data import make_toy
 from gluon_compress.files import read_json
 from gluon_compress.models import head
-from gluon_compress.pipeline.job import open_job, untrained
+from gluon_compress.pipeline.detection import DETECTION
+from gluon_compress.pipeline.job import open_job
 from gluon_compress.pipeline.stages import compress, finetune
 from gluon_compress.plan import Plan
 from gluon_compress.recipe import Recipe
@@ -164,9 +165,9 @@ def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path, lost):
 @pytest.mark.slow
 def test_devices_take_their_shares_of_a_batch(place, tmp_path):
     two = Options(progress=False, ctx=(mx.cpu(0), mx.cpu(1)))
-    job = open_job(recipe_in(place), tmp_path, two, {})
-    full, _ = untrained(job)
-    student, _ = untrained(job)
+    job = open_job(DETECTION, recipe_in(place), tmp_path, two, {})
+    full, _ = DETECTION.build(job)
+    student, _ = DETECTION.build(job)
     _, notes = finetune(job, student, full, tmp_path / "compact")
     assert notes["steps"] == 2
     used = [p.list_ctx() for p in student.collect_params().values()]
@@ -194,7 +195,7 @@ def test_files_that_are_left_out_are_named(tmp_path, caplog):
     make_toy(tmp_path / "toy", images=20)
     broken = tmp_path / "toy" / "JPEGImages" / "000000.jpg"
     broken.write_bytes(b"no picture")
-    job = open_job(recipe_in(tmp_path), tmp_path / "run", QUIET, {})
+    job = open_job(DETECTION, recipe_in(tmp_path), tmp_path / "run", QUIET, {})
     assert len(job.train) == 12
     assert f"train: left out: {broken}" in caplog.text
 
@@ -203,8 +204,8 @@ def test_files_that_are_left_out_are_named(tmp_path, caplog):
 def test_channels_are_judged_on_the_images_where_asked(place, tmp_path):
     row = {**RECIPE["compression"][0], "criterion": "taylor", "batches": 2}
     recipe = recipe_in(place, compression=[{**row, "train": None}])
-    job = open_job(recipe, tmp_path, QUIET, {})
-    net, _ = untrained(job)
+    job = open_job(DETECTION, recipe, tmp_path, QUIET, {})
+    net, _ = DETECTION.build(job)
     small, _ = compress(job, net, recipe.compression[0], tmp_path)
     decision = Plan.load(tmp_path / "plan.json")
     assert decision.made_by["criterion"] == "taylor"

@@ -6,7 +6,10 @@ of the training; ``toy`` makes a set up.
 """
 
 from gluon_compress.data.augment import normalize, ssd_train_sample, ssd_val_sample
-from gluon_compress.data.batches import Batches, SSDTargets
+from gluon_compress.data.batches import Batches, EarlyBatches, SSDTargets
+from gluon_compress.data.classes import ClassTargets, Mixup
+from gluon_compress.data.crops import crop_train_sample, crop_val_sample
+from gluon_compress.data.records import RecordBatches, Records
 from gluon_compress.data.sets import (
     Detections,
     ImageFolder,
@@ -18,11 +21,18 @@ from gluon_compress.data.toy import make_toy
 
 __all__ = [
     "Batches",
+    "ClassTargets",
     "Detections",
+    "EarlyBatches",
     "ImageFolder",
+    "Mixup",
+    "RecordBatches",
+    "Records",
     "SSDTargets",
     "VOCLayout",
     "coco_gluoncv",
+    "crop_train_sample",
+    "crop_val_sample",
     "make_toy",
     "normalize",
     "ssd_train_sample",

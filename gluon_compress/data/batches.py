@@ -41,6 +41,8 @@ class Batches:
     targets : callable, optional
         Labels to a tuple of arrays (``SSDTargets``). None: the labels themselves,
         padded with -1 to ``(B, M, 6)``, or class ids ``(B,)``.
+    mix : callable, optional
+        ``mix(arrays, rng)`` -> arrays, called with a whole batch (``Mixup``).
 
     Raises
     ------
@@ -59,6 +61,7 @@ class Batches:
         shuffle: bool = True,
         last: str = "keep",
         targets: Callable | None = None,
+        mix: Callable | None = None,
     ) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
             if value < least:
@@ -69,7 +72,7 @@ class Batches:
             raise ValueError(f"last is {last!r}; allowed: {', '.join(LAST)}")
         self.dataset, self.sample, self.batch_size = dataset, sample, batch_size
         self.seed, self.workers, self.shuffle = seed, workers, shuffle
-        self.last, self.targets = last, targets or padded
+        self.last, self.targets, self.mix = last, targets or padded, mix
         if len(self) < 1:
             raise ValueError(f"{len(dataset)} images make no batch of {batch_size}")
 
@@ -89,20 +92,23 @@ class Batches:
             What reading or changing a sample raised, at the batch that holds it.
         """
         order, size = self._order(number), self.batch_size
-        parts = (order[i * size : (i + 1) * size] for i in range(start, len(self)))
+        parts = (
+            (number, i, order[i * size : (i + 1) * size])
+            for i in range(start, len(self))
+        )
         if self.workers:
-            made = self._ahead(number, parts)
+            made = self._ahead(parts)
         else:
-            made = (self._make(number, part) for part in parts)
+            made = (self._make(*part) for part in parts)
         yield from made
 
-    def _ahead(self, number: int, parts: Iterator) -> Iterator[tuple]:
+    def _ahead(self, parts: Iterator) -> Iterator[tuple]:
         """Yield what threads make, in order; when closed, wait for them to end."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
         waiting: deque = deque()
         try:
             for part in parts:
-                waiting.append(pool.submit(self._make, number, part))
+                waiting.append(pool.submit(self._make, *part))
                 if len(waiting) > self.workers + 1:
                     yield waiting.popleft().result()
             while waiting:
@@ -120,10 +126,14 @@ class Batches:
         missing = -count % self.batch_size if self.last == "fill" else 0
         return np.resize(order, count + missing)
 
-    def _make(self, epoch: int, indices: Sequence[int]) -> tuple:
+    def _make(self, epoch: int, number: int, indices: Sequence[int]) -> tuple:
         samples = [self._sample(epoch, int(index)) for index in indices]
         images, labels = zip(*samples)
         arrays = (normalize(images), *self.targets(labels))
+        if self.mix is not None:
+            # The fourth number makes it another stream than any sample's.
+            rng = np.random.default_rng([self.seed, epoch, number, 1])
+            arrays = self.mix(arrays, rng)
         return tuple(mx.nd.array(array, ctx=mx.cpu()) for array in arrays)
 
     def _sample(self, epoch: int, index: int) -> tuple:
@@ -266,3 +276,26 @@ def match(overlaps: np.ndarray, iou: float) -> np.ndarray:
             taken.append(best[chosen])
             matches[best[chosen]] = chosen
     return matches
+
+
+class EarlyBatches:
+    """Some batches in the first epochs, others behind: smaller images, then all of it.
+
+    Parameters
+    ----------
+    early, late : Batches
+        Of the same length.
+    epochs : int
+        How many epochs take the early ones.
+    """
+
+    def __init__(self, early, late, epochs: int) -> None:
+        self.early, self.late, self.epochs = early, late, epochs
+
+    def __len__(self) -> int:
+        return len(self.late)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple]:
+        """Yield the batches of an epoch from batch ``start`` on."""
+        chosen = self.early if number < self.epochs else self.late
+        return chosen.epoch(number, start)

@@ -175,7 +175,7 @@ def _flat(outputs: Any) -> list:
     return [symbol for part in outputs for symbol in _flat(part)]
 
 
-def _symbol_block(net: Any, symbol: mx.sym.Symbol, params: dict) -> SymbolBlock:
+def block_of(symbol: mx.sym.Symbol, params: Mapping) -> SymbolBlock:
     """Return a block of a symbol; its inputs are the variables without a value."""
     free = [name for name in symbol.list_inputs() if name not in params]
     # MXNet warns of inputs of no known type, or of another than the weights'.
@@ -192,8 +192,8 @@ def _symbol_block(net: Any, symbol: mx.sym.Symbol, params: dict) -> SymbolBlock:
 
 
 FORMS: dict[type, Form] = {
-    HybridBlock: Form(_call, _symbol_block),
-    tuple: Form(lambda net: net[0], _symbol_block),
+    HybridBlock: Form(_call, lambda net, *pair: block_of(*pair)),
+    tuple: Form(lambda net: net[0], lambda net, *pair: block_of(*pair)),
 }
 
 

@@ -22,7 +22,7 @@ from gluon_compress.graph import Graph, trace
 from gluon_compress.models import head, ssd
 from gluon_compress.models.mobilenet import mobilenet_trunk
 from gluon_compress.models.resnet import resnet_trunk
-from gluon_compress.models.ssd import VOC_CLASSES, SSDConfig, image_size
+from gluon_compress.models.ssd import MEAN, STD, VOC_CLASSES, SSDConfig, image_size
 from gluon_compress.models.trunk import classifier_trunk
 from gluon_compress.plan import delete
 from gluon_compress.prune import slim
@@ -41,9 +41,6 @@ TRUNKS: dict[str, Callable] = {
     **{name: partial(mobilenet_trunk, name) for name in MOBILENETS},
 }
 MODELS: dict[str, Callable] = {f"ssd_300_{name}": t for name, t in TRUNKS.items()}
-
-# Of the images that GluonCV's nets are trained on, for RGB in 0..1.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build(

@@ -20,6 +20,7 @@ from mxnet.gluon import SymbolBlock
 from gluon_compress.distill import adapt
 from gluon_compress.graph import FORMS, Form
 from gluon_compress.models.ssd import SSDConfig, config_of, image_size, ssd_around
+from gluon_compress.models.start import start_values
 
 
 def raw_head(net: SSD) -> mx.sym.Symbol:
@@ -78,9 +79,7 @@ def head_block(
     block = SymbolBlock(
         symbol, mx.sym.var("data", dtype="float32"), params=net.collect_params()
     )
-    if adapters:
-        mx.random.seed(seed)
-    _initialize(block, symbol, image_size(net))
+    start_values(block, symbol, image_size(net), seed=seed)
     return block
 
 
@@ -110,42 +109,13 @@ def map_widths(net: SSD) -> tuple[int, ...]:
 
 
 def initialize(net: SSD, *, seed: int = 0, ctx: mx.Context | None = None) -> None:
-    """Give every parameter of an SSD its starting value, the same for one seed.
-
-    Convolutions start as in He et al. 2015 (equation 10, fan-out), what a layer
-    asks for itself (zero for the last BatchNorm scale of a residual block, Xavier
-    for predictors) is respected.
-    """
+    """Give every parameter of an SSD its starting value, the same for one seed."""
     size = image_size(net)
-    mx.random.seed(seed)
     head = raw_head(net)
     block = SymbolBlock(
         head, mx.sym.var("data", dtype="float32"), params=net.collect_params()
     )
-    _initialize(block, head, size, ctx)
-
-
-def _initialize(block, symbol, size: int, ctx: mx.Context | None = None) -> None:
-    shapes, _, states = symbol.infer_shape(data=(1, 3, size, size))
-    names = symbol.list_arguments() + symbol.list_auxiliary_states()
-    known = dict(zip(names, (*shapes, *states)))
-    for name, parameter in block.collect_params().items():
-        if parameter._data is None:  # a shared parameter may have its value already
-            parameter.shape = known[name]
-            # As a default: what a layer asks for itself comes first.
-            start = _initializer(name, known[name])
-            parameter.initialize(ctx=ctx or mx.cpu(), default_init=start)
-
-
-def _initializer(name: str, shape: Sequence[int]) -> mx.init.Initializer:
-    # By kind: MXNet's own patterns do not know every name that a symbol may use.
-    if name.endswith(("gamma", "var")):
-        return mx.init.One()
-    if name.endswith(("beta", "mean", "bias")):
-        return mx.init.Zero()
-    # A depthwise filter meets one channel, whatever its first axis says.
-    fan = "in" if shape[1] == 1 else "out"
-    return mx.init.Xavier(rnd_type="gaussian", factor_type=fan, magnitude=2)
+    start_values(block, head, size, seed=seed, ctx=ctx)
 
 
 def from_head(symbol: mx.sym.Symbol, params: dict, config: SSDConfig) -> SSD:

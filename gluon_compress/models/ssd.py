@@ -11,6 +11,9 @@ from gluoncv.data import VOCDetection
 from gluoncv.model_zoo.ssd import SSD
 from mxnet.gluon import HybridBlock, SymbolBlock
 
+# Of the images that GluonCV's nets are trained on, for RGB in 0..1.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 VOC_CLASSES = tuple(VOCDetection.CLASSES)
 THIN, WIDE = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
 

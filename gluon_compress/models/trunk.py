@@ -10,7 +10,9 @@ import json
 from typing import Mapping, Sequence
 
 import mxnet as mx
-from mxnet.gluon import HybridBlock, SymbolBlock
+from mxnet.gluon import HybridBlock
+
+from gluon_compress.graph import block_of
 
 STRIDES = (8, 16, 32)
 _SIDE = 256  # a multiple of every stride, so that no size is rounded
@@ -48,12 +50,7 @@ def classifier_trunk(
     if inputs[0] != "data":
         symbol = symbol(**{inputs[0]: mx.sym.var("data")})
         taps = find_taps(symbol, "data")
-    net = SymbolBlock(taps, mx.sym.var("data", dtype="float32"))
-    for name, parameter in net.collect_params().items():
-        parameter.shape = params[name].shape
-        parameter.initialize(mx.init.Zero(), ctx=mx.cpu(), force_reinit=True)
-        parameter.set_data(params[name])
-    return net, taps
+    return block_of(mx.sym.Group(taps), params), taps
 
 
 def find_taps(

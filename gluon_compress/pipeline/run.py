@@ -1,4 +1,4 @@
-"""The main job: from a recipe to an exported, evaluated compact detector, in stages.
+"""The main job: from a recipe to an exported, evaluated compact net, in stages.
 
 Every stage is a folder. Its ``result.json`` is written last, so a stage that has one
 is complete: ``--resume`` loads its model and goes on behind it.
@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import Any, Callable, Mapping
 
 import mxnet as mx
-from gluoncv.model_zoo.ssd import SSD
 
-from gluon_compress import cost, models, train
+from gluon_compress import cost, train
 from gluon_compress.files import read_json, write_json
-from gluon_compress.models import head, ssd
-from gluon_compress.pipeline.job import Job, accuracy, open_job, place, untrained
+from gluon_compress.pipeline.classification import CLASSIFICATION
+from gluon_compress.pipeline.detection import DETECTION
+from gluon_compress.pipeline.job import Job, Task, open_job, place
 from gluon_compress.pipeline.stages import compress, finetune, rehearse, train_full
-from gluon_compress.recipe import Recipe
+from gluon_compress.recipe import ClassifierRecipe, Recipe
 from gluon_compress.summary import COMPACT, FULL, write_report
 
 RESULT, MODEL = "result.json", "model"
+TASKS: dict[type, Task] = {Recipe: DETECTION, ClassifierRecipe: CLASSIFICATION}
 
 
 def run(
-    recipe: Recipe,
+    recipe: Recipe | ClassifierRecipe,
     out: str | Path,
     *,
     resume: bool = False,
@@ -37,7 +38,8 @@ def run(
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or ClassifierRecipe
+        A classifier's may have no ``finetune``: then it is trained, and that is all.
     out : path
         A new or empty folder, or with ``resume`` that of an earlier run.
     resume : bool
@@ -61,28 +63,28 @@ def run(
     out = Path(out)
     _check_folder(recipe, out, resume)
     options = replace(options or train.Options(), seed=recipe.seed, resume=True)
-    job = open_job(recipe, out, options, facts or {})
-    start, student = untrained(job)
+    job = open_job(TASKS[type(recipe)], recipe, out, options, facts or {})
+    start, student = job.task.build(job)
     if not (out / FULL / RESULT).exists():
-        rehearse(recipe, student or start)
+        rehearse(job, student or start)
     out.mkdir(parents=True, exist_ok=True)
     recipe.save(out / "recipe.json")
     full = _stage(job, FULL, partial(train_full, job, start))
-    net, decided = student or full, []
+    net, done = student or full, [FULL]
     for number, row in enumerate(recipe.compression, 1):
         name = f"{number}_{row.algorithm}"
         net = _stage(job, name, partial(compress, job, net, row))
-        decided.append(name)
-    _stage(job, COMPACT, partial(finetune, job, net, full))
-    results = {
-        name: read_json(out / name / RESULT) for name in (FULL, *decided, COMPACT)
-    }
+        done.append(name)
+    if recipe.finetune is not None:
+        _stage(job, COMPACT, partial(finetune, job, net, full))
+        done.append(COMPACT)
+    results = {name: read_json(out / name / RESULT) for name in done}
     whole = _measure_speed(job, results)
     write_report(recipe, whole, out, job.test)
     return whole
 
 
-def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+def _check_folder(recipe: Any, out: Path, resume: bool) -> None:
     if out.is_file():
         raise ValueError(f"{out}: is a file; results need a folder")
     if out.resolve() == recipe.data.folder().resolve():
@@ -94,7 +96,7 @@ def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
         raise ValueError(f"{out}: is not empty; --resume goes on with an earlier run")
     if not earlier.exists():
         raise ValueError(f"{out}: holds no recipe.json of an earlier run to resume")
-    before, now = asdict(Recipe.load(earlier)), asdict(recipe)
+    before, now = asdict(type(recipe).load(earlier)), asdict(recipe)
     changed = [key for key in now if now[key] != before[key]]
     if changed:
         raise ValueError(
@@ -103,20 +105,30 @@ def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
         )
 
 
-def _stage(job: Job, name: str, make: Callable[[Path], tuple[SSD, dict]]) -> SSD:
+def _stage(job: Job, name: str, make: Callable[[Path], tuple[Any, dict]]) -> Any:
     """Return the net of a stage: as an earlier run left it, or made now."""
     folder = job.out / name
     if (folder / RESULT).exists():
-        return models.load(folder / MODEL)
+        return job.task.load(folder / MODEL)
     folder.mkdir(parents=True, exist_ok=True)
     net, notes = make(folder)
     place(net, job.options.ctx[:1])
-    figures = {**models.size_of(net), **accuracy(job, net, job.test)}
+    figures = {**_size(job, net), **job.task.accuracy(job, net, job.test)}
     place(net, [mx.cpu()])
-    manifest = models.save(net, folder / MODEL, name)
+    manifest = job.task.save(job, net, folder / MODEL, name)
     figures["export_difference"] = manifest["max_difference"]
     write_json(folder / RESULT, {"stage": name, **figures, **notes, **_origin(job)})
     return net
+
+
+def _size(job: Job, net: Any) -> dict:
+    total = cost.count(job.task.trace(job, net))
+    return {
+        "params": total.params,
+        "bytes": total.bytes,
+        "macs": total.macs,
+        "flops": 2 * total.macs,
+    }
 
 
 def _origin(job: Job) -> dict:
@@ -130,15 +142,15 @@ def _origin(job: Job) -> dict:
 
 
 def _measure_speed(job: Job, results: dict) -> dict:
-    """Time the full and the compact head one after the other, and write it all."""
+    """Time the full and the compact net one after the other, and write it all."""
     path = job.out / RESULT
     if path.exists():
         return read_json(path)
     speed = {}
-    for name in (FULL, COMPACT):
-        net = models.load(job.out / name / MODEL)
-        size = ssd.image_size(net)
-        speed[name] = asdict(cost.latency(head.head_block(net), (1, 3, size, size)))
+    for name in (n for n in (FULL, COMPACT) if n in results):
+        net = job.task.load(job.out / name / MODEL)
+        shape = job.task.trace(job, net).inputs["data"]
+        speed[name] = asdict(cost.latency(job.task.block(net), shape))
     whole = {"stages": results, "latency": speed, **_origin(job)}
     write_json(path, whole)
     return whole

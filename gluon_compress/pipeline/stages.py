@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Mapping
+from typing import Any, Mapping
 
-from gluoncv.model_zoo.ssd import SSD
-from mxnet.gluon import HybridBlock
-
-from gluon_compress import cost, models, plan, train
-from gluon_compress.distill import distil_step
+from gluon_compress import cost, plan, train
 from gluon_compress.graph import Graph
-from gluon_compress.models import head
-from gluon_compress.pipeline.job import Job, accuracy, place, train_batches
+from gluon_compress.pipeline.job import Job, Lesson, place
 from gluon_compress.plan import Budget, Plan
 from gluon_compress.prune import mask, slim, taylor
-from gluon_compress.recipe import Delete, Distillation, Prune, Recipe, Schedule
+from gluon_compress.recipe import Delete, Prune, Schedule
 
 PLAN = "plan.json"
 TAYLOR = "taylor"  # the criterion that needs data
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What is trained: a detector, the block of its raw head, and the step loss."""
-
-    net: SSD
-    block: HybridBlock
-    step_loss: Callable
-
-
-def train_full(job: Job, net: SSD, folder: Path) -> tuple[SSD, dict]:
-    """Train the full detector, or take it as it was loaded."""
+def train_full(job: Job, net: Any, folder: Path) -> tuple[Any, dict]:
+    """Train the full net, or take it as it was loaded."""
     if job.recipe.model.weights is not None:
         return net, {"weights": job.recipe.model.weights}
-    return net, _fit(job, _supervised(net), job.recipe.train, folder)
+    return net, _fit(job, net, None, job.recipe.train, folder)
 
 
-def _supervised(net: SSD) -> Lesson:
-    return Lesson(net, head.head_block(net), head.supervised(head.ssd_loss()))
-
-
-def compress(job: Job, net: SSD, row, folder: Path) -> tuple[SSD, dict]:
+def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
     """Decide what stays, train with masks where the row asks for it, and slim."""
-    graph = models.trace_head(net)
+    graph = job.task.trace(job, net)
     if (folder / PLAN).exists():  # decided before an interruption
         decision = Plan.load(folder / PLAN)
     else:
@@ -58,21 +40,21 @@ def compress(job: Job, net: SSD, row, folder: Path) -> tuple[SSD, dict]:
     notes = {"groups": _kept(graph, decision)}
     if row.train is not None:
         net = mask(net, decision)
-        notes.update(_fit(job, _supervised(net), row.train, folder))
+        notes.update(_fit(job, net, None, row.train, folder))
     return slim(net, decision), notes
 
 
-def _worth(job: Job, net: SSD, row: Prune | Delete) -> str | dict:
+def _worth(job: Job, net: Any, row: Prune | Delete) -> str | dict:
     """Return the criterion, or what channels are worth by it where it needs data."""
     if row.criterion != TAYLOR:
         return row.criterion
-    batches = train_batches(job, net, job.recipe.train).epoch(0)
+    batches = job.task.batches(job, net, job.recipe.finetune).epoch(0)
     return taylor(
         net,
         islice(batches, row.batches),
-        head.supervised(head.ssd_loss()),
-        prepare=head.head_block,
-        shape=models.trace_head(net).inputs["data"],
+        job.task.lesson(job, net, None).step_loss,
+        prepare=job.task.block,
+        shape=job.task.trace(job, net).inputs["data"],
     )
 
 
@@ -103,56 +85,36 @@ def _budget(graph: Graph, limits: Mapping[str, float]) -> Budget:
     return Budget(**whole)
 
 
-def rehearse(recipe: Recipe, net: SSD) -> None:
+def rehearse(job: Job, net: Any) -> None:
     """Decide once on the untrained net: a budget out of reach costs no training."""
-    for row in recipe.compression:
-        graph = models.trace_head(net)
+    for row in job.recipe.compression:
+        graph = job.task.trace(job, net)
         # What needs trained values is not known yet, and does not change a width.
         worth = "l1" if row.criterion == TAYLOR else row.criterion
-        net = slim(net, _decide(graph, row, recipe.seed, worth))
+        net = slim(net, _decide(graph, row, job.recipe.seed, worth))
 
 
-def finetune(job: Job, net: SSD, full: SSD, folder: Path) -> tuple[SSD, dict]:
+def finetune(job: Job, net: Any, full: Any, folder: Path) -> tuple[Any, dict]:
     """Train the compact net, with the full one as its teacher where asked for."""
-    distillation = job.recipe.distillation
-    lesson = _supervised(net)
-    if distillation is not None:
-        place(full, job.options.ctx)
-        lesson = _distilled(net, full, distillation, job.recipe.seed)
-    return net, _fit(job, lesson, job.recipe.finetune, folder)
+    return net, _fit(job, net, full, job.recipe.finetune, folder)
 
 
-def _distilled(net: SSD, full: SSD, how: Distillation, seed: int) -> Lesson:
-    taps = how.losses.get("features", 0) > 0
-    widths = head.map_widths(full) if taps else ()
-    teacher = head.head_block(full, taps=taps)
-    teacher.hybridize(static_alloc=True, static_shape=True)
-    step = distil_step(
-        teacher,
-        [f"map{i}" for i in range(len(widths))],
-        head.ssd_loss(),
-        weights=how.losses,
-        temperature=how.temperature,
-    )
-    block = head.head_block(net, adapters=widths, seed=seed)
-    return Lesson(net, block, step)
-
-
-def _fit(job: Job, lesson: Lesson, schedule: Schedule, folder: Path) -> dict:
-    net, block = lesson.net, lesson.block
+def _fit(job: Job, net: Any, teacher: Any, schedule: Schedule, folder: Path) -> dict:
+    lesson: Lesson = job.task.lesson(job, net, teacher)
+    block = lesson.block
     block.hybridize(static_alloc=True, static_shape=True)
     place(block, job.options.ctx)
     place(net, job.options.ctx)
     progress = train.fit(
         block,
-        train_batches(job, net, schedule),
+        job.task.batches(job, net, schedule),
         lesson.step_loss,
         schedule,
         folder,
-        validate=lambda: _validation(job, net),
+        validate=lambda: job.task.validation(job, net, job.val),
         options=job.options,
     )
-    best = job.recipe.data.val is not None
+    best = job.val is not job.test
     if best:  # without a split of its own, the best epoch would be chosen on the test
         train.load_best(block, folder)
     return {
@@ -161,11 +123,6 @@ def _fit(job: Job, lesson: Lesson, schedule: Schedule, folder: Path) -> dict:
         "train_seconds": round(progress.seconds, 1),
         "chosen": "best on val" if best else "last",
     }
-
-
-def _validation(job: Job, net: SSD) -> dict:
-    figures = accuracy(job, net, job.val)
-    return {"mAP": figures["mAP"], **figures["classes"]}
 
 
 def _kept(graph: Graph, decision: Plan) -> list[dict]:

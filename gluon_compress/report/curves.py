@@ -41,8 +41,13 @@ def read_log(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
 
 
 @matplotlib.rc_context(STYLE)
-def curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> None:
-    """Draw loss, validation mAP and learning rate of several stages in one picture.
+def curves(
+    logs: Mapping[str, str | os.PathLike],
+    path: str | os.PathLike,
+    *,
+    measure: str = "mAP",
+) -> None:
+    """Draw loss, validation and learning rate of several stages in one picture.
 
     Parameters
     ----------
@@ -50,6 +55,8 @@ def curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> No
         Name of the stage to its ``log.jsonl``.
     path : path
         Of the PNG.
+    measure : str
+        Which figure of the validations is drawn.
 
     Raises
     ------
@@ -64,9 +71,9 @@ def curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> No
         steps, judged = read_log(log)
         ink = LINES[i % len(LINES)]
         _draw_steps(loss, rate, steps, ink)
-        best = best_of(judged)
+        best = best_of(judged, measure)
         label = stage if best is None else f"{stage}, best {best:.3f}"
-        marks = ([v["epoch"] for v in judged], [v.get("mAP") for v in judged])
+        marks = ([v["epoch"] for v in judged], [v.get(measure) for v in judged])
         value.plot(
             *np.array(marks, float), "o-", ms=3.5, lw=1.5, color=ink, label=label
         )
@@ -75,7 +82,7 @@ def curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> No
     loss.yaxis.set_minor_formatter("")
     _open_decades(loss)
     loss.set_ylabel("loss")
-    value.set_ylabel("mAP (validation)")
+    value.set_ylabel(f"{measure} (validation)")
     value.set_ylim(0, 1.03)
     value.legend(loc="lower right")
     rate.set(ylabel="learning rate", xlabel="epoch", ylim=(0, None))
@@ -84,9 +91,11 @@ def curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> No
     save_figure(figure, path)
 
 
-def best_of(validations: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the highest mAP of validation records, or None where there is none."""
-    values = [v.get("mAP") for v in validations]
+def best_of(
+    validations: Sequence[Mapping[str, Any]], measure: str = "mAP"
+) -> float | None:
+    """Return the highest figure of validation records, or None where there is none."""
+    values = [v.get(measure) for v in validations]
     known = [v for v in values if v is not None and math.isfinite(v)]
     return max(known, default=None)
 

@@ -16,7 +16,7 @@ class Figures:
     name : str
     params, bytes, macs : float, optional
         Counts, as ``Cost`` has them.
-    mAP : float, optional
+    mAP, top1 : float, optional
         0 to 1.
     latency_ms : float, optional
         Median of one image.
@@ -27,6 +27,7 @@ class Figures:
     bytes: float | None = None
     macs: float | None = None
     mAP: float | None = None  # noqa: N815  the name that everyone knows
+    top1: float | None = None
     latency_ms: float | None = None
 
 
@@ -34,7 +35,7 @@ def cost_table(rows: Sequence[Figures]) -> str:
     """Return a Markdown table, aligned for the terminal: quantities down, nets across.
 
     The last column compares the last net with the first: shares of its cost, and the
-    difference in mAP. FLOPs are 2 x MACs, MB are 10^6 bytes.
+    difference in accuracy. FLOPs are 2 x MACs, MB are 10^6 bytes.
 
     Raises
     ------
@@ -100,8 +101,11 @@ def cost_cells(rows: Sequence[Figures]) -> list[list[str]]:
         [name, *map(number, values), _share(values[-1], values[0])]
         for name, values in quantities
     ]
-    values = [r.mAP for r in rows]
-    body.append(["mAP", *map(precision, values), _change(values[-1], values[0])])
+    for name, values in (
+        ("mAP", [r.mAP for r in rows]),
+        ("top-1", [r.top1 for r in rows]),
+    ):
+        body.append([name, *map(precision, values), _change(values[-1], values[0])])
     head = ["", *(r.name for r in rows), f"{rows[-1].name} vs {rows[0].name}"]
     known = [head, *(row for row in body if set(row[1:]) != {"–"})]
     return known if len(rows) > 1 else [row[:-1] for row in known]

@@ -1,4 +1,4 @@
-"""Recipes: what to build, on which data, how to compress and train it, as JSON."""
+"""The recipe of a detector: what to build, on which data, how to compress it."""
 
 from __future__ import annotations
 
@@ -9,56 +9,18 @@ from typing import Any, Mapping
 
 from gluon_compress import checks as c
 from gluon_compress.checks import key, section
-from gluon_compress.files import read_json, write_json
-
-FORMAT = 1
-DATA_FOLDER = "GLUON_COMPRESS_DATA"
+from gluon_compress.files import write_json
+from gluon_compress.recipe.common import (
+    ALGORITHMS,
+    FORMAT,
+    Schedule,
+    folder_of,
+    format_problem,
+    read_recipe,
+)
 
 _THIN, _WIDE = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
 _positive = c.number(0, above=True)
-
-
-@section
-class Schedule:
-    """How long and how fast to train.
-
-    Parameters
-    ----------
-    epochs, batch_size : int
-    learning_rate : float
-        Of stochastic gradient descent, after the warm-up.
-    mode : str
-        ``cosine``, or ``step``: times ``decay`` at each of the ``milestones`` (epochs).
-    warmup_epochs : float
-        The rate rises linearly for so long; parts of an epoch count.
-    momentum, weight_decay : float
-        The decay is not applied to BatchNorm and biases.
-    clip_norm : float or None
-        Limit of the norm of all gradients together.
-    validate_every : int
-        Epochs between validations; 0: only after the last one.
-    """
-
-    epochs: int = key(c.whole(1))
-    batch_size: int = key(c.whole(1), 8)
-    learning_rate: float = key(_positive, 0.005)
-    mode: str = key(c.one_of("cosine", "step"), "cosine")
-    milestones: tuple[int, ...] = key(c.list_of(c.whole(1)), ())
-    decay: float = key(c.number(0, 1, above=True), 0.1)
-    warmup_epochs: float = key(c.number(0), 1.0)
-    momentum: float = key(c.number(0, 1), 0.9)
-    weight_decay: float = key(c.number(0), 5e-4)
-    clip_norm: float | None = key(c.optional(_positive), None)
-    validate_every: int = key(c.whole(0), 1)
-
-    def disagreement(self) -> tuple[str, Any, str] | None:
-        """Check that milestones rise, and are there for ``step``."""
-        marks = self.milestones
-        rising = all(a < b for a, b in zip(marks, (*marks[1:], self.epochs)))
-        if not rising or (self.mode == "step") != bool(marks):
-            allowed = f"rising epochs below {self.epochs} with mode 'step', else none"
-            return "milestones", list(marks), allowed
-        return None
 
 
 @section
@@ -147,88 +109,7 @@ class Data:
 
     def folder(self) -> Path:
         """Return the root, relative to ``$GLUON_COMPRESS_DATA`` or to where we are."""
-        return Path(os.environ.get(DATA_FOLDER, "")) / self.root
-
-
-_NAMES = ("macs", "params", "bytes")
-_BUDGET = (*_NAMES, *(f"{name}_ratio" for name in _NAMES))
-
-
-def _budget(value: Any, place: str) -> dict:
-    limits = c.map_of(_positive, *_BUDGET)(value, place)
-    for name in _NAMES:
-        ratio = limits.get(f"{name}_ratio")
-        if ratio is not None and (ratio > 1 or name in limits):
-            allowed = f"a share up to 1, and then no {name}"
-            raise c.wrong(f"{place}.{name}_ratio", ratio, allowed)
-    if not limits:
-        raise c.wrong(place, value, f"at least one of {', '.join(_BUDGET)}")
-    return limits
-
-
-@section
-class Prune:
-    """A compression row: choose channels under a budget, train with masks, slim.
-
-    Parameters
-    ----------
-    algorithm : str
-        ``prune``.
-    criterion, selection : str
-        Names of ``gluon_compress.plan``: what a channel is worth (or ``taylor``: to
-        the loss, on data), and how the channels to keep are chosen by it.
-    budget : dict
-        ``macs``, ``params``, ``bytes``, or ``macs_ratio``, ... of the net before.
-    batches : int
-        How many of the training's batches the criterion ``taylor`` sees.
-    multiple : int
-        Widths become multiples of it.
-    groups : tuple of str
-        Patterns of group names; the others stay whole.
-    train : Schedule or None
-        Training with the masks on; None: none.
-    """
-
-    algorithm: str = key(c.one_of("prune"))
-    budget: Mapping[str, float] = key(_budget)
-    criterion: str = key(c.text, "l1")
-    selection: str = key(c.text, "greedy")
-    batches: int = key(c.whole(1), 16)
-    multiple: int = key(c.whole(1), 16)
-    groups: tuple[str, ...] = key(c.list_of(c.text, least=1), ("*",))
-    train: Schedule | None = key(c.optional(c.part(Schedule)), None)
-
-
-@section
-class Delete:
-    """A compression row: delete a fixed share of the channels of some groups.
-
-    Parameters
-    ----------
-    algorithm : str
-        ``delete``.
-    keep : dict
-        Share of the channels that stay, above 0 to 1, by pattern of group names; the
-        first pattern that fits counts, groups that none fits stay whole.
-    criterion : str
-        What a channel is worth: the least worthy go.
-    batches : int
-        As for ``Prune``.
-    multiple : int
-        Widths become multiples of it.
-    train : Schedule or None
-        Training with the masks on; None: none.
-    """
-
-    algorithm: str = key(c.one_of("delete"))
-    keep: Mapping[str, float] = key(c.map_of(c.number(0, 1, above=True)))
-    criterion: str = key(c.text, "l1")
-    batches: int = key(c.whole(1), 16)
-    multiple: int = key(c.whole(1), 16)
-    train: Schedule | None = key(c.optional(c.part(Schedule)), None)
-
-
-ALGORITHMS = {"prune": Prune, "delete": Delete}
+        return folder_of(self.root)
 
 
 @section
@@ -317,9 +198,7 @@ class Recipe:
 
     def disagreement(self) -> tuple[str, Any, str] | None:
         """Check the format."""
-        if self.format != FORMAT:
-            return "format", self.format, f"{FORMAT}; a newer version reads others"
-        return None
+        return format_problem(self.format)
 
     @staticmethod
     def load(path: str | os.PathLike) -> Recipe:
@@ -330,11 +209,7 @@ class Recipe:
         ValueError
             Naming the file, the key, its value and what is allowed.
         """
-        content = read_json(path)
-        try:
-            return c.part(Recipe)(content, "")
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return read_recipe(Recipe, path)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it as JSON with every key, also those left at their defaults."""

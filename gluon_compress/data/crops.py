@@ -1,0 +1,130 @@
+"""What a classifier's image goes through before the net sees it, in uint8.
+
+The kinds of change are those of GluonCV's ImageNet training (He et al. 2019, "Bag of
+Tricks", section 2.1): a random part of the image, mirrored half of the time, with other
+colours. All changes of colour are one matrix, applied at the size of the net's input.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+ASPECTS = (3 / 4, 4 / 3)
+TRIALS = 10
+CENTRE = 0.875  # share of the shorter side that is seen in validation: 224 of 256
+
+_GRAY = np.array([0.299, 0.587, 0.114])
+# Directions and lengths of ImageNet's colours (Krizhevsky et al. 2012, section 4.1).
+_LENGTHS = np.array([55.46, 4.794, 1.148])
+_DIRECTIONS = np.array(
+    [
+        [-0.5675, 0.7192, 0.4009],
+        [-0.5808, -0.0045, -0.8140],
+        [-0.5836, -0.6948, 0.4203],
+    ]
+)
+
+
+def crop_train_sample(
+    image: np.ndarray,
+    label: int,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    least_area: float = 0.08,
+    jitter: float = 0.4,
+    lighting: float = 0.1,
+) -> tuple[np.ndarray, int]:
+    """Return a random part of an image, resized, and its class.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        ``(H, W, 3)``, uint8, RGB; not changed.
+    label : int
+        Handed on.
+    size : int
+        Height and width of the result, pixels.
+    rng : numpy.random.Generator
+        The only source of chance.
+    least_area : float
+        Smallest share of the image's area that is seen.
+    jitter : float
+        Largest relative change of brightness, contrast and saturation.
+    lighting : float
+        Deviation of the noise along ImageNet's main colours.
+
+    Returns
+    -------
+    tuple
+        Image ``(size, size, 3)``, uint8, and ``label``.
+    """
+    top, left, height, width = _part(image.shape[:2], least_area, rng)
+    part = image[top : top + height, left : left + width]
+    view = _resize(part, size, size)
+    if rng.random() < 0.5:
+        view = cv2.flip(view, 1)
+    if jitter or lighting:
+        view = cv2.transform(view, _colours(view, jitter, lighting, rng))
+    return view, label
+
+
+def crop_val_sample(
+    image: np.ndarray,
+    label: int,
+    size: int,
+    rng: np.random.Generator | None = None,
+) -> tuple[np.ndarray, int]:
+    """Return the centre of an image and its class.
+
+    Parameters
+    ----------
+    image, label, size
+        As in ``crop_train_sample``.
+    rng : ignored
+        There is no chance in it.
+
+    Returns
+    -------
+    tuple
+        Image ``(size, size, 3)``, uint8: the middle of the image whose shorter side
+        is ``size / 0.875``, and ``label``.
+    """
+    height, width = image.shape[:2]
+    scale = math.ceil(size / CENTRE) / min(height, width)
+    height, width = round(height * scale), round(width * scale)
+    view = _resize(image, width, height)
+    top, left = (height - size) // 2, (width - size) // 2
+    return np.ascontiguousarray(view[top : top + size, left : left + size]), label
+
+
+def _part(shape, least_area: float, rng) -> tuple[int, int, int, int]:
+    """Draw a part by its area and aspect; the largest square where none fits."""
+    height, width = shape
+    areas = rng.uniform(least_area, 1, TRIALS) * height * width
+    aspects = np.exp(rng.uniform(*np.log(ASPECTS), TRIALS))
+    for w, h in np.rint(np.sqrt([areas * aspects, areas / aspects])).astype(int).T:
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return int(top), int(left), int(h), int(w)
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    smaller = width < image.shape[1] and height < image.shape[0]
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=how)
+
+
+def _colours(view: np.ndarray, jitter: float, lighting: float, rng) -> np.ndarray:
+    """Draw brightness, contrast, saturation and lighting as one ``(3, 4)`` matrix."""
+    bright, contrast, colour = rng.uniform(1 - jitter, 1 + jitter, 3)
+    gray = bright * float(_GRAY @ np.array(cv2.mean(view)[:3]))
+    matrix = bright * contrast * np.eye(3)
+    matrix = colour * matrix + (1 - colour) * _GRAY @ matrix
+    noise = _DIRECTIONS @ (_LENGTHS * rng.normal(0, lighting, 3))
+    return np.hstack([matrix, ((1 - contrast) * gray + noise)[:, None]])

@@ -1,0 +1,111 @@
+"""Classifiers by GluonCV's names, and the folder form they are kept in.
+
+A classifier's folder is an export whose manifest states its classes and its images; a
+detector takes its trunk from it (``build(..., trunk=folder)``).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Sequence
+
+import mxnet as mx
+from gluoncv import model_zoo
+from mxnet.gluon import HybridBlock, SymbolBlock
+
+from gluon_compress.export import MANIFEST, export, load_symbol, read_manifest
+from gluon_compress.graph import block_of, symbol_of
+from gluon_compress.models.ssd import MEAN, STD
+from gluon_compress.models.start import start_values
+
+KIND = "classifier"
+
+
+def build_classifier(
+    name: str, classes: Sequence[str], *, size: int = 224, seed: int = 0
+) -> HybridBlock:
+    """Return a classifier of GluonCV's zoo with its parameters at their start.
+
+    Parameters
+    ----------
+    name : str
+        As GluonCV's ``get_model`` takes it.
+    classes : sequence of str
+    size : int
+        Height and width of the images, pixels.
+    seed : int
+        Decides the starting values.
+
+    Returns
+    -------
+    HybridBlock
+        Images ``(B, 3, size, size)`` to scores ``(B, classes)``.
+
+    Raises
+    ------
+    ValueError
+        For a name GluonCV does not have, or a net that is no classifier.
+
+    Notes
+    -----
+    Residual blocks that can start as the identity do so (Goyal et al. 2017, section
+    5.1), as in GluonCV's own training of ImageNet.
+    """
+    net = _get(name, len(classes))
+    try:
+        symbol = symbol_of(net)
+        start_values(net, symbol, size, seed=seed)
+        _, shapes, _ = symbol.infer_shape(data=(1, 3, size, size))
+    except (mx.MXNetError, ValueError) as error:
+        gist = str(error).splitlines()[0]
+        raise ValueError(f"{name} at {size} pixels: {gist}") from None
+    if shapes != [(1, len(classes))]:
+        raise ValueError(f"{name} gives {shapes}; allowed: one score for each class")
+    return net
+
+
+def _get(name: str, classes: int) -> HybridBlock:
+    options: dict[str, Any] = {"pretrained": False, "classes": classes}
+    # What not every net knows. First what keeps a detector from fetching its trunk.
+    for extra in ({"pretrained_base": False}, {"last_gamma": True}, {}):
+        try:
+            return model_zoo.get_model(name, **options, **extra)
+        except (TypeError, Warning):  # Darknet raises a Warning
+            continue
+        except ValueError:
+            break
+    allowed = "classifiers of GluonCV, as resnet50_v1d or mobilenet1.0"
+    raise ValueError(f"model {name!r}; allowed: {allowed}")
+
+
+def step_loss(net: HybridBlock, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:
+    """Return the cross-entropy with target probabilities ``(B, C)``, for ``fit``."""
+    images, targets = batch
+    chances = mx.nd.log_softmax(net(images), axis=1)
+    return -(chances * targets).sum(axis=1).mean(), {}
+
+
+def save_classifier(
+    net: Any, folder: str | os.PathLike, name: str, *, classes: Sequence[str], size: int
+) -> dict:
+    """Write a classifier as an export; return the manifest."""
+    info = {"kind": KIND, "classes": list(classes), "mean": list(MEAN)}
+    info = {**info, "std": list(STD), "size": size, "outputs": ["class_scores"]}
+    return export(net, folder, name, shape=(1, 3, size, size), info=info)
+
+
+def load_classifier(folder: str | os.PathLike) -> tuple[SymbolBlock, dict]:
+    """Return the classifier that ``save_classifier`` wrote, and its manifest.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no classifier's export, or a file of it is broken.
+    """
+    manifest = read_manifest(folder)
+    if manifest.get("kind") != KIND:
+        place = Path(folder) / MANIFEST
+        found = manifest.get("kind")
+        raise ValueError(f"{place}: kind is {found!r}; allowed: {KIND!r}")
+    return block_of(*load_symbol(folder)), manifest

@@ -1,0 +1,59 @@
+"""The values that parameters start from, the same for one seed."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import mxnet as mx
+
+
+def start_values(
+    block: mx.gluon.HybridBlock,
+    symbol: mx.sym.Symbol,
+    size: int,
+    *,
+    seed: int = 0,
+    ctx: mx.Context | None = None,
+) -> None:
+    """Give every parameter that has no value yet its starting value.
+
+    Convolutions start as in He et al. 2015 (equation 10, fan-out), dense layers as
+    small normal numbers; what a layer asks for itself (zero for the last BatchNorm
+    scale of a residual block, Xavier for predictors) is respected.
+
+    Parameters
+    ----------
+    block : HybridBlock
+        Changed in place.
+    symbol : Symbol
+        What it computes from ``data``.
+    size : int
+        Height and width of the input, pixels.
+    seed : int
+    ctx : Context, optional
+    """
+    missing = {n: p for n, p in block.collect_params().items() if p._data is None}
+    if not missing:  # a shared parameter may have its value already
+        return
+    mx.random.seed(seed)
+    shapes, _, states = symbol.infer_shape(data=(1, 3, size, size))
+    names = symbol.list_arguments() + symbol.list_auxiliary_states()
+    known = dict(zip(names, (*shapes, *states)))
+    for name, parameter in missing.items():
+        parameter.shape = known[name]
+        # As a default: what a layer asks for itself comes first.
+        start = _initializer(name, known[name])
+        parameter.initialize(ctx=ctx or mx.cpu(), default_init=start)
+
+
+def _initializer(name: str, shape: Sequence[int]) -> mx.init.Initializer:
+    # By kind: MXNet's own patterns do not know every name that a symbol may use.
+    if name.endswith(("gamma", "var")):
+        return mx.init.One()
+    if name.endswith(("beta", "mean", "bias")):
+        return mx.init.Zero()
+    if len(shape) == 2:
+        return mx.init.Normal(0.01)
+    # A depthwise filter meets one channel, whatever its first axis says.
+    fan = "in" if shape[1] == 1 else "out"
+    return mx.init.Xavier(rnd_type="gaussian", factor_type=fan, magnitude=2)

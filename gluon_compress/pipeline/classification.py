@@ -1,0 +1,165 @@
+"""Classifiers as a task of the pipeline."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mxnet.gluon import HybridBlock
+
+from gluon_compress import data
+from gluon_compress.evaluate import top1
+from gluon_compress.graph import Graph
+from gluon_compress.graph import trace as trace_net
+from gluon_compress.models import classifier
+from gluon_compress.pipeline.job import Job, Lesson, Task
+from gluon_compress.plan import Plan
+from gluon_compress.prune import slim
+from gluon_compress.recipe import Classifier, ClassifierRecipe, Schedule
+
+VAL_BATCH = 64
+
+
+def open_sets(recipe: ClassifierRecipe) -> tuple:
+    """Open both splits; what is judged in the end is ``val`` too."""
+    config = recipe.data
+    folder = config.folder()
+    if config.kind == "record":
+        train, val = (
+            data.Records(folder / f"{split}.rec", config.classes)
+            for split in (config.train, config.val)
+        )
+    else:
+        train = data.ImageFolder(folder / config.train, config.classes)
+        val = data.ImageFolder(folder / config.val, train.classes)
+    return train, val, val
+
+
+def build(job: Job) -> tuple[HybridBlock, None]:
+    """Build the net, or load it."""
+    model, classes, size = job.recipe.model, job.train.classes, job.recipe.data.size
+    if model.weights is None:
+        seed = job.recipe.seed
+        net = classifier.build_classifier(model.name, classes, size=size, seed=seed)
+        return net if model.plan is None else _cut(job, net, model), None
+    net, manifest = classifier.load_classifier(model.weights)
+    if tuple(manifest["classes"]) != tuple(classes):
+        raise ValueError(
+            f"{model.weights}: its classes are {manifest['classes']}, those of the "
+            f"data {list(classes)}"
+        )
+    return net, None
+
+
+def _cut(job: Job, net: HybridBlock, model: Classifier) -> HybridBlock:
+    """Return an untrained net in the structure that a plan leaves."""
+    plan = Plan.load(model.plan)
+    # Nets of one family have groups of the same names.
+    if plan.net not in ("", model.name):
+        raise ValueError(f"{model.plan}: is of {plan.net!r}, not of {model.name!r}")
+    try:
+        return slim(net, plan, shape=trace(job, net).inputs["data"])
+    except ValueError as error:
+        raise ValueError(f"{model.plan}: {error}") from None
+
+
+def save(job: Job, net: Any, folder: Path, name: str) -> dict:
+    """Write the net as an export."""
+    size = job.recipe.data.size
+    return classifier.save_classifier(
+        net, folder, name, classes=job.train.classes, size=size
+    )
+
+
+def load(folder: Path) -> HybridBlock:
+    """Return the net of an export."""
+    net, _ = classifier.load_classifier(folder)
+    return net
+
+
+def trace(job: Job, net: Any) -> Graph:
+    """Trace the net at the size of the recipe's images."""
+    size = job.recipe.data.size
+    return trace_net(net, (1, 3, size, size))
+
+
+def batches(job: Job, net: Any, schedule: Schedule) -> Any:
+    """Return endless epochs of changed images with the chances of each class."""
+    config = job.recipe.data
+    late = _batches(job, schedule, config.size)
+    # The early epochs are those of the training from scratch.
+    if schedule is not job.recipe.train or not config.early_epochs:
+        return late
+    early = _batches(job, schedule, config.early_size)
+    return data.EarlyBatches(early, late, config.early_epochs)
+
+
+def _batches(job: Job, schedule: Schedule, size: int) -> Any:
+    config, how = job.recipe.data, job.recipe.targets
+    changes = {
+        "least_area": config.least_area,
+        "jitter": config.jitter,
+        "lighting": config.lighting,
+    }
+    shared = {
+        "seed": job.recipe.seed,
+        "targets": data.ClassTargets(
+            len(job.train.classes), smoothing=how.label_smoothing
+        ),
+        "mix": data.Mixup(how.mixup) if how.mixup else None,
+    }
+    if config.kind == "record":
+        return data.RecordBatches(
+            job.train, schedule.batch_size, size, changes=changes, **shared
+        )
+    sample = partial(data.crop_train_sample, size=size, **changes)
+    return data.Batches(job.train, sample, schedule.batch_size, last="fill", **shared)
+
+
+def _judged(job: Job, net: HybridBlock, dataset: Any) -> float:
+    size, device = job.recipe.data.size, job.options.ctx[0]
+    net.hybridize(static_alloc=True, static_shape=True)
+    if job.recipe.data.kind == "record":
+        count = min(VAL_BATCH, len(dataset))
+        found = data.RecordBatches(dataset, count, size, shuffle=False)
+    else:
+        sample = partial(data.crop_val_sample, size=size)
+        found = data.Batches(dataset, sample, VAL_BATCH, shuffle=False)
+    return top1(lambda images: net(images.as_in_context(device)), found.epoch(0))
+
+
+def accuracy(job: Job, net: HybridBlock, dataset: Any) -> dict:
+    """Return the share of images whose class is the highest score."""
+    size = job.recipe.data.size
+    return {"top1": _judged(job, net, dataset), "metric": f"top-1 at {size} pixels"}
+
+
+def validation(job: Job, net: HybridBlock, dataset: Any) -> dict:
+    """Return the share of images whose class is the highest score."""
+    return {"top1": _judged(job, net, dataset)}
+
+
+def lesson(job: Job, net: HybridBlock, teacher: HybridBlock | None) -> Lesson:
+    """Teach from labels."""
+    return Lesson(net, classifier.step_loss)
+
+
+def block(net: HybridBlock) -> HybridBlock:
+    """Return the net itself."""
+    return net
+
+
+CLASSIFICATION = Task(
+    open_sets=open_sets,
+    build=build,
+    save=save,
+    load=load,
+    trace=trace,
+    batches=batches,
+    block=block,
+    lesson=lesson,
+    accuracy=accuracy,
+    validation=validation,
+    metric="top1",
+)

@@ -1,0 +1,174 @@
+"""SSD detectors as a task of the pipeline."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gluoncv.model_zoo.ssd import SSD
+
+from gluon_compress import data, models
+from gluon_compress.distill import distil_step
+from gluon_compress.evaluate import voc_map
+from gluon_compress.graph import Graph
+from gluon_compress.models import head, ssd
+from gluon_compress.pipeline.job import Job, Lesson, Task, place
+from gluon_compress.recipe import Data, Model, Recipe, Schedule
+
+
+def open_sets(recipe: Recipe) -> tuple:
+    """Open the splits of a recipe; without one for validation it is the test's."""
+    config = recipe.data
+    train, test = (_with_objects(config, n) for n in (config.train, config.test))
+    val = test if config.val is None else _with_objects(config, config.val)
+    return train, val, test
+
+
+def _dataset(config: Data, split: str):
+    root = config.folder()
+    if config.kind == "toy":
+        data.make_toy(root)
+    if config.kind == "gluoncv_voc":
+        return data.voc_gluoncv(root, split)
+    if config.kind == "coco":
+        return data.coco_gluoncv(root, split)
+    return data.VOCLayout(root, split, config.classes, difficult=config.difficult)
+
+
+def _with_objects(config: Data, split: str):
+    """Open a split, and refuse it if there is nothing to learn or to find in it."""
+    opened = _dataset(config, split)
+    labels = (opened.label(i) for i in range(len(opened)))
+    if not any((label[:, 5] == 0).any() for label in labels):
+        raise ValueError(
+            f"{config.folder()}: the {len(opened)} images of {split!r} hold no object "
+            "that is not difficult"
+        )
+    return opened
+
+
+def build(job: Job) -> tuple[SSD, SSD | None]:
+    """Build both nets at once, so that a wrong name is found in seconds."""
+    recipe = job.recipe
+    start = _build(recipe, recipe.model, job.train.classes)
+    student = recipe.student and _build(recipe, recipe.student, job.train.classes)
+    return start, student
+
+
+def _build(recipe: Recipe, model: Model, classes: tuple[str, ...]) -> SSD:
+    if model.weights is not None:
+        return _loaded(recipe, model.weights, classes)
+    how = recipe.evaluate
+    return models.build(
+        model.name,
+        classes,
+        width=model.width,
+        trunk=model.trunk,
+        seed=recipe.seed,
+        size=recipe.data.size,
+        sizes=model.sizes,
+        ratios=model.ratios,
+        steps=model.steps,
+        extras=model.extras,
+        nms_thresh=how.nms_thresh,
+        nms_topk=how.nms_topk,
+        post_nms=how.post_nms,
+    )
+
+
+def _loaded(recipe: Recipe, folder: str, classes: tuple[str, ...]) -> SSD:
+    net = models.load(folder)
+    if tuple(net.classes) != tuple(classes):
+        raise ValueError(
+            f"{folder}: its classes are {list(net.classes)}, those of the data "
+            f"{list(classes)}"
+        )
+    if models.image_size(net) != recipe.data.size:
+        raise ValueError(
+            f"{folder}: its images are {models.image_size(net)} pixels, data.size is "
+            f"{recipe.data.size}"
+        )
+    return net
+
+
+def save(job: Job, net: SSD, folder: Path, name: str) -> dict:
+    """Write the raw head as an export."""
+    return models.save(net, folder, name)
+
+
+def trace(job: Job, net: SSD) -> Graph:
+    """Trace the raw head."""
+    return models.trace_head(net)
+
+
+def batches(job: Job, net: SSD, schedule: Schedule) -> data.Batches:
+    """Return endless epochs of augmented images with the targets of a net's anchors."""
+    sample = partial(data.ssd_train_sample, size=job.recipe.data.size)
+    stds = ssd.config_of(net).stds
+    return data.Batches(
+        job.train,
+        sample,
+        schedule.batch_size,
+        seed=job.recipe.seed,
+        last="fill",  # one shape for every step
+        targets=data.SSDTargets(ssd.anchors_of(net), stds=stds),
+    )
+
+
+def accuracy(job: Job, net: SSD, dataset: Any) -> dict:
+    """Return mAP and the precision of each class, and how they were measured."""
+    how, device = job.recipe.evaluate, job.options.ctx[0]
+    net.hybridize(static_alloc=True, static_shape=True)
+    sample = partial(data.ssd_val_sample, size=job.recipe.data.size)
+    figures = voc_map(
+        lambda images: net(images.as_in_context(device)),
+        data.Batches(dataset, sample, 8, shuffle=False).epoch(0),
+        net.classes,
+        size=job.recipe.data.size,
+        metric=how.metric,
+        iou=how.iou,
+    )
+    value = figures.pop("mAP")
+    return {"mAP": value, "metric": how.metric, "iou": how.iou, "classes": figures}
+
+
+def validation(job: Job, net: SSD, dataset: Any) -> dict:
+    """Return mAP and the precision of each class."""
+    figures = accuracy(job, net, dataset)
+    return {"mAP": figures["mAP"], **figures["classes"]}
+
+
+def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
+    """Teach from labels, and from another detector where the recipe wants it."""
+    how = job.recipe.distillation
+    if teacher is None or how is None:
+        return Lesson(head.head_block(net), head.supervised(head.ssd_loss()))
+    place(teacher, job.options.ctx)
+    taps = how.losses.get("features", 0) > 0
+    widths = head.map_widths(teacher) if taps else ()
+    taught = head.head_block(teacher, taps=taps)
+    taught.hybridize(static_alloc=True, static_shape=True)
+    step = distil_step(
+        taught,
+        [f"map{i}" for i in range(len(widths))],
+        head.ssd_loss(),
+        weights=how.losses,
+        temperature=how.temperature,
+    )
+    return Lesson(head.head_block(net, adapters=widths, seed=job.recipe.seed), step)
+
+
+DETECTION = Task(
+    open_sets=open_sets,
+    build=build,
+    save=save,
+    load=models.load,
+    trace=trace,
+    batches=batches,
+    block=head.head_block,
+    lesson=lesson,
+    accuracy=accuracy,
+    validation=validation,
+    metric="mAP",
+)

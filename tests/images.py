@@ -1,0 +1,48 @@
+"""Tiny classification sets: images whose colour tells their class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mxnet import recordio
+
+NAMES = ("blue", "green", "red")
+SIDES = (40, 52)
+
+
+def picture(number: int, seed: int) -> np.ndarray:
+    """Return an image of a class, ``(40, 52, 3)``, RGB, with noise on it."""
+    rng = np.random.default_rng([number, seed])
+    image = rng.integers(0, 90, (*SIDES, 3))
+    image[..., 2 - number] += 120
+    return image.astype(np.uint8)
+
+
+def write_folder(root: Path, **counts: int) -> Path:
+    """Write ``root/<split>/<class>/<image>`` with so many images of each class."""
+    for s, (split, count) in enumerate(counts.items()):
+        for number, name in enumerate(NAMES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = picture(number, 1000 * s + i)[..., ::-1]
+                cv2.imwrite(str(folder / f"{i}.png"), pixels)
+    return root
+
+
+def write_records(root: Path, **counts: int) -> Path:
+    """Write the same images as ``root/<split>.rec`` and ``.idx``."""
+    root.mkdir(parents=True, exist_ok=True)
+    for s, (split, count) in enumerate(counts.items()):
+        names = (str(root / f"{split}.{kind}") for kind in ("idx", "rec"))
+        writer = recordio.MXIndexedRecordIO(*names, "w")
+        for k in range(count * len(NAMES)):
+            number, i = divmod(k, count)
+            pixels = picture(number, 1000 * s + i)[..., ::-1]
+            header = recordio.IRHeader(0, float(number), k, 0)
+            _, content = cv2.imencode(".png", pixels)
+            writer.write_idx(k, recordio.pack(header, content.tobytes()))
+        writer.close()
+    return root

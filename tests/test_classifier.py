@@ -1,0 +1,255 @@
+"""Classifiers from recipe to compact trunk, on images whose colour is their class."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import mxnet as mx
+import numpy as np
+import pytest
+from images import NAMES, write_folder, write_records
+
+from gluon_compress import count, models, pipeline, trace
+from gluon_compress.files import read_json
+from gluon_compress.models.classifier import build_classifier, load_classifier
+from gluon_compress.plan import Plan
+from gluon_compress.recipe import ClassifierRecipe
+from gluon_compress.train import Options
+
+QUIET = Options(progress=False)
+STEPS = {"epochs": 4, "batch_size": 6, "learning_rate": 0.05}
+TRAIN = {
+    "paper": "none, a test",
+    "command": "pytest",
+    "hours": 0.01,
+    "expected": {},
+    "model": {"name": "mobilenet0.25"},
+    "data": {"kind": "folder", "root": "images", "size": 48},
+    "train": {**STEPS, "epochs": 30, "weight_decay": 0.0},
+}
+PRUNE = {
+    **TRAIN,
+    "compression": [
+        {"algorithm": "prune", "budget": {"macs_ratio": 0.5}, "multiple": 1}
+    ],
+    "finetune": {**STEPS, "learning_rate": 0.005, "warmup_epochs": 0},
+}
+
+
+def recipe_in(folder, content, **data) -> ClassifierRecipe:
+    data = {**content["data"], "root": str(folder / "images"), **data}
+    (folder / "recipe.json").write_text(json.dumps({**content, "data": data}))
+    return ClassifierRecipe.load(folder / "recipe.json")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with images and a run that trains, prunes and fine-tunes."""
+    folder = tmp_path_factory.mktemp("classifier")
+    write_folder(folder / "images", train=8, val=3)
+    pipeline.run(recipe_in(folder, PRUNE), folder / "run", options=QUIET)
+    return folder
+
+
+def test_stages_leave_their_results(place):
+    results = read_json(place / "run" / "result.json")
+    assert list(results["stages"]) == ["full", "1_prune", "compact"]
+    assert list(results["latency"]) == ["full", "compact"]
+    for name, stage in results["stages"].items():
+        assert stage["metric"] == "top-1 at 48 pixels"
+        assert stage["top1"] * 9 == pytest.approx(round(stage["top1"] * 9))
+        net, manifest = load_classifier(place / "run" / name / "model")
+        assert tuple(manifest["classes"]) == NAMES
+        assert count(trace(net, (1, 3, 48, 48))).macs == stage["macs"]
+    assert results["data"]["train"]["images"] == 24
+
+
+def test_it_learned_the_colours(place):
+    stages = read_json(place / "run" / "result.json")["stages"]
+    assert stages["full"]["top1"] > 0.6
+    assert stages["compact"]["top1"] > 0.6
+
+
+def test_plan_meets_the_budget(place):
+    stages = read_json(place / "run" / "result.json")["stages"]
+    share = stages["compact"]["macs"] / stages["full"]["macs"]
+    assert 0.47 < share <= 0.5
+    plan = Plan.load(place / "run" / "1_prune" / "plan.json")
+    assert plan.net == "mobilenet0.25"
+    assert plan.made_by["budget"]["macs"] == 0.5 * stages["full"]["macs"]
+
+
+def test_compact_classifier_is_a_trunk(place):
+    net = models.build(
+        "ssd_300_mobilenet0.25", ("cat",), trunk=place / "run" / "compact" / "model"
+    )
+    whole = models.build("ssd_300_mobilenet0.25", ("cat",))
+    assert models.size_of(net)["macs"] < models.size_of(whole)["macs"]
+
+
+def test_report_shows_accuracy_plan_and_curves(place):
+    page = (place / "run" / "report" / "index.html").read_text()
+    assert "top-1" in page
+    assert "plan_1_prune.png" in page
+    assert "curves.png" in page
+    assert "mAP" not in page
+
+
+def test_resumed_run_equals_the_uninterrupted(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    for left in ("1_prune/result.json", "compact", "result.json"):
+        path = tmp_path / "run" / left
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(tmp_path / "run" / "1_prune" / "model")
+    recipe = ClassifierRecipe.load(place / "recipe.json")
+    pipeline.run(recipe, tmp_path / "run", resume=True, options=QUIET)
+    name = "compact/model/compact-0000.params"
+    both = [mx.nd.load(str(p / "run" / name)) for p in (place, tmp_path)]
+    assert both[0].keys() == both[1].keys()
+    for key, value in both[0].items():
+        assert (value.asnumpy() == both[1][key].asnumpy()).all()
+
+
+def test_trained_weights_are_pruned_without_training(place, tmp_path):
+    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
+    recipe = recipe_in(place, {**PRUNE, "model": model})
+    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run" / "full" / "log.jsonl").exists()
+    before = read_json(place / "run" / "full" / "result.json")["top1"]
+    assert results["stages"]["full"]["top1"] == before
+
+
+def test_structure_of_a_plan_is_trained_from_scratch(place, tmp_path):
+    model = {
+        "name": "mobilenet0.25",
+        "plan": str(place / "run" / "1_prune" / "plan.json"),
+    }
+    recipe = recipe_in(place, {**TRAIN, "train": STEPS, "model": model})
+    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    compact = read_json(place / "run" / "compact" / "result.json")
+    assert results["stages"]["full"]["macs"] == compact["macs"]
+    assert list(results["stages"]) == ["full"]
+
+
+@pytest.mark.parametrize("mixup", [0, 0.2])
+def test_records_train_too(tmp_path, mixup):
+    write_records(tmp_path / "images", train=4, val=2)
+    content = {**TRAIN, "targets": {"mixup": mixup}, "train": STEPS}
+    recipe = recipe_in(tmp_path, content, kind="record", classes=list(NAMES))
+    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert results["data"]["train"]["images"] == 12
+    assert results["stages"]["full"]["epochs"] == 4
+
+
+def test_early_epochs_are_of_the_training_alone(place, tmp_path):
+    recipe = recipe_in(place, PRUNE, early_size=32, early_epochs=3)
+    out = tmp_path / "run"
+    pipeline.run(recipe, out, options=QUIET)
+    result = read_json(out / "result.json")["stages"]
+    assert result["full"]["metric"] == "top-1 at 48 pixels"
+
+
+# --------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet51", "model 'resnet51'; allowed: classifiers of GluonCV"),
+        ("yolo3_darknet53_voc", "yolo3_darknet53_voc"),
+    ],
+)
+def test_no_classifier(name, message):
+    with pytest.raises(ValueError, match=message):
+        build_classifier(name, NAMES, size=64)
+
+
+def test_same_seed_same_start():
+    nets = [
+        build_classifier("mobilenet0.25", NAMES, size=32, seed=s) for s in (1, 1, 2)
+    ]
+    values = [next(iter(n.collect_params().values())).data().asnumpy() for n in nets]
+    assert (values[0] == values[1]).all()
+    assert (values[0] != values[2]).any()
+
+
+def test_records_without_class_names_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.classes is None; allowed: names"):
+        recipe_in(tmp_path, TRAIN, kind="record")
+
+
+def test_compression_without_finetune_is_refused(tmp_path):
+    content = {key: value for key, value in PRUNE.items() if key != "finetune"}
+    with pytest.raises(ValueError, match="finetune is None; allowed: a schedule"):
+        recipe_in(tmp_path, content)
+
+
+def test_other_classes_than_the_weights_are_refused(place, tmp_path):
+    shutil.copytree(place / "images", tmp_path / "images")
+    for split in ("train", "val"):
+        (tmp_path / "images" / split / "red").rename(
+            tmp_path / "images" / split / "rot"
+        )
+    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
+    recipe = recipe_in(tmp_path, {**PRUNE, "model": model})
+    with pytest.raises(ValueError, match="its classes are"):
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_of_another_net_is_refused(place, tmp_path):
+    model = {
+        "name": "mobilenet0.5",
+        "plan": str(place / "run" / "1_prune" / "plan.json"),
+    }
+    recipe = recipe_in(place, {**TRAIN, "train": STEPS, "model": model})
+    with pytest.raises(ValueError, match=r"plan\.json"):
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+# --------------------------------------------------------------------- the scripts
+
+
+def test_train_then_prune_by_script(place, tmp_path, call):
+    recipe_in(place, {**TRAIN, "train": STEPS})
+    out = tmp_path / "trained"
+    options = ("--recipe", place / "recipe.json", "--out", out, "--quiet")
+    status, text, _ = call("train_classifier", *options)
+    assert status == 0
+    assert f"model:  {out / 'full' / 'model'}" in text
+    recipe_in(place, PRUNE)
+    options = ("--recipe", place / "recipe.json", "--out", tmp_path / "pruned")
+    weights = ("--weights", out / "full" / "model", "--quiet")
+    chosen = ("--budget", "macs_ratio=0.6", "--criterion", "bn_scale", "--seed", "3")
+    status, text, _ = call("prune_backbone", *options, *weights, *chosen)
+    assert status == 0
+    assert "top-1" in text
+    plan = Plan.load(tmp_path / "pruned" / "1_prune" / "plan.json")
+    assert plan.made_by["criterion"] == "bn_scale"
+    assert plan.made_by["seed"] == 3
+    costs = read_json(tmp_path / "pruned" / "result.json")["stages"]
+    assert np.isclose(costs["compact"]["macs"] / costs["full"]["macs"], 0.6, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "word"),
+    [
+        ("train_classifier", PRUNE, (), "that is for prune_backbone.py"),
+        ("prune_backbone", TRAIN, (), "has no compression"),
+        ("prune_backbone", PRUNE, ("--budget", "macs:3"), "'macs:3'; allowed: as macs"),
+        ("prune_backbone", PRUNE, ("--budget", "time=3"), "budget.time: no such key"),
+        ("prune_backbone", PRUNE, ("--criterion", "age"), "criterion 'age' is unknown"),
+        ("prune_backbone", PRUNE, ("--weights", "nowhere"), "nowhere"),
+        ("prune_backbone", PRUNE, ("--budget", "macs=10"), "cannot be met"),
+    ],
+)
+def test_bad_input_of_scripts(place, tmp_path, call, name, content, options, word):
+    recipe_in(place, content)
+    out = ("--out", tmp_path / "out", "--quiet")
+    status, _, error = call(name, "--recipe", place / "recipe.json", *out, *options)
+    assert status == 2
+    assert word in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
