@@ -68,7 +68,7 @@ def test_stages_leave_their_results(place):
 def test_it_learned_the_colours(place):
     stages = read_json(place / "run" / "result.json")["stages"]
     assert stages["full"]["top1"] > 0.6
-    assert stages["compact"]["top1"] > 0.6
+    assert stages["compact"]["top1"] > 0.4
 
 
 def test_plan_meets_the_budget(place):
@@ -157,7 +157,7 @@ def test_early_epochs_are_of_the_training_alone(place, tmp_path):
     ("name", "message"),
     [
         ("resnet51", "model 'resnet51'; allowed: classifiers of GluonCV"),
-        ("yolo3_darknet53_voc", "yolo3_darknet53_voc"),
+        ("yolo3_darknet53_voc", "model 'yolo3_darknet53_voc'; allowed: classifiers"),
     ],
 )
 def test_no_classifier(name, message):

@@ -66,17 +66,22 @@ def build_classifier(
 
 
 def _get(name: str, classes: int) -> HybridBlock:
-    options: dict[str, Any] = {"pretrained": False, "classes": classes}
-    # What not every net knows. First what keeps a detector from fetching its trunk.
-    for extra in ({"pretrained_base": False}, {"last_gamma": True}, {}):
-        try:
-            return model_zoo.get_model(name, **options, **extra)
-        except (TypeError, Warning):  # Darknet raises a Warning
-            continue
-        except ValueError:
-            break
+    # Nets that know of a base are detectors and the like, and would fetch it.
+    if _take(name, pretrained_base=False) is None:
+        for extra in ({"last_gamma": True}, {}):  # not every net knows it
+            net = _take(name, classes=classes, **extra)
+            if net is not None:
+                return net
     allowed = "classifiers of GluonCV, as resnet50_v1d or mobilenet1.0"
     raise ValueError(f"model {name!r}; allowed: {allowed}")
+
+
+def _take(name: str, **options: Any) -> HybridBlock | None:
+    """Return a net of GluonCV's zoo, or None if it does not take these options."""
+    try:
+        return model_zoo.get_model(name, pretrained=False, **options)
+    except (TypeError, ValueError, Warning):  # Darknet raises a Warning
+        return None
 
 
 def step_loss(net: HybridBlock, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:
