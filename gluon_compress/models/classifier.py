@@ -7,12 +7,14 @@ detector takes its trunk from it (``build(..., trunk=folder)``).
 from __future__ import annotations
 
 import os
+from inspect import signature
 from pathlib import Path
 from typing import Any, Sequence
 
 import mxnet as mx
-from gluoncv import model_zoo
-from mxnet.gluon import HybridBlock, SymbolBlock
+from gluoncv.model_zoo.model_zoo import _models
+from gluoncv.model_zoo.resnetv1b import ResNetV1b
+from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
 from gluon_compress.export import MANIFEST, export, load_symbol, read_manifest
 from gluon_compress.graph import block_of, symbol_of
@@ -66,22 +68,25 @@ def build_classifier(
 
 
 def _get(name: str, classes: int) -> HybridBlock:
+    make = _models.get(name.lower())
     # Nets that know of a base are detectors and the like, and would fetch it.
-    if _take(name, pretrained_base=False) is None:
+    if make is not None and "pretrained_base" not in signature(make).parameters:
         for extra in ({"last_gamma": True}, {}):  # not every net knows it
-            net = _take(name, classes=classes, **extra)
-            if net is not None:
-                return net
+            try:
+                net = make(pretrained=False, classes=classes, **extra)
+            except (TypeError, Warning):  # Darknet raises a Warning
+                continue
+            return _with_classes(net, classes)
     allowed = "classifiers of GluonCV, as resnet50_v1d or mobilenet1.0"
     raise ValueError(f"model {name!r}; allowed: {allowed}")
 
 
-def _take(name: str, **options: Any) -> HybridBlock | None:
-    """Return a net of GluonCV's zoo, or None if it does not take these options."""
-    try:
-        return model_zoo.get_model(name, pretrained=False, **options)
-    except (TypeError, ValueError, Warning):  # Darknet raises a Warning
-        return None
+def _with_classes(net: HybridBlock, classes: int) -> HybridBlock:
+    """Give GluonCV's pruned ResNets, whose widths come from a file, other classes."""
+    if isinstance(net, ResNetV1b) and net.fc.weight.shape[0] != classes:
+        with net.name_scope():
+            net.fc = nn.Dense(classes, in_units=net.fc.weight.shape[1])
+    return net
 
 
 def step_loss(net: HybridBlock, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:
