@@ -44,7 +44,13 @@ ARROWS = {
 WITHIN = {
     "graph": ["atoms", "nodes", "step", "moves", "rules", "groups", "tracing"],
     "plan": ["decision", "criteria", "meter", "choose", "selection"],
-    "prune": ["zeros", "slimming", "masks", "importance"],
+    "prune": [
+        "zeros",
+        "slimming",
+        "masks",
+        "importance",
+        "recalibration",
+    ],
     "train": ["checkpoint", "run", "loop"],
     "data": ["annotation", "images", "augment", "batches", "sets", "toy"],
     "models": ["ssd", "head", "trunk", "mobilenet", "resnet"],
