@@ -23,7 +23,7 @@ ARROWS = {
     "graph": BOTTOM,
     "cost": {"graph"},
     "plan": {"graph", "cost", *BOTTOM},
-    "prune": {"graph", "plan"},
+    "prune": {"graph", "cost", "plan"},
     # training, which does not know that pruning exists
     "recipe": BOTTOM,
     "train": {"recipe", "files"},
@@ -50,6 +50,7 @@ WITHIN = {
         "masks",
         "importance",
         "recalibration",
+        "rounds",
     ],
     "train": ["checkpoint", "run", "loop"],
     "data": ["annotation", "images", "augment", "batches", "sets", "toy"],
