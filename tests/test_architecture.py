@@ -51,6 +51,7 @@ WITHIN = {
         "importance",
         "recalibration",
         "rounds",
+        "sparsity",
     ],
     "train": ["checkpoint", "run", "loop"],
     "data": ["annotation", "images", "augment", "batches", "sets", "toy"],

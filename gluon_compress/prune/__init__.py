@@ -2,7 +2,8 @@
 
 ``slimming`` cuts; ``masks`` multiplies by zero instead; ``zeros`` finds where that must
 be done for both to be the same; ``importance`` takes the gradient of masks. ``rounds``
-sets masks while a net trains, ``recalibration`` repairs what they leave wrong.
+sets masks while a net trains, ``sparsity`` prepares it for them, ``recalibration``
+repairs what they leave wrong.
 """
 
 from gluon_compress.prune.importance import taylor
@@ -10,6 +11,7 @@ from gluon_compress.prune.masks import mask, set_mask
 from gluon_compress.prune.recalibration import recalibrate
 from gluon_compress.prune.rounds import CURVES, Rounds, mask_in_rounds, plan_of
 from gluon_compress.prune.slimming import slim
+from gluon_compress.prune.sparsity import sparse_step
 
 __all__ = [
     "CURVES",
@@ -20,5 +22,6 @@ __all__ = [
     "recalibrate",
     "set_mask",
     "slim",
+    "sparse_step",
     "taylor",
 ]
