@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 from dataclasses import replace
+from itertools import islice
 
 import mxnet as mx
 import numpy as np
@@ -14,7 +15,17 @@ import pytest
 from mxnet import autograd, gluon
 from tqdm import tqdm
 
-from gluon_compress import Budget, Plan, count, mask, models, select, slim, trace
+from gluon_compress import (
+    Budget,
+    Plan,
+    count,
+    mask,
+    models,
+    select,
+    slim,
+    taylor,
+    trace,
+)
 from gluon_compress.models import head
 from gluon_compress.prune import CURVES, Rounds, mask_in_rounds, plan_of, set_mask
 from gluon_compress.recipe import Schedule
@@ -292,6 +303,39 @@ def test_resumed_anywhere_it_ends_the_same(tmp_path, soft, step):
         assert outcome(folder) == outcome(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("step", [3, 4, 7])
+def test_importance_from_data_is_the_same_after_a_resume(tmp_path, soft, step):
+    ends = []
+    for name, loss in (("whole", cross_entropy), ("cut", stopped(step))):
+        try:
+            net = by_taylor(tmp_path / name, soft, loss, QUIET)
+        except Stop:
+            mx.random.seed(9)  # as if the process were another; the net has Dropout
+            net = by_taylor(tmp_path / name, soft, cross_entropy, RESUME)
+        ends.append(values(net))
+    assert same(*ends)
+
+
+def by_taylor(folder, soft: bool, loss, options) -> gluon.HybridBlock:
+    """Train a net in rounds that are decided by the gradients of its masks."""
+    net = conv_net()
+
+    def as_masked(fresh):
+        set_mask(fresh, plan_of(net), shape=SHAPE)
+        return fresh
+
+    def how(graph, budget, within):
+        data = islice(Batches().epoch(0), 2)
+        worth = taylor(net, data, cross_entropy, prepare=as_masked, shape=SHAPE)
+        return select(graph, budget, worth, multiple=1, within=within)
+
+    callbacks = [callback_of(net, Rounds(3, soft=soft), how)]
+    plan = {"callbacks": callbacks, "options": options}
+    fit(net, Batches(2), loss, schedule(6), folder, **plan)
+    return net
+
+
 def work(folder, soft: bool, call: int | None) -> None:
     """Train in a process of its own, which may kill itself; every step is saved."""
     # Its own lock is a semaphore of the system, which a killed process leaves behind.
@@ -343,7 +387,8 @@ def test_a_detector_is_masked_through_the_block_that_is_trained():
         return select(graph, budget, "l1", multiple=8, within=within)
 
     budget = Budget.share(full, macs=0.5)
-    callback = mask_in_rounds(masked, budget, by_l1, Rounds(2))
+    shape = models.trace_head(net).inputs["data"]
+    callback = mask_in_rounds(masked, budget, by_l1, Rounds(2), shape=shape)
     shares = []
     for epoch in (0, 1):
         callback(block, Progress(epoch=epoch, epochs=2))
@@ -390,7 +435,7 @@ def test_rounds_that_do_not_fit_into_the_run_are_refused(tmp_path, rounds, messa
 def test_a_net_without_masks_is_refused():
     net = ready(chain())
     with pytest.raises(ValueError, match="the net has no masks"):
-        mask_in_rounds(net, Budget(macs=1e6), decide, Rounds())
+        mask_in_rounds(net, Budget(macs=1e6), decide, Rounds(), shape=PICTURE)
     with pytest.raises(ValueError, match="the net has no masks"):
         plan_of(net)
 

@@ -8,7 +8,7 @@ resumed takes the decisions of one that was not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping
 
 import mxnet as mx
 import numpy as np
@@ -105,7 +105,7 @@ def mask_in_rounds(
     decide: Callable[[Graph, Budget, Plan | None], Plan],
     rounds: Rounds,
     *,
-    shape: Sequence | None = None,
+    shape: Any,
 ) -> Callable:
     """Return a callback for ``fit`` that sets the masks of a net in rounds.
 
@@ -120,10 +120,11 @@ def mask_in_rounds(
         ``decide(graph, budget, within) -> Plan``, for instance by ``select``.
         ``graph`` has the values of the moment and all channels, ``budget`` is the
         round's, ``within`` what is not masked yet; None in soft rounds, where every
-        channel may come back. Must depend on the net's values alone.
+        channel may come back. It must follow from the net's values; what it draws by
+        MXNet is drawn again after a resume.
     rounds : Rounds
-    shape : tuple, optional
-        As for ``slim``.
+    shape : tuple or dict
+        Of the input that the budget is for, as for ``trace``.
 
     Returns
     -------
@@ -135,7 +136,8 @@ def mask_in_rounds(
     ------
     ValueError
         If the net has no masks; from ``fit``, before its first step, if the rounds do
-        not fit into the run or the block that is trained does not have the masks.
+        not fit into the run, the block that is trained does not have the masks, or
+        the shape does not fit the net.
 
     Notes
     -----
