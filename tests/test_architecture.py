@@ -23,7 +23,7 @@ ARROWS = {
     "graph": BOTTOM,
     "cost": {"graph"},
     "plan": {"graph", "cost", *BOTTOM},
-    "prune": {"graph", "plan"},
+    "prune": {"graph", "cost", "plan"},
     # training, which does not know that pruning exists
     "recipe": BOTTOM,
     "train": {"recipe", "files"},
@@ -44,7 +44,15 @@ ARROWS = {
 WITHIN = {
     "graph": ["atoms", "nodes", "step", "moves", "rules", "groups", "tracing"],
     "plan": ["decision", "criteria", "meter", "choose", "selection"],
-    "prune": ["zeros", "slimming", "masks", "importance"],
+    "prune": [
+        "zeros",
+        "slimming",
+        "masks",
+        "importance",
+        "recalibration",
+        "rounds",
+        "sparsity",
+    ],
     "train": ["checkpoint", "run", "loop"],
     "data": [
         "annotation",

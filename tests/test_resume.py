@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
 import signal
 import threading
 import time
 from dataclasses import asdict, replace
 
+import mxnet as mx
 import numpy as np
 import pytest
 from tqdm import tqdm
@@ -21,33 +20,23 @@ from training import (
     QUIET,
     SHORT,
     Batches,
+    Stop,
     content,
     conv_net,
     cross_entropy,
     dense,
+    die_at,
     figures,
+    forkserver,
     mean_output,
+    outcome,
     position,
     records,
     run_judged,
     same,
+    stopped,
     values,
 )
-
-
-class Stop(Exception):
-    """Ends a run from inside, without the suddenness of a signal."""
-
-
-def stopped(at: int):
-    calls = iter(range(1000))
-
-    def loss(net, batch):
-        if next(calls) == at:
-            raise Stop
-        return cross_entropy(net, batch)
-
-    return loss
 
 
 def train_until(folder, step: int, **options) -> None:
@@ -77,6 +66,42 @@ def test_a_resume_asks_for_the_batches_that_are_left(tmp_path):
     batches = Batches(3)
     fit(conv_net(), batches, cross_entropy, SHORT, tmp_path, options=RESUME)
     assert batches.asked == [(0, 2), (1, 0)]
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_what_a_callback_draws_is_drawn_again(tmp_path, step):
+    ends = []
+    for name, loss in (("whole", cross_entropy), ("cut", stopped(step))):
+        net = conv_net()
+        how = {"callbacks": [shake], "options": QUIET}
+        try:
+            fit(net, Batches(3), loss, SHORT, tmp_path / name, **how)
+        except Stop:
+            mx.random.seed(9)  # as if the process were another
+            net, how["options"] = conv_net(), RESUME
+            fit(net, Batches(3), cross_entropy, SHORT, tmp_path / name, **how)
+        ends.append(values(net))
+    assert same(*ends)
+
+
+def shake(net, progress) -> None:
+    """Add something random to a weight."""
+    weight = net[4].weight
+    weight.set_data(weight.data() + mx.nd.random.normal(0, 0.1, weight.shape))
+
+
+def test_a_checkpoint_without_the_length_of_the_run_is_read(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    with np.load(tmp_path / LAST) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    header = json.loads(arrays["meta"].tobytes())
+    del header["meta"]["epochs"]  # as earlier versions wrote it
+    arrays["meta"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    with open(tmp_path / LAST, "wb") as file:
+        np.savez(file, **arrays)
+    net = conv_net()
+    end = fit(net, Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert end.epochs == 2
 
 
 def test_resume_of_a_finished_run_returns_at_once(tmp_path):
@@ -168,22 +193,6 @@ LONG = Schedule(
 )
 
 
-def die_at(call: int) -> None:
-    """Kill this process before its n-th write to the disk or rename."""
-    left = [call]
-
-    def counted(original):
-        def wrapper(*args, **kwargs):
-            left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
-
-        return wrapper
-
-    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-
-
 def work(folder, call: int | None) -> None:
     """Train in a process of its own; every step writes a checkpoint."""
     # Its own lock is a semaphore of the system, which a killed process leaves behind.
@@ -210,24 +219,7 @@ def work(folder, call: int | None) -> None:
 
 @pytest.fixture(scope="module")
 def processes():
-    """Fork from a process that has MXNet loaded but not yet used."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mxnet", "gluon_compress.train"])
-    return context
-
-
-def outcome(folder) -> dict:
-    """Return what two runs must agree in: everything but the times."""
-    kept = {}
-    for name in (LAST, BEST):
-        with np.load(folder / name) as arrays:
-            kept[name] = {n: arrays[n].tobytes() for n in arrays.files}
-        meta = json.loads(kept[name].pop("meta"))["meta"]
-        kept[name]["meta"] = {k: meta[k] for k in ("epoch", "batch", "step", "best")}
-    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    for line in lines:
-        line.pop("images_per_second", None)
-    return {**kept, LOG: lines}
+    return forkserver()
 
 
 @pytest.fixture(scope="module")

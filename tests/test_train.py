@@ -231,6 +231,34 @@ def test_callbacks_see_the_start_of_every_epoch(tmp_path):
     assert seen == [(0, 0, 0), (1, 0, 2)]
 
 
+def test_callbacks_see_the_length_of_the_run(tmp_path):
+    seen = []
+    callbacks = [lambda net, progress: seen.append(progress.epochs)]
+    how = {"callbacks": callbacks, "options": QUIET}
+    end = fit(conv_net(), Batches(1), cross_entropy, SHORT, tmp_path, **how)
+    assert seen == [2, 2]
+    assert end.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [([0.9, 0.3, 0.2], 0.3), ([0.9, 0.1, 0.2], 0.2), ([0.9, math.nan, math.nan], None)],
+)
+def test_a_callback_may_forget_what_was_best(tmp_path, scores, expected):
+    def forget(net, progress):
+        if progress.epoch == 1:
+            progress.best = progress.best_epoch = None
+
+    net, left = conv_net(), iter(scores)
+    how = {"validate": lambda: {"mAP": next(left)}, "options": QUIET}
+    schedule = replace(SHORT, epochs=3)
+    end = fit(
+        net, Batches(1), cross_entropy, schedule, tmp_path, callbacks=[forget], **how
+    )
+    assert end.best == expected
+    assert (tmp_path / BEST).exists() == (expected is not None)
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_progress_bar_is_on_standard_error(tmp_path, capfd, shown):
     options = Options(progress=shown)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import mxnet as mx
@@ -10,7 +13,7 @@ import numpy as np
 from mxnet import gluon, nd
 
 from gluon_compress.recipe import Schedule
-from gluon_compress.train import LAST, LOG, Options, fit
+from gluon_compress.train import BEST, LAST, LOG, Options, fit
 
 QUIET = Options(progress=False)
 EAGER = replace(QUIET, save_minutes=0)
@@ -136,3 +139,58 @@ def stored(path) -> list:
     with np.load(path) as arrays:
         names = sorted(n for n in arrays.files if n.startswith("p"))
         return [arrays[n] for n in names]
+
+
+class Stop(Exception):
+    """Ends a run from inside, without the suddenness of a signal."""
+
+
+def stopped(at: int):
+    """Return a step loss that ends the run at its ``at``-th call."""
+    calls = iter(range(1000))
+
+    def loss(net, batch):
+        if next(calls) == at:
+            raise Stop
+        return cross_entropy(net, batch)
+
+    return loss
+
+
+def die_at(call: int) -> None:
+    """Kill this process before its n-th write to the disk or rename."""
+    left = [call]
+
+    def counted(original):
+        def wrapper(*args, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+
+
+def forkserver():
+    """Return a way to fork from a process that has MXNet loaded but not yet used."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mxnet", "gluon_compress.train"])
+    return context
+
+
+def outcome(folder) -> dict:
+    """Return what two runs must agree in: everything but the times."""
+    kept = {}
+    for name in (LAST, BEST):
+        if not (folder / name).exists():
+            continue
+        with np.load(folder / name) as arrays:
+            kept[name] = {n: arrays[n].tobytes() for n in arrays.files}
+        meta = json.loads(kept[name].pop("meta"))["meta"]
+        kept[name]["meta"] = {k: meta[k] for k in ("epoch", "batch", "step", "best")}
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)
+    return {**kept, LOG: lines}

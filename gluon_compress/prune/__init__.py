@@ -1,11 +1,27 @@
 """A plan applied to a net: as masks, which can be taken back, or by cutting.
 
 ``slimming`` cuts; ``masks`` multiplies by zero instead; ``zeros`` finds where that must
-be done for both to be the same; ``importance`` takes the gradient of masks.
+be done for both to be the same; ``importance`` takes the gradient of masks. ``rounds``
+sets masks while a net trains, ``sparsity`` prepares it for them, ``recalibration``
+repairs what they leave wrong.
 """
 
 from gluon_compress.prune.importance import taylor
 from gluon_compress.prune.masks import mask, set_mask
+from gluon_compress.prune.recalibration import recalibrate
+from gluon_compress.prune.rounds import CURVES, Rounds, mask_in_rounds, plan_of
 from gluon_compress.prune.slimming import slim
+from gluon_compress.prune.sparsity import sparse_step
 
-__all__ = ["mask", "set_mask", "slim", "taylor"]
+__all__ = [
+    "CURVES",
+    "Rounds",
+    "mask",
+    "mask_in_rounds",
+    "plan_of",
+    "recalibrate",
+    "set_mask",
+    "slim",
+    "sparse_step",
+    "taylor",
+]

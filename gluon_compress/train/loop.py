@@ -56,7 +56,10 @@ def fit(
         Runs every ``schedule.validate_every`` epochs and after the last one.
     callbacks : sequence of callables
         Called as ``callback(net, progress)`` before the first batch of each epoch.
-        What they change must lie in the net's parameters, so that it is stored.
+        What they change must lie in the net's parameters, so that it is stored, and
+        follow from these, the progress and MXNet's random numbers. They may set
+        ``progress.best`` to None: what was best so far is forgotten then, and
+        ``best.ckpt`` removed.
     options : Options, optional
 
     Returns
@@ -80,8 +83,10 @@ def fit(
     run.open(len(batches))
     while run.at.epoch < schedule.epochs:
         if run.at.batch == 0:
+            _seed(run)  # a callback may draw, too
             for callback in callbacks:
                 callback(net, run.at)
+            run.forget_best()
         _epoch(run, batches, step_loss)
         if validate is not None and _is_due(run.at.epoch, schedule):
             run.judge(dict(validate()))
@@ -178,7 +183,7 @@ def _epoch(run: Run, batches, step_loss: Callable) -> None:
 def _step(run: Run, batch: Sequence, step_loss: Callable, epoch: float) -> dict:
     rate = learning_rate(run.schedule, epoch)
     run.place(rate)
-    mx.random.seed((run.options.seed * 1_000_003 + run.at.step) % 2**31)
+    _seed(run)
     shards = _shard(batch, run.options.ctx)
     with autograd.record():
         losses = [step_loss(run.net, shard) for shard in shards]
@@ -191,6 +196,10 @@ def _step(run: Run, batch: Sequence, step_loss: Callable, epoch: float) -> dict:
     run.trainer.set_learning_rate(rate)
     run.trainer.update(len(shards))
     return run.log_step(rate, loss, parts, len(batch[0]))
+
+
+def _seed(run: Run) -> None:
+    mx.random.seed((run.options.seed * 1_000_003 + run.at.step) % 2**31)
 
 
 def _shard(batch: Sequence, ctx: Sequence) -> list[list]:

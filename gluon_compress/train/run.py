@@ -28,7 +28,8 @@ class Progress:
 
     ``epoch`` and ``batch`` are the next ones to run, ``step`` counts updates,
     ``best`` is the best validation value so far, ``log_bytes`` the length of the
-    log that belongs to this state, ``seconds`` the time spent in steps.
+    log that belongs to this state, ``seconds`` the time spent in steps, ``epochs``
+    the length of the run.
     """
 
     epoch: int = 0
@@ -38,6 +39,7 @@ class Progress:
     best_epoch: int | None = None
     log_bytes: int = 0
     seconds: float = 0.0
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Run:
 
     def __init__(self, net, schedule, folder: Path, options: Options) -> None:
         self.net, self.schedule, self.options = net, schedule, options
-        self.folder, self.at = folder, Progress()
+        self.folder, self.at = folder, Progress(epochs=schedule.epochs)
         self.all = list(net.collect_params().values())
         self.learned = [p for p in self.all if p.grad_req != "null"]
         for parameter in self.learned:
@@ -161,7 +163,7 @@ class Run:
         path = self.folder / LAST
         meta, content = read_checkpoint(path, self.all, accept=self._check_settings)
         meta.pop("settings", None)
-        self.at = Progress(**meta)
+        self.at = Progress(**{**meta, "epochs": self.schedule.epochs})
         states = self.folder / "optimiser.tmp"
         states.write_bytes(content)
         self.trainer.load_states(str(states))
@@ -213,6 +215,11 @@ class Run:
         if self.at.best is None or value > self.at.best:
             self.at.best, self.at.best_epoch = value, self.at.epoch
             write_checkpoint(self.folder / BEST, self.all, asdict(self.at))
+
+    def forget_best(self) -> None:
+        """Remove ``best.ckpt`` where a callback said that it no longer counts."""
+        if self.at.best is None:
+            (self.folder / BEST).unlink(missing_ok=True)
 
     def log_step(self, rate: float, loss: float, parts: dict, images: int) -> dict:
         """Log a step that was made and count it; return the record."""
