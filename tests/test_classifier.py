@@ -111,6 +111,75 @@ def test_resumed_run_equals_the_uninterrupted(place, tmp_path):
         assert (value.asnumpy() == both[1][key].asnumpy()).all()
 
 
+GRADUAL = {
+    "algorithm": "prune",
+    "budget": {"macs_ratio": 0.6},
+    "multiple": 1,
+    "sparsity": {"weight": 1e-3, "train": {**STEPS, "epochs": 1}},
+    "train": {**STEPS, "learning_rate": 0.005},
+    "rounds": {"count": 2, "curve": "linear", "soft": True},
+    "recalibrate": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def gradual(place, tmp_path_factory):
+    """Return the run of a recipe with every part of pruning switched on."""
+    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
+    recipe = recipe_in(place, {**PRUNE, "model": model, "compression": [GRADUAL]})
+    out = tmp_path_factory.mktemp("gradual") / "run"
+    pipeline.run(recipe, out, options=QUIET)
+    return out
+
+
+def test_gradual_pruning_meets_its_budget(gradual):
+    stages = read_json(gradual / "result.json")["stages"]
+    assert 0.57 < stages["1_prune"]["macs"] / stages["full"]["macs"] <= 0.6
+    assert stages["1_prune"]["epochs"] == 4
+    assert stages["1_prune"]["sparsity"]["epochs"] == 1
+    assert 0 <= stages["1_prune"]["before_recalibration"]["top1"] <= 1
+
+
+def test_sparsity_is_part_of_the_loss_before(gradual):
+    lines = (gradual / "1_prune" / "sparsity" / "log.jsonl").read_text().splitlines()
+    parts = [json.loads(line)["parts"] for line in lines if '"step"' in line]
+    assert all(part["sparsity"] > 0 for part in parts)
+
+
+def test_gradual_pruning_is_resumed_behind_its_training(gradual, tmp_path):
+    shutil.copytree(gradual, tmp_path / "run")
+    for left in ("1_prune/model", "compact"):
+        shutil.rmtree(tmp_path / "run" / left)
+    for left in ("1_prune/result.json", "result.json"):
+        (tmp_path / "run" / left).unlink()
+    recipe = ClassifierRecipe.load(gradual / "recipe.json")
+    pipeline.run(recipe, tmp_path / "run", resume=True, options=QUIET)
+    names = [root / "1_prune" / "plan.json" for root in (gradual, tmp_path / "run")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    values = [
+        mx.nd.load(str(p.parent / "model" / "1_prune-0000.params")) for p in names
+    ]
+    for key, value in values[0].items():
+        assert (value.asnumpy() == values[1][key].asnumpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": None}, "train is None; allowed: a schedule, since there are rounds"),
+        ({"rounds": {"count": 5}}, "rounds is .* within 4 epochs"),
+        ({"rounds": {"count": 2, "epochs": 5}}, "rounds is .* within 4 epochs"),
+        ({"rounds": {"curve": "square"}}, "curve is 'square'; allowed: cubic, linear"),
+        ({"sparsity": {"weight": 0, "train": STEPS}}, "weight is 0; allowed: a number"),
+        ({"recalibrate": -1}, "recalibrate is -1; allowed: a whole number from 0"),
+    ],
+)
+def test_bad_rows_are_refused(tmp_path, change, message):
+    content = {**PRUNE, "compression": [{**GRADUAL, **change}]}
+    with pytest.raises(ValueError, match=message):
+        recipe_in(tmp_path, content)
+
+
 def test_trained_weights_are_pruned_without_training(place, tmp_path):
     model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
     recipe = recipe_in(place, {**PRUNE, "model": model})

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
-from gluon_compress import cost, plan, train
+from gluon_compress import cost, plan, prune, train
 from gluon_compress.graph import Graph
 from gluon_compress.pipeline.job import Job, Lesson, place
 from gluon_compress.plan import Budget, Plan
-from gluon_compress.prune import mask, slim, taylor
-from gluon_compress.recipe import Delete, Prune, Schedule
+from gluon_compress.prune import (
+    mask,
+    mask_in_rounds,
+    plan_of,
+    recalibrate,
+    slim,
+    sparse_step,
+    taylor,
+)
+from gluon_compress.recipe import Delete, Prune, Schedule, Sparsity
 
 PLAN = "plan.json"
 TAYLOR = "taylor"  # the criterion that needs data
@@ -27,21 +35,72 @@ def train_full(job: Job, net: Any, folder: Path) -> tuple[Any, dict]:
 
 def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
     """Decide what stays, train with masks where the row asks for it, and slim."""
+    notes: dict[str, Any] = {}
+    if isinstance(row, Prune) and row.sparsity is not None:
+        notes["sparsity"] = _train_sparse(job, net, row.sparsity, folder / "sparsity")
     graph = job.task.trace(job, net)
-    if (folder / PLAN).exists():  # decided before an interruption
+    rounds = row.rounds if isinstance(row, Prune) else None
+    if rounds is not None:  # after an interruption the training tells the plan again
+        net = mask(net, None)
+        callback = _rounds(job, net, row, graph)
+        notes.update(_fit(job, net, None, row.train, folder, callbacks=[callback]))
+        decision = _saved(job, plan_of(net), row, folder)
+    elif (folder / PLAN).exists():  # decided before an interruption
         decision = Plan.load(folder / PLAN)
     else:
-        decision = _decide(graph, row, job.recipe.seed, _worth(job, net, row))
-        named = {"criterion": row.criterion, "commit": job.facts.get("commit")}
-        made_by = {**decision.made_by, **named}
-        decision = replace(decision, net=job.recipe.model.name, made_by=made_by)
-        decision.save(folder / PLAN)
+        worth = _worth(job, net, row)
+        decision = _saved(job, _decide(job, graph, row, worth), row, folder)
     decision.check(graph)
-    notes = {"groups": _kept(graph, decision)}
-    if row.train is not None:
+    notes["groups"] = _kept(graph, decision)
+    if row.train is not None and rounds is None:
         net = mask(net, decision)
         notes.update(_fit(job, net, None, row.train, folder))
-    return slim(net, decision), notes
+    return _recalibrated(job, slim(net, decision), row, notes)
+
+
+def _train_sparse(job: Job, net: Any, how: Sparsity, folder: Path) -> dict:
+    shape = job.task.trace(job, net).inputs["data"]
+
+    def sparse(step_loss: Callable) -> Callable:
+        return sparse_step(step_loss, net, how.weight, shape=shape)
+
+    return _fit(job, net, None, how.train, folder, wrap=sparse)
+
+
+def _saved(job: Job, decision: Plan, row: Prune | Delete, folder: Path) -> Plan:
+    named = {"criterion": row.criterion, "commit": job.facts.get("commit")}
+    made_by = {**decision.made_by, **named}
+    decision = replace(decision, net=job.recipe.model.name, made_by=made_by)
+    decision.save(folder / PLAN)
+    return decision
+
+
+def _rounds(job: Job, net: Any, row: Prune, graph: Graph) -> Callable:
+    """Return the callback that decides masks in rounds by the row's criterion."""
+
+    def decide(now: Graph, budget: Budget, within: Plan | None) -> Plan:
+        worth = _worth(job, net, row)
+        return _select(job, row, now, budget, worth=worth, within=within)
+
+    return mask_in_rounds(
+        net,
+        _budget(graph, row.budget),
+        decide,
+        prune.Rounds(**asdict(row.rounds)),
+        shape=graph.inputs["data"],
+    )
+
+
+def _recalibrated(job: Job, net: Any, row, notes: dict) -> tuple[Any, dict]:
+    """Measure BatchNorm anew, and note how accurate the net was before."""
+    if not row.recalibrate:
+        return net, notes
+    metric = job.task.metric
+    place(net, job.options.ctx[:1])
+    before = job.task.accuracy(job, net, job.test)[metric]
+    batches = job.task.batches(job, net, job.recipe.finetune).epoch(0)
+    net = recalibrate(net, islice(batches, row.recalibrate))
+    return net, {**notes, "before_recalibration": {metric: before}}
 
 
 def _worth(job: Job, net: Any, row: Prune | Delete) -> str | dict:
@@ -58,17 +117,31 @@ def _worth(job: Job, net: Any, row: Prune | Delete) -> str | dict:
     )
 
 
-def _decide(graph: Graph, row: Prune | Delete, seed: int, worth: str | dict) -> Plan:
+def _decide(job: Job, graph: Graph, row: Prune | Delete, worth: str | dict) -> Plan:
     if isinstance(row, Delete):
+        seed = job.recipe.seed
         return plan.delete(graph, row.keep, worth, multiple=row.multiple, seed=seed)
+    return _select(job, row, graph, _budget(graph, row.budget), worth=worth)
+
+
+def _select(
+    job: Job,
+    row: Prune,
+    graph: Graph,
+    budget: Budget,
+    *,
+    worth: str | dict,
+    within: Plan | None = None,
+) -> Plan:
     return plan.select(
         graph,
-        _budget(graph, row.budget),
+        budget,
         worth,
         selection=row.selection,
         multiple=row.multiple,
         groups=row.groups,
-        seed=seed,
+        within=within,
+        seed=job.recipe.seed,
     )
 
 
@@ -91,7 +164,7 @@ def rehearse(job: Job, net: Any) -> None:
         graph = job.task.trace(job, net)
         # What needs trained values is not known yet, and does not change a width.
         worth = "l1" if row.criterion == TAYLOR else row.criterion
-        net = slim(net, _decide(graph, row, job.recipe.seed, worth))
+        net = slim(net, _decide(job, graph, row, worth))
 
 
 def finetune(job: Job, net: Any, full: Any, folder: Path) -> tuple[Any, dict]:
@@ -99,8 +172,18 @@ def finetune(job: Job, net: Any, full: Any, folder: Path) -> tuple[Any, dict]:
     return net, _fit(job, net, full, job.recipe.finetune, folder)
 
 
-def _fit(job: Job, net: Any, teacher: Any, schedule: Schedule, folder: Path) -> dict:
+def _fit(
+    job: Job,
+    net: Any,
+    teacher: Any,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    callbacks: Sequence[Callable] = (),
+    wrap: Callable | None = None,
+) -> dict:
     lesson: Lesson = job.task.lesson(job, net, teacher)
+    step_loss = wrap(lesson.step_loss) if wrap else lesson.step_loss
     block = lesson.block
     block.hybridize(static_alloc=True, static_shape=True)
     place(block, job.options.ctx)
@@ -108,10 +191,11 @@ def _fit(job: Job, net: Any, teacher: Any, schedule: Schedule, folder: Path) -> 
     progress = train.fit(
         block,
         job.task.batches(job, net, schedule),
-        lesson.step_loss,
+        step_loss,
         schedule,
         folder,
         validate=lambda: job.task.validation(job, net, job.val),
+        callbacks=callbacks,
         options=job.options,
     )
     best = job.val is not job.test

@@ -15,7 +15,9 @@ from gluon_compress.recipe.common import (
     FORMAT,
     Delete,
     Prune,
+    Rounds,
     Schedule,
+    Sparsity,
 )
 from gluon_compress.recipe.detector import Data, Distillation, Evaluate, Model, Recipe
 
@@ -33,6 +35,8 @@ __all__ = [
     "Model",
     "Prune",
     "Recipe",
+    "Rounds",
     "Schedule",
+    "Sparsity",
     "Targets",
 ]

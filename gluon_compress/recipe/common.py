@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -103,6 +104,43 @@ def _budget(value: Any, place: str) -> dict:
 
 
 @section
+class Rounds:
+    """How masks are decided anew while the net trains with them.
+
+    Parameters
+    ----------
+    count : int
+        Rounds of mask and train; 1: all at once.
+    curve : str
+        ``cubic`` or ``linear``: the way to the budget.
+    soft : bool
+        Masked channels train on and may come back, until the last round.
+    epochs : int or None
+        Epochs that the rounds are spread over; None: all of the row's ``train``.
+    """
+
+    count: int = key(c.whole(1), 1)
+    curve: str = key(c.one_of("cubic", "linear"), "cubic")
+    soft: bool = key(c.truth, False)
+    epochs: int | None = key(c.optional(c.whole(1)), None)
+
+
+@section
+class Sparsity:
+    """Training that pulls BatchNorm scales towards zero before channels are chosen.
+
+    Parameters
+    ----------
+    weight : float
+        Of the sum of absolute scales in the loss.
+    train : Schedule
+    """
+
+    weight: float = key(_positive)
+    train: Schedule = key(c.part(Schedule))
+
+
+@section
 class Prune:
     """A compression row: choose channels under a budget, train with masks, slim.
 
@@ -121,8 +159,14 @@ class Prune:
         Widths become multiples of it.
     groups : tuple of str
         Patterns of group names; the others stay whole.
+    sparsity : Sparsity or None
+        Training before the choice; None: none.
     train : Schedule or None
         Training with the masks on; None: none.
+    rounds : Rounds or None
+        When masks are decided during ``train``; None: once, before it.
+    recalibrate : int
+        Training batches by which BatchNorm is measured anew after the cut; 0: not.
     """
 
     algorithm: str = key(c.one_of("prune"))
@@ -132,7 +176,22 @@ class Prune:
     batches: int = key(c.whole(1), 16)
     multiple: int = key(c.whole(1), 16)
     groups: tuple[str, ...] = key(c.list_of(c.text, least=1), ("*",))
+    sparsity: Sparsity | None = key(c.optional(c.part(Sparsity)), None)
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)
+    rounds: Rounds | None = key(c.optional(c.part(Rounds)), None)
+    recalibrate: int = key(c.whole(0), 16)
+
+    def disagreement(self) -> tuple[str, Any, str] | None:
+        """Check that rounds have epochs to happen in."""
+        if self.rounds is None:
+            return None
+        if self.train is None:
+            return "train", None, "a schedule, since there are rounds"
+        epochs = self.rounds.epochs or self.train.epochs
+        if not self.rounds.count <= epochs <= self.train.epochs:
+            allowed = f"rounds of an epoch or more within {self.train.epochs} epochs"
+            return "rounds", asdict(self.rounds), allowed
+        return None
 
 
 @section
@@ -148,7 +207,7 @@ class Delete:
         first pattern that fits counts, groups that none fits stay whole.
     criterion : str
         What a channel is worth: the least worthy go.
-    batches : int
+    batches, recalibrate : int
         As for ``Prune``.
     multiple : int
         Widths become multiples of it.
@@ -162,6 +221,7 @@ class Delete:
     batches: int = key(c.whole(1), 16)
     multiple: int = key(c.whole(1), 16)
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)
+    recalibrate: int = key(c.whole(0), 16)
 
 
 ALGORITHMS = {"prune": Prune, "delete": Delete}
