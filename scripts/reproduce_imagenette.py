@@ -3,11 +3,11 @@
 
   scripts/reproduce_imagenette.py --out runs/imagenette            # all that is missing
   scripts/reproduce_imagenette.py --out runs/imagenette --only 'l1*'
-  scripts/reproduce_imagenette.py --tables                         # the page alone
+  scripts/reproduce_imagenette.py                                  # the page alone
 
-Every experiment is a recipe of model_zoo/imagenette. Its result.json and plans come to
+Every experiment is a recipe of model_zoo/imagenette. Its result.json and plan come to
 lie beside it, and docs/imagenette.md is made from these files alone. Two processes with
-different --only share two cores better than two threads do.
+one thread each, with different --only, use two cores better than one with two.
 """
 
 from __future__ import annotations
@@ -31,23 +31,21 @@ def arguments():
     made = parser(__doc__)
     made.add_argument("--out", metavar="DIR", help="for the runs")
     made.add_argument("--only", default="*", metavar="PATTERN", help="of names")
-    made.add_argument("--tables", action="store_true", help="write the page alone")
     made.add_argument("--check", action="store_true", help="fail if the page is stale")
-    made.add_argument("--quiet", action="store_true", help="no progress bars")
     return made
 
 
 def run(args) -> None:
     """Run what has no result yet, then write or check the page."""
-    if not (args.tables or args.check):
-        if args.out is None:
-            raise ValueError("--out is missing: a folder for the runs")
+    if args.out is not None:
         for recipe in _chosen(args.only):
-            _run_one(recipe, Path(args.out), quiet=args.quiet)
+            _run_one(recipe, Path(args.out))
     text = page(RECIPES)
     if args.check:
         if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{PAGE}: is not what the results say; --tables writes it")
+            raise ValueError(
+                f"{PAGE}: is not what the results say; without --check it is written"
+            )
         return
     PAGE.write_text(text, encoding="utf-8")
     print(PAGE)
@@ -57,12 +55,11 @@ def _chosen(pattern: str) -> list[Path]:
     found = sorted(RECIPES.glob("*/recipe.json"))
     chosen = [p for p in found if fnmatchcase(p.parent.name, pattern)]
     if not chosen:
-        names = ", ".join(p.parent.name for p in found)
-        raise ValueError(f"--only {pattern!r} fits no experiment; there are {names}")
+        raise ValueError(f"--only {pattern!r} fits no folder of {RECIPES}")
     return chosen
 
 
-def _run_one(path: Path, out: Path, *, quiet: bool) -> None:
+def _run_one(path: Path, out: Path) -> None:
     from gluon_compress import pipeline, train
     from gluon_compress.recipe import ClassifierRecipe
 
@@ -73,7 +70,7 @@ def _run_one(path: Path, out: Path, *, quiet: bool) -> None:
     print(f"{path.parent.name}: begins", flush=True)
     os.chdir(ROOT)  # recipes name their files from here
     recipe = ClassifierRecipe.load(path)
-    options = train.Options(progress=not quiet)
+    options = train.Options(progress=False)
     pipeline.run(recipe, place, resume=True, options=options, facts=environment())
     for plan in place.glob("*/plan.json"):
         shutil.copyfile(plan, path.with_name("plan.json"))

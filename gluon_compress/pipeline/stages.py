@@ -51,7 +51,7 @@ def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
         worth = _worth(job, net, row)
         decision = _saved(job, _decide(job, graph, row, worth), row, folder)
     decision.check(graph)
-    notes["groups"] = _kept(graph, decision)
+    notes.update(groups=_kept(graph, decision), made_by=dict(decision.made_by))
     if row.train is not None and rounds is None:
         net = mask(net, decision)
         notes.update(_fit(job, net, None, row.train, folder))
