@@ -102,6 +102,20 @@ def test_settings_of_a_batchnorm_do_not_change_its_statistics(how):
     close(*found)
 
 
+@pytest.mark.parametrize(
+    "op", [mx.sym.BatchNorm_v1, lambda x, **how: mx.sym.contrib.SyncBatchNorm(x, **how)]
+)
+def test_other_kinds_of_batchnorm(op):
+    how = {"name": "norm", "fix_gamma": False, "eps": 0.1}
+    more = {"key": "norm"} if op is not mx.sym.BatchNorm_v1 else {}
+    symbol = op(mx.sym.var("data"), **how, **more)
+    names = [n for n in symbol.list_inputs() if n.startswith("norm")]
+    pair = symbol, {name: mx.nd.ones(3) for name in names}
+    images = batch().asnumpy()
+    found = running(recalibrate(pair, [(batch(),)]))
+    close(found, [images.mean((0, 2, 3)), images.var((0, 2, 3))])
+
+
 def test_a_scale_that_is_fixed_at_one_counts_as_one():
     net = perceptron(nn.BatchNorm(scale=False), nn.Dense(2), nn.BatchNorm())
     gamma = next(p for n, p in net.collect_params(".*gamma").items())

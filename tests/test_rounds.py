@@ -288,19 +288,25 @@ def test_there_is_no_best_if_the_last_round_has_none(tmp_path):
 # --- killed and resumed -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.fixture(scope="module", params=[False, True], ids=["hard", "soft"])
+def whole(request, tmp_path_factory):
+    """Return rounds, the values that a run of them ends with, and what it leaves."""
+    rounds, folder = Rounds(3, "linear", request.param), tmp_path_factory.mktemp("run")
+    net, _ = train(folder, rounds)
+    return rounds, values(net), outcome(folder)
+
+
 @pytest.mark.parametrize("step", range(1, 12))
-def test_resumed_anywhere_it_ends_the_same(tmp_path, soft, step):
-    rounds = Rounds(3, "linear", soft)
-    whole, _ = train(tmp_path / "whole", rounds)
+def test_resumed_anywhere_it_ends_the_same(tmp_path, whole, step):
+    rounds, end, left = whole
     for minutes in (0, 10):  # the last checkpoint is a step or an epoch old
         folder = tmp_path / str(minutes)
         how = {"options": replace(QUIET, save_minutes=minutes)}
         with pytest.raises(Stop):
             train(folder, rounds, step_loss=stopped(step), **how)
         net, _ = train(folder, rounds, options=RESUME)
-        assert same(values(net), values(whole))
-        assert outcome(folder) == outcome(tmp_path / "whole")
+        assert same(values(net), end)
+        assert outcome(folder) == left
 
 
 @pytest.mark.parametrize("soft", [False, True])
