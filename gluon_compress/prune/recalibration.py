@@ -43,7 +43,7 @@ def recalibrate(net: Any, batches: Iterable) -> HybridBlock:
         masked now, and worthless for channels that are brought back later.
     batches : iterable
         Tuples of arrays, as for ``fit``; the net reads the first, or as many as it
-        has inputs. Some hundred samples are enough; take them as training sees them.
+        has inputs. Samples as training sees them, in batches as large as there.
 
     Returns
     -------
