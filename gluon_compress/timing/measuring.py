@@ -63,7 +63,10 @@ def measure_units(
     _check_machine(table, here)
     wanted = _missing(graph, table)
     points = [
-        (unit, (a, b)) for unit, grid in wanted.values() for a in grid[0] for b in grid[1]
+        (unit, (a, b))
+        for unit, grid in wanted.values()
+        for a in grid[0]
+        for b in grid[1]
     ]
     known = table.grids if table else {}
     points = [(u, at) for u, at in points if _known(known.get(u.kind), at) is None]
@@ -107,9 +110,12 @@ def _missing(graph: Graph, table: LatencyTable | None) -> dict:
         if grid and covers(grid, unit):
             continue
         _, (ins, outs) = wanted.get(unit.kind, (unit, _of(grid)))
-        wanted[unit.kind] = unit, (
-            _united(ins, knots(unit)[0]),
-            _united(outs, knots(unit)[1]),
+        wanted[unit.kind] = (
+            unit,
+            (
+                _united(ins, knots(unit)[0]),
+                _united(outs, knots(unit)[1]),
+            ),
         )
     return wanted
 

@@ -28,6 +28,7 @@ from gluon_compress.graph import Graph
 from gluon_compress.timing.units import BLOCK, Unit, units_of
 
 FORMAT = 1
+NS = 1e6  # of a millisecond; times are added as whole numbers, in any order the same
 
 
 def this_machine() -> dict[str, str]:
@@ -77,16 +78,19 @@ class Grid:
         return (so_far + from_here[::-1, ::-1]) / 2
 
     def at(self, ins: int, outs: int) -> float:
-        """Return the milliseconds at two widths, interpolated in both."""
-        columns = [np.interp(_filled(ins, self.ins), self.ins, c) for c in self.rising().T]
-        return float(np.interp(_filled(outs, self.outs), self.outs, columns))
+        """Return the nanoseconds at two widths, interpolated in both."""
+        first, second = _filled(ins, self.ins), _filled(outs, self.outs)
+        columns = [np.interp(first, self.ins, times) for times in self.rising().T]
+        return float(np.rint(NS * np.interp(second, self.outs, columns)))
 
     def blocks(self) -> np.ndarray:
-        """Return ``at`` for all numbers of blocks that the widths fill, from 0."""
-        first = [_filled(n * BLOCK, self.ins) for n in range(blocks(self.ins[-1]) + 1)]
-        second = [_filled(n * BLOCK, self.outs) for n in range(blocks(self.outs[-1]) + 1)]
+        """Return ``at`` for all numbers of blocks that two widths may begin."""
+        first, second = (
+            [_filled(n * BLOCK, knots) for n in range(blocks(knots[-1]) + 1)]
+            for knots in (self.ins, self.outs)
+        )
         rows = np.stack([np.interp(first, self.ins, c) for c in self.rising().T], 1)
-        return np.stack([np.interp(second, self.outs, row) for row in rows])
+        return np.rint(NS * np.stack([np.interp(second, self.outs, r) for r in rows]))
 
 
 def blocks(width: Any) -> Any:
@@ -239,8 +243,8 @@ def predict_latency(graph: Graph, table: LatencyTable, plan: Any = None) -> floa
     if plan is not None:
         plan.check(graph)
     alive = graph.alive(plan.keep if plan is not None else {})
-    total = table.call_ms
+    total = np.rint(table.call_ms * NS)
     for unit in units_of(graph):
         widths = unit.inputs.kept(alive), unit.outputs.kept(alive)
         total += table.grid(unit).at(*widths)
-    return total
+    return float(total / NS)

@@ -112,7 +112,11 @@ def units_of(graph: Graph) -> list[Unit]:
         while _how(graph, i) != "rest":
             after = users.get(chain[-1], [])
             follows = len(after) == 1 and graph.nodes[after[0]]["op"] in FOLLOWERS
-            if chain[-1] in ends or not follows or len(data_inputs(graph, after[0])) > 1:
+            if (
+                chain[-1] in ends
+                or not follows
+                or len(data_inputs(graph, after[0])) > 1
+            ):
                 break
             chain.append(after[0])
         taken.update(chain)
@@ -169,7 +173,9 @@ def _unit(graph: Graph, nodes: tuple[int, ...]) -> Unit:
     else:
         shape = graph.tensors[nodes[0]][0].shape
         axis = graph.tensors[nodes[0]][0].axis
-        inputs = _side(graph, [nodes[0], 0], min(1, len(shape) - 1) if axis is None else axis)
+        inputs = _side(
+            graph, [nodes[0], 0], min(1, len(shape) - 1) if axis is None else axis
+        )
         outputs = NOTHING
     return Unit(_kind(graph, nodes, how) + note, how, nodes, inputs, outputs, step)
 
@@ -218,7 +224,9 @@ def _data_shapes(graph: Graph, i: int, how: str, width: int | None) -> list[tupl
     return [(s[0], width, *s[2:]) for s in shapes]
 
 
-def copies(graph: Graph, unit: Unit, widths: Sequence[int], count: int) -> tuple:
+def copies(
+    graph: Graph, unit: Unit, widths: Sequence[int], count: int
+) -> tuple[mx.sym.Symbol, dict[str, tuple]]:
     """Return a net of so many copies of a unit side by side.
 
     All read the same inputs, which thin convolutions make where they are maps: so
