@@ -11,7 +11,7 @@ from gluon_compress.graph import Graph, Tensor
 from gluon_compress.graph.nodes import states
 from gluon_compress.graph.step import PRODUCERS
 from gluon_compress.timing import LatencyTable
-from gluon_compress.timing.table import NS, blocks
+from gluon_compress.timing.table import NS, stops
 from gluon_compress.timing.units import Side, units_of
 
 LIMITS = ("macs", "bytes", "params")
@@ -86,31 +86,31 @@ class Meter:
         return totals
 
     def _prepare_times(self, table: LatencyTable) -> None:
-        """Lay the times of all units one behind the other, by blocks of channels."""
+        """Lay the times of all kinds of units one behind the other, and their stops."""
         units = units_of(self.graph)
-        grids = [table.grid(unit) for unit in units]
-        places: dict[str, tuple[int, tuple]] = {}
-        laid, end = [], 0
-        for unit, grid in zip(units, grids):
-            if unit.kind not in places:
-                laid.append(grid.blocks())
-                places[unit.kind] = end, laid[-1].shape
-                end += laid[-1].size
-        self._times = np.concatenate([*(times.ravel() for times in laid), [0.0]])
-        found = [places[unit.kind] for unit in units]
-        self._starts = np.array([start for start, _ in found], int)
-        self._lasts = np.array([shape for _, shape in found], int).reshape(-1, 2) - 1
-        self._ins = self._channels([unit.inputs for unit in units])
-        self._outs = self._channels([unit.outputs for unit in units])
+        grids = {unit.kind: table.grid(unit) for unit in units}
+        times, found, end = [np.zeros(1)], {}, 1
+        for kind, grid in grids.items():
+            laid = grid.at_stops()
+            found[kind] = end, laid.shape[1]
+            times.append(laid.ravel())
+            end += laid.size
+        self._times = np.concatenate(times)
+        places = [found[unit.kind] for unit in units]
+        self._starts, self._rows = np.array(places, int).reshape(-1, 2).T
+        ins = [stops(grids[unit.kind].ins) for unit in units]
+        outs = [stops(grids[unit.kind].outs) for unit in units]
+        self._ins = *self._channels([u.inputs for u in units]), *_counted(ins)
+        self._outs = *self._channels([u.outputs for u in units]), *_counted(outs)
         self._call = np.rint(table.call_ms * NS)
 
     def _latency(self, widths: np.ndarray) -> np.ndarray:
-        ins, outs = (
-            np.minimum(blocks(self._evaluate(side, widths).astype(int)), last)
-            for side, last in zip((self._ins, self._outs), self._lasts.T)
+        row, column = (
+            numbers[starts + self._evaluate((times, rest), widths).astype(int)]
+            for times, rest, numbers, starts in (self._ins, self._outs)
         )
-        places = self._starts + ins * (self._lasts[:, 1] + 1) + outs
-        return (self._call + self._times[places].sum(1)) / NS
+        spent = self._times[self._starts + row * self._rows + column]
+        return (self._call + spent.sum(1)) / NS
 
     def _channels(self, sides: Sequence[Side]) -> tuple:
         times, rest = self._sums([side.tensor for side in sides])
@@ -153,3 +153,10 @@ class Meter:
                     found = FORMULAS[node["op"]](node["attrs"], shapes, out)
                     macs[weight] = macs.get(weight, 0.0) + found // self.graph.batch
         return macs
+
+
+def _counted(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stop that each width counts as, row behind row, and the starts."""
+    numbers = [np.searchsorted(row, np.arange(row[-1] + 1)) for row in rows]
+    starts = np.cumsum([0, *map(len, numbers)])[:-1]
+    return np.concatenate([np.zeros(0, int), *numbers]), starts

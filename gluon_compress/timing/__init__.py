@@ -4,7 +4,7 @@
 they add to, ``measuring`` takes them.
 """
 
-from gluon_compress.timing.measuring import measure_units
+from gluon_compress.timing.measuring import measure_units, nets_ms
 from gluon_compress.timing.table import LatencyTable, predict_latency
 
-__all__ = ["LatencyTable", "measure_units", "predict_latency"]
+__all__ = ["LatencyTable", "measure_units", "nets_ms", "predict_latency"]

@@ -7,6 +7,7 @@ import time
 from typing import Callable, Mapping, Sequence
 
 import mxnet as mx
+import numpy as np
 
 from gluon_compress.graph import Graph, form_of
 from gluon_compress.graph.nodes import take_apart
@@ -168,17 +169,14 @@ def net_ms(symbol: mx.sym.Symbol, given: Mapping[str, tuple], repeats: int) -> f
         Shapes from which all others follow.
     repeats : int
     """
-    clock = time.process_time if threads() == 1 else time.perf_counter
-    values = _values(symbol, given)
+    clock, values = _clock(), _values(symbol, given)
     params = {n: v for n, v in values.items() if not n.startswith("data")}
     block = form_of((symbol, params)).rebuild(None, symbol, params)
     inputs = [values[n] for n in symbol.list_inputs() if n not in params]
     best = math.inf
     for number in range(WARMUP + repeats):
         start = clock()
-        outputs = block(*inputs)
-        for output in outputs if isinstance(outputs, list) else [outputs]:
-            output.wait_to_read()
+        _run(block, inputs)
         if number >= WARMUP:
             best = min(best, 1000 * (clock() - start))
     return best
@@ -189,3 +187,41 @@ def _values(symbol: mx.sym.Symbol, given: Mapping[str, tuple]) -> dict:
     arguments, _, states = symbol.infer_shape(**given)
     names = symbol.list_arguments() + symbol.list_auxiliary_states()
     return {n: mx.nd.full(s, 0.1) for n, s in zip(names, arguments + states)}
+
+
+def nets_ms(
+    nets: Sequence[Callable], shape: Sequence[int], *, repeats: int = 25
+) -> list[float]:
+    """Return the median time of whole nets, in milliseconds, by turns.
+
+    The clock is that of ``net_ms``, so that sums of a table can be compared.
+
+    Parameters
+    ----------
+    nets : sequence of callable
+    shape : sequence of int
+        Of their input.
+    repeats : int
+        Passes of each net, after some that do not count.
+    """
+    clock = _clock()
+    batch = mx.nd.full(tuple(shape), 0.1)
+    times: list[list[float]] = [[] for _ in nets]
+    for _ in range(WARMUP + repeats):
+        for net, spent in zip(nets, times):
+            _run(net, [batch])  # the nets before have taken the caches
+            start = clock()
+            _run(net, [batch])
+            spent.append(1000 * (clock() - start))
+    return [float(np.median(spent[WARMUP:])) for spent in times]
+
+
+def _clock() -> Callable[[], float]:
+    """Return the clock to time with: see ``net_ms``."""
+    return time.process_time if threads() == 1 else time.perf_counter
+
+
+def _run(net: Callable, inputs: Sequence[mx.nd.NDArray]) -> None:
+    outputs = net(*inputs)
+    for output in outputs if isinstance(outputs, (list, tuple)) else [outputs]:
+        output.wait_to_read()

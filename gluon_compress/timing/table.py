@@ -3,9 +3,10 @@
 A unit's time is interpolated between the widths that were timed. Two rules make it rise
 with every width, as a search for widths needs it:
 
-- a width counts as the next multiple of ``units.BLOCK``. Kernels fill blocks, and an
-  odd width costs as much as the full block or even more; a plan for a latency should
-  therefore keep multiples of 8 or 16;
+- a width counts as the next multiple of ``units.BLOCK``, or the next width that was
+  timed if that comes first. Kernels fill blocks: another width costs as much as the
+  full block, or more, and then the sum is too small. A plan that only latency limits
+  keeps full blocks by itself; others should ask for multiples of 8 or 16;
 - where a wider unit was timed as faster (noise, or another kernel), the mean of the
   largest time so far and the smallest time from there on is taken.
 """
@@ -79,27 +80,23 @@ class Grid:
 
     def at(self, ins: int, outs: int) -> float:
         """Return the nanoseconds at two widths, interpolated in both."""
-        first, second = _filled(ins, self.ins), _filled(outs, self.outs)
+        first, second = (
+            next((stop for stop in stops(knots) if stop >= width), knots[-1])
+            for width, knots in ((ins, self.ins), (outs, self.outs))
+        )
         columns = [np.interp(first, self.ins, times) for times in self.rising().T]
         return float(np.rint(NS * np.interp(second, self.outs, columns)))
 
-    def blocks(self) -> np.ndarray:
-        """Return ``at`` for all numbers of blocks that two widths may begin."""
-        first, second = (
-            [_filled(n * BLOCK, knots) for n in range(blocks(knots[-1]) + 1)]
-            for knots in (self.ins, self.outs)
-        )
+    def at_stops(self) -> np.ndarray:
+        """Return ``at`` for all stops of both sides."""
+        first, second = stops(self.ins), stops(self.outs)
         rows = np.stack([np.interp(first, self.ins, c) for c in self.rising().T], 1)
         return np.rint(NS * np.stack([np.interp(second, self.outs, r) for r in rows]))
 
 
-def blocks(width: Any) -> Any:
-    """Return how many blocks a width, or each of an array, begins."""
-    return -(-width // BLOCK)
-
-
-def _filled(width: int, knots: Sequence[int]) -> int:
-    return min(blocks(width) * BLOCK, knots[-1])
+def stops(knots: Sequence[int]) -> list[int]:
+    """Return the widths that others count as: full blocks, and what was timed."""
+    return sorted({*range(BLOCK, knots[-1], BLOCK), *knots})
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def covers(grid: Grid, unit: Unit) -> bool:
     """Tell whether a grid holds for all widths that a unit may have."""
     sides = ((grid.ins, unit.inputs), (grid.outs, unit.outputs))
     for widths, side in sides:
-        least = side.full if side.tensor is None else min(BLOCK * unit.step, side.full)
+        least = side.full if side.tensor is None else unit.least
         if not widths[0] <= least or not side.full <= widths[-1]:
             return False
     return True

@@ -91,6 +91,11 @@ class Unit:
     outputs: Side
     step: int = 1
 
+    @property
+    def least(self) -> int:
+        """The smallest width that fills blocks, on either side."""
+        return BLOCK * self.step // gcd(BLOCK, self.step)
+
 
 NOTHING = Side(0)  # the other side of a unit with one width
 
@@ -320,14 +325,13 @@ def knots(unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if unit.how == "rest":
         full = unit.inputs.full
         return ((full,) if unit.inputs.tensor is None else (0, full)), (0,)
-    return _knots(unit.inputs, unit.step), _knots(unit.outputs, unit.step)
+    return _knots(unit.inputs, unit.least), _knots(unit.outputs, unit.least)
 
 
-def _knots(side: Side, step: int) -> tuple[int, ...]:
+def _knots(side: Side, least: int) -> tuple[int, ...]:
     """Return a block, about a quarter, a half and three quarters, and all."""
     if side.tensor is None:
         return (side.full,)
-    least = BLOCK * step // gcd(BLOCK, step)
     # Quarters are rounded up to even blocks where that leaves them apart.
     wide = 2 * least if side.full >= 8 * least else least
     shares = [-(-side.full * quarter // (4 * wide)) * wide for quarter in (1, 2, 3)]
