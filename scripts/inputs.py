@@ -73,10 +73,3 @@ def pictures(places: Sequence[str], out: Path, endings: Sequence[str]) -> dict:
             raise ValueError(f"{image}: its picture would replace {target}")
         taken.add(target.resolve())
     return targets
-
-
-def above_0(text: str) -> int:
-    """Return a whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number from 1")
-    return int(text)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from inputs import above_0
+from subjects import above_0, net_of, plans_of
 
 from common import main, parser, write_result
 
@@ -38,14 +38,14 @@ def run(args) -> None:
     from gluon_compress.graph import pair_of
 
     known = gc.LatencyTable.load(args.table) if Path(args.table).exists() else None
-    net, shape = pair_of(_net(args.net)), (1, 3, args.size, args.size)
+    net, shape = pair_of(net_of(args.net)), (1, 3, args.size, args.size)
     graph = gc.trace(net, shape)
     table = gc.measure_units(graph, known)
     table.save(args.table)
     print(f"{gc.predict_latency(graph, table):.2f} ms predicted for {table.machine}")
     if not args.check:
         return
-    plans, rows = _plans(gc, graph, table), []
+    plans, rows = plans_of(graph, table), []
     nets = [gc.slim(net, plan, shape=shape) for plan in plans.values()]
     for name, measured in zip(plans, gc.timing.nets_ms(nets, shape)):
         told = gc.predict_latency(graph, table, plans[name])
@@ -54,34 +54,6 @@ def run(args) -> None:
         print(f"{name:12} {times}, {told / measured - 1:+.1%}")
     if args.out:
         write_result(args.out, {"net": args.net, "shape": shape, "rows": rows})
-
-
-def _plans(gc, graph, table) -> dict:
-    cost, quarter = gc.count(graph), gc.predict_latency(graph, table) / 4
-    plans = {"everything": gc.Plan({}), "half of all": gc.delete(graph, {"*": 0.5})}
-    plans["1/4 MACs"] = gc.select(graph, gc.Budget.share(cost, macs=0.25))
-    limit = gc.Budget(latency_ms=quarter)
-    plans["1/4 latency"] = gc.select(graph, limit, table=table)
-    for seed, share in ((1, 0.7), (2, 0.3)):
-        limit, how = gc.Budget.share(cost, macs=share), {"selection": "global"}
-        plans[f"random {seed}"] = gc.select(graph, limit, "random", seed=seed, **how)
-    return plans
-
-
-def _net(name: str):
-    from gluoncv import model_zoo
-    from mxnet import nd
-
-    from gluon_compress import models
-
-    if Path(name).is_dir():
-        return models.load(name)
-    if name in models.MODELS:
-        return models.build(name)
-    net = model_zoo.get_model(name, pretrained=False)
-    net.initialize()
-    net(nd.zeros((1, 3, 224, 224)))
-    return net
 
 
 if __name__ == "__main__":
