@@ -109,6 +109,16 @@ def test_kinds_do_not_name_widths_nor_nets():
     assert [u.kind for u in units_of(small)] == [u.kind for u in units_of(first)]
 
 
+def test_activation_with_another_reader_is_timed_by_itself():
+    def wire(F, m, x):
+        x = m["a"](x)
+        return F.relu(x) + x
+
+    graph = trace(ready(nets.Wired(wire, a=nets.conv(8))), SHAPE)
+    ops = [unit.kind.split()[0] for unit in units_of(graph)]
+    assert ops == ["Convolution", "relu", "elemwise_add"]
+
+
 # What the times add to.
 
 
@@ -327,14 +337,13 @@ def test_time_of_a_unit_is_the_difference_per_copy(timed):
 
 
 def test_smallest_of_all_rounds_counts(monkeypatch):
+    graph, counts = trace(chain(), SHAPE), []
+    monkeypatch.setattr(measuring, "_unit_ms", lambda *_: 9.0)
+    measure_units(graph, rounds=1, progress=lambda *done: counts.append(done))
+    points = len(counts)
+    assert counts == [(n + 1, points) for n in range(points)]
+    times = iter([9.0] * points + [4.0] * points)
     monkeypatch.setattr(measuring, "_unit_ms", lambda *_: next(times))
-    times = iter(np.r_[np.full(10**3, 7.0)])
-    graph = trace(chain(), SHAPE)
-    points = []
-    measure_units(graph, rounds=1, progress=lambda done, total: points.append(total))
-    first = np.full(points[0], 9.0)
-    second = np.full(points[0], 4.0)
-    times = iter([*first, *second])
     table = measure_units(graph, rounds=2)
     assert {ms for g in table.grids.values() for row in g.ms for ms in row} == {4.0}
 

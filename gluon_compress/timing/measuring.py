@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import product
 from typing import Callable, Mapping, Sequence
 
 import mxnet as mx
@@ -62,15 +63,13 @@ def measure_units(
             raise ValueError(f"{name} is {value!r}; allowed: a whole number from 1")
     here = this_machine()
     _check_machine(table, here)
-    wanted = _missing(graph, table)
+    known, wanted = table.grids if table else {}, _missing(graph, table)
     points = [
-        (unit, (a, b))
-        for unit, grid in wanted.values()
-        for a in grid[0]
-        for b in grid[1]
+        (unit, at)
+        for unit, widths in wanted.values()
+        for at in product(*widths)
+        if _known(known.get(unit.kind), at) is None
     ]
-    known = table.grids if table else {}
-    points = [(u, at) for u, at in points if _known(known.get(u.kind), at) is None]
     best: dict = {}
     for turn in range(rounds):
         bases: dict = {}
@@ -111,13 +110,9 @@ def _missing(graph: Graph, table: LatencyTable | None) -> dict:
         if grid and covers(grid, unit):
             continue
         _, (ins, outs) = wanted.get(unit.kind, (unit, _of(grid)))
-        wanted[unit.kind] = (
-            unit,
-            (
-                _united(ins, knots(unit)[0]),
-                _united(outs, knots(unit)[1]),
-            ),
-        )
+        more_ins, more_outs = knots(unit)
+        widths = _united(ins, more_ins), _united(outs, more_outs)
+        wanted[unit.kind] = unit, widths
     return wanted
 
 

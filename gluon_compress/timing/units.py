@@ -26,6 +26,9 @@ EVEN = (
     "Pooling",
     "UpSampling",
     "_copy",
+    "_div_scalar",
+    "_mul_scalar",
+    "_plus_scalar",
     "broadcast_add",
     "broadcast_mul",
     "clip",
@@ -114,14 +117,9 @@ def units_of(graph: Graph) -> list[Unit]:
         if node["op"] == "null" or i in taken or not data_inputs(graph, i):
             continue
         chain = [i]
-        while _how(graph, i) != "rest":
+        while _how(graph, i) != "rest" and chain[-1] not in ends:
             after = users.get(chain[-1], [])
-            follows = len(after) == 1 and graph.nodes[after[0]]["op"] in FOLLOWERS
-            if (
-                chain[-1] in ends
-                or not follows
-                or len(data_inputs(graph, after[0])) > 1
-            ):
+            if len(after) != 1 or graph.nodes[after[0]]["op"] not in FOLLOWERS:
                 break
             chain.append(after[0])
         taken.update(chain)
@@ -176,12 +174,10 @@ def _unit(graph: Graph, nodes: tuple[int, ...]) -> Unit:
             out = graph.tensors[nodes[0]][0].shape[1]
             note = f" groups of {step} to {out // groups}"
     else:
-        shape = graph.tensors[nodes[0]][0].shape
-        axis = graph.tensors[nodes[0]][0].axis
-        inputs = _side(
-            graph, [nodes[0], 0], min(1, len(shape) - 1) if axis is None else axis
-        )
-        outputs = NOTHING
+        out = graph.tensors[nodes[0]][0]
+        first_axis = min(1, len(out.shape) - 1)
+        axis = first_axis if out.axis is None else out.axis
+        inputs, outputs = _side(graph, [nodes[0], 0], axis), NOTHING
     return Unit(_kind(graph, nodes, how) + note, how, nodes, inputs, outputs, step)
 
 
