@@ -9,6 +9,9 @@ with every width, as a search for widths needs it:
   keeps full blocks by itself; others should ask for multiples of 8 or 16;
 - where a wider unit was timed as faster (noise, or another kernel), the mean of the
   largest time so far and the smallest time from there on is taken.
+
+What units do to each other is left out: each is timed while its code and weights are
+near. Of nets of many small layers the sum is therefore rather too small.
 """
 
 from __future__ import annotations
