@@ -3,6 +3,7 @@
 # 1. Trace a net, find its channel groups, count what it costs.
 from gluon_compress.cost import Cost, count, latency
 from gluon_compress.graph import ChannelGroup, Graph, trace
+from gluon_compress.timing import LatencyTable, measure_units, predict_latency
 
 # 2. Decide what each group keeps.
 from gluon_compress.plan import Budget, Plan, delete, select
@@ -25,6 +26,7 @@ __all__ = [
     "ChannelGroup",
     "Cost",
     "Graph",
+    "LatencyTable",
     "Options",
     "Plan",
     "Recipe",
@@ -38,6 +40,8 @@ __all__ = [
     "fit",
     "latency",
     "mask",
+    "measure_units",
+    "predict_latency",
     "select",
     "set_mask",
     "slim",

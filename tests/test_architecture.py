@@ -22,7 +22,8 @@ ARROWS = {
     # from a net to a smaller one
     "graph": BOTTOM,
     "cost": {"graph"},
-    "plan": {"graph", "cost", *BOTTOM},
+    "timing": {"graph", "files"},
+    "plan": {"graph", "cost", "timing", *BOTTOM},
     "prune": {"graph", "cost", "plan"},
     # training, which does not know that pruning exists
     "recipe": BOTTOM,
@@ -43,7 +44,8 @@ ARROWS = {
 # The order within a package, where there is one: no module imports a later one.
 WITHIN = {
     "graph": ["atoms", "nodes", "step", "moves", "rules", "groups", "tracing"],
-    "plan": ["decision", "criteria", "meter", "choose", "selection"],
+    "timing": ["units", "table", "measuring"],
+    "plan": ["decision", "criteria", "meter", "budget", "choose", "selection"],
     "prune": [
         "zeros",
         "slimming",

@@ -10,23 +10,35 @@ from gluon_compress.cost import BYTES, FORMULAS, count
 from gluon_compress.graph import Graph, Tensor
 from gluon_compress.graph.nodes import states
 from gluon_compress.graph.step import PRODUCERS
+from gluon_compress.timing import LatencyTable
+from gluon_compress.timing.table import NS, stops
+from gluon_compress.timing.units import Side, units_of
 
 LIMITS = ("macs", "bytes", "params")
+LATENCY = "latency_ms"
 
 
 class Meter:
-    """The totals of ``count`` for any number of kept indices per group.
+    """The totals of ``count`` for any number of kept indices per group, and latency.
 
     A weight has at most two axes that shrink, so its size, and the MACs it takes part
-    in, are a constant times two sums over groups.
+    in, are a constant times two sums over groups. A unit's time is a look-up with two
+    such sums.
 
     Parameters
     ----------
     graph : Graph
+    table : LatencyTable, optional
+        Without it there are no totals of ``latency_ms``.
+
+    Raises
+    ------
+    ValueError
+        If the table lacks a unit of the graph.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, table: LatencyTable | None = None) -> None:
+        self.graph, self._table = graph, None
         self.groups = [group for group in graph.groups if not group.frozen]
         names = list(graph.axes)
         shapes = {n: s[0].shape for n, s in self._variables().items()}
@@ -50,6 +62,9 @@ class Meter:
         self._rest = dict.fromkeys(LIMITS, 0.0)
         shrinking = self.totals(widths)
         self._rest = {n: getattr(total, n) - shrinking[n][0] for n in LIMITS}
+        if table is not None:
+            self._prepare_times(table)
+            self._table = table
 
     @property
     def full(self) -> np.ndarray:
@@ -60,12 +75,47 @@ class Meter:
         """Return totals for rows of kept widths ``(choices, groups)``.
 
         They are whole numbers, as ``count`` gives them, so that a limit that is met
-        to the last parameter is met.
+        to the last parameter is met; of latency, whole nanoseconds.
         """
         sizes = self._evaluate(self._first, widths) * self._evaluate(
             self._second, widths
         )
-        return {n: np.rint(sizes @ self._factors[n] + self._rest[n]) for n in LIMITS}
+        totals = {n: np.rint(sizes @ self._factors[n] + self._rest[n]) for n in LIMITS}
+        if self._table is not None:
+            totals[LATENCY] = self._latency(widths)
+        return totals
+
+    def _prepare_times(self, table: LatencyTable) -> None:
+        """Lay the times of all kinds of units one behind the other, and their stops."""
+        units = units_of(self.graph)
+        grids = {unit.kind: table.grid(unit) for unit in units}
+        times, found, end = [np.zeros(1)], {}, 1
+        for kind, grid in grids.items():
+            laid = grid.at_stops()
+            found[kind] = end, laid.shape[1]
+            times.append(laid.ravel())
+            end += laid.size
+        self._times = np.concatenate(times)
+        places = [found[unit.kind] for unit in units]
+        self._starts, self._rows = np.array(places, int).reshape(-1, 2).T
+        ins = [stops(grids[unit.kind].ins) for unit in units]
+        outs = [stops(grids[unit.kind].outs) for unit in units]
+        self._ins = *self._channels([u.inputs for u in units]), *_counted(ins)
+        self._outs = *self._channels([u.outputs for u in units]), *_counted(outs)
+        self._call = np.rint(table.call_ms * NS)
+
+    def _latency(self, widths: np.ndarray) -> np.ndarray:
+        row, column = (
+            numbers[starts + self._evaluate((times, rest), widths).astype(int)]
+            for times, rest, numbers, starts in (self._ins, self._outs)
+        )
+        spent = self._times[self._starts + row * self._rows + column]
+        return (self._call + spent.sum(1)) / NS
+
+    def _channels(self, sides: Sequence[Side]) -> tuple:
+        times, rest = self._sums([side.tensor for side in sides])
+        fixed = np.array([side.tensor is None for side in sides], bool)
+        return times, np.where(fixed, [side.full for side in sides], rest)
 
     def _variables(self) -> dict[str, list[Tensor]]:
         pairs = zip(self.graph.nodes, self.graph.tensors)
@@ -103,3 +153,10 @@ class Meter:
                     found = FORMULAS[node["op"]](node["attrs"], shapes, out)
                     macs[weight] = macs.get(weight, 0.0) + found // self.graph.batch
         return macs
+
+
+def _counted(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stop that each width counts as, row behind row, and the starts."""
+    numbers = [np.searchsorted(row, np.arange(row[-1] + 1)) for row in rows]
+    starts = np.cumsum([0, *map(len, numbers)])[:-1]
+    return np.concatenate([np.zeros(0, int), *numbers]), starts

@@ -2,67 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.cost import Cost
 from gluon_compress.graph import Graph
+from gluon_compress.plan.budget import Budget, meter_of
 from gluon_compress.plan.choose import SELECTIONS, Choices, widths_of
 from gluon_compress.plan.criteria import scores
 from gluon_compress.plan.decision import Plan, listed
-from gluon_compress.plan.meter import LIMITS, Meter
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits that a plan must meet; at least one.
-
-    Parameters
-    ----------
-    macs : float, optional
-        Multiply-accumulates of one sample.
-    bytes : float, optional
-        Stored size as float32.
-    params : float, optional
-        Trained parameters.
-
-    Raises
-    ------
-    ValueError
-        If no limit is given, or one is not a number above 0.
-    """
-
-    macs: float | None = None
-    bytes: float | None = None
-    params: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, limit in self.limits.items():
-            right = isinstance(limit, (int, float, np.number))
-            right = right and not isinstance(limit, bool) and math.isfinite(limit)
-            if not right or limit <= 0:
-                raise ValueError(
-                    f"budget {name} is {limit!r}; allowed: a number above 0"
-                )
-        if not self.limits:
-            raise ValueError(f"a budget needs at least one of {', '.join(LIMITS)}")
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """The limits that are given, by name."""
-        return {n: v for n, v in asdict(self).items() if v is not None}
-
-    @classmethod
-    def share(cls, cost: Cost, **shares: float) -> Budget:
-        """Return limits as shares of a cost: ``Budget.share(cost, macs=0.5)``."""
-        for name in shares:
-            if name not in LIMITS:
-                raise ValueError(f"budget {name!r} is unknown; {listed(LIMITS)}")
-        return cls(**{n: share * getattr(cost, n) for n, share in shares.items()})
+from gluon_compress.timing import LatencyTable
 
 
 def select(
@@ -75,6 +25,7 @@ def select(
     minimum: int | None = None,
     groups: Sequence[str] = ("*",),
     within: Plan | None = None,
+    table: LatencyTable | None = None,
     seed: int = 0,
     net: str = "",
     commit: str = "",
@@ -99,6 +50,8 @@ def select(
         Patterns of group names; the others keep what ``within`` says.
     within : Plan, optional
         Nothing is kept that it does not keep, ``delete``'s plan for instance.
+    table : LatencyTable, optional
+        The times that a limit of latency is for; needed where there is one.
     seed : int
         For the criterion ``random``.
     net, commit : str
@@ -107,8 +60,9 @@ def select(
     Raises
     ------
     ValueError
-        If a name is unknown, a pattern matches no group, or the budget cannot be met;
-        then the message says what is the least that can be reached.
+        If a name is unknown, a pattern matches no group, latency is limited without a
+        table, or the budget cannot be met; then the message says what is the least
+        that can be reached.
     """
     if selection not in SELECTIONS:
         raise ValueError(f"selection {selection!r} is unknown; {listed(SELECTIONS)}")
@@ -117,7 +71,7 @@ def select(
         _check_whole("minimum", minimum)
     if within is not None:
         within.check(graph)
-    meter, worth = Meter(graph), scores(graph, criterion, seed)
+    meter, worth = meter_of(graph, budget, table), scores(graph, criterion, seed)
     free = _matching(graph, groups)
     base = within or Plan({})
     while True:

@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Time a net's units into a latency table; compare its sums with whole nets.
+
+  scripts/measure_latency.py resnet50_v1d --table latency.json --threads 2 --check
+  scripts/measure_latency.py runs/demo/full/model --size 300 --table latency.json
+
+NET is a model folder, or a name of this package's models or of GluonCV's model zoo.
+Only what the table lacks is timed. Let nothing else run on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from subjects import above_0, net_of, plans_of
+
+from common import main, parser, write_result
+
+
+def arguments():
+    """Return the parser of this script."""
+    made = parser(__doc__)
+    made.add_argument("net", metavar="NET")
+    made.add_argument("--table", required=True, metavar="FILE", help="made or extended")
+    made.add_argument("--size", type=above_0, default=224, help="default: 224")
+    made.add_argument("--threads", type=above_0, help="default: OMP_NUM_THREADS or all")
+    made.add_argument("--check", action="store_true", help="time whole nets, too")
+    made.add_argument("--out", metavar="DIR", help="where to write result.json")
+    return made
+
+
+def run(args) -> None:
+    """Time what is missing, save it, and say how far sums are from whole nets."""
+    if args.threads:  # MXNet reads it when it is imported
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    import gluon_compress as gc
+    from gluon_compress.graph import pair_of
+
+    known = gc.LatencyTable.load(args.table) if Path(args.table).exists() else None
+    net, shape = pair_of(net_of(args.net)), (1, 3, args.size, args.size)
+    graph = gc.trace(net, shape)
+    table = gc.measure_units(graph, known)
+    table.save(args.table)
+    print(f"{gc.predict_latency(graph, table):.2f} ms predicted for {table.machine}")
+    if not args.check:
+        return
+    plans, rows = plans_of(graph, table), []
+    nets = [gc.slim(net, plan, shape=shape) for plan in plans.values()]
+    for name, measured in zip(plans, gc.timing.nets_ms(nets, shape)):
+        told = gc.predict_latency(graph, table, plans[name])
+        rows.append({"plan": name, "predicted_ms": told, "measured_ms": measured})
+        times = f"{told:8.2f} ms predicted, {measured:8.2f} ms measured"
+        print(f"{name:12} {times}, {told / measured - 1:+.1%}")
+    if args.out:
+        write_result(args.out, {"net": args.net, "shape": shape, "rows": rows})
+
+
+if __name__ == "__main__":
+    main(run, arguments())
