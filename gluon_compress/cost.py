@@ -66,6 +66,15 @@ class Cost:
         """Numbers put out by the layers that have MACs, for one sample."""
         return sum(row.activations for row in self.rows)
 
+    def figures(self) -> dict[str, int]:
+        """Return parameters, bytes, MACs and FLOPs by name, for a result."""
+        return {
+            "params": self.params,
+            "bytes": self.bytes,
+            "macs": self.macs,
+            "flops": 2 * self.macs,
+        }
+
     def __str__(self) -> str:
         table = [("layer", "operator", "output", "MACs", "params", "bytes")]
         for row in self.rows:

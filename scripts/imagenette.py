@@ -18,8 +18,8 @@ PARTS = {
 TEXT = """# Pruning ResNet50-v1d on Imagenette
 
 Top-1 on the {images:,} validation images of Imagenette at 96 pixels: ten classes of
-ImageNet, from random values. No figure can be compared with one on ImageNet. Tables
-are made from the results beside the recipes; `scripts/reproduce_imagenette.py` runs them.
+ImageNet, from random values. No figure can be compared with one on ImageNet. The
+tables hold what `scripts/reproduce_imagenette.py` measured.
 
 A pruned net starts from `resnet50_v1d`, loses its channels at once, has its BatchNorm
 measured anew on 16 training batches, and is fine-tuned. MACs are for 96 pixels.
@@ -53,9 +53,9 @@ def _row(name: str, result: Any) -> list[str]:
     made = cut.get("made_by", {})
     before = cut.get("before_recalibration", {}).get("top1")
     figures = [before, cut.get("top1"), last["top1"]]
-    cost = [f"{last['macs'] / 1e9:.3f}", f"{last['params'] / 1e6:.2f}"]
     kind = [made.get("criterion", "–"), made.get("selection", "–")]
-    return [link, *kind, *cost, *map(_percent, figures), str(last["epochs"])]
+    kind += [f"{last['macs'] / 1e9:.3f}", f"{last['params'] / 1e6:.2f}"]
+    return [link, *kind, *map(_percent, figures), str(last["epochs"])]
 
 
 def _percent(value: float | None) -> str:

@@ -43,9 +43,7 @@ def run(args) -> None:
     text = page(RECIPES)
     if args.check:
         if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-            raise ValueError(
-                f"{PAGE}: is not what the results say; without --check it is written"
-            )
+            raise ValueError(f"{PAGE}: is stale; without --check it is written")
         return
     PAGE.write_text(text, encoding="utf-8")
     print(PAGE)

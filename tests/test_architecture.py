@@ -24,7 +24,7 @@ ARROWS = {
     "cost": {"graph"},
     "timing": {"graph", "files"},
     "plan": {"graph", "cost", "timing", *BOTTOM},
-    "prune": {"graph", "cost", "plan"},
+    "prune": {"graph", "plan", "timing"},
     # training, which does not know that pruning exists
     "recipe": BOTTOM,
     "train": {"recipe", "files"},

@@ -15,6 +15,7 @@ from gluon_compress.files import read_json
 from gluon_compress.models.classifier import build_classifier, load_classifier
 from gluon_compress.plan import Plan
 from gluon_compress.recipe import ClassifierRecipe
+from gluon_compress.timing import measure_units, predict_latency
 from gluon_compress.train import Options
 
 QUIET = Options(progress=False)
@@ -163,9 +164,31 @@ def test_gradual_pruning_is_resumed_behind_its_training(gradual, tmp_path):
         assert (value.asnumpy() == values[1][key].asnumpy()).all()
 
 
+@pytest.mark.slow
+def test_latency_is_limited_by_a_table(place, tmp_path):
+    net, _ = load_classifier(place / "run" / "full" / "model")
+    graph = trace(net, (1, 3, 48, 48))
+    table = measure_units(graph, repeats=1, rounds=1)
+    table.save(tmp_path / "table.json")
+    row = {
+        **GRADUAL,
+        "budget": {"latency_ms_ratio": 0.9},
+        "latency_table": str(tmp_path / "table.json"),
+        "sparsity": None,
+    }
+    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
+    recipe = recipe_in(place, {**PRUNE, "model": model, "compression": [row]})
+    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    plan = Plan.load(tmp_path / "run" / "1_prune" / "plan.json")
+    before, after = (predict_latency(graph, table, p) for p in (None, plan))
+    assert after <= 0.9 * before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"budget": {"latency_ms": 1}}, "latency_table is None; allowed: a table"),
+        ({"latency_table": "t.json"}, "latency_table is 't.json'; allowed: a table if"),
         ({"train": None}, "train is None; allowed: a schedule, since there are rounds"),
         ({"rounds": {"count": 5}}, "rounds is .* within 4 epochs"),
         ({"rounds": {"count": 2, "epochs": 5}}, "rounds is .* within 4 epochs"),

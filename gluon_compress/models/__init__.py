@@ -109,13 +109,7 @@ def trace_head(net: SSD) -> Graph:
 
 def size_of(net: SSD) -> dict:
     """Return MACs, FLOPs, parameters and bytes of a detector's raw head."""
-    total = count(trace_head(net))
-    return {
-        "params": total.params,
-        "bytes": total.bytes,
-        "macs": total.macs,
-        "flops": 2 * total.macs,
-    }
+    return count(trace_head(net)).figures()
 
 
 def load_trunk(folder: str | os.PathLike) -> tuple[HybridBlock, list[mx.sym.Symbol]]:

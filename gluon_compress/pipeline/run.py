@@ -113,22 +113,13 @@ def _stage(job: Job, name: str, make: Callable[[Path], tuple[Any, dict]]) -> Any
     folder.mkdir(parents=True, exist_ok=True)
     net, notes = make(folder)
     place(net, job.options.ctx[:1])
-    figures = {**_size(job, net), **job.task.accuracy(job, net, job.test)}
+    size = cost.count(job.task.trace(job, net)).figures()
+    figures = {**size, **job.task.accuracy(job, net, job.test)}
     place(net, [mx.cpu()])
     manifest = job.task.save(job, net, folder / MODEL, name)
     figures["export_difference"] = manifest["max_difference"]
     write_json(folder / RESULT, {"stage": name, **figures, **notes, **_origin(job)})
     return net
-
-
-def _size(job: Job, net: Any) -> dict:
-    total = cost.count(job.task.trace(job, net))
-    return {
-        "params": total.params,
-        "bytes": total.bytes,
-        "macs": total.macs,
-        "flops": 2 * total.macs,
-    }
 
 
 def _origin(job: Job) -> dict:

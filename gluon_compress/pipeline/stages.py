@@ -5,22 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Sequence
 
-from gluon_compress import cost, plan, prune, train
+from gluon_compress import plan, prune, train
 from gluon_compress.graph import Graph
 from gluon_compress.pipeline.job import Job, Lesson, place
 from gluon_compress.plan import Budget, Plan
+from gluon_compress.plan.meter import Meter
 from gluon_compress.prune import (
     mask,
     mask_in_rounds,
     plan_of,
     recalibrate,
+    set_mask,
     slim,
     sparse_step,
     taylor,
 )
 from gluon_compress.recipe import Delete, Prune, Schedule, Sparsity
+from gluon_compress.timing import LatencyTable
 
 PLAN = "plan.json"
 TAYLOR = "taylor"  # the criterion that needs data
@@ -79,15 +82,16 @@ def _rounds(job: Job, net: Any, row: Prune, graph: Graph) -> Callable:
     """Return the callback that decides masks in rounds by the row's criterion."""
 
     def decide(now: Graph, budget: Budget, within: Plan | None) -> Plan:
-        worth = _worth(job, net, row)
+        worth = _worth(job, net, row, within)
         return _select(job, row, now, budget, worth=worth, within=within)
 
     return mask_in_rounds(
         net,
-        _budget(graph, row.budget),
+        _budget(graph, row),
         decide,
         prune.Rounds(**asdict(row.rounds)),
         shape=graph.inputs["data"],
+        table=_table(row),
     )
 
 
@@ -103,17 +107,25 @@ def _recalibrated(job: Job, net: Any, row, notes: dict) -> tuple[Any, dict]:
     return net, {**notes, "before_recalibration": {metric: before}}
 
 
-def _worth(job: Job, net: Any, row: Prune | Delete) -> str | dict:
+def _worth(
+    job: Job, net: Any, row: Prune | Delete, within: Plan | None = None
+) -> str | dict:
     """Return the criterion, or what channels are worth by it where it needs data."""
     if row.criterion != TAYLOR:
         return row.criterion
+    shape = job.task.trace(job, net).inputs["data"]
+
+    def prepare(gated: Any) -> Any:
+        set_mask(gated, within, shape=shape)  # what is gone must not answer
+        return job.task.block(gated)
+
     batches = job.task.batches(job, net, job.recipe.finetune).epoch(0)
     return taylor(
         net,
         islice(batches, row.batches),
         job.task.lesson(job, net, None).step_loss,
-        prepare=job.task.block,
-        shape=job.task.trace(job, net).inputs["data"],
+        prepare=prepare,
+        shape=shape,
     )
 
 
@@ -121,7 +133,7 @@ def _decide(job: Job, graph: Graph, row: Prune | Delete, worth: str | dict) -> P
     if isinstance(row, Delete):
         seed = job.recipe.seed
         return plan.delete(graph, row.keep, worth, multiple=row.multiple, seed=seed)
-    return _select(job, row, graph, _budget(graph, row.budget), worth=worth)
+    return _select(job, row, graph, _budget(graph, row), worth=worth)
 
 
 def _select(
@@ -141,21 +153,25 @@ def _select(
         multiple=row.multiple,
         groups=row.groups,
         within=within,
+        table=_table(row),
         seed=job.recipe.seed,
     )
 
 
-def _budget(graph: Graph, limits: Mapping[str, float]) -> Budget:
+def _budget(graph: Graph, row: Prune) -> Budget:
     """Turn shares of the net before into absolute limits."""
-    total = cost.count(graph)
-    ending = "_ratio"
-    whole = {}
-    for name, limit in limits.items():
+    meter, ending, whole = Meter(graph, _table(row)), "_ratio", {}
+    full = meter.totals(meter.full[None])
+    for name, limit in row.budget.items():
         if name.endswith(ending):
             name = name[: -len(ending)]
-            limit *= getattr(total, name)
+            limit *= float(full[name][0])
         whole[name] = limit
     return Budget(**whole)
+
+
+def _table(row: Prune) -> LatencyTable | None:
+    return None if row.latency_table is None else LatencyTable.load(row.latency_table)
 
 
 def rehearse(job: Job, net: Any) -> None:

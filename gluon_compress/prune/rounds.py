@@ -13,12 +13,13 @@ from typing import Any, Callable, Mapping
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.cost import count
 from gluon_compress.graph import Graph, symbol_of
 from gluon_compress.graph.nodes import mask_names, take_apart
 from gluon_compress.plan import Budget, Plan
+from gluon_compress.plan.budget import meter_of
 from gluon_compress.prune.masks import set_mask
 from gluon_compress.prune.slimming import traced
+from gluon_compress.timing import LatencyTable
 
 # The part of the way that is left when a share of the rounds is done.
 CURVES: dict[str, Callable[[float], float]] = {
@@ -106,6 +107,7 @@ def mask_in_rounds(
     rounds: Rounds,
     *,
     shape: Any,
+    table: LatencyTable | None = None,
 ) -> Callable:
     """Return a callback for ``fit`` that sets the masks of a net in rounds.
 
@@ -125,6 +127,8 @@ def mask_in_rounds(
     rounds : Rounds
     shape : tuple or dict
         Of the input that the budget is for, as for ``trace``.
+    table : LatencyTable, optional
+        For a budget of latency, as for ``select``.
 
     Returns
     -------
@@ -160,7 +164,10 @@ def mask_in_rounds(
         if rounds.soft:
             plan, leak = decide(graph, budget, None), left
         else:
-            plan, leak = decide(graph, _between(budget, graph, left), plan_of(net)), 0
+            plan, leak = (
+                decide(graph, _between(budget, graph, left, table), plan_of(net)),
+                0,
+            )
         set_mask(net, plan, shape=shape)
         _soften(masks, leak)
         progress.best = progress.best_epoch = None
@@ -208,11 +215,14 @@ def _check_has(trained: Any, masks: Mapping) -> None:
             )
 
 
-def _between(budget: Budget, graph: Graph, left: float) -> Budget:
+def _between(
+    budget: Budget, graph: Graph, left: float, table: LatencyTable | None
+) -> Budget:
     """Return the budget of a round on the way from the full cost to the target."""
-    full = count(graph)
+    meter = meter_of(graph, budget, table)
+    full = meter.totals(meter.full[None])
     limits = budget.limits.items()
-    return Budget(**{n: v + (getattr(full, n) - v) * left for n, v in limits})
+    return Budget(**{n: v + (float(full[n][0]) - v) * left for n, v in limits})
 
 
 def _soften(masks: Mapping, leak: float) -> None:

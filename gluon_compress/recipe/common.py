@@ -87,7 +87,7 @@ class Schedule:
         return None
 
 
-_NAMES = ("macs", "params", "bytes")
+_NAMES = ("macs", "params", "bytes", "latency_ms")
 _BUDGET = (*_NAMES, *(f"{name}_ratio" for name in _NAMES))
 
 
@@ -152,7 +152,10 @@ class Prune:
         Names of ``gluon_compress.plan``: what a channel is worth (or ``taylor``: to
         the loss, on data), and how the channels to keep are chosen by it.
     budget : dict
-        ``macs``, ``params``, ``bytes``, or ``macs_ratio``, ... of the net before.
+        ``macs``, ``params``, ``bytes``, ``latency_ms``, or ``macs_ratio``, ... of the
+        net before.
+    latency_table : str or None
+        File of ``measure_latency.py``, for a budget of latency.
     batches : int
         How many of the training's batches the criterion ``taylor`` sees.
     multiple : int
@@ -171,6 +174,7 @@ class Prune:
 
     algorithm: str = key(c.one_of("prune"))
     budget: Mapping[str, float] = key(_budget)
+    latency_table: str | None = key(c.optional(c.text), None)
     criterion: str = key(c.text, "l1")
     selection: str = key(c.text, "greedy")
     batches: int = key(c.whole(1), 16)
@@ -182,7 +186,11 @@ class Prune:
     recalibrate: int = key(c.whole(0), 16)
 
     def disagreement(self) -> tuple[str, Any, str] | None:
-        """Check that rounds have epochs to happen in."""
+        """Check that latency has a table, and rounds epochs to happen in."""
+        limited = any(name.startswith("latency") for name in self.budget)
+        if limited != (self.latency_table is not None):
+            allowed = "a table if the budget limits latency, else null"
+            return "latency_table", self.latency_table, allowed
         if self.rounds is None:
             return None
         if self.train is None:
