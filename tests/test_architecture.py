@@ -35,7 +35,7 @@ ARROWS = {
     # what holds it together
     "models": {"graph", "cost", "plan", "prune", "distill", "export"},
     "zoo": {"models", "plan", "prune", "files"},
-    "report": {"plan", "cost", "files"},
+    "report": {"graph", "plan", "cost", "files"},
     "summary": ANYTHING,
     "pipeline": ANYTHING,
     "__init__": ANYTHING,
@@ -43,13 +43,22 @@ ARROWS = {
 # The order within a package, where there is one: no module imports a later one.
 WITHIN = {
     "graph": ["atoms", "nodes", "step", "moves", "rules", "groups", "tracing"],
-    "plan": ["decision", "criteria", "meter", "choose", "selection"],
-    "prune": ["zeros", "slimming", "masks", "importance"],
+    "plan": [
+        "decision",
+        "criteria",
+        "curves",
+        "reach",
+        "meter",
+        "choose",
+        "selection",
+        "account",
+    ],
+    "prune": ["zeros", "slimming", "masks", "importance", "sensitivity"],
     "train": ["checkpoint", "run", "loop"],
     "data": ["annotation", "images", "augment", "batches", "sets", "toy"],
     "models": ["ssd", "head", "trunk", "mobilenet", "resnet"],
     "pipeline": ["job", "stages", "run"],
-    "report": ["boxes", "pictures", "charts", "curves", "tables", "page"],
+    "report": ["boxes", "pictures", "charts", "curves", "tables", "plans", "page"],
 }
 USES_GLUONCV = {"models", "data", "evaluate", "zoo", "summary", "pipeline"}
 

@@ -6,6 +6,7 @@ be done for both to be the same; ``importance`` takes the gradient of masks.
 
 from gluon_compress.prune.importance import taylor
 from gluon_compress.prune.masks import mask, set_mask
+from gluon_compress.prune.sensitivity import sensitivity
 from gluon_compress.prune.slimming import slim
 
-__all__ = ["mask", "set_mask", "slim", "taylor"]
+__all__ = ["mask", "sensitivity", "set_mask", "slim", "taylor"]
