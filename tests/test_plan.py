@@ -79,9 +79,10 @@ several = [ready(NETS[name]()) for name in sys.argv[2:]]
 graph = trace(ready(residual()), SHAPE)
 budget = Budget.share(count(graph), params=0.6)
 for criterion in ("l1", "random"):
-    how = {"multiple": 1, "seed": 4, "selection": "global", "ends": True}
-    plan = select(graph, budget, criterion, **how)
-    plan.save(f"{sys.argv[1]}/{criterion}.json")
+    for selection in ("uniform", "global", "greedy"):
+        how = {"multiple": 1, "seed": 4, "selection": selection, "ends": True}
+        plan = select(graph, budget, criterion, **how)
+        plan.save(f"{sys.argv[1]}/{criterion}_{selection}.json")
 """
 
 
@@ -97,7 +98,7 @@ def test_plan_is_the_same_bytes_in_a_new_process(tmp_path):
         )
         found.append({p.name: p.read_bytes() for p in folder.iterdir()})
     assert found[0] == found[1]
-    assert len(found[0]) == 2
+    assert len(found[0]) == 6
 
 
 GOOD = '{"format": 1, "net": "", "made_by": {}, "keep": {"conv0": [0, 1]}}'
