@@ -171,6 +171,13 @@ def test_plan_of_another_net_is_known_by_the_widths(tiny):
         plan.check(wider)
 
 
+@pytest.mark.parametrize("notes", [{}, {"widths": None}, {"widths": [8, 6, 5]}])
+def test_plan_without_usable_widths_is_judged_by_its_indices(tiny, notes):
+    Plan({"conv0": (0, 1)}, made_by=notes).check(tiny)
+    with pytest.raises(ValueError, match="keeps channel 8, its width is 8"):
+        Plan({"conv0": (8,)}, made_by=notes).check(tiny)
+
+
 def test_plan_of_a_shorter_net_is_refused(tiny):
     layers = {"a": unit(8), "b": unit(6), "c": unit(6), "out": nn.Dense(5)}
     net = Wired(lambda F, m, x: m["out"](m["c"](m["b"](m["a"](x)))), **layers)

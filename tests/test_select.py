@@ -396,6 +396,15 @@ def test_maximum_holds_where_the_budget_does_not_ask_for_it(graph):
     assert plan.made_by["maximum"] == {"conv1": 0.5}
 
 
+def test_bounds_of_numpy_are_stored(graph, tmp_path):
+    budget = Budget.share(count(graph), macs=1)
+    minimum, maximum = np.int64(8), {"conv1": np.float32(0.5)}
+    plan = select(graph, budget, minimum=minimum, maximum=maximum)
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    assert plan.made_by["minimum"] == 8
+
+
 def test_maximum_between_two_multiples_is_the_width(graph):
     plan = select(graph, Budget.share(count(graph), macs=1), maximum={"conv1": 7})
     assert len(plan.keep["conv1"]) == 7

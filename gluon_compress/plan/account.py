@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -42,7 +42,8 @@ def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
         If the plan does not fit the graph.
     """
     plan.check(graph)
-    shares, reasons = _shares(graph, plan), plan.made_by.get("held", {})
+    shares, reasons = _shares(graph, plan), plan.made_by.get("held")
+    reasons = reasons if isinstance(reasons, Mapping) else {}
     return [
         {
             "name": group.name,

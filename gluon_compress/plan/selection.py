@@ -240,11 +240,18 @@ def _name(criterion: str | Mapping) -> str:
 
 def _stated(**bounds: Bound) -> dict[str, Any]:
     """Return the bounds that were given, as JSON has them."""
+    given = {name: value for name, value in bounds.items() if value is not None}
     return {
-        name: dict(value) if isinstance(value, Mapping) else value
-        for name, value in bounds.items()
-        if value is not None
+        name: {pattern: _plain(bound) for pattern, bound in value.items()}
+        if isinstance(value, Mapping)
+        else _plain(value)
+        for name, value in given.items()
     }
+
+
+def _plain(bound: float) -> int | float | None:
+    """Return a bound that may be NumPy's as Python's own number."""
+    return bound.item() if isinstance(bound, np.generic) else bound
 
 
 def delete(

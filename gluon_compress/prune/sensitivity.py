@@ -89,11 +89,8 @@ def sensitivity(
     for group in graph.groups:
         if group.name not in chosen or group.name in found.curves:
             continue
-        gate, order = (
-            gates[group.name],
-            best_first(range(group.width), worth[group.name]),
-        )
-        points = []
+        gate, points = gates[group.name], []
+        order = best_first(range(group.width), worth[group.name])
         for count in _counts(group, ratios):
             _keep(gate, order[:count])
             points.append((count, accuracy(masked)))
