@@ -15,6 +15,7 @@ from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import models, report
 from gluon_compress.data import normalize, ssd_val_sample
+from gluon_compress.plan import Sensitivity
 from gluon_compress.recipe import ClassifierRecipe, Recipe
 
 FULL, COMPACT = "full", "compact"
@@ -87,7 +88,7 @@ def write_report(
     folder = out / "report"
     folder.mkdir(exist_ok=True)
     stages = results["stages"]
-    pictures = [*_plans(results, folder), *_curves(results, out, folder)]
+    pictures = [*_plans(results, out), *_curves(results, out, folder)]
     precisions = {n: s for n, s in stages.items() if "classes" in s}
     if precisions:
         pictures += [_detections(out, n, test, folder) for n in _ends(stages)]
@@ -149,28 +150,37 @@ def _facts(recipe: Recipe | ClassifierRecipe, results: Mapping[str, Any]) -> dic
     }
 
 
-def _plans(results: Mapping[str, Any], folder: Path) -> list[report.Picture]:
+def _plans(results: Mapping[str, Any], out: Path) -> list[report.Picture]:
     pictures = []
     for name, stage in results["stages"].items():
-        if "groups" not in stage:
-            continue
-        file = folder / f"plan_{name}.png"
-        report.kept_chart(stage["groups"], file, title=name)
-        frozen = [g for g in stage["groups"] if g["frozen"]]
-        caption = (
-            "Channels that each group keeps, in the order of the network. A group is "
-            "the channels of all layers that live or die together. "
-            f"{len(frozen)} groups are frozen."
-        )
-        pictures.append(
-            report.Picture(
-                file.name,
-                f"Plan of {name}",
-                caption,
-                f"Bars of the share of channels kept by each group in {name}",
-            )
-        )
+        if "groups" in stage:
+            pictures.append(_plan(name, stage["groups"], out / "report"))
+        measured = out / name / "sensitivity.json"
+        if measured.exists():
+            pictures.append(_sensitivity(name, measured, out / "report"))
     return pictures
+
+
+def _plan(name: str, groups: list[dict], folder: Path) -> report.Picture:
+    file = folder / f"plan_{name}.png"
+    report.kept_chart(groups, file, title=name)
+    frozen = sum(bool(group["frozen"]) for group in groups)
+    held = sum(bool(group.get("held")) for group in groups)
+    caption = (
+        "Channels that each group keeps, in the order of the network, and its share of "
+        "what was saved. A group is the channels of all layers that live or die "
+        f"together. {frozen} groups are frozen, {held} were left alone."
+    )
+    alt = f"Bars of the share of channels kept by each group in {name}"
+    return report.Picture(file.name, f"Plan of {name}", caption, alt)
+
+
+def _sensitivity(name: str, measured: Path, folder: Path) -> report.Picture:
+    file = folder / f"sensitivity_{name}.png"
+    report.sensitivity_chart(Sensitivity.load(measured), file)
+    caption = "Accuracy on training images when one group alone loses channels."
+    alt = f"Curves of accuracy over the share of channels kept, of each group in {name}"
+    return report.Picture(file.name, f"Sensitivity at {name}", caption, alt)
 
 
 def _curves(results: Mapping, out: Path, folder: Path) -> list[report.Picture]:

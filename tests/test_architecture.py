@@ -36,7 +36,7 @@ ARROWS = {
     # what holds it together
     "models": {"graph", "cost", "plan", "prune", "distill", "export"},
     "zoo": {"models", "plan", "prune", "files"},
-    "report": {"plan", "cost", "files"},
+    "report": {"graph", "plan", "cost", "files"},
     "summary": ANYTHING,
     "pipeline": ANYTHING,
     "__init__": ANYTHING,
@@ -45,12 +45,23 @@ ARROWS = {
 WITHIN = {
     "graph": ["atoms", "nodes", "step", "moves", "rules", "groups", "tracing"],
     "timing": ["units", "table", "measuring"],
-    "plan": ["decision", "criteria", "meter", "budget", "choose", "selection"],
+    "plan": [
+        "decision",
+        "criteria",
+        "curves",
+        "reach",
+        "meter",
+        "budget",
+        "choose",
+        "selection",
+        "account",
+    ],
     "prune": [
         "zeros",
         "slimming",
         "masks",
         "importance",
+        "sensitivity",
         "recalibration",
         "rounds",
         "sparsity",
@@ -70,7 +81,7 @@ WITHIN = {
     "models": ["start", "ssd", "head", "trunk", "mobilenet", "resnet", "classifier"],
     "pipeline": ["job", "detection", "classification", "stages", "run"],
     "recipe": ["common", "detector", "classifier"],
-    "report": ["boxes", "pictures", "charts", "curves", "tables", "page"],
+    "report": ["boxes", "pictures", "charts", "curves", "tables", "plans", "page"],
 }
 USES_GLUONCV = {"models", "data", "evaluate", "zoo", "summary", "pipeline"}
 

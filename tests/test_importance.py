@@ -82,11 +82,20 @@ def test_plan_follows_the_worth_it_is_given():
         ({"conv0": np.ones(8)}, "no worth for group 'conv1'"),
         ({"conv0": np.ones(7), "conv1": np.ones(6)}, "'conv0' has shape .7,."),
         ({"conv0": np.full(8, np.nan), "conv1": np.ones(6)}, "8 finite numbers"),
+        ({"conv0": -np.ones(8), "conv1": np.ones(6)}, "8 finite numbers from 0"),
     ],
 )
 def test_worth_that_does_not_fit_is_refused(worth, message):
     with pytest.raises(ValueError, match=message):
         scores(trace(ready(chain()), SHAPE), worth)
+
+
+def test_value_that_is_not_finite_is_named_before_any_batch():
+    net = ready(chain())
+    weight = next(iter(net.collect_params(".*weight").values()))
+    weight.set_data(weight.data() * np.nan)
+    with pytest.raises(ValueError, match=f"parameter '{weight.name}' holds nan at"):
+        taylor(net, [(batch(),)], step_loss, shape=SHAPE)
 
 
 def test_data_is_needed():

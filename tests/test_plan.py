@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mxnet as mx
 import numpy as np
 import pytest
+from mxnet.gluon import nn
 
 from gluon_compress import Budget, Plan, count, select, slim, trace
 from gluon_compress.plan import CRITERIA
@@ -77,8 +79,10 @@ several = [ready(NETS[name]()) for name in sys.argv[2:]]
 graph = trace(ready(residual()), SHAPE)
 budget = Budget.share(count(graph), params=0.6)
 for criterion in ("l1", "random"):
-    plan = select(graph, budget, criterion, multiple=1, seed=4, selection="global")
-    plan.save(f"{sys.argv[1]}/{criterion}.json")
+    for selection in ("uniform", "global", "greedy"):
+        how = {"multiple": 1, "seed": 4, "selection": selection, "ends": True}
+        plan = select(graph, budget, criterion, **how)
+        plan.save(f"{sys.argv[1]}/{criterion}_{selection}.json")
 """
 
 
@@ -94,7 +98,7 @@ def test_plan_is_the_same_bytes_in_a_new_process(tmp_path):
         )
         found.append({p.name: p.read_bytes() for p in folder.iterdir()})
     assert found[0] == found[1]
-    assert len(found[0]) == 2
+    assert len(found[0]) == 6
 
 
 GOOD = '{"format": 1, "net": "", "made_by": {}, "keep": {"conv0": [0, 1]}}'
@@ -155,6 +159,34 @@ def test_plan_that_does_not_fit_is_refused(tiny, keep, message):
         Plan(keep).check(tiny)
 
 
+def test_plan_of_another_net_is_known_by_the_widths(tiny):
+    # The same names, and every index exists in both nets.
+    layers = {"a": unit(8), "b": unit(12), "out": nn.Dense(5)}
+    net = Wired(lambda F, m, x: m["out"](m["b"](m["a"](x))), **layers)
+    wider = trace(ready(net), SHAPE)
+    plan = select(tiny, Budget.share(count(tiny), macs=0.6), multiple=1)
+    plan.check(tiny)
+    message = "made for another net: group 'conv1' has width 12, there 6"
+    with pytest.raises(ValueError, match=message):
+        plan.check(wider)
+
+
+@pytest.mark.parametrize("notes", [{}, {"widths": None}, {"widths": [8, 6, 5]}])
+def test_plan_without_usable_widths_is_judged_by_its_indices(tiny, notes):
+    Plan({"conv0": (0, 1)}, made_by=notes).check(tiny)
+    with pytest.raises(ValueError, match="keeps channel 8, its width is 8"):
+        Plan({"conv0": (8,)}, made_by=notes).check(tiny)
+
+
+def test_plan_of_a_shorter_net_is_refused(tiny):
+    layers = {"a": unit(8), "b": unit(6), "c": unit(6), "out": nn.Dense(5)}
+    net = Wired(lambda F, m, x: m["out"](m["c"](m["b"](m["a"](x)))), **layers)
+    plan = select(tiny, Budget.share(count(tiny), macs=0.6), multiple=1)
+    message = "another net: group 'conv2' has width 6, there none"
+    with pytest.raises(ValueError, match=message):
+        slim(ready(net), plan, shape=SHAPE)
+
+
 def test_plan_may_name_frozen_groups_and_leave_groups_out(tiny):
     for plan in (Plan({"dense0": range(5)}), Plan({}), Plan.everything(tiny)):
         plan.check(tiny)
@@ -166,6 +198,20 @@ def test_plans_compose():
     later = Plan({"a": (0, 2), "c": (4,)}, made_by={"seed": 2})
     expected = {"a": (1, 5), "b": (0, 2), "c": (4,)}
     assert first.compose(later) == Plan(expected, "net", {"seed": 2})
+
+
+def test_composed_plan_is_for_the_first_net():
+    net = ready(chain())
+    graph = trace(net, SHAPE)
+    how = {"multiple": 1, "ends": True}
+    first = select(graph, Budget.share(count(graph), macs=0.7), **how)
+    small = slim(net, first, shape=SHAPE)
+    between = trace(small, SHAPE)
+    later = select(between, Budget.share(count(between), macs=0.7), **how)
+    both = first.compose(later, between)
+    both.check(graph)
+    assert both.made_by["widths"] == first.made_by["widths"]
+    assert count(graph, both).rows == count(between, later).rows
 
 
 def test_plan_for_another_net_does_not_compose():
@@ -313,6 +359,40 @@ def test_criterion_needs_values():
     with pytest.raises(ValueError, match=message):
         scores(trace(chain(), SHAPE), "l1")
     assert scores(trace(chain(), SHAPE), "random")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("criterion", [*CRITERIA, {}])
+def test_values_that_are_not_finite_are_named(criterion, value):
+    net = ready(chain())
+    weight = list(net.collect_params(".*conv.*weight").values())[1]
+    name = weight.name
+    array = weight.data().asnumpy()
+    array[2, 3, 1, 0] = value
+    weight.set_data(mx.nd.array(array))
+    graph = trace(net, SHAPE)
+    message = rf"parameter '{name}' holds {value} at \[2, 3, 1, 0\]; allowed: finite"
+    with pytest.raises(ValueError, match=message) as raised:
+        select(graph, Budget.share(count(graph), macs=0.5), criterion)
+    assert "\n" not in str(raised.value)
+
+
+def test_criterion_on_data_needs_data(graph):
+    with pytest.raises(ValueError, match="criterion 'taylor' needs data: measure with"):
+        scores(graph, "taylor")
+
+
+def test_equal_worth_keeps_the_first_indices():
+    net = ready(chain())
+    for parameter in net.collect_params(".*weight").values():
+        parameter.set_data(parameter.data() * 0 + 1)
+    graph = trace(net, SHAPE)
+    budget = Budget.share(count(graph), macs=0.4)
+    plan = select(graph, budget, multiple=1, ends=True)
+    for group in graph.groups:
+        kept = plan.kept(group)
+        assert kept == tuple(range(len(kept)))
+    assert len(plan.keep["conv0"]) < 8
 
 
 def test_unknown_criterion_names_the_known(graph):

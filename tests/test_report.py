@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from gluon_compress import report
+from gluon_compress import Budget, count, report, select, trace
 from gluon_compress.report import Figures, Page, Picture
 from gluon_compress.report.tables import cost_cells, number
+from nets import SHAPE, ready, wide
 
 FULL = Figures("full", 20e6, 80e6, 8e9, 0.8, 100.0)
 SMALL = Figures("compact", 5e6, 20e6, 2e9, 0.75, 30.0)
@@ -104,6 +105,32 @@ def test_table_of_nothing_is_refused(table):
 )
 def test_figures_have_three_digits(value, text):
     assert number(value) == text
+
+
+def test_plan_table_has_a_line_a_group_and_says_what_was_left_whole():
+    graph = trace(ready(wide()), SHAPE)
+    budget = Budget.share(count(graph), macs=0.6)
+    plan = select(graph, budget, minimum={"conv4": 1.0})
+    lines = report.plan_table(graph, plan).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert rows[0][:5] == ["group", "width", "kept", "MACs saved", "bytes saved"]
+    body = {row[0]: row for row in rows[2:]}
+    assert list(body) == [*(group.name for group in graph.groups), "all"]
+    assert body["conv0"][1:] == [
+        *("48", "48", "0.0 %", "0.0 %"),
+        "first layer, protected unless ends=True",
+        "conv0, conv2",
+    ]
+    assert body["conv4"][5] == "kept whole"
+    assert body["conv5"][5].startswith("frozen: network output 0")
+    assert body["conv1"][5] == ""
+    kept = sum(len(plan.kept(group)) for group in graph.groups)
+    assert body["all"][1:6] == [
+        *("221", str(kept), "100.0 %", "100.0 %"),
+        f"{sum(row[1] == row[2] for row in rows[2:-1])} of 5 groups whole",
+    ]
+    shares = [float(row[3][:-2]) for row in rows[2:-1]]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
 
 
 # ---------------------------------------------------------------- page

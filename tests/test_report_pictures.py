@@ -1,26 +1,26 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import cv2
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from gluon_compress import report
-from gluon_compress.report import Boxes, Example, Point
+from gluon_compress import Plan, report, trace
+from gluon_compress.plan import Sensitivity
+from gluon_compress.report import Boxes, Example, Point, plans
 from gluon_compress.report.boxes import PALETTE, colour
 from gluon_compress.report.charts import frontier, name_points
 from gluon_compress.report.curves import best_of
+from gluon_compress.report.plans import KEPT
+from nets import SHAPE, ready, wide
 
 CLASSES = ("cat", "dog", "bird")
 GREY = np.full((60, 80, 3), 120, np.uint8)
-
-
-def group(name: str, width: int, frozen: str = "") -> SimpleNamespace:
-    return SimpleNamespace(name=name, width=width, frozen=frozen)
 
 
 def read(path) -> np.ndarray:
@@ -58,20 +58,136 @@ def bar_pixels(path) -> int:
 
 
 def test_bar_is_as_long_as_the_share_that_is_kept(tmp_path):
-    groups = [group("a", 10), group("b", 10)]
+    graph = trace(ready(wide()), SHAPE)
     half, whole = tmp_path / "half.png", tmp_path / "whole.png"
-    report.plan_chart(groups, SimpleNamespace(net="n", keep={"b": range(5)}), half)
-    report.plan_chart(groups, SimpleNamespace(net="n", keep={}), whole)
-    assert bar_pixels(half) / bar_pixels(whole) == pytest.approx(0.75, abs=0.01)
+    report.plan_chart(graph, Plan({"conv1": range(40)}), half)
+    report.plan_chart(graph, Plan({}), whole)
+    # Of four groups that are not frozen, one keeps half.
+    assert bar_pixels(half) / bar_pixels(whole) == pytest.approx(0.875, abs=0.02)
 
 
-def test_frozen_group_has_a_colour_of_its_own(tmp_path):
-    plan = SimpleNamespace(net="n", keep={})
-    both = [group("a", 4), group("out", 4, "network output")]
-    report.plan_chart(both, plan, tmp_path / "p.png")
-    report.plan_chart([group("a", 4)], plan, tmp_path / "q.png")
-    assert has(read(tmp_path / "p.png"), rgb("#8a8a8a")).sum() > 1000
-    assert has(read(tmp_path / "q.png"), rgb("#8a8a8a")).sum() < 100
+def row(name: str, **values) -> dict:
+    return {"name": name, "width": 4, "kept": 4, "frozen": "", **values}
+
+
+def test_frozen_and_held_groups_have_colours_of_their_own(tmp_path):
+    rows = [row("a"), row("b"), row("c")]
+    report.kept_chart(rows, tmp_path / "p.png", title="n")
+    plain = read(tmp_path / "p.png")
+    rows = [row("a"), row("b", held="first layer"), row("c", frozen="an output")]
+    report.kept_chart(rows, tmp_path / "q.png", title="n")
+    marked = read(tmp_path / "q.png")
+    for ink in ("#8a8a8a", "#c8963e"):
+        assert has(marked, rgb(ink)).sum() > 5000
+        assert has(plain, rgb(ink)).sum() < 200
+    assert has(marked, rgb(KEPT)).sum() < 0.5 * has(plain, rgb(KEPT)).sum()
+
+
+def test_savings_are_drawn_where_they_are_known(tmp_path):
+    rows = [
+        row("a", kept=2, macs_saved=0.75, bytes_saved=0.5),
+        row("b", kept=2, macs_saved=0.25, bytes_saved=0.5),
+    ]
+    report.kept_chart(rows, tmp_path / "p.png", title="n")
+    inks = [has(read(tmp_path / "p.png"), rgb(ink)) for ink in ("#1d8a5f", "#8fcfb5")]
+    # The longer bar is three times the other one; the legend's patches are small.
+    assert all(ink.any() for ink in inks)
+    longest, shortest = (f(x for x in inks[0].sum(1) if x > 60) for f in (max, min))
+    assert longest / shortest == pytest.approx(3, rel=0.05)
+    report.kept_chart([row("a"), row("b")], tmp_path / "q.png", title="n")
+    assert not has(read(tmp_path / "q.png"), rgb("#1d8a5f")).any()
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_texts_of_the_plan_chart_stay_apart(tmp_path, monkeypatch, count):
+    drawn = []
+    monkeypatch.setattr(plans, "save_figure", lambda figure, path: drawn.append(figure))
+    rows = []
+    for i in range(count):
+        name = f"net_a_rather_long_name_of_a_stage{i}_conv{i}"
+        frozen = f"network output {i} (some_reshape{i})" if i % 3 == 0 else ""
+        held = "first layer, protected unless ends=True" if i % 3 == 1 else ""
+        rows.append(row(name, width=2048, kept=2048, frozen=frozen, held=held))
+        rows[-1].update(macs_saved=0.0, bytes_saved=0.0)
+    report.kept_chart(rows, tmp_path / "p.png", title="net")
+    assert covered(drawn[0], monkeypatch) == []
+
+
+@pytest.mark.parametrize("count", [1, 5, 38, 60])
+def test_texts_of_the_sensitivity_chart_stay_apart(tmp_path, monkeypatch, count):
+    drawn = []
+    monkeypatch.setattr(plans, "save_figure", lambda figure, path: drawn.append(figure))
+    report.sensitivity_chart(curves_of(count), tmp_path / "p.png")
+    assert covered(drawn[0], monkeypatch) == []
+
+
+def drawn_texts(figure: Figure, monkeypatch) -> list[tuple[str, tuple]]:
+    """Return the texts that are drawn, a hidden tick's is none, and their boxes."""
+    draw, found = Text.draw, {}
+
+    def noted(text, renderer, *arguments, **options) -> None:
+        box = tuple(text.get_window_extent(renderer).extents.round(1))
+        if text.get_text() and text.get_visible():
+            found[text.get_text(), box] = True
+        draw(text, renderer, *arguments, **options)
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # the layout is found while drawing
+    with monkeypatch.context() as patch:
+        patch.setattr(Text, "draw", noted)
+        figure.set_layout_engine("none")
+        canvas.draw()
+    return list(found)
+
+
+def covered(figure: Figure, monkeypatch) -> list[tuple[str, str]]:
+    """Return the pairs of texts that cover each other, or leave the picture."""
+    texts, found = drawn_texts(figure, monkeypatch), []
+    assert len(texts) > 5
+    left, _, right, top = figure.bbox.extents
+    for k, (name, box) in enumerate(texts):
+        if box[0] < left or box[1] < 0 or box[2] > right or box[3] > top:
+            found.append((name, "the frame"))
+        for other, their in texts[:k]:
+            apart = box[0] >= their[2] or their[0] >= box[2]
+            if not apart and box[1] < their[3] and their[1] < box[3]:
+                found.append((name, other))
+    return found
+
+
+def curves_of(count: int) -> Sensitivity:
+    random = np.random.RandomState(count)
+    names = [f"net_layers{i // 10}_conv{i % 10}" for i in range(count)]
+    return Sensitivity(
+        0.76,
+        dict.fromkeys(names, 64),
+        {
+            name: list(zip((48, 32, 16), sorted(random.rand(3) * 0.76)[::-1]))
+            for name in names
+        },
+        "l1",
+    )
+
+
+def test_groups_that_lose_most_have_a_colour_of_their_own(tmp_path):
+    flat = Sensitivity(0.8, {"a": 8, "b": 8}, {"a": [(4, 0.8)], "b": [(4, 0.8)]})
+    steep = Sensitivity(0.8, {"a": 8, "b": 8}, {"a": [(4, 0.8)], "b": [(4, 0.1)]})
+    pixels = {}
+    for name, found in (("flat", flat), ("steep", steep)):
+        report.sensitivity_chart(found, tmp_path / f"{name}.png")
+        image = read(tmp_path / f"{name}.png")
+        half = image.shape[1] // 2
+        orange = has(image, rgb("#d1581b"))
+        pixels[name] = orange[:, :half].sum(), orange[:, half:].sum()
+    # One in six is marked: of equal ones the first, else the one that loses most.
+    assert pixels["flat"][0] > 100 > pixels["flat"][1]
+    assert pixels["steep"][1] > 100 > pixels["steep"][0]
+
+
+def test_sensitivity_without_a_curve_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one curve, there is none"):
+        report.sensitivity_chart(Sensitivity(0.5, {}, {}), tmp_path / "p.png")
+    assert not (tmp_path / "p.png").exists()
 
 
 def test_chart_grows_with_the_groups_so_that_names_stay_legible(tmp_path):

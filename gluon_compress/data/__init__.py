@@ -6,7 +6,7 @@ of the training; ``toy`` makes a set up.
 """
 
 from gluon_compress.data.augment import normalize, ssd_train_sample, ssd_val_sample
-from gluon_compress.data.batches import Batches, EarlyBatches, SSDTargets
+from gluon_compress.data.batches import Batches, EarlyBatches, Sample, SSDTargets
 from gluon_compress.data.classes import ClassTargets, Mixup
 from gluon_compress.data.crops import crop_train_sample, crop_val_sample
 from gluon_compress.data.records import RecordBatches, Records
@@ -29,6 +29,7 @@ __all__ = [
     "RecordBatches",
     "Records",
     "SSDTargets",
+    "Sample",
     "VOCLayout",
     "coco_gluoncv",
     "crop_train_sample",

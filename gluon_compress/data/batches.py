@@ -299,3 +299,25 @@ class EarlyBatches:
         """Yield the batches of an epoch from batch ``start`` on."""
         chosen = self.early if number < self.epochs else self.late
         return chosen.epoch(number, start)
+
+
+class Sample:
+    """Some images of a data set, drawn once.
+
+    Parameters
+    ----------
+    dataset
+    count : int
+        All of them, where there are fewer.
+    seed : int
+    """
+
+    def __init__(self, dataset, count: int, *, seed: int = 0) -> None:
+        order = np.random.default_rng(seed).permutation(len(dataset))
+        self.dataset, self.indices = dataset, [int(i) for i in order[:count]]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple:
+        return self.dataset[self.indices[index]]

@@ -33,6 +33,9 @@ class ChannelGroup:
     size : int
         Channels of the first producer that one index stands for: more than 1 where
         an operator needs channels to go together (grouped convolution, split).
+    layers : tuple of str
+        The layers whose outputs these channels are, in the order of the network: all
+        that make them, and depthwise ones that pass them on.
     """
 
     name: str
@@ -40,6 +43,7 @@ class ChannelGroup:
     members: tuple[str, ...] = ()
     frozen: str = ""
     size: int = 1
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,7 @@ class _Naming:
         marks = self._signatures()
         members: dict[tuple, list[int]] = {}
         origin: dict[tuple, tuple] = {}
+        layers: dict[tuple, dict] = {}
         seen: set[int] = set()
         for i, node in enumerate(self.nodes):
             if node["op"] not in PRODUCERS:
@@ -265,12 +270,15 @@ class _Naming:
             )
             for at in np.argsort(first):
                 label = int(values[at])
-                if label >= 0 and label not in seen:
+                if label < 0:
+                    continue
+                key = (int(marks[label]), int(self.codes[label]))
+                layers.setdefault(key, {})[self.names[i]] = True
+                if label not in seen:
                     seen.add(label)
-                    key = (int(marks[label]), int(self.codes[label]))
                     members.setdefault(key, []).append(label)
                     origin.setdefault(key, (i, int(counts[at])))
-        return self._placed(members, origin)
+        return self._placed(members, origin, layers)
 
     def _signatures(self) -> np.ndarray:
         """Return a number per component that tells where it occurs, and how often."""
@@ -282,7 +290,7 @@ class _Naming:
             marks[values] += _mixed(counts.astype(np.uint64), key)
         return marks
 
-    def _placed(self, members: dict, origin: dict) -> Groups:
+    def _placed(self, members: dict, origin: dict, layers: dict) -> Groups:
         place = np.full(len(self.labels) + 1, -1)
         group_of = np.full(len(self.labels) + 1, -1)
         groups, starts, total, used = [], {}, 0, set()
@@ -296,11 +304,12 @@ class _Naming:
             if not frozen:
                 place[labels] = np.arange(total, total + len(labels))
             total += len(labels)
-            groups.append((name, len(labels), frozen, origin[key][1]))
+            own = (origin[key][1], tuple(layers[key]))
+            groups.append((name, len(labels), frozen, *own))
         carriers = self._carriers(group_of, len(groups))
         result = [
-            ChannelGroup(name, width, carriers[k], frozen, size)
-            for k, (name, width, frozen, size) in enumerate(groups)
+            ChannelGroup(name, width, carriers[k], frozen, *own)
+            for k, (name, width, frozen, *own) in enumerate(groups)
         ]
         return Groups(result, starts, *self._tensors(place), self.names)
 

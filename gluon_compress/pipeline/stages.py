@@ -7,16 +7,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from gluon_compress import plan, prune, train
+from gluon_compress import data, plan, prune, train
 from gluon_compress.graph import Graph
 from gluon_compress.pipeline.job import Job, Lesson, place
-from gluon_compress.plan import Budget, Plan
+from gluon_compress.plan import Budget, Plan, Sensitivity
 from gluon_compress.plan.meter import Meter
 from gluon_compress.prune import (
     mask,
     mask_in_rounds,
     plan_of,
     recalibrate,
+    sensitivity,
     set_mask,
     slim,
     sparse_step,
@@ -25,7 +26,7 @@ from gluon_compress.prune import (
 from gluon_compress.recipe import Delete, Prune, Schedule, Sparsity
 from gluon_compress.timing import LatencyTable
 
-PLAN = "plan.json"
+PLAN, SENSITIVITY = "plan.json", "sensitivity.json"
 TAYLOR = "taylor"  # the criterion that needs data
 
 
@@ -51,10 +52,11 @@ def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
     elif (folder / PLAN).exists():  # decided before an interruption
         decision = Plan.load(folder / PLAN)
     else:
-        worth = _worth(job, net, row)
-        decision = _saved(job, _decide(job, graph, row, worth), row, folder)
+        found = _measured(job, net, row, folder)
+        decision = _decide(job, graph, row, _worth(job, net, row), found)
+        decision = _saved(job, decision, row, folder)
     decision.check(graph)
-    notes.update(groups=_kept(graph, decision), made_by=dict(decision.made_by))
+    notes.update(groups=plan.explain(graph, decision), made_by=dict(decision.made_by))
     if row.train is not None and rounds is None:
         net = mask(net, decision)
         notes.update(_fit(job, net, None, row.train, folder))
@@ -129,11 +131,39 @@ def _worth(
     )
 
 
-def _decide(job: Job, graph: Graph, row: Prune | Delete, worth: str | dict) -> Plan:
+def _measured(
+    job: Job, net: Any, row: Prune | Delete, folder: Path
+) -> Sensitivity | None:
+    """Measure what the selection follows, where it follows accuracy."""
+    if isinstance(row, Delete) or row.sensitivity is None:
+        return None
+    how = row.sensitivity
+    images = data.Sample(job.train, how.images, seed=job.recipe.seed)
+    place(net, job.options.ctx[:1])
+    return sensitivity(
+        net,
+        lambda masked: job.task.accuracy(job, masked, images)[job.task.metric],
+        ratios=how.ratios,
+        criterion=_worth(job, net, row),
+        groups=row.groups,
+        cache=folder / SENSITIVITY,
+        shape=job.task.trace(job, net).inputs["data"],
+        seed=job.recipe.seed,
+    )
+
+
+def _decide(
+    job: Job,
+    graph: Graph,
+    row: Prune | Delete,
+    worth: str | dict,
+    found: Sensitivity | None = None,
+) -> Plan:
     if isinstance(row, Delete):
         seed = job.recipe.seed
         return plan.delete(graph, row.keep, worth, multiple=row.multiple, seed=seed)
-    return _select(job, row, graph, _budget(graph, row), worth=worth)
+    budget = _budget(graph, row)
+    return _select(job, row, graph, budget, worth=worth, found=found)
 
 
 def _select(
@@ -144,6 +174,7 @@ def _select(
     *,
     worth: str | dict,
     within: Plan | None = None,
+    found: Sensitivity | None = None,
 ) -> Plan:
     return plan.select(
         graph,
@@ -151,9 +182,14 @@ def _select(
         worth,
         selection=row.selection,
         multiple=row.multiple,
+        minimum=row.minimum,
+        maximum=row.maximum,
         groups=row.groups,
+        leave=row.leave,
+        ends=row.ends,
         within=within,
         table=_table(row),
+        sensitivity=found,
         seed=job.recipe.seed,
     )
 
@@ -180,7 +216,10 @@ def rehearse(job: Job, net: Any) -> None:
         graph = job.task.trace(job, net)
         # What needs trained values is not known yet, and does not change a width.
         worth = "l1" if row.criterion == TAYLOR else row.criterion
-        net = slim(net, _decide(job, graph, row, worth))
+        tried = row
+        if isinstance(row, Prune) and row.sensitivity is not None:
+            tried = replace(row, selection="greedy", sensitivity=None)
+        net = slim(net, _decide(job, graph, tried, worth))
 
 
 def finetune(job: Job, net: Any, full: Any, folder: Path) -> tuple[Any, dict]:
@@ -223,16 +262,3 @@ def _fit(
         "train_seconds": round(progress.seconds, 1),
         "chosen": "best on val" if best else "last",
     }
-
-
-def _kept(graph: Graph, decision: Plan) -> list[dict]:
-    """Return what a plan leaves of each group, for tables and pictures."""
-    return [
-        {
-            "name": group.name,
-            "width": group.width,
-            "kept": len(decision.keep.get(group.name, range(group.width))),
-            "frozen": group.frozen,
-        }
-        for group in graph.groups
-    ]

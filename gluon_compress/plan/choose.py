@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
-from math import gcd
+from functools import cached_property
 from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.graph import ChannelGroup
 from gluon_compress.plan.meter import Meter
+
+# What an e-fold of worth weighs against accuracy, where accuracy does not tell.
+TIE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -25,30 +28,50 @@ class Choices:
         Per group, ascending, the numbers of indices it may keep.
     worth : list of ndarray
         Per group, the worth of its indices, best first.
+    lost : list of ndarray, optional
+        Per group, the accuracy that is lost at each of its ``widths``.
     """
 
     meter: Meter
     limits: Mapping[str, float]
     widths: list[list[int]]
     worth: list[np.ndarray]
+    lost: list[np.ndarray] | None = None
 
     @property
     def smallest(self) -> np.ndarray:
         """The least that all groups may keep."""
         return np.zeros(len(self.widths), int)
 
-    @property
+    @cached_property
     def largest(self) -> np.ndarray:
         """The most that all groups may keep."""
         return np.array([len(row) - 1 for row in self.widths], int)
 
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """The widths as one array; rows are filled up with their last."""
+        longest = max((len(row) for row in self.widths), default=0)
+        rows = [[*row, *row[-1:] * (longest - len(row))] for row in self.widths]
+        return np.array(rows, int).reshape(len(rows), longest)
+
+    @cached_property
+    def _shares(self) -> list[np.ndarray]:
+        """Per group, the logarithm of the share of its worth at each width."""
+        totals = [np.maximum(np.cumsum(row), 1e-12) for row in self.worth]
+        places = [np.array(row, int) - 1 for row in self.widths]
+        return [np.log(total[at] / total[-1]) for total, at in zip(totals, places)]
+
+    def loads(self, rungs: np.ndarray) -> np.ndarray:
+        """Return totals over limits ``(rows, limits)`` for rows of places."""
+        rungs = np.atleast_2d(rungs)
+        widths = self._table[np.arange(rungs.shape[1]), rungs]
+        totals = self.meter.totals(widths)
+        return np.stack([totals[n] / limit for n, limit in self.limits.items()], 1)
+
     def load(self, rungs: np.ndarray) -> np.ndarray:
         """Return the largest total over its limit, for rows of places in ``widths``."""
-        rungs = np.atleast_2d(rungs)
-        columns = [np.array(row)[rungs[:, k]] for k, row in enumerate(self.widths)]
-        widths = np.stack(columns, 1) if columns else np.zeros((len(rungs), 0))
-        totals = self.meter.totals(widths)
-        return np.max([totals[n] / limit for n, limit in self.limits.items()], axis=0)
+        return self.loads(rungs).max(axis=1)
 
     def fits(self, rungs: np.ndarray) -> bool:
         """Tell whether all limits are met."""
@@ -66,27 +89,28 @@ class Choices:
         """Return the worth of what group ``k`` gains from the rung below this one."""
         return self.worth[k][self.widths[k][rung - 1] : self.widths[k][rung]]
 
+    def missed(self, k: int, rung: int) -> float:
+        """Return what group ``k`` misses when it goes down from a rung.
 
-def widths_of(group: ChannelGroup, multiple: int, minimum: int, most: int) -> list[int]:
-    """Return the numbers of indices that a group may keep, ascending.
-
-    Multiples (of channels, however many an index stands for) from the minimum, and
-    the whole group, so that a group narrower than a multiple stays as it is.
-    """
-    step = multiple // gcd(multiple, group.size)
-    least = min(-(-minimum // group.size), most)
-    return [n for n in range(step, most, step) if n >= least] + [most]
+        That is the logarithm of the share of its worth that goes: the last channels
+        of a narrow group are missed more than as many of a wide one, and no group is
+        emptied because its channels are dear.
+        """
+        return float(self._shares[k][rung] - self._shares[k][rung - 1])
 
 
 def uniform(choices: Choices) -> np.ndarray:
     """Every group keeps the same share; the largest that meets the budget."""
     most = np.array([row[-1] for row in choices.widths])
     shares = sorted({n / row[-1] for row in choices.widths for n in row}, reverse=True)
-    rungs = _first_fit(choices, [choices.below(share * most) for share in shares])
+
+    def at(share: float) -> np.ndarray:
+        return choices.below(share * most)
 
     def lowest_share(k: int, rung: int) -> float:
         return -choices.widths[k][rung - 1] / most[k]
 
+    rungs = _first_fit(choices, _Lazily(at, shares))
     return _filled(choices, rungs, lowest_share)
 
 
@@ -99,50 +123,108 @@ def ranked(choices: Choices) -> np.ndarray:
         counts = [len(r) - np.searchsorted(r, level, "left") for r in ascending]
         return choices.below(counts)
 
-    rungs = _first_fit(choices, _Lazily(at, levels))
-
     def mean_worth(k: int, rung: int) -> float:
         return float(choices.step(k, rung).mean())
 
+    rungs = _first_fit(choices, _Lazily(at, levels))
     return _filled(choices, rungs, mean_worth)
 
 
 def greedy(choices: Choices) -> np.ndarray:
     """Take away, again and again, what is missed least for what it costs.
 
-    What a group misses is the logarithm of the share of its worth that goes: the last
-    channels of a narrow group are missed more than as many of a wide one, and no
-    group is emptied because its channels are dear.
+    What a group misses is ``Choices.missed``, what it costs its part of the total that
+    is the furthest over its limit.
     """
-    totals = [np.maximum(np.cumsum(row), 1e-12) for row in choices.worth]
+    return _thinned(choices, choices.missed)
+
+
+def guided(choices: Choices) -> np.ndarray:
+    """Take away, again and again, what costs the least measured accuracy for its cost.
+
+    As Li et al. 2017 (section 3.2) read them, curves of accuracy tell which layers
+    can be thinned. Where a curve is flat, what ``greedy`` looks at decides.
+
+    Raises
+    ------
+    ValueError
+        If no accuracy was measured.
+    """
+    lost = choices.lost
+    if lost is None:
+        raise ValueError(
+            "selection 'sensitivity' needs data: measure with prune.sensitivity(net, "
+            "accuracy) and give what that returns as sensitivity"
+        )
 
     def missed(k: int, rung: int) -> float:
-        before, after = (choices.widths[k][r] - 1 for r in (rung, rung - 1))
-        return float(np.log(totals[k][before] / totals[k][after]))
+        accuracy = float(lost[k][rung - 1] - lost[k][rung])
+        return accuracy + TIE * choices.missed(k, rung)
 
-    rungs = choices.largest.copy()
-    while not choices.fits(rungs):
-        able = np.flatnonzero(rungs > 0)
-        tries = np.repeat(rungs[None], len(able), 0)
-        tries[np.arange(len(able)), able] -= 1
-        saved = choices.load(rungs)[0] - choices.load(tries)
-        lost = np.array([missed(k, rungs[k]) for k in able])
-        rungs = tries[int(np.argmin(lost / np.maximum(saved, 1e-12)))]
-
-    def worth_of_step(k: int, rung: int) -> float:
-        raised = rungs.copy()
-        raised[k] = rung
-        added = choices.load(raised)[0] - choices.load(rungs)[0]
-        return missed(k, rung) / max(added, 1e-12)
-
-    return _filled(choices, rungs, worth_of_step)
+    return _thinned(choices, missed)
 
 
 SELECTIONS: dict[str, Callable[[Choices], np.ndarray]] = {
     "uniform": uniform,
     "global": ranked,
     "greedy": greedy,
+    "sensitivity": guided,
 }
+
+
+def _thinned(choices: Choices, missed: Callable[[int, int], float]) -> np.ndarray:
+    """Take the step with the least missed for the load it saves, until all fits.
+
+    The load is that of the worst limit, which may be another one after the step.
+    """
+    rungs = choices.largest.copy()
+    loads = choices.loads(rungs)[0]
+    able = np.flatnonzero(rungs > 0).tolist()
+    # Per limit, what each group's next step costs at least.
+    queues = [[(0.0, k, int(rungs[k])) for k in able] for _ in loads]
+    while loads.max() > 1 and rungs.any():
+        worst = int(loads.argmax())
+        k = _cheapest(choices, (rungs, loads, missed), queues[worst], worst)
+        rungs[k] -= 1
+        loads = choices.loads(rungs)[0]
+        if rungs[k] > 0:
+            for queue in queues:
+                heapq.heappush(queue, (0.0, k, int(rungs[k])))
+    load = loads.max()
+
+    def gain(k: int, rung: int) -> float:
+        raised = rungs.copy()
+        raised[k] = rung
+        return missed(k, rung) / max(choices.load(raised)[0] - load, 1e-12)
+
+    return _filled(choices, rungs, gain)
+
+
+def _cheapest(choices: Choices, state: tuple, queue: list, worst: int) -> int:
+    """Return the group whose next step has the lowest price; of equal ones the first.
+
+    A step saves less of a limit the more the other groups have lost, and of the load
+    no more than of the worst limit. So missed over saved of that limit, found earlier,
+    is a lower bound of the price, and groups whose bound is above the best price need
+    not be looked at again.
+    """
+    rungs, loads, missed = state
+    best, tried = (np.inf, -1), []
+    while queue and queue[0][:2] < best:
+        _, k, rung = heapq.heappop(queue)
+        if rung != rungs[k]:
+            continue  # a step that was taken when another limit was the worst
+        rungs[k] -= 1
+        after = choices.loads(rungs)[0]
+        rungs[k] += 1
+        lost = missed(k, rung)
+        price = lost / max(loads.max() - after.max(), 1e-12)
+        bound = lost / max(loads[worst] - after[worst], 1e-12)
+        tried.append((min(bound, price), k, rung))
+        best = min(best, (price, k))
+    for entry in tried:
+        heapq.heappush(queue, entry)
+    return best[1]
 
 
 class _Lazily:
@@ -170,16 +252,24 @@ def _first_fit(choices: Choices, rows: Sequence[np.ndarray]) -> np.ndarray:
     return rows[low] if low < len(rows) else choices.smallest
 
 
-def _filled(choices: Choices, rungs: np.ndarray, priority: Callable) -> np.ndarray:
-    """Give groups more, one step at a time, while the budget is met."""
-    rungs, open_groups = rungs.copy(), set(range(len(rungs)))
-    while open_groups:
-        open_groups = {k for k in open_groups if rungs[k] < choices.largest[k]}
-        order = sorted(open_groups, key=lambda k: (-priority(k, rungs[k] + 1), k))
-        for k in order:
-            rungs[k] += 1
-            if choices.fits(rungs):
-                break
-            rungs[k] -= 1
-            open_groups.discard(k)  # what does not fit now never will
+def _filled(
+    choices: Choices, rungs: np.ndarray, priority: Callable[[int, int], float]
+) -> np.ndarray:
+    """Give groups more, the highest priority first, while the budget is met."""
+    rungs = rungs.copy()
+
+    def next_step(k: int) -> list[tuple]:
+        able = rungs[k] < choices.largest[k]
+        return [(-priority(k, rungs[k] + 1), k)] if able else []
+
+    queue = [step for k in range(len(rungs)) for step in next_step(k)]
+    heapq.heapify(queue)
+    while queue:
+        _, k = heapq.heappop(queue)
+        rungs[k] += 1
+        if choices.fits(rungs):
+            for step in next_step(k):
+                heapq.heappush(queue, step)
+        else:
+            rungs[k] -= 1  # what does not fit now never will
     return rungs

@@ -29,13 +29,20 @@ def scores(
     Raises
     ------
     ValueError
-        For an unknown criterion, a net without values where they are needed, or
-        worth that is missing, of another length or not finite.
+        For an unknown criterion, one that is measured on data, a net without values
+        where they are needed or with values that are not finite, or worth that is
+        missing, of another length or not finite.
     """
+    check_finite(graph)
     if isinstance(criterion, Mapping):
         return {g.name: _given(g, criterion) for g in _free(graph)}
+    if criterion in MEASURED:
+        raise ValueError(
+            f"criterion {criterion!r} needs data: measure with {MEASURED[criterion]} "
+            "and give what that returns as the criterion"
+        )
     if criterion not in CRITERIA:
-        names = ", ".join(CRITERIA)
+        names = ", ".join([*CRITERIA, *MEASURED])
         raise ValueError(f"criterion {criterion!r} is unknown; allowed: {names}")
     if criterion != "random":
         for name, value in graph.params.items():
@@ -47,14 +54,41 @@ def scores(
     return CRITERIA[criterion](graph, seed)
 
 
+def check_finite(graph: Graph) -> None:
+    """Refuse a net with NaN or infinite values: no channel of it can be judged.
+
+    Raises
+    ------
+    ValueError
+        Naming the first such parameter, the value and its index.
+    """
+    for name, value in graph.params.items():
+        if value is None:
+            continue
+        array = value.asnumpy()
+        if not np.isfinite(array).all():
+            at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise ValueError(
+                f"parameter {name!r} holds {array[at]} at {list(at)}; "
+                "allowed: finite numbers"
+            )
+
+
+def best_first(kept: Sequence[int], worth: np.ndarray) -> np.ndarray:
+    """Return indices by falling worth; of equal ones the first comes first."""
+    kept = np.asarray(kept, int)
+    return kept[np.argsort(-worth[kept], kind="stable")]
+
+
 def _given(group: ChannelGroup, worth: Mapping[str, Sequence]) -> np.ndarray:
     if group.name not in worth:
         raise ValueError(f"the criterion has no worth for group {group.name!r}")
     values = np.asarray(worth[group.name], float)
-    if values.shape != (group.width,) or not np.isfinite(values).all():
+    right = values.shape == (group.width,) and np.isfinite(values).all()
+    if not right or (values < 0).any():
         raise ValueError(
             f"the criterion's worth of group {group.name!r} has shape {values.shape}; "
-            f"allowed: {group.width} finite numbers"
+            f"allowed: {group.width} finite numbers from 0"
         )
     return values
 
@@ -77,8 +111,10 @@ def l2(graph: Graph, seed: int) -> dict[str, np.ndarray]:
 def bn_scale(graph: Graph, seed: int) -> dict[str, np.ndarray]:
     """Absolute BatchNorm scale (Liu et al. 2017, section 3), mean over its layers.
 
-    Not normalised: training may have made all of a layer small. Groups without a
-    trained scale have their ``l2`` worth times the mean scale of the others.
+    It is the spread of a channel behind the normalisation, on one scale for layers of
+    any size and depth, and so is not divided by a layer's own: training may have made
+    all of a layer small. Groups without a trained scale have their ``l2`` worth times
+    the mean scale of the others.
     """
     gathered = _gather(graph, _scales(graph))
     found = {name: np.mean(rows, axis=0) for name, rows in gathered.items() if rows}
@@ -125,6 +161,8 @@ CRITERIA: dict[str, Callable[[Graph, int], dict[str, np.ndarray]]] = {
     "median": median,
     "random": random,
 }
+# Criteria that need a net and data, and where they are measured.
+MEASURED: dict[str, str] = {"taylor": "prune.taylor(net, batches, step_loss)"}
 
 
 def _free(graph: Graph) -> list[ChannelGroup]:

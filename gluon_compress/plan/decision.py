@@ -25,7 +25,9 @@ class Plan:
     net : str
         What the plan is for, in the reader's words.
     made_by : mapping
-        Criterion, selection, budget, multiple, seed and commit, as far as they apply.
+        Criterion, selection, budget, multiple, seed and commit, as far as they apply;
+        ``held``, group to the reason why it was not touched; ``widths`` of the groups
+        of the net that it was made for.
 
     Raises
     ------
@@ -92,8 +94,9 @@ class Plan:
         Raises
         ------
         ValueError
-            For a group the graph does not have, an index beyond a group's width, or a
-            frozen group that would lose channels.
+            For a group the graph does not have, an index beyond a group's width, a
+            frozen group that would lose channels, or other groups or widths than those
+            of the net that the plan was made for, where it says which.
         """
         known = {group.name: group for group in graph.groups}
         for name, kept in self.keep.items():
@@ -110,6 +113,18 @@ class Plan:
                     f"group {name!r} keeps {len(kept)} of {group.width} channels, "
                     f"but it is frozen: {group.frozen}"
                 )
+        self._check_widths({name: group.width for name, group in known.items()})
+
+    def _check_widths(self, found: Mapping[str, int]) -> None:
+        """Refuse a net that only happens to have the groups that the plan names."""
+        stated = self.made_by.get("widths")
+        if not isinstance(stated, Mapping) or stated == found:
+            return  # a plan of an earlier version, or written by hand, has none
+        name = next(n for n in [*found, *stated] if found.get(n) != stated.get(n))
+        raise ValueError(
+            f"the plan was made for another net: group {name!r} has width "
+            f"{found.get(name, 'none')}, there {stated.get(name, 'none')}"
+        )
 
     def compose(self, later: Plan, graph: Graph | None = None) -> Plan:
         """Return one plan for this one and then a plan for the net it left.
@@ -142,7 +157,10 @@ class Plan:
                 )
             else:
                 keep[name] = tuple(self.keep[name][i] for i in kept)
-        return Plan(keep, later.net or self.net, later.made_by)
+        made_by = {k: v for k, v in later.made_by.items() if k != "widths"}
+        if "widths" in self.made_by:  # of the net that both together are for
+            made_by["widths"] = self.made_by["widths"]
+        return Plan(keep, later.net or self.net, made_by)
 
     def _check_left(self, graph: Graph) -> None:
         for group in graph.groups:

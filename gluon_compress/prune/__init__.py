@@ -10,6 +10,7 @@ from gluon_compress.prune.importance import taylor
 from gluon_compress.prune.masks import mask, set_mask
 from gluon_compress.prune.recalibration import recalibrate
 from gluon_compress.prune.rounds import CURVES, Rounds, mask_in_rounds, plan_of
+from gluon_compress.prune.sensitivity import sensitivity
 from gluon_compress.prune.slimming import slim
 from gluon_compress.prune.sparsity import sparse_step
 
@@ -20,6 +21,7 @@ __all__ = [
     "mask_in_rounds",
     "plan_of",
     "recalibrate",
+    "sensitivity",
     "set_mask",
     "slim",
     "sparse_step",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from mxnet import autograd
+from mxnet.gluon import Parameter
 
 from gluon_compress.graph import symbol_of
 from gluon_compress.graph.nodes import mask_names, take_apart
+from gluon_compress.plan.criteria import check_finite
 from gluon_compress.prune.masks import mask
+from gluon_compress.prune.slimming import traced
 
 
 def taylor(
@@ -50,10 +53,14 @@ def taylor(
     Raises
     ------
     ValueError
-        If there is not one batch, a gradient is not finite, or the net has no values.
+        If there is not one batch, a parameter or a gradient is not finite, or the net
+        has no values.
     """
+    check_finite(traced(net, None, shape))
     masked = mask(net, None, shape=shape)
-    gates, block = _gates(masked), prepare(masked) if prepare else masked
+    gates = gates_of(masked)
+    _derive(masked, gates)
+    block = prepare(masked) if prepare else masked
     totals, count = dict.fromkeys(gates, 0.0), 0
     for batch in batches:
         count += 1
@@ -71,17 +78,19 @@ def taylor(
     return {group: _normalised(total / count) for group, total in totals.items()}
 
 
-def _gates(masked: Any) -> dict:
-    """Return the mask of each group, the only parameters to take gradients of."""
+def gates_of(masked: Any) -> dict[str, Parameter]:
+    """Return the mask of each group of a masked net: one value an index."""
     nodes, _ = take_apart(symbol_of(masked))
-    names = mask_names(nodes)
     parameters = {p.name: p for p in masked.collect_params().values()}
-    for parameter in parameters.values():
+    return {group: parameters[name] for group, name in mask_names(nodes).items()}
+
+
+def _derive(masked: Any, gates: Mapping[str, Parameter]) -> None:
+    """Make masks the only parameters to take gradients of."""
+    for parameter in masked.collect_params().values():
         parameter.grad_req = "null"
-    gates = {group: parameters[name] for group, name in names.items()}
     for gate in gates.values():
         gate.grad_req = "write"
-    return gates
 
 
 def _normalised(worth: np.ndarray) -> np.ndarray:

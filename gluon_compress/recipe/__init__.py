@@ -17,6 +17,7 @@ from gluon_compress.recipe.common import (
     Prune,
     Rounds,
     Schedule,
+    Sensitivity,
     Sparsity,
 )
 from gluon_compress.recipe.detector import Data, Distillation, Evaluate, Model, Recipe
@@ -37,6 +38,7 @@ __all__ = [
     "Recipe",
     "Rounds",
     "Schedule",
+    "Sensitivity",
     "Sparsity",
     "Targets",
 ]

@@ -87,6 +87,11 @@ class Schedule:
         return None
 
 
+def _number_or_map(value: Any, place: str) -> Any:
+    check = c.number(0)
+    return (c.map_of(check) if isinstance(value, dict) else check)(value, place)
+
+
 _NAMES = ("macs", "params", "bytes", "latency_ms")
 _BUDGET = (*_NAMES, *(f"{name}_ratio" for name in _NAMES))
 
@@ -141,6 +146,27 @@ class Sparsity:
 
 
 @section
+class Sensitivity:
+    """How the accuracy that the selection ``sensitivity`` follows is measured.
+
+    Parameters
+    ----------
+    images : int
+        Of the training set, drawn by the seed and not changed at random.
+    ratios : tuple of float
+        Shares of its channels that each group is measured with.
+    """
+
+    images: int = key(c.whole(1), 512)
+    ratios: tuple[float, ...] = key(
+        c.list_of(c.number(0, 1, above=True), least=1), (0.75, 0.5, 0.25)
+    )
+
+
+_bound = c.optional(_number_or_map)
+
+
+@section
 class Prune:
     """A compression row: choose channels under a budget, train with masks, slim.
 
@@ -160,8 +186,14 @@ class Prune:
         How many of the training's batches the criterion ``taylor`` sees.
     multiple : int
         Widths become multiples of it.
-    groups : tuple of str
-        Patterns of group names; the others stay whole.
+    minimum, maximum : int, float, dict or None
+        Of each group, as for ``select``: channels, a share, or either by pattern.
+    groups, leave : tuple of str
+        Patterns of group names that may lose channels, and that may not.
+    ends : bool
+        Whether first and last layers may lose channels too.
+    sensitivity : Sensitivity or None
+        For the selection of that name.
     sparsity : Sparsity or None
         Training before the choice; None: none.
     train : Schedule or None
@@ -179,20 +211,30 @@ class Prune:
     selection: str = key(c.text, "greedy")
     batches: int = key(c.whole(1), 16)
     multiple: int = key(c.whole(1), 16)
+    minimum: Any = key(_bound, None)
+    maximum: Any = key(_bound, None)
     groups: tuple[str, ...] = key(c.list_of(c.text, least=1), ("*",))
+    leave: tuple[str, ...] = key(c.list_of(c.text), ())
+    ends: bool = key(c.truth, False)
+    sensitivity: Sensitivity | None = key(c.optional(c.part(Sensitivity)), None)
     sparsity: Sparsity | None = key(c.optional(c.part(Sparsity)), None)
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)
     rounds: Rounds | None = key(c.optional(c.part(Rounds)), None)
     recalibrate: int = key(c.whole(0), 16)
 
     def disagreement(self) -> tuple[str, Any, str] | None:
-        """Check that latency has a table, and rounds epochs to happen in."""
+        """Check that parts are there that others need."""
         limited = any(name.startswith("latency") for name in self.budget)
         if limited != (self.latency_table is not None):
             allowed = "a table if the budget limits latency, else null"
             return "latency_table", self.latency_table, allowed
+        if (self.selection == "sensitivity") != (self.sensitivity is not None):
+            allowed = "images and ratios with selection 'sensitivity', else null"
+            return "sensitivity", self.sensitivity, allowed
         if self.rounds is None:
             return None
+        if self.sensitivity is not None:
+            return "rounds", asdict(self.rounds), "null with a sensitivity"
         if self.train is None:
             return "train", None, "a schedule, since there are rounds"
         epochs = self.rounds.epochs or self.train.epochs

@@ -4,11 +4,17 @@ Every figure comes in as a value; nothing is measured here.
 """
 
 from gluon_compress.report.boxes import Boxes, draw
-from gluon_compress.report.charts import Point, kept_chart, pareto, plan_chart
+from gluon_compress.report.charts import Point, pareto
 from gluon_compress.report.curves import curves, read_log
 from gluon_compress.report.page import Page, Picture, cost_html, html
 from gluon_compress.report.pictures import Example, detections, save_image
-from gluon_compress.report.tables import Figures, cost_table, precision_table
+from gluon_compress.report.plans import kept_chart, plan_chart, sensitivity_chart
+from gluon_compress.report.tables import (
+    Figures,
+    cost_table,
+    plan_table,
+    precision_table,
+)
 
 __all__ = [
     "Boxes",
@@ -26,7 +32,9 @@ __all__ = [
     "kept_chart",
     "pareto",
     "plan_chart",
+    "plan_table",
     "precision_table",
     "read_log",
     "save_image",
+    "sensitivity_chart",
 ]

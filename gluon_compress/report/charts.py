@@ -1,4 +1,4 @@
-"""Charts from plain data: what a plan keeps of each group, and which net beats which.
+"""Which net beats which, as a chart, and the style that all charts share.
 
 Pictures are PNG and the same for the same input. They go through matplotlib's
 objects, not ``pyplot``, so nothing of the caller's plots changes.
@@ -10,7 +10,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Sequence
 
 import matplotlib
 import numpy as np
@@ -46,92 +46,6 @@ class Point:
     cost: float
     value: float
     series: str = ""
-
-
-def plan_chart(groups: Iterable, plan: Any, path: str | os.PathLike) -> None:
-    """Draw what a plan keeps of each channel group, in network order.
-
-    Parameters
-    ----------
-    groups : iterable of ChannelGroup
-        As in ``graph.groups``: ``name``, ``width`` and ``frozen``.
-    plan : Plan
-        A group that its ``keep`` does not name is kept whole.
-    path : path
-        Of the PNG.
-
-    Raises
-    ------
-    ValueError
-        If there is no group.
-    """
-    rows = [
-        {
-            "name": group.name,
-            "width": group.width,
-            "kept": len(plan.keep.get(group.name, range(group.width))),
-            "frozen": group.frozen,
-        }
-        for group in groups
-    ]
-    kept_chart(rows, path, title=plan.net)
-
-
-@matplotlib.rc_context(STYLE)
-def kept_chart(
-    rows: Sequence[Mapping[str, Any]], path: str | os.PathLike, *, title: str
-) -> None:
-    """Draw the plan chart from numbers, as they stand in a ``result.json``.
-
-    Parameters
-    ----------
-    rows : sequence of mappings
-        ``name``, ``width``, ``kept`` (channels) and ``frozen`` (the reason, or empty).
-    path : path
-        Of the PNG.
-    title : str
-        What was pruned; the channels in all are added.
-    """
-    if not rows:
-        raise ValueError("a plan chart needs at least one channel group, there is none")
-    figure = Figure(figsize=(8.4, 1.5 + 0.235 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    places = range(len(rows))
-    shares = [100 * row["kept"] / row["width"] for row in rows]
-    inks = [FROZEN if row["frozen"] else KEPT for row in rows]
-    axes.barh(places, [100] * len(rows), color=GONE, height=0.78)
-    axes.barh(places, shares, color=inks, height=0.78)
-    for y, row in enumerate(rows):
-        text = f"{row['kept']} / {row['width']}{'  frozen' if row['frozen'] else ''}"
-        axes.text(101, y, text, va="center", fontsize=9)
-    names = [row["name"] for row in rows]
-    prefix = _common_prefix(names)
-    shown = [_shortened(name[len(prefix) :]) for name in names]
-    axes.set_yticks(places, shown, fontsize=9)
-    axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6))
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    axes.set_xlabel("channels kept, %  (right: kept / width)")
-    if prefix:
-        axes.set_ylabel(f"channel group ({prefix}…)", color="#555555")
-    kept, width = (sum(row[key] for row in rows) for key in ("kept", "width"))
-    total = f"{kept:,} of {width:,} channels kept in {len(rows)} groups"
-    figure.suptitle(f"{title}: {total}" if title else total, fontsize=12)
-    save_figure(figure, path)
-
-
-def _common_prefix(names: Sequence[str]) -> str:
-    """Return the beginning that all names share, up to a separator."""
-    shared = os.path.commonprefix(list(names)) if len(names) > 1 else ""
-    return shared[: max(shared.rfind("_"), shared.rfind("."), shared.rfind("/")) + 1]
-
-
-def _shortened(name: str, longest: int = 44) -> str:
-    """Leave out the middle of a long name: both ends tell layers apart."""
-    if len(name) <= longest:
-        return name
-    half = (longest - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
 
 
 @matplotlib.rc_context(STYLE)

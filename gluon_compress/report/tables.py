@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
+from gluon_compress.graph import Graph
+from gluon_compress.plan import Plan, explain
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -73,16 +76,79 @@ def precision_cells(precisions: Mapping[str, Mapping[str, float]]) -> list[list[
     ]
 
 
-def _markdown(cells: Sequence[Sequence[str]]) -> str:
+def plan_table(graph: Graph, plan: Plan) -> str:
+    """Return a Markdown table of what a plan does to each group, and why it does not.
+
+    Parameters
+    ----------
+    graph : Graph
+    plan : Plan
+
+    Returns
+    -------
+    str
+        A line a group in the order of the network, with the numbers of
+        ``plan.explain``, and one for the net.
+
+    Raises
+    ------
+    ValueError
+        If the plan does not fit the graph.
+    """
+    cells = plan_cells(explain(graph, plan))
+    return _markdown(cells, words=("group", "why", "layers"))
+
+
+def plan_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the table of a plan as rows of texts, the head first."""
+    head = ["group", "width", "kept", "MACs saved", "bytes saved", "why", "layers"]
+    body = [
+        [
+            row["name"],
+            f"{row['width']:,}",
+            f"{row['kept']:,}",
+            *(f"{100 * row[key]:.1f} %" for key in ("macs_saved", "bytes_saved")),
+            why(row),
+            ", ".join(row["layers"]),
+        ]
+        for row in rows
+    ]
+    width, kept, macs, stored = (
+        sum(row[key] for row in rows)
+        for key in ("width", "kept", "macs_saved", "bytes_saved")
+    )
+    shares = [f"{100 * share:.1f} %" for share in (macs, stored)]
+    whole = sum(row["kept"] == row["width"] for row in rows)
+    note = f"{whole} of {len(rows)} groups whole"
+    return [head, *body, ["all", f"{width:,}", f"{kept:,}", *shares, note, ""]]
+
+
+def why(row: Mapping[str, Any]) -> str:
+    """Return why a group lost nothing, or an empty text if it lost channels."""
+    if row["frozen"]:
+        return f"frozen: {row['frozen']}"
+    whole = "kept whole" if row["kept"] == row["width"] else ""
+    return row.get("held") or whole
+
+
+def _markdown(
+    cells: Sequence[Sequence[str]], words: Sequence[str] | None = None
+) -> str:
+    """Return a table; columns of words, by default the first, stand to the left."""
     cells = [[text.replace("|", "\\|") for text in row] for row in cells]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (w - 1) + ":" for w in widths[1:])]
-    return "\n".join(_markdown_row(row, widths) for row in (cells[0], rule, *cells[1:]))
+    left = [name in words if words else k == 0 for k, name in enumerate(cells[0])]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(left))]
+    rule = [
+        f":{'-' * (w - 1)}" if x else f"{'-' * (w - 1)}:" for w, x in zip(widths, left)
+    ]
+    lines = (cells[0], rule, *cells[1:])
+    return "\n".join(_markdown_row(row, widths, left) for row in lines)
 
 
-def _markdown_row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = cells
-    padded = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:]))]
+def _markdown_row(
+    cells: Sequence[str], widths: Sequence[int], left: Sequence[bool]
+) -> str:
+    padded = (c.ljust(w) if x else c.rjust(w) for c, w, x in zip(cells, widths, left))
     return f"| {' | '.join(padded)} |"
 
 

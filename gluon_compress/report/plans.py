@@ -1,0 +1,204 @@
+"""Charts of a plan and of what it was decided by: every group has its place in them."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, Mapping, Sequence
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from gluon_compress.graph import Graph
+from gluon_compress.plan import Plan, Sensitivity, explain
+from gluon_compress.report.charts import FROZEN, GONE, KEPT, LINES, STYLE, save_figure
+from gluon_compress.report.tables import why
+
+HELD = "#c8963e"
+MACS, BYTES = "#1d8a5f", "#8fcfb5"
+LEGEND = (("kept", KEPT), ("held back", HELD), ("frozen", FROZEN), ("removed", GONE))
+SAVINGS = (("macs_saved", "MACs saved", MACS), ("bytes_saved", "bytes saved", BYTES))
+
+
+def plan_chart(graph: Graph, plan: Plan, path: str | os.PathLike) -> None:
+    """Draw what a plan keeps of each channel group, and what that saves.
+
+    Parameters
+    ----------
+    graph : Graph
+    plan : Plan
+    path : path
+        Of the PNG.
+
+    Raises
+    ------
+    ValueError
+        If the plan does not fit the graph, or this has no group.
+    """
+    kept_chart(explain(graph, plan), path, title=plan.net)
+
+
+@matplotlib.rc_context(STYLE)
+def kept_chart(
+    rows: Sequence[Mapping[str, Any]], path: str | os.PathLike, *, title: str
+) -> None:
+    """Draw the plan chart from numbers, as they stand in a ``result.json``.
+
+    On the left is the share of the channels that each group keeps, in the order of the
+    network; on the right are its shares of the MACs and bytes that the plan saves, or
+    the reason why nothing was taken from it.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        What ``plan.explain`` returns; ``held``, ``macs_saved`` and ``bytes_saved`` may
+        be missing.
+    path : path
+        Of the PNG.
+    title : str
+        What was pruned; the channels in all are added.
+
+    Raises
+    ------
+    ValueError
+        If there is no row.
+    """
+    if not rows:
+        raise ValueError("a plan chart needs at least one channel group, there is none")
+    figure = Figure(figsize=(11.4, 1.9 + 0.235 * len(rows)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2.6))
+    names = [row["name"] for row in rows]
+    prefix = common_prefix(names)
+    _kept_bars(left, rows)
+    _saved_bars(right, rows)
+    shown = [shortened(name[len(prefix) :]) for name in names]
+    left.set_yticks(range(len(rows)), shown, fontsize=9)
+    left.set_ylim(len(rows) - 0.4, -0.6)
+    for axes in (left, right):
+        axes.tick_params(axis="y", length=0)
+        axes.grid(False, axis="y")
+    if prefix:
+        left.set_title(f"groups {prefix}…", loc="left", fontsize=9, color="#555555")
+    _legend(figure, rows)
+    kept, width = (sum(row[key] for row in rows) for key in ("kept", "width"))
+    untouched = sum(row["kept"] == row["width"] for row in rows)
+    total = f"{kept:,} of {width:,} channels kept in {len(rows)} groups"
+    total += f", {untouched} of them whole" if untouched else ""
+    figure.suptitle(f"{title}: {total}" if title else total, fontsize=12)
+    save_figure(figure, path)
+
+
+def _legend(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> None:
+    inks = {_ink(row) for row in rows} | {GONE}
+    shown = [Patch(color=ink, label=name) for name, ink in LEGEND if ink in inks]
+    for key, name, ink in SAVINGS:
+        if any(key in row for row in rows):
+            shown.append(Patch(color=ink, label=name))
+    figure.legend(
+        handles=shown, loc="outside lower center", ncols=len(shown), fontsize=9
+    )
+
+
+def _ink(row: Mapping[str, Any]) -> str:
+    if row["frozen"]:
+        return FROZEN
+    return HELD if row.get("held") else KEPT
+
+
+def _kept_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    places = range(len(rows))
+    axes.barh(places, [100] * len(rows), color=GONE, height=0.78)
+    shares = [100 * row["kept"] / row["width"] for row in rows]
+    axes.barh(places, shares, color=[_ink(row) for row in rows], height=0.78)
+    for y, row in enumerate(rows):
+        text = f"{row['kept']} / {row['width']}"
+        axes.text(101, y, text, va="center", fontsize=9)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("channels kept, %  (right: kept / width)")
+
+
+def _saved_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw shares of what is saved; where nothing is, write why."""
+    largest = max(row.get(key, 0.0) for row in rows for key, *_ in SAVINGS)
+    reach = max(100 * largest, 1.0)
+    for offset, (key, _, ink) in zip((-0.2, 0.2), SAVINGS):
+        shares = [100 * row.get(key, 0.0) for row in rows]
+        places = [y + offset for y in range(len(rows))]
+        axes.barh(places, shares, color=ink, height=0.36)
+    for y, row in enumerate(rows):
+        reason = why(row)
+        bar = max(row.get(key, 0.0) for key, *_ in SAVINGS)
+        if reason:
+            at = 100 * bar + 0.01 * reach
+            text = shortened(reason, 62)
+            axes.text(at, y, text, va="center", fontsize=8, color="#555555")
+    axes.set_xlim(0, 1.04 * reach)
+    axes.set_xlabel("share of what the plan saves, %")
+
+
+@matplotlib.rc_context(STYLE)
+def sensitivity_chart(found: Sensitivity, path: str | os.PathLike) -> None:
+    """Draw accuracy against the share of channels kept, a small panel for each group.
+
+    Panels share their axes and are in the order of the network. The grey line is the
+    whole net's accuracy; the groups that lose most at their narrowest are orange.
+
+    Parameters
+    ----------
+    found : Sensitivity
+    path : path
+        Of the PNG.
+
+    Raises
+    ------
+    ValueError
+        If no group was measured.
+    """
+    if not found.curves:
+        raise ValueError(
+            "a chart of sensitivity needs at least one curve, there is none"
+        )
+    names = list(found.curves)
+    prefix, columns = common_prefix(names), min(6, len(names))
+    lines = math.ceil(len(names) / columns)
+    size = (max(1.9 * columns, 4.6), 1.3 + 1.3 * lines)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    lowest = {name: curve[-1][1] for name, curve in found.curves.items()}
+    worst = sorted(lowest, key=lowest.__getitem__)[: max(len(names) // 6, 1)]
+    for axes, name in zip(panels.flat, names):
+        points = [(found.widths[name], found.full), *found.curves[name]]
+        shares = [100 * count / found.widths[name] for count, _ in points]
+        values = [value for _, value in points]
+        ink = LINES[1] if name in worst else LINES[0]
+        axes.axhline(found.full, color="#bbbbbb", linewidth=0.8)
+        axes.plot(shares, values, "o-", color=ink, markersize=3.5, linewidth=1.3)
+        axes.set_title(shortened(name[len(prefix) :], 24), fontsize=8, color=ink)
+        axes.tick_params(labelsize=8)
+    for axes in panels.flat[len(names) :]:
+        axes.set_visible(False)
+    panels[0, 0].set_xlim(103, 0)  # from the whole group on the left to less
+    panels[0, 0].set_ylim(bottom=0)
+    figure.supxlabel("channels kept, %", fontsize=10)
+    figure.supylabel("accuracy", fontsize=10)
+    title = (
+        f"Accuracy with one group masked ({found.criterion}), whole: {found.full:.3f}"
+    )
+    title += f"\n{prefix}…" if prefix else ""
+    figure.suptitle(title, fontsize=12)
+    save_figure(figure, path)
+
+
+def common_prefix(names: Sequence[str]) -> str:
+    """Return the beginning that all names share, up to a separator."""
+    shared = os.path.commonprefix(list(names)) if len(names) > 1 else ""
+    return shared[: max(shared.rfind("_"), shared.rfind("."), shared.rfind("/")) + 1]
+
+
+def shortened(name: str, longest: int = 44) -> str:
+    """Leave out the middle of a long name: both ends tell layers apart."""
+    if len(name) <= longest:
+        return name
+    half = (longest - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
