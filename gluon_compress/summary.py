@@ -102,6 +102,7 @@ def write_report(
         precisions={
             n: {"mAP": s["mAP"], **s["classes"]} for n, s in precisions.items()
         },
+        plans={n: s["groups"] for n, s in stages.items() if "groups" in s},
         results={"run": out / "result.json", **files},
     )
     report.html(folder / "index.html", page)

@@ -39,8 +39,7 @@ def page(folder: Path) -> str:
         if chosen:
             rows = [_row(name, results.get(name)) for name in chosen]
             parts += [f"## {title}\n", _table((*HEAD, *TOP1), rows)]
-        seeds = _seeds({n: results[n] for n in chosen if n in results})
-        parts += [seeds] if seeds else []
+        parts.append(_seeds({n: results[n] for n in chosen if n in results}))
     return "\n".join(parts)
 
 
@@ -78,5 +77,5 @@ def _seeds(results: dict[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    lines = (f"| {' | '.join(c)} |\n" for c in (head, ["---"] * len(head), *rows))
+    return "".join(lines)

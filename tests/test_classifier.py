@@ -13,7 +13,9 @@ from images import NAMES, write_folder, write_records
 from gluon_compress import count, models, pipeline, trace
 from gluon_compress.files import read_json
 from gluon_compress.models.classifier import build_classifier, load_classifier
-from gluon_compress.plan import Plan
+from gluon_compress.pipeline.classification import CLASSIFICATION
+from gluon_compress.pipeline.job import open_job
+from gluon_compress.plan import Plan, Sensitivity
 from gluon_compress.recipe import ClassifierRecipe
 from gluon_compress.timing import measure_units, predict_latency
 from gluon_compress.train import Options
@@ -26,7 +28,13 @@ TRAIN = {
     "hours": 0.01,
     "expected": {},
     "model": {"name": "mobilenet0.25"},
-    "data": {"kind": "folder", "root": "images", "size": 48},
+    "data": {
+        "kind": "folder",
+        "root": "images",
+        "size": 48,
+        "early_size": 32,
+        "early_epochs": 3,
+    },
     "train": {**STEPS, "epochs": 30, "weight_decay": 0.0},
 }
 PRUNE = {
@@ -137,6 +145,7 @@ def test_gradual_pruning_meets_its_budget(gradual):
     stages = read_json(gradual / "result.json")["stages"]
     assert 0.57 < stages["1_prune"]["macs"] / stages["full"]["macs"] <= 0.6
     assert stages["1_prune"]["epochs"] == 4
+    assert not (gradual / "full" / "log.jsonl").exists()  # it was loaded
     assert stages["1_prune"]["sparsity"]["epochs"] == 1
     assert 0 <= stages["1_prune"]["before_recalibration"]["top1"] <= 1
 
@@ -164,6 +173,28 @@ def test_gradual_pruning_is_resumed_behind_its_training(gradual, tmp_path):
         assert (value.asnumpy() == values[1][key].asnumpy()).all()
 
 
+def test_measured_sensitivity_guides_the_plan(place, tmp_path):
+    row = {
+        **PRUNE["compression"][0],
+        "selection": "sensitivity",
+        "sensitivity": {"images": 12, "ratios": [0.5]},
+        "ends": True,
+    }
+    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
+    recipe = recipe_in(place, {**PRUNE, "model": model, "compression": [row]})
+    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    found = Sensitivity.load(tmp_path / "run" / "1_prune" / "sensitivity.json")
+    assert found.full * 12 == pytest.approx(round(found.full * 12))
+    plan = Plan.load(tmp_path / "run" / "1_prune" / "plan.json")
+    assert plan.made_by["selection"] == "sensitivity"
+    stages = read_json(tmp_path / "run" / "result.json")["stages"]
+    assert 0.47 < stages["1_prune"]["macs"] / stages["full"]["macs"] <= 0.5
+    assert sum(g["macs_saved"] for g in stages["1_prune"]["groups"]) == pytest.approx(1)
+    report = tmp_path / "run" / "report"
+    assert (report / "sensitivity_1_prune.png").exists()
+    assert "Groups of 1_prune" in (report / "index.html").read_text()
+
+
 @pytest.mark.slow
 def test_latency_is_limited_by_a_table(place, tmp_path):
     net, _ = load_classifier(place / "run" / "full" / "model")
@@ -189,6 +220,9 @@ def test_latency_is_limited_by_a_table(place, tmp_path):
     [
         ({"budget": {"latency_ms": 1}}, "latency_table is None; allowed: a table"),
         ({"latency_table": "t.json"}, "latency_table is 't.json'; allowed: a table if"),
+        ({"selection": "sensitivity"}, "sensitivity is None; allowed: images and"),
+        ({"sensitivity": {}}, "sensitivity is .* allowed: images and ratios with"),
+        ({"minimum": "a"}, "minimum is 'a'; allowed: a number from 0"),
         ({"train": None}, "train is None; allowed: a schedule, since there are rounds"),
         ({"rounds": {"count": 5}}, "rounds is .* within 4 epochs"),
         ({"rounds": {"count": 2, "epochs": 5}}, "rounds is .* within 4 epochs"),
@@ -203,15 +237,6 @@ def test_bad_rows_are_refused(tmp_path, change, message):
         recipe_in(tmp_path, content)
 
 
-def test_trained_weights_are_pruned_without_training(place, tmp_path):
-    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
-    recipe = recipe_in(place, {**PRUNE, "model": model})
-    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
-    assert not (tmp_path / "run" / "full" / "log.jsonl").exists()
-    before = read_json(place / "run" / "full" / "result.json")["top1"]
-    assert results["stages"]["full"]["top1"] == before
-
-
 def test_structure_of_a_plan_is_trained_from_scratch(place, tmp_path):
     model = {
         "name": "mobilenet0.25",
@@ -224,10 +249,9 @@ def test_structure_of_a_plan_is_trained_from_scratch(place, tmp_path):
     assert list(results["stages"]) == ["full"]
 
 
-@pytest.mark.parametrize("mixup", [0, 0.2])
-def test_records_train_too(tmp_path, mixup):
+def test_records_train_too(tmp_path):
     write_records(tmp_path / "images", train=4, val=2)
-    content = {**TRAIN, "targets": {"mixup": mixup}, "train": STEPS}
+    content = {**TRAIN, "targets": {"mixup": 0.2}, "train": STEPS}
     recipe = recipe_in(tmp_path, content, kind="record", classes=list(NAMES))
     results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
     assert results["data"]["train"]["images"] == 12
@@ -235,11 +259,16 @@ def test_records_train_too(tmp_path, mixup):
 
 
 def test_early_epochs_are_of_the_training_alone(place, tmp_path):
-    recipe = recipe_in(place, PRUNE, early_size=32, early_epochs=3)
-    out = tmp_path / "run"
-    pipeline.run(recipe, out, options=QUIET)
-    result = read_json(out / "result.json")["stages"]
-    assert result["full"]["metric"] == "top-1 at 48 pixels"
+    recipe = recipe_in(place, PRUNE)
+    job = open_job(CLASSIFICATION, recipe, tmp_path, QUIET, {})
+    sides = {
+        name: [next(batches.epoch(n))[0].shape[-1] for n in (0, 2, 3)]
+        for name, batches in (
+            ("train", CLASSIFICATION.batches(job, None, recipe.train)),
+            ("finetune", CLASSIFICATION.batches(job, None, recipe.finetune)),
+        )
+    }
+    assert sides == {"train": [32, 32, 48], "finetune": [48, 48, 48]}
 
 
 # --------------------------------------------------------------------- bad input

@@ -11,7 +11,12 @@ from typing import Any, Mapping, Sequence
 from urllib.parse import quote
 
 from gluon_compress.files import write_atomically
-from gluon_compress.report.tables import Figures, cost_cells, precision_cells
+from gluon_compress.report.tables import (
+    Figures,
+    cost_cells,
+    plan_cells,
+    precision_cells,
+)
 
 CSS = """
 :root { color-scheme: light; }
@@ -82,6 +87,8 @@ class Page:
     pictures : sequence of Picture
     precisions : mapping
         Name of a net to what ``voc_map`` returned for it: mAP and each class.
+    plans : mapping
+        Name of a stage to the rows of ``plan.explain``.
     results : mapping
         Name of a stage to its ``result.json``, which is copied beside the page.
     """
@@ -92,6 +99,7 @@ class Page:
     figures: Sequence[Figures] = ()
     pictures: Sequence[Picture] = ()
     precisions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    plans: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     results: Mapping[str, str | os.PathLike] = field(default_factory=dict)
 
 
@@ -124,6 +132,10 @@ def html(path: str | os.PathLike, page: Page) -> None:
         _section("Before and after", _cost_part(page.figures)),
         _section("Precision of each class", _precision_part(page.precisions)),
         *(_section(p.title, _picture_part(link, p)) for link, p in shown),
+        *(
+            _section(f"Groups of {name}", _table(plan_cells(rows), mean=len(rows)))
+            for name, rows in page.plans.items()
+        ),
         _section("Recipe", _facts_part(page.facts)),
         _section("Measured results", _links_part(names)),
     ]
