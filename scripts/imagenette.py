@@ -49,9 +49,8 @@ def _row(name: str, result: Any) -> list[str]:
         return [link, *["not run yet"], *[""] * (len(HEAD) + len(TOP1) - 2)]
     stages = result["stages"]
     last, cut = stages[list(stages)[-1]], stages.get("1_prune", {})
-    made = cut.get("made_by", {})
-    before = cut.get("before_recalibration", {}).get("top1")
-    figures = [before, cut.get("top1"), last["top1"]]
+    made, before = (cut.get(k, {}) for k in ("made_by", "before_recalibration"))
+    figures = [before.get("top1"), cut.get("top1"), last["top1"]]
     kind = [made.get("criterion", "–"), made.get("selection", "–")]
     kind += [f"{last['macs'] / 1e9:.3f}", f"{last['params'] / 1e6:.2f}"]
     return [link, *kind, *map(_percent, figures), str(last["epochs"])]

@@ -252,7 +252,8 @@ def test_structure_of_a_plan_is_trained_from_scratch(place, tmp_path):
 def test_records_train_too(tmp_path):
     write_records(tmp_path / "images", train=4, val=2)
     content = {**TRAIN, "targets": {"mixup": 0.2}, "train": STEPS}
-    recipe = recipe_in(tmp_path, content, kind="record", classes=list(NAMES))
+    (tmp_path / "images" / "names.txt").write_text("\n".join(NAMES))
+    recipe = recipe_in(tmp_path, content, kind="record", classes="names.txt")
     results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
     assert results["data"]["train"]["images"] == 12
     assert results["stages"]["full"]["epochs"] == 4

@@ -5,6 +5,7 @@
 of the training; ``toy`` makes a set up.
 """
 
+from gluon_compress.data.annotation import class_names
 from gluon_compress.data.augment import normalize, ssd_train_sample, ssd_val_sample
 from gluon_compress.data.batches import Batches, EarlyBatches, Sample, SSDTargets
 from gluon_compress.data.classes import ClassTargets, Mixup
@@ -31,6 +32,7 @@ __all__ = [
     "SSDTargets",
     "Sample",
     "VOCLayout",
+    "class_names",
     "coco_gluoncv",
     "crop_train_sample",
     "crop_val_sample",

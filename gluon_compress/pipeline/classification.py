@@ -24,14 +24,16 @@ VAL_BATCH = 64
 def open_sets(recipe: ClassifierRecipe) -> tuple:
     """Open both splits; what is judged in the end is ``val`` too."""
     config = recipe.data
-    folder = config.folder()
+    folder, names = config.folder(), config.classes
+    if isinstance(names, str):
+        names = data.class_names(folder, folder / names)
     if config.kind == "record":
         train, val = (
-            data.Records(folder / f"{split}.rec", config.classes)
+            data.Records(folder / f"{split}.rec", names)
             for split in (config.train, config.val)
         )
     else:
-        train = data.ImageFolder(folder / config.train, config.classes)
+        train = data.ImageFolder(folder / config.train, names)
         val = data.ImageFolder(folder / config.val, train.classes)
     return train, val, val
 

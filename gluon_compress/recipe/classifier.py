@@ -60,9 +60,9 @@ class Images:
         Folder; see ``folder``.
     train, val : str
         Names of the splits.
-    classes : tuple of str or None
-        Names in the order of the ids; None: the names of the folders. Records hold
-        ids alone, so they need names.
+    classes : tuple of str, str or None
+        Names in the order of the ids, the file in ``root`` that lists them, or None:
+        the names of the folders. Records hold ids alone, so they need names.
     size : int
         Height and width of the net's input, pixels.
     early_size, early_epochs : int
@@ -76,7 +76,9 @@ class Images:
     root: str = key(c.text)
     train: str = key(c.text, "train")
     val: str = key(c.text, "val")
-    classes: tuple[str, ...] | None = key(c.optional(c.list_of(c.text, least=2)), None)
+    classes: tuple[str, ...] | str | None = key(
+        c.optional(c.text_or(c.list_of(c.text, least=2))), None
+    )
     size: int = key(c.whole(32), 224)
     early_size: int = key(c.whole(32), 224)
     early_epochs: int = key(c.whole(0), 0)
