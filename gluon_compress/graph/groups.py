@@ -75,7 +75,12 @@ class Groups:
     tensors : list
         Per node, its outputs as Tensors; variables have one.
     axes : dict
-        Parameter to its axes that have removable channels, a Tensor for each.
+        Parameter to its axes that have removable channels, a Tensor for each. Where
+        blocks of rows have channels of their own along the second, as the weight of a
+        grouped convolution may, it is the first block's.
+    blocks : dict
+        Parameter to the places of every block along its second axis, where they
+        differ: (blocks, length).
     names : list of str
         Per node, its name without the counters of the process.
     """
@@ -84,6 +89,7 @@ class Groups:
     starts: dict[str, int]
     tensors: list[list[Tensor]]
     axes: dict[str, list[Tensor]]
+    blocks: dict[str, np.ndarray]
     names: list[str]
 
 
@@ -180,7 +186,8 @@ class _Tracing:
             self.atoms.freeze(atoms, f"{name!r} is computed where a parameter is due")
             self.atoms.freeze(computed, f"{name!r} is a layer's weight")
             return
-        assert self.shapes[i][0][axis] == len(atoms), (self.nodes[i], axis)
+        atoms = atoms.reshape(-1, atoms.shape[-1])
+        assert self.shapes[i][0][axis] == atoms.shape[1], (self.nodes[i], axis)
         self.carried.setdefault(i, {}).setdefault(axis, []).append(atoms)
 
     def close(self, heads: Sequence) -> None:
@@ -193,11 +200,14 @@ class _Tracing:
             self.atoms.freeze(atoms, f"network output {k} ({name})")
         while self._tie_rectangles():
             pass
+        self.atoms.settle_blocks()
 
     def _close_parameter(self, i: int, axes: Mapping[int, list]) -> None:
         uses = sum(e[0] == i for node in self.nodes for e in node["inputs"])
         name = self.names[i]
         for atoms in axes.values():
+            rows = np.lcm.reduce([len(use) for use in atoms])
+            atoms[:] = [np.repeat(use, rows // len(use), axis=0) for use in atoms]
             for other in atoms[1:]:
                 self.atoms.unite(atoms[0], other)
             if len(atoms) < uses or i in self.whole:
@@ -240,7 +250,7 @@ class _Naming:
     def _parameter_axes(self) -> list[tuple[int, int, np.ndarray]]:
         found = []
         for i, axes in self.tracing.carried.items():
-            found += [(i, axis, atoms[0]) for axis, atoms in sorted(axes.items())]
+            found += [(i, axis, uses[0][0]) for axis, uses in sorted(axes.items())]
         for i, atoms in self.tracing.whole.items():
             axes = varying(atoms := self._known(atoms))
             if len(axes) == 1:
@@ -313,7 +323,7 @@ class _Naming:
                     names[number][self.names[i]] = True
         return [tuple(found) for found in names]
 
-    def _tensors(self, place: np.ndarray) -> tuple[list, dict]:
+    def _tensors(self, place: np.ndarray) -> tuple[list, dict, dict]:
         def tensor(shape: tuple, atoms: np.ndarray, axis: int | None = None) -> Tensor:
             places = place[labelled(atoms, self.labels, -1)]
             places = compress(places)
@@ -332,7 +342,17 @@ class _Naming:
             found = tensor(self.tracing.shapes[i][0], atoms, axis)
             if found.axis is not None:
                 axes.setdefault(self.nodes[i]["name"], []).append(found)
-        return tensors, axes
+        return tensors, axes, self._blocks(place)
+
+    def _blocks(self, place: np.ndarray) -> dict[str, np.ndarray]:
+        found = {}
+        for i, axes in self.tracing.carried.items():
+            places = place[
+                labelled(axes.get(1, [np.full((1, 1), -1)])[0], self.labels, -1)
+            ]
+            if (places != places[0]).any():
+                found[self.nodes[i]["name"]] = places
+        return found
 
 
 def _mixed(counts: np.ndarray, key: int) -> np.ndarray:

@@ -114,7 +114,7 @@ def repeat(step: Step) -> list:
 
 
 def split(step: Step) -> list:
-    """Equal parts along one axis stay equal: position i of each part is tied."""
+    """Equal parts along one axis stay equal; with indices any channel can go."""
     axis, ids = axis_of(step, "axis", 1), step.ids(0)
     squeeze = step.attr("squeeze_axis", False)
     inner = list(numbers(step.attrs, "indices"))[1:]
@@ -125,8 +125,11 @@ def split(step: Step) -> list:
         cuts = np.split(ids, inner, axis)
     else:
         cuts = np.split(ids, parts, axis)
-        for part in cuts[1:]:
-            step.atoms.unite(cuts[0], part)
+        if len(varying(ids)) == 1:
+            step.alike(ids.reshape(parts, -1))
+        else:  # what one place loses, the others lose, too
+            for part in cuts[1:]:
+                step.atoms.unite(cuts[0], part)
     if squeeze:
         for part in cuts:
             step.atoms.freeze(part, f"{step.op} {step.name!r} takes single channels")

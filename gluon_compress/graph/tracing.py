@@ -82,6 +82,11 @@ class Graph:
         return self.found.axes
 
     @property
+    def blocks(self) -> dict[str, np.ndarray]:
+        """Parameter to the places of blocks of its rows, where these differ."""
+        return self.found.blocks
+
+    @property
     def batch(self) -> int:
         """Samples in the batch that was traced."""
         return next(iter(self.inputs.values()))[0]
