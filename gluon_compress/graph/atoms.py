@@ -72,8 +72,9 @@ class Atoms:
             free[free] = codes[known[free]] == 0
             names, first = np.unique(known[free], return_index=True)
             names = names[np.argsort(first)]
-            counts = np.array([(known == n).sum(axis=1) for n in names])
-            sets, rest = balanced_sets(counts.reshape(len(names), -1))
+            rows = [(known == name).sum(axis=1) for name in names]
+            counts = np.array(rows, int).reshape(len(names), len(blocks))
+            sets, rest = balanced_sets(counts)
             for rows in sets:
                 self.unite(names[rows], names[rows[0]])
             if rest:

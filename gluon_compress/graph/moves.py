@@ -103,6 +103,22 @@ def slice_like(step: Step) -> list:
     return [step.atoms.fixed("", ids.ndim)]
 
 
+def reverse(step: Step) -> list:
+    """Positions along axes in the opposite order."""
+    ids = step.ids(0)
+    return [np.flip(ids, [axis % ids.ndim for axis in numbers(step.attrs, "axis")])]
+
+
+def tile(step: Step) -> list:
+    """The whole several times along axes; new axes come first."""
+    ids, reps = step.ids(0), numbers(step.attrs, "reps")
+    ndim = len(step.out_shapes[0])
+    ids = ids.reshape((1,) * (ndim - ids.ndim) + ids.shape)
+    reps = (1,) * (ndim - len(reps)) + tuple(reps)
+    # An axis that is the same all along stays so.
+    return [np.tile(ids, [1 if n == 1 else r for r, n in zip(reps, ids.shape)])]
+
+
 def repeat(step: Step) -> list:
     """Every position along an axis several times."""
     ids, axis = step.ids(0), step.attr("axis")

@@ -18,12 +18,14 @@ from gluon_compress.graph.moves import (
     depth_to_space,
     repeat,
     reshape,
+    reverse,
     slice_axis,
     slice_like,
     slices,
     space_to_depth,
     split,
     swap_axes,
+    tile,
     transpose,
 )
 from gluon_compress.graph.step import (
@@ -304,10 +306,12 @@ RULES: dict[str, Callable[[Step], list]] = {
     "UpSampling": upsampling,
     "depth_to_space": depth_to_space,
     "repeat": repeat,
+    "reverse": reverse,
     "slice": slices,
     "slice_axis": slice_axis,
     "slice_like": slice_like,
     "space_to_depth": space_to_depth,
+    "tile": tile,
     "transpose": transpose,
     "where": where,
 }
