@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Iterable, Mapping, Sequence
 
@@ -192,8 +193,9 @@ class _Tracing:
 
     def close(self, heads: Sequence) -> None:
         """Add what holds for the graph as one: shared parameters, outputs, shapes."""
+        uses = Counter(e[0] for node in self.nodes for e in node["inputs"])
         for i, axes in self.carried.items():
-            self._close_parameter(i, axes)
+            self._close_parameter(i, axes, uses[i])
         for k, (i, out, *_) in enumerate(heads):
             name = self.names[i]
             atoms = self._ids([i, out])
@@ -202,8 +204,7 @@ class _Tracing:
             pass
         self.atoms.settle_blocks()
 
-    def _close_parameter(self, i: int, axes: Mapping[int, list]) -> None:
-        uses = sum(e[0] == i for node in self.nodes for e in node["inputs"])
+    def _close_parameter(self, i: int, axes: Mapping[int, list], uses: int) -> None:
         name = self.names[i]
         for atoms in axes.values():
             rows = np.lcm.reduce([len(use) for use in atoms])
