@@ -55,7 +55,8 @@ def totals(models: Mapping) -> str:
             agree = sum(m["error"] < TOLERANCE for m in done)
             worst = max(m["error"] for m in done)
             lines.append(
-                f"- {title}: {len(done)} of {len(rows)} traced, {half} pruned to half of "
-                f"their MACs, {agree} equal within {TOLERANCE:.0e}; worst error {worst:.1e}."
+                f"- {title}: {len(done)} of {len(rows)} traced, {half} pruned to half "
+                f"of their MACs, {agree} with masks equal to the slim net within "
+                f"{TOLERANCE:.0e}; the worst error is {worst:.1e}."
             )
     return "\n".join(lines)

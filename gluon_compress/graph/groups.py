@@ -15,6 +15,8 @@ from gluon_compress.graph.step import PRODUCERS, Step, unknown
 
 # A parameter that is used like any tensor needs an atom per position.
 LARGEST = 1 << 20
+# A block's kind and number, and the rest of a name; few kinds have an underscore.
+NUMBERED = re.compile(r"((?:modulated_)?deformable_conv|[^_]*?)(\d*)((?:_.*)?)")
 
 
 @dataclass(frozen=True)
@@ -373,12 +375,11 @@ def structural_names(names: Sequence[str]) -> list[str]:
     numbers: dict[str, dict[str, int]] = {}
     result = []
     for name in names:
-        head, underscore, rest = name.partition("_")
-        kind, digits = re.fullmatch(r"(.*?)(\d*)", head).groups()
+        kind, digits, rest = NUMBERED.fullmatch(name).groups()
         if kind and digits:
             known = numbers.setdefault(kind, {})
-            head = f"{kind}{known.setdefault(digits, len(known))}"
-        result.append(re.sub("_fwd$", "", head + underscore + rest))
+            digits = f"{known.setdefault(digits, len(known))}"
+        result.append(re.sub("_fwd$", "", kind + digits + rest))
     return result
 
 
