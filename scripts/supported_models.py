@@ -65,7 +65,7 @@ def chosen(pattern: str) -> dict[str, str]:
     ValueError
         If there are none.
     """
-    import gluoncv.model_zoo  # noqa: F401  before any fork: it takes seconds
+    import model_values  # noqa: F401  before any fork, for it takes seconds
     from zoo_models import names
 
     known = names()
