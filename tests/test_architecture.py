@@ -42,7 +42,7 @@ ARROWS = {
 }
 # The order within a package, where there is one: no module imports a later one.
 WITHIN = {
-    "graph": ["atoms", "nodes", "step", "moves", "rules", "groups", "tracing"],
+    "graph": ["atoms", "names", "nodes", "step", "moves", "rules", "groups", "tracing"],
     "plan": ["decision", "criteria", "meter", "choose", "selection"],
     "prune": ["zeros", "slimming", "masks", "importance"],
     "train": ["checkpoint", "run", "loop"],

@@ -11,9 +11,9 @@ import pytest
 from mxnet.gluon import nn
 
 from gluon_compress import slim
-from gluon_compress.graph import ChannelGroup, trace, trace_any
+from gluon_compress.graph import RULES, ChannelGroup, trace, trace_any
 from gluon_compress.graph.atoms import balanced_sets
-from gluon_compress.graph.groups import structural_names
+from gluon_compress.graph.names import structural_names
 from nets import (
     MIXING,
     NETS,
@@ -453,6 +453,27 @@ def test_net_that_needs_numbers_does_not_trace():
     net = nn.HybridLambda(lambda F, x: x * float(x.shape[0]))
     with pytest.raises(ValueError, match="HybridLambda does not trace to a symbol"):
         trace(net, SHAPE)
+
+
+def test_layer_that_does_not_trace_is_named():
+    net = nn.HybridSequential()
+    net.add(
+        conv(8), nn.HybridLambda(lambda F, x: x * float(x.shape[0]), prefix="mine_")
+    )
+    with pytest.raises(ValueError, match="symbol: HybridLambda 'mine': ") as raised:
+        trace(net, SHAPE)
+    assert "\n" not in str(raised.value)
+
+
+def test_rule_that_fails_names_operator_and_layer(monkeypatch):
+    def broken(step):
+        raise IndexError("no such axis")
+
+    monkeypatch.setitem(RULES, "Pooling", broken)
+    with pytest.raises(
+        ValueError, match="operator Pooling .* for 'pool0': Index.* axis"
+    ):
+        trace(ready(chain()), SHAPE)
 
 
 def test_unknown_group_is_named():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Iterable, Mapping, Sequence
@@ -10,13 +9,12 @@ from typing import Iterable, Mapping, Sequence
 import numpy as np
 
 from gluon_compress.graph.atoms import Atoms, compress, labelled, rectangular, varying
+from gluon_compress.graph.names import structural_names, unused
 from gluon_compress.graph.rules import RULES
 from gluon_compress.graph.step import PRODUCERS, Step, unknown
 
 # A parameter that is used like any tensor needs an atom per position.
 LARGEST = 1 << 20
-# A block's kind and number, and the rest of a name; few kinds have an underscore.
-NUMBERED = re.compile(r"((?:modulated_)?deformable_conv|[^_]*?)(\d*)((?:_.*)?)")
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,13 @@ class _Tracing:
         self.whole: dict[int, np.ndarray] = {}
 
     def visit(self, i: int) -> None:
-        """Apply a node's rule."""
+        """Apply a node's rule.
+
+        Raises
+        ------
+        ValueError
+            If the rule fails; the message names operator and layer.
+        """
         node, shapes = self.nodes[i], self.shapes[i]
         if node["op"] == "null":
             reason = f"network input {node['name']!r}"
@@ -147,7 +151,13 @@ class _Tracing:
             lambda k, axis, atoms: self._carry(node["inputs"][k], axis, atoms),
             self.atoms,
         )
-        found = RULES.get(node["op"], unknown)(step)
+        try:
+            found = RULES.get(node["op"], unknown)(step)
+        except (ValueError, IndexError, KeyError, TypeError, AssertionError) as error:
+            raise ValueError(
+                f"the rule of operator {step.op} does not hold for {step.name!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         found = [self._settled(compress(atoms), step) for atoms in found]
         for atoms, shape in zip(found, shapes):
             assert len(atoms.shape) == len(shape), (node, atoms.shape, shape)
@@ -300,7 +310,7 @@ class _Naming:
         group_of = np.full(len(self.labels) + 1, -1)
         groups, starts, total, used = [], {}, 0, set()
         for number, (key, labels) in enumerate(members.items()):
-            name = _unused(self.names[origin[key][0]], used)
+            name = unused(self.names[origin[key][0]], used)
             frozen = self.tracing.atoms.reason(key[1]) if key[1] else ""
             if not frozen and len(labels) == 1:
                 frozen = "a single index cannot be removed"
@@ -364,30 +374,3 @@ def _mixed(counts: np.ndarray, key: int) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-def structural_names(names: Sequence[str]) -> list[str]:
-    """Return names that do not depend on how many nets a process has built.
-
-    Blocks number their prefixes by kind ("resnetv1d3_"); the numbers are replaced by
-    the order of appearance, so the first of a kind is always 0.
-    """
-    numbers: dict[str, dict[str, int]] = {}
-    result = []
-    for name in names:
-        kind, digits, rest = NUMBERED.fullmatch(name).groups()
-        if kind and digits:
-            known = numbers.setdefault(kind, {})
-            digits = f"{known.setdefault(digits, len(known))}"
-        result.append(re.sub("_fwd$", "", kind + digits + rest))
-    return result
-
-
-def _unused(name: str, used: set) -> str:
-    """Return the name, numbered if another group has it already."""
-    unique, number = name, 1
-    while unique in used:
-        number += 1
-        unique = f"{name}.{number}"
-    used.add(unique)
-    return unique
