@@ -58,13 +58,15 @@ class Atoms:
     def balance(self, blocks: np.ndarray, reason: str) -> None:
         """Let every block, a row, lose as many channels as the others.
 
-        Which of them go together is left open until ``settle_blocks``, when all else
-        is known; the reason is for those that find nothing to go with.
+        That is all an operator needs that cuts its channels into equal parts: what is
+        kept stays in order, so each part still gets its own channels. Which of them go
+        together is left open until ``settle_blocks``, when all else is known; the
+        reason is for those that find nothing to go with.
         """
         self._blocks.append((blocks, reason))
 
     def settle_blocks(self) -> None:
-        """Unite components so that each has as many channels in one block as in all."""
+        """Unite components until each has equally many channels in all blocks."""
         for blocks, reason in self._blocks:
             labels, codes = self.solve()
             known = labelled(blocks, labels)
@@ -122,9 +124,10 @@ def balanced_sets(counts: np.ndarray) -> tuple[list[list[int]], list[int]]:
     -----
     Rows of the same excess are taken in their order. So blocks of unrelated channels
     are matched place by place, and what is matched does not depend on sets that are
-    gone: plans for a slim net and for the one it came from can be composed.
+    gone: plans for a slim net and for the one it came from can be composed. Otherwise
+    each next row is the one that leaves the smallest difference between columns.
     """
-    excess = counts - counts.min(axis=1, keepdims=True, initial=counts.max(initial=0))
+    excess = counts - counts.min(axis=1, keepdims=True)
     kinds, kind_of = np.unique(excess, axis=0, return_inverse=True)
     waiting = [list(np.flatnonzero(kind_of == k)[::-1]) for k in range(len(kinds))]
     heads = np.array([rows[-1] for rows in waiting], float)

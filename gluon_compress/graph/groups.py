@@ -360,11 +360,10 @@ class _Naming:
     def _blocks(self, place: np.ndarray) -> dict[str, np.ndarray]:
         found = {}
         for i, axes in self.tracing.carried.items():
-            places = place[
-                labelled(axes.get(1, [np.full((1, 1), -1)])[0], self.labels, -1)
-            ]
-            if (places != places[0]).any():
-                found[self.nodes[i]["name"]] = places
+            if 1 in axes:
+                places = place[labelled(axes[1][0], self.labels, -1)]
+                if (places != places[0]).any():
+                    found[self.nodes[i]["name"]] = places
         return found
 
 

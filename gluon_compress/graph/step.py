@@ -117,7 +117,7 @@ def whole_groups(attrs: Mapping[str, str], in_channels: int) -> bool:
     """Tell whether a grouped convolution loses whole groups or channels of each.
 
     Many thin groups (depthwise is the extreme) are removed whole; of few wide ones
-    each loses the channels at the same places. Either way all keep the same number.
+    each loses as many channels as the others. Either way all keep the same number.
     A slim net stays with what was true of the net it came from, so that plans for the
     one and for the other can be composed.
     """
