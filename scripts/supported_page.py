@@ -36,7 +36,7 @@ def page(found: Mapping) -> str:
         done = [row(name, m) for name, m in rows.items() if "failed" not in m]
         lost = [f"- `{n}`: {m['failed']}" for n, m in rows.items() if "failed" in m]
         parts += [f"## {title}"] * bool(rows) + [table(HEAD, done)] * bool(done)
-        parts += ["Not traced:", "\n".join(lost)] if lost else []
+        parts += ["Without a result:", "\n".join(lost)] if lost else []
     traced = {n: m for n, m in models.items() if "failed" not in m}
     parts += ["## Time against size", table(TIMES, speed(traced))]
     parts += ["## What is frozen", table(("why", "models", "channels"), frozen(traced))]
