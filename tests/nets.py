@@ -167,6 +167,84 @@ def shuffle():
     )
 
 
+def uneven_shuffle():
+    """Shuffled blocks of 10 channels from three sources do not meet the next blocks."""
+
+    def wire(F, m, x):
+        x = m["a"](m["stem"](x))
+        x = F.reshape(x, (0, -4, 3, -1, -2)).swapaxes(1, 2).reshape((0, -3, -2))
+        return m["out"](m["b"](x))
+
+    return Wired(
+        wire,
+        stem=unit(12),
+        a=unit(30, 1, groups=3),
+        b=unit(12, 1, groups=3),
+        out=nn.Dense(5),
+    )
+
+
+def joined_blocks():
+    """Two groups of a convolution, of which one has a branch of its own."""
+
+    def wire(F, m, x):
+        x = m["stem"](x)
+        return m["out"](m["last"](F.concat(m["a"](x), m["b"](x), dim=1)))
+
+    widths = {"a": unit(3), "b": unit(9), "last": unit(8, groups=2)}
+    return Wired(wire, stem=unit(8), out=nn.Dense(5), **widths)
+
+
+def halves_crossed():
+    """The first half of the channels waits, the second is halved again."""
+
+    def wire(F, m, x):
+        a, b = F.split(m["stem"](x), 2, axis=1)
+        c, d = F.split(F.concat(m["a"](b), a, dim=1), 2, axis=1)
+        return m["out"](m["last"](F.concat(F.sigmoid(d), c, dim=1)))
+
+    return Wired(wire, stem=unit(12), a=unit(4), last=unit(7), out=nn.Dense(5))
+
+
+def deconvolution_groups():
+    net = nn.HybridSequential()
+    net.add(unit(8), nn.Conv2DTranspose(12, 3, groups=2, in_channels=8))
+    net.add(nn.BatchNorm(), nn.Activation("sigmoid"), unit(6), nn.Dense(5))
+    return net
+
+
+def deformable_groups():
+    """Two halves of the channels read places of their own; filters see a third."""
+    how = {"padding": (1, 1), "groups": 3, "num_deformable_group": 2}
+    net = nn.HybridSequential()
+    net.add(unit(12), DeformableConvolution(15, (3, 3), **how), nn.Activation("tanh"))
+    net.add(unit(4), nn.Dense(5))
+    return net
+
+
+def mirrored():
+    """Channels in the opposite order, and all of them twice."""
+
+    def wire(F, m, x):
+        x = m["stem"](x)
+        y = F.tile(F.reverse(F.sigmoid(x), axis=1), reps=(1, 2, 1, 1))
+        return m["out"](m["a"](F.concat(F.reverse(y, axis=(2, 3)), x, x, dim=1)))
+
+    return Wired(wire, stem=unit(8), a=unit(6), out=nn.Dense(5))
+
+
+def shared_groups():
+    """One weight, in a convolution of two groups and of one."""
+
+    def wire(F, m, x):
+        x, how = m["stem"](x), {"kernel": (1, 1), "no_bias": True, "num_filter": 12}
+        x = F.Convolution(x, m["weight"], num_group=2, **how)
+        x = F.Convolution(F.slice_axis(x, 1, 0, 6), m["weight"], **how)
+        return m["out"](F.sigmoid(x))
+
+    return Wired(wire, {"weight": (12, 6, 1, 1)}, stem=unit(12), out=nn.Dense(5))
+
+
 def squeeze_excite():
     def wire(F, m, x):
         x = m["stem"](x)
@@ -466,6 +544,10 @@ NETS: dict[str, Callable[[], HybridBlock]] = {
         few_groups,
         many_groups,
         shuffle,
+        uneven_shuffle,
+        joined_blocks,
+        halves_crossed,
+        shared_groups,
         squeeze_excite,
         hard_swish,
         halves,
@@ -474,7 +556,10 @@ NETS: dict[str, Callable[[], HybridBlock]] = {
         shared,
         flatten_dense,
         deconvolution,
+        deconvolution_groups,
         deformable,
+        deformable_groups,
+        mirrored,
         two_outputs,
         detector_head,
         yolo_head,

@@ -43,7 +43,7 @@ ARROWS = {
 }
 # The order within a package, where there is one: no module imports a later one.
 WITHIN = {
-    "graph": ["atoms", "nodes", "step", "moves", "rules", "groups", "tracing"],
+    "graph": ["atoms", "names", "nodes", "step", "moves", "rules", "groups", "tracing"],
     "timing": ["units", "table", "measuring"],
     "plan": [
         "decision",

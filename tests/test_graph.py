@@ -11,8 +11,9 @@ import pytest
 from mxnet.gluon import nn
 
 from gluon_compress import slim
-from gluon_compress.graph import ChannelGroup, trace, trace_any
-from gluon_compress.graph.groups import structural_names
+from gluon_compress.graph import RULES, ChannelGroup, trace, trace_any
+from gluon_compress.graph.atoms import balanced_sets
+from gluon_compress.graph.names import structural_names
 from nets import (
     MIXING,
     NETS,
@@ -51,6 +52,40 @@ GROUPS = {
     # Eight groups of two: they go whole.
     "many_groups": {"conv0": (8, 2), "conv2": 6, "dense0": -5},
     "shuffle": {"conv0": (4, 2), "conv1": (4, 4), "conv3": (6, 2), "dense0": -5},
+    # Nine channels of the shuffled 30 make blocks of 10 shorter by three each, and so
+    # do the twelve around the places where blocks meet.
+    "uneven_shuffle": {
+        "conv0": (4, 3),
+        "conv1": (-1, 12),
+        "conv1.2": (2, 9),
+        "conv2": (4, 3),
+        "dense0": -5,
+    },
+    # The first block has all 3 of one branch and 3 of the other's 9.
+    "joined_blocks": {
+        "conv0": 8,
+        "conv1": 3,
+        "conv2": (3, 2),
+        "conv3": (4, 2),
+        "dense0": -5,
+    },
+    "halves_crossed": {"conv0": (-1, 4), "conv0.2": (4, 2), "conv2": 7, "dense0": -5},
+    "shared_groups": {"conv0": (6, 2), "dense0": -5},
+    "deconvolution_groups": {
+        "conv0": (4, 2),
+        "conv1": (6, 2),
+        "conv2": 6,
+        "dense0": -5,
+    },
+    # 12 channels in blocks of 4 for filters and of 6 for places.
+    "deformable_groups": {
+        "conv0": (2, 6),
+        "deformable_conv0_convolution0": -36,
+        "deformable_conv0": (5, 3),
+        "conv1": 4,
+        "dense0": -5,
+    },
+    "mirrored": {"conv0": 8, "conv1": 6, "dense0": -5},
     "squeeze_excite": {"conv0": 8, "dense0": 4, "conv1": 6, "dense2": -5},
     "hard_swish": {"conv0": 8, "conv1": 6, "dense0": -5},
     "halves": {"conv0": (6, 2), "conv1": 6, "conv2": 7, "dense0": -5},
@@ -171,6 +206,50 @@ def test_flattened_channel_owns_all_its_positions():
     np.testing.assert_array_equal(along.places, np.repeat(np.arange(8), 2 * 2))
 
 
+def test_weight_of_uneven_blocks_has_places_for_each():
+    graph = trace(ready(NETS["uneven_shuffle"]()), SHAPE)
+    (name,) = graph.blocks
+    blocks = graph.blocks[name]
+    assert blocks.shape == (3, 10)
+    kept = graph.alive({"conv1.2": (1,)})[blocks].sum(axis=1)
+    np.testing.assert_array_equal(kept, 10 - 3)
+
+
+def test_even_blocks_need_no_places_of_their_own():
+    assert trace(ready(few_groups()), SHAPE).blocks == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "sets", "rest"),
+    [
+        ([[2, 2], [1, 1]], [[0], [1]], []),
+        ([[1, 0], [1, 0], [0, 1], [0, 1]], [[0, 2], [1, 3]], []),
+        ([[2, 0], [0, 1], [0, 1]], [[0, 1, 2]], []),
+        ([[2, 1, 0], [3, 0, 0], [0, 1, 2], [0, 3, 0], [0, 0, 3]], None, []),
+        ([[1, 0], [0, 1], [1, 0]], [[0, 1]], [2]),
+        (np.zeros((0, 2), int), [], []),
+    ],
+)
+def test_balanced_sets(counts, sets, rest):
+    found, left = balanced_sets(np.array(counts))
+    assert left == rest
+    assert sets is None or found == sets
+    for rows in found:
+        assert np.ptp(np.array(counts)[rows].sum(axis=0)) == 0
+
+
+def test_balanced_sets_survive_the_removal_of_others():
+    # Or plans for a slim net would not compose with those of the net it came from.
+    counts = np.random.RandomState(0).multinomial(3, [1 / 3] * 3, 60)
+    counts = np.concatenate([counts, np.roll(counts, 1, 1), np.roll(counts, 2, 1)])
+    sets, _ = balanced_sets(counts)
+    gone = set(sets[1] + sets[4])
+    stay = [row for row in range(len(counts)) if row not in gone]
+    later = [[stay[row] for row in rows] for rows in balanced_sets(counts[stay])[0]]
+    assert len(sets) > 10
+    assert later == [rows for rows in sets if not gone & set(rows)]
+
+
 def test_detector_head_freezes_its_predictors_only():
     groups = found(trace(ready(detector_head()), SHAPE))
     frozen = {name: groups[name].frozen for name in groups if groups[name].frozen}
@@ -255,6 +334,8 @@ def test_names_are_those_of_a_new_process():
         (["conv2", "dense5", "conv1"], ["conv0", "dense0", "conv1"]),
         (["stem_conv3_fwd", "data"], ["stem_conv3", "data"]),
         (["_plus7"], ["_plus7"]),
+        (["deformable_conv4_offset"], ["deformable_conv0_offset"]),
+        (["modulated_deformable_conv2_fwd"], ["modulated_deformable_conv0"]),
     ],
 )
 def test_counters_of_a_process_are_replaced(names, expected):
@@ -372,6 +453,27 @@ def test_net_that_needs_numbers_does_not_trace():
     net = nn.HybridLambda(lambda F, x: x * float(x.shape[0]))
     with pytest.raises(ValueError, match="HybridLambda does not trace to a symbol"):
         trace(net, SHAPE)
+
+
+def test_layer_that_does_not_trace_is_named():
+    net = nn.HybridSequential()
+    net.add(
+        conv(8), nn.HybridLambda(lambda F, x: x * float(x.shape[0]), prefix="mine_")
+    )
+    with pytest.raises(ValueError, match="symbol: HybridLambda 'mine': ") as raised:
+        trace(net, SHAPE)
+    assert "\n" not in str(raised.value)
+
+
+def test_rule_that_fails_names_operator_and_layer(monkeypatch):
+    def broken(step):
+        raise IndexError("no such axis")
+
+    monkeypatch.setitem(RULES, "Pooling", broken)
+    with pytest.raises(
+        ValueError, match="operator Pooling .* for 'pool0': Index.* axis"
+    ):
+        trace(ready(chain()), SHAPE)
 
 
 def test_unknown_group_is_named():

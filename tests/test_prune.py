@@ -31,6 +31,7 @@ from nets import (
 ALL = {**NETS, **{f"mixing_{name}": make for name, make in MIXING.items()}}
 # One net each of what masks and cuts do differently.
 SOME = ("residual", "concat", "shuffle", "slices", "squeeze_excite", "flatten_dense")
+SOME += ("uneven_shuffle", "joined_blocks", "deformable_groups")
 
 # MXNet on a CPU may crash in training where channels that are no multiples of 16 are
 # joined by a concatenation, in any net.

@@ -135,9 +135,105 @@ def slopes(drawn: Drawn, x, channels: int) -> None:
     drawn.add(S.LeakyReLU(x, slope, act_type="prelu"), channels)
 
 
+def dense_excite(drawn: Drawn, x, channels: int) -> None:
+    """Squeeze and excitation by dense layers, whose output has to grow two axes."""
+    y = S.contrib.AdaptiveAvgPooling2D(x, output_size=1)
+    y = S.relu(S.FullyConnected(y, num_hidden=4, name=drawn.name()))
+    y = S.FullyConnected(y, num_hidden=channels, name=drawn.name())
+    gates = (S.hard_sigmoid, S.sigmoid, lambda z: S.softmax(z, axis=1))
+    shapes = ((0, 0, 1, 1), (-1, channels, 1, 1), (0, -1, 1, 1))
+    y = S.reshape(drawn.some(gates)(y), drawn.some(shapes))
+    drawn.add(drawn.some((S.broadcast_mul, S.broadcast_add))(x, y), channels)
+
+
+def pooled(drawn: Drawn, x, channels: int) -> None:
+    how = {"kernel": (3, 3), "pad": (1, 1), "pool_type": drawn.some(("avg", "max"))}
+    inside = bool(drawn.dice.randint(2))
+    drawn.add(S.Pooling(x, count_include_pad=inside, **how), channels)
+
+
+def padded(drawn: Drawn, x, channels: int) -> None:
+    how = {"mode": drawn.some(("constant", "edge", "reflect")), "constant_value": 0.5}
+    x = S.Pad(x, pad_width=(0, 0, 0, 0, 1, 1, 1, 1), **how)
+    drawn.add(S.Pooling(x, kernel=(3, 3), pool_type="avg"), channels)
+
+
+def resized(drawn: Drawn, x, channels: int) -> None:
+    x = S.UpSampling(x, scale=2, sample_type="nearest")
+    drawn.add(S.contrib.BilinearResize2D(x, height=8, width=8), channels)
+
+
+def twice(drawn: Drawn, x, channels: int) -> None:
+    if channels < 16:
+        drawn.add(S.concat(x, x, dim=1), 2 * channels)
+
+
+def residual_concat(drawn: Drawn, x, channels: int) -> None:
+    other, more = drawn.some(drawn.maps[1:])
+    if channels + more < 24:
+        y = S.concat(x, other, dim=1)
+        drawn.add(y + _conv(drawn, y, channels + more), channels + more)
+
+
+def transposed(drawn: Drawn, x, channels: int) -> None:
+    groups = drawn.some([g for g in range(1, channels + 1) if channels % g == 0])
+    wide = groups * drawn.dice.randint(1, 3)
+    how = {"kernel": (3, 3), "pad": (1, 1), "num_group": groups, "name": drawn.name()}
+    drawn.add(S.Deconvolution(x, num_filter=wide, **how), wide)
+
+
+def deformed(drawn: Drawn, x, channels: int) -> None:
+    able = [g for g in (1, 2, 3) if channels % g == 0]
+    groups, places = drawn.some(able), drawn.some(able)
+    wide = groups * drawn.dice.randint(1, 4)
+    where = 0.3 * _conv(drawn, x, 2 * 9 * places)
+    how = {"kernel": (3, 3), "pad": (1, 1), "num_group": groups, "name": drawn.name()}
+    how["num_deformable_group"] = places
+    drawn.add(S.contrib.DeformableConvolution(x, where, num_filter=wide, **how), wide)
+
+
+def shared(drawn: Drawn, x, channels: int) -> None:
+    groups = drawn.some([g for g in range(1, channels + 1) if channels % g == 0])
+    shape = (channels, channels // groups, 1, 1)
+    weight = S.var(f"{drawn.name()}_weight", shape=shape)
+    how = {"num_filter": channels, "num_group": groups, "no_bias": True}
+    for _ in range(2):
+        x = S.relu(S.Convolution(x, weight, kernel=(1, 1), name=drawn.name(), **how))
+    drawn.add(x, channels)
+
+
+def mixed_up(drawn: Drawn, x, channels: int) -> None:
+    """Parts in another order, or a shuffle whose sizes are all written."""
+    parts = drawn.some([g for g in range(1, channels + 1) if channels % g == 0])
+    if parts > 1 and drawn.dice.randint(2):
+        pieces = list(S.split(x, num_outputs=parts, axis=1))
+        order = drawn.dice.permutation(parts)
+        drawn.add(S.concat(*[pieces[i] for i in order], dim=1), channels)
+    else:
+        x = S.reshape(x, (0, parts, channels // parts, *SHAPE[2:]))
+        x = S.reshape(S.SwapAxis(x, dim1=1, dim2=2), (-1, channels, *SHAPE[2:]))
+        drawn.add(x, channels)
+
+
+def radix(drawn: Drawn, x, channels: int) -> None:
+    if channels % 2 == 0:
+        x = S.reshape(x, (0, 2, channels // 2, *SHAPE[2:]))
+        weights = S.softmax(S.mean(x, axis=(3, 4), keepdims=True), axis=1)
+        drawn.add(S.sum(S.broadcast_mul(x, weights), axis=1), channels // 2)
+
+
+def backwards(drawn: Drawn, x, channels: int) -> None:
+    x = S.reverse(x, axis=drawn.some((1, 2)))
+    if channels < 8:
+        x, channels = S.tile(x, reps=(1, 2, 1, 1)), 2 * channels
+    drawn.add(x, channels)
+
+
 OPERATORS: tuple[Callable, ...] = (
     *(conv, conv, conv, grouped, grouped, activation, leaky, scalars, join, join),
     *(concat, halves, part, excite, shuffle, fold, there_and_back, norm, gate, slopes),
+    *(dense_excite, pooled, padded, resized, twice, residual_concat, transposed),
+    *(deformed, shared, mixed_up, radix, backwards),
 )
 
 

@@ -2,7 +2,8 @@
 
 ``tracing`` makes a net a graph and a symbol a net again; ``nodes`` takes symbols apart;
 ``rules`` says what each operator does with channels; ``groups`` follows them through
-the net; ``atoms`` remembers what must live or die together.
+the net; ``atoms`` remembers what must live or die together; ``names`` makes names that
+every process gives.
 """
 
 from gluon_compress.graph.groups import ChannelGroup, Groups, Tensor

@@ -22,6 +22,7 @@ class Atoms:
         self._codes = {"": -1}
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self._frozen: list[tuple[np.ndarray, int]] = []
+        self._blocks: list[tuple[np.ndarray, str]] = []
 
     def fresh(self, count: int) -> np.ndarray:
         """Return so many new atoms, one axis."""
@@ -54,6 +55,34 @@ class Atoms:
         both = (left >= 0) & (right >= 0) & (left != right)
         self._pairs.append((left[both], right[both]))
 
+    def balance(self, blocks: np.ndarray, reason: str) -> None:
+        """Let every block, a row, lose as many channels as the others.
+
+        That is all an operator needs that cuts its channels into equal parts: what is
+        kept stays in order, so each part still gets its own channels. Which of them go
+        together is left open until ``settle_blocks``, when all else is known; the
+        reason is for those that find nothing to go with.
+        """
+        self._blocks.append((blocks, reason))
+
+    def settle_blocks(self) -> None:
+        """Unite components until each has equally many channels in all blocks."""
+        for blocks, reason in self._blocks:
+            labels, codes = self.solve()
+            known = labelled(blocks, labels)
+            free = known >= 0
+            free[free] = codes[known[free]] == 0
+            names, first = np.unique(known[free], return_index=True)
+            names = names[np.argsort(first)]
+            rows = [(known == name).sum(axis=1) for name in names]
+            counts = np.array(rows, int).reshape(len(names), len(blocks))
+            sets, rest = balanced_sets(counts)
+            for rows in sets:
+                self.unite(names[rows], names[rows[0]])
+            if rest:
+                self.freeze(names[rest], reason)
+        self._blocks = []
+
     def solve(self) -> tuple[np.ndarray, np.ndarray]:
         """Return each atom's component and each component's reason code, 0 if free.
 
@@ -81,6 +110,42 @@ def _components(labels: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.n
         np.minimum.at(labels, high, low)
         while (labels[labels] != labels).any():
             labels = labels[labels]
+
+
+def balanced_sets(counts: np.ndarray) -> tuple[list[list[int]], list[int]]:
+    """Return small sets of rows with equal sums in all columns, and rows left over.
+
+    Parameters
+    ----------
+    counts : ndarray
+        Per component, in order, its channels in each block.
+
+    Notes
+    -----
+    Rows of the same excess are taken in their order. So blocks of unrelated channels
+    are matched place by place, and what is matched does not depend on sets that are
+    gone: plans for a slim net and for the one it came from can be composed. Otherwise
+    each next row is the one that leaves the smallest difference between columns.
+    """
+    excess = counts - counts.min(axis=1, keepdims=True)
+    kinds, kind_of = np.unique(excess, axis=0, return_inverse=True)
+    waiting = [list(np.flatnonzero(kind_of == k)[::-1]) for k in range(len(kinds))]
+    heads = np.array([rows[-1] for rows in waiting], float)
+    sets: list[list[int]] = []
+    while np.isfinite(heads).any():
+        total, chosen = np.zeros(kinds.shape[1], int), []
+        while not chosen or np.ptp(total):
+            if not np.isfinite(heads).any():
+                return sets, sorted(chosen)
+            spread = np.ptp(total + kinds, axis=1) if chosen else np.zeros(len(kinds))
+            kind = min(
+                np.flatnonzero(np.isfinite(heads)), key=lambda k: (spread[k], heads[k])
+            )
+            total = total + kinds[kind]
+            chosen.append(int(waiting[kind].pop()))
+            heads[kind] = waiting[kind][-1] if waiting[kind] else np.inf
+        sets.append(chosen)
+    return sets, []
 
 
 def labelled(

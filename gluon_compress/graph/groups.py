@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from gluon_compress.graph.atoms import Atoms, compress, labelled, rectangular, varying
+from gluon_compress.graph.names import structural_names, unused
 from gluon_compress.graph.rules import RULES
 from gluon_compress.graph.step import PRODUCERS, Step, unknown
 
@@ -79,7 +80,12 @@ class Groups:
     tensors : list
         Per node, its outputs as Tensors; variables have one.
     axes : dict
-        Parameter to its axes that have removable channels, a Tensor for each.
+        Parameter to its axes that have removable channels, a Tensor for each. Where
+        blocks of rows have channels of their own along the second, as the weight of a
+        grouped convolution may, it is the first block's.
+    blocks : dict
+        Parameter to the places of every block along its second axis, where they
+        differ: (blocks, length).
     names : list of str
         Per node, its name without the counters of the process.
     """
@@ -88,6 +94,7 @@ class Groups:
     starts: dict[str, int]
     tensors: list[list[Tensor]]
     axes: dict[str, list[Tensor]]
+    blocks: dict[str, np.ndarray]
     names: list[str]
 
 
@@ -126,7 +133,13 @@ class _Tracing:
         self.whole: dict[int, np.ndarray] = {}
 
     def visit(self, i: int) -> None:
-        """Apply a node's rule."""
+        """Apply a node's rule.
+
+        Raises
+        ------
+        ValueError
+            If the rule fails; the message names operator and layer.
+        """
         node, shapes = self.nodes[i], self.shapes[i]
         if node["op"] == "null":
             reason = f"network input {node['name']!r}"
@@ -142,7 +155,13 @@ class _Tracing:
             lambda k, axis, atoms: self._carry(node["inputs"][k], axis, atoms),
             self.atoms,
         )
-        found = RULES.get(node["op"], unknown)(step)
+        try:
+            found = RULES.get(node["op"], unknown)(step)
+        except (ValueError, IndexError, KeyError, TypeError, AssertionError) as error:
+            raise ValueError(
+                f"the rule of operator {step.op} does not hold for {step.name!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         found = [self._settled(compress(atoms), step) for atoms in found]
         for atoms, shape in zip(found, shapes):
             assert len(atoms.shape) == len(shape), (node, atoms.shape, shape)
@@ -184,24 +203,28 @@ class _Tracing:
             self.atoms.freeze(atoms, f"{name!r} is computed where a parameter is due")
             self.atoms.freeze(computed, f"{name!r} is a layer's weight")
             return
-        assert self.shapes[i][0][axis] == len(atoms), (self.nodes[i], axis)
+        atoms = atoms.reshape(-1, atoms.shape[-1])
+        assert self.shapes[i][0][axis] == atoms.shape[1], (self.nodes[i], axis)
         self.carried.setdefault(i, {}).setdefault(axis, []).append(atoms)
 
     def close(self, heads: Sequence) -> None:
         """Add what holds for the graph as one: shared parameters, outputs, shapes."""
+        uses = Counter(e[0] for node in self.nodes for e in node["inputs"])
         for i, axes in self.carried.items():
-            self._close_parameter(i, axes)
+            self._close_parameter(i, axes, uses[i])
         for k, (i, out, *_) in enumerate(heads):
             name = self.names[i]
             atoms = self._ids([i, out])
             self.atoms.freeze(atoms, f"network output {k} ({name})")
         while self._tie_rectangles():
             pass
+        self.atoms.settle_blocks()
 
-    def _close_parameter(self, i: int, axes: Mapping[int, list]) -> None:
-        uses = sum(e[0] == i for node in self.nodes for e in node["inputs"])
+    def _close_parameter(self, i: int, axes: Mapping[int, list], uses: int) -> None:
         name = self.names[i]
         for atoms in axes.values():
+            rows = np.lcm.reduce([len(use) for use in atoms])
+            atoms[:] = [np.repeat(use, rows // len(use), axis=0) for use in atoms]
             for other in atoms[1:]:
                 self.atoms.unite(atoms[0], other)
             if len(atoms) < uses or i in self.whole:
@@ -244,7 +267,7 @@ class _Naming:
     def _parameter_axes(self) -> list[tuple[int, int, np.ndarray]]:
         found = []
         for i, axes in self.tracing.carried.items():
-            found += [(i, axis, atoms[0]) for axis, atoms in sorted(axes.items())]
+            found += [(i, axis, uses[0][0]) for axis, uses in sorted(axes.items())]
         for i, atoms in self.tracing.whole.items():
             axes = varying(atoms := self._known(atoms))
             if len(axes) == 1:
@@ -295,7 +318,7 @@ class _Naming:
         group_of = np.full(len(self.labels) + 1, -1)
         groups, starts, total, used = [], {}, 0, set()
         for number, (key, labels) in enumerate(members.items()):
-            name = _unused(self.names[origin[key][0]], used)
+            name = unused(self.names[origin[key][0]], used)
             frozen = self.tracing.atoms.reason(key[1]) if key[1] else ""
             if not frozen and len(labels) == 1:
                 frozen = "a single index cannot be removed"
@@ -322,7 +345,7 @@ class _Naming:
                     names[number][self.names[i]] = True
         return [tuple(found) for found in names]
 
-    def _tensors(self, place: np.ndarray) -> tuple[list, dict]:
+    def _tensors(self, place: np.ndarray) -> tuple[list, dict, dict]:
         def tensor(shape: tuple, atoms: np.ndarray, axis: int | None = None) -> Tensor:
             places = place[labelled(atoms, self.labels, -1)]
             places = compress(places)
@@ -341,7 +364,16 @@ class _Naming:
             found = tensor(self.tracing.shapes[i][0], atoms, axis)
             if found.axis is not None:
                 axes.setdefault(self.nodes[i]["name"], []).append(found)
-        return tensors, axes
+        return tensors, axes, self._blocks(place)
+
+    def _blocks(self, place: np.ndarray) -> dict[str, np.ndarray]:
+        found = {}
+        for i, axes in self.tracing.carried.items():
+            if 1 in axes:
+                places = place[labelled(axes[1][0], self.labels, -1)]
+                if (places != places[0]).any():
+                    found[self.nodes[i]["name"]] = places
+        return found
 
 
 def _mixed(counts: np.ndarray, key: int) -> np.ndarray:
@@ -350,31 +382,3 @@ def _mixed(counts: np.ndarray, key: int) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-def structural_names(names: Sequence[str]) -> list[str]:
-    """Return names that do not depend on how many nets a process has built.
-
-    Blocks number their prefixes by kind ("resnetv1d3_"); the numbers are replaced by
-    the order of appearance, so the first of a kind is always 0.
-    """
-    numbers: dict[str, dict[str, int]] = {}
-    result = []
-    for name in names:
-        head, underscore, rest = name.partition("_")
-        kind, digits = re.fullmatch(r"(.*?)(\d*)", head).groups()
-        if kind and digits:
-            known = numbers.setdefault(kind, {})
-            head = f"{kind}{known.setdefault(digits, len(known))}"
-        result.append(re.sub("_fwd$", "", head + underscore + rest))
-    return result
-
-
-def _unused(name: str, used: set) -> str:
-    """Return the name, numbered if another group has it already."""
-    unique, number = name, 1
-    while unique in used:
-        number += 1
-        unique = f"{name}.{number}"
-    used.add(unique)
-    return unique

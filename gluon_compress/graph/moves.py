@@ -103,6 +103,22 @@ def slice_like(step: Step) -> list:
     return [step.atoms.fixed("", ids.ndim)]
 
 
+def reverse(step: Step) -> list:
+    """Positions along axes in the opposite order."""
+    ids = step.ids(0)
+    return [np.flip(ids, [axis % ids.ndim for axis in numbers(step.attrs, "axis")])]
+
+
+def tile(step: Step) -> list:
+    """The whole several times along axes; new axes come first."""
+    ids, reps = step.ids(0), numbers(step.attrs, "reps")
+    ndim = len(step.out_shapes[0])
+    ids = ids.reshape((1,) * (ndim - ids.ndim) + ids.shape)
+    reps = (1,) * (ndim - len(reps)) + tuple(reps)
+    # An axis that is the same all along stays so.
+    return [np.tile(ids, [1 if n == 1 else r for r, n in zip(reps, ids.shape)])]
+
+
 def repeat(step: Step) -> list:
     """Every position along an axis several times."""
     ids, axis = step.ids(0), step.attr("axis")
@@ -114,7 +130,7 @@ def repeat(step: Step) -> list:
 
 
 def split(step: Step) -> list:
-    """Equal parts along one axis stay equal: position i of each part is tied."""
+    """Equal parts along one axis stay equal; with indices any channel can go."""
     axis, ids = axis_of(step, "axis", 1), step.ids(0)
     squeeze = step.attr("squeeze_axis", False)
     inner = list(numbers(step.attrs, "indices"))[1:]
@@ -125,8 +141,11 @@ def split(step: Step) -> list:
         cuts = np.split(ids, inner, axis)
     else:
         cuts = np.split(ids, parts, axis)
-        for part in cuts[1:]:
-            step.atoms.unite(cuts[0], part)
+        if len(varying(ids)) == 1:
+            step.alike(ids.reshape(parts, -1))
+        else:  # what one place loses, the others lose, too
+            for part in cuts[1:]:
+                step.atoms.unite(cuts[0], part)
     if squeeze:
         for part in cuts:
             step.atoms.freeze(part, f"{step.op} {step.name!r} takes single channels")

@@ -18,12 +18,14 @@ from gluon_compress.graph.moves import (
     depth_to_space,
     repeat,
     reshape,
+    reverse,
     slice_axis,
     slice_like,
     slices,
     space_to_depth,
     split,
     swap_axes,
+    tile,
     transpose,
 )
 from gluon_compress.graph.step import (
@@ -107,31 +109,32 @@ def convolution(step: Step) -> list:
 
 
 def deformable(step: Step) -> list:
-    """As a convolution; the places it reads and their weights are for all channels."""
-    if step.attr("num_group", 1) > 1 or step.attr("num_deformable_group", 1) > 1:
-        return unknown_form(step)
+    """As a convolution; each deformable group reads its channels at its own places."""
     weight = PRODUCERS[step.op]
-    outs = step.atoms.fresh(step.attr("num_filter"))
+    outs, ins = step.atoms.fresh(step.attr("num_filter")), step.channel(0, 1)
     for k in range(1, weight):
         step.freeze(step.ids(k), "reads places from it")
+    step.alike(ins.reshape(step.attr("num_deformable_group", 1), -1))
+    inner = _tie_groups(step, outs, ins)[1] if tied_groups(step.attrs) else ins
     step.carry(weight, 0, outs)
-    step.carry(weight, 1, step.channel(0, 1))
+    if inner is not None:
+        step.carry(weight, 1, inner)
     if len(step.shapes) > weight + 1:
         step.carry(weight + 1, 0, outs)
     return [placed(outs, 1, len(step.out_shapes[0]))]
 
 
 def _tie_groups(step: Step, outs: np.ndarray, ins: np.ndarray) -> tuple:
-    """Tie channels of grouped convolution; return what one group has of each."""
+    """Tie channels of grouped convolution; return what each group has of them."""
     groups, whole = step.attr("num_group", 1), whole_groups(step.attrs, len(ins))
     outs, ins = outs.reshape(groups, -1), ins.reshape(groups, -1)
     if whole:
         step.atoms.unite(ins, ins[:, :1])
         step.atoms.unite(outs, ins[:, :1])
         return None, None
-    step.atoms.unite(ins, ins[:1])
-    step.atoms.unite(outs, outs[:1])
-    return outs[0], ins[0]
+    step.alike(ins)
+    step.alike(outs)
+    return outs, ins
 
 
 def dense(step: Step) -> list:
@@ -303,10 +306,12 @@ RULES: dict[str, Callable[[Step], list]] = {
     "UpSampling": upsampling,
     "depth_to_space": depth_to_space,
     "repeat": repeat,
+    "reverse": reverse,
     "slice": slices,
     "slice_axis": slice_axis,
     "slice_like": slice_like,
     "space_to_depth": space_to_depth,
+    "tile": tile,
     "transpose": transpose,
     "where": where,
 }

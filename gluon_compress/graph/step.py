@@ -37,7 +37,8 @@ class Step:
         ``ids(k)`` returns the atoms of input ``k``.
     carry : callable
         ``carry(k, axis, atoms)`` says that input ``k``, a parameter, has these
-        channels along an axis.
+        channels along an axis; atoms of several rows say so of as many equal blocks
+        of its rows (grouped convolution).
     atoms : Atoms
     """
 
@@ -57,6 +58,12 @@ class Step:
     def freeze(self, atoms: np.ndarray, why: str) -> None:
         """Freeze channels for what this operator does with them."""
         self.atoms.freeze(atoms, f"{self.op} {self.name!r} {why}")
+
+    def alike(self, blocks: np.ndarray) -> None:
+        """Let blocks of channels, one a row, always keep the same number."""
+        if len(blocks) > 1:
+            reason = f"{self.op} {self.name!r} needs as many channels in each block"
+            self.atoms.balance(blocks, reason)
 
     def tie(self, ids: np.ndarray, axes: Sequence[int]) -> np.ndarray:
         """Let positions along axes share their fate; return the first ones' atoms."""
@@ -110,7 +117,7 @@ def whole_groups(attrs: Mapping[str, str], in_channels: int) -> bool:
     """Tell whether a grouped convolution loses whole groups or channels of each.
 
     Many thin groups (depthwise is the extreme) are removed whole; of few wide ones
-    each loses the channels at the same places. Either way all keep the same number.
+    each loses as many channels as the others. Either way all keep the same number.
     A slim net stays with what was true of the net it came from, so that plans for the
     one and for the other can be composed.
     """

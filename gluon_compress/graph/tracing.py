@@ -82,6 +82,11 @@ class Graph:
         return self.found.axes
 
     @property
+    def blocks(self) -> dict[str, np.ndarray]:
+        """Parameter to the places of blocks of its rows, where these differ."""
+        return self.found.blocks
+
+    @property
     def batch(self) -> int:
         """Samples in the batch that was traced."""
         return next(iter(self.inputs.values()))[0]
@@ -229,9 +234,23 @@ def symbol_of(net: Any) -> mx.sym.Symbol:
     except Exception as error:  # the net's own code may raise anything
         gist = str(error).strip().splitlines() or [""]
         raise ValueError(
-            f"{type(net).__name__} does not trace to a symbol: "
+            f"{type(net).__name__} does not trace to a symbol:{_layer(error)} "
             f"{type(error).__name__}: {gist[0]}"
         ) from error
+
+
+def _layer(error: Exception) -> str:
+    """Return the innermost layer that was being called when an error was raised."""
+    found, place = "", error.__traceback__
+    while place is not None:
+        block = place.tb_frame.f_locals.get("self")
+        if (
+            isinstance(block, HybridBlock)
+            and place.tb_frame.f_code.co_name != "__call__"
+        ):
+            found = f" {type(block).__name__} {block.name!r}:"
+        place = place.tb_next
+    return found
 
 
 def pair_of(net: Any) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:

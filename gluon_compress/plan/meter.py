@@ -125,12 +125,14 @@ class Meter:
         """Return how often each group's index occurs along axes, and what stays."""
         times = np.zeros((len(tensors), len(self.groups)))
         rest = np.ones(len(tensors))
+        column = np.full(len(self.graph.alive({})), -1)  # of the places of index 0
+        for k, group in enumerate(self.groups):
+            column[self.graph.found.starts[group.name]] = k
         for row, tensor in enumerate(tensors):
             if tensor is not None:
                 rest[row] = (tensor.places < 0).sum()
-                for column, group in enumerate(self.groups):
-                    start = self.graph.found.starts[group.name]
-                    times[row, column] = (tensor.places == start).sum()
+                found = column[tensor.places]
+                np.add.at(times[row], found[found >= 0], 1)
         return times, rest
 
     @staticmethod

@@ -106,6 +106,7 @@ class _MaskWriter:
         self.where: dict[int, int] = {}
         self.products: dict[tuple, int] = {}
         self.readers = self._readers()
+        self.starts = [graph.found.starts[group.name] for group in graph.groups]
         whole = graph.alive({})
         for i in range(len(graph.nodes)):
             node = slim_node(graph, i, whole)
@@ -115,8 +116,9 @@ class _MaskWriter:
                 inputs[1:3] = self._masked_scale(i, inputs)
             self.where[i] = self._add({**node, "inputs": inputs})
             if not folded:
-                for place in sorted(p for p in self.demand.masked if p[0] == i):
-                    self.products[place] = self._product(place)
+                for out in range(len(graph.tensors[i])):
+                    if (i, out) in self.demand.masked:
+                        self.products[i, out] = self._product((i, out))
         self.heads = [[self.where[h[0]], *h[1:]] for h in graph.heads]
 
     def _inputs(self, i: int, node: dict) -> list:
@@ -200,12 +202,9 @@ class _MaskWriter:
 
     def _in_order(self, places: np.ndarray) -> list:
         """Return the groups that a tensor has, in the order they begin in it."""
-        first = {}
-        for group in self.graph.groups:
-            here = np.isin(places, self.graph.places(group))
-            if here.any():
-                first[group] = int(np.argmax(here))
-        return sorted(first, key=first.__getitem__)
+        found = np.searchsorted(self.starts, places[places >= 0], "right") - 1
+        numbers, first = np.unique(found, return_index=True)
+        return [self.graph.groups[k] for k in numbers[np.argsort(first)]]
 
     def _vector(self, places: np.ndarray, name: str) -> int:
         """Return the node of a vector of 1 and 0 for a tensor's channels."""

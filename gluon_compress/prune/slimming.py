@@ -109,7 +109,13 @@ def _slim_value(graph: Graph, name: str, alive: np.ndarray) -> mx.nd.NDArray:
     if name not in graph.axes:
         return value
     array = value.asnumpy()
-    for along in graph.axes[name]:
+    axes = graph.axes[name]
+    if name in graph.blocks:
+        blocks = alive[graph.blocks[name]]
+        parts = np.split(array, len(blocks))
+        array = np.concatenate([p[:, kept] for p, kept in zip(parts, blocks)])
+        axes = [along for along in axes if along.axis != 1]
+    for along in axes:
         array = np.compress(alive[along.places], array, along.axis)
     return mx.nd.array(array, ctx=value.ctx, dtype=value.dtype)
 

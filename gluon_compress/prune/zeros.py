@@ -53,7 +53,7 @@ _PLAIN = (
     "sum sum_axis nansum mean max max_axis min min_axis prod Reshape reshape Flatten",
     "flatten expand_dims squeeze SliceChannel _split_v2 slice slice_axis slice_like",
     "SwapAxis transpose broadcast_axis broadcast_axes broadcast_to depth_to_space",
-    "space_to_depth repeat",
+    "space_to_depth repeat reverse tile",
 )
 # What turns zero into zero, input by input; operators whose slope at zero is infinite
 # (sqrt, norm) are not here, because a mask before them would make gradients infinite.
