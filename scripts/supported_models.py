@@ -15,8 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from facts import ROOT, environment
-from measure_model import alone, measured
-from supported_page import page
+from supported.measure import alone, measured
+from supported.page import page
 
 from common import main, parser
 
@@ -65,8 +65,8 @@ def chosen(pattern: str) -> dict[str, str]:
     ValueError
         If there are none.
     """
-    import model_values  # noqa: F401  before any fork, for it takes seconds
-    from zoo_models import names
+    import supported.values  # noqa: F401  before any fork, for it takes seconds
+    from supported.zoo import names
 
     known = names()
     fitting = {name: kind for name, kind in known.items() if fnmatchcase(name, pattern)}

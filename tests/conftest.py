@@ -31,7 +31,8 @@ def script(monkeypatch):
 
     yield load
     for name in set(sys.modules) - earlier:  # names as plain as "export" must not stay
-        if (_SCRIPTS / f"{name}.py").exists():
+        place = _SCRIPTS / name.replace(".", "/")
+        if place.with_suffix(".py").exists() or place.is_dir():
             del sys.modules[name]
 
 

@@ -39,7 +39,7 @@ FOUND = {
 
 @pytest.fixture
 def page(script) -> str:
-    return script("supported_page").page(FOUND)
+    return script("supported.page").page(FOUND)
 
 
 def rows(page: str, title: str) -> list[list[str]]:
@@ -111,7 +111,7 @@ def test_page_in_docs_is_made_from_the_results_beside_it(call):
 
 
 def test_kinds_of_models(script):
-    kind_of = script("zoo_models").kind_of
+    kind_of = script("supported.zoo").kind_of
     kinds = {
         "resnet50_v1d": "classifier",
         "cifar_resnet20_v1": "classifier",
@@ -128,7 +128,7 @@ def test_kinds_of_models(script):
 
 
 def test_usual_sizes(script):
-    shape_of = script("zoo_models").shape_of
+    shape_of = script("supported.zoo").shape_of
     sizes = {"resnet18_v1": 224, "inceptionv3": 299, "nasnet_4_1056": 331}
     sizes.update(ssd_300_vgg16_atrous_coco=300, yolo3_darknet53_coco=416)
     assert {name: shape_of(name)[2] for name in sizes} == sizes
@@ -138,12 +138,12 @@ def test_error_of_a_model_is_kept_in_one_line(script):
     def measure(name):
         raise ValueError(f"{name}\n  is wrong")
 
-    found = script("measure_model").alone(measure, "it")
+    found = script("supported.measure").alone(measure, "it")
     assert found == {"failed": "ValueError: it is wrong"}
 
 
 def test_model_that_ends_the_process_is_told(script):
-    found = script("measure_model").alone(lambda name: os._exit(9), "it")
+    found = script("supported.measure").alone(lambda name: os._exit(9), "it")
     assert re.match("the process ended without a word", found["failed"])
 
 
@@ -152,7 +152,7 @@ def test_model_that_ends_the_process_is_told(script):
 @pytest.mark.parametrize("name", ["cifar_resnet20_v1", "ssd_300_mobilenet0.25_coco"])
 def test_models_are_measured(name, script):
     # Without a process of its own, so that coverage and debuggers see it.
-    found = script("measure_model").measured(name)
+    found = script("supported.measure").measured(name)
     assert set(found) == set(MODEL) - {"kind"}
     assert found["macs_left"] <= found["macs"] / 2
     assert found["prunable_params"] > 0.99 * found["params"]

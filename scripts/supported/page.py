@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Mapping
 
-from supported_rows import HEAD, TIMES, TOLERANCE, frozen, operators, row, speed, table
+from supported.rows import HEAD, TIMES, TOLERANCE, frozen, operators, row, speed, table
 
 TITLES = {
     "classifier": "Classifiers",

@@ -8,12 +8,12 @@ from typing import Any, Sequence
 
 import mxnet as mx
 import numpy as np
-from outputs import flat
-from zoo_models import DETECTORS, build, kind_of
 
 from gluon_compress import slim, trace
 from gluon_compress.graph import Graph, pair_of
 from gluon_compress.graph.nodes import states
+from supported.outputs import flat
+from supported.zoo import DETECTORS, build, kind_of
 
 # What layers multiply the variance by. With more than 1, the branches of residual nets
 # double it block by block, gates saturate and hide or blow up differences; with the

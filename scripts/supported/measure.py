@@ -38,11 +38,10 @@ def _sent(measure: Callable[[str], dict], name: str, pipe: Any) -> None:
 
 def measured(name: str) -> dict:
     """Trace a model, halve its MACs, and compare masks with the slim net."""
-    from model_values import groups, prepared
-    from outputs import difference, flat
-    from zoo_models import shape_of
-
     from gluon_compress import Budget, count, delete, mask, select, slim, trace
+    from supported.outputs import difference, flat
+    from supported.values import groups, prepared
+    from supported.zoo import shape_of
 
     shape = shape_of(name)
     net, source, images, outputs = prepared(name, shape)
