@@ -6,10 +6,10 @@ from gluon_compress.graph import ChannelGroup, Graph, trace
 from gluon_compress.timing import LatencyTable, measure_units, predict_latency
 
 # 2. Decide what each group keeps.
-from gluon_compress.plan import Budget, Plan, delete, select
+from gluon_compress.plan import Budget, Plan, delete, explain, select
 
 # 3. Apply the decision.
-from gluon_compress.prune import mask, set_mask, slim, taylor
+from gluon_compress.prune import mask, recalibrate, sensitivity, set_mask, slim, taylor
 
 # 4. Train, judge and ship any net.
 from gluon_compress.distill import distil_step
@@ -19,11 +19,12 @@ from gluon_compress.train import Options, fit
 
 # 5. The nets and the experiments of this package.
 from gluon_compress.models import build
-from gluon_compress.recipe import Recipe, Schedule
+from gluon_compress.recipe import ClassifierRecipe, Recipe, Schedule
 
 __all__ = [
     "Budget",
     "ChannelGroup",
+    "ClassifierRecipe",
     "Cost",
     "Graph",
     "LatencyTable",
@@ -36,13 +37,16 @@ __all__ = [
     "count",
     "delete",
     "distil_step",
+    "explain",
     "export",
     "fit",
     "latency",
     "mask",
     "measure_units",
     "predict_latency",
+    "recalibrate",
     "select",
+    "sensitivity",
     "set_mask",
     "slim",
     "taylor",
