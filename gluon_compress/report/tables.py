@@ -30,8 +30,8 @@ class Figures:
     bytes: float | None = None
     macs: float | None = None
     mAP: float | None = None  # noqa: N815  the name that everyone knows
-    top1: float | None = None
     latency_ms: float | None = None
+    top1: float | None = None
 
 
 def cost_table(rows: Sequence[Figures]) -> str:
