@@ -146,6 +146,10 @@ def test_gradual_pruning_meets_its_budget(gradual):
     assert 0.57 < stages["1_prune"]["macs"] / stages["full"]["macs"] <= 0.6
     assert stages["1_prune"]["epochs"] == 4
     assert not (gradual / "full" / "log.jsonl").exists()  # it was loaded
+    plan = Plan.load(gradual / "1_prune" / "plan.json")
+    assert plan.made_by["rounds"]["count"] == 2
+    (first,) = plan.made_by["held"]
+    assert len(plan.keep[first]) == plan.made_by["widths"][first]
     assert stages["1_prune"]["sparsity"]["epochs"] == 1
     assert 0 <= stages["1_prune"]["before_recalibration"]["top1"] <= 1
 

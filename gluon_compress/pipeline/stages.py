@@ -12,6 +12,7 @@ from gluon_compress.graph import Graph
 from gluon_compress.pipeline.job import Job, Lesson, place
 from gluon_compress.plan import Budget, Plan, Sensitivity
 from gluon_compress.plan.meter import Meter
+from gluon_compress.plan.reach import held
 from gluon_compress.prune import (
     mask,
     mask_in_rounds,
@@ -48,7 +49,7 @@ def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
         net = mask(net, None)
         callback = _rounds(job, net, row, graph)
         notes.update(_fit(job, net, None, row.train, folder, callbacks=[callback]))
-        decision = _saved(job, plan_of(net), row, folder)
+        decision = _saved(job, _plan_of(job, net, row, graph), row, folder)
     elif (folder / PLAN).exists():  # decided before an interruption
         decision = Plan.load(folder / PLAN)
     else:
@@ -95,6 +96,20 @@ def _rounds(job: Job, net: Any, row: Prune, graph: Graph) -> Callable:
         shape=graph.inputs["data"],
         table=_table(row),
     )
+
+
+def _plan_of(job: Job, net: Any, row: Prune, graph: Graph) -> Plan:
+    """Return what rounds came to, with the notes that a plan made at once has."""
+    made_by = {
+        "selection": row.selection,
+        "budget": _budget(graph, row).limits,
+        "multiple": row.multiple,
+        "rounds": asdict(row.rounds),
+        "seed": job.recipe.seed,
+        "held": held(graph, row.groups, row.leave, ends=row.ends),
+        "widths": {group.name: group.width for group in graph.groups},
+    }
+    return replace(plan_of(net), made_by=made_by)
 
 
 def _recalibrated(job: Job, net: Any, row, notes: dict) -> tuple[Any, dict]:

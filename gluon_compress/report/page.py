@@ -35,6 +35,8 @@ tbody th { font-weight: normal; }
 thead th { border-bottom: 2px solid #888; vertical-align: bottom;
   white-space: normal; }
 tr.mean > * { font-weight: 600; }
+table.words :is(td, th):nth-last-child(-n + 2) { text-align: left; min-width: 10rem;
+  white-space: normal; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1.2rem; }
 dt { color: #555; }
 dd { margin: 0; overflow-wrap: anywhere; }
@@ -133,7 +135,7 @@ def html(path: str | os.PathLike, page: Page) -> None:
         _section("Precision of each class", _precision_part(page.precisions)),
         *(_section(p.title, _picture_part(link, p)) for link, p in shown),
         *(
-            _section(f"Groups of {name}", _table(plan_cells(rows), mean=len(rows)))
+            _section(f"Groups of {name}", _groups_part(rows))
             for name, rows in page.plans.items()
         ),
         _section("Recipe", _facts_part(page.facts)),
@@ -189,8 +191,13 @@ def _file_names(results: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _table(cells: Sequence[Sequence[str]], mean: int | None = None) -> str:
-    """Return a table whose first row and column are heads."""
+def _table(
+    cells: Sequence[Sequence[str]], mean: int | None = None, *, words: bool = False
+) -> str:
+    """Return a table whose first row and column are heads.
+
+    Row ``mean`` stands out; with ``words`` the last two columns are text.
+    """
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in cells[0])
     rows = []
     for i, (name, *values) in enumerate(cells[1:]):
@@ -198,8 +205,9 @@ def _table(cells: Sequence[Sequence[str]], mean: int | None = None) -> str:
         inside = "".join(f"<td>{escape(v)}</td>" for v in values)
         rows.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{inside}</tr>')
     body = "\n".join(rows)
+    kind = ' class="words"' if words else ""
     return (
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="wide"><table{kind}>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
 
@@ -211,6 +219,10 @@ def cost_html(rows: Sequence[Figures]) -> str:
 
 def _cost_part(rows: Sequence[Figures]) -> str:
     return f'{cost_html(rows)}\n<p class="note">{NOTE}</p>' if rows else ""
+
+
+def _groups_part(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _table(plan_cells(rows), mean=len(rows), words=True)
 
 
 def _precision_part(precisions: Mapping[str, Mapping[str, float]]) -> str:
