@@ -21,8 +21,10 @@ venv:  ## Make .venv with everything in it (PYTHON=... chooses the Python, 3.8 t
 demo: venv  ## Train, prune, distil, evaluate and export a detector on made-up data
 	@$(PY) scripts/run_pipeline.py --recipe $(RECIPE) --out $(OUT) --resume
 
+# Tests are small: one process for each core does more than one with many threads.
+test: export OMP_NUM_THREADS := 1
 test: venv  ## Run the tests (ARGS="-m 'not slow'" chooses among them)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(CORES) --dist loadfile $(ARGS)
 
 lint: venv  ## Check style and format
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
