@@ -85,7 +85,7 @@ def feature_loss(student: Array, teacher: Array) -> Array:
     """
     own = nd.L2Normalization(student, mode="channel", eps=1e-6)
     target = nd.L2Normalization(teacher, mode="channel", eps=1e-6)
-    return nd.square(own - target).sum(axis=1).mean()
+    return _sum_of_squares(own - target) * (student.shape[1] / student.size)
 
 
 def weighted_score_loss(
@@ -120,8 +120,8 @@ def weighted_score_loss(
         One element; 0 for a batch without positives.
     """
     chosen = _mined(student, classes)
-    target = nd.softmax(teacher, axis=-1, temperature=temperature)
-    log_own = nd.log_softmax(student, axis=-1, temperature=temperature)
+    target = nd.softmax(teacher / temperature, axis=-1)
+    log_own = nd.log_softmax(student / temperature, axis=-1)
     every = target * log_own
     weighed = every.sum(axis=-1) + (background - 1) * _class(every, 0)
     return -(temperature**2) * (chosen * weighed).sum() / _objects(chosen)
@@ -181,7 +181,8 @@ def hint_loss(student: Array, teacher: Array) -> Array:
     NDArray
         One element.
     """
-    return nd.square(student - teacher).mean()
+    apart = student - teacher
+    return _sum_of_squares(apart) / apart.size
 
 
 def imitation_loss(
@@ -206,7 +207,7 @@ def imitation_loss(
         One element.
     """
     apart = [
-        (mask * nd.square(s - t).sum(axis=1)).sum()
+        _sum_of_squares(s - t, mask.expand_dims(axis=1))
         for s, t, mask in zip(student, teacher, near)
     ]
     cells = nd.add_n(*[mask.sum() for mask in near])
@@ -231,11 +232,13 @@ def channel_loss(student: Array, teacher: Array, temperature: float = 4.0) -> Ar
     NDArray
         One element.
     """
-    own, target = (tap.reshape((0, 0, -1)) for tap in (student, teacher))
-    log_own = nd.log_softmax(own, axis=-1, temperature=temperature)
-    log_target = nd.log_softmax(target, axis=-1, temperature=temperature)
-    divergence = nd.exp(log_target) * (log_target - log_own)
-    return temperature**2 * divergence.sum(axis=-1).mean()
+    log_own, log_target = (
+        # MXNet's softmax takes three times as long with a temperature of its own.
+        nd.log_softmax(tap.reshape((0, 0, -1)) / temperature, axis=-1)
+        for tap in (student, teacher)
+    )
+    divergence = _inner(nd.exp(log_target), log_target - log_own)
+    return temperature**2 / (student.shape[0] * student.shape[1]) * divergence
 
 
 def _foreground(scores: Array) -> Array:
@@ -251,6 +254,20 @@ def _objects(foreground: Array) -> Array:
 
 def _class(values: Array, number: int) -> Array:
     return values.slice_axis(axis=-1, begin=number, end=number + 1).squeeze(axis=-1)
+
+
+def _inner(a: Array, b: Array) -> Array:
+    # A sixth of the time of a product and its sum, which MXNet adds one by one.
+    return nd.dot(a.reshape((-1,)), b.reshape((-1,)))
+
+
+def _sum_of_squares(values: Array, mask: Array | None = None) -> Array:
+    """Sum of squares, of those that a mask of ones and zeros leaves."""
+    constant = values.detach()
+    if mask is not None:
+        constant = nd.broadcast_mul(constant, mask)
+    half = _inner(constant, values)  # its gradient is half the square's
+    return 2 * half - half.detach()
 
 
 def _mined(scores: Array, classes: Array) -> Array:
