@@ -91,6 +91,69 @@ def curves(
     save_figure(figure, path)
 
 
+@matplotlib.rc_context(STYLE)
+def part_curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> None:
+    """Draw the parts of the loss, one small panel for each stage that logs any.
+
+    Parts are drawn as they are, before any weight; a part has the same line in every
+    panel. Values that are not above zero are drawn around.
+
+    Parameters
+    ----------
+    logs : mapping
+        Name of the stage to its ``log.jsonl``.
+    path : path
+        Of the PNG.
+
+    Raises
+    ------
+    ValueError
+        If no step of any log has a part, or a log cannot be read.
+    """
+    stages = {name: read_log(log)[0] for name, log in logs.items()}
+    shown = {name: _parts(steps) for name, steps in stages.items() if _parts(steps)}
+    if not shown:
+        raise ValueError("curves of parts need a step with a part, there is none")
+    every = dict.fromkeys(part for parts in shown.values() for part in parts)
+    lines = dict(zip(every, _lines(len(every))))
+    columns, rows = min(2, len(shown)), -(-len(shown) // 2)
+    figure = Figure(figsize=(8.4, 0.8 + 2.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, (stage, parts) in zip(panels, shown.items()):
+        for part in parts:
+            _draw_part(panel, stages[stage], part, lines[part])
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("")
+        panel.set(title=stage, xlabel="epoch", xlim=(0, None))
+        panel.legend(fontsize=7, ncols=2, loc="best")
+    for panel in list(panels)[len(shown) :]:
+        panel.set_axis_off()
+    figure.suptitle("Parts of the loss", fontsize=12)
+    save_figure(figure, path)
+
+
+def _lines(count: int) -> list[dict]:
+    """Return a colour and a dash for each of many lines, no two alike."""
+    dashes = ("-", "--", ":", "-.")
+    return [
+        {"color": LINES[i % len(LINES)], "ls": dashes[i // len(LINES) % len(dashes)]}
+        for i in range(count)
+    ]
+
+
+def _parts(steps: Sequence[dict]) -> list[str]:
+    """Return the names of all parts, in the order they first occur."""
+    return list(dict.fromkeys(part for step in steps for part in step["parts"]))
+
+
+def _draw_part(axes, steps: Sequence[dict], part: str, line: dict) -> None:
+    x, size = _place(steps)
+    y = np.array([step["parts"].get(part, math.nan) for step in steps], float)
+    shown = np.isfinite(y) & (y > 0)
+    axes.plot(x[shown], _smooth(y[shown], size), lw=1.4, label=part, **line)
+
+
 def best_of(
     validations: Sequence[Mapping[str, Any]], measure: str = "mAP"
 ) -> float | None:
@@ -115,14 +178,23 @@ def _open_decades(axes) -> None:
 def _draw_steps(loss, rate, steps: Sequence[dict], ink: str) -> None:
     if not steps:
         return
-    epochs = np.array([s["epoch"] for s in steps])
-    size = np.bincount(epochs).max()  # the epoch that a run is in is not whole yet
-    x = epochs + (np.arange(len(steps)) - np.searchsorted(epochs, epochs)) / size
+    x, size = _place(steps)
     rate.plot(x, [s["lr"] for s in steps], color=ink, linewidth=1.5)
     y = np.array([s["loss"] for s in steps], float)
     shown = np.isfinite(y) & (y > 0)
     x, y = x[shown], y[shown]
     loss.plot(x, y, color=ink, linewidth=0.5, alpha=0.22)
-    span = max(1, min(len(y) // 60, int(size)))
-    means = [y[max(0, i - span) : i + span + 1].mean() for i in range(len(y))]
-    loss.plot(x, means, color=ink, linewidth=1.6)
+    loss.plot(x, _smooth(y, size), color=ink, linewidth=1.6)
+
+
+def _place(steps: Sequence[dict]) -> tuple[np.ndarray, int]:
+    """Return where steps lie, in epochs, and how many make an epoch."""
+    epochs = np.array([s["epoch"] for s in steps])
+    size = np.bincount(epochs).max()  # the epoch that a run is in is not whole yet
+    first = np.searchsorted(epochs, epochs)
+    return epochs + (np.arange(len(steps)) - first) / size, int(size)
+
+
+def _smooth(y: np.ndarray, size: int) -> list[float]:
+    span = max(1, min(len(y) // 60, size))
+    return [y[max(0, i - span) : i + span + 1].mean() for i in range(len(y))]
