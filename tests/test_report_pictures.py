@@ -306,9 +306,19 @@ def test_a_part_keeps_its_colour_in_every_panel(tmp_path):
     second = parts_log(tmp_path / "b.jsonl", *[{"box": 1.0}] * 4)
     report.part_curves({"full": first, "compact": second}, tmp_path / "p.png")
     image = read(tmp_path / "p.png")
-    right = image[:, image.shape[1] // 2 :]
+    # Above the key, which names both.
+    right = image[: image.shape[0] * 4 // 5, image.shape[1] // 2 :]
     assert has(right, rgb("#d1581b")).sum() > 100
     assert not has(right, rgb("#1f6fb4")).any()
+
+
+def test_a_panel_that_no_stage_needs_is_left_blank(tmp_path):
+    log = parts_log(tmp_path / "a.jsonl", *[{"class": 2.0}] * 4)
+    report.part_curves(dict.fromkeys("abc", log), tmp_path / "p.png")
+    image = read(tmp_path / "p.png")
+    height, width = image.shape[:2]
+    corner = image[height // 2 + height // 20 : height * 4 // 5, width * 11 // 20 :]
+    assert (corner == 255).all()
 
 
 def test_more_parts_than_colours_are_told_apart(tmp_path):

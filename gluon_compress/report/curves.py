@@ -11,6 +11,7 @@ from typing import Any, Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from gluon_compress.report.charts import LINES, STYLE, save_figure
 
@@ -77,10 +78,7 @@ def curves(
         value.plot(
             *np.array(marks, float), "o-", ms=3.5, lw=1.5, color=ink, label=label
         )
-    loss.set_yscale("log")
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_formatter("")
-    _open_decades(loss)
+    _scale_by_decades(loss)
     loss.set_ylabel("loss")
     value.set_ylabel(f"{measure} (validation)")
     value.set_ylim(0, 1.03)
@@ -117,18 +115,17 @@ def part_curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) 
     every = dict.fromkeys(part for parts in shown.values() for part in parts)
     lines = dict(zip(every, _lines(len(every))))
     columns, rows = min(2, len(shown)), -(-len(shown) // 2)
-    figure = Figure(figsize=(8.4, 0.8 + 2.7 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    figure = Figure(figsize=(8.4, 1.2 + 2.7 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel, (stage, parts) in zip(panels, shown.items()):
         for part in parts:
             _draw_part(panel, stages[stage], part, lines[part])
-        panel.set_yscale("log")
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("")
+        _scale_by_decades(panel)
         panel.set(title=stage, xlabel="epoch", xlim=(0, None))
-        panel.legend(fontsize=7, ncols=2, loc="best")
-    for panel in list(panels)[len(shown) :]:
+    for panel in panels[len(shown) :]:
         panel.set_axis_off()
+    keys = [Line2D([], [], lw=1.4, label=part, **line) for part, line in lines.items()]
+    figure.legend(handles=keys, ncols=5, fontsize=8, loc="outside lower center")
     figure.suptitle("Parts of the loss", fontsize=12)
     save_figure(figure, path)
 
@@ -151,7 +148,7 @@ def _draw_part(axes, steps: Sequence[dict], part: str, line: dict) -> None:
     x, size = _place(steps)
     y = np.array([step["parts"].get(part, math.nan) for step in steps], float)
     shown = np.isfinite(y) & (y > 0)
-    axes.plot(x[shown], _smooth(y[shown], size), lw=1.4, label=part, **line)
+    axes.plot(x[shown], _smooth(y[shown], size), lw=1.4, **line)
 
 
 def best_of(
@@ -163,8 +160,11 @@ def best_of(
     return max(known, default=None)
 
 
-def _open_decades(axes) -> None:
-    """Label 1, 2 and 5 of each decade where the range spans few of them."""
+def _scale_by_decades(axes) -> None:
+    """Scale by logarithm; label 1, 2 and 5 of each decade where there are few."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     low, high = axes.get_ylim()
     if high / low < 200:
         ticks = [
