@@ -291,6 +291,47 @@ def test_channel_loss_by_formula(temperature):
     assert loss.asscalar() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_channel_loss_has_the_gradient_of_its_formula(temperature):
+    # T^2 / (B K) times (q_s - q_t) / T, as for any softened cross-entropy.
+    student, teacher = normal(1, 2, 3, 4, 5), normal(2, 2, 3, 4, 5)
+    own, target = (
+        softmax(tap.reshape(2, 3, 20), temperature).reshape(2, 3, 4, 5)
+        for tap in (student, teacher)
+    )
+    found = gradient(
+        lambda tap: channel_loss(tap, nd.array(teacher), temperature), student
+    )
+    expected = temperature / (2 * 3) * (own - target)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("loss", [hint_loss, feature_loss, channel_loss])
+def test_gradients_of_feature_losses_equal_differences(loss):
+    student, teacher = normal(1, 1, 2, 2, 3), nd.array(normal(2, 1, 2, 2, 3))
+    found, step = gradient(lambda tap: loss(tap, teacher), student), 0.01
+    for at in np.ndindex(student.shape):
+        values = []
+        for sign in (1, -1):
+            moved = student.copy()
+            moved[at] += sign * step
+            values.append(loss(nd.array(moved), teacher).asscalar())
+        slope = (values[0] - values[1]) / (2 * step)
+        assert found[at] == pytest.approx(slope, rel=0.02, abs=1e-3)
+
+
+def test_imitation_has_the_gradient_of_its_formula():
+    student, teacher = normal(1, 1, 3, 4, 5), normal(2, 1, 3, 4, 5)
+    near = np.zeros((1, 4, 5), np.float32)
+    near[0, 1, 2:4] = 1
+    found = gradient(
+        lambda tap: imitation_loss([tap], [nd.array(teacher)], [nd.array(near)]),
+        student,
+    )
+    expected = near[:, None] * (student - teacher) / 2  # of two cells
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 def test_channel_loss_asks_where_and_not_how_much():
     tap = nd.array(normal(1, 2, 3, 4, 5))
     offset = nd.array(normal(2, 2, 3, 1, 1))
