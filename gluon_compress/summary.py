@@ -196,7 +196,21 @@ def _curves(results: Mapping, out: Path, folder: Path) -> list[report.Picture]:
         "The loss of a distilled stage holds the teacher's parts too."
     )
     alt = f"Loss, {measure} and learning rate over the steps of " + ", ".join(logs)
-    return [report.Picture("curves.png", "Training", caption, alt)]
+    training = report.Picture("curves.png", "Training", caption, alt)
+    return [training, *_part_curves(logs, folder)]
+
+
+def _part_curves(logs: Mapping, folder: Path) -> list[report.Picture]:
+    steps = [step for log in logs.values() for step in report.read_log(log)[0]]
+    if not any(step["parts"] for step in steps):
+        return []
+    report.part_curves(logs, folder / "parts.png")
+    caption = (
+        "What the loss of each stage is made of, before weights: what labels say, and "
+        "each distillation loss where there is a teacher."
+    )
+    alt = "Each part of the loss over the steps of " + ", ".join(logs)
+    return [report.Picture("parts.png", "Parts of the loss", caption, alt)]
 
 
 def _detections(out: Path, name: str, test, folder: Path) -> report.Picture:

@@ -67,6 +67,7 @@ WITHIN = {
         "sparsity",
     ],
     "train": ["checkpoint", "run", "loop"],
+    "distill": ["adapters", "losses", "near", "step"],
     "data": [
         "annotation",
         "images",

@@ -8,6 +8,8 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 
 from gluon_compress import models
+from gluon_compress.data import SSDTargets
+from gluon_compress.distill import near_objects
 from gluon_compress.export import export
 from gluon_compress.graph import trace
 from gluon_compress.models import head, ssd
@@ -105,6 +107,66 @@ def test_taps_are_the_maps_that_predictors_read(net, images):
     maps = head.head_block(net, taps=True)(images)[2:]
     assert tuple(m.shape[1] for m in maps) == head.map_widths(net)
     assert [m.shape[2] for m in maps] == [38, 19, 10, 5, 3, 1]
+
+
+def test_map_anchors_belong_to_the_cells_of_their_maps(net):
+    anchors = head.map_anchors(net)
+    sides = (38, 19, 10, 5, 3, 1)
+    each = (4, 6, 6, 6, 4, 4)
+    assert anchors.maps == tuple((n, n, k) for n, k in zip(sides, each))
+    start = 0
+    for n, k, step in zip(sides, each, (8, 16, 32, 64, 100, 300)):
+        boxes = anchors.center_boxes[start : start + n * n * k]
+        centres = boxes[:, :2].reshape(n, n, k, 2)
+        middle = (np.arange(n) + 0.5) * step
+        np.testing.assert_allclose(centres[0, :, 0, 0], middle, rtol=1e-5)
+        np.testing.assert_allclose(centres[:, 0, -1, 1], middle, rtol=1e-5)
+        start += n * n * k
+    assert start == len(anchors.center_boxes) == 8732
+
+
+def test_cells_near_an_object_lie_on_the_map_of_its_size(net):
+    # 32 pixels square around (100, 200): like the anchors of 30 on the first map; the
+    # smallest square that the third map has, 111, overlaps it by a twelfth.
+    label = np.array([[84, 184, 116, 216, 0, 0]], np.float32)
+    targets = SSDTargets(ssd.anchors_of(net))([label])
+    masks = near_objects(*targets, head.map_anchors(net), 0.5)
+    rows, columns = np.nonzero(masks[0][0])
+    assert (rows + 0.5).mean() * 8 == pytest.approx(200)
+    assert (columns + 0.5).mean() * 8 == pytest.approx(100)
+    assert not any(mask.any() for mask in masks[2:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"classes": ("cat", "cow")},
+            r"classes: the teacher has \('cat', 'cow'\), the",
+        ),
+        ({"size": 320}, "image size: the teacher has 320, the student 300; a teacher"),
+        (
+            {"sizes": (20, 60, 111, 162, 213, 264, 315)},
+            r"anchor sizes: .* has \(20\.0,",
+        ),
+        ({"ratios": ((1, 2, 0.5),) * 6}, r"anchor ratios: the teacher has \(\(1, 2, 0"),
+        (
+            {"steps": (8, 16, 32, 64, 100, 301)},
+            r"anchor steps: the teacher has \(8\.0,",
+        ),
+        ({"stds": (0.1, 0.1, 0.1, 0.1)}, "stds of box deltas: the teacher has"),
+    ],
+)
+def test_teacher_with_other_classes_or_anchors_is_refused(net, change, message):
+    options = {"classes": CLASSES, "extras": (64, 32, 32), **change}
+    teacher = models.build("ssd_300_mobilenet0.25", **options)
+    with pytest.raises(ValueError, match=message):
+        head.check_teacher(net, teacher)
+
+
+def test_teacher_of_another_trunk_and_width_is_welcome(net):
+    teacher = models.build("ssd_300_resnet18_v1b", CLASSES, extras=(32, 16, 16))
+    head.check_teacher(net, teacher)
 
 
 def test_head_block_trains_the_net_itself(net, images):

@@ -19,6 +19,8 @@ from gluon_compress import (
     trace,
 )
 from gluon_compress.data import make_toy
+from gluon_compress.distill import LOSSES
+from gluon_compress.export import load_symbol
 from gluon_compress.files import read_json
 from gluon_compress.models import head
 from gluon_compress.pipeline.detection import DETECTION
@@ -160,6 +162,37 @@ def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path, lost):
     for name, parameter in one.items():
         same = other[name].data().asnumpy()
         np.testing.assert_array_equal(parameter.data().asnumpy(), same)
+
+
+@pytest.mark.slow
+def test_adapters_of_every_loss_are_gone_from_the_compact_net(place, tmp_path):
+    # A student without an equal width, so that nothing works unless it is adapted.
+    student = {**RECIPE["model"], "width": 0.25, "extras": [16, 16, 16]}
+    distillation = {"losses": dict.fromkeys(LOSSES, 0.1)}
+    recipe = recipe_in(place, student=student, distillation=distillation)
+    job = open_job(DETECTION, recipe, tmp_path, QUIET, {})
+    full, net = DETECTION.build(job)
+    lesson = DETECTION.lesson(job, net, full)
+    assert any("adapter" in name for name in lesson.block.collect_params())
+    finetune(job, net, full, tmp_path / "compact")
+    log = (tmp_path / "compact" / "log.jsonl").read_text().splitlines()
+    assert set(json.loads(log[0])["parts"]) == {"class", "box", *LOSSES}
+    DETECTION.save(job, net, tmp_path / "model", "compact")
+    symbol, values = load_symbol(tmp_path / "model")
+    names = [*values, *symbol.get_internals().list_outputs()]
+    assert not [name for name in names if "adapter" in name]
+    assert set(values) <= set(net.collect_params())
+    ids, _, corner_boxes = models.load(tmp_path / "model")(mx.nd.ones((1, 3, 300, 300)))
+    assert ids.shape[:2] == corner_boxes.shape[:2] == (1, 100)
+
+
+def test_student_with_other_anchors_than_its_teacher_is_refused_at_once(tmp_path):
+    make_toy(tmp_path / "toy", images=20)
+    student = {**RECIPE["model"], "steps": [8, 16, 32, 64, 100, 299]}
+    recipe = recipe_in(tmp_path, student=student)
+    job = open_job(DETECTION, recipe, tmp_path / "run", QUIET, {})
+    with pytest.raises(ValueError, match="anchor steps: the teacher has .* 300.* 299"):
+        DETECTION.build(job)
 
 
 @pytest.mark.slow

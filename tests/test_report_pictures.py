@@ -15,6 +15,7 @@ from gluon_compress.plan import Sensitivity
 from gluon_compress.report import Boxes, Example, Point, plans
 from gluon_compress.report.boxes import PALETTE, colour
 from gluon_compress.report.charts import frontier, name_points
+from gluon_compress.report.curves import _lines as curve_lines
 from gluon_compress.report.curves import best_of
 from gluon_compress.report.plans import KEPT
 from nets import SHAPE, ready, wide
@@ -281,6 +282,62 @@ def test_loss_of_zero_or_nan_is_drawn_around(tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
     report.curves({"full": tmp_path / "log.jsonl"}, tmp_path / "c.png")
     assert (tmp_path / "c.png").exists()
+
+
+def parts_log(path, *parts: dict) -> str:
+    record = {"kind": "step", "epoch": 0, "lr": 0.1, "loss": 1.0}
+    lines = [json.dumps({**record, "step": i, "parts": p}) for i, p in enumerate(parts)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_each_part_of_the_loss_has_its_line(tmp_path):
+    log = parts_log(tmp_path / "a.jsonl", *[{"class": 2.0, "box": 1.0}] * 4)
+    report.part_curves({"full": log}, tmp_path / "p.png")
+    image = read(tmp_path / "p.png")
+    assert has(image, rgb("#1f6fb4")).sum() > 200
+    assert has(image, rgb("#d1581b")).sum() > 200
+    assert not has(image, rgb("#1d8a5f")).any()
+
+
+def test_a_part_keeps_its_colour_in_every_panel(tmp_path):
+    # The second stage has the second part alone.
+    first = parts_log(tmp_path / "a.jsonl", *[{"class": 2.0, "box": 1.0}] * 4)
+    second = parts_log(tmp_path / "b.jsonl", *[{"box": 1.0}] * 4)
+    report.part_curves({"full": first, "compact": second}, tmp_path / "p.png")
+    image = read(tmp_path / "p.png")
+    # Above the key, which names both.
+    right = image[: image.shape[0] * 4 // 5, image.shape[1] // 2 :]
+    assert has(right, rgb("#d1581b")).sum() > 100
+    assert not has(right, rgb("#1f6fb4")).any()
+
+
+def test_a_panel_that_no_stage_needs_is_left_blank(tmp_path):
+    log = parts_log(tmp_path / "a.jsonl", *[{"class": 2.0}] * 4)
+    report.part_curves(dict.fromkeys("abc", log), tmp_path / "p.png")
+    image = read(tmp_path / "p.png")
+    height, width = image.shape[:2]
+    corner = image[height // 2 + height // 20 : height * 4 // 5, width * 11 // 20 :]
+    assert (corner == 255).all()
+
+
+def test_more_parts_than_colours_are_told_apart(tmp_path):
+    lines = [tuple(line.values()) for line in curve_lines(12)]
+    assert len(set(lines)) == 12
+
+
+def test_parts_of_zero_or_nan_are_drawn_around(tmp_path):
+    values = [0.0, float("nan"), 1.0, 2.0]
+    log = parts_log(tmp_path / "a.jsonl", *[{"box": v} for v in values], {})
+    report.part_curves({"full": log}, tmp_path / "p.png")
+    assert has(read(tmp_path / "p.png"), rgb("#1f6fb4")).sum() > 100
+
+
+def test_curves_of_parts_without_any_are_refused(tmp_path):
+    logs = {"full": log_of(tmp_path / "log.jsonl")}
+    with pytest.raises(ValueError, match="need a step with a part, there is none"):
+        report.part_curves(logs, tmp_path / "p.png")
+    assert not (tmp_path / "p.png").exists()
 
 
 def test_best_validation_leaves_missing_values_out():

@@ -17,10 +17,26 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 from mxnet.gluon import SymbolBlock
 
-from gluon_compress.distill import adapt
+from gluon_compress.distill import Anchors, adapt
 from gluon_compress.graph import FORMS, Form
-from gluon_compress.models.ssd import SSDConfig, config_of, image_size, ssd_around
+from gluon_compress.models.ssd import (
+    SSDConfig,
+    anchors_of,
+    config_of,
+    image_size,
+    ssd_around,
+)
 from gluon_compress.models.start import start_values
+
+# What a teacher has in common with its student, in a message's words.
+ALIKE = {
+    "classes": "classes",
+    "size": "image size",
+    "sizes": "anchor sizes",
+    "ratios": "anchor ratios",
+    "steps": "anchor steps",
+    "stds": "stds of box deltas",
+}
 
 
 def raw_head(net: SSD) -> mx.sym.Symbol:
@@ -102,10 +118,41 @@ def _predict(tap, scorer, locator) -> list:
 
 def map_widths(net: SSD) -> tuple[int, ...]:
     """Return the channels of each map that the predictors read."""
+    return tuple(shape[1] for shape in _map_shapes(net))
+
+
+def map_anchors(net: SSD) -> Anchors:
+    """Return the anchors of a detector, with the cells of its maps they belong to."""
+    maps = tuple(
+        (height, width, generator.num_depth)
+        for generator, (_, _, height, width) in zip(
+            net.anchor_generators, _map_shapes(net)
+        )
+    )
+    return Anchors(anchors_of(net).asnumpy()[0], maps, config_of(net).stds)
+
+
+def _map_shapes(net: SSD) -> list[tuple[int, ...]]:
     size = image_size(net)
     maps = mx.sym.Group(map_symbols(raw_head(net)))
-    _, shapes, _ = maps.infer_shape(data=(1, 3, size, size))
-    return tuple(shape[1] for shape in shapes)
+    return maps.infer_shape(data=(1, 3, size, size))[1]
+
+
+def check_teacher(student: SSD, teacher: SSD) -> None:
+    """Refuse a teacher whose outputs mean something else than the student's.
+
+    Raises
+    ------
+    ValueError
+        Naming the first of ``ALIKE`` that differs, and both values.
+    """
+    own, other = (vars(config_of(net)) for net in (student, teacher))
+    for name, words in ALIKE.items():
+        if own[name] != other[name]:
+            raise ValueError(
+                f"{words}: the teacher has {other[name]}, the student {own[name]}; a "
+                "teacher needs the student's classes and anchors"
+            )
 
 
 def initialize(net: SSD, *, seed: int = 0, ctx: mx.Context | None = None) -> None:

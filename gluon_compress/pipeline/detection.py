@@ -9,12 +9,12 @@ from typing import Any
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import data, models
-from gluon_compress.distill import distil_step
+from gluon_compress.distill import Settings, distil_step, needs_taps
 from gluon_compress.evaluate import voc_map
 from gluon_compress.graph import Graph
 from gluon_compress.models import head, ssd
 from gluon_compress.pipeline.job import Job, Lesson, Task, place
-from gluon_compress.recipe import Data, Model, Recipe, Schedule
+from gluon_compress.recipe import Data, Distillation, Model, Recipe, Schedule
 
 
 def open_sets(recipe: Recipe) -> tuple:
@@ -53,6 +53,8 @@ def build(job: Job) -> tuple[SSD, SSD | None]:
     recipe = job.recipe
     start = _build(recipe, recipe.model, job.train.classes)
     student = recipe.student and _build(recipe, recipe.student, job.train.classes)
+    if student is not None and recipe.distillation is not None:
+        head.check_teacher(student, start)
     return start, student
 
 
@@ -144,8 +146,9 @@ def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
     how = job.recipe.distillation
     if teacher is None or how is None:
         return Lesson(head.head_block(net), head.supervised(head.ssd_loss()))
+    head.check_teacher(net, teacher)
     place(teacher, job.options.ctx)
-    taps = how.losses.get("features", 0) > 0
+    taps = needs_taps(how.losses)
     widths = head.map_widths(teacher) if taps else ()
     taught = head.head_block(teacher, taps=taps)
     taught.hybridize(static_alloc=True, static_shape=True)
@@ -154,9 +157,20 @@ def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
         [f"map{i}" for i in range(len(widths))],
         head.ssd_loss(),
         weights=how.losses,
-        temperature=how.temperature,
+        settings=_settings(how),
+        anchors=head.map_anchors(net) if taps else None,
     )
     return Lesson(head.head_block(net, adapters=widths, seed=job.recipe.seed), step)
+
+
+def _settings(how: Distillation) -> Settings:
+    return Settings(
+        temperature=how.temperature,
+        background=how.background,
+        margin=how.margin,
+        near=how.near,
+        channel_temperature=how.channel_temperature,
+    )
 
 
 DETECTION = Task(

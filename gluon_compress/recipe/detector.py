@@ -21,6 +21,17 @@ from gluon_compress.recipe.common import (
 
 _THIN, _WIDE = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
 _positive = c.number(0, above=True)
+# The names of ``distill.LOSSES``, which a recipe may not import; a test compares them.
+TAUGHT = (
+    "scores",
+    "boxes",
+    "features",
+    "weighted_scores",
+    "bounded_boxes",
+    "hints",
+    "imitation",
+    "channels",
+)
 
 
 @section
@@ -119,17 +130,30 @@ class Distillation:
     Parameters
     ----------
     losses : dict
-        Weight of ``scores``, ``boxes`` and ``features``.
-        ``features`` are the maps that the predictors read.
+        Weight of any of ``TAUGHT``; what each computes is in ``distill``. Those on
+        features compare the maps that the predictors read.
     temperature : float
-        Divides the logits of both nets.
+        Divides the logits of both nets: ``scores`` and ``weighted_scores``.
+    background : float
+        Weight of the background class in ``weighted_scores``.
+    margin : float
+        By how much ``bounded_boxes`` wants the student better than its teacher, in
+        squared box deltas.
+    near : float
+        Share of an object's largest overlap with an anchor from which a cell counts
+        as near it, in ``imitation``.
+    channel_temperature : float
+        Divides the features in ``channels``.
     """
 
     losses: Mapping[str, float] = key(
-        c.map_of(c.number(0), "scores", "boxes", "features"),
-        {"scores": 1.0, "boxes": 1.0},
+        c.map_of(c.number(0), *TAUGHT), {"scores": 1.0, "boxes": 1.0}
     )
     temperature: float = key(_positive, 2.0)
+    background: float = key(_positive, 1.5)
+    margin: float = key(c.number(0), 0.0)
+    near: float = key(c.number(0, 1, above=True), 0.5)
+    channel_temperature: float = key(_positive, 4.0)
 
 
 @section

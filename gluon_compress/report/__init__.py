@@ -5,7 +5,7 @@ Every figure comes in as a value; nothing is measured here.
 
 from gluon_compress.report.boxes import Boxes, draw
 from gluon_compress.report.charts import Point, pareto
-from gluon_compress.report.curves import curves, read_log
+from gluon_compress.report.curves import curves, part_curves, read_log
 from gluon_compress.report.page import Page, Picture, cost_html, html
 from gluon_compress.report.pictures import Example, detections, save_image
 from gluon_compress.report.plans import kept_chart, plan_chart, sensitivity_chart
@@ -26,6 +26,7 @@ __all__ = [
     "cost_html",
     "cost_table",
     "curves",
+    "part_curves",
     "detections",
     "draw",
     "html",

@@ -11,6 +11,7 @@ from typing import Any, Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from gluon_compress.report.charts import LINES, STYLE, save_figure
 
@@ -77,10 +78,7 @@ def curves(
         value.plot(
             *np.array(marks, float), "o-", ms=3.5, lw=1.5, color=ink, label=label
         )
-    loss.set_yscale("log")
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_formatter("")
-    _open_decades(loss)
+    _scale_by_decades(loss)
     loss.set_ylabel("loss")
     value.set_ylabel(f"{measure} (validation)")
     value.set_ylim(0, 1.03)
@@ -89,6 +87,68 @@ def curves(
     rate.set_xlim(0, None)
     figure.suptitle("Training", fontsize=12)
     save_figure(figure, path)
+
+
+@matplotlib.rc_context(STYLE)
+def part_curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> None:
+    """Draw the parts of the loss, one small panel for each stage that logs any.
+
+    Parts are drawn as they are, before any weight; a part has the same line in every
+    panel. Values that are not above zero are drawn around.
+
+    Parameters
+    ----------
+    logs : mapping
+        Name of the stage to its ``log.jsonl``.
+    path : path
+        Of the PNG.
+
+    Raises
+    ------
+    ValueError
+        If no step of any log has a part, or a log cannot be read.
+    """
+    stages = {name: read_log(log)[0] for name, log in logs.items()}
+    shown = {name: _parts(steps) for name, steps in stages.items() if _parts(steps)}
+    if not shown:
+        raise ValueError("curves of parts need a step with a part, there is none")
+    every = dict.fromkeys(part for parts in shown.values() for part in parts)
+    lines = dict(zip(every, _lines(len(every))))
+    columns, rows = min(2, len(shown)), -(-len(shown) // 2)
+    figure = Figure(figsize=(8.4, 1.2 + 2.7 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel, (stage, parts) in zip(panels, shown.items()):
+        for part in parts:
+            _draw_part(panel, stages[stage], part, lines[part])
+        _scale_by_decades(panel)
+        panel.set(title=stage, xlabel="epoch", xlim=(0, None))
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    keys = [Line2D([], [], lw=1.4, label=part, **line) for part, line in lines.items()]
+    figure.legend(handles=keys, ncols=5, fontsize=8, loc="outside lower center")
+    figure.suptitle("Parts of the loss", fontsize=12)
+    save_figure(figure, path)
+
+
+def _lines(count: int) -> list[dict]:
+    """Return a colour and a dash for each of many lines, no two alike."""
+    dashes = ("-", "--", ":", "-.")
+    return [
+        {"color": LINES[i % len(LINES)], "ls": dashes[i // len(LINES) % len(dashes)]}
+        for i in range(count)
+    ]
+
+
+def _parts(steps: Sequence[dict]) -> list[str]:
+    """Return the names of all parts, in the order they first occur."""
+    return list(dict.fromkeys(part for step in steps for part in step["parts"]))
+
+
+def _draw_part(axes, steps: Sequence[dict], part: str, line: dict) -> None:
+    x, size = _place(steps)
+    y = np.array([step["parts"].get(part, math.nan) for step in steps], float)
+    shown = np.isfinite(y) & (y > 0)
+    axes.plot(x[shown], _smooth(y[shown], size), lw=1.4, **line)
 
 
 def best_of(
@@ -100,8 +160,11 @@ def best_of(
     return max(known, default=None)
 
 
-def _open_decades(axes) -> None:
-    """Label 1, 2 and 5 of each decade where the range spans few of them."""
+def _scale_by_decades(axes) -> None:
+    """Scale by logarithm; label 1, 2 and 5 of each decade where there are few."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     low, high = axes.get_ylim()
     if high / low < 200:
         ticks = [
@@ -115,14 +178,23 @@ def _open_decades(axes) -> None:
 def _draw_steps(loss, rate, steps: Sequence[dict], ink: str) -> None:
     if not steps:
         return
-    epochs = np.array([s["epoch"] for s in steps])
-    size = np.bincount(epochs).max()  # the epoch that a run is in is not whole yet
-    x = epochs + (np.arange(len(steps)) - np.searchsorted(epochs, epochs)) / size
+    x, size = _place(steps)
     rate.plot(x, [s["lr"] for s in steps], color=ink, linewidth=1.5)
     y = np.array([s["loss"] for s in steps], float)
     shown = np.isfinite(y) & (y > 0)
     x, y = x[shown], y[shown]
     loss.plot(x, y, color=ink, linewidth=0.5, alpha=0.22)
-    span = max(1, min(len(y) // 60, int(size)))
-    means = [y[max(0, i - span) : i + span + 1].mean() for i in range(len(y))]
-    loss.plot(x, means, color=ink, linewidth=1.6)
+    loss.plot(x, _smooth(y, size), color=ink, linewidth=1.6)
+
+
+def _place(steps: Sequence[dict]) -> tuple[np.ndarray, int]:
+    """Return where steps lie, in epochs, and how many make an epoch."""
+    epochs = np.array([s["epoch"] for s in steps])
+    size = np.bincount(epochs).max()  # the epoch that a run is in is not whole yet
+    first = np.searchsorted(epochs, epochs)
+    return epochs + (np.arange(len(steps)) - first) / size, int(size)
+
+
+def _smooth(y: np.ndarray, size: int) -> list[float]:
+    span = max(1, min(len(y) // 60, size))
+    return [y[max(0, i - span) : i + span + 1].mean() for i in range(len(y))]

@@ -1,0 +1,118 @@
+"""Which cells of a map lie near an object, from a batch's targets and the anchors.
+
+It is NumPy on arrays that are there already, so that it runs while MXNet computes
+what the nets say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The anchors of a detector, and the map cells that they belong to.
+
+    Parameters
+    ----------
+    center_boxes : numpy.ndarray
+        Pixels, ``(A, 4)``: map by map, row by row, all of a cell together.
+    maps : tuple
+        (height, width, anchors of a cell) of each map.
+    stds : tuple of float
+        What box deltas are multiplied by.
+
+    Raises
+    ------
+    ValueError
+        If the maps do not have that many anchors.
+    """
+
+    center_boxes: np.ndarray
+    maps: tuple[tuple[int, int, int], ...]
+    stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+
+    def __post_init__(self) -> None:
+        count = sum(height * width * each for height, width, each in self.maps)
+        if np.shape(self.center_boxes) != (count, 4):
+            raise ValueError(
+                f"anchors: maps {self.maps} need boxes of shape {(count, 4)}, not "
+                f"{np.shape(self.center_boxes)}"
+            )
+
+
+def near_objects(
+    classes: np.ndarray, deltas: np.ndarray, anchors: Anchors, share: float = 0.5
+) -> list[np.ndarray]:
+    """Return a mask for each map: the cells with an anchor that fits an object well.
+
+    An anchor fits an object if their overlap is at least ``share`` of the largest
+    overlap that any anchor of any map has with it (Wang et al. 2019, section 3.1).
+    The objects are read back from the positives: every object has at least one.
+
+    Parameters
+    ----------
+    classes : numpy.ndarray
+        Class targets, ``(B, A)``; anchors above 0 are positives.
+    deltas : numpy.ndarray
+        Box targets, ``(B, A, 4)``.
+    anchors : Anchors
+    share : float
+        Above 0, up to 1.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        Ones and zeros, float32, ``(B, H, W)`` each.
+    """
+    corners = _corner(anchors.center_boxes)
+    fits = np.zeros(classes.shape, bool)
+    for row, label, delta in zip(fits, classes, deltas):
+        at = np.flatnonzero(label > 0)
+        if len(at):
+            boxes = _decoded(delta[at], anchors.center_boxes[at], anchors.stds)
+            overlaps = _overlaps(_distinct(_corner(boxes)), corners)
+            best = overlaps.max(axis=1, keepdims=True)
+            row[:] = (overlaps >= share * best).any(axis=0)
+    return _cells(fits, anchors.maps)
+
+
+def _cells(fits: np.ndarray, maps: tuple) -> list[np.ndarray]:
+    ends = np.cumsum([np.prod(shape) for shape in maps])[:-1]
+    parts = np.split(fits, ends, axis=1)
+    return [
+        part.reshape(len(fits), *shape).any(axis=-1).astype(np.float32)
+        for part, shape in zip(parts, maps)
+    ]
+
+
+def _decoded(deltas: np.ndarray, center_boxes: np.ndarray, stds: tuple) -> np.ndarray:
+    """Return the center boxes that anchors and their deltas stand for."""
+    moved, size = deltas * np.float32(stds), center_boxes[:, 2:]
+    return np.hstack(
+        [center_boxes[:, :2] + moved[:, :2] * size, np.exp(moved[:, 2:]) * size]
+    )
+
+
+def _corner(center_boxes: np.ndarray) -> np.ndarray:
+    half = center_boxes[:, 2:] / 2
+    return np.hstack([center_boxes[:, :2] - half, center_boxes[:, :2] + half])
+
+
+def _distinct(corner_boxes: np.ndarray) -> np.ndarray:
+    """Drop boxes that are equal to a tenth of a pixel: positives of one object."""
+    _, first = np.unique(corner_boxes.round(1), axis=0, return_index=True)
+    return corner_boxes[first]
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of corner boxes, ``(M, A)``."""
+    x0, y0, x1, y1 = boxes.T[:, :, None]
+    left, top, right, bottom = others.T
+    width = np.minimum(right, x1) - np.maximum(left, x0)
+    height = np.minimum(bottom, y1) - np.maximum(top, y0)
+    common = np.maximum(width, 0) * np.maximum(height, 0)
+    areas = (right - left) * (bottom - top) + (x1 - x0) * (y1 - y0)
+    return common / (areas - common)
