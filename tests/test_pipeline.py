@@ -132,7 +132,13 @@ def test_training_moved_every_trained_stage(place):
 def test_report_holds_tables_and_pictures(place):
     folder = place / "run" / "report"
     page = (folder / "index.html").read_text()
-    for name in ("curves", "plan_1_prune", "detections_full", "detections_compact"):
+    for name in (
+        "curves",
+        "parts",
+        "plan_1_prune",
+        "detections_full",
+        "detections_compact",
+    ):
         assert (folder / f"{name}.png").exists()
         assert f"{name}.png" in page
 
