@@ -31,6 +31,11 @@ setup(
     extras_require={
         "coco": ["pycocotools>=2.0.6,<3"],
         "onnx": ["onnx==1.14.1", "onnxruntime>=1.16,<2"],
-        "dev": ["pytest>=8,<10", "pytest-xdist>=3.5,<4", "ruff==0.17.5", "pre-commit>=3.5,<5"],
+        "dev": [
+            "pytest>=8,<10",
+            "pytest-xdist>=3.5,<4",
+            "ruff==0.17.5",
+            "pre-commit>=3.5,<5",
+        ],
     },
 )

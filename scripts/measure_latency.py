@@ -13,9 +13,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from subjects import above_0, net_of, plans_of
-
 from common import main, parser, write_result
+from subjects import above_0, net_of, plans_of
 
 
 def arguments():

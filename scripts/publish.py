@@ -12,9 +12,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from facts import ROOT
-
 from common import main, parser
+from facts import ROOT
 
 
 def arguments():

@@ -17,10 +17,9 @@ import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from common import environment, main, parser
 from facts import ROOT
 from imagenette import page
-
-from common import environment, main, parser
 
 RECIPES = ROOT / "model_zoo" / "imagenette"
 PAGE = ROOT / "docs" / "imagenette.md"

@@ -14,11 +14,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from common import main, parser
 from facts import ROOT, environment
 from supported.measure import alone, measured
 from supported.page import page
-
-from common import main, parser
 
 
 def arguments():

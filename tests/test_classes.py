@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from images import NAMES, picture, write_folder, write_records
 
 from gluon_compress.data import (
     Batches,
@@ -20,6 +19,7 @@ from gluon_compress.data import (
     crop_val_sample,
     normalize,
 )
+from images import NAMES, picture, write_folder, write_records
 
 CHANGES = {"least_area": 0.3, "jitter": 0.3, "lighting": 0.05}
 PLAIN = {"least_area": 1.0, "jitter": 0.0, "lighting": 0.0}

@@ -8,7 +8,6 @@ import shutil
 import mxnet as mx
 import numpy as np
 import pytest
-from images import NAMES, write_folder, write_records
 
 from gluon_compress import count, models, pipeline, trace
 from gluon_compress.files import read_json
@@ -19,6 +18,7 @@ from gluon_compress.plan import Plan, Sensitivity
 from gluon_compress.recipe import ClassifierRecipe
 from gluon_compress.timing import measure_units, predict_latency
 from gluon_compress.train import Options
+from images import NAMES, write_folder, write_records
 
 QUIET = Options(progress=False)
 STEPS = {"epochs": 4, "batch_size": 6, "learning_rate": 0.05}
