@@ -9,7 +9,15 @@ from gluon_compress.timing import LatencyTable, measure_units, predict_latency
 from gluon_compress.plan import Budget, Plan, delete, explain, select
 
 # 3. Apply the decision.
-from gluon_compress.prune import mask, recalibrate, sensitivity, set_mask, slim, taylor
+from gluon_compress.prune import (
+    effects,
+    mask,
+    recalibrate,
+    sensitivity,
+    set_mask,
+    slim,
+    taylor,
+)
 
 # 4. Train, judge and ship any net.
 from gluon_compress.distill import distil_step
@@ -37,6 +45,7 @@ __all__ = [
     "count",
     "delete",
     "distil_step",
+    "effects",
     "explain",
     "export",
     "fit",

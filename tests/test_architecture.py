@@ -61,6 +61,7 @@ WITHIN = {
         "slimming",
         "masks",
         "importance",
+        "effects",
         "sensitivity",
         "recalibration",
         "rounds",

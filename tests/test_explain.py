@@ -143,3 +143,13 @@ def test_plan_of_another_net_is_refused(graph):
     plan = select(graph, Budget.share(count(graph), macs=0.6))
     with pytest.raises(ValueError, match="group 'conv0' keeps channel 47"):
         explain(tiny, plan)
+
+
+def test_effects_that_were_followed_are_told(graph):
+    free = [group.name for group in graph.groups if not group.frozen]
+    found = {name: 0.5 + i for i, name in enumerate(free)}
+    budget = Budget.share(count(graph), macs=0.5)
+    rows = explain(graph, select(graph, budget, effects=found))
+    assert {n: e for n, e in parts(rows, "effect").items() if e is not None} == found
+    plain = explain(graph, select(graph, budget))
+    assert set(parts(plain, "effect").values()) == {None}

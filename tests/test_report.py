@@ -133,6 +133,22 @@ def test_plan_table_has_a_line_a_group_and_says_what_was_left_whole():
     assert sum(shares) == pytest.approx(100, abs=0.3)
 
 
+def test_plan_table_shows_effects_where_they_were_measured():
+    graph = trace(ready(wide()), SHAPE)
+    free = [group.name for group in graph.groups if not group.frozen]
+    plan = select(
+        graph,
+        Budget.share(count(graph), macs=0.5),
+        effects=dict.fromkeys(free, 0.25),
+    )
+    lines = [line.split("|") for line in report.plan_table(graph, plan).splitlines()]
+    assert lines[0][4].strip() == "effect"
+    assert {len(line) for line in lines} == {10}
+    shown = {line[1].strip(): line[4].strip() for line in lines[2:]}
+    expected = {g.name: "" if g.frozen else "0.25" for g in graph.groups}
+    assert shown == {**expected, "all": ""}
+
+
 # ---------------------------------------------------------------- page
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from gluon_compress import data, plan, prune, train
 from gluon_compress.graph import Graph
@@ -14,6 +14,7 @@ from gluon_compress.plan import Budget, Plan, Sensitivity
 from gluon_compress.plan.meter import Meter
 from gluon_compress.plan.reach import held
 from gluon_compress.prune import (
+    effects,
     mask,
     mask_in_rounds,
     plan_of,
@@ -29,6 +30,7 @@ from gluon_compress.timing import LatencyTable
 
 PLAN, SENSITIVITY = "plan.json", "sensitivity.json"
 TAYLOR = "taylor"  # the criterion that needs data
+GREEDY = "greedy"  # the selection that follows effects
 
 
 def train_full(job: Job, net: Any, folder: Path) -> tuple[Any, dict]:
@@ -46,15 +48,16 @@ def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
     graph = job.task.trace(job, net)
     rounds = row.rounds if isinstance(row, Prune) else None
     if rounds is not None:  # after an interruption the training tells the plan again
+        measured = _measured(job, net, row, folder)
         net = mask(net, None)
-        callback = _rounds(job, net, row, graph)
+        callback = _rounds(job, net, row, graph, measured)
         notes.update(_fit(job, net, None, row.train, folder, callbacks=[callback]))
         decision = _saved(job, _plan_of(job, net, row, graph), row, folder)
     elif (folder / PLAN).exists():  # decided before an interruption
         decision = Plan.load(folder / PLAN)
     else:
-        found = _measured(job, net, row, folder)
-        decision = _decide(job, graph, row, _worth(job, net, row), found)
+        measured = _measured(job, net, row, folder)
+        decision = _decide(job, graph, row, _worth(job, net, row), measured)
         decision = _saved(job, decision, row, folder)
     decision.check(graph)
     notes.update(groups=plan.explain(graph, decision), made_by=dict(decision.made_by))
@@ -81,12 +84,14 @@ def _saved(job: Job, decision: Plan, row: Prune | Delete, folder: Path) -> Plan:
     return decision
 
 
-def _rounds(job: Job, net: Any, row: Prune, graph: Graph) -> Callable:
+def _rounds(
+    job: Job, net: Any, row: Prune, graph: Graph, measured: Mapping
+) -> Callable:
     """Return the callback that decides masks in rounds by the row's criterion."""
 
     def decide(now: Graph, budget: Budget, within: Plan | None) -> Plan:
         worth = _worth(job, net, row, within)
-        return _select(job, row, now, budget, worth=worth, within=within)
+        return _select(job, row, now, budget, worth=worth, within=within, **measured)
 
     return mask_in_rounds(
         net,
@@ -146,12 +151,26 @@ def _worth(
     )
 
 
-def _measured(
-    job: Job, net: Any, row: Prune | Delete, folder: Path
-) -> Sensitivity | None:
-    """Measure what the selection follows, where it follows accuracy."""
-    if isinstance(row, Delete) or row.sensitivity is None:
-        return None
+def _measured(job: Job, net: Any, row: Prune | Delete, folder: Path) -> dict[str, Any]:
+    """Return what the row's selection follows beside worth, as ``select`` takes it."""
+    if isinstance(row, Delete):
+        return {}
+    if row.sensitivity is not None:
+        return {"sensitivity": _sensitivity(job, net, row, folder)}
+    if row.selection != GREEDY or not row.effects:
+        return {}
+    batches = job.task.batches(job, net, job.recipe.finetune).epoch(0)
+    found = effects(
+        net,
+        islice(batches, row.effects),
+        criterion=_worth(job, net, row),
+        shape=job.task.trace(job, net).inputs["data"],
+        seed=job.recipe.seed,
+    )
+    return {"effects": found}
+
+
+def _sensitivity(job: Job, net: Any, row: Prune, folder: Path) -> Sensitivity:
     how = row.sensitivity
     images = data.Sample(job.train, how.images, seed=job.recipe.seed)
     place(net, job.options.ctx[:1])
@@ -172,13 +191,13 @@ def _decide(
     graph: Graph,
     row: Prune | Delete,
     worth: str | dict,
-    found: Sensitivity | None = None,
+    measured: Mapping | None = None,
 ) -> Plan:
     if isinstance(row, Delete):
         seed = job.recipe.seed
         return plan.delete(graph, row.keep, worth, multiple=row.multiple, seed=seed)
     budget = _budget(graph, row)
-    return _select(job, row, graph, budget, worth=worth, found=found)
+    return _select(job, row, graph, budget, worth=worth, **(measured or {}))
 
 
 def _select(
@@ -189,7 +208,8 @@ def _select(
     *,
     worth: str | dict,
     within: Plan | None = None,
-    found: Sensitivity | None = None,
+    effects: Mapping | None = None,
+    sensitivity: Sensitivity | None = None,
 ) -> Plan:
     return plan.select(
         graph,
@@ -204,7 +224,8 @@ def _select(
         ends=row.ends,
         within=within,
         table=_table(row),
-        sensitivity=found,
+        effects=effects,
+        sensitivity=sensitivity,
         seed=job.recipe.seed,
     )
 

@@ -32,7 +32,8 @@ def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
     list of dict
         In the order of the network: ``name``, ``width`` and ``kept`` (indices),
         ``frozen`` (the reason, or empty), ``held`` (why ``select`` did not touch a
-        group that is not frozen, or empty), ``macs_saved`` and ``bytes_saved`` (shares
+        group that is not frozen, or empty), ``effect`` (what the plan's search went by,
+        None where it was not measured), ``macs_saved`` and ``bytes_saved`` (shares
         of what the plan saves, which add up to 1; all 0 if it saves nothing) and
         ``layers`` (whose outputs the channels are).
 
@@ -44,6 +45,8 @@ def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
     plan.check(graph)
     shares, reasons = _shares(graph, plan), plan.made_by.get("held")
     reasons = reasons if isinstance(reasons, Mapping) else {}
+    effects = plan.made_by.get("effects")
+    effects = effects if isinstance(effects, Mapping) else {}
     return [
         {
             "name": group.name,
@@ -51,6 +54,7 @@ def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
             "kept": len(plan.kept(group)),
             "frozen": group.frozen,
             "held": "" if group.frozen else reasons.get(group.name, ""),
+            "effect": effects.get(group.name),
             **{f"{name}_saved": shares[name].get(group.name, 0.0) for name in SAVED},
             "layers": list(group.layers),
         }

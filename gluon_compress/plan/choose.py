@@ -28,6 +28,8 @@ class Choices:
         Per group, ascending, the numbers of indices it may keep.
     worth : list of ndarray
         Per group, the worth of its indices, best first.
+    effects : list of float
+        Per group, what it means to the net.
     lost : list of ndarray, optional
         Per group, the accuracy that is lost at each of its ``widths``.
     """
@@ -36,6 +38,7 @@ class Choices:
     limits: Mapping[str, float]
     widths: list[list[int]]
     worth: list[np.ndarray]
+    effects: list[float]
     lost: list[np.ndarray] | None = None
 
     @property
@@ -92,11 +95,12 @@ class Choices:
     def missed(self, k: int, rung: int) -> float:
         """Return what group ``k`` misses when it goes down from a rung.
 
-        That is the logarithm of the share of its worth that goes: the last channels
-        of a narrow group are missed more than as many of a wide one, and no group is
-        emptied because its channels are dear.
+        That is its effect times the logarithm of the share of its worth that goes: the
+        last channels of a narrow group are missed more than as many of a wide one, and
+        no group is emptied because its channels are dear.
         """
-        return float(self._shares[k][rung] - self._shares[k][rung - 1])
+        lost = self._shares[k][rung] - self._shares[k][rung - 1]
+        return self.effects[k] * float(lost)
 
 
 def uniform(choices: Choices) -> np.ndarray:

@@ -39,6 +39,7 @@ def select(
     ends: bool = False,
     within: Plan | None = None,
     table: LatencyTable | None = None,
+    effects: Mapping[str, float] | None = None,
     sensitivity: Sensitivity | None = None,
     seed: int = 0,
     net: str = "",
@@ -75,6 +76,9 @@ def select(
         Nothing is kept that it does not keep, ``delete``'s plan for instance.
     table : LatencyTable, optional
         The times that a limit of latency is for; needed where there is one.
+    effects : mapping, optional
+        Group to what it means to the net, from ``prune.effects``, for ``greedy``. By
+        default a group counts as often as layers make or pass on its channels.
     sensitivity : Sensitivity, optional
         What ``prune.sensitivity`` measured, for the selection of that name.
     seed : int
@@ -105,6 +109,7 @@ def select(
     reasons = held(graph, groups, leave, ends=ends)
     able = [group for group in free_groups(graph) if group.name not in reasons]
     _check_curves(sensitivity, selection, criterion, able)
+    weighed = _effects(effects, selection, graph)
     meter = meter_of(graph, budget, table)
     check_bounds(graph, minimum, maximum, able)
     base = within or Plan({})
@@ -113,7 +118,7 @@ def select(
     while True:
         widths = _widths(graph, base, reasons, (minimum, maximum), multiple)
         lost = _lost(sensitivity, meter.groups, widths)
-        choices = Choices(meter, budget.limits, widths, ranked, lost)
+        choices = Choices(meter, budget.limits, widths, ranked, weighed, lost)
         if choices.fits(choices.smallest) or multiple == 1:
             break
         multiple //= 2
@@ -129,6 +134,7 @@ def select(
         "budget": {n: float(v) for n, v in budget.limits.items()},
         "multiple": multiple,
         **_stated(minimum=minimum, maximum=maximum),
+        **({"effects": dict(effects)} if effects else {}),
         "seed": seed,
         "commit": commit,
         "held": reasons,
@@ -150,6 +156,30 @@ def _widths(
         free = name not in reasons
         result.append(widths_of(group, multiple, *between, whole) if free else [whole])
     return result
+
+
+def _effects(
+    given: Mapping[str, float] | None, selection: str, graph: Graph
+) -> list[float]:
+    """Return the effect of each group that may lose channels."""
+    if given is None:
+        return [float(max(len(group.layers), 1)) for group in free_groups(graph)]
+    if selection != "greedy":
+        raise ValueError(
+            f"selection {selection!r} does not follow effects; allowed: with "
+            "selection 'greedy'"
+        )
+    found = []
+    for group in free_groups(graph):
+        value = given.get(group.name)
+        number = isinstance(value, (int, float, np.number))
+        if not number or not np.isfinite(value) or value < 0:
+            raise ValueError(
+                f"the effect of group {group.name!r} is {value!r}; allowed: a number "
+                "from 0"
+            )
+        found.append(float(value))
+    return found
 
 
 def _check_curves(

@@ -1,11 +1,13 @@
 """A plan applied to a net: as masks, which can be taken back, or by cutting.
 
 ``slimming`` cuts; ``masks`` multiplies by zero instead; ``zeros`` finds where that must
-be done for both to be the same; ``importance`` takes the gradient of masks. ``rounds``
-sets masks while a net trains, ``sparsity`` prepares it for them, ``recalibration``
-repairs what they leave wrong.
+be done for both to be the same; ``importance`` takes the gradient of masks, ``effects``
+and ``sensitivity`` ask what a net does with part of a group. ``rounds`` sets masks
+while a net trains, ``sparsity`` prepares it for them, ``recalibration`` repairs what
+they leave wrong.
 """
 
+from gluon_compress.prune.effects import effects
 from gluon_compress.prune.importance import taylor
 from gluon_compress.prune.masks import mask, set_mask
 from gluon_compress.prune.recalibration import recalibrate
@@ -17,6 +19,7 @@ from gluon_compress.prune.sparsity import sparse_step
 __all__ = [
     "CURVES",
     "Rounds",
+    "effects",
     "mask",
     "mask_in_rounds",
     "plan_of",

@@ -192,6 +192,9 @@ class Prune:
         Patterns of group names that may lose channels, and that may not.
     ends : bool
         Whether first and last layers may lose channels too.
+    effects : int
+        Training batches on which the selection ``greedy`` measures what each group
+        does to the net's outputs; 0: groups count as often as they have layers.
     sensitivity : Sensitivity or None
         For the selection of that name.
     sparsity : Sparsity or None
@@ -216,6 +219,7 @@ class Prune:
     groups: tuple[str, ...] = key(c.list_of(c.text, least=1), ("*",))
     leave: tuple[str, ...] = key(c.list_of(c.text), ())
     ends: bool = key(c.truth, False)
+    effects: int = key(c.whole(0), 4)
     sensitivity: Sensitivity | None = key(c.optional(c.part(Sensitivity)), None)
     sparsity: Sparsity | None = key(c.optional(c.part(Sparsity)), None)
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)

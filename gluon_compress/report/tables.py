@@ -101,12 +101,15 @@ def plan_table(graph: Graph, plan: Plan) -> str:
 
 def plan_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the table of a plan as rows of texts, the head first."""
-    head = ["group", "width", "kept", "MACs saved", "bytes saved", "why", "layers"]
+    measured = any(row.get("effect") is not None for row in rows)
+    head = ["group", "width", "kept", *["effect"][: int(measured)]]
+    head += ["MACs saved", "bytes saved", "why", "layers"]
     body = [
         [
             row["name"],
             f"{row['width']:,}",
             f"{row['kept']:,}",
+            *[_effect(row)][: int(measured)],
             *(f"{100 * row[key]:.1f} %" for key in ("macs_saved", "bytes_saved")),
             why(row),
             ", ".join(row["layers"]),
@@ -120,7 +123,14 @@ def plan_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     shares = [f"{100 * share:.1f} %" for share in (macs, stored)]
     whole = sum(row["kept"] == row["width"] for row in rows)
     note = f"{whole} of {len(rows)} groups whole"
-    return [head, *body, ["all", f"{width:,}", f"{kept:,}", *shares, note, ""]]
+    sums = [f"{width:,}", f"{kept:,}", *[""][: int(measured)], *shares]
+    return [head, *body, ["all", *sums, note, ""]]
+
+
+def _effect(row: Mapping[str, Any]) -> str:
+    """Return a group's effect in few digits, frozen groups have none."""
+    value = row.get("effect")
+    return "" if value is None else f"{value:.2g}"
 
 
 def why(row: Mapping[str, Any]) -> str:
