@@ -5,7 +5,9 @@
   scripts/measure_latency.py runs/demo/full/model --size 300 --table latency.json
 
 NET is a model folder, or a name of this package's models or of GluonCV's model zoo.
-Only what the table lacks is timed. Let nothing else run on the machine.
+Only what the table lacks is timed. Let nothing else run on the machine. Threads wait
+for each other actively (OMP_WAIT_POLICY=active), as a program that is in a hurry lets
+them; with another value in the environment, the table is for that.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ def arguments():
 
 def run(args) -> None:
     """Time what is missing, save it, and say how far sums are from whole nets."""
-    if args.threads:  # MXNet reads it when it is imported
+    if args.threads:  # MXNet reads both when it is imported
         os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "active")
     import gluon_compress as gc
     from gluon_compress.graph import pair_of
 

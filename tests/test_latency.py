@@ -374,7 +374,7 @@ def test_only_missing_widths_are_timed(timed):
     assert len(found.ins) > len(old.ins)
 
 
-@pytest.mark.parametrize("name", ["cpu", "threads", "mxnet"])
+@pytest.mark.parametrize("name", ["cpu", "threads", "waiting", "mxnet"])
 def test_table_of_another_machine_is_not_extended(timed, table, graph, name):
     other = LatencyTable({**table.machine, name: "x"}, 0.1, table.grids)
     with pytest.raises(ValueError, match=f"is for {name} 'x', here it is") as told:
@@ -393,6 +393,16 @@ def test_threads_are_part_of_the_machine(monkeypatch):
     assert this_machine()["threads"] == "3"
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     assert int(this_machine()["threads"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("ACTIVE", "active"), ("", "default"), (None, "default")]
+)
+def test_how_threads_wait_is_part_of_the_machine(monkeypatch, given, told):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert this_machine()["waiting"] == told
 
 
 @pytest.mark.parametrize("wrong", [{"repeats": 0}, {"rounds": True}, {"rounds": 1.5}])

@@ -8,7 +8,6 @@ from itertools import product
 from typing import Callable, Mapping, Sequence
 
 import mxnet as mx
-import numpy as np
 
 from gluon_compress.graph import Graph, form_of
 from gluon_compress.graph.nodes import take_apart
@@ -187,9 +186,9 @@ def _values(symbol: mx.sym.Symbol, given: Mapping[str, tuple]) -> dict:
 def nets_ms(
     nets: Sequence[Callable], shape: Sequence[int], *, repeats: int = 25
 ) -> list[float]:
-    """Return the median time of whole nets, in milliseconds, by turns.
+    """Return the smallest time of whole nets, in milliseconds, by turns.
 
-    The clock is that of ``net_ms``, so that sums of a table can be compared.
+    Clock and choice are those of ``net_ms``, so that sums of a table can be compared.
 
     Parameters
     ----------
@@ -208,7 +207,7 @@ def nets_ms(
             start = clock()
             _run(net, [batch])
             spent.append(1000 * (clock() - start))
-    return [float(np.median(spent[WARMUP:])) for spent in times]
+    return [min(spent[WARMUP:]) for spent in times]
 
 
 def _clock() -> Callable[[], float]:

@@ -36,14 +36,20 @@ NS = 1e6  # of a millisecond; times are added as whole numbers, in any order the
 
 
 def this_machine() -> dict[str, str]:
-    """Return what latency depends on here: CPU, threads, MXNet's version."""
+    """Return what latency depends on here: CPU, threads, MXNet's version.
+
+    ``waiting`` is how threads wait for each other (``OMP_WAIT_POLICY``). Unless it is
+    ``active``, they fall asleep between two operators; that costs about 0.1 ms each.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     cpu = model.group(1) if model else platform.processor() or platform.machine()
-    return {"cpu": cpu, "threads": str(threads()), "mxnet": mx.__version__}
+    waiting = os.environ.get("OMP_WAIT_POLICY", "").lower() or "default"
+    facts = {"cpu": cpu, "threads": str(threads()), "waiting": waiting}
+    return {**facts, "mxnet": mx.__version__}
 
 
 def threads() -> int:
@@ -112,7 +118,7 @@ class LatencyTable:
     Parameters
     ----------
     machine : mapping
-        CPU, threads and MXNet's version.
+        CPU, threads, how these wait, and MXNet's version.
     call_ms : float
         Of calling a net that does next to nothing.
     grids : mapping
