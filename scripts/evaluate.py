@@ -22,10 +22,8 @@ def arguments():
     made.add_argument("--split", default="test", help="list to use; default: test")
     names = "names in the annotations, or a file of them, in the order of the model's"
     made.add_argument("--classes", nargs="+", metavar="NAME", help=names)
-    other = "objects of other classes; default: error"
-    made.add_argument(
-        "--unknown", choices=("error", "skip"), default="error", help=other
-    )
+    unknown = {"choices": ("error", "skip"), "default": "error"}
+    made.add_argument("--unknown", help="objects of other classes", **unknown)
     made.add_argument("--metric", choices=("voc07", "voc10"), default="voc07")
     made.add_argument("--out", metavar="DIR", help="where to write result.json")
     return made
@@ -34,24 +32,26 @@ def arguments():
 def run(args) -> None:
     """Load, measure, print, and write the result where asked to."""
     context = contexts(args.ctx)[0]
-    from gluon_compress import data, models, report, voc_map
+    from gluon_compress import data, models, report
+    from gluon_compress.evaluate import precisions
     from gluon_compress.export import read_manifest
 
     net = models.load(args.model)
     images = _open(data, args, net.classes)
     size = models.image_size(net)
-    sample = partial(data.ssd_val_sample, size=size)
-    batches = data.Batches(images, sample, 8, shuffle=False)
+    views = partial(data.ssd_val_sample, size=size)
     net.collect_params().reset_ctx(context)
     net.hybridize(static_alloc=True, static_shape=True)
-    figures = voc_map(
+    figures = precisions(
         lambda batch: net(batch.as_in_context(context)),
-        batches.epoch(0),
+        data.Batches(images, views, 8, shuffle=False).epoch(0),
         images.classes,
         size=size,
         metric=args.metric,
     )
-    print(report.precision_table({f"{args.metric} AP": figures}))
+    shown = {"mAP": figures["mAP"], **figures["classes"]}
+    print(report.precision_table({f"{args.metric} AP": shown}))
+    print(f"mAP at IoU 0.5 to 0.95: {100 * figures['mAP_50_95']:.1f}")
     for file, reason in images.problems:
         print(f"skipped {file}: {reason}")
     if args.out:
@@ -70,10 +70,9 @@ def _open(data, args, known):
 
 def _result(args, manifest: dict, images, figures: dict) -> dict:
     model = {"name": manifest["name"], "files": manifest["files"]}
-    source = {"root": Path(args.data).name, "split": args.split}
-    source.update(images=len(images), skipped=len(images.problems))
-    value = {"mAP": figures.pop("mAP"), "metric": args.metric, "iou": 0.5}
-    return {"model": model, "data": source, **value, "classes": figures}
+    counts = {"images": len(images), "skipped": len(images.problems)}
+    source = {"root": Path(args.data).name, "split": args.split, **counts}
+    return {"model": model, "data": source, **figures}
 
 
 if __name__ == "__main__":

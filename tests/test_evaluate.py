@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress.evaluate import top1, voc_map
+from gluon_compress.evaluate import IOUS, precisions, top1, voc_map
 
 SIZE = 100
 CLASSES = ["a", "b", "c"]
@@ -81,7 +81,7 @@ def padded(rows: list, count: int, width: int) -> np.ndarray:
     return array
 
 
-def measured(images: list, batch: int = 2, **options) -> dict:
+def measured(images, batch=2, *, judge=voc_map, calls=None, **options) -> dict:
     """Give the images to ``voc_map`` in padded batches."""
     outputs, labels = [], []
     for detections, objects in images:
@@ -91,13 +91,15 @@ def measured(images: list, batch: int = 2, **options) -> dict:
         labels.append(padded(rows, 9, 6))
 
     def detect(part):
+        if calls is not None:
+            calls.append(part)
         found = mx.nd.array(np.stack([outputs[i] for i in part]))
         return found[:, :, 0:1], found[:, :, 1:2], found[:, :, 2:6]
 
     numbers = range(len(images))
     parts = [numbers[i : i + batch] for i in range(0, len(images), batch)]
     batches = [(p, mx.nd.array(np.stack([labels[i] for i in p]))) for p in parts]
-    return voc_map(detect, batches, CLASSES, size=SIZE, **options)
+    return judge(detect, batches, CLASSES, size=SIZE, **options)
 
 
 A, B, C = (10, 10, 29, 29), (50, 50, 69, 79), (5, 60, 34, 89)
@@ -204,6 +206,41 @@ def test_random_cases(seed, metric, iou):
         assert figures == pytest.approx(right, rel=1e-6, nan_ok=True)
         assert list(figures) == ["mAP", *CLASSES]
     assert 0.1 < right["mAP"] < 0.99
+
+
+@pytest.mark.parametrize("metric", ["voc07", "voc10"])
+@pytest.mark.parametrize("seed", range(4))
+def test_several_overlaps_are_averaged(seed, metric):
+    images = random_images(seed)
+    found = measured(images, metric=metric, iou=IOUS)
+    each = [expected(images, metric, iou) for iou in IOUS]
+    assert found["mAP"] == pytest.approx(np.mean([e["mAP"] for e in each]))
+    for name in CLASSES:
+        mean = np.mean([e[name] for e in each])
+        assert found[name] == pytest.approx(mean, nan_ok=True)
+
+
+def test_overlaps_of_coco():
+    assert IOUS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+
+@pytest.mark.parametrize("iou", [0, 1.1, (), (0.5, -1)])
+def test_an_overlap_out_of_range_is_an_error(iou):
+    with pytest.raises(ValueError, match="iou is .*; allowed: above 0 to 1"):
+        measured(CASES["perfect"][0], iou=iou)
+
+
+@pytest.mark.parametrize(("metric", "iou"), [("voc07", 0.5), ("voc10", 0.7)])
+def test_precisions_are_those_of_the_metric_and_of_all_overlaps(metric, iou):
+    images, calls = random_images(3), []
+    found = measured(images, judge=precisions, calls=calls, metric=metric, iou=iou)
+    one = measured(images, metric=metric, iou=iou)
+    assert found["mAP"] == one.pop("mAP")
+    assert found["classes"] == pytest.approx(one, nan_ok=True)
+    assert (found["metric"], found["iou"]) == (metric, iou)
+    strict = [expected(images, "voc10", i)["mAP"] for i in IOUS]
+    assert found["mAP_50_95"] == pytest.approx(np.mean(strict))
+    assert len(calls) == 3  # each batch is looked at once
 
 
 def test_a_class_without_objects_is_left_out_of_the_mean():
