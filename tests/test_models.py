@@ -7,7 +7,7 @@ from gluoncv import model_zoo
 from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 
-from gluon_compress import models
+from gluon_compress import count, models
 from gluon_compress.data import SSDTargets
 from gluon_compress.distill import near_objects
 from gluon_compress.export import export
@@ -76,6 +76,60 @@ def test_anchors_are_the_classic_8732(net):
     np.testing.assert_allclose(anchors[0, 0], [4, 4, 30, 30], rtol=1e-6)
     # The second: the mean, in ratio, of this size and the next, 60.
     np.testing.assert_allclose(anchors[0, 1, 2:], [(30 * 60) ** 0.5] * 2, rtol=1e-6)
+
+
+# The classic MobileNet-SSD.
+
+
+@pytest.fixture(scope="module")
+def lite() -> SSD:
+    return models.build("ssd_300_mobilenet0.25_lite", CLASSES)
+
+
+@pytest.mark.filterwarnings("ignore:Cannot decide type")
+def test_lite_detector_has_the_1917_anchors_of_gluoncv(lite):
+    theirs = model_zoo.get_model(
+        "ssd_300_mobilenet1.0_lite_coco", pretrained_base=False
+    )
+    maps = [(19, 3), (10, 6), (5, 6), (3, 6), (2, 6), (1, 6)]
+    parts = [
+        generator.anchors.value[:, :, :side, :side].reshape((1, -1, 4)).asnumpy()
+        for generator, (side, _) in zip(theirs.anchor_generators, maps)
+    ]
+    assert sum(side * side * depth for side, depth in maps) == 1917
+    found = ssd.anchors_of(lite).asnumpy()
+    np.testing.assert_allclose(found, np.concatenate(parts, 1), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_lite_mobilenet_costs_what_is_published_of_it():
+    """1.148 GMACs and 23.3 MB for the 20 classes of VOC."""
+    cost = count(models.trace_head(models.build("ssd_300_mobilenet1.0_lite")))
+    assert cost.macs == pytest.approx(1.148e9, rel=1e-3)
+    assert cost.bytes == pytest.approx(23.3e6, rel=2e-3)
+
+
+@pytest.mark.slow
+def test_mobilenet_on_the_six_maps_costs_more():
+    cost = count(models.trace_head(models.build("ssd_300_mobilenet1.0")))
+    assert cost.macs == pytest.approx(1.81e9, rel=5e-3)
+    assert cost.bytes == pytest.approx(26.8e6, rel=5e-3)
+
+
+def test_lite_detector_survives_pruning_and_its_folder(lite, images, tmp_path):
+    small = slim(lite, delete(models.trace_head(lite), {"*": 0.5}, multiple=1))
+    models.save(small, tmp_path / "model", "lite")
+    loaded = models.load(tmp_path / "model")
+    assert ssd.config_of(loaded) == ssd.config_of(lite)
+    assert ssd.config_of(loaded).lite
+    assert ssd.config_of(loaded).predictor_kernel == (1, 1)
+    assert_close(outputs(loaded, images), outputs(small, images))
+    assert_close(outputs(head.head_block(loaded), images), raw(small, images))
+
+
+def test_teacher_with_the_usual_anchors_is_refused_by_a_lite_student(lite, net):
+    with pytest.raises(ValueError, match="anchor"):
+        head.check_teacher(lite, net)
 
 
 def test_training_form_gives_scores_deltas_and_anchors(net, images):
@@ -291,6 +345,8 @@ def test_manifest_states_what_the_head_does_not_hold(slimmed, tmp_path):
         ({"width": 0}, "width 0 of ssd_300_mobilenet0.25; allowed: above 0 to 1"),
         ({"size_of": 1}, "option 'size_of'; allowed: .*sizes"),
         ({"sizes": (1, 2)}, "6 lists of ratios need 7 sizes"),
+        ({"extras": (8, 8)}, "2 stages for 6 maps; the trunk has 3 taps, not 4"),
+        ({"extras": (8,) * 6}, "6 stages for 6 maps; allowed: fewer"),
         ({"classes": ("a", "a")}, "distinct names"),
         ({"classes": ()}, "distinct names"),
     ],

@@ -9,7 +9,6 @@ import pytest
 from gluon_compress.recipe import (
     ClassifierRecipe,
     Delete,
-    Model,
     Prune,
     Recipe,
     Schedule,
@@ -63,14 +62,6 @@ def test_saved_recipe_loads_equal(tmp_path):
     assert Recipe.load(tmp_path / "again.json") == recipe
 
 
-def test_default_model_is_the_classic_ssd(tmp_path):
-    model = Model(name="ssd")
-    cells = [38, 19, 10, 5, 3, 1]
-    per_cell = [1 + len(ratios) for ratios in model.ratios]
-    anchors = sum(n * n * k for n, k in zip(cells, per_cell))
-    assert anchors == 8732
-
-
 def test_recipe_cannot_be_changed(tmp_path):
     recipe = load(tmp_path, RECIPE)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -97,8 +88,17 @@ def test_default_objects_are_not_shared(tmp_path):
         ("finetune.milestones", [3, 2], r"finetune\.milestones is \[3, 2\]"),
         ("finetune.milestones", [2, 9], r"rising epochs below 4"),
         ("model", [], r"model is \[\]; allowed: an object"),
-        ("model.sizes", [1, 2, 3], r"model\.sizes is \[1, 2, 3\]; allowed: 7 rising"),
-        ("model.steps", [8], r"model\.steps is \[8\]; allowed: 6 numbers"),
+        ("model.sizes", [1, 3, 2], r"model\.sizes is \[1, 3, 2\]; allowed: rising"),
+        (
+            "model",
+            {"name": "x", "steps": [8], "sizes": [1, 2, 3]},
+            r"model\.sizes is \[1, 2, 3\]; allowed: 2 rising numbers, one more",
+        ),
+        (
+            "model",
+            {"name": "x", "ratios": [[1], [1]], "steps": [8]},
+            r"model\.steps is \[8\]; allowed: 2 numbers, one for each map as in ratios",
+        ),
         ("model.extras", [512, "256"], r"model\.extras\[1\] is '256'"),
         ("data.kind", "imagenet", r"data\.kind is 'imagenet'; allowed: voc, toy"),
         ("data.classes", 3, r"data\.classes is 3"),

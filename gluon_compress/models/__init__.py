@@ -27,6 +27,8 @@ from gluon_compress.models.trunk import classifier_trunk
 from gluon_compress.plan import delete
 from gluon_compress.prune import slim
 
+ANCHORS = ("size", "sizes", "ratios", "steps", "lite")  # what a manifest says of them
+
 RESNETS = (
     *(f"resnet{depth}_v1b" for depth in (18, 34, 50, 101, 152)),
     *(f"resnet{depth}_v1{form}" for depth in (50, 101, 152) for form in "cds"),
@@ -40,7 +42,12 @@ TRUNKS: dict[str, Callable] = {
     **{name: partial(resnet_trunk, name) for name in RESNETS},
     **{name: partial(mobilenet_trunk, name) for name in MOBILENETS},
 }
-MODELS: dict[str, Callable] = {f"ssd_300_{name}": t for name, t in TRUNKS.items()}
+# A trunk and what its detector's SSDConfig has other than usual.
+MODELS: dict[str, tuple[Callable, dict]] = {
+    **{f"ssd_300_{name}": (TRUNKS[name], {}) for name in RESNETS},
+    **{f"ssd_300_{name}": (TRUNKS[name], ssd.NARROW) for name in MOBILENETS},
+    **{f"ssd_300_{name}_lite": (TRUNKS[name], ssd.LITE) for name in MOBILENETS},
+}
 
 
 def build(
@@ -57,7 +64,8 @@ def build(
     Parameters
     ----------
     name : str
-        One of ``MODELS``: ``ssd_300_resnet50_v1d``, ``ssd_300_mobilenet1.0``, ...
+        One of ``MODELS``: ``ssd_300_resnet50_v1d``, ``ssd_300_mobilenet1.0``, and
+        ``ssd_300_mobilenet1.0_lite``, the classic MobileNet-SSD, for instance.
     classes : sequence of str
         Foreground classes.
     width : float
@@ -69,8 +77,8 @@ def build(
     seed : int
         Decides the starting values.
     **config
-        Fields of ``SSDConfig``: ``size``, ``sizes``, ``ratios``, ``steps``,
-        ``extras``, ...
+        Fields of ``SSDConfig``, where they are to be others than the model's own:
+        ``size``, ``sizes``, ``ratios``, ``steps``, ``extras``, ...
 
     Returns
     -------
@@ -90,8 +98,9 @@ def build(
         raise ValueError(f"model option {unknown[0]!r}; allowed: {allowed}")
     if not 0 < width <= 1:
         raise ValueError(f"width {width!r} of {name}; allowed: above 0 to 1")
-    made = MODELS[name]() if trunk is None else load_trunk(trunk)
-    net = ssd.build_ssd(made, SSDConfig(tuple(classes), **config))
+    make_trunk, usual = MODELS[name]
+    made = make_trunk() if trunk is None else load_trunk(trunk)
+    net = ssd.build_ssd(made, SSDConfig(tuple(classes), **{**usual, **config}))
     head.initialize(net, seed=seed)
     return net if width == 1 else _narrow(net, width)
 
@@ -146,7 +155,7 @@ def manifest_info(net: SSD) -> dict:
         "classes": list(config["classes"]),
         "mean": list(MEAN),
         "std": list(STD),
-        "anchors": {k: config[k] for k in ("size", "sizes", "ratios", "steps")},
+        "anchors": {k: config[k] for k in ANCHORS},
         "decode": {"stds": config["stds"]},
         "nms": {k: config[k] for k in ("nms_thresh", "nms_topk", "post_nms")},
     }

@@ -9,6 +9,7 @@ so whatever is written for GluonCV's SSD works on a slim one.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Callable, Sequence
 
 import mxnet as mx
@@ -19,6 +20,7 @@ from mxnet.gluon import SymbolBlock
 
 from gluon_compress.distill import Anchors, adapt
 from gluon_compress.graph import FORMS, Form
+from gluon_compress.graph.step import attribute
 from gluon_compress.models.ssd import (
     SSDConfig,
     anchors_of,
@@ -35,6 +37,7 @@ ALIKE = {
     "sizes": "anchor sizes",
     "ratios": "anchor ratios",
     "steps": "anchor steps",
+    "lite": "lite anchors",
     "stds": "stds of box deltas",
 }
 
@@ -175,7 +178,7 @@ def from_head(symbol: mx.sym.Symbol, params: dict, config: SSDConfig) -> SSD:
     params : dict of str to NDArray
         Values of all parameters and running statistics.
     config : SSDConfig
-        ``extras`` is not used: the stages are in the symbol.
+        ``extras`` and ``predictor_kernel`` are not used: they are in the symbol.
 
     Raises
     ------
@@ -191,7 +194,8 @@ def from_head(symbol: mx.sym.Symbol, params: dict, config: SSDConfig) -> SSD:
             f"predictors; the anchors are for {len(config.ratios)} maps"
         )
     features = SymbolBlock(map_symbols(symbol), mx.sym.var("data", dtype="float32"))
-    net = ssd_around(features, config)
+    kernel = attribute(class_convs[0]["attrs"], "kernel", config.predictor_kernel)
+    net = ssd_around(features, replace(config, predictor_kernel=kernel))
     _fill(features.collect_params(), params)
     for blocks, convs in (
         (net.class_predictors, class_convs),

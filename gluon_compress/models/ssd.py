@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Sequence
 
 import mxnet as mx
 import numpy as np
 from gluoncv.data import VOCDetection
 from gluoncv.model_zoo.ssd import SSD
+from gluoncv.model_zoo.ssd.anchor import LiteAnchorGenerator, SSDAnchorGenerator
 from mxnet.gluon import HybridBlock, SymbolBlock
 
 # Of the images that GluonCV's nets are trained on, for RGB in 0..1.
@@ -16,6 +17,17 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 VOC_CLASSES = tuple(VOCDetection.CLASSES)
 THIN, WIDE = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
+# The six maps on a MobileNet, whose trunk is too thin for the usual extra stages.
+NARROW = {"extras": (256, 128, 128)}
+# The classic MobileNet-SSD, in the numbers of GluonCV's ssd_300_mobilenet1.0_lite_coco.
+LITE = {
+    "sizes": (60, 105, 150, 195, 240, 285, 300),
+    "ratios": (THIN, *[WIDE] * 5),
+    "steps": (16, 30, 60, 100, 150, 300),
+    "extras": (512, 256, 256, 128),
+    "predictor_kernel": (1, 1),
+    "lite": True,
+}
 
 
 @dataclass(frozen=True)
@@ -35,11 +47,18 @@ class SSDConfig:
     steps : tuple of float
         Distance in pixels between anchor centres of each map.
     extras : tuple of int
-        Channels of the extra stages that follow the trunk.
+        Channels of the extra stages that follow the trunk; it gives the other maps,
+        from its last taps.
     stds : tuple of float
         What box deltas are multiplied by (Liu et al. 2016: the "variances").
     nms_thresh, nms_topk, post_nms
         As in ``SSD.set_nms``.
+    predictor_kernel : tuple of int
+        Of the convolutions that predict classes and boxes.
+    lite : bool
+        Anchors and extra stages as in GluonCV's ``ssd_300_mobilenet1.0_lite_coco``:
+        three anchors a cell on the first map, the first of them of half the size, and
+        every extra stage halves its map.
     """
 
     classes: tuple[str, ...] = VOC_CLASSES
@@ -52,7 +71,8 @@ class SSDConfig:
     nms_thresh: float = 0.45
     nms_topk: int = 400
     post_nms: int = 100
-    predictor_kernel: tuple[int, int] = field(default=(3, 3))
+    predictor_kernel: tuple[int, int] = (3, 3)
+    lite: bool = False
 
     def __post_init__(self) -> None:
         maps = len(self.ratios)
@@ -60,6 +80,11 @@ class SSDConfig:
             raise ValueError(
                 f"anchors: {maps} lists of ratios need {maps + 1} sizes and {maps} "
                 f"steps, not {len(self.sizes)} and {len(self.steps)}"
+            )
+        if len(self.extras) >= maps:
+            raise ValueError(
+                f"extras: {len(self.extras)} stages for {maps} maps; allowed: fewer, "
+                "so that the trunk gives one at least"
             )
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be distinct names, not {self.classes!r}")
@@ -82,23 +107,30 @@ def build_ssd(trunk: tuple[HybridBlock, list[mx.sym.Symbol]], config: SSDConfig)
         corner boxes after NMS.
     """
     net, taps = trunk
-    outputs = _with_extras(taps, config.extras)
+    wanted = len(config.ratios) - len(config.extras)
+    if wanted > len(taps):
+        raise ValueError(
+            f"extras: {len(config.extras)} stages for {len(config.ratios)} maps; the "
+            f"trunk has {len(taps)} taps, not {wanted}"
+        )
+    outputs = _with_extras(taps[-wanted:], config.extras, config.lite)
     features = SymbolBlock(
         outputs, mx.sym.var("data", dtype="float32"), params=net.collect_params()
     )
     return ssd_around(features, config)
 
 
-def _with_extras(taps: Sequence, widths: Sequence[int]) -> list:
+def _with_extras(taps: Sequence, widths: Sequence[int], lite: bool) -> list:
     """Append one 1x1 transition and one 3x3 convolution per width to the taps.
 
-    The last stage takes the 3x3 map to 1x1 without padding, the others halve the
-    map, which gives SSD-300's classic 38, 19, 10, 5, 3, 1.
+    Stages halve the map, the last one takes the 3x3 map to 1x1 without padding, which
+    gives SSD-300's classic 38, 19, 10, 5, 3, 1. In the lite form it halves, too: 19,
+    10, 5, 3, 2, 1.
     """
     y, outputs = taps[-1], list(taps)
     for i, width in enumerate(widths):
         y = _conv_bn_relu(y, width // 2, f"trans_{{}}{i}", kernel=(1, 1))
-        last = i == len(widths) - 1
+        last = i == len(widths) - 1 and not lite
         step = {} if last else {"pad": (1, 1), "stride": (2, 2)}
         y = _conv_bn_relu(y, width, f"{{}}{i}", kernel=(3, 3), **step)
         outputs.append(y)
@@ -130,6 +162,7 @@ def ssd_around(features: HybridBlock, config: SSDConfig) -> SSD:
         anchor_alloc_size=64,
         predictors_kernel=kernel,
         predictors_pad=tuple(k // 2 for k in kernel),
+        anchor_generator=LiteAnchorGenerator if config.lite else SSDAnchorGenerator,
     )
     net.set_nms(config.nms_thresh, config.nms_topk, config.post_nms)
     net.anchor_generators.initialize()  # constants: there is nothing to choose
@@ -153,6 +186,7 @@ def config_of(net: SSD) -> SSDConfig:
         nms_topk=net.nms_topk,
         post_nms=net.post_nms,
         predictor_kernel=tuple(conv["kernel"]),
+        lite=isinstance(generators[0], LiteAnchorGenerator),
     )
 
 

@@ -10,11 +10,14 @@ from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import data, models
 from gluon_compress.distill import Settings, distil_step, needs_taps
-from gluon_compress.evaluate import voc_map
+from gluon_compress.evaluate import precisions
 from gluon_compress.graph import Graph
 from gluon_compress.models import head, ssd
 from gluon_compress.pipeline.job import Job, Lesson, Task, place
 from gluon_compress.recipe import Data, Distillation, Model, Recipe, Schedule
+
+# Keys of a recipe's model that leave the rest to the model itself.
+OWN = ("sizes", "ratios", "steps", "extras")
 
 
 def open_sets(recipe: Recipe) -> tuple:
@@ -62,6 +65,7 @@ def _build(recipe: Recipe, model: Model, classes: tuple[str, ...]) -> SSD:
     if model.weights is not None:
         return _loaded(recipe, model.weights, classes)
     how = recipe.evaluate
+    given = {name: vars(model)[name] for name in OWN}
     return models.build(
         model.name,
         classes,
@@ -69,13 +73,10 @@ def _build(recipe: Recipe, model: Model, classes: tuple[str, ...]) -> SSD:
         trunk=model.trunk,
         seed=recipe.seed,
         size=recipe.data.size,
-        sizes=model.sizes,
-        ratios=model.ratios,
-        steps=model.steps,
-        extras=model.extras,
         nms_thresh=how.nms_thresh,
         nms_topk=how.nms_topk,
         post_nms=how.post_nms,
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 
@@ -123,7 +124,7 @@ def accuracy(job: Job, net: SSD, dataset: Any) -> dict:
     how, device = job.recipe.evaluate, job.options.ctx[0]
     net.hybridize(static_alloc=True, static_shape=True)
     sample = partial(data.ssd_val_sample, size=job.recipe.data.size)
-    figures = voc_map(
+    return precisions(
         lambda images: net(images.as_in_context(device)),
         data.Batches(dataset, sample, 8, shuffle=False).epoch(0),
         net.classes,
@@ -131,8 +132,6 @@ def accuracy(job: Job, net: SSD, dataset: Any) -> dict:
         metric=how.metric,
         iou=how.iou,
     )
-    value = figures.pop("mAP")
-    return {"mAP": value, "metric": how.metric, "iou": how.iou, "classes": figures}
 
 
 def validation(job: Job, net: SSD, dataset: Any) -> dict:

@@ -19,7 +19,6 @@ from gluon_compress.recipe.common import (
     read_recipe,
 )
 
-_THIN, _WIDE = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
 _positive = c.number(0, above=True)
 # The names of ``distill.LOSSES``, which a recipe may not import; a test compares them.
 TAUGHT = (
@@ -44,11 +43,11 @@ class Model:
         A name of ``gluon_compress.models``.
     width : float
         Factor of all channels of the trunk.
-    sizes, ratios, steps
+    sizes, ratios, steps : tuple or None
         Anchors: sizes in pixels, one more than there are maps; aspect ratios and
-        distance of centres in pixels for each map.
-    extras : tuple of int
-        Channels of the stages that follow the trunk.
+        distance of centres in pixels for each map. None: the model's own.
+    extras : tuple of int or None
+        Channels of the stages that follow the trunk. None: the model's own.
     trunk : str or None
         Folder of a classifier's export to take the trunk from, pruned or not; None:
         the trunk of ``name``, from random values.
@@ -58,29 +57,39 @@ class Model:
 
     name: str = key(c.text)
     width: float = key(_positive, 1.0)
-    sizes: tuple[float, ...] = key(
-        c.list_of(_positive, least=2), (30, 60, 111, 162, 213, 264, 315)
+    sizes: tuple[float, ...] | None = key(
+        c.optional(c.list_of(_positive, least=2)), None
     )
-    ratios: tuple[tuple[float, ...], ...] = key(
-        c.list_of(c.list_of(_positive, least=1), least=1),
-        (_THIN, _WIDE, _WIDE, _WIDE, _THIN, _THIN),
+    ratios: tuple[tuple[float, ...], ...] | None = key(
+        c.optional(c.list_of(c.list_of(_positive, least=1), least=1)), None
     )
-    steps: tuple[float, ...] = key(
-        c.list_of(_positive, least=1), (8, 16, 32, 64, 100, 300)
+    steps: tuple[float, ...] | None = key(
+        c.optional(c.list_of(_positive, least=1)), None
     )
-    extras: tuple[int, ...] = key(c.list_of(c.whole(2)), (512, 256, 256))
+    extras: tuple[int, ...] | None = key(c.optional(c.list_of(c.whole(2))), None)
     trunk: str | None = key(c.optional(c.text), None)
     weights: str | None = key(c.optional(c.text), None)
 
     def disagreement(self) -> tuple[str, Any, str] | None:
-        """Check that the anchors are for as many maps as there are."""
-        maps = len(self.ratios)
-        if len(self.steps) != maps:
-            return "steps", list(self.steps), f"{maps} numbers, one for each map"
-        rising = all(a < b for a, b in zip(self.sizes, self.sizes[1:]))
-        if len(self.sizes) != maps + 1 or not rising:
-            allowed = f"{maps + 1} rising numbers, one more than maps"
-            return "sizes", list(self.sizes), allowed
+        """Check that sizes rise and that what is given is for as many maps."""
+        if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
+            return "sizes", list(self.sizes), "rising numbers"
+        counts = {
+            name: len(given) - extra
+            for name, given, extra in (
+                ("ratios", self.ratios, 0),
+                ("steps", self.steps, 0),
+                ("sizes", self.sizes, 1),
+            )
+            if given is not None
+        }
+        first = next(iter(counts), None)
+        for name, maps in counts.items():
+            if maps != counts[first]:
+                allowed = f"{counts[first]} numbers, one for each map as in {first}"
+                if name == "sizes":
+                    allowed = f"{counts[first] + 1} rising numbers, one more than maps"
+                return name, list(vars(self)[name]), allowed
         return None
 
 
