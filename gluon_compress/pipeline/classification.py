@@ -13,10 +13,8 @@ from gluon_compress.evaluate import top1
 from gluon_compress.graph import Graph
 from gluon_compress.graph import trace as trace_net
 from gluon_compress.models import classifier
-from gluon_compress.pipeline.job import Job, Lesson, Task
-from gluon_compress.plan import Plan
-from gluon_compress.prune import slim
-from gluon_compress.recipe import Classifier, ClassifierRecipe, Schedule
+from gluon_compress.pipeline.job import Job, Lesson, Task, cut
+from gluon_compress.recipe import ClassifierRecipe, Schedule
 
 VAL_BATCH = 64
 
@@ -44,7 +42,7 @@ def build(job: Job) -> tuple[HybridBlock, None]:
     if model.weights is None:
         seed = job.recipe.seed
         net = classifier.build_classifier(model.name, classes, size=size, seed=seed)
-        return net if model.plan is None else _cut(job, net, model), None
+        return cut(job, net, model), None
     net, manifest = classifier.load_classifier(model.weights)
     if tuple(manifest["classes"]) != tuple(classes):
         raise ValueError(
@@ -52,18 +50,6 @@ def build(job: Job) -> tuple[HybridBlock, None]:
             f"data {list(classes)}"
         )
     return net, None
-
-
-def _cut(job: Job, net: HybridBlock, model: Classifier) -> HybridBlock:
-    """Return an untrained net in the structure that a plan leaves."""
-    plan = Plan.load(model.plan)
-    # Nets of one family have groups of the same names.
-    if plan.net not in ("", model.name):
-        raise ValueError(f"{model.plan}: is of {plan.net!r}, not of {model.name!r}")
-    try:
-        return slim(net, plan, shape=trace(job, net).inputs["data"])
-    except ValueError as error:
-        raise ValueError(f"{model.plan}: {error}") from None
 
 
 def save(job: Job, net: Any, folder: Path, name: str) -> dict:
@@ -142,6 +128,10 @@ def validation(job: Job, net: HybridBlock, dataset: Any) -> dict:
     return {"top1": _judged(job, net, dataset)}
 
 
+def teacher(job: Job, full: HybridBlock) -> None:
+    """Return None: classifiers learn from labels."""
+
+
 def lesson(job: Job, net: HybridBlock, teacher: HybridBlock | None) -> Lesson:
     """Teach from labels."""
     return Lesson(net, classifier.step_loss)
@@ -160,6 +150,7 @@ CLASSIFICATION = Task(
     trace=trace,
     batches=batches,
     block=block,
+    teacher=teacher,
     lesson=lesson,
     accuracy=accuracy,
     validation=validation,

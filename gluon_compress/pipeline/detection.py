@@ -13,7 +13,7 @@ from gluon_compress.distill import Settings, distil_step, needs_taps
 from gluon_compress.evaluate import precisions
 from gluon_compress.graph import Graph
 from gluon_compress.models import head, ssd
-from gluon_compress.pipeline.job import Job, Lesson, Task, place
+from gluon_compress.pipeline.job import Job, Lesson, Task, cut, place
 from gluon_compress.recipe import Data, Distillation, Model, Recipe, Schedule
 
 # Keys of a recipe's model that leave the rest to the model itself.
@@ -52,21 +52,23 @@ def _with_objects(config: Data, split: str):
 
 
 def build(job: Job) -> tuple[SSD, SSD | None]:
-    """Build both nets at once, so that a wrong name is found in seconds."""
+    """Build all nets at once, so that a wrong name is found in seconds."""
     recipe = job.recipe
-    start = _build(recipe, recipe.model, job.train.classes)
-    student = recipe.student and _build(recipe, recipe.student, job.train.classes)
-    if student is not None and recipe.distillation is not None:
-        head.check_teacher(student, start)
+    start = _build(job, recipe.model)
+    student = None if recipe.student is None else _build(job, recipe.student)
+    found = teacher(job, start)
+    if found is not None:
+        head.check_teacher(student or start, found)
     return start, student
 
 
-def _build(recipe: Recipe, model: Model, classes: tuple[str, ...]) -> SSD:
+def _build(job: Job, model: Model) -> SSD:
+    recipe, classes = job.recipe, job.train.classes
     if model.weights is not None:
-        return _loaded(recipe, model.weights, classes)
+        return cut(job, _loaded(recipe, model.weights, classes), model)
     how = recipe.evaluate
     given = {name: vars(model)[name] for name in OWN}
-    return models.build(
+    net = models.build(
         model.name,
         classes,
         width=model.width,
@@ -78,6 +80,7 @@ def _build(recipe: Recipe, model: Model, classes: tuple[str, ...]) -> SSD:
         post_nms=how.post_nms,
         **{name: value for name, value in given.items() if value is not None},
     )
+    return cut(job, net, model)
 
 
 def _loaded(recipe: Recipe, folder: str, classes: tuple[str, ...]) -> SSD:
@@ -140,10 +143,18 @@ def validation(job: Job, net: SSD, dataset: Any) -> dict:
     return {"mAP": figures["mAP"], **figures["classes"]}
 
 
-def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
-    """Teach from labels, and from another detector where the recipe wants it."""
+def teacher(job: Job, full: SSD) -> SSD | None:
+    """Return the recipe's teacher: another detector, or its own full net."""
     how = job.recipe.distillation
-    if teacher is None or how is None:
+    if how is None or how.teacher is None:
+        return None if how is None else full
+    return _loaded(job.recipe, how.teacher, job.train.classes)
+
+
+def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
+    """Teach from labels, and from another detector where there is one."""
+    how = job.recipe.distillation
+    if teacher is None:
         return Lesson(head.head_block(net), head.supervised(head.ssd_loss()))
     head.check_teacher(net, teacher)
     place(teacher, job.options.ctx)
@@ -180,6 +191,7 @@ DETECTION = Task(
     trace=trace,
     batches=batches,
     block=head.head_block,
+    teacher=teacher,
     lesson=lesson,
     accuracy=accuracy,
     validation=validation,

@@ -12,6 +12,8 @@ from mxnet.gluon import Block, HybridBlock
 
 from gluon_compress import train
 from gluon_compress.graph import Graph
+from gluon_compress.plan import Plan
+from gluon_compress.prune import slim
 
 LOG = logging.getLogger(__name__)
 NAMED = 10  # of the files that are left out; results count all
@@ -44,6 +46,8 @@ class Task:
         ``(job, net, schedule)`` -> endless epochs of training batches.
     block : callable
         ``(net)`` -> the part of a net that is trained, recalibrated and timed.
+    teacher : callable
+        ``(job, full)`` -> who teaches in the last training, or None.
     lesson : callable
         ``(job, net, teacher) -> Lesson``; without a teacher from labels alone.
     accuracy : callable
@@ -60,6 +64,7 @@ class Task:
     trace: Callable[[Job, Any], Graph]
     batches: Callable[[Job, Any, Any], Any]
     block: Callable[[Any], HybridBlock]
+    teacher: Callable[[Job, Any], Any]
     lesson: Callable[[Job, Any, Any], Lesson]
     accuracy: Callable[[Job, Any, Any], dict]
     validation: Callable[[Job, Any, Any], dict]
@@ -112,6 +117,30 @@ def open_job(
         if len(dataset.problems) > NAMED:
             LOG.warning("%s: and %d more", split, len(dataset.problems) - NAMED)
     return Job(task, recipe, out, *sets, options, facts)
+
+
+def cut(job: Job, net: Any, model: Any) -> Any:
+    """Return a net in the structure of its plan, if the recipe gives it one.
+
+    Where the net is to train with masks it stays whole, but the plan has to fit.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, if the plan is of another net.
+    """
+    if model.plan is None:
+        return net
+    plan = Plan.load(model.plan)
+    # Nets of one family have groups of the same names.
+    if plan.net not in ("", model.name):
+        raise ValueError(f"{model.plan}: is of {plan.net!r}, not of {model.name!r}")
+    graph = job.task.trace(job, net)
+    try:
+        plan.check(graph)
+    except ValueError as error:
+        raise ValueError(f"{model.plan}: {error}") from None
+    return net if model.masks else slim(net, plan, shape=graph.inputs["data"])
 
 
 def place(block: Block, ctx: Sequence[mx.Context]) -> None:

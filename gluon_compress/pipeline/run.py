@@ -39,7 +39,7 @@ def run(
     Parameters
     ----------
     recipe : Recipe or ClassifierRecipe
-        A classifier's may have no ``finetune``: then it is trained, and that is all.
+        One without ``finetune`` is trained, and that is all.
     out : path
         A new or empty folder, or with ``resume`` that of an earlier run.
     resume : bool

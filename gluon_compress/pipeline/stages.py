@@ -35,9 +35,16 @@ GREEDY = "greedy"  # the selection that follows effects
 
 def train_full(job: Job, net: Any, folder: Path) -> tuple[Any, dict]:
     """Train the full net, or take it as it was loaded."""
-    if job.recipe.model.weights is not None:
-        return net, {"weights": job.recipe.model.weights}
-    return net, _fit(job, net, None, job.recipe.train, folder)
+    recipe = job.recipe
+    if recipe.model.weights is not None:
+        return net, {"weights": recipe.model.weights}
+    teacher = job.task.teacher(job, None) if recipe.finetune is None else None
+    if not recipe.model.masks:
+        return net, _fit(job, net, teacher, recipe.train, folder)
+    decision = Plan.load(recipe.model.plan)
+    masked = mask(net, decision, shape=job.task.trace(job, net).inputs["data"])
+    notes = _fit(job, masked, teacher, recipe.train, folder)
+    return slim(masked, decision), notes
 
 
 def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
@@ -260,7 +267,8 @@ def rehearse(job: Job, net: Any) -> None:
 
 def finetune(job: Job, net: Any, full: Any, folder: Path) -> tuple[Any, dict]:
     """Train the compact net, with the full one as its teacher where asked for."""
-    return net, _fit(job, net, full, job.recipe.finetune, folder)
+    teacher = job.task.teacher(job, full)
+    return net, _fit(job, net, teacher, job.recipe.finetune, folder)
 
 
 def _fit(

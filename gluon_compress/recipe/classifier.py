@@ -32,18 +32,23 @@ class Classifier:
         A name of GluonCV's model zoo, ``resnet50_v1d`` for instance.
     plan : str or None
         A plan whose structure the net gets before it is trained from scratch.
+    masks : bool
+        Whether the net trains with the plan as masks, and is slimmed then.
     weights : str or None
         Folder of a classifier's export to load instead of training one.
     """
 
     name: str = key(c.text)
     plan: str | None = key(c.optional(c.text), None)
+    masks: bool = key(c.truth, False)
     weights: str | None = key(c.optional(c.text), None)
 
     def disagreement(self) -> tuple[str, Any, str] | None:
         """Check that a loaded net does not get another structure."""
         if self.plan is not None and self.weights is not None:
             return "plan", self.plan, "null where there are weights"
+        if self.masks and self.plan is None:
+            return "masks", True, "true with a plan, else false"
         return None
 
 

@@ -51,6 +51,10 @@ class Model:
     trunk : str or None
         Folder of a classifier's export to take the trunk from, pruned or not; None:
         the trunk of ``name``, from random values.
+    plan : str or None
+        File of a plan whose structure the net gets before it is trained.
+    masks : bool
+        Whether the net trains with the plan as masks, and is slimmed then.
     weights : str or None
         Folder of a detector's export to load instead of building and training one.
     """
@@ -68,10 +72,14 @@ class Model:
     )
     extras: tuple[int, ...] | None = key(c.optional(c.list_of(c.whole(2))), None)
     trunk: str | None = key(c.optional(c.text), None)
+    plan: str | None = key(c.optional(c.text), None)
+    masks: bool = key(c.truth, False)
     weights: str | None = key(c.optional(c.text), None)
 
     def disagreement(self) -> tuple[str, Any, str] | None:
         """Check that sizes rise and that what is given is for as many maps."""
+        if self.masks and (self.plan is None or self.weights is not None):
+            return "masks", True, "true with a plan and without weights, else false"
         if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
             return "sizes", list(self.sizes), "rising numbers"
         counts = {
@@ -134,10 +142,12 @@ class Data:
 
 @section
 class Distillation:
-    """What the student learns from the full net.
+    """What the student learns from its teacher, in the recipe's last training.
 
     Parameters
     ----------
+    teacher : str or None
+        Folder of a detector's export; None: the recipe's own full net.
     losses : dict
         Weight of any of ``TAUGHT``; what each computes is in ``distill``. Those on
         features compare the maps that the predictors read.
@@ -155,6 +165,7 @@ class Distillation:
         Divides the features in ``channels``.
     """
 
+    teacher: str | None = key(c.optional(c.text), None)
     losses: Mapping[str, float] = key(
         c.map_of(c.number(0), *TAUGHT), {"scores": 1.0, "boxes": 1.0}
     )
@@ -204,11 +215,12 @@ class Recipe:
         None: compress the trained detector. A model, on a trunk that was pruned as a
         classifier for instance: build it and apply the compression to it.
     train, finetune : Schedule
-        Of the full net, and of the compact one at the end.
+        Of the full net, and of the compact one at the end; without ``finetune`` the net
+        is trained, and that is all.
     compression : tuple of rows
         One of ``ALGORITHMS`` each, in the order they are applied.
     distillation : Distillation or None
-        Used while fine-tuning; None: labels alone.
+        Used in the last training; None: labels alone.
     seed : int
     """
 
@@ -219,7 +231,7 @@ class Recipe:
     model: Model = key(c.part(Model))
     data: Data = key(c.part(Data))
     train: Schedule = key(c.part(Schedule))
-    finetune: Schedule = key(c.part(Schedule))
+    finetune: Schedule | None = key(c.optional(c.part(Schedule)), None)
     compression: tuple[Any, ...] = key(
         c.list_of(c.one_part("algorithm", ALGORITHMS)), ()
     )
@@ -230,7 +242,14 @@ class Recipe:
     format: int = key(c.whole(1), FORMAT)
 
     def disagreement(self) -> tuple[str, Any, str] | None:
-        """Check the format."""
+        """Check the format, and that what is compressed is fine-tuned."""
+        if self.finetune is None:
+            if self.compression or self.student is not None:
+                return "finetune", None, "a schedule, since there is compression"
+            if self.distillation is not None and self.distillation.teacher is None:
+                return "distillation.teacher", None, "a model folder without finetune"
+        if self.student is not None and self.student.masks:
+            return "student.masks", True, "false; a student is slimmed before it trains"
         return format_problem(self.format)
 
     @staticmethod

@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+r"""Train an SSD from labels, or with a teacher: full, or in the structure of a plan.
+
+  scripts/train_ssd.py --recipe model_zoo/ssd_300_resnet50_v1d_voc/recipe.json \
+    --data FOLDER_OF_VOCdevkit --out runs/voc --ctx 'gpu(0,1)'
+  scripts/train_ssd.py --recipe RECIPE --out runs/mine --images MY_FOLDER \
+    --classes cat dog --plan plan.json --teacher runs/full/full/model
+
+The recipe's data.kind is gluoncv_voc (Pascal VOC; its "trainval" is 2007 and 2012),
+coco, or voc (any folder in VOC's layout). Options replace what the recipe says.
+DIR/full/model is the net that run_pipeline.py, evaluate.py and export.py take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common import main
+from runs import recipe_parser, run_recipe
+
+
+def arguments():
+    """Return the parser of this script."""
+    made = recipe_parser(__doc__)
+    made.add_argument("--teacher", metavar="MODEL", help="detector to learn from, too")
+    made.add_argument("--plan", metavar="FILE", help="structure to train")
+    made.add_argument(
+        "--masks", action="store_true", help="train with the plan as masks, then slim"
+    )
+    made.add_argument("--trunk", metavar="MODEL", help="classifier to take it from")
+    made.add_argument("--images", metavar="FOLDER", help="in VOC layout")
+    made.add_argument("--train", metavar="SPLIT", help="to train on")
+    made.add_argument("--test", metavar="SPLIT", help="to measure on")
+    made.add_argument("--classes", nargs="+", metavar="NAME", help="what to detect")
+    made.add_argument("--seed", type=int, help="of the recipe")
+    return made
+
+
+def run(args) -> None:
+    """Read the recipe, put the options in, refuse one that compresses, and train."""
+    from gluon_compress.recipe import Distillation, Recipe
+
+    recipe = Recipe.load(args.recipe)
+    if recipe.finetune is not None:
+        raise ValueError(f"{args.recipe}: compresses; that is for run_pipeline.py")
+    model = replace(recipe.model, **_given(args, "plan", "masks", "trunk"))
+    data = replace(recipe.data, **_given(args, "train", "test", "classes"))
+    if args.images:
+        data = replace(data, kind="voc", root=args.images)
+    recipe = replace(recipe, model=model, data=data, **_given(args, "seed"))
+    if args.teacher:
+        how = recipe.distillation or Distillation()
+        recipe = replace(recipe, distillation=replace(how, teacher=args.teacher))
+    run_recipe(recipe, args)
+
+
+def _given(args, *names: str) -> dict:
+    """Return the options that were given."""
+    found = {name: vars(args)[name] for name in names}
+    return {n: v for n, v in found.items() if v is not None and v is not False}
+
+
+if __name__ == "__main__":
+    main(run, arguments())

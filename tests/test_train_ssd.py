@@ -1,0 +1,215 @@
+"""Detectors that are only trained: with a plan, with masks, with a teacher."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import mxnet as mx
+import pytest
+from gluoncv import model_zoo
+
+from gluon_compress import delete, export, models, pipeline
+from gluon_compress.data import make_toy
+from gluon_compress.data.toy import CLASSES
+from gluon_compress.files import read_json
+from gluon_compress.models import head
+from gluon_compress.recipe import Recipe
+from gluon_compress.train import Options
+
+QUIET = Options(progress=False)
+MODEL = {"name": "ssd_300_mobilenet0.25", "extras": [32, 32, 32]}
+RECIPE = {
+    "paper": "none, a test",
+    "command": "pytest",
+    "hours": 0.01,
+    "expected": {},
+    "model": MODEL,
+    "data": {"kind": "voc", "root": "toy", "train": "train", "test": "test"},
+    "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with a few images, a plan and a trained detector in it."""
+    folder = tmp_path_factory.mktemp("train_ssd")
+    make_toy(folder / "toy", images=20)
+    lists = folder / "toy" / "ImageSets" / "Main"
+    for name, count in (("train", 8), ("test", 4)):
+        lines = (lists / f"{name}.txt").read_text().split()
+        (lists / f"{name}.txt").write_text("\n".join(lines[:count]) + "\n")
+    net = models.build(MODEL["name"], CLASSES, extras=(32, 32, 32))
+    graph = models.trace_head(net)
+    delete(graph, {"*": 0.5}, multiple=1, net=MODEL["name"]).save(folder / "plan.json")
+    models.save(net, folder / "teacher", "teacher")
+    return folder
+
+
+def recipe_in(place, **changes) -> Recipe:
+    """Write a recipe and read it; ``model`` adds to what is there."""
+    content = {**RECIPE, **changes, "model": {**MODEL, **changes.get("model", {})}}
+    content["data"] = {**content["data"], "root": str(place / "toy")}
+    (place / "recipe.json").write_text(json.dumps(content), encoding="utf-8")
+    return Recipe.load(place / "recipe.json")
+
+
+def macs(folder) -> int:
+    return models.size_of(models.load(folder))["macs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masks", [False, True])
+def test_net_trains_in_the_structure_of_a_plan(place, tmp_path, masks):
+    recipe = recipe_in(place, model={"plan": str(place / "plan.json"), "masks": masks})
+    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert list(results["stages"]) == ["full"]
+    stage = results["stages"]["full"]
+    assert stage["steps"] == 2
+    found = macs(tmp_path / "run" / "full" / "model")
+    assert found == stage["macs"] < 0.5 * macs(place / "teacher")
+    # Masks or not, the same channels are there.
+    widths = head.map_widths(models.load(tmp_path / "run" / "full" / "model"))
+    whole = head.map_widths(models.load(place / "teacher"))
+    assert widths == tuple(width // 2 for width in whole)
+
+
+@pytest.mark.slow
+def test_another_detector_teaches_where_the_recipe_names_one(place, tmp_path):
+    distillation = {"teacher": str(place / "teacher"), "losses": {"scores": 1}}
+    recipe = recipe_in(place, distillation=distillation)
+    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    log = (tmp_path / "run" / "full" / "log.jsonl").read_text().splitlines()
+    assert set(json.loads(log[0])["parts"]) == {"class", "box", "scores"}
+
+
+@pytest.mark.slow
+def test_interrupted_training_with_masks_is_gone_on_with(place, tmp_path):
+    model = {"plan": str(place / "plan.json"), "masks": True}
+    recipe = recipe_in(place, model=model, train={"epochs": 2, "batch_size": 4})
+    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "run", again)
+    for name in ("result.json", "full/result.json"):
+        (again / name).unlink()
+    shutil.rmtree(again / "full" / "model")
+    pipeline.run(recipe, again, resume=True, options=QUIET)
+    first, second = (
+        next((folder / "full" / "model").glob("*.params")).read_bytes()
+        for folder in (tmp_path / "run", again)
+    )
+    assert first == second
+
+
+def test_teacher_of_other_classes_is_refused_before_training(place, tmp_path):
+    net = models.build(MODEL["name"], ("cat", "dog"), extras=(32, 32, 32))
+    models.save(net, tmp_path / "teacher", "teacher")
+    distillation = {"teacher": str(tmp_path / "teacher")}
+    recipe = recipe_in(place, distillation=distillation)
+    message = r"teacher: its classes are \['cat', 'dog'\], those of the data"
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_teacher_with_other_anchors_is_refused_before_training(place, tmp_path):
+    sizes = [20, 60, 111, 162, 213, 264, 315]
+    distillation = {"teacher": str(place / "teacher")}
+    recipe = recipe_in(place, model={"sizes": sizes}, distillation=distillation)
+    with pytest.raises(ValueError, match=r"anchor sizes: the teacher has \(30"):
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_of_another_net_is_refused_before_training(place, tmp_path):
+    recipe = recipe_in(
+        place, model={"name": "ssd_300_mobilenet0.5", "plan": str(place / "plan.json")}
+    )
+    message = "plan.json: is of 'ssd_300_mobilenet0.25', not of 'ssd_300_mobilenet0.5'"
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"masks": True}}, "model.masks is True; allowed: true with a plan"),
+        (
+            {"distillation": {}},
+            "distillation.teacher is None; allowed: a model folder without finetune",
+        ),
+        ({"student": MODEL}, "finetune is None; allowed: a schedule, since"),
+        (
+            {
+                "student": {**MODEL, "plan": "p", "masks": True},
+                "finetune": {"epochs": 1},
+            },
+            "student.masks is True; allowed: false",
+        ),
+    ],
+)
+def test_recipe_that_contradicts_itself_is_refused(place, changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_in(place, **changes)
+
+
+# The script.
+
+
+@pytest.mark.slow
+def test_script_puts_options_in(place, tmp_path, call):
+    recipe_in(place, seed=3)
+    status, out, _ = call(
+        "train_ssd",
+        *("--recipe", place / "recipe.json", "--out", tmp_path / "run", "--quiet"),
+        *("--plan", place / "plan.json", "--teacher", place / "teacher"),
+        *("--images", place / "toy", "--train", "test", "--seed", "0"),
+    )
+    assert status == 0
+    assert "full" in out
+    saved = read_json(tmp_path / "run" / "recipe.json")
+    assert saved["seed"] == 0
+    assert saved["data"]["train"] == "test"
+    assert saved["distillation"]["teacher"] == str(place / "teacher")
+    result = read_json(tmp_path / "run" / "result.json")
+    assert result["stages"]["full"]["macs"] < macs(place / "teacher")
+    assert result["data"]["train"]["images"] == 4
+
+
+@pytest.mark.slow
+def test_script_trains_on_a_trunk(place, tmp_path, call):
+    classifier = model_zoo.get_model("mobilenet0.25", classes=4)
+    classifier.initialize()
+    classifier(mx.nd.zeros((1, 3, 64, 64)))
+    export(classifier, tmp_path / "trunk", shape=(1, 3, 64, 64))
+    recipe_in(place)
+    status, _, error = call(
+        "train_ssd",
+        *("--recipe", place / "recipe.json", "--out", tmp_path / "run", "--quiet"),
+        *("--trunk", tmp_path / "trunk"),
+    )
+    assert (status, error) == (0, "")
+    assert models.load(tmp_path / "run" / "full" / "model")
+
+
+def test_script_refuses_a_recipe_that_compresses(place, tmp_path, call):
+    recipe_in(place, finetune={"epochs": 1})
+    status, _, error = call(
+        "train_ssd", "--recipe", place / "recipe.json", "--out", tmp_path / "run"
+    )
+    assert status == 2
+    assert "compresses; that is for run_pipeline.py" in error
+
+
+def test_script_names_a_missing_teacher(place, tmp_path, call):
+    recipe_in(place)
+    status, _, error = call(
+        "train_ssd",
+        *("--recipe", place / "recipe.json", "--out", tmp_path / "run"),
+        *("--teacher", tmp_path / "nowhere"),
+    )
+    assert status == 2
+    assert error.count("\n") == 1
+    assert "nowhere" in error
+    assert not (tmp_path / "run").exists()
