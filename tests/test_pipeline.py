@@ -177,7 +177,7 @@ def test_adapters_of_every_loss_are_gone_from_the_compact_net(place, tmp_path):
     distillation = {"losses": dict.fromkeys(LOSSES, 0.1)}
     recipe = recipe_in(place, student=student, distillation=distillation)
     job = open_job(DETECTION, recipe, tmp_path, QUIET, {})
-    full, net = DETECTION.build(job)
+    full, net = DETECTION.build(job, job.train.classes)
     lesson = DETECTION.lesson(job, net, full)
     assert any("adapter" in name for name in lesson.block.collect_params())
     finetune(job, net, full, tmp_path / "compact")
@@ -198,15 +198,15 @@ def test_student_with_other_anchors_than_its_teacher_is_refused_at_once(tmp_path
     recipe = recipe_in(tmp_path, student=student)
     job = open_job(DETECTION, recipe, tmp_path / "run", QUIET, {})
     with pytest.raises(ValueError, match="anchor steps: the teacher has .* 300.* 299"):
-        DETECTION.build(job)
+        DETECTION.build(job, job.train.classes)
 
 
 @pytest.mark.slow
 def test_devices_take_their_shares_of_a_batch(place, tmp_path):
     two = Options(progress=False, ctx=(mx.cpu(0), mx.cpu(1)))
     job = open_job(DETECTION, recipe_in(place), tmp_path, two, {})
-    full, _ = DETECTION.build(job)
-    student, _ = DETECTION.build(job)
+    full, _ = DETECTION.build(job, job.train.classes)
+    student, _ = DETECTION.build(job, job.train.classes)
     _, notes = finetune(job, student, full, tmp_path / "compact")
     assert notes["steps"] == 2
     used = [p.list_ctx() for p in student.collect_params().values()]
@@ -244,7 +244,7 @@ def test_channels_are_judged_on_the_images_where_asked(place, tmp_path):
     row = {**RECIPE["compression"][0], "criterion": "taylor", "batches": 2}
     recipe = recipe_in(place, compression=[{**row, "train": None}])
     job = open_job(DETECTION, recipe, tmp_path, QUIET, {})
-    net, _ = DETECTION.build(job)
+    net, _ = DETECTION.build(job, job.train.classes)
     small, _ = compress(job, net, recipe.compression[0], tmp_path)
     decision = Plan.load(tmp_path / "plan.json")
     assert decision.made_by["criterion"] == "taylor"

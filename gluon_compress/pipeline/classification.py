@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from mxnet.gluon import HybridBlock
 
@@ -36,9 +36,9 @@ def open_sets(recipe: ClassifierRecipe) -> tuple:
     return train, val, val
 
 
-def build(job: Job) -> tuple[HybridBlock, None]:
+def build(job: Job, classes: Sequence[str]) -> tuple[HybridBlock, None]:
     """Build the net, or load it."""
-    model, classes, size = job.recipe.model, job.train.classes, job.recipe.data.size
+    model, size = job.recipe.model, job.recipe.data.size
     if model.weights is None:
         seed = job.recipe.seed
         net = classifier.build_classifier(model.name, classes, size=size, seed=seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from gluoncv.model_zoo.ssd import SSD
 
@@ -51,19 +51,19 @@ def _with_objects(config: Data, split: str):
     return opened
 
 
-def build(job: Job) -> tuple[SSD, SSD | None]:
+def build(job: Job, classes: Sequence[str]) -> tuple[SSD, SSD | None]:
     """Build all nets at once, so that a wrong name is found in seconds."""
     recipe = job.recipe
-    start = _build(job, recipe.model)
-    student = None if recipe.student is None else _build(job, recipe.student)
-    found = teacher(job, start)
+    start = _build(job, recipe.model, classes)
+    student = None if recipe.student is None else _build(job, recipe.student, classes)
+    found = _teacher(recipe, start, classes)
     if found is not None:
         head.check_teacher(student or start, found)
     return start, student
 
 
-def _build(job: Job, model: Model) -> SSD:
-    recipe, classes = job.recipe, job.train.classes
+def _build(job: Job, model: Model, classes: Sequence[str]) -> SSD:
+    recipe = job.recipe
     if model.weights is not None:
         return cut(job, _loaded(recipe, model.weights, classes), model)
     how = recipe.evaluate
@@ -83,7 +83,7 @@ def _build(job: Job, model: Model) -> SSD:
     return cut(job, net, model)
 
 
-def _loaded(recipe: Recipe, folder: str, classes: tuple[str, ...]) -> SSD:
+def _loaded(recipe: Recipe, folder: str, classes: Sequence[str]) -> SSD:
     net = models.load(folder)
     if tuple(net.classes) != tuple(classes):
         raise ValueError(
@@ -145,10 +145,14 @@ def validation(job: Job, net: SSD, dataset: Any) -> dict:
 
 def teacher(job: Job, full: SSD) -> SSD | None:
     """Return the recipe's teacher: another detector, or its own full net."""
-    how = job.recipe.distillation
+    return _teacher(job.recipe, full, job.train.classes)
+
+
+def _teacher(recipe: Recipe, full: SSD, classes: Sequence[str]) -> SSD | None:
+    how = recipe.distillation
     if how is None or how.teacher is None:
         return None if how is None else full
-    return _loaded(job.recipe, how.teacher, job.train.classes)
+    return _loaded(recipe, how.teacher, classes)
 
 
 def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:

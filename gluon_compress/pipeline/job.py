@@ -37,7 +37,7 @@ class Task:
         ``(recipe) -> (train, val, test)``, data sets with ``classes``, ``problems``
         and a length; ``val`` is measured while training.
     build : callable
-        ``(job) -> (start, student)``, untrained; ``student`` may be None.
+        ``(job, classes) -> (start, student)``, untrained; ``student`` may be None.
     save, load : callable
         ``(job, net, folder, name) -> manifest`` and ``(folder) -> net``.
     trace : callable
@@ -58,7 +58,7 @@ class Task:
     """
 
     open_sets: Callable[[Any], tuple]
-    build: Callable[[Job], tuple]
+    build: Callable[[Job, Sequence[str]], tuple]
     save: Callable[[Job, Any, Path, str], dict]
     load: Callable[[Path], Any]
     trace: Callable[[Job, Any], Graph]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 
@@ -19,6 +19,7 @@ from gluon_compress.pipeline.classification import CLASSIFICATION
 from gluon_compress.pipeline.detection import DETECTION
 from gluon_compress.pipeline.job import Job, Task, open_job, place
 from gluon_compress.pipeline.stages import compress, finetune, rehearse, train_full
+from gluon_compress.plan import Plan
 from gluon_compress.recipe import ClassifierRecipe, Recipe
 from gluon_compress.summary import COMPACT, FULL, write_report
 
@@ -64,7 +65,7 @@ def run(
     _check_folder(recipe, out, resume)
     options = replace(options or train.Options(), seed=recipe.seed, resume=True)
     job = open_job(TASKS[type(recipe)], recipe, out, options, facts or {})
-    start, student = job.task.build(job)
+    start, student = job.task.build(job, job.train.classes)
     if not (out / FULL / RESULT).exists():
         rehearse(job, student or start)
     out.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,40 @@ def run(
     whole = _measure_speed(job, results)
     write_report(recipe, whole, out, job.test)
     return whole
+
+
+def decide(
+    recipe: Recipe | ClassifierRecipe, classes: Sequence[str]
+) -> tuple[Plan, dict[str, dict]]:
+    """Return what a recipe's compression keeps of its net before any training.
+
+    Nothing but the recipe is needed: values are those that the seed gives, groups count
+    as often as they have layers, and ``l1`` stands in for a criterion that needs data.
+
+    Parameters
+    ----------
+    recipe : Recipe or ClassifierRecipe
+        Its compression may have no limit of accuracy or latency but what it states.
+    classes : sequence of str
+
+    Returns
+    -------
+    (Plan, dict)
+        One plan for all rows together; MACs, FLOPs, parameters and bytes of the net
+        before (``full``) and after (``compact``).
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or a budget cannot be met.
+    """
+    task = TASKS[type(recipe)]
+    job = Job(task, recipe, Path(), None, None, None, train.Options(progress=False))
+    start, student = task.build(job, classes)
+    net = student or start
+    plan, small = rehearse(job, net)
+    nets = {FULL: net, COMPACT: small}
+    return plan, {n: cost.count(task.trace(job, m)).figures() for n, m in nets.items()}
 
 
 def _check_folder(recipe: Any, out: Path, resume: bool) -> None:

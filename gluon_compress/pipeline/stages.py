@@ -253,8 +253,17 @@ def _table(row: Prune) -> LatencyTable | None:
     return None if row.latency_table is None else LatencyTable.load(row.latency_table)
 
 
-def rehearse(job: Job, net: Any) -> None:
-    """Decide once on the untrained net: a budget out of reach costs no training."""
+def rehearse(job: Job, net: Any) -> tuple[Plan, Any]:
+    """Decide on an untrained net: a budget out of reach costs no training.
+
+    Returns
+    -------
+    (Plan, net)
+        What all rows together keep of the net, and the slim net.
+    """
+    first = job.task.trace(job, net)
+    widths = {group.name: group.width for group in first.groups}
+    whole = replace(Plan.everything(first), made_by={"widths": widths})
     for row in job.recipe.compression:
         graph = job.task.trace(job, net)
         # What needs trained values is not known yet, and does not change a width.
@@ -262,7 +271,9 @@ def rehearse(job: Job, net: Any) -> None:
         tried = row
         if isinstance(row, Prune) and row.sensitivity is not None:
             tried = replace(row, selection="greedy", sensitivity=None)
-        net = slim(net, _decide(job, graph, tried, worth))
+        decision = _decide(job, graph, tried, worth)
+        net, whole = slim(net, decision), whole.compose(decision)
+    return replace(whole, net=job.recipe.model.name), net
 
 
 def finetune(job: Job, net: Any, full: Any, folder: Path) -> tuple[Any, dict]:

@@ -3,7 +3,13 @@
 ``detector`` and ``classifier`` are the two kinds; ``common`` is what they share.
 """
 
+from __future__ import annotations
+
+import os
+
+from gluon_compress.files import read_json
 from gluon_compress.recipe.classifier import (
+    KINDS,
     Classifier,
     ClassifierRecipe,
     Images,
@@ -41,4 +47,19 @@ __all__ = [
     "Sensitivity",
     "Sparsity",
     "Targets",
+    "load_recipe",
 ]
+
+
+def load_recipe(path: str | os.PathLike) -> Recipe | ClassifierRecipe:
+    """Read a recipe of either kind; its data tell which it is.
+
+    Raises
+    ------
+    ValueError
+        As the ``load`` of both.
+    """
+    content = read_json(path)
+    data = content.get("data") if isinstance(content, dict) else None
+    images = isinstance(data, dict) and data.get("kind") in KINDS
+    return (ClassifierRecipe if images else Recipe).load(path)

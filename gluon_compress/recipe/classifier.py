@@ -19,6 +19,7 @@ from gluon_compress.recipe.common import (
     read_recipe,
 )
 
+KINDS = ("folder", "record")
 _share = c.number(0, 1)
 
 
@@ -77,7 +78,7 @@ class Images:
         As in ``data.crop_train_sample``.
     """
 
-    kind: str = key(c.one_of("folder", "record"))
+    kind: str = key(c.one_of(*KINDS))
     root: str = key(c.text)
     train: str = key(c.text, "train")
     val: str = key(c.text, "val")

@@ -1,0 +1,47 @@
+#!/usr/bin/env python
+"""Plan what a recipe compresses, without data and training: widths and costs.
+
+  scripts/plan.py --recipe model_zoo/ssd_300_resnet50_v1d_compact/recipe.json --out DIR
+
+Writes DIR/plan.json, one plan for all rows of the recipe, and DIR/result.json with what
+the net costs before and after. The net has the values that the recipe's seed gives, so
+the same recipe gives the same plan, byte for byte; a run of it decides anew when there
+are trained ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common import main, parser, write_result
+
+
+def arguments():
+    """Return the parser of this script."""
+    made = parser(__doc__)
+    made.add_argument("--recipe", required=True, metavar="FILE", help="JSON")
+    made.add_argument("--out", required=True, metavar="DIR", help="for both files")
+    made.add_argument("--classes", nargs="+", metavar="NAME", help="default: its own")
+    return made
+
+
+def run(args) -> None:
+    """Decide, print the costs, and write both files."""
+    from gluon_compress import pipeline, report
+    from gluon_compress.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe)
+    classes = args.classes or recipe.data.classes
+    if classes is None or isinstance(classes, str):
+        raise ValueError(f"{args.recipe}: has no list of classes; give --classes")
+    plan, costs = pipeline.decide(recipe, classes)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    plan.save(Path(args.out) / "plan.json")
+    names = ("params", "bytes", "macs")
+    rows = [report.Figures(n, *(c[k] for k in names)) for n, c in costs.items()]
+    print(report.cost_table(rows))
+    print(write_result(args.out, {"stages": costs, "classes": len(classes)}))
+
+
+if __name__ == "__main__":
+    main(run, arguments())

@@ -1,0 +1,128 @@
+"""Plans that a recipe makes without data, and the two of the paper's budgets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gluon_compress import Plan, build, count, models, pipeline, slim
+from gluon_compress.files import read_json
+from gluon_compress.recipe import ClassifierRecipe, Recipe, load_recipe
+
+ZOO = Path(__file__).parents[1] / "model_zoo"
+SMALL = {
+    "paper": "none, a test",
+    "command": "pytest",
+    "hours": 0.01,
+    "expected": {},
+    "model": {"name": "ssd_300_mobilenet0.25", "extras": [32, 32, 32]},
+    "data": {"kind": "voc", "root": "nowhere", "classes": ["cat", "dog"]},
+    "train": {"epochs": 1},
+    "compression": [
+        {"algorithm": "delete", "keep": {"expand_*": 0.5}, "multiple": 4},
+        {
+            "algorithm": "prune",
+            "criterion": "taylor",
+            "budget": {"macs_ratio": 0.5},
+            "groups": ["mobilenet_*"],
+        },
+    ],
+    "finetune": {"epochs": 1},
+}
+
+
+def written(tmp_path, **changes) -> Path:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({**SMALL, **changes}), encoding="utf-8")
+    return path
+
+
+def test_all_rows_make_one_plan_for_the_whole_net(tmp_path):
+    recipe = Recipe.load(written(tmp_path))
+    plan, costs = pipeline.decide(recipe, ("cat", "dog"))
+    net = build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(32, 32, 32))
+    graph = models.trace_head(net)
+    plan.check(graph)
+    assert plan.net == "ssd_300_mobilenet0.25"
+    assert {n: c["macs"] for n, c in costs.items()} == {
+        "full": count(graph).macs,
+        "compact": count(graph, plan).macs,
+    }
+    assert count(models.trace_head(slim(net, plan))).macs == costs["compact"]["macs"]
+    assert [len(plan.keep[f"expand_conv{i}"]) for i in range(3)] == [16] * 3
+    # Half of what the deletion has left.
+    assert costs["compact"]["macs"] < 0.5 * costs["full"]["macs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "macs"), [("compact", 2.31e9), ("compact_s", 1.155e9)]
+)
+def test_plans_of_the_paper_meet_both_limits_closely(name, macs):
+    folder = ZOO / f"ssd_300_resnet50_v1d_{name}"
+    recipe = Recipe.load(folder / "recipe.json")
+    plan, costs = pipeline.decide(recipe, recipe.data.classes)
+    assert len(recipe.data.classes) == 20
+    assert 0.97 * macs < costs["compact"]["macs"] <= macs
+    assert 0.97 * 16.3e6 < costs["compact"]["bytes"] <= 16.3e6
+    assert plan == Plan.load(folder / "plan.json")
+
+
+def test_budget_that_the_branches_exceed_is_refused_with_the_reason(tmp_path):
+    rows = [
+        {"algorithm": "delete", "keep": {"expand_*": 0.5}},
+        {
+            "algorithm": "prune",
+            "budget": {"bytes": 1e4},
+            "groups": ["mobilenet_*"],
+        },
+    ]
+    recipe = Recipe.load(written(tmp_path, compression=rows))
+    with pytest.raises(
+        ValueError, match="budget of 10,000 bytes cannot be met"
+    ) as told:
+        pipeline.decide(recipe, ("cat", "dog"))
+    assert "not among groups 'mobilenet_*': expand_trans_conv0" in str(told.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "record", "voc"])
+def test_kind_of_the_data_tells_the_recipe(tmp_path, kind):
+    data = {"kind": kind, "root": "x", "classes": ["cat", "dog"]}
+    model = {"name": "mobilenet0.25"}
+    path = written(tmp_path, data=data, model=model)
+    found = load_recipe(path)
+    assert type(found) is (Recipe if kind == "voc" else ClassifierRecipe)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"data": 3}'])
+def test_what_is_no_recipe_is_refused(tmp_path, text):
+    path = tmp_path / "recipe.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="recipe.json"):
+        load_recipe(path)
+
+
+# The script.
+
+
+def test_script_writes_the_plan_and_what_it_saves(tmp_path, call):
+    out = tmp_path / "out"
+    status, text, _ = call("plan", "--recipe", written(tmp_path), "--out", out)
+    assert status == 0
+    assert "GMACs" in text
+    plan, costs = pipeline.decide(Recipe.load(tmp_path / "recipe.json"), ("cat", "dog"))
+    assert Plan.load(out / "plan.json") == plan
+    result = read_json(out / "result.json")
+    assert result["stages"] == costs
+    assert result["classes"] == 2
+    assert "commit" in result
+
+
+def test_script_asks_for_classes_where_there_are_none(tmp_path, call):
+    path = written(tmp_path, data={"kind": "voc", "root": "nowhere"})
+    status, _, error = call("plan", "--recipe", path, "--out", tmp_path / "out")
+    assert status == 2
+    assert "has no list of classes; give --classes" in error
+    assert not (tmp_path / "out").exists()
