@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
+
+from tables import percent, results_of, table
 
 HEAD = ("experiment", "criterion", "selection", "GMACs", "params, M")
 TOP1 = ("top-1 after the cut", "recalibrated", "fine-tuned", "epochs")
@@ -23,25 +25,21 @@ tables hold what `scripts/reproduce_imagenette.py` measured.
 
 A pruned net starts from `resnet50_v1d`, loses its channels at once, has its BatchNorm
 measured anew on 16 training batches, and is fine-tuned. MACs are for 96 pixels. The
-selection `greedy` weighs groups by their effect on the outputs, which 4 training batches
-tell.
+selection `greedy` weighs groups by their effect on the outputs of 4 training batches.
 """
 
 
 def page(folder: Path) -> str:
     """Return the page as Markdown; an experiment without a result is named as such."""
-    from gluon_compress.files import read_json
-
-    results = {p.parent.name: read_json(p) for p in folder.glob("*/result.json")}
-    names = sorted(path.parent.name for path in folder.glob("*/recipe.json"))
-    images = {r["data"]["test"]["images"] for r in results.values()} or {0}
+    results = results_of(folder)
+    images = {r["data"]["test"]["images"] for r in results.values() if r} or {0}
     parts = [TEXT.format(images=max(images))]
     for title, patterns in PARTS.items():
-        chosen = [n for n in names if any(fnmatchcase(n, p) for p in patterns)]
+        chosen = [n for n in results if any(fnmatchcase(n, p) for p in patterns)]
         if chosen:
-            rows = [_row(name, results.get(name)) for name in chosen]
-            parts += [f"## {title}\n", _table((*HEAD, *TOP1), rows)]
-        parts.append(_seeds({n: results[n] for n in chosen if n in results}))
+            rows = [_row(name, results[name]) for name in chosen]
+            parts += [f"## {title}\n", table((*HEAD, *TOP1), rows)]
+        parts.append(_seeds({n: results[n] for n in chosen if results[n]}))
     return "\n".join(parts)
 
 
@@ -55,11 +53,7 @@ def _row(name: str, result: Any) -> list[str]:
     figures = [before.get("top1"), cut.get("top1"), last["top1"]]
     kind = [made.get("criterion", "–"), made.get("selection", "–")]
     kind += [f"{last['macs'] / 1e9:.3f}", f"{last['params'] / 1e6:.2f}"]
-    return [link, *kind, *map(_percent, figures), str(last["epochs"])]
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+    return [link, *kind, *map(percent, figures), str(last["epochs"])]
 
 
 def _seeds(results: dict[str, Any]) -> str:
@@ -71,12 +65,7 @@ def _seeds(results: dict[str, Any]) -> str:
             last = list(result["stages"].values())[-1]
             groups.setdefault(kind, []).append(last["top1"])
     rows = [
-        [kind, str(len(v)), _percent(statistics.mean(v)), _percent(max(v) - min(v))]
+        [kind, str(len(v)), percent(statistics.mean(v)), percent(max(v) - min(v))]
         for kind, v in groups.items()
     ]
-    return _table(("experiment", "seeds", "top-1", "range"), rows) if rows else ""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = (f"| {' | '.join(c)} |\n" for c in (head, ["---"] * len(head), *rows))
-    return "".join(lines)
+    return table(("experiment", "seeds", "top-1", "range"), rows) if rows else ""

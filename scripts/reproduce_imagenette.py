@@ -12,12 +12,9 @@ one thread each, with different --only, use two cores better than one with two.
 
 from __future__ import annotations
 
-import os
-import shutil
-from fnmatch import fnmatchcase
-from pathlib import Path
+from experiments import carry_out, experiment_parser
 
-from common import environment, main, parser
+from common import main
 from facts import ROOT
 from imagenette import page
 
@@ -27,51 +24,12 @@ PAGE = ROOT / "docs" / "imagenette.md"
 
 def arguments():
     """Return the parser of this script."""
-    made = parser(__doc__)
-    made.add_argument("--out", metavar="DIR", help="for the runs")
-    made.add_argument("--only", default="*", metavar="PATTERN", help="of names")
-    made.add_argument("--check", action="store_true", help="fail if the page is stale")
-    return made
+    return experiment_parser(__doc__)
 
 
 def run(args) -> None:
     """Run what has no result yet, then write or check the page."""
-    if args.out is not None:
-        for recipe in _chosen(args.only):
-            _run_one(recipe, Path(args.out))
-    text = page(RECIPES)
-    if args.check:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{PAGE}: is stale; without --check it is written")
-        return
-    PAGE.write_text(text, encoding="utf-8")
-    print(PAGE)
-
-
-def _chosen(pattern: str) -> list[Path]:
-    found = sorted(RECIPES.glob("*/recipe.json"))
-    chosen = [p for p in found if fnmatchcase(p.parent.name, pattern)]
-    if not chosen:
-        raise ValueError(f"--only {pattern!r} fits no folder of {RECIPES}")
-    return chosen
-
-
-def _run_one(path: Path, out: Path) -> None:
-    from gluon_compress import pipeline, train
-    from gluon_compress.recipe import ClassifierRecipe
-
-    place = out / path.parent.name
-    result = path.with_name("result.json")
-    if result.exists():
-        return
-    print(f"{path.parent.name}: begins", flush=True)
-    os.chdir(ROOT)  # recipes name their files from here
-    recipe = ClassifierRecipe.load(path)
-    options = train.Options(progress=False)
-    pipeline.run(recipe, place, resume=True, options=options, facts=environment())
-    for plan in place.glob("*/plan.json"):
-        shutil.copyfile(plan, path.with_name("plan.json"))
-    shutil.copyfile(place / "result.json", result)
+    carry_out(RECIPES, PAGE, page, args)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ RECIPE = {
     "distillation": {"losses": {"scores": 1, "boxes": 1, "features": 1}},
 }
 STAGES = ("full", "1_prune", "2_delete", "compact")
+ENDS = ("full", "compact")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,19 @@ def test_plan_on_disk_is_what_was_cut(place):
     assert plan.made_by["commit"] == "abc"
     groups = read_json(place / "run" / "1_prune" / "result.json")["groups"]
     assert sum(g["kept"] for g in groups) < sum(g["width"] for g in groups)
+
+
+@pytest.mark.slow
+def test_one_plan_holds_what_all_rows_left_of_the_full_net(place):
+    plan = Plan.load(place / "run" / "plan.json")
+    full, compact = (models.load(place / "run" / n / "model") for n in ENDS)
+    assert models.size_of(slim(full, plan)) == models.size_of(compact)
+    first, second = (
+        Plan.load(place / "run" / name / "plan.json") for name in STAGES[1:3]
+    )
+    assert plan.keep["expand_conv0"] == second.keep["expand_conv0"]
+    trunk = [name for name in plan.keep if name.startswith("mobilenet_")]
+    assert [plan.keep[name] for name in trunk] == [first.keep[name] for name in trunk]
 
 
 @pytest.mark.slow

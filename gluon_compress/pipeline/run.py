@@ -18,7 +18,14 @@ from gluon_compress.files import read_json, write_json
 from gluon_compress.pipeline.classification import CLASSIFICATION
 from gluon_compress.pipeline.detection import DETECTION
 from gluon_compress.pipeline.job import Job, Task, open_job, place
-from gluon_compress.pipeline.stages import compress, finetune, rehearse, train_full
+from gluon_compress.pipeline.stages import (
+    PLAN,
+    compose,
+    compress,
+    finetune,
+    rehearse,
+    train_full,
+)
 from gluon_compress.plan import Plan
 from gluon_compress.recipe import ClassifierRecipe, Recipe
 from gluon_compress.summary import COMPACT, FULL, write_report
@@ -71,11 +78,15 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     recipe.save(out / "recipe.json")
     full = _stage(job, FULL, partial(train_full, job, start))
-    net, done = student or full, [FULL]
+    before = net = student or full
+    done = [FULL]
     for number, row in enumerate(recipe.compression, 1):
         name = f"{number}_{row.algorithm}"
         net = _stage(job, name, partial(compress, job, net, row))
         done.append(name)
+    if recipe.compression:
+        plans = [Plan.load(out / name / PLAN) for name in done[1:]]
+        compose(job, before, plans).save(out / PLAN)
     if recipe.finetune is not None:
         _stage(job, COMPACT, partial(finetune, job, net, full))
         done.append(COMPACT)

@@ -261,9 +261,7 @@ def rehearse(job: Job, net: Any) -> tuple[Plan, Any]:
     (Plan, net)
         What all rows together keep of the net, and the slim net.
     """
-    first = job.task.trace(job, net)
-    widths = {group.name: group.width for group in first.groups}
-    whole = replace(Plan.everything(first), made_by={"widths": widths})
+    before, plans = net, []
     for row in job.recipe.compression:
         graph = job.task.trace(job, net)
         # What needs trained values is not known yet, and does not change a width.
@@ -271,9 +269,19 @@ def rehearse(job: Job, net: Any) -> tuple[Plan, Any]:
         tried = row
         if isinstance(row, Prune) and row.sensitivity is not None:
             tried = replace(row, selection="greedy", sensitivity=None)
-        decision = _decide(job, graph, tried, worth)
-        net, whole = slim(net, decision), whole.compose(decision)
-    return replace(whole, net=job.recipe.model.name), net
+        plans.append(_decide(job, graph, tried, worth))
+        net = slim(net, plans[-1])
+    return compose(job, before, plans), net
+
+
+def compose(job: Job, net: Any, plans: Sequence[Plan]) -> Plan:
+    """Return one plan for a net for what several leave of it, one after the other."""
+    graph = job.task.trace(job, net)
+    widths = {group.name: group.width for group in graph.groups}
+    whole = replace(Plan.everything(graph), made_by={"widths": widths})
+    for decision in plans:
+        whole = whole.compose(decision)
+    return replace(whole, net=job.recipe.model.name)
 
 
 def finetune(job: Job, net: Any, full: Any, folder: Path) -> tuple[Any, dict]:

@@ -1,0 +1,26 @@
+"""Tables of experiments, made of their result files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Sequence
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """Return the result of each experiment by name, None where there is none yet."""
+    from gluon_compress.files import read_json
+
+    found = sorted(path.parent for path in folder.glob("*/recipe.json"))
+    paths = {place.name: place / "result.json" for place in found}
+    return {n: read_json(p) if p.exists() else None for n, p in paths.items()}
+
+
+def percent(value: float | None) -> str:
+    """Return a share as text, a dash for none."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = (f"| {' | '.join(c)} |\n" for c in (head, ["---"] * len(head), *rows))
+    return "".join(lines)

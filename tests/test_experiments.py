@@ -1,0 +1,82 @@
+"""The sets of experiments: what is written about them is what their files hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gluon_compress.recipe import load_recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "model_zoo").rglob("recipe.json"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.parent.name)
+def test_every_recipe_can_be_read_and_names_its_own_command(path):
+    recipe = load_recipe(path)
+    assert recipe.hours > 0
+    script, *options = recipe.command.split()
+    if script == "make":
+        assert f"{options[0]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+        return
+    assert (ROOT / script).exists()
+    assert any(path.parent.name in option for option in options)
+
+
+def test_page_of_imagenette_is_what_the_results_give(call):
+    assert call("reproduce_imagenette", "--check")[0] == 0
+
+
+def made_up(folder: Path, name: str, top1: float | None) -> None:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "recipe.json").write_text("{}", encoding="utf-8")
+    if top1 is None:
+        return
+    cut = {
+        "top1": top1 - 0.1,
+        "before_recalibration": {"top1": top1 - 0.2},
+        "made_by": {"criterion": "l1", "selection": "greedy"},
+    }
+    last = {"top1": top1, "macs": 2e8, "params": 5e6, "epochs": 4}
+    result = {
+        "stages": {"full": {}, "1_prune": cut, "compact": last},
+        "data": {"test": {"images": 3925}},
+    }
+    text = json.dumps(result)
+    (folder / name / "result.json").write_text(text, encoding="utf-8")
+
+
+def test_page_holds_every_experiment_and_the_mean_over_seeds(tmp_path, script):
+    for name, top1 in (
+        ("25_l1", None),
+        ("50_l1_seed0", 0.8),
+        ("50_l1_seed1", 0.83),
+        ("50_l1_seed2", 0.82),
+    ):
+        made_up(tmp_path, name, top1)
+    lines = script("imagenette").page(tmp_path).splitlines()
+    assert any("3,925 validation images" in line for line in lines)
+    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
+    missing = next(row for name, row in rows.items() if name.startswith("[25_l1]"))
+    assert "not run yet" in missing
+    one = next(row for name, row in rows.items() if name.startswith("[50_l1_seed1]"))
+    cells = [cell.strip() for cell in one.split("|")[2:-1]]
+    assert cells == ["l1", "greedy", "0.200", "5.00", "63.0", "73.0", "83.0", "4"]
+    assert [c.strip() for c in rows["50_l1"].split("|")[2:-1]] == ["3", "81.7", "3.0"]
+
+
+def test_stale_page_and_unknown_pattern_are_refused(
+    call, script, monkeypatch, tmp_path
+):
+    module = script("reproduce_imagenette")
+    monkeypatch.setattr(module, "PAGE", tmp_path / "page.md")
+    status, _, error = call("reproduce_imagenette", "--check")
+    assert status == 2
+    assert "is stale" in error
+    options = ["--out", tmp_path / "runs", "--only", "no_such"]
+    status, _, error = call("reproduce_imagenette", *options)
+    assert status == 2
+    assert "'no_such' fits no folder" in error
+    assert not (tmp_path / "runs").exists()
