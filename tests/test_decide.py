@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gluon_compress import Plan, build, count, models, pipeline, slim
+from gluon_compress import Budget, Plan, build, count, models, pipeline, select, slim
 from gluon_compress.files import read_json
+from gluon_compress.models import head
 from gluon_compress.recipe import ClassifierRecipe, Recipe, load_recipe
 
 ZOO = Path(__file__).parents[1] / "model_zoo"
@@ -85,6 +86,38 @@ def test_budget_that_the_branches_exceed_is_refused_with_the_reason(tmp_path):
     ) as told:
         pipeline.decide(recipe, ("cat", "dog"))
     assert "not among groups 'mobilenet_*': expand_trans_conv0" in str(told.value)
+
+
+def test_budget_of_more_classes_gives_one_structure_to_all(tmp_path):
+    """A net of two classes gets the widths that its twin of twenty gets."""
+    row = {
+        "algorithm": "prune",
+        "budget": {"macs": 6e7, "bytes": 2e6},
+        "groups": ["mobilenet_*"],
+        "multiple": 4,
+    }
+    recipe = Recipe.load(written(tmp_path, compression=[{**row, "classes": 20}]))
+    plan, costs = pipeline.decide(recipe, ("cat", "dog"))
+    net = build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(32, 32, 32))
+    plan.check(models.trace_head(net))
+    twin = models.trace_head(head.with_classes(net, [str(i) for i in range(20)]))
+    how = {"groups": row["groups"], "multiple": 4}
+    there = select(twin, Budget(**row["budget"]), **how)
+    trunk = [name for name in plan.keep if name.startswith("mobilenet_")]
+    assert [plan.keep[n] for n in trunk] == [there.keep[n] for n in trunk]
+    assert 0.97 < count(twin, there).macs / 6e7 <= 1
+    assert costs["compact"]["macs"] < count(twin, there).macs
+
+
+def test_classes_of_a_classifier_are_refused(tmp_path):
+    rows = [{"algorithm": "prune", "budget": {"macs_ratio": 0.5}, "classes": 20}]
+    data = {"kind": "folder", "root": "x", "size": 32}
+    model = {"name": "mobilenet0.25"}
+    path = written(tmp_path, data=data, model=model, compression=rows)
+    with pytest.raises(
+        ValueError, match="classes is 20; allowed: null for classifiers"
+    ):
+        pipeline.decide(load_recipe(path), ("cat", "dog"))
 
 
 @pytest.mark.parametrize("kind", ["folder", "record", "voc"])

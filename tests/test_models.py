@@ -308,6 +308,22 @@ def test_slim_detector_takes_new_classes(slimmed, images):
         assert again(images)[0].shape == (2, 8732, 5)
 
 
+@pytest.mark.parametrize(
+    "kind", ["ssd_300_mobilenet0.25", "ssd_300_mobilenet0.25_lite"]
+)
+def test_other_classes_keep_everything_but_the_class_predictors(kind, images):
+    net = models.build(kind, CLASSES, seed=3)
+    more = head.with_classes(net, ["a", "b", "c", "d", "e"], seed=4)
+    assert list(net.classes) == list(CLASSES)
+    assert head.map_widths(more) == head.map_widths(net)
+    (scores, deltas), (_, before) = raw(more, images), raw(net, images)
+    assert scores.shape == (*deltas.shape[:2], 6)
+    assert_close([deltas], [before])
+    again = head.with_classes(net, ["a", "b", "c", "d", "e"], seed=4)
+    assert (raw(again, images)[0] == scores).all()
+    assert ssd.config_of(more).lite == ssd.config_of(net).lite
+
+
 def test_slim_detector_obeys_set_nms(slimmed, images):
     again = slim(slimmed, delete(trace(slimmed, shape=(1, 3, 300, 300)), {"*": 1.0}))
     again.set_nms(nms_thresh=0.3, nms_topk=40, post_nms=7)

@@ -19,7 +19,7 @@ from mxnet import autograd
 from mxnet.gluon import SymbolBlock
 
 from gluon_compress.distill import Anchors, adapt
-from gluon_compress.graph import FORMS, Form
+from gluon_compress.graph import FORMS, Form, pair_of
 from gluon_compress.graph.step import attribute
 from gluon_compress.models.ssd import (
     SSDConfig,
@@ -206,6 +206,34 @@ def from_head(symbol: mx.sym.Symbol, params: dict, config: SSDConfig) -> SSD:
             for parameter, name in zip(block.predictor.params.values(), names):
                 _set(parameter, params[name])
     return net
+
+
+def with_classes(net: SSD, classes: Sequence[str], *, seed: int = 0) -> SSD:
+    """Return a detector of other classes on the same trunk, branches and box deltas.
+
+    Parameters
+    ----------
+    net : gluoncv.model_zoo.ssd.SSD
+        Initialised, slim or not; left as it is.
+    classes : sequence of str
+    seed : int
+        Decides the starting values of the class predictors, all of which are new.
+
+    Raises
+    ------
+    ValueError
+        If there is no class, or one twice.
+    """
+    symbol, params = pair_of(net)
+    features = SymbolBlock(map_symbols(symbol), mx.sym.var("data", dtype="float32"))
+    made = ssd_around(features, replace(config_of(net), classes=tuple(classes)))
+    _fill(features.collect_params(), params)
+    for own, kept in zip(made.box_predictors, net.box_predictors):
+        pairs = zip(own.predictor.params.values(), kept.predictor.params.values())
+        for parameter, value in pairs:
+            _set(parameter, value.data().as_in_context(mx.cpu()))
+    initialize(made, seed=seed)
+    return made
 
 
 def _predictors(nodes: list, head: int) -> list[dict]:

@@ -72,6 +72,11 @@ def trace(job: Job, net: Any) -> Graph:
     return trace_net(net, (1, 3, size, size))
 
 
+def with_classes(net: HybridBlock, classes: int) -> None:
+    """Refuse it: the last layer is small beside what is in front of it."""
+    raise ValueError(f"compression.classes is {classes}; allowed: null for classifiers")
+
+
 def batches(job: Job, net: Any, schedule: Schedule) -> Any:
     """Return endless epochs of changed images with the chances of each class."""
     config = job.recipe.data
@@ -148,6 +153,7 @@ CLASSIFICATION = Task(
     save=save,
     load=load,
     trace=trace,
+    with_classes=with_classes,
     batches=batches,
     block=block,
     teacher=teacher,

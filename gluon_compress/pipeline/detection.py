@@ -108,6 +108,11 @@ def trace(job: Job, net: SSD) -> Graph:
     return models.trace_head(net)
 
 
+def with_classes(net: SSD, classes: int) -> SSD:
+    """Return the detector with so many classes, of no names."""
+    return head.with_classes(net, [str(number) for number in range(classes)])
+
+
 def batches(job: Job, net: SSD, schedule: Schedule) -> data.Batches:
     """Return endless epochs of augmented images with the targets of a net's anchors."""
     sample = partial(data.ssd_train_sample, size=job.recipe.data.size)
@@ -193,6 +198,7 @@ DETECTION = Task(
     save=save,
     load=models.load,
     trace=trace,
+    with_classes=with_classes,
     batches=batches,
     block=head.head_block,
     teacher=teacher,

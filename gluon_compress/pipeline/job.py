@@ -42,6 +42,8 @@ class Task:
         ``(job, net, folder, name) -> manifest`` and ``(folder) -> net``.
     trace : callable
         ``(job, net) -> Graph``.
+    with_classes : callable
+        ``(net, classes)`` -> the net as it would be with so many classes.
     batches : callable
         ``(job, net, schedule)`` -> endless epochs of training batches.
     block : callable
@@ -62,6 +64,7 @@ class Task:
     save: Callable[[Job, Any, Path, str], dict]
     load: Callable[[Path], Any]
     trace: Callable[[Job, Any], Graph]
+    with_classes: Callable[[Any, int], Any]
     batches: Callable[[Job, Any, Any], Any]
     block: Callable[[Any], HybridBlock]
     teacher: Callable[[Job, Any], Any]

@@ -64,7 +64,7 @@ def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
         decision = Plan.load(folder / PLAN)
     else:
         measured = _measured(job, net, row, folder)
-        decision = _decide(job, graph, row, _worth(job, net, row), measured)
+        decision = _decide(job, net, row, _worth(job, net, row), measured)
         decision = _saved(job, decision, row, folder)
     decision.check(graph)
     notes.update(groups=plan.explain(graph, decision), made_by=dict(decision.made_by))
@@ -195,16 +195,26 @@ def _sensitivity(job: Job, net: Any, row: Prune, folder: Path) -> Sensitivity:
 
 def _decide(
     job: Job,
-    graph: Graph,
+    net: Any,
     row: Prune | Delete,
     worth: str | dict,
     measured: Mapping | None = None,
 ) -> Plan:
+    graph = job.task.trace(job, net)
     if isinstance(row, Delete):
         seed = job.recipe.seed
         return plan.delete(graph, row.keep, worth, multiple=row.multiple, seed=seed)
-    budget = _budget(graph, row)
-    return _select(job, row, graph, budget, worth=worth, **(measured or {}))
+    counted = graph
+    if row.classes is not None:
+        counted = job.task.trace(job, job.task.with_classes(net, row.classes))
+    budget = _budget(counted, row)
+    made = _select(job, row, counted, budget, worth=worth, **(measured or {}))
+    if counted is graph:
+        return made
+    # The predictors, whose groups are the only ones of another width, stay whole.
+    keep = {g.name: made.keep[g.name] for g in graph.groups if not g.frozen}
+    widths = {group.name: group.width for group in graph.groups}
+    return replace(made, keep=keep, made_by={**made.made_by, "widths": widths})
 
 
 def _select(
@@ -263,13 +273,12 @@ def rehearse(job: Job, net: Any) -> tuple[Plan, Any]:
     """
     before, plans = net, []
     for row in job.recipe.compression:
-        graph = job.task.trace(job, net)
         # What needs trained values is not known yet, and does not change a width.
         worth = "l1" if row.criterion == TAYLOR else row.criterion
         tried = row
         if isinstance(row, Prune) and row.sensitivity is not None:
             tried = replace(row, selection="greedy", sensitivity=None)
-        plans.append(_decide(job, graph, tried, worth))
+        plans.append(_decide(job, net, tried, worth))
         net = slim(net, plans[-1])
     return compose(job, before, plans), net
 

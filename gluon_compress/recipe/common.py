@@ -180,6 +180,9 @@ class Prune:
     budget : dict
         ``macs``, ``params``, ``bytes``, ``latency_ms``, or ``macs_ratio``, ... of the
         net before.
+    classes : int or None
+        The budget is that of the same detector with so many classes; None: with those
+        that it has. So nets of different data sets have one structure.
     latency_table : str or None
         File of ``measure_latency.py``, for a budget of latency.
     batches : int
@@ -209,6 +212,7 @@ class Prune:
 
     algorithm: str = key(c.one_of("prune"))
     budget: Mapping[str, float] = key(_budget)
+    classes: int | None = key(c.optional(c.whole(1)), None)
     latency_table: str | None = key(c.optional(c.text), None)
     criterion: str = key(c.text, "l1")
     selection: str = key(c.text, "greedy")
@@ -237,6 +241,8 @@ class Prune:
             return "sensitivity", self.sensitivity, allowed
         if self.rounds is None:
             return None
+        if self.classes is not None:
+            return "classes", self.classes, "null with rounds"
         if self.sensitivity is not None:
             return "rounds", asdict(self.rounds), "null with a sensitivity"
         if self.train is None:
