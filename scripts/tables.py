@@ -15,6 +15,16 @@ def results_of(folder: Path) -> dict[str, Any]:
     return {n: read_json(p) if p.exists() else None for n, p in paths.items()}
 
 
+def by_net(folder: Path) -> dict[str, list]:
+    """Return the last stage of each experiment, or None, by name without ``_seedN``."""
+    groups: dict[str, list] = {}
+    for name, result in results_of(folder).items():
+        kind, _, seed = name.rpartition("_seed")
+        last = result and list(result["stages"].values())[-1]
+        groups.setdefault(kind if seed.isdigit() else name, []).append(last)
+    return groups
+
+
 def percent(value: float | None) -> str:
     """Return a share as text, a dash for none."""
     return "–" if value is None else f"{100 * value:.1f}"

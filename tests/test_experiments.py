@@ -25,8 +25,11 @@ def test_every_recipe_can_be_read_and_names_its_own_command(path):
     assert any(path.parent.name in option for option in options)
 
 
-def test_page_of_imagenette_is_what_the_results_give(call):
-    assert call("reproduce_imagenette", "--check")[0] == 0
+@pytest.mark.parametrize(
+    "command", [("reproduce_imagenette",), ("reproduce_detectors", "bccd")]
+)
+def test_pages_are_what_the_results_give(call, command):
+    assert call(*command, "--check")[0] == 0
 
 
 def made_up(folder: Path, name: str, top1: float | None) -> None:
@@ -80,3 +83,58 @@ def test_stale_page_and_unknown_pattern_are_refused(
     assert status == 2
     assert "'no_such' fits no folder" in error
     assert not (tmp_path / "runs").exists()
+
+
+# Detectors.
+
+
+def detector(folder: Path, name: str, value: float | None, macs: float = 2e9) -> None:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "recipe.json").write_text("{}", encoding="utf-8")
+    if value is None:
+        return
+    last = {"mAP": value, "mAP_50_95": value / 2, "macs": macs, "bytes": 1.6e7}
+    text = json.dumps({"stages": {"full": {}, "compact": last}})
+    (folder / name / "result.json").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Return a set in which one aim is met, one missed, and others not measured."""
+    folder = tmp_path / "set"
+    for seed, value in enumerate((0.80, 0.82, 0.84)):
+        detector(folder, f"compact_distilled_seed{seed}", value)
+    detector(folder, "lite_seed0", 0.78, 1e9)
+    detector(folder, "lite_seed1", None)
+    detector(folder, "mobilenet_seed0", 0.80, 1.8e9)
+    detector(folder, "compact_scratch_seed0", None)
+    return folder
+
+
+def cells(page: str) -> dict[str, list[str]]:
+    lines = [line.split("|")[1:-1] for line in page.splitlines() if "|" in line]
+    rows = [[cell.strip() for cell in line] for line in lines]
+    return {row[0].split("]")[0].lstrip("["): row[1:] for row in rows}
+
+
+def test_detectors_have_means_and_ranges_over_seeds(script, measured):
+    rows = cells(script("detectors").page(measured, "text"))
+    expected = ["3", "2.000", "16.00", "82.0", "4.0", "41.0"]
+    assert rows["compact_distilled"] == expected
+    assert rows["lite"] == ["1 of 2", "1.000", "16.00", "78.0", "–", "39.0"]
+    assert rows["compact_scratch"] == ["0 of 1", "", "", "", "", "not run yet"]
+
+
+def test_aims_are_judged_by_the_means(script, measured):
+    rows = cells(script("detectors").page(measured, "text"))
+    assert rows["compact_distilled − lite"] == ["at least +3.2", "+4.0", "yes"]
+    assert rows["compact_distilled − mobilenet"] == ["at least +3.2", "+2.0", "no"]
+    assert rows["compact_distilled − full"][1:] == ["", "not run yet"]
+
+
+def test_points_of_the_plot_are_the_means(script, measured):
+    assert script("detectors").points_of(measured) == [
+        ("compact_distilled", 2.0, pytest.approx(82.0)),
+        ("lite", 1.0, pytest.approx(78.0)),
+        ("mobilenet", 1.8, pytest.approx(80.0)),
+    ]

@@ -1,0 +1,73 @@
+"""The page of a set of experiments with detectors, made of their result files alone."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from tables import by_net, percent, table
+
+HEAD = ("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95")
+# What the set is there to compare: (net, net, least difference in points).
+TARGETS = (
+    ("compact_distilled", "mobilenet", 3.2),
+    ("compact_distilled", "lite", 3.2),
+    ("compact_distilled", "full", -1.0),
+    ("compact_s_distilled", "mobilenet", 0.0),
+    ("compact_s_distilled", "lite", 0.0),
+    ("compact_distilled", "compact_tuned", 0.0),
+    ("compact_s_distilled", "compact_s_tuned", 0.0),
+)
+
+
+def page(folder: Path, text: str) -> str:
+    """Return the page as Markdown; an experiment without a result is named as such."""
+    groups = by_net(folder)
+    rows = [_row(folder, kind, found) for kind, found in groups.items()]
+    means = {kind: _mean(found, "mAP") for kind, found in groups.items()}
+    drawn = any(value is not None for value in means.values())
+    plot = f"![mAP against GMACs]({folder.name}.png)\n" if drawn else ""
+    targets = ["## What was aimed at\n", _targets(means)]
+    return "\n".join([text, table(HEAD, rows), plot, *targets])
+
+
+def points_of(folder: Path) -> list[tuple[str, float, float]]:
+    """Return name, GMACs and mean mAP of each net that has a result."""
+    return [
+        (kind, _mean(found, "macs") / 1e9, 100 * _mean(found, "mAP"))
+        for kind, found in by_net(folder).items()
+        if any(found)
+    ]
+
+
+def _mean(found: list, key: str) -> float | None:
+    values = [stage[key] for stage in found if stage]
+    return statistics.mean(values) if values else None
+
+
+def _row(folder: Path, kind: str, found: list) -> list[str]:
+    first = sorted(folder.glob(f"{kind}_seed*")) or [folder / kind]
+    link = f"[{kind}](../model_zoo/{folder.name}/{first[0].name}/recipe.json)"
+    done = [stage for stage in found if stage]
+    if not done:
+        return [link, f"0 of {len(found)}", *[""] * (len(HEAD) - 3), "not run yet"]
+    values = [stage["mAP"] for stage in done]
+    seeds = (
+        str(len(done)) if len(done) == len(found) else f"{len(done)} of {len(found)}"
+    )
+    cost = [f"{_mean(done, 'macs') / 1e9:.3f}", f"{_mean(done, 'bytes') / 1e6:.2f}"]
+    spread = percent(max(values) - min(values)) if len(values) > 1 else "–"
+    strict = percent(_mean(done, "mAP_50_95"))
+    return [link, seeds, *cost, percent(statistics.mean(values)), spread, strict]
+
+
+def _targets(means: dict[str, Any]) -> str:
+    rows = []
+    for net, other, least in TARGETS:
+        known = means.get(net) is not None and means.get(other) is not None
+        found = 100 * (means[net] - means[other]) if known else None
+        told = "not run yet" if found is None else ("yes" if found >= least else "no")
+        shown = "" if found is None else f"{found:+.1f}"
+        rows.append([f"{net} − {other}", f"at least {least:+.1f}", shown, told])
+    return table(("difference of mAP at 0.5", "aim, points", "measured", "met"), rows)
