@@ -16,6 +16,7 @@ PARTS = {
     "A quarter of the MACs": ("25_*",),
     "Half of the MACs": ("50_*",),
     "At the cost of GluonCV's resnet50_v1d_0.48": ("48_*",),
+    "Trunks of compact detectors": ("trunk_*",),
 }
 TEXT = """# Pruning ResNet50-v1d on Imagenette
 
