@@ -14,6 +14,7 @@ import mxnet as mx
 from mxnet import autograd, nd
 
 Array = mx.nd.NDArray
+TINY = 1e-6  # added to squared lengths, for vectors of zeros
 NEGATIVES = 3  # for each positive, as in SSD's own loss (Liu et al. 2016, 2.2)
 
 
@@ -83,9 +84,19 @@ def feature_loss(student: Array, teacher: Array) -> Array:
     NDArray
         One element.
     """
-    own = nd.L2Normalization(student, mode="channel", eps=1e-6)
-    target = nd.L2Normalization(teacher, mode="channel", eps=1e-6)
-    return _sum_of_squares(own - target) * (student.shape[1] / student.size)
+    cells = student.size // student.shape[1]
+    with autograd.pause():
+        # MXNet's own normalisation takes four times as long, most of it adding up.
+        own, target = (
+            nd.rsqrt(_over_channels(t * t) + TINY) for t in (student, teacher)
+        )
+        together = _over_channels(student * teacher) * own * target
+        lengths = 2 - TINY * (own * own + target * target)  # of both vectors, squared
+        value = (lengths - 2 * together).sum() / cells
+        along = own * own * (together + TINY * own * own)
+        slope = nd.broadcast_mul(student, 2 * along / cells)
+        slope = slope - nd.broadcast_mul(teacher, 2 * own * target / cells)
+    return _with_slope(value, student, slope)
 
 
 def weighted_score_loss(
@@ -256,6 +267,13 @@ def _objects(foreground: Array) -> Array:
 
 def _class(values: Array, number: int) -> Array:
     return values.slice_axis(axis=-1, begin=number, end=number + 1).squeeze(axis=-1)
+
+
+def _over_channels(values: Array) -> Array:
+    """Return sums over the channels, ``(B, 1, H, W)``."""
+    # As a convolution with ones: a thirtieth of the time of a sum over an inner axis.
+    ones = nd.ones((1, values.shape[1], 1, 1), ctx=values.context)
+    return nd.Convolution(values, ones, kernel=(1, 1), num_filter=1, no_bias=True)
 
 
 def _inner(a: Array, b: Array) -> Array:
