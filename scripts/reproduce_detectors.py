@@ -32,17 +32,17 @@ recipes. The trunks of ResNet and MobileNet have learnt on Imagenette, see
 """,
     "bccd_ablation": """# What earns what: losses and deletion
 
-mAP on the 72 test images of BCCD, one seed, 12 epochs of fine-tuning. All nets start from
-the same full detector (`full_seed0` of [there](bccd.md)) and are pruned to the budgets of
-`compact`. `losses_…`: what the full detector teaches by, half of the branch channels
-deleted. `keep_…`: the share of the branch channels that stays, taught by the usual losses,
-as `losses_scores_boxes_features` is, where 50 % stay. The test set is small: differences
-of a point or two may be chance.
+mAP on the 72 test images of BCCD, one seed, 12 epochs of fine-tuning. All nets start
+from the same full detector (`full_seed0` of [there](bccd.md)) and are pruned to the
+budgets of `compact`. `losses_…`: what the full detector teaches by, half of the branch
+channels deleted. `keep_…`: the share of the branch channels that stays, taught by the
+usual losses, as `losses_scores_boxes_features` is, where 50 % stay. The test set is
+small: differences of a point or two may be chance.
 """,
     "fod": """# SSD-300 on objects on runways
 
-mAP on the 450 test images of ten classes of FOD, one seed. No figure can be compared with
-one on Pascal VOC. Nets and names are those of [there](bccd.md).
+mAP on the 450 test images of ten classes of FOD, one seed. No figure can be compared
+with one on Pascal VOC. Nets and names are those of [there](bccd.md).
 """,
 }
 
