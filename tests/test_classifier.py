@@ -11,7 +11,13 @@ import pytest
 
 from gluon_compress import count, models, pipeline, trace
 from gluon_compress.files import read_json
-from gluon_compress.models.classifier import build_classifier, load_classifier
+from gluon_compress.models.classifier import (
+    build_classifier,
+    load_classifier,
+    save_classifier,
+    step_loss,
+    taught_step,
+)
 from gluon_compress.pipeline.classification import CLASSIFICATION
 from gluon_compress.pipeline.job import open_job
 from gluon_compress.plan import Plan, Sensitivity
@@ -379,3 +385,53 @@ def test_bad_input_of_scripts(place, tmp_path, call, name, content, options, wor
     assert word in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+# A teacher.
+
+
+def test_full_net_teaches_while_fine_tuning(place, tmp_path):
+    content = {**PRUNE, "model": {**PRUNE["model"], "weights": weights(place)}}
+    recipe = recipe_in(place, {**content, "distillation": {"weight": 0.5}})
+    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    log = (tmp_path / "run" / "compact" / "log.jsonl").read_text().splitlines()
+    step = json.loads(log[0])
+    assert set(step["parts"]) == {"labels", "soft_targets"}
+    total = step["parts"]["labels"] + 0.5 * step["parts"]["soft_targets"]
+    assert step["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def weights(place) -> str:
+    return str(place / "run" / "full" / "model")
+
+
+def test_another_classifier_teaches_from_the_start(place, tmp_path):
+    distillation = {"teacher": weights(place), "temperature": 4}
+    short = {**TRAIN, "train": {**STEPS, "epochs": 1}, "distillation": distillation}
+    pipeline.run(recipe_in(place, short), tmp_path / "run", options=QUIET)
+    log = (tmp_path / "run" / "full" / "log.jsonl").read_text().splitlines()
+    assert "soft_targets" in json.loads(log[0])["parts"]
+
+
+def test_net_is_its_own_best_teacher(place):
+    net, _ = load_classifier(weights(place))
+    step = taught_step(net, weight=1.0, temperature=2.0)
+    batch = mx.nd.random.normal(shape=(3, 3, 48, 48)), mx.nd.eye(3)
+    loss, parts = step(net, batch)
+    assert parts["soft_targets"].asscalar() == pytest.approx(0, abs=1e-6)
+    assert loss.asscalar() == pytest.approx(step_loss(net, batch)[0].asscalar())
+
+
+def test_teacher_of_other_classes_is_refused_at_once(place, tmp_path):
+    net = build_classifier("mobilenet0.25", ("cat", "dog"), size=48)
+    folder = tmp_path / "teacher"
+    save_classifier(net, folder, "teacher", classes=("cat", "dog"), size=48)
+    content = {**TRAIN, "distillation": {"teacher": str(folder)}}
+    with pytest.raises(ValueError, match=r"teacher: its classes are \['cat', 'dog'\]"):
+        pipeline.run(recipe_in(place, content), tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_distillation_without_a_teacher_is_refused(place):
+    with pytest.raises(ValueError, match="distillation.teacher is None; allowed: a"):
+        recipe_in(place, {**TRAIN, "distillation": {}})

@@ -21,6 +21,7 @@ from gluon_compress.distill import (
     near_objects,
     needs_taps,
     score_loss,
+    soft_target_loss,
     weighted_score_loss,
 )
 from gluon_compress.recipe import Distillation, Schedule
@@ -87,6 +88,19 @@ def test_box_loss_by_formula():
     loss = box_loss(nd.array(student), nd.array(teacher), nd.array(scores))
     assert weight.sum() > 1
     assert loss.asscalar() == pytest.approx(expected, rel=1e-5)
+
+
+def test_soft_target_loss_by_formula():
+    rs = np.random.RandomState(3)
+    student, teacher = rs.randn(4, 5), rs.randn(4, 5)
+    for temperature in (1.0, 3.0):
+        own, wanted = (
+            np.exp(x / temperature) / np.exp(x / temperature).sum(axis=1, keepdims=True)
+            for x in (student, teacher)
+        )
+        expected = temperature**2 * (wanted * np.log(wanted / own)).sum(axis=1).mean()
+        found = soft_target_loss(nd.array(student), nd.array(teacher), temperature)
+        assert found.asscalar() == pytest.approx(expected, rel=1e-5)
 
 
 def test_feature_loss_by_formula():

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 
 from gluon_compress.recipe import (
-    ClassifierRecipe,
     Delete,
     Prune,
     Recipe,
@@ -150,20 +148,3 @@ def test_absolute_data_root_stays(tmp_path, monkeypatch):
     monkeypatch.setenv("GLUON_COMPRESS_DATA", "/elsewhere")
     data = load(tmp_path, changed("data.root", "/abs/voc")).data
     assert str(data.folder()) == "/abs/voc"
-
-
-ZOO = Path(__file__).resolve().parents[1] / "model_zoo"
-RECIPES = sorted(ZOO.rglob("recipe.json"))
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.parent.relative_to(ZOO)))
-def test_recipes_of_the_project_are_right(path):
-    kind = Recipe if path.parent.name.startswith("ssd") else ClassifierRecipe
-    recipe = kind.load(path)
-    program = recipe.command.split()[0]
-    assert program == "make" or (ZOO.parent / program).is_file()
-    assert recipe.hours > 0
-
-
-def test_there_are_recipes():
-    assert len(RECIPES) > 10

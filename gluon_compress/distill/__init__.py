@@ -14,6 +14,7 @@ from gluon_compress.distill.losses import (
     hint_loss,
     imitation_loss,
     score_loss,
+    soft_target_loss,
     weighted_score_loss,
 )
 from gluon_compress.distill.near import Anchors, near_objects
@@ -41,5 +42,6 @@ __all__ = [
     "near_objects",
     "needs_taps",
     "score_loss",
+    "soft_target_loss",
     "weighted_score_loss",
 ]

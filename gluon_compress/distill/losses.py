@@ -46,6 +46,30 @@ def score_loss(student: Array, teacher: Array, temperature: float) -> Array:
     return temperature**2 * (seen * divergence).sum() / _objects(_foreground(teacher))
 
 
+def soft_target_loss(student: Array, teacher: Array, temperature: float) -> Array:
+    """Divergence from a classifier's softened class probabilities.
+
+    ``T^2 KL(p_t || p_s)``, mean over the batch, at temperature ``T`` (Hinton et al.
+    2015, equation 1; the factor keeps the size of the gradient).
+
+    Parameters
+    ----------
+    student, teacher : NDArray
+        Logits, ``(B, C)``.
+    temperature : float
+
+    Returns
+    -------
+    NDArray
+        One element.
+    """
+    target = nd.softmax(teacher, axis=-1, temperature=temperature)
+    log_target = nd.log_softmax(teacher, axis=-1, temperature=temperature)
+    log_own = nd.log_softmax(student, axis=-1, temperature=temperature)
+    divergence = (target * (log_target - log_own)).sum(axis=-1)
+    return temperature**2 * divergence.mean()
+
+
 def box_loss(student: Array, teacher: Array, teacher_scores: Array) -> Array:
     """Smooth L1 between box deltas, weighted by the teacher's foreground probability.
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from inspect import signature
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import mxnet as mx
 from gluoncv.model_zoo.model_zoo import _models
 from gluoncv.model_zoo.resnetv1b import ResNetV1b
+from mxnet import autograd
 from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
+from gluon_compress.distill import soft_target_loss
 from gluon_compress.export import MANIFEST, export, load_symbol, read_manifest
 from gluon_compress.graph import block_of, symbol_of
 from gluon_compress.models.ssd import MEAN, STD
@@ -92,8 +94,35 @@ def _with_classes(net: HybridBlock, classes: int) -> HybridBlock:
 def step_loss(net: HybridBlock, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:
     """Return the cross-entropy with target probabilities ``(B, C)``, for ``fit``."""
     images, targets = batch
-    chances = mx.nd.log_softmax(net(images), axis=1)
-    return -(chances * targets).sum(axis=1).mean(), {}
+    return _cross_entropy(net(images), targets), {}
+
+
+def _cross_entropy(scores: mx.nd.NDArray, targets: mx.nd.NDArray) -> mx.nd.NDArray:
+    return -(mx.nd.log_softmax(scores, axis=1) * targets).sum(axis=1).mean()
+
+
+def taught_step(teacher: Callable, *, weight: float, temperature: float) -> Callable:
+    """Return the step loss of a student: ``step_loss`` plus what the teacher adds.
+
+    Parameters
+    ----------
+    teacher : callable
+        Images to scores ``(B, C)``; called once a batch, in inference form.
+    weight : float
+        Of ``distill.soft_target_loss``.
+    temperature : float
+    """
+
+    def step(net: HybridBlock, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:
+        images, targets = batch
+        with autograd.pause():
+            wanted = teacher(images)
+        scores = net(images)
+        soft = soft_target_loss(scores, wanted, temperature)
+        labels = _cross_entropy(scores, targets)
+        return labels + weight * soft, {"labels": labels, "soft_targets": soft}
+
+    return step
 
 
 def save_classifier(

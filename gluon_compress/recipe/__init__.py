@@ -13,6 +13,7 @@ from gluon_compress.recipe.classifier import (
     Classifier,
     ClassifierRecipe,
     Images,
+    SoftTargets,
     Targets,
 )
 from gluon_compress.recipe.common import (
@@ -45,6 +46,7 @@ __all__ = [
     "Rounds",
     "Schedule",
     "Sensitivity",
+    "SoftTargets",
     "Sparsity",
     "Targets",
     "load_recipe",

@@ -120,6 +120,25 @@ class Targets:
 
 
 @section
+class SoftTargets:
+    """What the student learns from its teacher, in the recipe's last training.
+
+    Parameters
+    ----------
+    teacher : str or None
+        Folder of a classifier's export; None: the recipe's own full net.
+    weight : float
+        Of ``distill.soft_target_loss``, beside the labels' loss.
+    temperature : float
+        Divides the scores of both nets.
+    """
+
+    teacher: str | None = key(c.optional(c.text), None)
+    weight: float = key(c.number(0, above=True), 1.0)
+    temperature: float = key(c.number(0, above=True), 2.0)
+
+
+@section
 class ClassifierRecipe:
     """All of an experiment with a classifier.
 
@@ -134,6 +153,8 @@ class ClassifierRecipe:
     targets : Targets
     compression : tuple of rows
         One of ``ALGORITHMS`` each, in the order they are applied.
+    distillation : SoftTargets or None
+        Used in the last training; None: labels alone.
     seed : int
     """
 
@@ -149,6 +170,7 @@ class ClassifierRecipe:
     compression: tuple[Any, ...] = key(
         c.list_of(c.one_part("algorithm", ALGORITHMS)), ()
     )
+    distillation: SoftTargets | None = key(c.optional(c.part(SoftTargets)), None)
     seed: int = key(c.whole(0), 0)
     format: int = key(c.whole(1), FORMAT)
 
@@ -156,6 +178,9 @@ class ClassifierRecipe:
         """Check the format, and that what is compressed is fine-tuned."""
         if self.compression and self.finetune is None:
             return "finetune", None, "a schedule, since there is compression"
+        taught = self.distillation
+        if taught is not None and taught.teacher is None and self.finetune is None:
+            return "distillation.teacher", None, "a model folder without finetune"
         return format_problem(self.format)
 
     @staticmethod
