@@ -16,7 +16,8 @@ import pytest
 from gluon_compress import models
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-SHARED = {"common", "facts", "inputs", "runs", "subjects", "imagenette"}
+SHARED = {"common", "facts", "inputs", "runs", "subjects"}
+SHARED |= {"detectors", "experiments", "imagenette", "tables"}
 NAMES = sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem not in SHARED)
 CLASSES = ("cat", "dog")
 
