@@ -28,7 +28,7 @@ def carry_out(folder: Path, page: Path, make_page, args) -> None:
     """Run what has no result yet, where asked to; then write or check the page."""
     if args.out is not None:
         for recipe in _chosen(folder, args.only):
-            _run_one(recipe, Path(args.out))
+            _run_one(recipe, Path(args.out).resolve())
     text = make_page(folder)
     if not args.check:
         page.write_text(text, encoding="utf-8")

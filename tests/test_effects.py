@@ -180,3 +180,9 @@ def test_effects_of_another_selection_are_refused(graph):
             selection="uniform",
             effects=found,
         )
+
+
+def test_net_that_can_lose_nothing_has_no_effects():
+    net = mx.gluon.nn.HybridSequential()
+    net.add(conv(4))  # its channels are the output
+    assert effects(ready(net), IMAGES, shape=SHAPE) == {}

@@ -13,7 +13,7 @@ from gluon_compress.evaluate import top1
 from gluon_compress.graph import Graph
 from gluon_compress.graph import trace as trace_net
 from gluon_compress.models import classifier
-from gluon_compress.pipeline.job import Job, Lesson, Task, cut, place
+from gluon_compress.pipeline.job import Job, Lesson, Task, cut, place, teacher_of
 from gluon_compress.recipe import ClassifierRecipe, Schedule
 
 VAL_BATCH = 64
@@ -39,15 +39,18 @@ def open_sets(recipe: ClassifierRecipe) -> tuple:
 def build(job: Job, classes: Sequence[str]) -> tuple[HybridBlock, None]:
     """Build the net, or load it."""
     model, size = job.recipe.model, job.recipe.data.size
-    _teacher(job.recipe, None, classes)  # found wrong now, not after hours
+    teacher_of(job, None, classes)  # found wrong now, not after hours
     if model.weights is not None:
-        return _loaded(model.weights, classes), None
+        return loaded(job.recipe, model.weights, classes), None
     seed = job.recipe.seed
     net = classifier.build_classifier(model.name, classes, size=size, seed=seed)
     return cut(job, net, model), None
 
 
-def _loaded(folder: str, classes: Sequence[str]) -> HybridBlock:
+def loaded(
+    recipe: ClassifierRecipe, folder: str, classes: Sequence[str]
+) -> HybridBlock:
+    """Return the net of an export, and refuse one of other classes."""
     net, manifest = classifier.load_classifier(folder)
     if tuple(manifest["classes"]) != tuple(classes):
         raise ValueError(
@@ -138,18 +141,6 @@ def validation(job: Job, net: HybridBlock, dataset: Any) -> dict:
     return {"top1": _judged(job, net, dataset)}
 
 
-def teacher(job: Job, full: HybridBlock) -> HybridBlock | None:
-    """Return the recipe's teacher: another classifier, or its own full net."""
-    return _teacher(job.recipe, full, job.train.classes)
-
-
-def _teacher(recipe: ClassifierRecipe, full: Any, classes: Sequence[str]) -> Any:
-    how = recipe.distillation
-    if how is None or how.teacher is None:
-        return None if how is None else full
-    return _loaded(how.teacher, classes)
-
-
 def lesson(job: Job, net: HybridBlock, teacher: HybridBlock | None) -> Lesson:
     """Teach from labels, and from another classifier where there is one."""
     if teacher is None:
@@ -177,7 +168,7 @@ CLASSIFICATION = Task(
     with_classes=with_classes,
     batches=batches,
     block=block,
-    teacher=teacher,
+    loaded=loaded,
     lesson=lesson,
     accuracy=accuracy,
     validation=validation,

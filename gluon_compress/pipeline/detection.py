@@ -13,7 +13,7 @@ from gluon_compress.distill import Settings, distil_step, needs_taps
 from gluon_compress.evaluate import precisions
 from gluon_compress.graph import Graph
 from gluon_compress.models import head, ssd
-from gluon_compress.pipeline.job import Job, Lesson, Task, cut, place
+from gluon_compress.pipeline.job import Job, Lesson, Task, cut, place, teacher_of
 from gluon_compress.recipe import Data, Distillation, Model, Recipe, Schedule
 
 # Keys of a recipe's model that leave the rest to the model itself.
@@ -56,7 +56,7 @@ def build(job: Job, classes: Sequence[str]) -> tuple[SSD, SSD | None]:
     recipe = job.recipe
     start = _build(job, recipe.model, classes)
     student = None if recipe.student is None else _build(job, recipe.student, classes)
-    found = _teacher(recipe, start, classes)
+    found = teacher_of(job, start, classes)
     if found is not None:
         head.check_teacher(student or start, found)
     return start, student
@@ -65,7 +65,7 @@ def build(job: Job, classes: Sequence[str]) -> tuple[SSD, SSD | None]:
 def _build(job: Job, model: Model, classes: Sequence[str]) -> SSD:
     recipe = job.recipe
     if model.weights is not None:
-        return cut(job, _loaded(recipe, model.weights, classes), model)
+        return cut(job, loaded(recipe, model.weights, classes), model)
     how = recipe.evaluate
     given = {name: vars(model)[name] for name in OWN}
     net = models.build(
@@ -83,7 +83,8 @@ def _build(job: Job, model: Model, classes: Sequence[str]) -> SSD:
     return cut(job, net, model)
 
 
-def _loaded(recipe: Recipe, folder: str, classes: Sequence[str]) -> SSD:
+def loaded(recipe: Recipe, folder: str, classes: Sequence[str]) -> SSD:
+    """Return the net of an export, and refuse one of other classes or another size."""
     net = models.load(folder)
     if tuple(net.classes) != tuple(classes):
         raise ValueError(
@@ -148,24 +149,11 @@ def validation(job: Job, net: SSD, dataset: Any) -> dict:
     return {"mAP": figures["mAP"], **figures["classes"]}
 
 
-def teacher(job: Job, full: SSD) -> SSD | None:
-    """Return the recipe's teacher: another detector, or its own full net."""
-    return _teacher(job.recipe, full, job.train.classes)
-
-
-def _teacher(recipe: Recipe, full: SSD, classes: Sequence[str]) -> SSD | None:
-    how = recipe.distillation
-    if how is None or how.teacher is None:
-        return None if how is None else full
-    return _loaded(recipe, how.teacher, classes)
-
-
 def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
     """Teach from labels, and from another detector where there is one."""
     how = job.recipe.distillation
     if teacher is None:
         return Lesson(head.head_block(net), head.supervised(head.ssd_loss()))
-    head.check_teacher(net, teacher)
     place(teacher, job.options.ctx)
     taps = needs_taps(how.losses)
     widths = head.map_widths(teacher) if taps else ()
@@ -201,7 +189,7 @@ DETECTION = Task(
     with_classes=with_classes,
     batches=batches,
     block=head.head_block,
-    teacher=teacher,
+    loaded=loaded,
     lesson=lesson,
     accuracy=accuracy,
     validation=validation,

@@ -48,8 +48,8 @@ class Task:
         ``(job, net, schedule)`` -> endless epochs of training batches.
     block : callable
         ``(net)`` -> the part of a net that is trained, recalibrated and timed.
-    teacher : callable
-        ``(job, full)`` -> who teaches in the last training, or None.
+    loaded : callable
+        ``(recipe, folder, classes)`` -> a trained net that fits the recipe's data.
     lesson : callable
         ``(job, net, teacher) -> Lesson``; without a teacher from labels alone.
     accuracy : callable
@@ -67,7 +67,7 @@ class Task:
     with_classes: Callable[[Any, int], Any]
     batches: Callable[[Job, Any, Any], Any]
     block: Callable[[Any], HybridBlock]
-    teacher: Callable[[Job, Any], Any]
+    loaded: Callable[[Any, str, Sequence[str]], Any]
     lesson: Callable[[Job, Any, Any], Lesson]
     accuracy: Callable[[Job, Any, Any], dict]
     validation: Callable[[Job, Any, Any], dict]
@@ -120,6 +120,20 @@ def open_job(
         if len(dataset.problems) > NAMED:
             LOG.warning("%s: and %d more", split, len(dataset.problems) - NAMED)
     return Job(task, recipe, out, *sets, options, facts)
+
+
+def teacher_of(job: Job, full: Any, classes: Sequence[str]) -> Any:
+    """Return who teaches in the recipe's last training: the full net, another, None.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no net of these classes.
+    """
+    how = job.recipe.distillation
+    if how is None or how.teacher is None:
+        return None if how is None else full
+    return job.task.loaded(job.recipe, how.teacher, classes)
 
 
 def cut(job: Job, net: Any, model: Any) -> Any:

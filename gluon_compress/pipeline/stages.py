@@ -9,7 +9,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from gluon_compress import data, plan, prune, train
 from gluon_compress.graph import Graph
-from gluon_compress.pipeline.job import Job, Lesson, place
+from gluon_compress.pipeline.job import Job, Lesson, place, teacher_of
 from gluon_compress.plan import Budget, Plan, Sensitivity
 from gluon_compress.plan.meter import Meter
 from gluon_compress.plan.reach import held
@@ -38,7 +38,8 @@ def train_full(job: Job, net: Any, folder: Path) -> tuple[Any, dict]:
     recipe = job.recipe
     if recipe.model.weights is not None:
         return net, {"weights": recipe.model.weights}
-    teacher = job.task.teacher(job, None) if recipe.finetune is None else None
+    alone = recipe.finetune is None
+    teacher = teacher_of(job, None, job.train.classes) if alone else None
     if not recipe.model.masks:
         return net, _fit(job, net, teacher, recipe.train, folder)
     decision = Plan.load(recipe.model.plan)
@@ -295,7 +296,7 @@ def compose(job: Job, net: Any, plans: Sequence[Plan]) -> Plan:
 
 def finetune(job: Job, net: Any, full: Any, folder: Path) -> tuple[Any, dict]:
     """Train the compact net, with the full one as its teacher where asked for."""
-    teacher = job.task.teacher(job, full)
+    teacher = teacher_of(job, full, job.train.classes)
     return net, _fit(job, net, teacher, job.recipe.finetune, folder)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping, Sequence
 
-import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.plan.criteria import best_first, scores
-from gluon_compress.prune.importance import gates_of
+from gluon_compress.prune.importance import gates_of, keep_only
 from gluon_compress.prune.masks import mask
 from gluon_compress.prune.slimming import traced
 
@@ -67,6 +66,8 @@ def effects(
     block = block_of(*pair_of(mask(net, None, shape=shape)))
     block.hybridize(static_alloc=True, static_shape=True)
     gates = gates_of(block)
+    if not gates:
+        return {}
     device = next(iter(gates.values())).list_ctx()[0]
     first = (b[0] if isinstance(b, (tuple, list)) else b for b in batches)
     images = [batch.as_in_context(device) for batch in first]
@@ -78,10 +79,9 @@ def effects(
             continue
         order = best_first(range(group.width), worth[group.name])
         stay = order[: max(int(kept * group.width), 1)]
-        gate = gates[group.name]
-        gate.set_data(mx.nd.array(np.isin(np.arange(group.width), stay)))
+        keep_only(gates[group.name], stay)
         found[group.name] = _change(whole, _outputs(block, images), spread, group.name)
-        gate.set_data(mx.nd.ones(group.width))
+        keep_only(gates[group.name], order)
     return found
 
 
@@ -120,6 +120,6 @@ def _change(
         if variance > 0
     ]
     if not np.isfinite(shares).all():
-        raise ValueError(f"an output is not finite with half of group {group!r} masked")
+        raise ValueError(f"an output is not finite with part of group {group!r} masked")
     # Six digits: the last bits of a sum of floats are no reason to plan otherwise.
     return float(f"{np.mean(shares):.6g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
+import mxnet as mx
 import numpy as np
 from mxnet import autograd
 from mxnet.gluon import Parameter
@@ -83,6 +84,11 @@ def gates_of(masked: Any) -> dict[str, Parameter]:
     nodes, _ = take_apart(symbol_of(masked))
     parameters = {p.name: p for p in masked.collect_params().values()}
     return {group: parameters[name] for group, name in mask_names(nodes).items()}
+
+
+def keep_only(gate: Parameter, kept: np.ndarray) -> None:
+    """Let only some indices of a group through."""
+    gate.set_data(mx.nd.array(np.isin(np.arange(gate.shape[0]), kept)))
 
 
 def _derive(masked: Any, gates: Mapping[str, Parameter]) -> None:

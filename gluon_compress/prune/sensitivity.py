@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import ChannelGroup, Graph
 from gluon_compress.plan import Sensitivity
 from gluon_compress.plan.criteria import best_first, scores
 from gluon_compress.plan.reach import matching
-from gluon_compress.prune.importance import gates_of
+from gluon_compress.prune.importance import gates_of, keep_only
 from gluon_compress.prune.masks import mask
 from gluon_compress.prune.slimming import traced
 
@@ -92,9 +91,9 @@ def sensitivity(
         gate, points = gates[group.name], []
         order = best_first(range(group.width), worth[group.name])
         for count in _counts(group, ratios):
-            _keep(gate, order[:count])
+            keep_only(gate, order[:count])
             points.append((count, accuracy(masked)))
-        _keep(gate, order)
+        keep_only(gate, order)
         found = _with(found, group, points)
         _store(found, cache)
     return found
@@ -163,11 +162,6 @@ def _counts(group: ChannelGroup, ratios: Sequence[float]) -> list[int]:
     """Return the numbers of indices to keep, the largest first."""
     counts = {max(int(ratio * group.width + 1e-9), 1) for ratio in ratios}
     return sorted(counts, reverse=True)
-
-
-def _keep(gate: mx.gluon.Parameter, kept: np.ndarray) -> None:
-    """Let only some indices of a group through."""
-    gate.set_data(mx.nd.array(np.isin(np.arange(gate.shape[0]), kept)))
 
 
 def _with(found: Sensitivity, group: ChannelGroup, points: list) -> Sensitivity:
