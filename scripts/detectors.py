@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any
 
-from tables import by_net, percent, table
+from tables import aims_table, by_net, mean_of, percent, table
 
 HEAD = ("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95")
 # What the set is there to compare: (net, net, least difference in points).
@@ -25,26 +24,20 @@ def page(folder: Path, text: str) -> str:
     """Return the page as Markdown; an experiment without a result is named as such."""
     groups = by_net(folder)
     rows = [_row(folder, kind, found) for kind, found in groups.items()]
-    means = {kind: _mean(found, "mAP") for kind, found in groups.items()}
+    means = {kind: mean_of(found, "mAP") for kind, found in groups.items()}
     drawn = any(value is not None for value in means.values())
     plot = f"![mAP against GMACs]({folder.name}.png)\n" if drawn else ""
-    aims = [(net, other, n) for net, other, n in TARGETS if {net, other} <= set(means)]
-    aimed = ["## What was aimed at\n", _targets(means, aims)] if aims else []
+    aimed = aims_table(means, TARGETS, "mAP at 0.5")
     return "\n".join([text, table(HEAD, rows), plot, *aimed])
 
 
 def points_of(folder: Path) -> list[tuple[str, float, float]]:
     """Return name, GMACs and mean mAP of each net that has a result."""
     return [
-        (kind, _mean(found, "macs") / 1e9, 100 * _mean(found, "mAP"))
+        (kind, mean_of(found, "macs") / 1e9, 100 * mean_of(found, "mAP"))
         for kind, found in by_net(folder).items()
         if any(found)
     ]
-
-
-def _mean(found: list, key: str) -> float | None:
-    values = [stage[key] for stage in found if stage]
-    return statistics.mean(values) if values else None
 
 
 def _row(folder: Path, kind: str, found: list) -> list[str]:
@@ -57,18 +50,7 @@ def _row(folder: Path, kind: str, found: list) -> list[str]:
     seeds = (
         str(len(done)) if len(done) == len(found) else f"{len(done)} of {len(found)}"
     )
-    cost = [f"{_mean(done, 'macs') / 1e9:.3f}", f"{_mean(done, 'bytes') / 1e6:.2f}"]
+    cost = [f"{mean_of(done, 'macs') / 1e9:.3f}", f"{mean_of(done, 'bytes') / 1e6:.2f}"]
     spread = percent(max(values) - min(values)) if len(values) > 1 else "–"
-    strict = percent(_mean(done, "mAP_50_95"))
+    strict = percent(mean_of(done, "mAP_50_95"))
     return [link, seeds, *cost, percent(statistics.mean(values)), spread, strict]
-
-
-def _targets(means: dict[str, Any], aims: list[tuple]) -> str:
-    rows = []
-    for net, other, least in aims:
-        known = means[net] is not None and means[other] is not None
-        found = 100 * (means[net] - means[other]) if known else None
-        told = "not run yet" if found is None else ("yes" if found >= least else "no")
-        shown = "" if found is None else f"{found:+.1f}"
-        rows.append([f"{net} − {other}", f"at least {least:+.1f}", shown, told])
-    return table(("difference of mAP at 0.5", "aim, points", "measured", "met"), rows)

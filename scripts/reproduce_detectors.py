@@ -23,7 +23,7 @@ from facts import ROOT
 TEXTS = {
     "bccd": """# SSD-300 on blood cells
 
-mAP on the 72 test images of BCCD, three classes: red and white cells and platelets. No
+mAP on the test images of BCCD, three classes: red and white cells and platelets. No
 figure can be compared with one on Pascal VOC. All nets train for the same epochs on the
 same changed images, with anchors for small objects; what they start from is in their
 recipes. The trunks of ResNet and MobileNet have learnt on Imagenette, see
@@ -32,7 +32,7 @@ recipes. The trunks of ResNet and MobileNet have learnt on Imagenette, see
 """,
     "bccd_ablation": """# What earns what: losses and deletion
 
-mAP on the 72 test images of BCCD, one seed, 12 epochs of fine-tuning. All nets start
+mAP on the test images of BCCD, one seed, a short fine-tuning. All nets start
 from the same full detector (`full_seed0` of [there](bccd.md)) and are pruned to the
 budgets of `compact`. `losses_…`: what the full detector teaches by, half of the branch
 channels deleted. `keep_…`: the share of the branch channels that stays, taught by the
@@ -41,7 +41,7 @@ small: differences of a point or two may be chance.
 """,
     "fod": """# SSD-300 on objects on runways
 
-mAP on the 450 test images of ten classes of FOD, one seed. No figure can be compared
+mAP on the test images of ten classes of FOD, one seed. No figure can be compared
 with one on Pascal VOC. Nets and names are those of [there](bccd.md).
 """,
 }

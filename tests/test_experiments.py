@@ -78,6 +78,16 @@ def test_page_holds_every_experiment_and_the_mean_over_seeds(tmp_path, script):
     assert [c.strip() for c in rows["50_l1"].split("|")[2:-1]] == ["3", "81.7", "3.0"]
 
 
+def test_aim_that_is_missed_is_shown_as_missed(tmp_path, script):
+    for name, top1 in (("48_l1", 0.8), ("48_structure", 0.81), ("48_l1_uniform", 0.7)):
+        made_up(tmp_path, name, top1)
+    made_up(tmp_path, "48_random_uniform", None)
+    rows = cells(script("imagenette").page(tmp_path))
+    assert rows["48_l1 − 48_structure"][1:] == ["-1.0", "no"]
+    assert rows["48_l1 − 48_l1_uniform"][1:] == ["+10.0", "yes"]
+    assert rows["48_l1 − 48_random_uniform"][1:] == ["", "not run yet"]
+
+
 def test_stale_page_and_unknown_pattern_are_refused(
     call, script, monkeypatch, tmp_path
 ):

@@ -14,6 +14,12 @@ from nets import SHAPE, ready, wide
 SIZE = SHAPE[-1]
 
 
+@pytest.fixture(autouse=True)
+def waiting(monkeypatch):
+    """Take back what the script sets for MXNet."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+
+
 @pytest.fixture
 def small(script, monkeypatch):
     """Let names stand for a small net, and its times be made up."""
