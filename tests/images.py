@@ -1,4 +1,4 @@
-"""Tiny classification sets: images whose colour tells their class."""
+"""Tiny sets: images whose colour tells their class, and a few of the toy set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from mxnet import recordio
+
+from gluon_compress.data import make_toy
 
 NAMES = ("blue", "green", "red")
 SIDES = (40, 52)
@@ -45,4 +47,14 @@ def write_records(root: Path, **counts: int) -> Path:
             _, content = cv2.imencode(".png", pixels)
             writer.write_idx(k, recordio.pack(header, content.tobytes()))
         writer.close()
+    return root
+
+
+def few_toys(root: Path, images: int, **counts: int) -> Path:
+    """Make the toy set of detectors, and leave so many images in each split named."""
+    make_toy(root, images=images)
+    for name, count in counts.items():
+        path = root / "ImageSets" / "Main" / f"{name}.txt"
+        lines = path.read_text(encoding="utf-8").split()
+        path.write_text("\n".join(lines[:count]) + "\n", encoding="utf-8")
     return root

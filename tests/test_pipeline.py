@@ -29,6 +29,7 @@ from gluon_compress.pipeline.stages import compress, finetune
 from gluon_compress.plan import Plan
 from gluon_compress.recipe import Recipe
 from gluon_compress.train import Options
+from images import few_toys
 
 QUIET = Options(progress=False)
 RECIPE = {
@@ -62,12 +63,8 @@ ENDS = ("full", "compact")
 def place(tmp_path_factory):
     """Return a folder with the recipe, its data and a run of it."""
     folder = tmp_path_factory.mktemp("pipeline")
-    make_toy(folder / "toy", images=40)
     # A few steps are enough to go through every stage.
-    lists = folder / "toy" / "ImageSets" / "Main"
-    for name, count in (("train", 8), ("test", 6)):
-        lines = (lists / f"{name}.txt").read_text().split()
-        (lists / f"{name}.txt").write_text("\n".join(lines[:count]) + "\n")
+    few_toys(folder / "toy", 40, train=8, test=6)
     recipe = recipe_in(folder)
     pipeline.run(recipe, folder / "run", options=QUIET, facts={"commit": "abc"})
     return folder

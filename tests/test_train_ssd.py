@@ -10,12 +10,12 @@ import pytest
 from gluoncv import model_zoo
 
 from gluon_compress import delete, export, models, pipeline
-from gluon_compress.data import make_toy
 from gluon_compress.data.toy import CLASSES
 from gluon_compress.files import read_json
 from gluon_compress.models import head
 from gluon_compress.recipe import Recipe
 from gluon_compress.train import Options
+from images import few_toys
 
 QUIET = Options(progress=False)
 MODEL = {"name": "ssd_300_mobilenet0.25", "extras": [32, 32, 32]}
@@ -34,11 +34,7 @@ RECIPE = {
 def place(tmp_path_factory):
     """Return a folder with a few images, a plan and a trained detector in it."""
     folder = tmp_path_factory.mktemp("train_ssd")
-    make_toy(folder / "toy", images=20)
-    lists = folder / "toy" / "ImageSets" / "Main"
-    for name, count in (("train", 8), ("test", 4)):
-        lines = (lists / f"{name}.txt").read_text().split()
-        (lists / f"{name}.txt").write_text("\n".join(lines[:count]) + "\n")
+    few_toys(folder / "toy", 20, train=8, test=4)
     net = models.build(MODEL["name"], CLASSES, extras=(32, 32, 32))
     graph = models.trace_head(net)
     delete(graph, {"*": 0.5}, multiple=1, net=MODEL["name"]).save(folder / "plan.json")
