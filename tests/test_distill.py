@@ -588,7 +588,7 @@ def test_a_recipe_knows_the_losses_and_their_settings():
         Distillation(losses={"logits": 1.0})
     recipe = vars(Distillation())
     assert {name: recipe[name] for name in vars(Settings())} == vars(Settings())
-    assert set(recipe) == {"teacher", "losses", *vars(Settings())}
+    assert set(recipe) == {"teacher", "losses", "taps", *vars(Settings())}
 
 
 def test_the_base_loss_is_kept_and_its_parts_are_left_alone():

@@ -152,13 +152,13 @@ def test_head_block_gives_what_the_raw_head_gives(net, images):
 
 
 def test_head_block_gives_adapted_taps(net, images):
-    block = head.head_block(net, adapters=(8, 4, 2, 2, 2, 2))
-    assert [o.shape[1] for o in block(images)[2:]] == [8, 4, 2, 2, 2, 2]
+    block = head.head_block(net, taps=("map1", "map4"), adapters=(8, 4))
+    assert [o.shape[1:3] for o in block(images)[2:]] == [(8, 19), (4, 3)]
     assert not any("adapter" in name for name in net.collect_params())
 
 
 def test_taps_are_the_maps_that_predictors_read(net, images):
-    maps = head.head_block(net, taps=True)(images)[2:]
+    maps = head.head_block(net, taps=head.map_names(net))(images)[2:]
     assert tuple(m.shape[1] for m in maps) == head.map_widths(net)
     assert [m.shape[2] for m in maps] == [38, 19, 10, 5, 3, 1]
 
@@ -189,6 +189,15 @@ def test_cells_near_an_object_lie_on_the_map_of_its_size(net):
     assert (rows + 0.5).mean() * 8 == pytest.approx(200)
     assert (columns + 0.5).mean() * 8 == pytest.approx(100)
     assert not any(mask.any() for mask in masks[2:])
+    chosen = near_objects(*targets, head.map_anchors(net, ["map3", "map0"]), 0.5)
+    assert [mask.shape for mask in chosen] == [(1, 5, 5), (1, 38, 38)]
+    assert (chosen[1] == masks[0]).all()
+
+
+def test_a_tap_that_does_not_exist_is_answered_with_those_that_do(net):
+    message = "tap 'map6'; allowed: map0, map1, map2, map3, map4, map5"
+    with pytest.raises(ValueError, match=message):
+        head.head_block(net, taps=("map0", "map6"))
 
 
 @pytest.mark.parametrize(

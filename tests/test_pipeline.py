@@ -181,6 +181,30 @@ def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path, lost):
         np.testing.assert_array_equal(parameter.data().asnumpy(), same)
 
 
+def test_only_the_taps_that_a_recipe_names_are_compared(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    distillation = {"losses": {"imitation": 1, "hints": 1}, "taps": ["map4", "map1"]}
+    recipe = recipe_in(tmp_path, distillation=distillation)
+    job = open_job(DETECTION, recipe, tmp_path / "run", QUIET, {})
+    full, _ = DETECTION.build(job, job.train.classes)
+    lesson = DETECTION.lesson(job, full, full)
+    outputs = lesson.block(mx.nd.ones((1, 3, 300, 300)))
+    assert [output.shape[2] for output in outputs[2:]] == [3, 19]
+    batch = next(iter(DETECTION.batches(job, full, recipe.finetune).epoch(0)))
+    loss, parts = lesson.step_loss(lesson.block, batch)
+    assert np.isfinite(loss.asscalar())
+    assert set(parts) == {"class", "box", "imitation", "hints"}
+
+
+def test_a_tap_that_does_not_exist_is_refused_before_training(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    distillation = {"losses": {"hints": 1}, "taps": ["map1", "map9"]}
+    recipe = recipe_in(tmp_path, distillation=distillation)
+    job = open_job(DETECTION, recipe, tmp_path / "run", QUIET, {})
+    with pytest.raises(ValueError, match="tap 'map9'; allowed: map0, map1, .*map5"):
+        DETECTION.build(job, job.train.classes)
+
+
 @pytest.mark.slow
 def test_adapters_of_every_loss_are_gone_from_the_compact_net(place, tmp_path):
     # A student without an equal width, so that nothing works unless it is adapted.

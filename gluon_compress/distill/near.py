@@ -23,6 +23,8 @@ class Anchors:
         (height, width, anchors of a cell) of each map.
     stds : tuple of float
         What box deltas are multiplied by.
+    taps : tuple of int or None
+        The maps whose cells are asked for; None: all.
 
     Raises
     ------
@@ -33,6 +35,7 @@ class Anchors:
     center_boxes: np.ndarray
     maps: tuple[tuple[int, int, int], ...]
     stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    taps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         count = sum(height * width * each for height, width, each in self.maps)
@@ -46,7 +49,7 @@ class Anchors:
 def near_objects(
     classes: np.ndarray, deltas: np.ndarray, anchors: Anchors, share: float = 0.5
 ) -> list[np.ndarray]:
-    """Return a mask for each map: the cells with an anchor that fits an object well.
+    """Return a mask for each tap: the cells with an anchor that fits an object well.
 
     An anchor fits an object if their overlap is at least ``share`` of the largest
     overlap that any anchor of any map has with it (Wang et al. 2019, section 3.1).
@@ -76,7 +79,8 @@ def near_objects(
             overlaps = _overlaps(_distinct(_corner(boxes)), corners)
             best = overlaps.max(axis=1, keepdims=True)
             row[:] = (overlaps >= share * best).any(axis=0)
-    return _cells(fits, anchors.maps)
+    cells = _cells(fits, anchors.maps)
+    return cells if anchors.taps is None else [cells[i] for i in anchors.taps]
 
 
 def _cells(fits: np.ndarray, maps: tuple) -> list[np.ndarray]:

@@ -217,11 +217,13 @@ def _check_weights(
             raise ValueError(f"distillation loss {name!r} needs at least one tap")
     if weights.get("imitation") and anchors is None:
         raise ValueError("distillation loss 'imitation' needs the anchors")
-    if weights.get("imitation") and len(anchors.maps) != len(taps):
-        raise ValueError(
-            "distillation loss 'imitation' needs one tap for each map of the anchors: "
-            f"maps {len(anchors.maps)}, taps {len(taps)}"
-        )
+    if weights.get("imitation"):
+        asked = anchors.maps if anchors.taps is None else anchors.taps
+        if len(asked) != len(taps):
+            raise ValueError(
+                "distillation loss 'imitation' needs one tap for each map of the "
+                f"anchors: maps {len(asked)}, taps {len(taps)}"
+            )
 
 
 def _check_outputs(own: Sequence, target: Sequence, taps: Sequence[str]) -> None:

@@ -57,8 +57,28 @@ def map_symbols(head: mx.sym.Symbol) -> list[mx.sym.Symbol]:
     return [internals[_entry_name(nodes, conv["inputs"][0])] for conv in convs]
 
 
+def map_names(net: SSD) -> tuple[str, ...]:
+    """Return the names of the maps that the predictors read, largest first."""
+    return tuple(f"map{i}" for i in range(len(config_of(net).ratios)))
+
+
+def tap_numbers(net: SSD, taps: Sequence[str]) -> tuple[int, ...]:
+    """Return which of its maps some names are.
+
+    Raises
+    ------
+    ValueError
+        For a name that is none of ``map_names``.
+    """
+    names = map_names(net)
+    for name in taps:
+        if name not in names:
+            raise ValueError(f"tap {name!r}; allowed: {', '.join(names)}")
+    return tuple(map(names.index, taps))
+
+
 def head_block(
-    net: SSD, *, taps: bool = False, adapters: Sequence[int] = (), seed: int = 0
+    net: SSD, *, taps: Sequence[str] = (), adapters: Sequence[int] = (), seed: int = 0
 ) -> SymbolBlock:
     """Return the raw head as a block for training that shares the net's parameters.
 
@@ -71,8 +91,8 @@ def head_block(
     ----------
     net : gluoncv.model_zoo.ssd.SSD
         Initialised.
-    taps : bool
-        Whether the maps that the predictors read are outputs too.
+    taps : sequence of str
+        Those of ``map_names`` that are outputs too.
     adapters : sequence of int
         Widths that 1x1 adapters bring these taps to, for a student; they are
         initialised here and belong to the returned block alone.
@@ -92,8 +112,8 @@ def head_block(
     scores, deltas = (mx.sym.concat(*parts, dim=1) for parts in zip(*pairs))
     scores = scores.reshape((0, -1, net.num_classes + 1))
     outputs = [scores, deltas.reshape((0, -1, 4))]
-    if taps or adapters:
-        outputs += adapt(maps, adapters) if adapters else maps
+    tapped = [maps[i] for i in tap_numbers(net, taps)]
+    outputs += adapt(tapped, adapters) if adapters else tapped
     symbol = mx.sym.Group(outputs)
     block = SymbolBlock(
         symbol, mx.sym.var("data", dtype="float32"), params=net.collect_params()
@@ -124,7 +144,7 @@ def map_widths(net: SSD) -> tuple[int, ...]:
     return tuple(shape[1] for shape in _map_shapes(net))
 
 
-def map_anchors(net: SSD) -> Anchors:
+def map_anchors(net: SSD, taps: Sequence[str] | None = None) -> Anchors:
     """Return the anchors of a detector, with the cells of its maps they belong to."""
     maps = tuple(
         (height, width, generator.num_depth)
@@ -132,7 +152,9 @@ def map_anchors(net: SSD) -> Anchors:
             net.anchor_generators, _map_shapes(net)
         )
     )
-    return Anchors(anchors_of(net).asnumpy()[0], maps, config_of(net).stds)
+    numbers = None if taps is None else tap_numbers(net, taps)
+    boxes, stds = anchors_of(net).asnumpy()[0], config_of(net).stds
+    return Anchors(boxes, maps, stds, numbers)
 
 
 def _map_shapes(net: SSD) -> list[tuple[int, ...]]:

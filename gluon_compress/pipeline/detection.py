@@ -59,6 +59,7 @@ def build(job: Job, classes: Sequence[str]) -> tuple[SSD, SSD | None]:
     found = teacher_of(job, start, classes)
     if found is not None:
         head.check_teacher(student or start, found)
+        head.tap_numbers(found, recipe.distillation.taps or ())
     return start, student
 
 
@@ -155,19 +156,23 @@ def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
     if teacher is None:
         return Lesson(head.head_block(net), head.supervised(head.ssd_loss()))
     place(teacher, job.options.ctx)
-    taps = needs_taps(how.losses)
-    widths = head.map_widths(teacher) if taps else ()
+    taps = head.map_names(teacher) if how.taps is None else how.taps
+    if not needs_taps(how.losses):
+        taps = ()
+    every = head.map_widths(teacher)
+    widths = [every[i] for i in head.tap_numbers(teacher, taps)]
     taught = head.head_block(teacher, taps=taps)
     taught.hybridize(static_alloc=True, static_shape=True)
     step = distil_step(
         taught,
-        [f"map{i}" for i in range(len(widths))],
+        taps,
         head.ssd_loss(),
         weights=how.losses,
         settings=_settings(how),
-        anchors=head.map_anchors(net) if taps else None,
+        anchors=head.map_anchors(net, taps) if taps else None,
     )
-    return Lesson(head.head_block(net, adapters=widths, seed=job.recipe.seed), step)
+    own = head.head_block(net, taps=taps, adapters=widths, seed=job.recipe.seed)
+    return Lesson(own, step)
 
 
 def _settings(how: Distillation) -> Settings:

@@ -151,6 +151,8 @@ class Distillation:
     losses : dict
         Weight of any of ``TAUGHT``; what each computes is in ``distill``. Those on
         features compare the maps that the predictors read.
+    taps : tuple of str or None
+        These maps: ``map0``, the largest, ``map1``, ...; None: all.
     temperature : float
         Divides the logits of both nets: ``scores`` and ``weighted_scores``.
     background : float
@@ -169,6 +171,7 @@ class Distillation:
     losses: Mapping[str, float] = key(
         c.map_of(c.number(0), *TAUGHT), {"scores": 1.0, "boxes": 1.0}
     )
+    taps: tuple[str, ...] | None = key(c.optional(c.list_of(c.text, least=1)), None)
     temperature: float = key(_positive, 2.0)
     background: float = key(_positive, 1.5)
     margin: float = key(c.number(0), 0.0)
