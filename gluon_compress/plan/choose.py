@@ -59,11 +59,11 @@ class Choices:
         return np.array(rows, int).reshape(len(rows), longest)
 
     @cached_property
-    def _shares(self) -> list[np.ndarray]:
-        """Per group, the logarithm of the share of its worth at each width."""
+    def _thinness(self) -> list[np.ndarray]:
+        """Per group, one over the share of its worth that stays at each width."""
         totals = [np.maximum(np.cumsum(row), 1e-12) for row in self.worth]
         places = [np.array(row, int) - 1 for row in self.widths]
-        return [np.log(total[at] / total[-1]) for total, at in zip(totals, places)]
+        return [total[-1] / total[at] for total, at in zip(totals, places)]
 
     def loads(self, rungs: np.ndarray) -> np.ndarray:
         """Return totals over limits ``(rows, limits)`` for rows of places."""
@@ -95,12 +95,14 @@ class Choices:
     def missed(self, k: int, rung: int) -> float:
         """Return what group ``k`` misses when it goes down from a rung.
 
-        That is its effect times the logarithm of the share of its worth that goes: the
-        last channels of a narrow group are missed more than as many of a wide one, and
-        no group is emptied because its channels are dear.
+        A sum that is estimated from a share s of its terms is off by a variance that
+        goes as 1/s - 1 (Cochran 1977, section 2.6). That is 1 at half, where effects
+        are measured, and without bound towards nothing: the last channels of a narrow
+        group are missed more than as many of a wide one, and no group is emptied
+        because its channels are dear.
         """
-        lost = self._shares[k][rung] - self._shares[k][rung - 1]
-        return self.effects[k] * float(lost)
+        thinner = self._thinness[k][rung - 1] - self._thinness[k][rung]
+        return self.effects[k] * float(thinner)
 
 
 def uniform(choices: Choices) -> np.ndarray:
