@@ -191,6 +191,11 @@ def _file_names(results: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
+def _breakable(text: str) -> str:
+    """Escape, and let the long names of layers break where their words do."""
+    return escape(text).replace("_", "_<wbr>")
+
+
 def _table(
     cells: Sequence[Sequence[str]], mean: int | None = None, *, words: bool = False
 ) -> str:
@@ -202,7 +207,7 @@ def _table(
     rows = []
     for i, (name, *values) in enumerate(cells[1:]):
         kind = ' class="mean"' if i == mean else ""
-        inside = "".join(f"<td>{escape(v)}</td>" for v in values)
+        inside = "".join(f"<td>{_breakable(v)}</td>" for v in values)
         rows.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{inside}</tr>')
     body = "\n".join(rows)
     kind = ' class="words"' if words else ""
