@@ -11,8 +11,9 @@ from tables import aims_table, by_net, mean_of, percent, results_of, table
 
 HEAD = ("experiment", "criterion", "selection", "GMACs", "params, M")
 TOP1 = ("top-1 after the cut", "recalibrated", "fine-tuned", "epochs")
+ORIGIN = "resnet50_v1d"  # what is pruned
 PARTS = {
-    "Trained from scratch": ("resnet50_v1d", "mobilenet1.0"),
+    "Trained from scratch": (ORIGIN, "mobilenet1.0"),
     "A quarter of the MACs": ("25_*",),
     "Half of the MACs": ("50_*",),
     "At the cost of GluonCV's resnet50_v1d_0.48": ("48_*",),
@@ -22,6 +23,7 @@ PARTS = {
 BEATEN = {"25": ("l1_uniform", "random_uniform")}
 BEATEN["48"] = (*BEATEN["25"], "structure")
 AIMS = [(f"{k}_l1", f"{k}_{other}", 0.0) for k in BEATEN for other in BEATEN[k]]
+AIMS.append(("48_l1_early", "48_structure", 0.0))
 TEXT = """# Pruning ResNet50-v1d on Imagenette
 
 Top-1 on the {images:,} validation images of Imagenette at 96 pixels: ten classes of
@@ -42,14 +44,15 @@ def page(folder: Path) -> str:
     for title, patterns in PARTS.items():
         chosen = [n for n in results if any(fnmatchcase(n, p) for p in patterns)]
         if chosen:
-            rows = [_row(name, results[name]) for name in chosen]
+            rows = [_row(name, results) for name in chosen]
             parts += [f"## {title}\n", table((*HEAD, *TOP1), rows)]
         parts.append(_seeds({n: results[n] for n in chosen if results[n]}))
     means = {name: mean_of(found, "top1") for name, found in by_net(folder).items()}
     return "\n".join([*parts, *aims_table(means, AIMS, "top-1, fine-tuned")])
 
 
-def _row(name: str, result: Any) -> list[str]:
+def _row(name: str, results: dict[str, Any]) -> list[str]:
+    result = results[name]
     link = f"[{name}](../model_zoo/imagenette/{name}/recipe.json)"
     if result is None:
         return [link, *["not run yet"], *[""] * (len(HEAD) + len(TOP1) - 2)]
@@ -59,7 +62,15 @@ def _row(name: str, result: Any) -> list[str]:
     figures = [before.get("top1"), cut.get("top1"), last["top1"]]
     kind = [made.get("criterion", "–"), made.get("selection", "–")]
     kind += [f"{last['macs'] / 1e9:.3f}", f"{last['params'] / 1e6:.2f}"]
-    return [link, *kind, *map(percent, figures), str(last["epochs"])]
+    return [link, *kind, *map(percent, figures), _epochs(stages, results)]
+
+
+def _epochs(stages: dict[str, Any], results: dict[str, Any]) -> str:
+    """Return the epochs of all stages, those of the weights that were given first."""
+    origin = results.get(ORIGIN) if "weights" in stages["full"] else None
+    given = origin["stages"] if origin else {}
+    counts = [stage.get("epochs") for stage in (*given.values(), *stages.values())]
+    return " + ".join(str(count) for count in counts if count)
 
 
 def _seeds(results: dict[str, Any]) -> str:

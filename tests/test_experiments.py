@@ -40,7 +40,7 @@ def test_pages_are_what_the_results_give(call, command):
     assert call(*command, "--check")[0] == 0
 
 
-def made_up(folder: Path, name: str, top1: float | None) -> None:
+def made_up(folder: Path, name: str, top1: float | None, **full) -> None:
     (folder / name).mkdir(parents=True)
     (folder / name / "recipe.json").write_text("{}", encoding="utf-8")
     if top1 is None:
@@ -52,7 +52,7 @@ def made_up(folder: Path, name: str, top1: float | None) -> None:
     }
     last = {"top1": top1, "macs": 2e8, "params": 5e6, "epochs": 4}
     result = {
-        "stages": {"full": {}, "1_prune": cut, "compact": last},
+        "stages": {"full": full, "1_prune": cut, "compact": last},
         "data": {"test": {"images": 3925}},
     }
     text = json.dumps(result)
@@ -76,6 +76,22 @@ def test_page_holds_every_experiment_and_the_mean_over_seeds(tmp_path, script):
     cells = [cell.strip() for cell in one.split("|")[2:-1]]
     assert cells == ["l1", "greedy", "0.200", "5.00", "63.0", "73.0", "83.0", "4"]
     assert [c.strip() for c in rows["50_l1"].split("|")[2:-1]] == ["3", "81.7", "3.0"]
+
+
+def test_epochs_of_the_weights_that_were_given_are_shown_first(tmp_path, script):
+    whole = {"stages": {"full": {"top1": 0.9, "macs": 1, "params": 1, "epochs": 24}}}
+    made_up(tmp_path, "resnet50_v1d", None)
+    text = json.dumps({**whole, "data": {"test": {"images": 3925}}})
+    (tmp_path / "resnet50_v1d" / "result.json").write_text(text, encoding="utf-8")
+    made_up(tmp_path, "25_l1", 0.8, weights="runs/resnet50_v1d")
+    made_up(tmp_path, "48_l1_early", 0.8, epochs=14)
+    lines = script("imagenette").page(tmp_path).splitlines()
+    ends = {
+        line.split("]")[0].lstrip("| ["): line.split("|")[-2].strip()
+        for line in lines
+        if line.startswith("| [")
+    }
+    assert ends == {"resnet50_v1d": "24", "25_l1": "24 + 4", "48_l1_early": "14 + 4"}
 
 
 def test_aim_that_is_missed_is_shown_as_missed(tmp_path, script):
