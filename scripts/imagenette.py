@@ -33,6 +33,13 @@ tables hold what `scripts/reproduce_imagenette.py` measured.
 A pruned net starts from `resnet50_v1d`, loses its channels at once, has its BatchNorm
 measured anew on 16 training batches, and is fine-tuned. MACs are for 96 pixels. The
 selection `greedy` weighs groups by their effect on the outputs of 4 training batches.
+Epochs are those of the full net and of the fine-tune; a net that is trained from
+scratch for comparison gets their sum. `early` is pruned when the full net has seen
+small images alone, and has the rest of the epochs to recover.
+"""
+NOISE = """
+On so many images a top-1 of {top1:.0f} % has a standard error of {error:.1f} points,
+and another seed moves it too: a difference below that says little.
 """
 
 
@@ -40,7 +47,7 @@ def page(folder: Path) -> str:
     """Return the page as Markdown; an experiment without a result is named as such."""
     results = results_of(folder)
     images = {r["data"]["test"]["images"] for r in results.values() if r} or {0}
-    parts = [TEXT.format(images=max(images))]
+    parts = [TEXT.format(images=max(images)) + _noise(results.get(ORIGIN), max(images))]
     for title, patterns in PARTS.items():
         chosen = [n for n in results if any(fnmatchcase(n, p) for p in patterns)]
         if chosen:
@@ -49,6 +56,15 @@ def page(folder: Path) -> str:
         parts.append(_seeds({n: results[n] for n in chosen if results[n]}))
     means = {name: mean_of(found, "top1") for name, found in by_net(folder).items()}
     return "\n".join([*parts, *aims_table(means, AIMS, "top-1, fine-tuned")])
+
+
+def _noise(result: Any, images: int) -> str:
+    """Return how sure an accuracy near that of the full net can be."""
+    if not result:
+        return ""
+    top1 = result["stages"]["full"]["top1"]
+    error = (top1 * (1 - top1) / images) ** 0.5
+    return NOISE.format(top1=100 * top1, error=100 * error)
 
 
 def _row(name: str, results: dict[str, Any]) -> list[str]:
