@@ -6,7 +6,8 @@
   scripts/supported_models.py --check
 
 Writes docs/supported_models.json and, from it alone, docs/supported_models.md. What the
-JSON has already is left out, so an interrupted run goes on where it was.
+JSON has already is left out, so an interrupted run goes on where it was. Two processes
+with other --models may share the folder.
 """
 
 from __future__ import annotations
@@ -38,21 +39,25 @@ def run(args) -> None:
 
     stored = Path(args.out) / "supported_models.json"
     written = stored.with_suffix(".md")
-    found = read_json(stored) if stored.exists() else {}
+
+    def known() -> dict:
+        return read_json(stored) if stored.exists() else {}
+
     if args.check:
-        if not written.exists() or written.read_text("utf-8") != page(found):
+        if not written.exists() or written.read_text("utf-8") != page(known()):
             raise ValueError(f"{written}: is not what {stored.name} gives")
         return
     for name, kind in chosen(args.models).items():
-        if name in found.get("models", {}) and not args.again:
+        if name in known().get("models", {}) and not args.again:
             continue
         facts = environment()
         result = {"kind": kind, "commit": facts["commit"], **alone(measured, name)}
-        models = {**found.get("models", {}), name: result}
-        found = {**found, **facts, "models": dict(sorted(models.items()))}
+        before = known()  # read again: another process may measure other models
+        models = {**before.get("models", {}), name: result}
+        found = {**before, **facts, "models": dict(sorted(models.items()))}
         write_json(stored, found)
         print(name, result.get("failed") or f"{result['error']:.1e}", flush=True)
-    write_atomically(written, page(found))
+    write_atomically(written, page(known()))
     print(written)
 
 
