@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tables import aims_table, by_net, mean_of, percent, results_of, table
+from pruning_rows import HEAD, ORIGIN, row, seeds
+from tables import aims_table, by_net, mean_of, results_of, table
 
-HEAD = ("experiment", "criterion", "selection", "GMACs", "params, M")
-TOP1 = ("top-1 after the cut", "recalibrated", "fine-tuned", "epochs")
-ORIGIN = "resnet50_v1d"  # what is pruned
 PARTS = {
     "Trained from scratch": (ORIGIN, "mobilenet1.0"),
     "A quarter of the MACs": ("25_*",),
@@ -51,9 +48,9 @@ def page(folder: Path) -> str:
     for title, patterns in PARTS.items():
         chosen = [n for n in results if any(fnmatchcase(n, p) for p in patterns)]
         if chosen:
-            rows = [_row(name, results) for name in chosen]
-            parts += [f"## {title}\n", table((*HEAD, *TOP1), rows)]
-        parts.append(_seeds({n: results[n] for n in chosen if results[n]}))
+            rows = [row(name, results) for name in chosen]
+            parts += [f"## {title}\n", table(HEAD, rows)]
+        parts.append(seeds({n: results[n] for n in chosen if results[n]}))
     means = {name: mean_of(found, "top1") for name, found in by_net(folder).items()}
     return "\n".join([*parts, *aims_table(means, AIMS, "top-1, fine-tuned")])
 
@@ -65,40 +62,3 @@ def _noise(result: Any, images: int) -> str:
     top1 = result["stages"]["full"]["top1"]
     error = (top1 * (1 - top1) / images) ** 0.5
     return NOISE.format(top1=100 * top1, error=100 * error)
-
-
-def _row(name: str, results: dict[str, Any]) -> list[str]:
-    result = results[name]
-    link = f"[{name}](../model_zoo/imagenette/{name}/recipe.json)"
-    if result is None:
-        return [link, *["not run yet"], *[""] * (len(HEAD) + len(TOP1) - 2)]
-    stages = result["stages"]
-    last, cut = stages[list(stages)[-1]], stages.get("1_prune", {})
-    made, before = (cut.get(k, {}) for k in ("made_by", "before_recalibration"))
-    figures = [before.get("top1"), cut.get("top1"), last["top1"]]
-    kind = [made.get("criterion", "–"), made.get("selection", "–")]
-    kind += [f"{last['macs'] / 1e9:.3f}", f"{last['params'] / 1e6:.2f}"]
-    return [link, *kind, *map(percent, figures), _epochs(stages, results)]
-
-
-def _epochs(stages: dict[str, Any], results: dict[str, Any]) -> str:
-    """Return the epochs of all stages, those of the weights that were given first."""
-    origin = results.get(ORIGIN) if "weights" in stages["full"] else None
-    given = origin["stages"] if origin else {}
-    counts = [stage.get("epochs") for stage in (*given.values(), *stages.values())]
-    return " + ".join(str(count) for count in counts if count)
-
-
-def _seeds(results: dict[str, Any]) -> str:
-    """Return the mean over experiments that differ in the seed alone."""
-    groups: dict[str, list[float]] = {}
-    for name, result in results.items():
-        kind, _, seed = name.rpartition("_seed")
-        if seed.isdigit():
-            last = list(result["stages"].values())[-1]
-            groups.setdefault(kind, []).append(last["top1"])
-    rows = [
-        [kind, str(len(v)), percent(statistics.mean(v)), percent(max(v) - min(v))]
-        for kind, v in groups.items()
-    ]
-    return table(("experiment", "seeds", "top-1", "range"), rows) if rows else ""

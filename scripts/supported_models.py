@@ -6,8 +6,7 @@
   scripts/supported_models.py --check
 
 Writes docs/supported_models.json and, from it alone, docs/supported_models.md. What the
-JSON has already is left out, so an interrupted run goes on where it was. Two processes
-with other --models may share the folder.
+JSON has already is left out. Two processes with other --models may share the folder.
 """
 
 from __future__ import annotations
@@ -27,9 +26,7 @@ def arguments():
     made.add_argument("--models", default="*", help="pattern of names; default: all")
     made.add_argument("--again", action="store_true", help="also what is known")
     made.add_argument("--check", action="store_true", help="only compare the page")
-    made.add_argument(
-        "--out", default=ROOT / "docs", metavar="DIR", help="default: docs"
-    )
+    made.add_argument("--out", default=ROOT / "docs", help="default: docs")
     return made
 
 
@@ -37,7 +34,7 @@ def run(args) -> None:
     """Measure what is missing, one model after the other, and write the page."""
     from gluon_compress.files import read_json, write_atomically, write_json
 
-    stored = Path(args.out) / "supported_models.json"
+    stored = Path(args.out, "supported_models.json")
     written = stored.with_suffix(".md")
 
     def known() -> dict:
@@ -53,9 +50,8 @@ def run(args) -> None:
         facts = environment()
         result = {"kind": kind, "commit": facts["commit"], **alone(measured, name)}
         before = known()  # read again: another process may measure other models
-        models = {**before.get("models", {}), name: result}
-        found = {**before, **facts, "models": dict(sorted(models.items()))}
-        write_json(stored, found)
+        models = dict(sorted({**before.get("models", {}), name: result}.items()))
+        write_json(stored, {**before, **facts, "models": models})
         print(name, result.get("failed") or f"{result['error']:.1e}", flush=True)
     write_atomically(written, page(known()))
     print(written)
@@ -72,10 +68,10 @@ def chosen(pattern: str) -> dict[str, str]:
     import supported.values  # noqa: F401  before any fork, for it takes seconds
     from supported.zoo import names
 
-    known = names()
-    fitting = {name: kind for name, kind in known.items() if fnmatchcase(name, pattern)}
+    every = names()
+    fitting = {name: kind for name, kind in every.items() if fnmatchcase(name, pattern)}
     if not fitting:
-        raise ValueError(f"no model is named {pattern!r}; allowed: {', '.join(known)}")
+        raise ValueError(f"no model is named {pattern!r}; allowed: {', '.join(every)}")
     return fitting
 
 

@@ -1,0 +1,52 @@
+"""Rows of the tables on pruning a classifier, made of result files alone."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from tables import percent, table
+
+ORIGIN = "resnet50_v1d"  # what is pruned
+HEAD = (
+    *("experiment", "criterion", "selection", "GMACs", "params, M"),
+    *("top-1 after the cut", "recalibrated", "fine-tuned", "epochs"),
+)
+
+
+def row(name: str, results: dict[str, Any]) -> list[str]:
+    """Return the row of an experiment, which may not have a result yet."""
+    result = results[name]
+    link = f"[{name}](../model_zoo/imagenette/{name}/recipe.json)"
+    if result is None:
+        return [link, *["not run yet"], *[""] * (len(HEAD) - 2)]
+    stages = result["stages"]
+    last, cut = stages[list(stages)[-1]], stages.get("1_prune", {})
+    made, before = (cut.get(k, {}) for k in ("made_by", "before_recalibration"))
+    figures = [before.get("top1"), cut.get("top1"), last["top1"]]
+    kind = [made.get("criterion", "–"), made.get("selection", "–")]
+    kind += [f"{last['macs'] / 1e9:.3f}", f"{last['params'] / 1e6:.2f}"]
+    return [link, *kind, *map(percent, figures), _epochs(stages, results)]
+
+
+def _epochs(stages: dict[str, Any], results: dict[str, Any]) -> str:
+    """Return the epochs of all stages, those of the weights that were given first."""
+    origin = results.get(ORIGIN) if "weights" in stages["full"] else None
+    given = origin["stages"] if origin else {}
+    counts = [stage.get("epochs") for stage in (*given.values(), *stages.values())]
+    return " + ".join(str(count) for count in counts if count)
+
+
+def seeds(results: dict[str, Any]) -> str:
+    """Return the mean over experiments that differ in the seed alone."""
+    groups: dict[str, list[float]] = {}
+    for name, result in results.items():
+        kind, _, seed = name.rpartition("_seed")
+        if seed.isdigit():
+            last = list(result["stages"].values())[-1]
+            groups.setdefault(kind, []).append(last["top1"])
+    rows = [
+        [kind, str(len(v)), percent(statistics.mean(v)), percent(max(v) - min(v))]
+        for kind, v in groups.items()
+    ]
+    return table(("experiment", "seeds", "top-1", "range"), rows) if rows else ""
