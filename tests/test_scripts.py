@@ -17,7 +17,7 @@ from gluon_compress import models
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 SHARED = {"common", "facts", "inputs", "runs", "subjects"}
-SHARED |= {"detectors", "experiments", "imagenette", "tables"}
+SHARED |= {"detectors", "experiments", "imagenette", "pruning_rows", "tables"}
 NAMES = sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem not in SHARED)
 CLASSES = ("cat", "dog")
 
