@@ -20,7 +20,11 @@ PARTS = {
 BEATEN = {"25": ("l1_uniform", "random_uniform")}
 BEATEN["48"] = (*BEATEN["25"], "structure")
 AIMS = [(f"{k}_l1", f"{k}_{other}", 0.0) for k in BEATEN for other in BEATEN[k]]
-AIMS.append(("48_l1_early", "48_structure", 0.0))
+AIMS += [
+    ("25_bn_scale", "25_bn_scale_scratch", 0.0),
+    ("48_bn_scale", "48_structure", 0.0),
+    ("48_bn_scale_early", "48_structure", 0.0),
+]
 TEXT = """# Pruning ResNet50-v1d on Imagenette
 
 Top-1 on the {images:,} validation images of Imagenette at 96 pixels: ten classes of

@@ -84,14 +84,14 @@ def test_epochs_of_the_weights_that_were_given_are_shown_first(tmp_path, script)
     text = json.dumps({**whole, "data": {"test": {"images": 3925}}})
     (tmp_path / "resnet50_v1d" / "result.json").write_text(text, encoding="utf-8")
     made_up(tmp_path, "25_l1", 0.8, weights="runs/resnet50_v1d")
-    made_up(tmp_path, "48_l1_early", 0.8, epochs=14)
+    made_up(tmp_path, "48_early", 0.8, epochs=14)
     lines = script("imagenette").page(tmp_path).splitlines()
     ends = {
         line.split("]")[0].lstrip("| ["): line.split("|")[-2].strip()
         for line in lines
         if line.startswith("| [")
     }
-    assert ends == {"resnet50_v1d": "24", "25_l1": "24 + 4", "48_l1_early": "14 + 4"}
+    assert ends == {"resnet50_v1d": "24", "25_l1": "24 + 4", "48_early": "14 + 4"}
 
 
 def test_aim_that_is_missed_is_shown_as_missed(tmp_path, script):
