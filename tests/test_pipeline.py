@@ -205,6 +205,15 @@ def test_a_tap_that_does_not_exist_is_refused_before_training(tmp_path):
         DETECTION.build(job, job.train.classes)
 
 
+def test_taps_that_no_loss_compares_are_refused(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    distillation = {"losses": {"scores": 1, "hints": 0}, "taps": ["map1"]}
+    recipe = recipe_in(tmp_path, distillation=distillation)
+    job = open_job(DETECTION, recipe, tmp_path / "run", QUIET, {})
+    with pytest.raises(ValueError, match="taps .'map1'.: no loss .*: features, hints"):
+        DETECTION.build(job, job.train.classes)
+
+
 @pytest.mark.slow
 def test_adapters_of_every_loss_are_gone_from_the_compact_net(place, tmp_path):
     # A student without an equal width, so that nothing works unless it is adapted.

@@ -9,7 +9,7 @@ from typing import Any, Sequence
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import data, models
-from gluon_compress.distill import Settings, distil_step, needs_taps
+from gluon_compress.distill import ON_TAPS, Settings, distil_step, needs_taps
 from gluon_compress.evaluate import precisions
 from gluon_compress.graph import Graph
 from gluon_compress.models import head, ssd
@@ -59,7 +59,7 @@ def build(job: Job, classes: Sequence[str]) -> tuple[SSD, SSD | None]:
     found = teacher_of(job, start, classes)
     if found is not None:
         head.check_teacher(student or start, found)
-        head.tap_numbers(found, recipe.distillation.taps or ())
+        _taps(recipe.distillation, found)
     return start, student
 
 
@@ -156,10 +156,7 @@ def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
     if teacher is None:
         return Lesson(head.head_block(net), head.supervised(head.ssd_loss()))
     place(teacher, job.options.ctx)
-    taps = head.map_names(teacher) if how.taps is None else how.taps
-    if not needs_taps(how.losses):
-        taps = ()
-    every = head.map_widths(teacher)
+    taps, every = _taps(how, teacher), head.map_widths(teacher)
     widths = [every[i] for i in head.tap_numbers(teacher, taps)]
     taught = head.head_block(teacher, taps=taps)
     taught.hybridize(static_alloc=True, static_shape=True)
@@ -173,6 +170,20 @@ def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
     )
     own = head.head_block(net, taps=taps, adapters=widths, seed=job.recipe.seed)
     return Lesson(own, step)
+
+
+def _taps(how: Distillation, teacher: SSD) -> Sequence[str]:
+    """Return the names of the teacher's maps that a recipe's losses compare."""
+    if needs_taps(how.losses):
+        taps = head.map_names(teacher) if how.taps is None else how.taps
+        head.tap_numbers(teacher, taps)  # refuses names that do not exist
+        return taps
+    if how.taps is not None:
+        raise ValueError(
+            f"distillation.taps {list(how.taps)}: no loss that has a weight compares "
+            f"maps; those that do: {', '.join(ON_TAPS)}"
+        )
+    return ()
 
 
 def _settings(how: Distillation) -> Settings:
