@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from tables import aims_table, by_net, mean_of, percent, table
+from tables import aims_table, by_net, mean_of, percent, results_of, table
 
 HEAD = ("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95")
 # What the set is there to compare: (net, net, least difference in points).
@@ -22,7 +22,7 @@ TARGETS = (
 
 def page(folder: Path, text: str) -> str:
     """Return the page as Markdown; an experiment without a result is named as such."""
-    groups = by_net(folder)
+    groups = by_net(results_of(folder))
     rows = [_row(folder, kind, found) for kind, found in groups.items()]
     means = {kind: mean_of(found, "mAP") for kind, found in groups.items()}
     drawn = any(value is not None for value in means.values())
@@ -35,7 +35,7 @@ def points_of(folder: Path) -> list[tuple[str, float, float]]:
     """Return name, GMACs and mean mAP of each net that has a result."""
     return [
         (kind, mean_of(found, "macs") / 1e9, 100 * mean_of(found, "mAP"))
-        for kind, found in by_net(folder).items()
+        for kind, found in by_net(results_of(folder)).items()
         if any(found)
     ]
 

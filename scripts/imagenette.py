@@ -54,8 +54,8 @@ def page(folder: Path) -> str:
         if chosen:
             rows = [row(name, results) for name in chosen]
             parts += [f"## {title}\n", table(HEAD, rows)]
-        parts.append(seeds({n: results[n] for n in chosen if results[n]}))
-    means = {name: mean_of(found, "top1") for name, found in by_net(folder).items()}
+        parts.append(seeds({name: results[name] for name in chosen}))
+    means = {name: mean_of(found, "top1") for name, found in by_net(results).items()}
     return "\n".join([*parts, *aims_table(means, AIMS, "top-1, fine-tuned")])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from tables import percent, table
+from tables import by_net, percent, table
 
 ORIGIN = "resnet50_v1d"  # what is pruned
 HEAD = (
@@ -39,14 +39,10 @@ def _epochs(stages: dict[str, Any], results: dict[str, Any]) -> str:
 
 def seeds(results: dict[str, Any]) -> str:
     """Return the mean over experiments that differ in the seed alone."""
-    groups: dict[str, list[float]] = {}
-    for name, result in results.items():
-        kind, _, seed = name.rpartition("_seed")
-        if seed.isdigit():
-            last = list(result["stages"].values())[-1]
-            groups.setdefault(kind, []).append(last["top1"])
-    rows = [
-        [kind, str(len(v)), percent(statistics.mean(v)), percent(max(v) - min(v))]
-        for kind, v in groups.items()
-    ]
+    rows = []
+    for kind, found in by_net(results).items():
+        top1 = [stage["top1"] for stage in found if stage]
+        if kind not in results and top1:
+            shown = percent(statistics.mean(top1)), percent(max(top1) - min(top1))
+            rows.append([kind, str(len(top1)), *shown])
     return table(("experiment", "seeds", "top-1", "range"), rows) if rows else ""

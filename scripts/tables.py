@@ -16,10 +16,10 @@ def results_of(folder: Path) -> dict[str, Any]:
     return {n: read_json(p) if p.exists() else None for n, p in paths.items()}
 
 
-def by_net(folder: Path) -> dict[str, list]:
-    """Return the last stage of each experiment, or None, by name without ``_seedN``."""
+def by_net(results: Mapping[str, Any]) -> dict[str, list]:
+    """Return the last stage of each result, or None, by name without ``_seedN``."""
     groups: dict[str, list] = {}
-    for name, result in results_of(folder).items():
+    for name, result in results.items():
         kind, _, seed = name.rpartition("_seed")
         last = result and list(result["stages"].values())[-1]
         groups.setdefault(kind if seed.isdigit() else name, []).append(last)
