@@ -80,7 +80,7 @@ WITHIN = {
         "sets",
         "toy",
     ],
-    "models": ["start", "ssd", "head", "trunk", "mobilenet", "resnet", "classifier"],
+    "models": ["start", "lean", "ssd", "head", "trunk", "mobilenet", "resnet", "classifier"],
     "pipeline": ["job", "detection", "classification", "stages", "run"],
     "recipe": ["common", "detector", "classifier"],
     "report": ["boxes", "pictures", "charts", "curves", "tables", "plans", "page"],

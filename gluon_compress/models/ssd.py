@@ -12,6 +12,8 @@ from gluoncv.model_zoo.ssd import SSD
 from gluoncv.model_zoo.ssd.anchor import LiteAnchorGenerator, SSDAnchorGenerator
 from mxnet.gluon import HybridBlock, SymbolBlock
 
+from gluon_compress.models.lean import LeanSSD
+
 # Of the images that GluonCV's nets are trained on, for RGB in 0..1.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -148,7 +150,7 @@ def _conv_bn_relu(x, width: int, name: str, **conv):
 def ssd_around(features: HybridBlock, config: SSDConfig) -> SSD:
     """Return the SSD that reads its maps from a block, predictors not initialised."""
     kernel = config.predictor_kernel
-    net = SSD(
+    net = LeanSSD(
         prefix="ssd_",
         network=None,
         base_size=config.size,
