@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# MXNet 1.9.1 writes ONNX with up to 1.16; ONNX Runtime quantises with ml_dtypes.
+ONNX = ["onnx==1.16.2", "onnxruntime>=1.16,<2", "ml_dtypes<0.6"]
 README = Path(__file__).parent / "README.md"
 
 setup(
@@ -30,8 +32,14 @@ setup(
     ],
     extras_require={
         "coco": ["pycocotools>=2.0.6,<3"],
-        "onnx": ["onnx==1.14.1", "onnxruntime>=1.16,<2"],
+        # Each brings a runtime, and what writes its files.
+        "onnx": ONNX,
+        "openvino": [*ONNX, "openvino==2023.3.0"],
+        "ncnn": [*ONNX, "ncnn==1.0.20260526"],  # its converter: README
         "dev": [
+            *ONNX,
+            "openvino==2023.3.0",
+            "ncnn==1.0.20260526",
             "pytest>=8,<10",
             "pytest-xdist>=3.5,<4",
             "ruff==0.17.5",

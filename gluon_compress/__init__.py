@@ -29,6 +29,9 @@ from gluon_compress.train import Options, fit
 from gluon_compress.models import build
 from gluon_compress.recipe import ClassifierRecipe, Recipe, Schedule
 
+# 6. Detectors in edge runtimes.
+from gluon_compress.edge import Predictor, deploy
+
 __all__ = [
     "Budget",
     "ChannelGroup",
@@ -38,12 +41,14 @@ __all__ = [
     "LatencyTable",
     "Options",
     "Plan",
+    "Predictor",
     "Recipe",
     "Schedule",
     "build",
     "check",
     "count",
     "delete",
+    "deploy",
     "distil_step",
     "effects",
     "explain",

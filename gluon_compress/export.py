@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -99,33 +100,63 @@ def export(
         If a parameter is missing, the folder holds anything but an export, or the
         reloaded net differs; nothing has been changed then.
     """
-    folder = Path(folder)
-    _restore(folder)
-    _check_replaceable(folder)
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(f"export name {name!r}; allowed: letters, digits, '_.-'")
-    symbol, params = pair_of(net)
-    stored, input_name = _prefixed(symbol, params)
-    reference = reference or _own_reference(symbol, stored, shape)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    draft.mkdir()
-    try:
+    check_name(name)
+    with drafted(folder) as draft:
+        symbol, params = pair_of(net)
+        stored, input_name = _prefixed(symbol, params)
+        reference = reference or _own_reference(symbol, stored, shape)
         symbol.save(str(draft / f"{name}-symbol.json"))
         mx.nd.save(str(draft / f"{name}-0000.params"), stored)
         _save_reference(draft / f"{name}-check.npz", reference)
         manifest = _manifest(symbol, name, input_name, shape, info or {})
-        manifest["files"] = {p.name: _sum_of(p) for p in sorted(draft.iterdir())}
+        manifest["files"] = sums_of(draft)
         differences = _compare(draft, manifest, reference, tolerance)
         manifest["max_difference"] = {
             kind: max(d[kind] for d in differences.values())
             for kind in ("absolute", "relative")
         }
         write_json(draft / MANIFEST, manifest)
+    return manifest
+
+
+@contextmanager
+def drafted(folder: str | os.PathLike) -> Iterator[Path]:
+    """Hand out an empty folder that becomes ``folder`` if all goes well.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds anything but an export; nothing has been changed then, as
+        after any error in between.
+    """
+    folder = Path(folder)
+    _restore(folder)
+    _check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    draft.mkdir()
+    try:
+        yield draft
         _put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return manifest
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that files cannot have everywhere."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"export name {name!r}; allowed: letters, digits, '_.-'")
+
+
+def sums_of(folder: Path) -> dict[str, dict]:
+    """Return sha256 and size of each file in a folder, for its manifest."""
+    return {p.name: _sum_of(p) for p in sorted(folder.iterdir())}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a manifest states."""
+    own = {"mxnet": mx.__version__, "numpy": np.__version__}
+    return {**own, "python": platform.python_version()}
 
 
 def check(
@@ -156,7 +187,7 @@ def check(
         that differs.
     """
     folder = Path(folder)
-    manifest = _verify(folder)
+    manifest = verified(folder)
     if reference is None:
         reference = _load_reference(folder / f"{manifest['name']}-check.npz")
     return _compare(folder, manifest, reference, tolerance)
@@ -173,14 +204,21 @@ def load_symbol(
         Naming the file that is missing, altered or of a newer format.
     """
     folder = Path(folder)
-    name = _verify(folder)["name"]
+    name = verified(folder)["name"]
     symbol = mx.sym.load(str(folder / f"{name}-symbol.json"))
     stored = mx.nd.load(str(folder / f"{name}-0000.params"))
     return symbol, {key.split(":", 1)[1]: value for key, value in stored.items()}
 
 
-def _verify(folder: Path) -> dict:
-    """Return the manifest of an export whose files are as they were written."""
+def verified(folder: str | os.PathLike) -> dict:
+    """Return the manifest of an export whose files are as they were written.
+
+    Raises
+    ------
+    ValueError
+        Naming the file that is missing, altered or of a newer format.
+    """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     for name, facts in manifest["files"].items():
         path = folder / name
@@ -263,12 +301,7 @@ def _manifest(symbol, name: str, input_name: str, shape, info: Mapping) -> dict:
     taken = sorted({*own, "files", "max_difference", "versions"} & set(facts))
     if taken:
         raise ValueError(f"info holds {taken[0]!r}, which the manifest itself states")
-    versions = {
-        "mxnet": mx.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-    return {**own, **facts, "versions": versions}
+    return {**own, **facts, "versions": versions()}
 
 
 def _sum_of(path: Path) -> dict:

@@ -8,7 +8,8 @@ import sys
 from typing import Callable, Sequence
 
 from facts import environment, write_result  # noqa: F401  for the scripts
-from inputs import contexts, devices, pictures, share  # noqa: F401
+from inputs import above_0, contexts, devices, share  # noqa: F401
+from places import images_in, pictures  # noqa: F401
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -33,10 +34,8 @@ def parser(description: str, *, run_options: bool = False) -> Parser:
     """
     raw = argparse.RawDescriptionHelpFormatter
     made = Parser(description=description, formatter_class=raw)
-    known = "cpu, gpu or gpu(0,1,...); default: cpu"
-    made.add_argument(
-        "--ctx", type=devices, default=("cpu",), metavar="DEVICES", help=known
-    )
+    known = {"type": devices, "default": ("cpu",), "metavar": "DEVICES"}
+    made.add_argument("--ctx", **known, help="cpu, gpu or gpu(0,1,...); default: cpu")
     made.add_argument(
         "--traceback", action="store_true", help="show where an error came from"
     )

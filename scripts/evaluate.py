@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Measure the mAP of a model folder on a data set in VOC layout.
+"""Measure the mAP of a detector's folder on a data set in VOC layout.
 
   scripts/evaluate.py runs/demo/compact/model --data DATA --split test --out runs/eval
+  scripts/evaluate.py deploy/edge --runtime onnxruntime --data DATA
 
-A model folder is one with a manifest.json.
+The folder is a model folder, or with --runtime what scripts/export.py --formats wrote.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from common import contexts, main, parser, write_result
+from common import main, parser, write_result
+from loaded import add_runtime, load_detector
 
 
 def arguments():
     """Return the parser of this script."""
     made = parser(__doc__)
-    made.add_argument("model", metavar="MODEL_FOLDER")
+    made.add_argument("model", metavar="FOLDER")
+    add_runtime(made)
     made.add_argument("--data", required=True, metavar="ROOT", help="in VOC layout")
     made.add_argument("--split", default="test", help="list to use; default: test")
     names = "names in the annotations, or a file of them, in the order of the model's"
@@ -31,22 +34,18 @@ def arguments():
 
 def run(args) -> None:
     """Load, measure, print, and write the result where asked to."""
-    context = contexts(args.ctx)[0]
-    from gluon_compress import data, models, report
+    net = load_detector(args)
+    from gluon_compress import data, report
     from gluon_compress.evaluate import precisions
     from gluon_compress.export import read_manifest
 
-    net = models.load(args.model)
     images = _open(data, args, net.classes)
-    size = models.image_size(net)
-    views = partial(data.ssd_val_sample, size=size)
-    net.collect_params().reset_ctx(context)
-    net.hybridize(static_alloc=True, static_shape=True)
+    views = partial(data.ssd_val_sample, size=net.size)
     figures = precisions(
-        lambda batch: net(batch.as_in_context(context)),
-        data.Batches(images, views, 8, shuffle=False).epoch(0),
+        net.detect,
+        data.Batches(images, views, net.batch, shuffle=False).epoch(0),
         images.classes,
-        size=size,
+        size=net.size,
         metric=args.metric,
     )
     shown = {"mAP": figures["mAP"], **figures["classes"]}
@@ -72,7 +71,8 @@ def _result(args, manifest: dict, images, figures: dict) -> dict:
     model = {"name": manifest["name"], "files": manifest["files"]}
     counts = {"images": len(images), "skipped": len(images.problems)}
     source = {"root": Path(args.data).name, "split": args.split, **counts}
-    return {"model": model, "data": source, **figures}
+    how = {"runtime": args.runtime or "gluon", "precision": args.precision}
+    return {"model": {**model, **how}, "data": source, **figures}
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 #!/usr/bin/env python
-"""Write a model folder again, with a checkpoint's parameters if asked, and check it.
+"""Write a detector's model folder again, or the files of edge runtimes, and check.
 
   scripts/export.py runs/demo/compact/model --out deploy/detector
   scripts/export.py full/model --checkpoint full/best.ckpt --out deploy/best
+  scripts/export.py compact/model --out edge --formats mxnet onnx int8 --images photos/
 
-The new folder holds NAME-symbol.json, NAME-0000.params and manifest.json. It is put in
-place only when a process that never saw the net has loaded it and got its outputs.
+Without --formats the folder is a model folder, to load, train and prune; with it, the
+folded graph for each runtime: docs/deploy.md. It is put in place when every file of it
+was run, on --images if any, and gave what the net gives.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from common import main, parser
+from common import above_0, images_in, main, parser
 
 
 def arguments():
@@ -21,14 +23,19 @@ def arguments():
     made.add_argument("model", metavar="MODEL_FOLDER")
     made.add_argument("--out", required=True, metavar="DIR")
     made.add_argument("--name", help="of the files; default: the model's own")
-    made.add_argument(
-        "--checkpoint", metavar="FILE", help="of a training of this very net"
-    )
+    made.add_argument("--checkpoint", metavar="FILE", help="of this very net")
+    known = "mxnet, onnx, onnx-dynamic, openvino, ncnn, int8, onnx-int8"
+    made.add_argument("--formats", nargs="+", metavar="FORMAT", help=f"any of {known}")
+    made.add_argument("--images", metavar="FOLDER", help="to check on, and for int8")
+    ways = {"choices": ("entropy", "naive"), "default": "entropy"}
+    made.add_argument("--calibration", **ways, help="of int8; default: entropy")
+    count = {"type": above_0, "default": 32, "metavar": "N", "help": "default: 32"}
+    made.add_argument("--calibration-images", **count)
     return made
 
 
 def run(args) -> None:
-    """Load, take the checkpoint's parameters, export, and check once more."""
+    """Load, take the checkpoint's parameters, write, check, and list the files."""
     from gluon_compress import models
     from gluon_compress.export import check, read_manifest
     from gluon_compress.models.head import head_block
@@ -41,12 +48,29 @@ def run(args) -> None:
         parameters = head_block(net).collect_params().values()
         read_checkpoint(args.checkpoint, list(parameters))
     name = args.name or read_manifest(args.model)["name"]
-    models.save(net, args.out, name)
-    for output, difference in check(args.out).items():
-        print(f"{output}: differs by {difference['relative']:.1e} of its scale")
-    files = read_manifest(args.out)["files"]
-    for file, facts in files.items():
+    if args.formats:
+        found = _deploy(net, name, args)
+    else:
+        models.save(net, args.out, name)
+        found = {output: d["relative"] for output, d in check(args.out).items()}
+    for what, difference in found.items():
+        print(f"{what}: differs by {difference:.1e} of its scale")
+    for file, facts in read_manifest(args.out)["files"].items():
         print(f"{Path(args.out) / file}: {facts['bytes'] / 1e6:.2f} MB")
+
+
+def _deploy(net, name: str, args) -> dict[str, float]:
+    from gluon_compress import edge, models
+
+    size, images = models.image_size(net), None
+    if args.images:
+        files = images_in(args.images)[: args.calibration_images]
+        images, skipped = edge.read_inputs(files, size)
+        for reason in skipped:
+            print(f"skipped {reason}")
+    how = {"formats": args.formats, "calibration": args.calibration}
+    manifest = edge.deploy(net, args.out, name, images=images, **how)
+    return {name: facts["difference"] for name, facts in manifest["formats"].items()}
 
 
 if __name__ == "__main__":

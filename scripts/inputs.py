@@ -1,10 +1,9 @@
-"""What arguments mean: devices, shares, images. Text first, for MXNet takes seconds."""
+"""What arguments mean: devices and numbers. Text first, for MXNet takes seconds."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import Sequence
 
 
@@ -51,25 +50,8 @@ def share(text: str) -> float:
     return value
 
 
-def pictures(places: Sequence[str], out: Path, endings: Sequence[str]) -> dict:
-    """Return where the picture of each image goes that is named or in a folder.
-
-    Raises
-    ------
-    ValueError
-        If there is no such image, or a picture would replace one of the images, or
-        another picture.
-    """
-    targets: dict[Path, Path] = {}
-    for place in map(Path, places):
-        inside = sorted(place.iterdir()) if place.is_dir() else [place]
-        images = [p for p in inside if p.suffix.lower() in endings]
-        if not place.exists() or not images:
-            raise ValueError(f"{place}: no image; allowed: {', '.join(endings)}")
-        targets.update({image: out / image.name for image in images})
-    taken: set[Path] = set()
-    for image, target in targets.items():
-        if target.resolve() in taken or target.resolve() == image.resolve():
-            raise ValueError(f"{image}: its picture would replace {target}")
-        taken.add(target.resolve())
-    return targets
+def above_0(text: str) -> int:
+    """Return a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number from 1")
+    return int(text)

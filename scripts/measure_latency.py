@@ -16,7 +16,8 @@ import os
 from pathlib import Path
 
 from common import main, parser, write_result
-from subjects import above_0, net_of, plans_of
+from inputs import above_0
+from subjects import net_of, plans_of
 
 
 def arguments():

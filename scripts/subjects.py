@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-
-
-def above_0(text: str) -> int:
-    """Return a whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number from 1")
-    return int(text)
 
 
 def net_of(name: str):

@@ -81,6 +81,14 @@ settle_cv2() {
         fail "OpenCV does not load, nor could its headless build be installed; see $LOG"
 }
 
+# ncnn's converter is a program inside a wheel that asks for PyTorch, which only the
+# wheel's Python part uses. Without it, its tests are skipped.
+settle_pnnx() {
+    $VENV/bin/python -m pip install --disable-pip-version-check --no-deps \
+        'pnnx==20260526' </dev/null >>"$LOG" 2>&1 ||
+        echo "make venv: no pnnx here; detectors cannot be exported for ncnn"
+}
+
 check_imports() {
     local error
     error=$($VENV/bin/python -W ignore -c 'import gluon_compress' 2>&1 </dev/null) ||
@@ -98,5 +106,6 @@ fi
 rm -f "$STAMP"
 install
 settle_cv2
+settle_pnnx
 check_imports
 echo "$current" >"$STAMP"

@@ -35,6 +35,7 @@ ARROWS = {
     "data": BOTTOM,
     # what holds it together
     "models": {"graph", "cost", "plan", "prune", "distill", "export"},
+    "edge": {"graph", "export", "models", "data", "files"},
     "zoo": {"models", "plan", "prune", "files"},
     "report": {"graph", "plan", "cost", "files"},
     "summary": ANYTHING,
@@ -80,12 +81,32 @@ WITHIN = {
         "sets",
         "toy",
     ],
-    "models": ["start", "lean", "ssd", "head", "trunk", "mobilenet", "resnet", "classifier"],
+    "models": [
+        "start",
+        "lean",
+        "ssd",
+        "head",
+        "trunk",
+        "mobilenet",
+        "resnet",
+        "classifier",
+    ],
+    "edge": [
+        "boxes",
+        "fold",
+        "head",
+        "quantize",
+        "runtimes",
+        "formats",
+        "deploy",
+        "inputs",
+        "predictors",
+    ],
     "pipeline": ["job", "detection", "classification", "stages", "run"],
     "recipe": ["common", "detector", "classifier"],
     "report": ["boxes", "pictures", "charts", "curves", "tables", "plans", "page"],
 }
-USES_GLUONCV = {"models", "data", "evaluate", "zoo", "summary", "pipeline"}
+USES_GLUONCV = {"edge", "models", "data", "evaluate", "zoo", "summary", "pipeline"}
 
 
 def room(path: Path) -> str:

@@ -16,7 +16,7 @@ import pytest
 from gluon_compress import models
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-SHARED = {"common", "facts", "inputs", "runs", "subjects"}
+SHARED = {"common", "facts", "inputs", "loaded", "places", "runs", "subjects"}
 SHARED |= {"detectors", "experiments", "imagenette", "pruning_rows", "tables"}
 NAMES = sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem not in SHARED)
 CLASSES = ("cat", "dog")
@@ -171,7 +171,7 @@ def test_gpu_that_is_not_there_is_named(script, monkeypatch):
 def test_pictures_of_a_folder_are_its_images(script, tmp_path):
     for name in ("b.PNG", "a.jpg", "notes.txt"):
         (tmp_path / name).touch()
-    found = script("inputs").pictures([tmp_path], tmp_path / "out", (".jpg", ".png"))
+    found = script("places").pictures([tmp_path], tmp_path / "out", (".jpg", ".png"))
     names = [(image.name, target.name) for image, target in found.items()]
     assert names == [("a.jpg", "a.jpg"), ("b.PNG", "b.PNG")]
 
@@ -192,7 +192,7 @@ def test_pictures_never_replace_anything(script, tmp_path, places, out, message)
     for name in ("a.jpg", "notes.txt", "more/a.jpg"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=message):
-        script("inputs").pictures(
+        script("places").pictures(
             [tmp_path / p for p in places], tmp_path / out, (".jpg",)
         )
 

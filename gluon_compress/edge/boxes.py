@@ -1,0 +1,181 @@
+"""From a head's predictions to boxes: decoding and NMS in NumPy, as GluonCV's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+BLOCK = 64  # boxes that NMS settles at once: what is compared stays in the cache
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What turns a head's predictions into detections.
+
+    Parameters
+    ----------
+    anchors : ndarray
+        Center boxes ``(A, 4)``, pixels, float32.
+    stds : sequence of float
+        What box deltas are multiplied by.
+    nms_thresh : float
+        Overlap with a better box of its class from which a box is dropped.
+    nms_topk : int
+        Boxes that NMS looks at, the best of all classes.
+    post_nms : int
+        Rows that are returned.
+    least_score : float
+        A score up to it counts as none.
+    """
+
+    anchors: np.ndarray
+    stds: Sequence[float] = (0.1, 0.1, 0.2, 0.2)
+    nms_thresh: float = 0.45
+    nms_topk: int = 400
+    post_nms: int = 100
+    least_score: float = 0.01
+
+
+def detections(
+    predictions: np.ndarray, how: Decoding
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ids, scores and corner boxes, as GluonCV's SSD does.
+
+    Parameters
+    ----------
+    predictions : ndarray
+        ``(B, A, C + 5)``: scores of the background and C classes before softmax, then
+        four box deltas.
+    how : Decoding
+
+    Returns
+    -------
+    tuple
+        Ids ``(B, N, 1)``, scores ``(B, N, 1)`` and corner boxes ``(B, N, 4)`` in
+        pixels of the input, float32, best first; N is ``post_nms``, rows without a
+        detection are -1.
+    """
+    found = np.full((len(predictions), how.post_nms, 6), -1, np.float32)
+    for row, one in zip(found, predictions):
+        labels, scores, boxes = _candidates(one, how)
+        kept = nms(boxes, labels, how.nms_thresh, limit=how.post_nms)
+        row[: len(kept), 0], row[: len(kept), 1] = labels[kept], scores[kept]
+        row[: len(kept), 2:] = boxes[kept]
+    return found[..., :1], found[..., 1:2], found[..., 2:]
+
+
+def _candidates(one: np.ndarray, how: Decoding) -> tuple:
+    """Return labels, scores and corner boxes of the best of one image, best first.
+
+    A softmax of c exceeds t only where c's score exceeds the background's by
+    log(t / (1 - t)), for the other classes only add to the denominator: comparing
+    leaves few anchors whose exponentials are needed.
+    """
+    classes = one.shape[1] - 5
+    least = how.least_score
+    margin = np.float32(np.log(least / (1 - least)) - 1e-3)
+    possible = one[:, 1 : classes + 1] > (one[:, :1] + margin)
+    anchors = np.flatnonzero(possible.any(axis=1))
+    logits = one[anchors, : classes + 1]
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    flat = shares[:, 1:].T.ravel()  # by class, then anchor: GluonCV's order
+    places = np.flatnonzero(flat > least)
+    scores = flat[places]
+    if len(places) > how.nms_topk:
+        best = np.sort(np.argpartition(-scores, how.nms_topk - 1)[: how.nms_topk])
+        places, scores = places[best], scores[best]
+    order = np.argsort(-scores, kind="stable")
+    labels, rows = np.divmod(places[order], max(len(anchors), 1))
+    chosen = anchors[rows]
+    boxes = corner_boxes(one[chosen, classes + 1 :], how.anchors[chosen], how.stds)
+    return labels, scores[order], boxes
+
+
+def corner_boxes(
+    deltas: np.ndarray, anchors: np.ndarray, stds: Sequence[float]
+) -> np.ndarray:
+    """Return the corner boxes that deltas make of anchors (Liu et al. 2016, eq. 2).
+
+    Parameters
+    ----------
+    deltas : ndarray
+        ``(N, 4)``: centre and logarithmic size, in units of ``stds``.
+    anchors : ndarray
+        Center boxes ``(N, 4)``.
+    stds : sequence of float
+    """
+    scaled = deltas * np.asarray(stds, np.float32)
+    centres = scaled[:, :2] * anchors[:, 2:] + anchors[:, :2]
+    halves = np.exp(scaled[:, 2:]) * anchors[:, 2:] / 2
+    return np.concatenate([centres - halves, centres + halves], axis=1)
+
+
+def nms(
+    boxes: np.ndarray, labels: np.ndarray, overlap: float, *, limit: int | None = None
+) -> np.ndarray:
+    """Return which boxes stay: none better of their label overlaps by more.
+
+    Parameters
+    ----------
+    boxes : ndarray
+        Corner boxes ``(N, 4)``, best first.
+    labels : ndarray
+        ``(N,)``.
+    overlap : float
+        Intersection over union.
+    limit : int, optional
+        Of these no more than the best are wanted.
+
+    Returns
+    -------
+    ndarray
+        Ascending places.
+    """
+    facts = np.empty((6, len(boxes)), np.float32)
+    facts[:4], facts[5] = boxes.T, labels
+    facts[4] = (facts[2] - facts[0]) * (facts[3] - facts[1])
+    left = np.arange(len(boxes))
+    stay = left[:0]
+    limit = len(boxes) if limit is None else limit
+    while len(left) and len(stay) < limit:
+        first, left = left[:BLOCK], left[BLOCK:]
+        block = facts[:, first]
+        winners = _settled(np.triu(_beats(block, block, overlap), 1))
+        stay = np.concatenate([stay, first[winners]])
+        left = left[~_beats(block[:, winners], facts[:, left], overlap).any(axis=0)]
+    return stay[:limit]
+
+
+def _beats(these: np.ndarray, those: np.ndarray, overlap: float) -> np.ndarray:
+    """Return whether each of these boxes would drop each of those, ``(N, M)``.
+
+    Both are ``(6, N)``: xmin, ymin, xmax, ymax, area, label.
+    """
+    xmin, ymin, xmax, ymax, area, label = these[:, :, None]
+    shared = np.minimum(xmax, those[2])
+    shared -= np.maximum(xmin, those[0])
+    height = np.minimum(ymax, those[3])
+    height -= np.maximum(ymin, those[1])
+    np.maximum(shared, 0, out=shared)
+    np.maximum(height, 0, out=height)
+    shared *= height
+    joined = area + those[4]
+    joined -= shared
+    # Without a division, which empty boxes would make 0 by 0.
+    return (shared > overlap * joined) & (label == those[5])
+
+
+def _settled(beats: np.ndarray) -> np.ndarray:
+    """Return which of some boxes, best first, are dropped by none that stays.
+
+    Every round is right about one box more at least, from the best down.
+    """
+    stays = np.ones(len(beats), bool)
+    while True:
+        after = ~(beats & stays[:, None]).any(axis=0)
+        if (after == stays).all():
+            return stays
+        stays = after

@@ -1,0 +1,221 @@
+"""A folder of everything that edge runtimes need, each file checked where it runs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Sequence
+
+import mxnet as mx
+import numpy as np
+from gluoncv.model_zoo.ssd import SSD
+
+from gluon_compress import models
+from gluon_compress.edge.formats import FORMATS, Format, Graph, save_pair
+from gluon_compress.edge.head import OUTPUT, head_graph, whole_graph
+from gluon_compress.edge.runtimes import RUNTIMES
+from gluon_compress.export import MANIFEST, check_name, drafted, sums_of, versions
+from gluon_compress.files import write_json
+from gluon_compress.graph import block_of, pair_of
+from gluon_compress.graph.nodes import take_apart
+from gluon_compress.graph.step import PRODUCERS
+from gluon_compress.models.lean import LEAST_SCORE
+from gluon_compress.models.ssd import anchors_of, image_size
+
+KIND = "ssd-deployed"
+ANCHORS = "anchors.npy"
+WHOLE = "-whole"  # behind the name of the graph with NMS
+CHECKED = 2  # images that every format is checked on
+
+
+def deploy(
+    net: SSD,
+    folder: str | os.PathLike,
+    name: str = "detector",
+    *,
+    formats: Sequence[str] = ("mxnet",),
+    images: np.ndarray | None = None,
+    calibration: str = "entropy",
+) -> dict:
+    """Write a detector for edge runtimes; every file is run before it is kept.
+
+    Parameters
+    ----------
+    net : gluoncv.model_zoo.ssd.SSD
+        Trained; left as it is.
+    folder : path
+        Made, or replaced if it holds an export.
+    name : str
+        Of the files.
+    formats : sequence of str
+        Any of ``FORMATS``. ``mxnet`` also brings the whole detector, NMS included.
+    images : ndarray, optional
+        Inputs ``(N, 3, size, size)`` as ``data.normalize`` makes them: the first
+        ``CHECKED`` are what formats are compared on, all of them calibrate int8.
+        Default: noise, which int8 refuses.
+    calibration : str
+        Of int8, one of ``quantize.CALIBRATIONS``.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    ValueError
+        For an unknown format, a missing module (with the extra that brings it), or a
+        file whose runtime gives anything else than the net does: the first layer that
+        departs is named. Nothing has been changed then.
+    """
+    check_name(name)
+    for one in formats:
+        if one not in FORMATS:
+            raise ValueError(f"format {one!r}; allowed: {', '.join(FORMATS)}")
+    size = image_size(net)
+    shape = (1, 3, size, size)
+    shown = _inputs(images, shape)
+    calibrating = np.zeros((0, *shape[1:]), np.float32) if images is None else shown
+    graph = Graph(name, *head_graph(net), shape, calibrating, calibration)
+    expected = _predictions(net, shown[:CHECKED])
+    with drafted(folder) as draft:
+        made = {}
+        for one in formats:
+            made[one] = _write(FORMATS[one], graph, draft)
+            files = [draft / file for file in made[one]["files"]]
+            made[one]["difference"] = _check(
+                FORMATS[one], files, graph, (shown[:CHECKED], expected)
+            )
+        if "mxnet" in formats:
+            made["mxnet"].update(_whole(net, draft, name, shown[:1]))
+        np.save(draft / ANCHORS, anchors_of(net).asnumpy()[0])
+        manifest = _manifest(net, graph, expected.shape, made)
+        manifest["files"] = sums_of(draft)
+        write_json(draft / MANIFEST, manifest)
+    return manifest
+
+
+def _inputs(images: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
+    if images is None:
+        random = np.random.RandomState(0)
+        return random.standard_normal((CHECKED, *shape[1:])).astype(np.float32)
+    if images.ndim != 4 or images.shape[1:] != tuple(shape[1:]) or not len(images):
+        raise ValueError(f"images are {images.shape}, not (N, {shape[1:]})")
+    return np.ascontiguousarray(images, np.float32)
+
+
+def _predictions(net: SSD, images: np.ndarray) -> np.ndarray:
+    """Return what the Gluon net's raw head says, as the shipped graph orders it."""
+    outputs = block_of(*pair_of(net))(mx.nd.array(images))
+    return np.concatenate([output.asnumpy() for output in outputs], axis=2)
+
+
+def _write(how: Format, graph: Graph, folder: Path) -> dict:
+    facts = how.write(graph, folder)
+    files = [f"{graph.name}{ending}" for ending in how.files]
+    return {"files": files, "precision": how.precision, **facts}
+
+
+def _check(how: Format, files: Sequence[Path], graph: Graph, pair: tuple) -> float:
+    """Return by how much a format's runtime departs, or say where it begins to."""
+    images, expected = pair
+    run = RUNTIMES[how.runtime](files)
+    found = [run(image[None])[0] for image in images]
+    worst = difference(np.concatenate(found).reshape(expected.shape), expected, how)
+    if not worst <= how.tolerance:
+        raise ValueError(
+            f"{files[0].name}: {how.runtime} differs from the net by {worst:.2g}; "
+            f"allowed: {how.tolerance:g}; {_first_departure(how, graph, images[:1])}"
+        )
+    return worst
+
+
+def difference(found: np.ndarray, expected: np.ndarray, how: Format) -> float:
+    """Return how far an output is off, relative to the right one's scale.
+
+    Parameters
+    ----------
+    found, expected : ndarray
+    how : Format
+        In float32 it is the largest difference over the largest value. What is rounded
+        to 8 bits is off everywhere: it is the root mean square over that of the values.
+    """
+    found = np.asarray(found, np.float64) - expected
+    if how.precision == "int8":
+        return float(np.sqrt((found**2).mean() / max((expected**2).mean(), 1e-30)))
+    return float(np.abs(found).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def _first_departure(how: Format, graph: Graph, image: np.ndarray) -> str:
+    """Say at which layer a format begins to depart from MXNet.
+
+    Graphs that end at one of the layers with weights are written and run, by bisection
+    between the input, which agrees, and the whole graph, which does not. (With all
+    layers as outputs of one graph, runtimes would not join them as they do.)
+    """
+    nodes, _ = take_apart(graph.symbol)
+    names = [node["name"] for node in nodes if node["op"] in PRODUCERS]
+    inside = graph.symbol.get_internals()
+
+    def departs(name: str) -> bool:
+        part = replace(graph, symbol=inside[f"{name}_output"])
+        used = set(part.symbol.list_inputs())
+        params = {n: v for n, v in graph.params.items() if n in used}
+        return _is_off(how, replace(part, params=params), image)
+
+    agrees, off = -1, len(names)
+    while off - agrees > 1:
+        middle = (agrees + off) // 2
+        agrees, off = (agrees, middle) if departs(names[middle]) else (middle, off)
+    if off == len(names):
+        return f"every layer up to the last, {names[-1]!r}, agrees"
+    return f"the first layer that departs is {names[off]!r}"
+
+
+def _is_off(how: Format, graph: Graph, image: np.ndarray) -> bool:
+    """Tell whether a graph of one output gives anything else in a format's runtime."""
+    expected = block_of(graph.symbol, graph.params)(mx.nd.array(image)).asnumpy()
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            facts = _write(how, graph, Path(place))
+            files = [Path(place) / file for file in facts["files"]]
+            found = RUNTIMES[how.runtime](files)(image)[0]
+            off = difference(found.reshape(expected.shape), expected, how)
+        except Exception:  # it does not even run, for reasons of the runtime's own
+            return True
+    return not off <= how.tolerance
+
+
+def _whole(net: SSD, folder: Path, name: str, images: np.ndarray) -> dict:
+    """Write the detector with NMS, and check it against the Gluon net's boxes."""
+    symbol, params = whole_graph(net)
+    name = name + WHOLE
+    save_pair(symbol, params, folder, name)
+    files = [folder / f"{name}{ending}" for ending in FORMATS["mxnet"].files]
+    found = RUNTIMES["mxnet"](files)(images)
+    expected = [output.asnumpy() for output in net(mx.nd.array(images))]
+    # Where two scores or overlaps are as good as equal, either order is right.
+    same = np.isclose(found[1], expected[1], rtol=1e-3, atol=1e-4).mean()
+    if same < 0.95:
+        raise ValueError(
+            f"{files[0].name}: {1 - same:.0%} of its scores differ from the net's"
+        )
+    return {"whole": [file.name for file in files]}
+
+
+def _manifest(net: SSD, graph: Graph, shape: Sequence[int], made: dict) -> dict:
+    info = models.manifest_info(net)
+    outputs = [{"name": OUTPUT, "shape": [1, *shape[1:]]}]
+    return {
+        "format": 1,
+        "name": graph.name,
+        "input": {"name": "data", "shape": list(graph.shape)},
+        **info,
+        "kind": KIND,
+        "outputs": outputs,
+        "nms": {**info["nms"], "least_score": LEAST_SCORE},
+        "formats": made,
+        "versions": versions(),
+    }

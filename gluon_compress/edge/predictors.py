@@ -1,0 +1,154 @@
+"""A deployed detector in any runtime: images to ids, scores and corner boxes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+
+from gluon_compress.edge.boxes import Decoding, detections
+from gluon_compress.edge.deploy import ANCHORS, KIND
+from gluon_compress.edge.formats import BATCH
+from gluon_compress.edge.inputs import as_rgb, prepared
+from gluon_compress.edge.runtimes import RUNTIMES
+from gluon_compress.export import MANIFEST, verified
+
+# Which of a runtime's formats are taken, the first that was exported.
+READS = {
+    ("mxnet", "float32"): ("mxnet",),
+    ("mxnet", "int8"): ("int8",),
+    ("onnxruntime", "float32"): ("onnx-dynamic", "onnx"),
+    ("onnxruntime", "int8"): ("onnx-int8",),
+    ("openvino", "int8"): ("onnx-int8",),
+    ("openvino", "float32"): ("openvino", "onnx-dynamic", "onnx"),
+    ("ncnn", "float32"): ("ncnn",),
+    ("opencv", "float32"): ("onnx",),
+}
+
+
+class Predictor:
+    """A detector of a deployed folder, in one of its runtimes.
+
+    Parameters
+    ----------
+    folder : path
+        That ``deploy`` wrote; the sha256 of its files is checked.
+    runtime : str
+        One of ``RUNTIMES``.
+    precision : str
+        ``float32`` or ``int8``.
+    threads : int, optional
+        Default: the runtime's own choice.
+
+    Raises
+    ------
+    ValueError
+        If the folder, a file of it or the runtime is missing, or a file was altered.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        runtime: str = "mxnet",
+        *,
+        precision: str = "float32",
+        threads: int | None = None,
+    ) -> None:
+        folder = Path(folder)
+        manifest = verified(folder)
+        if manifest.get("kind") != KIND:
+            found = manifest.get("kind")
+            raise ValueError(
+                f"{folder / MANIFEST}: kind is {found!r}; allowed: {KIND!r}, which "
+                "scripts/export.py --formats writes"
+            )
+        name = _format(folder, manifest, runtime, precision)
+        facts = manifest["formats"][name]
+        files = [folder / file for file in facts["files"]]
+        self.classes = tuple(manifest["classes"])
+        self.size = manifest["input"]["shape"][2]
+        self.one_by_one = facts.get("batch", BATCH) != BATCH
+        self.decoding = Decoding(
+            anchors=np.load(folder / ANCHORS), **manifest["decode"], **manifest["nms"]
+        )
+        self._run = RUNTIMES[runtime](files, threads)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[tuple]:
+        """Return for each image its ids, scores and corner boxes, best first.
+
+        Parameters
+        ----------
+        images : sequence of ndarray
+            Of any size: RGB ``(H, W, 3)``, RGBA or grey, of 8 or 16 bits.
+
+        Returns
+        -------
+        list of tuple
+            Ids ``(N,)``, scores ``(N,)`` and corner boxes ``(N, 4)`` in pixels of the
+            image.
+        """
+        views = [as_rgb(image) for image in images]
+        rows = [prepared(view, self.size) for view in views]
+        if not self.one_by_one and rows:
+            rows = [np.concatenate(rows)]
+        found = [self.detect(batch) for batch in rows]
+        parts = [np.concatenate(part) for part in zip(*found)]
+        return [
+            _to_pixels(*(part[i] for part in parts), view.shape, self.size)
+            for i, view in enumerate(views)
+        ]
+
+    def detect(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ids ``(B, N, 1)``, scores and corner boxes for prepared images.
+
+        Parameters
+        ----------
+        batch : ndarray
+            ``(B, 3, size, size)``, float32, as ``data.normalize`` makes it.
+        """
+        return detections(self.predictions(batch), self.decoding)
+
+    def predictions(self, batch: np.ndarray) -> np.ndarray:
+        """Return what the head says of prepared images, ``(B, A, C + 5)``.
+
+        Raises
+        ------
+        ValueError
+            For a shape that the export was not made for.
+        """
+        batch = np.ascontiguousarray(batch, np.float32)
+        expected = (3, self.size, self.size)
+        if batch.ndim != 4 or batch.shape[1:] != expected or not len(batch):
+            raise ValueError(f"a batch of shape {batch.shape}; allowed: B x {expected}")
+        if self.one_by_one and len(batch) > 1:
+            raise ValueError(
+                f"a batch of {len(batch)} images; this export was made for 1"
+            )
+        width = len(self.classes) + 5
+        return self._run(batch)[0].reshape(len(batch), -1, width)
+
+
+def _format(folder: Path, manifest: dict, runtime: str, precision: str) -> str:
+    """Return the exported format that a runtime reads."""
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime {runtime!r}; allowed: {', '.join(RUNTIMES)}")
+    wanted = READS.get((runtime, precision))
+    if wanted is None:
+        allowed = sorted(p for r, p in READS if r == runtime)
+        raise ValueError(f"precision {precision!r} of {runtime}; allowed: {allowed}")
+    for name in wanted:
+        if name in manifest["formats"]:
+            return name
+    raise ValueError(
+        f"{folder}: {runtime} reads the format {' or '.join(wanted)}; the folder has "
+        f"{', '.join(manifest['formats'])}"
+    )
+
+
+def _to_pixels(ids, scores, boxes, shape: Sequence[int], size: int) -> tuple:
+    """Return the valid rows, with boxes in pixels of an image of such a shape."""
+    valid = ids[:, 0] >= 0
+    scale = np.array([shape[1] / size, shape[0] / size] * 2, np.float32)
+    return ids[valid, 0].astype(int), scores[valid, 0], boxes[valid] * scale

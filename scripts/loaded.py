@@ -1,0 +1,61 @@
+"""A detector by its folder: a model folder in Gluon, or a deployed one in a runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+from inputs import above_0, contexts
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What the scripts need to know of any detector.
+
+    ``detect`` takes prepared images ``(B, 3, size, size)``, at most ``batch`` of them,
+    and returns ids, scores and corner boxes.
+    """
+
+    detect: Callable
+    classes: Sequence[str]
+    size: int
+    batch: int = 8
+
+
+def add_runtime(parser) -> None:
+    """Add the options that choose a runtime."""
+    known = "mxnet, onnxruntime, openvino, ncnn or opencv; default: Gluon"
+    parser.add_argument("--runtime", help=f"of a deployed folder: {known}")
+    kinds = {"choices": ("float32", "int8"), "default": "float32"}
+    parser.add_argument("--precision", **kinds, help="with --runtime")
+    parser.add_argument("--threads", type=above_0, metavar="N", help="with --runtime")
+
+
+def load_detector(args) -> Detector:
+    """Return the detector of ``args.model``."""
+    if args.runtime is None:
+        return _gluon(args)
+    from gluon_compress.edge import Predictor
+
+    how = {"precision": args.precision, "threads": args.threads}
+    predictor = Predictor(args.model, args.runtime, **how)
+    return Detector(
+        lambda batch: predictor.detect(batch.asnumpy()),
+        predictor.classes,
+        predictor.size,
+        1 if predictor.one_by_one else 8,
+    )
+
+
+def _gluon(args) -> Detector:
+    context = contexts(args.ctx)[0]
+    from gluon_compress import models
+
+    net = models.load(args.model)
+    net.collect_params().reset_ctx(context)
+    net.hybridize(static_alloc=True, static_shape=True)
+    return Detector(
+        lambda batch: net(batch.as_in_context(context)),
+        net.classes,
+        models.image_size(net),
+    )

@@ -1,0 +1,47 @@
+"""Files that arguments name: images, and where their pictures go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+
+def images_in(folder: str) -> list[Path]:
+    """Return the image files of a folder, by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such folder, or no image in it.
+    """
+    endings = (".jpg", ".jpeg", ".png")
+    place = Path(folder)
+    inside = sorted(place.iterdir()) if place.is_dir() else []
+    found = [path for path in inside if path.suffix.lower() in endings]
+    if not found:
+        raise ValueError(f"{folder}: no folder with images; allowed: {endings}")
+    return found
+
+
+def pictures(places: Sequence[str], out: Path, endings: Sequence[str]) -> dict:
+    """Return where the picture of each image goes that is named or in a folder.
+
+    Raises
+    ------
+    ValueError
+        If there is no such image, or a picture would replace one of the images, or
+        another picture.
+    """
+    targets: dict[Path, Path] = {}
+    for place in map(Path, places):
+        inside = sorted(place.iterdir()) if place.is_dir() else [place]
+        images = [p for p in inside if p.suffix.lower() in endings]
+        if not place.exists() or not images:
+            raise ValueError(f"{place}: no image; allowed: {', '.join(endings)}")
+        targets.update({image: out / image.name for image in images})
+    taken: set[Path] = set()
+    for image, target in targets.items():
+        if target.resolve() in taken or target.resolve() == image.resolve():
+            raise ValueError(f"{image}: its picture would replace {target}")
+        taken.add(target.resolve())
+    return targets

@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_compress import models
+from gluon_compress.edge import (
+    FORMATS,
+    Predictor,
+    deploy,
+    formats,
+    head_graph,
+    prepared,
+    read_inputs,
+    whole_graph,
+)
+from gluon_compress.edge.predictors import READS
+from gluon_compress.graph import block_of, pair_of
+from images import picture
+
+CLASSES = ("blue", "green", "red")
+NEEDS = {
+    "onnx": ("onnx", "onnxruntime"),
+    "onnx-dynamic": ("onnx", "onnxruntime"),
+    "onnx-int8": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino"),
+    "ncnn": ("onnx", "ncnn", "pnnx"),
+}
+
+
+def missing(name: str) -> list[str]:
+    return [m for m in NEEDS.get(name, ()) if importlib.util.find_spec(m) is None]
+
+
+EVERY = [name for name in FORMATS if not missing(name)]
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A small detector whose BatchNorm does something and whose scores are apart."""
+    made = models.build("ssd_300_mobilenet0.25_lite", CLASSES, width=0.5)
+    random = np.random.RandomState(0)
+    for name, parameter in made.collect_params().items():
+        if name.endswith(("gamma", "var")):
+            value = random.uniform(0.5, 1.5, parameter.shape)
+        elif name.endswith(("beta", "mean")):
+            value = random.normal(0, 0.3, parameter.shape)
+        elif "predictor" in name and name.endswith("weight"):
+            value = random.normal(0, 0.2, parameter.shape)
+        else:
+            continue
+        parameter.set_data(mx.nd.array(value))
+    return made
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> list[Path]:
+    import cv2
+
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(4):
+        image = cv2.resize(picture(seed % 3, seed), (90 + 40 * seed, 120))
+        cv2.imwrite(str(folder / f"{seed}.png"), image)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def inputs(photos):
+    return read_inputs(photos, 300)[0]
+
+
+@pytest.fixture(scope="module")
+def deployed(net, inputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deployed") / "model"
+    deploy(net, folder, "tiny", formats=EVERY, images=inputs, calibration="naive")
+    return folder
+
+
+def manifest_of(folder) -> dict:
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_head_graph_is_the_raw_head_in_one_output(net, inputs):
+    symbol, params = head_graph(net)
+    assert symbol.list_outputs() == ["predictions_output"]
+    scores, deltas = block_of(*pair_of(net))(mx.nd.array(inputs))
+    expected = mx.nd.concat(scores, deltas, dim=2).asnumpy()
+    found = block_of(symbol, params)(mx.nd.array(inputs)).asnumpy()
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    ops = json.loads(symbol.tojson())["nodes"]
+    counts = [sum(n["op"] == op for n in ops) for op in ("BatchNorm", "Concat")]
+    assert counts == [0, 1]
+
+
+def test_whole_graph_finds_what_the_net_finds(net, inputs):
+    found = block_of(*whole_graph(net))(mx.nd.array(inputs))
+    for own, other in zip(found, net(mx.nd.array(inputs))):
+        np.testing.assert_allclose(own.asnumpy(), other.asnumpy(), rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_was_compared_with_the_net(deployed, name):
+    if missing(name):
+        pytest.skip(f"{missing(name)} not installed")
+    facts = manifest_of(deployed)["formats"][name]
+    assert 0 <= facts["difference"] <= FORMATS[name].tolerance
+    assert all((deployed / file).stat().st_size > 0 for file in facts["files"])
+
+
+def test_manifest_names_every_file_and_its_sum(deployed):
+    manifest = manifest_of(deployed)
+    present = {path.name for path in deployed.iterdir()} - {"manifest.json"}
+    assert set(manifest["files"]) == present
+    assert manifest["kind"] == "ssd-deployed"
+    assert manifest["outputs"] == [{"name": "predictions", "shape": [1, 1917, 8]}]
+    assert manifest["nms"]["least_score"] == 0.01
+    assert np.load(deployed / "anchors.npy").shape == (1917, 4)
+
+
+@pytest.mark.parametrize("pair", READS, ids="-".join)
+def test_predictor_finds_what_the_net_finds(deployed, net, inputs, pair):
+    if not set(READS[pair]) & set(EVERY) or missing(pair[0]):
+        pytest.skip(f"{pair[0]} not installed")
+    predictor = Predictor(deployed, pair[0], precision=pair[1])
+    expected = [output.asnumpy() for output in net(mx.nd.array(inputs[:1]))]
+    found = predictor.detect(inputs[:1])
+    assert [part.shape for part in found] == [part.shape for part in expected]
+    if pair[1] == "int8":  # rounding moves scores; how far, the manifest says
+        assert np.abs(found[1][0, :20] - expected[1][0, :20]).max() < 0.2
+    else:
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-3, atol=1e-4)
+
+
+def test_boxes_are_in_pixels_of_images_of_any_size(deployed, net):
+    small = picture(0, 1)
+    wide = np.repeat(np.repeat(small, 3, axis=0), 5, axis=1)
+    predictor = Predictor(deployed)
+    one, other = predictor([small]), predictor([wide])
+    for image, (ids, scores, boxes) in ((small, one[0]), (wide, other[0])):
+        assert len(ids) == len(scores) == len(boxes) > 0
+        outputs = net(mx.nd.array(prepared(image, 300)))
+        expected = [output.asnumpy()[0] for output in outputs]
+        valid = expected[0][:, 0] >= 0
+        scale = np.array([image.shape[1], image.shape[0]] * 2) / 300
+        np.testing.assert_allclose(boxes, expected[2][valid] * scale, atol=0.1)
+
+
+def test_images_of_other_kinds_are_taken(deployed):
+    image = picture(1, 2)
+    grey = image[..., :1]
+    alpha = np.concatenate([image, np.full_like(grey, 9)], axis=2)
+    deep = image.astype(np.uint16) * 257
+    predictor = Predictor(deployed)
+    same = predictor([image, alpha, deep])
+    for ids, scores, boxes in same[1:]:
+        np.testing.assert_array_equal(ids, same[0][0])
+        np.testing.assert_allclose(scores, same[0][1], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(boxes, same[0][2], rtol=1e-3, atol=1e-2)
+    flat, cube = predictor([grey[..., 0], grey])
+    np.testing.assert_array_equal(flat[1], cube[1])
+    assert predictor([]) == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4,), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+    ids=["two", "float", "line", "empty"],
+)
+def test_what_is_no_image_is_refused(deployed, image):
+    with pytest.raises(ValueError, match="an image of shape"):
+        Predictor(deployed)([image])
+
+
+def test_int8_files_are_small(deployed):
+    sizes = {
+        name: facts["bytes"] for name, facts in manifest_of(deployed)["files"].items()
+    }
+    float32 = sizes["tiny-0000.params"]
+    # A tiny net has much beside its weights: the rest is not counted here.
+    assert sizes["tiny-int8-0000.params"] < 0.35 * float32
+
+
+@pytest.mark.skipif("onnx" not in EVERY, reason="onnx is not installed")
+@pytest.mark.parametrize(
+    ("file", "batch"), [("tiny.onnx", 1), ("tiny-dynamic.onnx", 0)]
+)
+def test_onnx_states_its_opset_and_lists_no_weight_as_input(deployed, file, batch):
+    import onnx
+
+    model = onnx.load(str(deployed / file))
+    assert [value.name for value in model.graph.input] == ["data"]
+    assert [domain.version for domain in model.opset_import] == [13]
+    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    assert first.dim_value == batch
+    assert bool(first.dim_param) != bool(batch)
+    onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.skipif("onnx-dynamic" not in EVERY, reason="onnx is not installed")
+def test_batches_are_the_same_as_images_one_by_one(deployed, inputs):
+    predictor = Predictor(deployed, "onnxruntime", threads=1)
+    together = predictor.predictions(inputs[:3])
+    alone = [predictor.predictions(inputs[i : i + 1]) for i in range(3)]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif("onnx" not in EVERY, reason="onnx is not installed")
+def test_batch_that_the_export_was_not_made_for_is_refused(deployed, inputs):
+    predictor = Predictor(deployed, "opencv")
+    with pytest.raises(ValueError, match="a batch of 2 images; .* made for 1"):
+        predictor.predictions(inputs[:2])
+    assert len(predictor([picture(0, 0), picture(1, 1)])) == 2
+    with pytest.raises(ValueError, match="a batch of shape .1, 3, 20, 20."):
+        predictor.predictions(inputs[:1, :, :20, :20])
+
+
+def spoilt(write, layer: str):
+    """Return a writer that is wrong about one layer's bias."""
+
+    def wrong(graph, folder):
+        params, bias = dict(graph.params), f"{layer}_bias"
+        if bias in params:
+            params[bias] = params[bias] + 0.5
+        return write(replace(graph, params=params), folder)
+
+    return wrong
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY if "int8" not in n])
+def test_file_that_departs_is_refused_with_its_first_wrong_layer(
+    net, inputs, tmp_path, monkeypatch, name
+):
+    layers = [n["name"] for n in json.loads(head_graph(net)[0].tojson())["nodes"]]
+    layer = next(n for n in layers if n.endswith("conv7_fwd"))
+    how = FORMATS[name]
+    monkeypatch.setitem(FORMATS, name, replace(how, write=spoilt(how.write, layer)))
+    folder = tmp_path / "model"
+    with pytest.raises(
+        ValueError, match=f"{how.runtime} differs .*first layer"
+    ) as error:
+        deploy(net, folder, formats=[name], images=inputs)
+    assert f"{layer!r}" in str(error.value)
+    assert not folder.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_earlier_folder_survives_a_failure(net, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    deploy(net, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def broken(graph, place):
+        raise ValueError("the disk is full")
+
+    how = replace(FORMATS["mxnet"], write=broken)
+    monkeypatch.setitem(FORMATS, "mxnet", how)
+    with pytest.raises(ValueError, match="the disk is full"):
+        deploy(net, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"formats": ["tensorrt"]}, "format 'tensorrt'; allowed: mxnet, onnx"),
+        ({"formats": ["int8"]}, "int8 needs images to calibrate on"),
+        ({"formats": ["onnx-int8"]}, "int8 needs images to calibrate on"),
+        ({"images": np.zeros((2, 3, 30, 30), np.float32)}, "images are .2, 3, 30, 30."),
+        ({"images": np.zeros((0, 3, 300, 300), np.float32)}, "images are .0, 3, 300"),
+        ({"name": "a/b"}, "export name 'a/b'"),
+    ],
+    ids=["format", "int8", "onnx-int8", "size", "none", "name"],
+)
+def test_deploy_refuses(net, tmp_path, given, message):
+    if missing((given.get("formats") or ["mxnet"])[0]):
+        pytest.skip("onnx is not installed")
+    with pytest.raises(ValueError, match=message):
+        deploy(net, tmp_path / "model", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_calibrations_are_refused(net, inputs, tmp_path):
+    how = {"formats": ["int8"], "images": inputs, "calibration": "most"}
+    with pytest.raises(ValueError, match="calibration 'most'; allowed: entropy, naive"):
+        deploy(net, tmp_path / "model", **how)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"runtime": "tvm"}, "runtime 'tvm'; allowed: mxnet, onnxruntime"),
+        ({"runtime": "ncnn", "precision": "int8"}, "precision 'int8' of ncnn"),
+        ({"runtime": "mxnet", "threads": 2}, "OMP_NUM_THREADS"),
+    ],
+    ids=["runtime", "precision", "threads"],
+)
+def test_predictor_refuses(deployed, given, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor(deployed, **given)
+
+
+def test_runtime_whose_format_was_not_exported_is_refused(net, tmp_path):
+    deploy(net, tmp_path / "model")
+    with pytest.raises(ValueError, match="opencv reads the format onnx; .* has mxnet"):
+        Predictor(tmp_path / "model", "opencv")
+
+
+def test_model_folder_and_deployed_folder_are_told_apart(net, deployed, tmp_path):
+    models.save(net, tmp_path / "model", "net")
+    with pytest.raises(ValueError, match="kind is 'ssd'; allowed: 'ssd-deployed'"):
+        Predictor(tmp_path / "model")
+    with pytest.raises(ValueError, match="kind is 'ssd-deployed'; allowed: 'ssd'"):
+        models.load(deployed)
+
+
+def test_altered_missing_or_newer_files_are_refused(net, tmp_path):
+    folder = tmp_path / "model"
+    deploy(net, folder, "tiny")
+    params, manifest = folder / "tiny-0000.params", folder / "manifest.json"
+    whole = params.read_bytes()
+    params.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"tiny-0000\.params: altered or cut short"):
+        Predictor(folder)
+    params.unlink()
+    with pytest.raises(ValueError, match=r"tiny-0000\.params: this file .* is missing"):
+        Predictor(folder)
+    params.write_bytes(whole)
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ValueError, match="format is 2; this version reads 1"):
+        Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    ("module", "runtime", "extra"),
+    [
+        ("onnxruntime", "onnxruntime", "onnx"),
+        ("openvino", "openvino", "openvino"),
+        ("ncnn", "ncnn", "ncnn"),
+    ],
+)
+def test_missing_runtime_is_named_with_its_extra(
+    deployed, monkeypatch, module, runtime, extra
+):
+    if not set(READS[runtime, "float32"]) & set(EVERY):
+        pytest.skip("its format could not be written")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=rf"pip install 'gluon_compress\[{extra}\]'"):
+        Predictor(deployed, runtime)
+
+
+def test_missing_converter_of_ncnn_is_named(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install --no-deps pnnx"):
+        deploy(net, tmp_path / "model", formats=["ncnn"])
+
+
+def test_images_that_cannot_be_read_are_skipped_and_named(photos, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(photos[0].read_bytes()[:60])
+    found, skipped = read_inputs([photos[0], broken, tmp_path / "none.jpg"], 300)
+    assert found.shape == (1, 3, 300, 300)
+    assert [str(broken) in skipped[0], "none.jpg" in skipped[1]] == [True, True]
+    with pytest.raises(ValueError, match="no image can be read"):
+        read_inputs([broken], 300)
