@@ -1,0 +1,115 @@
+/* Prints what an exported detector finds on an image: MXNet's C predict API alone.
+ *
+ *   detect NAME-whole-symbol.json NAME-whole-0000.params IMAGE.ppm [LEAST_SCORE]
+ *
+ * IMAGE is a binary PPM (P6) of 8 bits. Every line is a class number, a score and a
+ * corner box (xmin ymin xmax ymax) in pixels of the image. Status 2: bad input.
+ */
+#include <stdbool.h> /* before MXNet's header, which needs both */
+#include <stdint.h>
+#include <mxnet/c_predict_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SIZE = 300 }; /* of the net's input, pixels */
+static const float MEAN[3] = {0.485f, 0.456f, 0.406f}, STD[3] = {0.229f, 0.224f, 0.225f};
+
+static void fail(const char *what, const char *why) {
+  fprintf(stderr, "detect: %s: %.*s\n", what, (int)strcspn(why, "\n"), why);
+  _Exit(2); /* MXNet does not survive exit() with a net at work */
+}
+
+static void check(int status, const char *what) {
+  if (status != 0) fail(what, MXGetLastError());
+}
+
+static char *read_file(const char *path, long *length) {
+  FILE *file = fopen(path, "rb");
+  if (!file) fail(path, "cannot be opened");
+  fseek(file, 0, SEEK_END);
+  *length = ftell(file);
+  rewind(file);
+  char *data = malloc(*length + 1);
+  if (!data || fread(data, 1, *length, file) != (size_t)*length) fail(path, "cannot be read");
+  data[*length] = 0;
+  fclose(file);
+  return data;
+}
+
+static unsigned char *read_ppm(const char *path, int *width, int *height) {
+  FILE *file = fopen(path, "rb");
+  if (!file) fail(path, "cannot be opened");
+  int most = 0;
+  if (fscanf(file, "P6 %d %d %d", width, height, &most) != 3 || most != 255 ||
+      *width < 1 || *height < 1 || *width > 32768 || *height > 32768)
+    fail(path, "not a binary PPM of 8 bits");
+  fgetc(file); /* the one blank before the pixels */
+  size_t count = 3 * (size_t)*width * *height;
+  unsigned char *pixels = malloc(count);
+  if (!pixels || fread(pixels, 1, count, file) != count) fail(path, "is cut short");
+  fclose(file);
+  return pixels;
+}
+
+/* Where a pixel of the net's input lies in the image, between which two and how far. */
+static void place(int at, int length, int *low, int *high, float *share) {
+  float x = (at + 0.5f) * length / SIZE - 0.5f;
+  x = x < 0 ? 0 : x > length - 1 ? length - 1 : x;
+  *low = (int)x;
+  *high = *low + 1 < length ? *low + 1 : *low;
+  *share = x - *low;
+}
+
+/* Resizes by linear interpolation, scales and puts channels first. */
+static float *prepare(const unsigned char *pixels, int width, int height) {
+  float *input = malloc(sizeof(float) * 3 * SIZE * SIZE);
+  for (int y = 0; y < SIZE; ++y)
+    for (int x = 0; x < SIZE; ++x) {
+      int left, right, top, bottom;
+      float across, down;
+      place(x, width, &left, &right, &across);
+      place(y, height, &top, &bottom, &down);
+      for (int c = 0; c < 3; ++c) {
+#define AT(row, column) pixels[3 * ((size_t)(row) * width + (column)) + c]
+        float above = AT(top, left) * (1 - across) + AT(top, right) * across;
+        float below = AT(bottom, left) * (1 - across) + AT(bottom, right) * across;
+        float value = (above * (1 - down) + below * down) / 255;
+        input[(c * SIZE + y) * SIZE + x] = (value - MEAN[c]) / STD[c];
+      }
+    }
+  return input;
+}
+
+static float *output(PredictorHandle net, uint32_t index, uint32_t width, uint32_t *rows) {
+  uint32_t *shape, dimensions;
+  check(MXPredGetOutputShape(net, index, &shape, &dimensions), "shape of an output");
+  if (dimensions != 3 || shape[2] != width) fail("symbol", "not one of a whole detector");
+  *rows = shape[1];
+  float *values = malloc(sizeof(float) * *rows * width);
+  check(MXPredGetOutput(net, index, values, *rows * width), "output");
+  return values;
+}
+
+int main(int argc, char **argv) {
+  if (argc < 4) fail("usage", "detect SYMBOL PARAMS IMAGE.ppm [LEAST_SCORE]");
+  float least = argc > 4 ? (float)atof(argv[4]) : 0.5f;
+  int width, height;
+  long length, unused;
+  const char *name = "data", *symbol = read_file(argv[1], &unused);
+  const char *params = read_file(argv[2], &length);
+  unsigned char *pixels = read_ppm(argv[3], &width, &height);
+  uint32_t ends[2] = {0, 4}, shape[4] = {1, 3, SIZE, SIZE}, rows;
+  PredictorHandle net;
+  check(MXPredCreate(symbol, params, (int)length, 1, 0, 1, &name, ends, shape, &net), argv[1]);
+  check(MXPredSetInput(net, name, prepare(pixels, width, height), 3 * SIZE * SIZE), "input");
+  check(MXPredForward(net), "forward");
+  float *ids = output(net, 0, 1, &rows), *scores = output(net, 1, 1, &rows);
+  float *boxes = output(net, 2, 4, &rows);
+  for (uint32_t i = 0; i < rows; ++i)
+    if (ids[i] >= 0 && scores[i] >= least)
+      printf("%d %.4f %.1f %.1f %.1f %.1f\n", (int)ids[i], scores[i],
+             boxes[4 * i] * width / SIZE, boxes[4 * i + 1] * height / SIZE,
+             boxes[4 * i + 2] * width / SIZE, boxes[4 * i + 3] * height / SIZE);
+  return MXPredFree(net);
+}

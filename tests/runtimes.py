@@ -1,0 +1,44 @@
+"""Which formats can be written here, and a detector to write."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress import models
+from gluon_compress.edge import FORMATS
+
+CLASSES = ("blue", "green", "red")
+NEEDS = {
+    "onnx": ("onnx", "onnxruntime"),
+    "onnx-dynamic": ("onnx", "onnxruntime"),
+    "onnx-int8": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino"),
+    "ncnn": ("onnx", "ncnn", "pnnx"),
+}
+
+
+def missing(name: str) -> list[str]:
+    return [m for m in NEEDS.get(name, ()) if importlib.util.find_spec(m) is None]
+
+
+EVERY = [name for name in FORMATS if not missing(name)]
+
+
+def detector():
+    """Return a small detector whose BatchNorm does something; its scores are apart."""
+    made = models.build("ssd_300_mobilenet0.25_lite", CLASSES, width=0.5)
+    random = np.random.RandomState(0)
+    for name, parameter in made.collect_params().items():
+        if name.endswith(("gamma", "var")):
+            value = random.uniform(0.5, 1.5, parameter.shape)
+        elif name.endswith(("beta", "mean")):
+            value = random.normal(0, 0.3, parameter.shape)
+        elif "predictor" in name and name.endswith("weight"):
+            value = random.normal(0, 0.2, parameter.shape)
+        else:
+            continue
+        parameter.set_data(mx.nd.array(value))
+    return made
