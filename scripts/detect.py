@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Draw what a model folder finds on images, and list it in detections.json.
+"""Draw what a detector finds on images, and list it in detections.json.
 
   scripts/detect.py runs/demo/compact/model photo.jpg folder/ --out found
+  scripts/detect.py deploy/edge --runtime onnxruntime folder/ --out found
 
 Pictures keep their names. Boxes are corner boxes (xmin, ymin, xmax, ymax) in pixels of
 the image. Images that cannot be read are named and skipped.
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import contexts, main, parser, pictures, share
+from common import main, parser, pictures, share
+from loaded import add_runtime, load_detector
 
 SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room
 
@@ -19,7 +21,8 @@ SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have roo
 def arguments():
     """Return the parser of this script."""
     made = parser(__doc__)
-    made.add_argument("model", metavar="MODEL_FOLDER")
+    made.add_argument("model", metavar="FOLDER")
+    add_runtime(made)
     made.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     made.add_argument("--out", required=True, metavar="DIR")
     made.add_argument(
@@ -30,15 +33,12 @@ def arguments():
 
 def run(args) -> None:
     """Detect on every image, draw, and write the list."""
-    context = contexts(args.ctx)[0]
-    from gluon_compress import files, models, report, summary
+    from gluon_compress import files, report
     from gluon_compress.data import images
 
     out, found, skipped = Path(args.out), [], []
     targets = pictures(args.images, out, images.EXTENSIONS)
-    net = models.load(args.model)
-    net.collect_params().reset_ctx(context)
-    net.hybridize(static_alloc=True, static_shape=True)
+    net = load_detector(args)
     for path, target in targets.items():
         try:
             image = images.read_image(path)
@@ -46,7 +46,7 @@ def run(args) -> None:
             skipped.append({"file": str(path), "reason": str(error)})
             print(f"skipped {error}")
             continue
-        boxes = summary.detect(net, image, args.threshold)
+        boxes = net.find(image, args.threshold)
         width = max(SMALLEST, image.shape[1])
         report.save_image(report.draw(image, boxes, net.classes, width=width), target)
         found.append({"file": str(path), "detections": boxes.records(net.classes)})

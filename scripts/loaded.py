@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, Sequence
 
 from inputs import above_0, contexts
@@ -13,10 +14,12 @@ class Detector:
     """What the scripts need to know of any detector.
 
     ``detect`` takes prepared images ``(B, 3, size, size)``, at most ``batch`` of them,
-    and returns ids, scores and corner boxes.
+    and returns ids, scores and corner boxes. ``find`` takes pixels of any size and the
+    least score, and returns boxes in these pixels.
     """
 
     detect: Callable
+    find: Callable
     classes: Sequence[str]
     size: int
     batch: int = 8
@@ -35,12 +38,18 @@ def load_detector(args) -> Detector:
     """Return the detector of ``args.model``."""
     if args.runtime is None:
         return _gluon(args)
+    from gluon_compress import report
     from gluon_compress.edge import Predictor
 
     how = {"precision": args.precision, "threads": args.threads}
     predictor = Predictor(args.model, args.runtime, **how)
+
+    def find(image, threshold: float):
+        return report.Boxes.of_output(*predictor([image])[0], threshold=threshold)
+
     return Detector(
         lambda batch: predictor.detect(batch.asnumpy()),
+        find,
         predictor.classes,
         predictor.size,
         1 if predictor.one_by_one else 8,
@@ -49,13 +58,14 @@ def load_detector(args) -> Detector:
 
 def _gluon(args) -> Detector:
     context = contexts(args.ctx)[0]
-    from gluon_compress import models
+    from gluon_compress import models, summary
 
     net = models.load(args.model)
     net.collect_params().reset_ctx(context)
     net.hybridize(static_alloc=True, static_shape=True)
     return Detector(
         lambda batch: net(batch.as_in_context(context)),
+        partial(summary.detect, net),
         net.classes,
         models.image_size(net),
     )

@@ -336,6 +336,99 @@ def test_export_writes_the_same_net_again(call, model, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
 
 
+@pytest.fixture(scope="module")
+def deployed(model, tmp_path_factory) -> Path:
+    """Return a folder for edge runtimes of the same detector, for MXNet alone."""
+    from gluon_compress.edge import deploy
+
+    folder = tmp_path_factory.mktemp("edge") / "thin"
+    deploy(models.load(model), folder)
+    return folder
+
+
+def test_export_writes_formats_and_skips_what_is_no_image(
+    call, model, images, tmp_path
+):
+    options = ("--formats", "mxnet", "int8", "--calibration", "naive")
+    folder = ("--images", images / "JPEGImages", "--calibration-images", "3")
+    status, out, error = call(
+        "export", model, "--out", tmp_path / "e", *options, *folder
+    )
+    assert (status, error) == (0, "")
+    assert "mxnet: differs by" in out
+    assert sum("skipped" in line and "b.jpg" in line for line in out.splitlines()) == 1
+    manifest = json.loads((tmp_path / "e" / "manifest.json").read_text())
+    assert set(manifest["formats"]) == {"mxnet", "int8"}
+    assert manifest["formats"]["int8"]["images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--formats", "tflite"], ["format 'tflite'; allowed: mxnet, onnx"]),
+        (["--formats", "int8"], ["int8 needs images to calibrate on"]),
+        (["--formats", "mxnet", "--images", "nowhere"], ["nowhere: no folder with"]),
+    ],
+    ids=["format", "int8", "images"],
+)
+def test_export_of_formats_names_what_is_wrong(call, model, tmp_path, options, words):
+    assert_refused(call("export", model, "--out", tmp_path / "e", *options), *words)
+    assert not (tmp_path / "e").exists()
+
+
+def test_evaluate_in_a_runtime_gives_what_gluon_gives(
+    call, model, deployed, images, tmp_path
+):
+    found = {}
+    for folder, options in ((model, []), (deployed, ["--runtime", "mxnet"])):
+        out = tmp_path / folder.parent.name
+        status, _, error = call(
+            "evaluate", folder, "--data", images, "--out", out, *options
+        )
+        assert (status, error) == (0, "")
+        found[folder] = json.loads((out / "result.json").read_text())
+    first, second = found.values()
+    assert first["mAP"] == pytest.approx(second["mAP"], abs=1e-3)
+    assert first["model"]["runtime"] == "gluon"
+    assert second["model"]["runtime"] == "mxnet"
+
+
+@pytest.mark.parametrize("name", ["evaluate", "detect"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--runtime", "tvm"], ["runtime 'tvm'; allowed: mxnet"]),
+        (["--runtime", "opencv"], ["opencv reads the format onnx"]),
+        (["--runtime", "mxnet", "--precision", "int8"], ["reads the format int8"]),
+        (["--runtime", "mxnet", "--threads", "2"], ["OMP_NUM_THREADS"]),
+        ([], ["kind is 'ssd-deployed'"]),
+    ],
+    ids=["runtime", "format", "precision", "threads", "gluon"],
+)
+def test_runtime_that_cannot_be_is_refused(
+    call, deployed, images, tmp_path, name, options, words
+):
+    given = {
+        "evaluate": ["--data", images],
+        "detect": [images / "JPEGImages" / "a.jpg", "--out", tmp_path / "out"],
+    }
+    assert_refused(call(name, deployed, *given[name], *options), *words)
+
+
+def test_detect_in_a_runtime_finds_what_gluon_finds(
+    call, model, deployed, images, tmp_path
+):
+    found = []
+    for folder, options in ((model, []), (deployed, ["--runtime", "mxnet"])):
+        out = tmp_path / folder.parent.name
+        places = (images / "JPEGImages", "--out", out, "--threshold", "0.3")
+        assert call("detect", folder, *places, *options)[0] == 0
+        content = json.loads((out / "detections.json").read_text())
+        assert len(content["skipped"]) == 1
+        found.append(content["images"][0]["detections"])
+    assert len(found[0]) == len(found[1])
+
+
 def test_export_refuses_a_checkpoint_that_does_not_fit(call, model, tmp_path):
     (tmp_path / "cut.ckpt").write_bytes(b"PK")
     options = ("--out", tmp_path / "m", "--checkpoint", tmp_path / "cut.ckpt")
