@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning_rows import HEAD, ORIGIN, row, seeds
+
 from tables import aims_table, by_net, mean_of, results_of, table
 
 PARTS = {

@@ -96,6 +96,7 @@ WITHIN = {
         "fold",
         "head",
         "quantize",
+        "widen",
         "runtimes",
         "formats",
         "deploy",

@@ -14,21 +14,13 @@ import numpy as np
 import pytest
 
 from gluon_compress import models
+from refusals import assert_refused
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 SHARED = {"common", "facts", "inputs", "loaded", "places", "runs", "subjects"}
 SHARED |= {"detectors", "experiments", "imagenette", "pruning_rows", "tables"}
 NAMES = sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem not in SHARED)
 CLASSES = ("cat", "dog")
-
-
-def assert_refused(ended: tuple[int, str, str], *words: str) -> None:
-    status, _, error = ended
-    assert status == 2
-    assert error.count("\n") == 1
-    assert error.split(" ")[1] == "error:"
-    for word in words:
-        assert word in error
 
 
 # ---------------------------------------------------------------- how scripts end

@@ -216,6 +216,7 @@ def _manifest(net: SSD, graph: Graph, shape: Sequence[int], made: dict) -> dict:
         "kind": KIND,
         "outputs": outputs,
         "nms": {**info["nms"], "least_score": LEAST_SCORE},
+        "cost": models.size_of(net),
         "formats": made,
         "versions": versions(),
     }

@@ -11,6 +11,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.edge import quantize
+from gluon_compress.edge.widen import widen
 from gluon_compress.graph import block_of
 
 FUSED = "MKLDNN"  # MXNet's back end that joins convolutions with what follows them
@@ -34,7 +35,7 @@ def needed(module: str, extra: str) -> ModuleType:
 
 
 class MXNet:
-    """MXNet with its fused back end; threads are those of ``OMP_NUM_THREADS``."""
+    """MXNet, fused and with wide predictors, on ``OMP_NUM_THREADS`` threads."""
 
     def __init__(self, files: Sequence[Path], threads: int | None = None) -> None:
         if threads is not None:
@@ -46,9 +47,10 @@ class MXNet:
         if place.name.endswith("-int8"):
             symbol, params = quantize.load(place)
         else:
-            symbol = mx.sym.load(str(files[0])).get_backend_symbol(FUSED)
             stored = mx.nd.load(str(files[1]))
             params = {key.split(":", 1)[1]: value for key, value in stored.items()}
+            symbol, params = widen(mx.sym.load(str(files[0])), params)
+            symbol = symbol.get_backend_symbol(FUSED)
         self._net = block_of(symbol, params)
         self._net.hybridize(static_alloc=True, static_shape=True)
 

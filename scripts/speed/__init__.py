@@ -1,0 +1,1 @@
+"""Nets, workers and pages of scripts/benchmark.py."""

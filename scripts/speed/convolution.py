@@ -1,0 +1,43 @@
+"""A plain convolution, which says what a machine reaches at best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+CONV = "3x3 convolution"
+CHANNELS, CELLS = 256, 38
+
+
+def deploy_conv(folder: Path, formats: Sequence[str]) -> Path:
+    """Write a graph of one convolution in each format, as ``deploy`` writes a head."""
+    import mxnet as mx
+
+    from gluon_compress.edge.formats import FORMATS, Graph
+    from gluon_compress.export import drafted, sums_of
+    from gluon_compress.files import write_json
+
+    shape = (1, CHANNELS, CELLS, CELLS)
+    layer = {"num_filter": CHANNELS, "kernel": (3, 3), "pad": (1, 1), "name": "conv"}
+    symbol = mx.sym.Convolution(mx.sym.var("data"), **layer)
+    sizes = {"conv_weight": (CHANNELS, CHANNELS, 3, 3), "conv_bias": (CHANNELS,)}
+    params = {n: mx.nd.array(noise(s)) / 50 for n, s in sizes.items()}
+    graph = Graph("net", symbol, params, shape, noise((2, *shape[1:])), "naive")
+    macs = CHANNELS**2 * 9 * CELLS**2
+    with drafted(folder) as draft:
+        made = {}
+        for name in formats:
+            files = [f"net{ending}" for ending in FORMATS[name].files]
+            made[name] = {"files": files, **FORMATS[name].write(graph, draft)}
+        manifest = {"format": 1, "name": "net", "outputs": [], "formats": made}
+        manifest["input"] = {"name": "data", "shape": shape}
+        manifest.update(cost={"macs": macs}, files=sums_of(draft))
+        write_json(draft / "manifest.json", manifest)
+    return folder
+
+
+def noise(shape: Sequence[int]):
+    """Return normal random numbers, the same each time."""
+    import numpy as np
+
+    return np.random.RandomState(0).standard_normal(shape).astype(np.float32)
