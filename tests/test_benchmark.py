@@ -55,7 +55,7 @@ def test_benchmark_times_folders_and_a_plain_convolution(call, deployed, tmp_pat
         work = 2 * found["macs"] * found["batch"] / found["ms"] / 1e6
         assert found["gflops"] == pytest.approx(work)
     assert [r["share_of_conv"] for r in result["rows"]][1::2] == [1, 1]
-    assert result["rows"][1]["macs"] == 256 * 256 * 9 * 38 * 38
+    assert result["rows"][1]["macs"] == 4 * 256 * 256 * 9 * 38 * 38
     assert "# Benchmark" in (tmp_path / "b" / "benchmark.md").read_text()
     assert cv2.imread(str(tmp_path / "b" / "benchmark.png")) is not None
 

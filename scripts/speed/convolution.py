@@ -7,10 +7,11 @@ from typing import Sequence
 
 CONV = "3x3 convolution"
 CHANNELS, CELLS = 256, 38
+LAYERS = 4  # so that the way in and out, and int8's roundings there, count for little
 
 
 def deploy_conv(folder: Path, formats: Sequence[str]) -> Path:
-    """Write a graph of one convolution in each format, as ``deploy`` writes a head."""
+    """Write a few convolutions in each format, as ``deploy`` writes a head."""
     import mxnet as mx
 
     from gluon_compress.edge.formats import FORMATS, Graph
@@ -18,12 +19,15 @@ def deploy_conv(folder: Path, formats: Sequence[str]) -> Path:
     from gluon_compress.files import write_json
 
     shape = (1, CHANNELS, CELLS, CELLS)
-    layer = {"num_filter": CHANNELS, "kernel": (3, 3), "pad": (1, 1), "name": "conv"}
-    symbol = mx.sym.Convolution(mx.sym.var("data"), **layer)
-    sizes = {"conv_weight": (CHANNELS, CHANNELS, 3, 3), "conv_bias": (CHANNELS,)}
+    symbol, sizes = mx.sym.var("data"), {}
+    for i in range(LAYERS):
+        layer = {"num_filter": CHANNELS, "kernel": (3, 3), "pad": (1, 1)}
+        symbol = mx.sym.Convolution(symbol, **layer, name=f"conv{i}")
+        sizes[f"conv{i}_weight"] = (CHANNELS, CHANNELS, 3, 3)
+        sizes[f"conv{i}_bias"] = (CHANNELS,)
     params = {n: mx.nd.array(noise(s)) / 50 for n, s in sizes.items()}
     graph = Graph("net", symbol, params, shape, noise((2, *shape[1:])), "naive")
-    macs = CHANNELS**2 * 9 * CELLS**2
+    macs = LAYERS * CHANNELS**2 * 9 * CELLS**2
     with drafted(folder) as draft:
         made = {}
         for name in formats:

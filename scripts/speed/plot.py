@@ -31,7 +31,7 @@ def draw(rows: Sequence[Mapping], path: Path) -> None:
             names = [row["net"] for row in chosen]
             axes.barh(names, middle, color=KEPT, xerr=spread, ecolor="#555555")
             axes.invert_yaxis()
-            axes.set_title(setting, fontsize=10)
+            axes.set_title(setting, fontsize=9)
             axes.set_xlabel("ms")
             axes.grid(False, axis="y")
         save_figure(figure, path)
