@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import models
+from gluon_compress.data.images import read_image
 from gluon_compress.edge import (
     FORMATS,
     Predictor,
@@ -345,3 +346,38 @@ def test_images_that_cannot_be_read_are_skipped_and_named(photos, tmp_path):
     assert [str(broken) in skipped[0], "none.jpg" in skipped[1]] == [True, True]
     with pytest.raises(ValueError, match="no image can be read"):
         read_inputs([broken], 300)
+
+
+def test_stream_finds_what_calls_find_and_goes_on_after_broken_files(
+    deployed, photos, tmp_path
+):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    predictor = Predictor(deployed)
+    files = [photos[0], broken, photos[1], tmp_path / "none.png", photos[2]]
+    found = list(predictor.stream(files))
+    assert [file for file, _ in found] == files
+    for file, result in found:
+        if file in photos:
+            (expected,) = predictor([read_image(file)])
+            for own, other in zip(result, expected):
+                np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
+        else:
+            assert isinstance(result, ValueError)
+            assert file.name in str(result)
+    assert list(predictor.stream([])) == []
+
+
+def test_stream_reads_one_image_ahead_and_no_more(deployed, photos):
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(photos[len(asked) % 3])
+            yield asked[-1]
+
+    found = Predictor(deployed).stream(endless())
+    for count in (1, 2, 3):
+        next(found)
+        assert len(asked) == count + 1
+    found.close()

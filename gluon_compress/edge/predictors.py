@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Sequence
+from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from gluon_compress.data.images import read_image
 from gluon_compress.edge.boxes import Decoding, detections
 from gluon_compress.edge.deploy import ANCHORS, KIND
 from gluon_compress.edge.formats import BATCH
@@ -100,6 +102,36 @@ class Predictor:
             for i, view in enumerate(views)
         ]
 
+    def stream(self, files: Iterable[str | os.PathLike]) -> Iterator[tuple]:
+        """Detect on image files one by one; the next is read while the net runs.
+
+        Parameters
+        ----------
+        files : iterable of path
+            JPEG or PNG; taken as they are asked for, so that it may be endless.
+
+        Yields
+        ------
+        tuple
+            The file, and what calling the predictor returns for its image. For a file
+            that cannot be read the ValueError that says why, instead.
+        """
+        with ThreadPoolExecutor(1) as reader:
+            coming = None
+            for file in files:
+                last, coming = coming, (file, reader.submit(_read, file, self.size))
+                if last is not None:
+                    yield self._finished(*last)
+            if coming is not None:
+                yield self._finished(*coming)
+
+    def _finished(self, file: str | os.PathLike, reading: Future) -> tuple:
+        shape, batch = reading.result()
+        if batch is None:
+            return file, shape
+        found = (part[0] for part in self.detect(batch))
+        return file, _to_pixels(*found, shape, self.size)
+
     def detect(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return ids ``(B, N, 1)``, scores and corner boxes for prepared images.
 
@@ -145,6 +177,15 @@ def _format(folder: Path, manifest: dict, runtime: str, precision: str) -> str:
         f"{folder}: {runtime} reads the format {' or '.join(wanted)}; the folder has "
         f"{', '.join(manifest['formats'])}"
     )
+
+
+def _read(file: str | os.PathLike, size: int) -> tuple:
+    """Return an image's shape and its input, or why there is none, and None."""
+    try:
+        image = read_image(file)
+    except ValueError as error:
+        return error, None
+    return image.shape, prepared(image, size)
 
 
 def _to_pixels(ids, scores, boxes, shape: Sequence[int], size: int) -> tuple:
