@@ -69,6 +69,4 @@ def facts_of(folder: Path, name: str) -> dict:
         "shape": manifest["input"]["shape"],
         "files": [str(folder / file) for file in files],
         "bytes": sum(manifest["files"][file]["bytes"] for file in files),
-        "batch": manifest["formats"][name].get("batch", "batch"),
-        "detector": bool(manifest["outputs"]),
     }
