@@ -103,10 +103,8 @@ def export(
     check_name(name)
     with drafted(folder) as draft:
         symbol, params = pair_of(net)
-        stored, input_name = _prefixed(symbol, params)
+        stored, input_name = save_pair(symbol, params, draft, name)
         reference = reference or _own_reference(symbol, stored, shape)
-        symbol.save(str(draft / f"{name}-symbol.json"))
-        mx.nd.save(str(draft / f"{name}-0000.params"), stored)
         _save_reference(draft / f"{name}-check.npz", reference)
         manifest = _manifest(symbol, name, input_name, shape, info or {})
         manifest["files"] = sums_of(draft)
@@ -146,6 +144,18 @@ def check_name(name: str) -> None:
     """Raise ValueError for a name that files cannot have everywhere."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"export name {name!r}; allowed: letters, digits, '_.-'")
+
+
+def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, str]:
+    """Write ``NAME-symbol.json`` and ``NAME-0000.params`` for ``load_checkpoint``.
+
+    Returns what was stored, by its prefixed name, and the name of the input; raises
+    ValueError if the symbol needs more than that beside its parameters.
+    """
+    stored, input_name = _prefixed(symbol, params)
+    symbol.save(str(folder / f"{name}-symbol.json"))
+    mx.nd.save(str(folder / f"{name}-0000.params"), stored)
+    return stored, input_name
 
 
 def sums_of(folder: Path) -> dict[str, dict]:

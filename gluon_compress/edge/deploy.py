@@ -13,10 +13,17 @@ import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import models
-from gluon_compress.edge.formats import FORMATS, Format, Graph, save_pair
+from gluon_compress.edge.formats import FORMATS, Format, Graph
 from gluon_compress.edge.head import OUTPUT, head_graph, whole_graph
 from gluon_compress.edge.runtimes import RUNTIMES
-from gluon_compress.export import MANIFEST, check_name, drafted, sums_of, versions
+from gluon_compress.export import (
+    MANIFEST,
+    check_name,
+    drafted,
+    save_pair,
+    sums_of,
+    versions,
+)
 from gluon_compress.files import write_json
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.graph.nodes import take_apart

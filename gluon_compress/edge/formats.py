@@ -23,6 +23,7 @@ import numpy as np
 
 from gluon_compress.edge import quantize
 from gluon_compress.edge.runtimes import needed
+from gluon_compress.export import save_pair
 
 OPSET = 13  # that of the operators which mx.onnx writes
 BATCH = "batch"  # the name of an axis of any length
@@ -80,18 +81,9 @@ class Format:
     precision: str = "float32"
 
 
-def save_pair(symbol: mx.sym.Symbol, params: Mapping, folder: Path, name: str) -> dict:
-    """Write ``NAME-symbol.json`` and ``NAME-0000.params``, as MXNet has them."""
-    states = set(symbol.list_auxiliary_states())
-    kinds = {n: "aux" if n in states else "arg" for n in params}
-    symbol.save(str(folder / f"{name}-symbol.json"))
-    stored = {f"{kinds[n]}:{n}": value for n, value in params.items()}
-    mx.nd.save(str(folder / f"{name}-0000.params"), stored)
-    return {}
-
-
 def _mxnet(graph: Graph, folder: Path) -> dict:
-    return save_pair(graph.symbol, graph.params, folder, graph.name)
+    save_pair(graph.symbol, graph.params, folder, graph.name)
+    return {}
 
 
 def _onnx(graph: Graph, folder: Path) -> dict:
