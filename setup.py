@@ -23,6 +23,7 @@ setup(
         "gluoncv==0.10.5.post0",
         "numpy==1.23.5",  # MXNet 1.9.1 uses names that 1.24 dropped
         "opencv-python==4.11.0.86",
+        "requests>=2.28,<3",
         "matplotlib>=3.7,<3.11",  # 3.7 is the last for Python 3.8
         "tqdm>=4.64,<5",
         # GluonCV asks for any; newer ones want a newer numpy, which pip finds out

@@ -19,6 +19,7 @@ ARROWS = {
     # files and values
     "files": set(),
     "checks": set(),
+    "fetch": set(),
     # from a net to a smaller one
     "graph": BOTTOM,
     "cost": {"graph"},

@@ -1,0 +1,284 @@
+"""Files from elsewhere: resumed where they broke off, checked, and only then in place.
+
+What has come so far lies in ``NAME.SUM.part`` beside the file. It is also the lock:
+who fetches holds it, others wait for it and then find the file. The system lets go of
+it when a process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Iterator
+from urllib.parse import unquote, urlsplit
+
+import requests
+from tqdm import tqdm
+
+LOG = logging.getLogger(__name__)
+BLOCK = 1 << 16
+ENOUGH = 1 << 20  # bytes: a try that brought so many does not count as failed
+LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
+ALGORITHMS = {"sha256": 64, "sha1": 40, "md5": 32}  # and their hexadecimal digits
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on with a server that fails.
+
+    Parameters
+    ----------
+    retries : int
+        Tries after the first one. A try that brings a mebibyte is not counted.
+    wait : float
+        Seconds before the second try; twice as long before each further one.
+    timeout : float
+        Seconds without a byte after which a connection counts as lost.
+    """
+
+    retries: int = 5
+    wait: float = 1.0
+    timeout: float = 30.0
+
+
+class _Refused(ValueError):
+    """No further try would help."""
+
+
+class _Broken(Exception):
+    """Another try may help; ``after`` is what the server asks to wait, in seconds."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+def fetch(
+    url: str,
+    path: str | os.PathLike,
+    checksum: str,
+    *,
+    size: int | None = None,
+    patience: Patience = Patience(),
+) -> Path:
+    """Return a file that is what its checksum says, from elsewhere if need be.
+
+    Parameters
+    ----------
+    url : str
+        Of kind http, https or file.
+    path : path
+        Where the file is to be; its folder is made.
+    checksum : str
+        ``"sha256:DIGITS"``, ``"sha1:DIGITS"`` or ``"md5:DIGITS"``.
+    size : int, optional
+        Bytes; a server that offers another length is refused before it is read.
+    patience : Patience
+
+    Returns
+    -------
+    Path
+        A file that was there already and is intact is returned as it is, which needs
+        neither a connection nor a folder that can be written. An altered one is
+        removed and fetched again, and the log says so.
+
+    Raises
+    ------
+    ValueError
+        If the server cannot be reached, has no such file, or serves something else;
+        nothing is in place then, and what can be resumed is kept.
+    OSError
+        If the folder cannot be written.
+    """
+    path = Path(path).expanduser()
+    _algorithm(checksum)
+    if path.is_file() and intact(path, checksum):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _part(path, checksum) as part:
+        if path.exists():
+            if intact(path, checksum):  # another process has just put it there
+                return path
+            LOG.warning("%s: altered or cut short; it is fetched again", path)
+            path.unlink()
+        if not _is(part, checksum):
+            _fill(part, url, checksum, size, patience)
+        os.fsync(part.fileno())
+        os.replace(part.name, path)
+    return path
+
+
+def intact(path: str | os.PathLike, checksum: str) -> bool:
+    """Return whether a file has this checksum."""
+    with open(path, "rb") as file:
+        return _is(file, checksum)
+
+
+def _algorithm(checksum: str) -> str:
+    name, _, digits = checksum.partition(":")
+    if ALGORITHMS.get(name) != len(digits):
+        allowed = ", ".join(f"{n}: before {d} digits" for n, d in ALGORITHMS.items())
+        raise ValueError(f"checksum {checksum!r}; allowed: {allowed}")
+    return name
+
+
+def _is(file: IO[bytes], checksum: str) -> bool:
+    total = hashlib.new(_algorithm(checksum))
+    file.seek(0)
+    for block in iter(lambda: file.read(1 << 20), b""):
+        total.update(block)
+    return total.hexdigest() == checksum.split(":")[1].lower()
+
+
+@contextmanager
+def _part(path: Path, checksum: str) -> Iterator[IO[bytes]]:
+    """Open what has come so far, alone; it is kept if another process can go on."""
+    name = path.with_name(f"{path.name}.{checksum.split(':')[1][:8]}.part")
+    while True:
+        with open(name, "ab+") as part:
+            _hold(part, path)
+            if not _same(part, name):
+                continue  # whoever held it put it in place, or threw it away
+            try:
+                yield part
+            except (_Refused, OSError):
+                name.unlink()
+                raise
+            finally:
+                if _same(part, name) and not name.stat().st_size:
+                    name.unlink()
+            return
+
+
+def _same(file: IO[bytes], name: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), name.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _hold(part: IO[bytes], path: Path) -> None:
+    try:
+        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        LOG.warning("%s: another process fetches it, waiting", path)
+        fcntl.flock(part, fcntl.LOCK_EX)
+
+
+def _fill(part, url: str, checksum: str, size: int | None, patience: Patience) -> None:
+    """Read until the sum is right; go on where a try broke off."""
+    failed, afresh = 0, True
+    while True:
+        before = part.seek(0, os.SEEK_END)
+        try:
+            _read(part, url, size, patience.timeout)
+            if _is(part, checksum):
+                return
+            part.truncate(0)
+            # What was kept of an earlier try may be to blame, once.
+            if not (before and afresh):
+                raise _Refused(f"{url}: what came has another {_algorithm(checksum)}")
+            afresh = False
+        except _Broken as error:
+            gained = part.seek(0, os.SEEK_END) - before
+            failed = 0 if gained >= ENOUGH else failed + 1
+            if failed > patience.retries:
+                raise ValueError(f"{url}: {error}; tried {failed} times") from error
+            wait = max(patience.wait * 2 ** max(failed - 1, 0), error.after)
+            time.sleep(min(wait, LONGEST_WAIT))
+
+
+def _read(part: IO[bytes], url: str, size: int | None, timeout: float) -> None:
+    """Append what is missing of a file."""
+    kind = urlsplit(url).scheme
+    if kind == "file":
+        part.truncate(0)
+        with open(unquote(urlsplit(url).path), "rb") as source:
+            _check_size(os.fstat(source.fileno()).st_size, size, url)
+            _copy(iter(lambda: source.read(BLOCK), b""), part, size, url)
+    elif kind in ("http", "https"):
+        _read_http(part, url, size, timeout)
+    else:
+        raise _Refused(f"{url}: kind {kind!r}; allowed: 'http', 'https', 'file'")
+
+
+def _read_http(part: IO[bytes], url: str, size: int | None, timeout: float) -> None:
+    have = part.seek(0, os.SEEK_END)
+    # Packed on the way, lengths and ranges would be those of something else.
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+            if answer.status_code == 416:  # we have as much as there is, or more
+                part.truncate(0)
+                raise _Broken("what was kept does not fit")
+            _check_status(answer, url)
+            if have and not _goes_on(answer, have):
+                part.truncate(0)
+                have = 0
+            length = answer.headers.get("Content-Length", "")
+            total = have + int(length) if length.isdigit() else size
+            _check_size(total, size, url)
+            # urllib3 would throw away the last block of a file that breaks off; whether
+            # all has come, we see ourselves.
+            answer.raw.enforce_content_length = False
+            _copy(answer.iter_content(BLOCK), part, total, url)
+    except requests.exceptions.RequestException as error:
+        raise _reason(error) from error
+
+
+def _check_size(offered: int | None, size: int | None, url: str) -> None:
+    if size is not None and offered != size:
+        raise _Refused(f"{url}: {offered} bytes are offered, {size} are expected")
+
+
+def _check_status(answer: requests.Response, url: str) -> None:
+    status = answer.status_code
+    if status in (408, 425, 429) or status >= 500:
+        after = answer.headers.get("Retry-After", "")
+        seconds = float(after) if after.isdigit() else 0.0
+        raise _Broken(f"status {status} {answer.reason}", seconds)
+    if status not in (200, 206):
+        raise _Refused(f"{url}: status {status} {answer.reason}")
+
+
+def _goes_on(answer: requests.Response, have: int) -> bool:
+    stated = answer.headers.get("Content-Range", "")
+    return answer.status_code == 206 and stated.startswith(f"bytes {have}-")
+
+
+def _copy(blocks: Iterator[bytes], part: IO[bytes], total: int | None, url: str):
+    have = part.seek(0, os.SEEK_END)
+    name = urlsplit(url).path.rsplit("/", 1)[-1]
+    options = {"unit": "B", "unit_scale": True, "desc": name, "leave": False}
+    with tqdm(total=total, initial=have, disable=None, **options) as bar:
+        for block in blocks:
+            have += len(block)
+            if total is not None and have > total:
+                raise _Refused(f"{url}: more than the {total} bytes that are expected")
+            part.write(block)
+            bar.update(len(block))
+    part.flush()
+    if total is not None and have < total:
+        raise _Broken(f"{have} of {total} bytes came")
+
+
+def _reason(error: requests.exceptions.RequestException) -> Exception:
+    """Return what broke, in a few words."""
+    broken = requests.exceptions
+    if isinstance(error, (broken.InvalidURL, broken.TooManyRedirects)):
+        return _Refused(" ".join(str(error).split()))
+    if isinstance(error, broken.SSLError):
+        return _Refused(f"{error.request.url}: its certificate is not trusted")
+    if isinstance(error, broken.Timeout):
+        return _Broken("no answer in time")
+    if isinstance(error, broken.ConnectionError):
+        return _Broken("the server cannot be reached, or closed the connection")
+    return _Broken("the connection was lost")  # in the middle of a file

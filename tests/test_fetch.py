@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import servers
+
+from gluon_compress.fetch import Patience, fetch, intact
+
+CONTENT = np.random.RandomState(0).bytes(200_000)
+SUM = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+QUICK = Patience(retries=3, wait=0.01, timeout=2)
+
+
+@pytest.fixture
+def server():
+    with servers.serving() as made:
+        made.files["/a.bin"] = CONTENT
+        yield made
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "cache" / "a.bin"
+
+
+def get(server, path, **changes):
+    return fetch(f"{server.url}/a.bin", path, SUM, **{"patience": QUICK, **changes})
+
+
+def alone(path) -> bool:
+    """Return whether nothing is left beside a file."""
+    return [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_file_comes_whole_and_alone(server, path):
+    assert get(server, path) == path
+    assert path.read_bytes() == CONTENT
+    assert alone(path)
+
+
+@pytest.mark.parametrize("kind", ["sha1", "md5"])
+def test_other_sums_are_known(server, path, kind):
+    total = f"{kind}:{hashlib.new(kind, CONTENT).hexdigest().upper()}"
+    fetch(f"{server.url}/a.bin", path, total)
+    assert intact(path, total)
+    assert not intact(path, total[:-32] + 32 * "0")
+
+
+def test_empty_file_is_a_file(server, path):
+    server.files["/empty"] = b""
+    total = "sha256:" + hashlib.sha256(b"").hexdigest()
+    assert fetch(f"{server.url}/empty", path, total, size=0).read_bytes() == b""
+
+
+def test_file_that_is_there_needs_no_server(server, path):
+    get(server, path)
+    assert fetch("http://nowhere.invalid/a.bin", path, SUM) == path
+    assert len(server.requests) == 1
+
+
+def test_file_that_is_there_needs_no_writing(server, path):
+    get(server, path)
+    path.parent.chmod(0o555)
+    before = path.parent.stat().st_mtime_ns
+    assert get(server, path) == path
+    assert path.parent.stat().st_mtime_ns == before
+    path.parent.chmod(0o755)
+
+
+def test_altered_file_is_fetched_again_and_said_so(server, path, caplog):
+    path.parent.mkdir()
+    path.write_bytes(CONTENT[:-1] + b"x")
+    get(server, path)
+    assert path.read_bytes() == CONTENT
+    assert alone(path)
+    assert str(path) in caplog.text
+    assert "altered" in caplog.text
+
+
+def test_dropped_connections_are_resumed(server, path):
+    server.misbehave["/a.bin"] = [servers.drop(70_000), servers.drop(50_000)]
+    get(server, path)
+    assert path.read_bytes() == CONTENT
+    asked = [rng for _, rng in server.requests]
+    assert asked == ["", "bytes=70000-", "bytes=120000-"]
+
+
+def test_long_file_may_break_off_often(server, path):
+    content = np.random.RandomState(1).bytes(6 << 20)
+    server.files["/long"] = content
+    server.misbehave["/long"] = [servers.drop(1 << 20)] * 5
+    total = "sha256:" + hashlib.sha256(content).hexdigest()
+    patience = Patience(retries=1, wait=0.01, timeout=2)
+    fetch(f"{server.url}/long", path, total, patience=patience)
+    assert path.read_bytes() == content
+
+
+def test_short_file_may_not(server, path):
+    server.misbehave["/a.bin"] = [servers.drop(10)] * 9
+    with pytest.raises(ValueError, match="40 of 200000 bytes came; tried 4 times"):
+        get(server, path)
+    assert not path.exists()
+
+
+def test_later_call_goes_on(server, path):
+    server.misbehave["/a.bin"] = [servers.drop(50_000), *[servers.drop(0)] * 3]
+    with pytest.raises(ValueError, match="50000 of 200000 bytes"):
+        get(server, path)
+    assert get(server, path).read_bytes() == CONTENT
+    assert alone(path)
+    assert server.requests[-1] == ("/a.bin", "bytes=50000-")
+
+
+def test_killed_process_is_resumed(server, path):
+    server.misbehave["/a.bin"] = [servers.slow(0.2)]
+    code = f"from gluon_compress.fetch import fetch; fetch({server.url + '/a.bin'!r}, "
+    code += f"{str(path)!r}, {SUM!r})"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not (path.parent.is_dir() and any(p.stat().st_size for p in parts(path))):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = parts(path)[0].stat().st_size
+    assert 0 < kept < len(CONTENT)
+    assert not path.exists()
+    assert get(server, path).read_bytes() == CONTENT
+    assert server.requests[-1][1] == f"bytes={kept}-"
+
+
+def parts(path) -> list:
+    return list(path.parent.glob("*.part"))
+
+
+def test_server_without_ranges_is_read_from_the_start(server, path):
+    server.misbehave["/a.bin"] = [servers.drop(70_000), servers.whole]
+    assert get(server, path).read_bytes() == CONTENT
+
+
+def test_range_that_was_not_asked_for_is_not_appended(server, path):
+    server.misbehave["/a.bin"] = [servers.drop(70_000), servers.shifted]
+    assert get(server, path).read_bytes() == CONTENT
+
+
+def test_wrong_bytes_are_refused_and_not_kept(server, path):
+    server.misbehave["/a.bin"] = [servers.wrong] * 9
+    with pytest.raises(ValueError, match="another sha256"):
+        get(server, path)
+    assert not list(path.parent.iterdir())
+    assert len(server.requests) == 1
+
+
+def test_kept_bytes_that_were_wrong_are_fetched_again(server, path):
+    server.misbehave["/a.bin"] = [
+        lambda h, content, begin: servers.answer(h, bytes(len(content)), sent=70_000)
+    ]
+    assert get(server, path).read_bytes() == CONTENT
+
+
+def test_part_that_is_whole_needs_no_server(server, path):
+    server.misbehave["/a.bin"] = [servers.drop(70_000), *[servers.drop(0)] * 3]
+    with pytest.raises(ValueError, match="70000 of 200000 bytes"):
+        get(server, path)
+    parts(path)[0].write_bytes(CONTENT)
+    fetch("http://nowhere.invalid/", path, SUM)
+    assert path.read_bytes() == CONTENT
+    assert alone(path)
+
+
+def test_part_that_is_too_long_is_thrown_away(server, path):
+    server.misbehave["/a.bin"] = [servers.drop(70_000), *[servers.drop(0)] * 3]
+    with pytest.raises(ValueError, match="70000 of 200000 bytes"):
+        get(server, path)
+    parts(path)[0].write_bytes(CONTENT + b"more")
+    assert get(server, path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("bad", [servers.longer, servers.endless])
+def test_more_than_expected_is_refused(server, path, bad):
+    server.misbehave["/a.bin"] = [bad] * 9
+    with pytest.raises(ValueError, match="200000"):
+        get(server, path, size=len(CONTENT))
+    assert not list(path.parent.iterdir())
+
+
+def test_server_in_trouble_is_asked_again(server, path):
+    bad = [servers.status(503), servers.status(429, Retry_After="0")]
+    server.misbehave["/a.bin"] = bad
+    assert get(server, path).read_bytes() == CONTENT
+
+
+def test_server_decides_how_long_to_wait(server, path):
+    server.misbehave["/a.bin"] = [servers.status(503, Retry_After="1")]
+    begin = time.monotonic()
+    get(server, path)
+    assert time.monotonic() - begin >= 1
+
+
+def test_missing_file_is_not_asked_for_again(server, path):
+    with pytest.raises(ValueError, match="status 404"):
+        fetch(f"{server.url}/b.bin", path, SUM, patience=QUICK)
+    assert len(server.requests) == 1
+    assert not list(path.parent.iterdir())
+
+
+def test_silent_server_is_given_up(server, path):
+    server.misbehave["/a.bin"] = [servers.silent(3)] * 2
+    patience = Patience(retries=1, wait=0.01, timeout=0.2)
+    with pytest.raises(ValueError, match="no answer in time; tried 2 times"):
+        get(server, path, patience=patience)
+
+
+def test_slow_server_is_waited_for(server, path):
+    server.misbehave["/a.bin"] = [servers.slow(0.03)]
+    patience = Patience(retries=0, timeout=0.2)
+    assert get(server, path, patience=patience).read_bytes() == CONTENT
+
+
+def test_no_server_is_named(path):
+    with socket.socket() as taken:  # a port that nobody listens on
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.bin"
+        with pytest.raises(ValueError, match="cannot be reached.*tried 4 times"):
+            fetch(url, path, SUM, patience=QUICK)
+    assert not list(path.parent.iterdir())
+
+
+def test_file_address_is_copied(tmp_path, path):
+    source = tmp_path / "the source.bin"
+    source.write_bytes(CONTENT)
+    assert fetch(source.as_uri(), path, SUM).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("url", "checksum", "message"),
+    [
+        ("ftp://example.com/a", SUM, "'ftp'; allowed: 'http', 'https', 'file'"),
+        ("a.bin", SUM, "kind ''"),
+        ("http:///a.bin", SUM, "http:///a.bin"),
+        ("http://example.com/a", "sha256:12", "checksum 'sha256:12'; allowed"),
+        ("http://example.com/a", "crc:12", "checksum 'crc:12'; allowed"),
+    ],
+)
+def test_bad_input_is_named(path, url, checksum, message):
+    with pytest.raises(ValueError, match=message):
+        fetch(url, path, checksum, patience=QUICK)
+    assert not path.parent.exists() or not list(path.parent.iterdir())
+
+
+def test_missing_source_is_named(tmp_path, path):
+    with pytest.raises(FileNotFoundError, match="none.bin"):
+        fetch((tmp_path / "none.bin").as_uri(), path, SUM)
+    assert not list(path.parent.iterdir())
+
+
+def test_source_of_another_size_is_refused(tmp_path, path):
+    source = tmp_path / "source.bin"
+    source.write_bytes(CONTENT[:-1])
+    with pytest.raises(ValueError, match="199999 bytes are offered, 200000"):
+        fetch(source.as_uri(), path, SUM, size=len(CONTENT))
+    assert not list(path.parent.iterdir())
+
+
+def test_full_disk_leaves_nothing(server, path, monkeypatch):
+    def full(*ignored):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        get(server, path)
+    assert not list(path.parent.iterdir())
+
+
+def test_cache_that_is_a_file_is_named(server, tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(OSError, match="cache"):
+        get(server, tmp_path / "cache" / "a.bin")
+
+
+def test_two_processes_fetch_once(server, path):
+    server.misbehave["/a.bin"] = [servers.slow(0.05)]
+    context = multiprocessing.get_context("spawn")
+    given = (f"{server.url}/a.bin", str(path), SUM)
+    processes = [context.Process(target=fetch, args=given) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(server.requests) == 1
+    assert path.read_bytes() == CONTENT
+    assert alone(path)
+
+
+def test_who_waits_takes_over_when_the_first_fails(server, path):
+    server.misbehave["/a.bin"] = [servers.wrong]
+    failures = []
+
+    def first():
+        try:
+            get(server, path)
+        except ValueError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=first) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failures) == 1
+    assert path.read_bytes() == CONTENT
+    assert alone(path)
