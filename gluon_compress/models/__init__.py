@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import mxnet as mx
 from gluoncv.model_zoo.ssd import SSD
@@ -105,6 +105,11 @@ def build(
     return net if width == 1 else _narrow(net, width)
 
 
+def trunk_of(name: str) -> str:
+    """Return GluonCV's name of the classifier that one of ``MODELS`` stands on."""
+    return next(n for n in TRUNKS if name in (f"ssd_300_{n}", f"ssd_300_{n}_lite"))
+
+
 def _narrow(net: SSD, width: float) -> SSD:
     plan = delete(trace_head(net), {"*": width}, "random", multiple=1)
     return slim(net, plan)
@@ -173,7 +178,13 @@ def load(folder: str | os.PathLike) -> SSD:
     if manifest.get("kind") != "ssd":
         place = Path(folder) / MANIFEST
         raise ValueError(f"{place}: kind is {manifest.get('kind')!r}; allowed: 'ssd'")
-    symbol, params = load_symbol(folder)
+    return from_manifest(manifest, *load_symbol(folder))
+
+
+def from_manifest(
+    manifest: Mapping, symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray]
+) -> SSD:
+    """Return the detector of a raw head, as ``manifest_info`` described it."""
     constants = {**manifest["anchors"], **manifest["decode"], **manifest["nms"]}
     constants["ratios"] = tuple(map(tuple, constants["ratios"]))
     config = SSDConfig(classes=tuple(manifest["classes"]), extras=(), **constants)

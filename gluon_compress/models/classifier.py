@@ -19,9 +19,10 @@ from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
 from gluon_compress.distill import soft_target_loss
 from gluon_compress.export import MANIFEST, export, load_symbol, read_manifest
-from gluon_compress.graph import block_of, symbol_of
+from gluon_compress.graph import block_of, pair_of, symbol_of
+from gluon_compress.graph.nodes import put_together, take_apart
 from gluon_compress.models.ssd import MEAN, STD
-from gluon_compress.models.start import start_values
+from gluon_compress.models.start import completed, start_values
 
 KIND = "classifier"
 
@@ -148,3 +149,55 @@ def load_classifier(folder: str | os.PathLike) -> tuple[SymbolBlock, dict]:
         found = manifest.get("kind")
         raise ValueError(f"{place}: kind is {found!r}; allowed: {KIND!r}")
     return block_of(*load_symbol(folder)), manifest
+
+
+def with_classes(
+    net: Any, classes: Sequence[str], *, size: int = 224, seed: int = 0
+) -> SymbolBlock:
+    """Return a classifier of other classes on the same features.
+
+    Parameters
+    ----------
+    net : HybridBlock or (symbol, params)
+        Initialised, slim or not; left as it is.
+    classes : sequence of str
+    size : int
+        Height and width of the images, pixels.
+    seed : int
+        Decides the starting values of the last layer, which is new.
+
+    Raises
+    ------
+    ValueError
+        If there is no class, or one twice, or the last layer cannot be found.
+    """
+    if not classes or len(set(classes)) != len(classes):
+        raise ValueError(f"classes must be distinct names, not {list(classes)}")
+    symbol, params = pair_of(net)
+    nodes, heads = take_apart(symbol)
+    last = _last_layer(nodes, heads)
+    width = {"FullyConnected": "num_hidden", "Convolution": "num_filter"}[last["op"]]
+    last["attrs"] = {**last["attrs"], width: str(len(classes))}
+    new = [nodes[entry[0]] for entry in last["inputs"][1:]]
+    for variable in new:  # what is stated there are the shapes of before
+        variable["attrs"] = {}
+    symbol, names = put_together(nodes, heads), {node["name"] for node in new}
+    kept = {name: value for name, value in params.items() if name not in names}
+    return block_of(symbol, completed(symbol, kept, size, seed=seed))
+
+
+def feature_parameters(symbol: mx.sym.Symbol) -> set[str]:
+    """Return the names of all parameters but those of the last layer."""
+    nodes, heads = take_apart(symbol)
+    last = {nodes[e[0]]["name"] for e in _last_layer(nodes, heads)["inputs"]}
+    return {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - last
+
+
+def _last_layer(nodes: list[dict], heads: Sequence) -> dict:
+    """Return the layer whose outputs are the scores."""
+    node = nodes[heads[0][0]]
+    while node["op"] not in ("FullyConnected", "Convolution"):
+        if node["op"] == "null":
+            raise ValueError("the net ends in no dense layer or convolution")
+        node = nodes[node["inputs"][0][0]]
+    return node

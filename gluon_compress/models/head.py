@@ -22,6 +22,7 @@ from gluon_compress.distill import Anchors, adapt
 from gluon_compress.graph import FORMS, Form, pair_of
 from gluon_compress.graph.step import attribute
 from gluon_compress.models.ssd import (
+    BRANCH,
     SSDConfig,
     anchors_of,
     config_of,
@@ -55,6 +56,13 @@ def map_symbols(head: mx.sym.Symbol) -> list[mx.sym.Symbol]:
     nodes, internals = graph["nodes"], head.get_internals()
     convs = _predictors(nodes, graph["heads"][0][0])
     return [internals[_entry_name(nodes, conv["inputs"][0])] for conv in convs]
+
+
+def trunk_parameters(head: mx.sym.Symbol) -> set[str]:
+    """Return the names of all that a raw head has from its classifier."""
+    maps = mx.sym.Group(map_symbols(head))
+    names = {*maps.list_arguments(), *maps.list_auxiliary_states()} - {"data"}
+    return {name for name in names if not name.startswith(BRANCH)}
 
 
 def map_names(net: SSD) -> tuple[str, ...]:

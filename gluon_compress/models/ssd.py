@@ -17,6 +17,7 @@ from gluon_compress.models.lean import LeanSSD
 # Of the images that GluonCV's nets are trained on, for RGB in 0..1.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+BRANCH = "expand_"  # in front of the names of all that an extra stage holds
 VOC_CLASSES = tuple(VOCDetection.CLASSES)
 THIN, WIDE = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
 # The six maps on a MobileNet, whose trunk is too thin for the usual extra stages.
@@ -141,10 +142,10 @@ def _with_extras(taps: Sequence, widths: Sequence[int], lite: bool) -> list:
 
 def _conv_bn_relu(x, width: int, name: str, **conv):
     x = mx.sym.Convolution(
-        x, num_filter=width, no_bias=True, name="expand_" + name.format("conv"), **conv
+        x, num_filter=width, no_bias=True, name=BRANCH + name.format("conv"), **conv
     )
-    x = mx.sym.BatchNorm(x, fix_gamma=False, name="expand_" + name.format("bn"))
-    return mx.sym.Activation(x, act_type="relu", name="expand_" + name.format("relu"))
+    x = mx.sym.BatchNorm(x, fix_gamma=False, name=BRANCH + name.format("bn"))
+    return mx.sym.Activation(x, act_type="relu", name=BRANCH + name.format("relu"))
 
 
 def ssd_around(features: HybridBlock, config: SSDConfig) -> SSD:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import mxnet as mx
 
@@ -44,6 +44,34 @@ def start_values(
         # As a default: what a layer asks for itself comes first.
         start = _initializer(name, known[name])
         parameter.initialize(ctx=ctx or mx.cpu(), default_init=start)
+
+
+def completed(
+    symbol: mx.sym.Symbol,
+    values: Mapping[str, mx.nd.NDArray],
+    size: int,
+    *,
+    seed: int = 0,
+) -> dict[str, mx.nd.NDArray]:
+    """Return values for all that a symbol computes with from ``data``.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    values : mapping
+        Those that there are; the others get their starting values.
+    size : int
+        Height and width of the input, pixels.
+    seed : int
+    """
+    block = mx.gluon.SymbolBlock(symbol, mx.sym.var("data", dtype="float32"))
+    parameters = block.collect_params()
+    for name, value in values.items():
+        parameters[name].shape = value.shape
+        parameters[name].initialize(mx.init.Zero(), ctx=value.ctx)
+        parameters[name].set_data(value)
+    start_values(block, symbol, size, seed=seed)
+    return {name: parameter.data() for name, parameter in parameters.items()}
 
 
 def _initializer(name: str, shape: Sequence[int]) -> mx.init.Initializer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
@@ -27,6 +28,7 @@ from gluon_compress.pipeline.stages import (
     train_full,
 )
 from gluon_compress.plan import Plan
+from gluon_compress.prune import slim
 from gluon_compress.recipe import ClassifierRecipe, Recipe
 from gluon_compress.summary import COMPACT, FULL, write_report
 
@@ -128,6 +130,54 @@ def decide(
     plan, small = rehearse(job, net)
     nets = {FULL: net, COMPACT: small}
     return plan, {n: cost.count(task.trace(job, m)).figures() for n, m in nets.items()}
+
+
+def structure(
+    recipe: Recipe | ClassifierRecipe, classes: Sequence[str], plan: Plan
+) -> tuple[Any, Callable]:
+    """Return a recipe's net as a plan leaves it, untrained, and what saves it.
+
+    Parameters
+    ----------
+    recipe : Recipe or ClassifierRecipe
+    classes : sequence of str
+    plan : Plan
+        For all rows of the recipe's compression together, as ``decide`` returns it.
+
+    Returns
+    -------
+    (HybridBlock, callable)
+        ``save(net, folder, name)`` writes such a net as an export.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or the plan is of another net.
+    """
+    task = TASKS[type(recipe)]
+    named = SimpleNamespace(classes=tuple(classes))  # all that saving asks of images
+    job = Job(task, recipe, Path(), named, None, None, train.Options(progress=False))
+    start, student = task.build(job, classes)
+    graph = task.trace(job, student or start)
+    plan.check(graph)
+    net = slim(student or start, plan, shape=graph.inputs["data"])
+    return net, partial(task.save, job)
+
+
+def judge(
+    recipe: Recipe | ClassifierRecipe, net: Any, options: train.Options | None = None
+) -> dict:
+    """Return how good a net is on the images that a recipe tests with.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be opened.
+    """
+    task = TASKS[type(recipe)]
+    job = open_job(task, recipe, Path(), options or train.Options(), {})
+    place(net, job.options.ctx[:1])
+    return task.accuracy(job, net, job.test)
 
 
 def _check_folder(recipe: Any, out: Path, resume: bool) -> None:
