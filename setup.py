@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 # MXNet 1.9.1 writes ONNX with up to 1.16; ONNX Runtime quantises with ml_dtypes.
 ONNX = ["onnx==1.16.2", "onnxruntime>=1.16,<2", "ml_dtypes<0.6"]
+ZOO = "gluon_compress.model_zoo"
 README = Path(__file__).parent / "README.md"
 
 setup(
@@ -15,8 +16,10 @@ setup(
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["gluon_compress", "gluon_compress.*"]),
-    package_data={"gluon_compress": ["*.json", "**/*.json"]},
+    packages=[*find_packages(include=["gluon_compress", "gluon_compress.*"]), ZOO],
+    # Index, structures, plans and recipes; weights are fetched when they are wanted.
+    package_dir={ZOO: "model_zoo"},
+    package_data={ZOO: ["*.json", "**/*.json"]},
     python_requires=">=3.8,<3.12",
     install_requires=[
         "mxnet==1.9.1",

@@ -28,6 +28,7 @@ from gluon_compress.train import Options, fit
 # 5. The nets and the experiments of this package.
 from gluon_compress.models import build
 from gluon_compress.recipe import ClassifierRecipe, Recipe, Schedule
+from gluon_compress.zoo import get_model, list_models
 
 # 6. Detectors in edge runtimes.
 from gluon_compress.edge import Predictor, deploy
@@ -54,7 +55,9 @@ __all__ = [
     "explain",
     "export",
     "fit",
+    "get_model",
     "latency",
+    "list_models",
     "mask",
     "measure_units",
     "predict_latency",

@@ -37,7 +37,7 @@ ARROWS = {
     # what holds it together
     "models": {"graph", "cost", "plan", "prune", "distill", "export"},
     "edge": {"graph", "export", "models", "data", "files"},
-    "zoo": {"models", "plan", "prune", "files"},
+    "zoo": {"graph", "export", "models", "files", "checks", "fetch"},
     "report": {"graph", "plan", "cost", "files"},
     "summary": ANYTHING,
     "pipeline": ANYTHING,
@@ -92,6 +92,7 @@ WITHIN = {
         "resnet",
         "classifier",
     ],
+    "zoo": ["index", "weights", "get", "release"],
     "edge": [
         "boxes",
         "fold",

@@ -1,0 +1,179 @@
+"""``get_model``: a model by name, as GluonCV gives its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Mapping, Sequence
+
+import mxnet as mx
+from gluoncv.model_zoo import get_model as gluoncv_model
+from gluoncv.model_zoo import get_model_list
+from mxnet.gluon import HybridBlock
+
+from gluon_compress import models
+from gluon_compress.export import export, read_manifest
+from gluon_compress.graph import block_of
+from gluon_compress.models import head
+from gluon_compress.models.classifier import feature_parameters, with_classes
+from gluon_compress.models.start import completed
+from gluon_compress.zoo import weights
+from gluon_compress.zoo.index import Entry, folder, read, unknown
+
+
+def get_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    root: str | os.PathLike | None = None,
+    ctx: Any = None,
+    classes: Sequence[str] | None = None,
+    pretrained_base: bool = False,
+    **others: Any,
+) -> HybridBlock:
+    """Return a model by name, with its weights if asked for.
+
+    Parameters
+    ----------
+    name : str
+        One of ``list_models``, a detector that ``build`` knows, or any of GluonCV's.
+    pretrained : bool
+        With weights: from this package's ``model_zoo``, the cache, or the address in
+        ``GLUON_COMPRESS_REPO``. They are checked before use.
+    root : path, optional
+        The cache. Default: ``models`` in ``~/.mxnet``, or in ``MXNET_HOME``.
+    ctx : Context or list of Context, optional
+        Default: the CPU.
+    classes : sequence of str, optional
+        Other classes than the model's own. With weights, trunk, branches and box
+        predictors keep theirs; what tells the classes apart starts anew.
+    pretrained_base : bool
+        Weights for the trunk alone, where ``pretrained`` is not asked for: the
+        model's own, or for a full detector GluonCV's from ImageNet.
+    **others
+        For GluonCV's own models as GluonCV takes them, for ``build`` likewise.
+
+    Returns
+    -------
+    HybridBlock
+        A detector is a ``gluoncv.model_zoo.ssd.SSD``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name (the nearest are named), a model without weights (what
+        makes them is named), or weights that cannot be had.
+    """
+    known = read()
+    if name not in known:
+        given = {"pretrained": pretrained, "pretrained_base": pretrained_base}
+        given.update(root=root, ctx=ctx, classes=classes)
+        return _other(name, given, others)
+    if others:
+        raise ValueError(f"{min(others)}: not a setting of {name!r}")
+    entry = known[name]
+    values: dict = {}
+    if pretrained or pretrained_base:
+        values = weights.load(weights.find(entry, root))
+    net = load_folder(folder() / entry.name, values, trunk_only=not pretrained)
+    if classes is not None and tuple(classes) != entry.classes:
+        net = _with_classes(net, entry, classes)
+    return placed(net, ctx)
+
+
+def load_folder(
+    place: str | os.PathLike,
+    values: Mapping[str, mx.nd.NDArray] = MappingProxyType({}),
+    *,
+    trunk_only: bool = False,
+) -> HybridBlock:
+    """Return the model of a folder of the zoo.
+
+    Parameters
+    ----------
+    place : path
+    values : mapping
+        What ``weights.load`` returns; without any, all start anew.
+    trunk_only : bool
+        Take the values of the trunk, or of all a classifier has but its last layer.
+
+    Raises
+    ------
+    ValueError
+        If the values are not those of this model.
+    """
+    place = Path(place)
+    manifest = read_manifest(place)
+    file = place / f"{manifest['name']}-symbol.json"
+    symbol, is_detector = mx.sym.load(str(file)), manifest["kind"] == "ssd"
+    if values:
+        _check_values(symbol, values, manifest)
+    if trunk_only:
+        of = head.trunk_parameters if is_detector else feature_parameters
+        names = of(symbol)
+        values = {name: v for name, v in values.items() if name in names}
+    values = completed(symbol, values, manifest["input"]["shape"][-1])
+    if is_detector:
+        return models.from_manifest(manifest, symbol, values)
+    net = block_of(symbol, values)
+    net.classes = tuple(manifest["classes"])
+    return net
+
+
+def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> None:
+    shapes, _, states = symbol.infer_shape(data=tuple(manifest["input"]["shape"]))
+    names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
+    wanted = dict(zip(names, [*shapes, *states]))
+    del wanted["data"]
+    found = {name: value.shape for name, value in values.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(
+                f"model {manifest['name']!r}: {name!r} is {found.get(name)} in its "
+                f"weights; its structure has {wanted.get(name)}"
+            )
+
+
+def _with_classes(net: HybridBlock, entry: Entry, classes: Sequence[str]) -> Any:
+    if entry.kind == "ssd":
+        return head.with_classes(net, classes)
+    made = with_classes(net, classes, size=entry.size)
+    made.classes = tuple(classes)
+    return made
+
+
+def _other(name: str, given: dict, others: dict) -> HybridBlock:
+    """Return a detector that is built here, or a model of GluonCV's own."""
+    if name in models.MODELS:
+        return _built(name, given, others)
+    theirs = list(get_model_list())
+    if str(name).lower() not in theirs:
+        raise unknown(name, sorted({*read(), *models.MODELS, *theirs}))
+    given = {k: v for k, v in given.items() if v not in (None, False)}
+    return gluoncv_model(name, **{"pretrained": False, **given, **others})
+
+
+def _built(name: str, given: dict, others: dict) -> HybridBlock:
+    if given["pretrained"]:
+        raise ValueError(
+            f"model {name!r} has no weights of its own; pretrained_base=True gives its "
+            "trunk GluonCV's"
+        )
+    classes = given["classes"] or models.VOC_CLASSES
+    if not given["pretrained_base"]:
+        return placed(models.build(name, classes, **others), given["ctx"])
+    root = {} if given["root"] is None else {"root": str(given["root"])}
+    trunk = gluoncv_model(models.trunk_of(name), pretrained=True, **root)
+    with tempfile.TemporaryDirectory() as place:
+        export(trunk, Path(place, "trunk"), shape=(1, 3, 224, 224))
+        net = models.build(name, classes, trunk=Path(place, "trunk"), **others)
+    return placed(net, given["ctx"])
+
+
+def placed(net: HybridBlock, ctx: Any) -> HybridBlock:
+    """Return the net, moved to a device or to several."""
+    if ctx is not None:
+        net.collect_params().reset_ctx(ctx)
+    return net

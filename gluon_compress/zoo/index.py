@@ -1,0 +1,159 @@
+"""The index: what the model zoo holds, and where a model's own files lie."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Sequence
+
+from gluon_compress import checks as c
+from gluon_compress.checks import key, section
+from gluon_compress.files import read_json, write_json
+
+FORMAT = 1
+NAME = "index.json"
+KINDS = ("classifier", "ssd")
+# Installed, the folder lies in the package; in a checkout beside it.
+_PLACES = (Path(__file__).parents[1], Path(__file__).parents[2])
+
+
+@section
+class Metric:
+    """How good a model is: what was measured, on what, and the value.
+
+    Parameters
+    ----------
+    name : str
+        As ``"mAP"``.
+    value : float
+        From 0 to 1, of the weights as they are shipped.
+    on : str
+        The images.
+    """
+
+    name: str = key(c.text)
+    value: float = key(c.number(0, 1))
+    on: str = key(c.text)
+
+
+@section
+class Weights:
+    """A file with the values of all parameters.
+
+    Parameters
+    ----------
+    file : str
+        Its path in the model zoo, or behind the base address of a download.
+    bytes : int
+    sha256 : str
+    """
+
+    file: str = key(c.text)
+    bytes: int = key(c.whole(1))
+    sha256: str = key(c.text)
+
+
+@section
+class Entry:
+    """A model of the zoo.
+
+    Parameters
+    ----------
+    name : str
+        Of the model and of its folder.
+    kind : str
+        One of ``KINDS``.
+    classes : tuple of str
+    data : str
+        The data set it was trained on, or is meant for.
+    size : int
+        Height and width of its images, pixels.
+    params, macs, bytes : int
+        As ``gluon_compress.count`` states them; bytes are those of float32.
+    licence : str
+        Of the weights.
+    command : str
+        What trains it.
+    hours : float
+        How long that takes on two cores.
+    metric : Metric, optional
+        Only with weights.
+    weights : Weights, optional
+        Without, it is a structure that has not been trained here.
+    """
+
+    name: str = key(c.text)
+    kind: str = key(c.one_of(*KINDS))
+    classes: tuple = key(c.list_of(c.text, least=1))
+    data: str = key(c.text)
+    size: int = key(c.whole(1))
+    params: int = key(c.whole(1))
+    macs: int = key(c.whole(1))
+    bytes: int = key(c.whole(1))
+    licence: str = key(c.text)
+    command: str = key(c.text)
+    hours: float = key(c.number(0))
+    metric: Any = key(c.optional(c.part(Metric)), None)
+    weights: Any = key(c.optional(c.part(Weights)), None)
+
+    def disagreement(self) -> tuple[str, Any, str] | None:
+        """Return what does not go together, if anything."""
+        if (self.metric is None) == (self.weights is None):
+            return None
+        return "weights", self.weights, "with a metric, or neither of both"
+
+
+def folder() -> Path:
+    """Return the folder of the model zoo.
+
+    Raises
+    ------
+    ValueError
+        If this installation has none.
+    """
+    for place in _PLACES:
+        if (place / "model_zoo" / NAME).is_file():
+            return place / "model_zoo"
+    raise ValueError(f"{_PLACES[0] / 'model_zoo' / NAME}: the index is missing")
+
+
+def read(zoo: Path | None = None) -> dict[str, Entry]:
+    """Return the models of a zoo by name; of this package's by default.
+
+    Raises
+    ------
+    ValueError
+        For an index of a newer format, or one that is broken: the model and the key
+        are named.
+    """
+    path = (folder() if zoo is None else Path(zoo)) / NAME
+    content = read_json(path)
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path}: format is {found!r}; this version reads {FORMAT}")
+    try:
+        models = c.list_of(c.part(Entry))(content.get("models"), "models")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return {entry.name: entry for entry in models}
+
+
+def add(entry: Entry, zoo: Path) -> None:
+    """Write an entry into the index of a zoo, in the order of names."""
+    known = read(zoo) if (Path(zoo) / NAME).exists() else {}
+    known[entry.name] = entry
+    models = [asdict(known[name]) for name in sorted(known)]
+    write_json(Path(zoo) / NAME, {"format": FORMAT, "models": models})
+
+
+def list_models(*, pretrained: bool = False) -> list[str]:
+    """Return the names of the zoo's models, or only of those that have weights."""
+    return [n for n, e in sorted(read().items()) if e.weights or not pretrained]
+
+
+def unknown(name: Any, known: Sequence[str]) -> ValueError:
+    """Return the error that suggests the names nearest to one that is not known."""
+    near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
+    words = f"did you mean {', '.join(near)}?" if near else "see list_models()"
+    return ValueError(f"model {name!r} is unknown; {words}")

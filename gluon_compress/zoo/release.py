@@ -1,0 +1,63 @@
+"""A model's folder in the zoo: the structure for everyone, the weights as one file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Mapping
+
+import mxnet as mx
+
+from gluon_compress.export import MANIFEST, read_manifest
+from gluon_compress.files import sha256, write_atomically, write_json
+from gluon_compress.zoo import weights
+from gluon_compress.zoo.index import Weights
+
+KEPT_BACK = ("files", "max_difference")  # of an export, which this is not
+
+
+def release(
+    source: str | os.PathLike, zoo: str | os.PathLike, name: str, *, kind: str | None
+) -> Weights | None:
+    """Write structure, manifest and, if it is trained, weights of an export.
+
+    Parameters
+    ----------
+    source : path
+        Folder of an export.
+    zoo : path
+        What ``index.folder`` is in a checkout.
+    name : str
+        Of the model, of its folder, and of its files.
+    kind : str, optional
+        Of the weights, one of ``weights.KINDS``; None for a net that is not trained.
+
+    Returns
+    -------
+    Weights or None
+        The file of the values, for the index.
+
+    Raises
+    ------
+    ValueError
+        If the source is no export, or holds values that its weights cannot.
+    """
+    source, folder = Path(source), Path(zoo) / name
+    manifest = read_manifest(source)
+    own = source / manifest["name"]
+    stored = mx.nd.load(f"{own}-0000.params")
+    kept = None if kind is None else weights.stored_as(stored, kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    symbol = Path(f"{own}-symbol.json").read_bytes()
+    write_atomically(folder / f"{name}-symbol.json", symbol)
+    facts = {k: v for k, v in manifest.items() if k not in KEPT_BACK}
+    write_json(folder / MANIFEST, {**facts, "name": name, "files": {}})
+    return None if kept is None else _write(kept, folder)
+
+
+def _write(stored: Mapping[str, mx.nd.NDArray], folder: Path) -> Weights:
+    path = folder / f"{folder.name}-0000.params"
+    draft = path.with_suffix(".tmp")
+    mx.nd.save(str(draft), dict(stored))
+    os.replace(draft, path)
+    return Weights(f"{folder.name}/{path.name}", path.stat().st_size, sha256(path))

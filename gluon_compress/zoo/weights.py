@@ -1,0 +1,115 @@
+"""Weights: stored once, in float16, and found in a checkout, a cache or elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Mapping
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.fetch import Patience, fetch, intact
+from gluon_compress.zoo.index import Entry, folder
+
+LOG = logging.getLogger(__name__)
+REPO = "GLUON_COMPRESS_REPO"
+PATIENCE = Patience()
+KINDS = ("float16", "float32")
+
+
+def cache() -> Path:
+    """Return where GluonCV keeps its models too; ``MXNET_HOME`` is respected."""
+    return Path(mx.base.data_dir()).expanduser() / "models"
+
+
+def find(
+    entry: Entry,
+    root: str | os.PathLike | None = None,
+    patience: Patience = PATIENCE,
+) -> Path:
+    """Return the file of a model's weights, from elsewhere if need be.
+
+    Parameters
+    ----------
+    entry : Entry
+    root : path, optional
+        The cache; by default that of ``cache``.
+    patience : Patience
+        With the server.
+
+    Returns
+    -------
+    Path
+        In the model zoo itself if it is there, otherwise in the cache, where it is
+        fetched to from the address that ``GLUON_COMPRESS_REPO`` holds.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or they cannot be fetched.
+    OSError
+        If the cache cannot be written.
+    """
+    if entry.weights is None:
+        raise ValueError(
+            f"model {entry.name!r} has no weights: {entry.data} was not trained on "
+            f"here; about {entry.hours:g} hours of two cores make them: {entry.command}"
+        )
+    stored = entry.weights
+    total = f"sha256:{stored.sha256}"
+    own = folder() / stored.file
+    if own.is_file():
+        if intact(own, total):
+            return own
+        LOG.warning("%s: altered or cut short; looking for it elsewhere", own)
+    place = cache() if root is None else Path(root).expanduser()
+    name = Path(stored.file)
+    cached = place / f"{name.stem}-{stored.sha256[:8]}{name.suffix}"
+    base = os.environ.get(REPO)
+    if base:
+        url = f"{base.rstrip('/')}/{stored.file}"
+        return fetch(url, cached, total, size=stored.bytes, patience=patience)
+    if cached.is_file() and intact(cached, total):
+        return cached
+    raise ValueError(
+        f"model {entry.name!r}: its weights are neither in {own.parent} nor intact at "
+        f"{cached}; set {REPO} to the address of a model_zoo to fetch them from"
+    )
+
+
+def load(path: str | os.PathLike) -> dict[str, mx.nd.NDArray]:
+    """Return stored values in float32, by the names that the symbol gives them.
+
+    Raises
+    ------
+    ValueError
+        If the file holds no parameters.
+    """
+    try:
+        stored = mx.nd.load(str(path))
+    except mx.MXNetError as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(stored, dict) or not all(":" in name for name in stored):
+        raise ValueError(f"{path}: holds no parameters with names")
+    return {n.split(":", 1)[1]: v.astype("float32") for n, v in stored.items()}
+
+
+def stored_as(
+    values: Mapping[str, mx.nd.NDArray], kind: str
+) -> dict[str, mx.nd.NDArray]:
+    """Return filters and matrices in one of ``KINDS``; vectors, which are few, as is.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, or a value that it cannot hold.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} of weights; allowed: {', '.join(KINDS)}")
+    made = {n: v.astype(kind) if v.ndim > 1 else v for n, v in values.items()}
+    for name, value in made.items():
+        if not np.isfinite(value.asnumpy()).all():
+            raise ValueError(f"{name}: holds values that {kind} cannot hold")
+    return made

@@ -1,0 +1,72 @@
+"""The card of a model: what it is for, how good, how large, how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from releasing.figures import rows, table
+
+TASKS = {"ssd": "object detection", "classifier": "image classification"}
+SHOWN = 20  # classes that are named
+
+
+def card(entry: Any, folder: Path) -> str:
+    """Return the page of a model, from its row of the index and its result alone."""
+    from gluon_compress.files import read_json
+
+    result = folder / "result.json"
+    whole = read_json(result) if result.exists() else {}
+    parts = [
+        f"# {entry.name}",
+        _what(entry),
+        table(rows(entry, whole)),
+        "## Use",
+        _use(entry),
+        "## Training",
+        _training(entry, folder),
+        "## Limits",
+        _limits(entry),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(entry: Any) -> str:
+    names = ", ".join(entry.classes[:SHOWN])
+    more = len(entry.classes) - SHOWN
+    names += f" and {more} more" if more > 0 else ""
+    state = "trained on" if entry.weights else "a structure, not trained here, for"
+    return (
+        f"For {TASKS[entry.kind]}, {state} {entry.data}: {names}. Images are "
+        f"{entry.size} × {entry.size} pixels."
+    )
+
+
+def _use(entry: Any) -> str:
+    given = ", pretrained=True" if entry.weights else ""
+    return f"""```python
+import gluon_compress as gc
+
+net = gc.get_model("{entry.name}"{given})
+```"""
+
+
+def _training(entry: Any, folder: Path) -> str:
+    made = f"    {entry.command}\n\n"
+    plan = " and [plan.json](plan.json)" if (folder / "plan.json").exists() else ""
+    files = f"[recipe.json](recipe.json){plan}"
+    if not entry.weights:
+        return f"{made}About {entry.hours:g} hours on two cores, not run here; {files}."
+    return (
+        f"{made}About {entry.hours:g} hours on two cores; {files} say how and what, "
+        "[result.json](result.json) how well."
+    )
+
+
+def _limits(entry: Any) -> str:
+    if not entry.weights:
+        return "Its accuracy is not known: it was never trained."
+    return (
+        f"It knows {entry.data} and nothing else; on other images it was not measured. "
+        "Scores are not calibrated probabilities."
+    )
