@@ -17,11 +17,10 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from releasing.card import card
-from releasing.store import trained, untrained
-
 from common import main, parser
 from facts import ROOT
+from releasing.card import card
+from releasing.store import trained, untrained
 
 
 def arguments():

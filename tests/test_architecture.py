@@ -20,6 +20,7 @@ ARROWS = {
     "files": set(),
     "checks": set(),
     "fetch": set(),
+    "unpack": set(),
     # from a net to a smaller one
     "graph": BOTTOM,
     "cost": {"graph"},
