@@ -3,25 +3,28 @@
 
   scripts/benchmark.py --out runs/benchmark
   scripts/benchmark.py compact_s lite deploy/edge --runtimes onnxruntime --out runs/b
+  scripts/benchmark.py deploy/edge --images DATA/JPEGImages --out runs/b
 
 Nets are deployed folders (scripts/export.py --formats), or full, compact, compact_s,
 mobilenet, lite, resnet50_v1d_0.48 and resnet50_v1d_0.37: those of 20 classes, with
-starting values. Writes result.json, benchmark.md and .png. Leave the machine alone.
+starting values. With --images, deployed folders are also timed from image files to
+boxes. Writes result.json, benchmark.md and .png. Leave the machine alone.
 """
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
 
-from common import above_0, main, parser, write_result
-from speed.measure import deployed, measure
+from common import above_0, images_in, main, parser, write_result
+from speed.aims import plain
+from speed.measure import deployed, measure, measure_ways
 from speed.nets import NETS
-from speed.page import ratios, tables_of
+from speed.page import table_of_ways, tables_of
 from speed.plot import draw
 from speed.settings import FORMATS, Setting, formats_of
-
-PAIRS = (("compact_s", "lite"), ("compact", "lite"), ("full", "compact"))
+from speed.whole import page_of
 
 
 def arguments():
@@ -29,6 +32,9 @@ def arguments():
     made = parser(__doc__)
     made.add_argument("nets", nargs="*", metavar="NET", help="default: all names")
     made.add_argument("--out", required=True, metavar="DIR")
+    made.add_argument("--work", metavar="DIR", help="for nets; default: OUT/nets")
+    made.add_argument("--images", metavar="DIR", help="to time the way to boxes with")
+    made.add_argument("--count", type=above_0, default=16, help="of --images")
     many = {"nargs": "+"}
     runtimes = list(dict.fromkeys(runtime for runtime, _ in FORMATS))
     made.add_argument("--runtimes", **many, choices=runtimes, default=runtimes)
@@ -44,21 +50,30 @@ def arguments():
 
 def run(args) -> None:
     """Measure setting by setting, print its table, and write both files."""
-    out, rows = Path(args.out), []
+    out, rows, ways = Path(args.out), [], []
     grid = product(args.runtimes, args.precisions, args.threads, args.batches)
     settings = [s for s in (Setting(*chosen) for chosen in grid) if s.format]
     if not settings:
         raise ValueError("no runtime of --runtimes runs such precisions and batches")
+    files = images_in(args.images)[: args.count] if args.images else []
     names = args.nets or list(NETS)
-    folders = deployed(names, out / "nets", formats_of(settings))
+    work = Path(args.work or out / "nets")
+    folders = deployed(names, work, formats_of(settings))
     for setting in settings:
         found = measure(folders, setting, args.seconds)
         print(tables_of(found), flush=True)
         rows += found
-    text = f"# Benchmark\n\n{ratios(rows, PAIRS)}\n{tables_of(rows)}"
-    (out / "benchmark.md").write_text(text, encoding="utf-8")
+        # Not of NETS: starting values find boxes everywhere.
+        trained = sorted(set(names) - set(NETS)) if plain(vars(setting)) else []
+        for name in trained if files else ():
+            ways.append(measure_ways(folders[name], name, files, setting, args.seconds))
+            print(table_of_ways(ways[-1:]), flush=True)
+    out.mkdir(parents=True, exist_ok=True)
     draw(rows, out / "benchmark.png")
-    print(write_result(out, {"rows": rows}))
+    result = write_result(out, {"rows": rows, "ways": ways})
+    page = page_of(json.loads(result.read_text(encoding="utf-8")))
+    (out / "benchmark.md").write_text(page, encoding="utf-8")
+    print(result)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from gluon_compress.edge import deploy
@@ -112,3 +113,58 @@ def test_table_of_a_setting_holds_its_rows(script):
         "20.0",
         "16.3",
     ]
+
+
+def test_aims_are_held_against_one_run(script):
+    rows = [
+        row(n, ms, r)
+        for r in ("mxnet", "openvino")
+        for n, ms in (
+            ("compact_s", 9.0),
+            ("lite", 10.0),
+            ("compact", 20.0),
+            ("full", 80.0),
+        )
+    ]
+    macs = {"full": 4e9, "compact": 1e9}
+    rows = [{**r, "macs": macs.get(r["net"], 5e8)} for r in rows]
+    rows.append(row("compact_s", 99.0, threads=1))  # not what aims are for
+    ways = [{**row("thin", 1.0), "ms": {"head": 10.0, "boxes": 12.0}}]
+    lines = script("speed.aims").aims(rows, ways).splitlines()[2:]
+    assert lines == [
+        "| compact_s / lite, time, openvino float32 | ≤ 0.85 | 0.90 | no |",
+        "| compact_s / lite, time, mxnet float32 | ≤ 1.00 | 0.90 | yes |",
+        "| full / compact, time over MACs, mxnet | ≥ 0.95 | 1.00 | yes |",
+        "| full / compact, time over MACs, openvino | ≥ 0.85 | 1.00 | yes |",
+        "| compact, speed of a plain convolution, mxnet | ≥ 0.80 | 0.50 | no |",
+        "| thin, boxes / head, mxnet float32 | ≤ 1.15 | 1.20 | no |",
+    ]
+    assert script("speed.aims").aims([], []) == ""
+
+
+def test_way_from_files_to_boxes_is_timed(call, deployed, tmp_path):
+    place = tmp_path / "images"
+    place.mkdir()
+    for number in range(3):
+        cv2.imwrite(str(place / f"{number}.png"), np.zeros((40, 60, 3), np.uint8))
+    options = ("--runtimes", "mxnet", "--precisions", "float32", "--seconds", "1")
+    given = ("--images", place, "--count", "2", "--work", tmp_path / "nets")
+    status, out, error = call(
+        "benchmark", deployed, *options, *given, "--out", tmp_path / "b"
+    )
+    assert (status, error) == (0, "")
+    result = json.loads((tmp_path / "b" / "result.json").read_text())
+    (found,) = result["ways"]
+    assert (found["images"], list(found["ms"])) == (
+        2,
+        ["head", "boxes", "files", "stream"],
+    )
+    assert found["ms"]["files"] > found["ms"]["head"] > 0
+    page = (tmp_path / "b" / "benchmark.md").read_text()
+    assert "## From an image to its boxes" in page
+    assert "boxes / head, mxnet float32" in page
+    assert {p.name for p in (tmp_path / "b").iterdir()} == {
+        "benchmark.md",
+        "benchmark.png",
+        "result.json",
+    }

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from facts import ROOT
+from speed.alone import alone
 from speed.convolution import CONV
 from speed.nets import facts_of, folder_of
 from speed.settings import Setting
@@ -46,28 +42,17 @@ def measure(folders: Mapping, setting: Setting, seconds: float) -> list[dict]:
 
 
 def _run(setting: Setting, nets: Mapping, seconds: float) -> dict:
-    """Time nets in a process that has the setting's threads and nothing else in it."""
-    task = {"runtime": setting.runtime, "threads": setting.threads, "nets": nets}
-    command = [sys.executable, "-W", "ignore", "-m", "speed.worker"]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(setting.threads),
-        "MXNET_SUBGRAPH_VERBOSE": "0",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")]),
-    }
-    if setting.runtime == "mxnet":  # docs/deploy.md recommends it
-        environment["OMP_WAIT_POLICY"] = "active"
-    done = subprocess.run(
-        [*command, json.dumps({**task, "seconds": seconds})],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"{setting.runtime} {setting.precision}: {said}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return alone("speed.worker", setting, {"nets": nets, "seconds": seconds})
+
+
+def measure_ways(
+    folder: Path, net: str, files: Sequence[Path], setting: Setting, seconds: float
+) -> dict:
+    """Return milliseconds an image of each of ``ways.WAYS``, medians of rounds."""
+    task = {"folder": str(folder), "files": list(map(str, files)), "seconds": seconds}
+    times = alone("speed.ways", setting, task)
+    middles = {way: statistics.median(found) for way, found in times.items()}
+    return {"net": net, **vars(setting), "ms": middles, "images": len(files)}
 
 
 def _spread(times: Sequence[float]) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Mapping, Sequence
 
 from speed.convolution import CONV
+from speed.ways import WAYS
 from tables import table
 
 HEAD = (
@@ -30,6 +31,18 @@ def ratios(rows: Sequence[Mapping], pairs: Sequence[tuple]) -> str:
         found = [f"{ms[a] / ms[b]:.2f}" if {a, b} <= set(ms) else "" for a, b in pairs]
         lines.append([setting, *found])
     return table(("setting", *(f"{a} / {b}" for a, b in pairs)), lines)
+
+
+def table_of_ways(ways: Sequence[Mapping]) -> str:
+    """Return milliseconds an image of every way from an image to boxes."""
+    head = ("net", "runtime", "precision", *WAYS, "boxes / head")
+    lines = []
+    for row in ways:
+        ms = row["ms"]
+        shown = [f"{ms[way]:.1f}" for way in WAYS]
+        ratio = f"{ms['boxes'] / ms['head']:.2f}"
+        lines.append([row["net"], row["runtime"], row["precision"], *shown, ratio])
+    return table(head, lines)
 
 
 def _settings(rows: Sequence[Mapping]) -> list[str]:
