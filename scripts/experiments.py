@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common import parser
 from facts import ROOT, environment
+from reproducing.sums import note
 
 
 def experiment_parser(description: str):
@@ -60,3 +61,4 @@ def _run_one(path: Path, out: Path) -> None:
     if (place / "plan.json").exists():
         shutil.copyfile(place / "plan.json", path.with_name("plan.json"))
     shutil.copyfile(place / "result.json", result)
+    note(ROOT / "model_zoo", result)

@@ -21,6 +21,7 @@ from common import main, parser
 from facts import ROOT
 from releasing.card import card
 from releasing.store import trained, untrained
+from reproducing.sums import note
 
 
 def arguments():
@@ -51,6 +52,8 @@ def run(args) -> None:
         # All of it is there, and measured: only now the zoo changes.
         shutil.copytree(Path(place, args.name), folder, dirs_exist_ok=True)
     zoo.add(entry, args.zoo)
+    if entry.weights:
+        note(Path(args.zoo), folder / "result.json")
     write_atomically(folder / "README.md", card(entry, folder))
     print(folder)
 

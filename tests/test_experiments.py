@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gluon_compress import list_models
 from gluon_compress.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,9 @@ def test_every_recipe_can_be_read_and_names_its_own_command(path):
         assert f"{options[0]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
         return
     assert (ROOT / script).exists()
-    assert any(path.parent.name in option for option in options)
+    # A released model has the recipe of the run that it was.
+    if path.parent.name not in list_models(pretrained=True):
+        assert any(path.parent.name in option for option in options)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+#!/usr/bin/env python
+"""Write the paper's tables: published figures, and ours beside them, never mixed.
+
+  scripts/reproduce_tables.py             # docs/reproduce.md and README's table
+  scripts/reproduce_tables.py --check     # fails if they are stale
+  scripts/reproduce_tables.py --count     # counts what the nets cost, first
+
+Made from files alone: model_zoo/published.json, the result files of the experiments,
+and model_zoo/costs/result.json. One that is missing or altered ends the script.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common import main, parser, write_result
+from facts import ROOT
+from reproducing import sums
+from reproducing.costs import counted
+from reproducing.page import detectors, page_of, readme_of
+
+
+def arguments():
+    """Return the parser of this script."""
+    made = parser(__doc__)
+    made.add_argument("--check", action="store_true", help="only compare")
+    made.add_argument("--count", action="store_true", help="count costs anew")
+    made.add_argument("--root", default=ROOT, metavar="DIR", help="of the project")
+    return made
+
+
+def run(args) -> None:
+    """Check the results, make both texts, and write or compare them."""
+    from gluon_compress.files import read_json, write_atomically
+
+    root = Path(args.root)
+    zoo = root / "model_zoo"
+    if args.count:
+        sums.note(zoo, write_result(zoo / "costs", counted(zoo)))
+    sums.check(zoo)
+    costs = read_json(zoo / "costs" / "result.json")
+    tables = detectors(zoo, costs, read_json(zoo / "published.json"))
+    readme = root / "README.md"
+    texts = {
+        root / "docs" / "reproduce.md": page_of(zoo, costs),
+        readme: readme_of(readme.read_text(encoding="utf-8"), tables),
+    }
+    for path, text in texts.items():
+        if not args.check:
+            write_atomically(path, text)
+            print(path)
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            raise ValueError(f"{path}: is stale; without --check it is written")
+
+
+if __name__ == "__main__":
+    main(run, arguments())

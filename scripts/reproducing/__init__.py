@@ -1,0 +1,1 @@
+"""What scripts/reproduce_tables.py is made of."""

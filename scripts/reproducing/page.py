@@ -1,0 +1,80 @@
+"""The page of the paper's tables, made of result files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Mapping
+
+from reproducing import rows as r
+from tables import results_of, table
+
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+TEXT = """# The paper's tables
+
+What others published stands apart from what was measured here, and no column of
+accuracy holds both: they trained on Pascal VOC and ImageNet, which are not at hand.
+Sizes are those of float32 parameters; one GMAC is two GFLOPs. Ours are counted for
+the same 20 classes at 300 × 300 pixels, whatever data the accuracy is of.
+
+Made by `scripts/reproduce_tables.py` from the result files in `model_zoo/`; their sums
+are noted when a run writes them, and a file that is missing or altered ends the script.
+"""
+DETECTORS = """\
+The paper's abstract names neither the data of its mAP nor what its FLOPS count:
+[paper_vs_code.md](paper_vs_code.md). More nets, seeds and spreads: [bccd.md](bccd.md),
+[fod.md](fod.md).
+"""
+PUBLISHED = ("detector, as published", *r.COST, "mAP, VOC07 test", "source")
+OURS = ("detector, ours", *r.COST, "mAP, VOC07 test", "mAP, BCCD test", "mAP, FOD test")
+THEIRS = ("classifier, as published", *r.COST, "top-1, ImageNet val", "source")
+PRUNED = ("classifier, ours", *r.COST, "top-1, ImageNet val", "top-1, Imagenette val")
+SHOWN = ("resnet50_v1d", "mobilenet1.0", "48_structure", "48_bn_scale_early")
+SHOWN += ("trunk_compact", "trunk_compact_s")
+
+
+def page_of(zoo: Path, costs: Mapping) -> str:
+    """Return docs/reproduce.md."""
+    from gluon_compress.files import read_json
+
+    published = read_json(zoo / "published.json")
+    found = results_of(zoo / "imagenette")
+    theirs = [
+        r.published_classifier(row, costs["classifiers"][row["name"]])
+        for row in published["classifiers"]
+    ]
+    return "\n".join(
+        [
+            TEXT,
+            "## Detectors\n",
+            detectors(zoo, costs, published),
+            DETECTORS,
+            "## Backbones\n",
+            "At 224 × 224 pixels, 1,000 classes; sizes and work are counted here:\n",
+            table(THEIRS, theirs),
+            "At 96 × 96 pixels and 10 classes, from [imagenette.md](imagenette.md):\n",
+            table(PRUNED, [r.own_classifier(name, found) for name in SHOWN]),
+        ]
+    )
+
+
+def detectors(zoo: Path, costs: Mapping, published: Mapping[str, Any]) -> str:
+    """Return both tables of detectors."""
+    theirs = [r.published_detector(row) for row in published["detectors"]]
+    sets = [results_of(zoo / name) for name in ("bccd", "fod")]
+    ours = [r.own_detector(n, c, sets) for n, c in costs["detectors"].items()]
+    return f"{table(PUBLISHED, theirs)}\n{table(OURS, ours)}"
+
+
+def readme_of(text: str, tables: str) -> str:
+    """Return README's text with the tables of detectors between its marks.
+
+    Raises
+    ------
+    ValueError
+        If it has no such marks.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"README.md: has no {BEGIN} and {END}")
+    return f"{before}{begin}\n\n{tables}\n{end}{after}"

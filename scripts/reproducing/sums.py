@@ -1,0 +1,47 @@
+"""The sums of result files, noted when they come: what was measured is never edited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator
+
+NAME = "results.json"  # in the model zoo
+
+
+def note(zoo: Path, *results: Path) -> None:
+    """Write down the sums of new result files."""
+    from gluon_compress.files import read_json, sha256, write_json
+
+    known = read_json(zoo / NAME) if (zoo / NAME).exists() else {}
+    known.update({_name(zoo, path): sha256(path) for path in results})
+    write_json(zoo / NAME, dict(sorted(known.items())))
+
+
+def check(zoo: Path) -> None:
+    """Hold all result files of a zoo against their sums.
+
+    Raises
+    ------
+    ValueError
+        Naming the one that is missing, altered, or came by another way.
+    """
+    from gluon_compress.files import read_json, sha256
+
+    known = read_json(zoo / NAME)
+    for name, total in known.items():
+        if not (zoo / name).is_file():
+            raise ValueError(f"{zoo / name}: this result is missing")
+        if sha256(zoo / name) != total:
+            raise ValueError(f"{zoo / name}: altered, its sha256 is another")
+    for path in found(zoo):
+        if _name(zoo, path) not in known:
+            raise ValueError(f"{path}: no run has noted this result in {zoo / NAME}")
+
+
+def found(zoo: Path) -> Iterator[Path]:
+    """Return the result files of a zoo."""
+    return (path for path in sorted(zoo.rglob("result.json")))
+
+
+def _name(zoo: Path, path: Path) -> str:
+    return path.resolve().relative_to(zoo.resolve()).as_posix()
