@@ -269,6 +269,22 @@ def test_records_train_too(tmp_path):
     assert results["stages"]["full"]["epochs"] == 4
 
 
+@pytest.mark.slow
+def test_sensitivity_is_measured_on_records_too(tmp_path):
+    write_records(tmp_path / "images", train=8, val=2)
+    (tmp_path / "images" / "names.txt").write_text("\n".join(NAMES))
+    how = {"selection": "sensitivity", "sensitivity": {"images": 9, "ratios": [0.5]}}
+    content = {
+        **PRUNE,
+        "train": STEPS,
+        "compression": [{**PRUNE["compression"][0], **how}],
+    }
+    recipe = recipe_in(tmp_path, content, kind="record", classes="names.txt")
+    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    found = Sensitivity.load(tmp_path / "run" / "1_prune" / "sensitivity.json")
+    assert found.full * 9 == pytest.approx(round(found.full * 9))
+
+
 def test_early_epochs_are_of_the_training_alone(place, tmp_path):
     recipe = recipe_in(place, PRUNE)
     job = open_job(CLASSIFICATION, recipe, tmp_path, QUIET, {})

@@ -7,10 +7,10 @@ of the training; ``toy`` makes a set up.
 
 from gluon_compress.data.annotation import class_names
 from gluon_compress.data.augment import normalize, ssd_train_sample, ssd_val_sample
-from gluon_compress.data.batches import Batches, EarlyBatches, Sample, SSDTargets
+from gluon_compress.data.batches import Batches, EarlyBatches, SSDTargets
 from gluon_compress.data.classes import ClassTargets, Mixup
 from gluon_compress.data.crops import crop_train_sample, crop_val_sample
-from gluon_compress.data.records import RecordBatches, Records
+from gluon_compress.data.records import RecordBatches, Records, sample
 from gluon_compress.data.sets import (
     Detections,
     ImageFolder,
@@ -30,7 +30,6 @@ __all__ = [
     "RecordBatches",
     "Records",
     "SSDTargets",
-    "Sample",
     "VOCLayout",
     "class_names",
     "coco_gluoncv",
@@ -38,6 +37,7 @@ __all__ = [
     "crop_val_sample",
     "make_toy",
     "normalize",
+    "sample",
     "ssd_train_sample",
     "ssd_val_sample",
     "voc_gluoncv",

@@ -301,8 +301,14 @@ class EarlyBatches:
         return chosen.epoch(number, start)
 
 
+def drawn(length: int, count: int, seed: int) -> list[int]:
+    """Return so many different indices, or all of them in another order."""
+    order = np.random.default_rng(seed).permutation(length)
+    return [int(i) for i in order[:count]]
+
+
 class Sample:
-    """Some images of a data set, drawn once.
+    """Some images of a data set; see ``sample``.
 
     Parameters
     ----------
@@ -313,8 +319,7 @@ class Sample:
     """
 
     def __init__(self, dataset, count: int, *, seed: int = 0) -> None:
-        order = np.random.default_rng(seed).permutation(len(dataset))
-        self.dataset, self.indices = dataset, [int(i) for i in order[:count]]
+        self.dataset, self.indices = dataset, drawn(len(dataset), count, seed)
 
     def __len__(self) -> int:
         return len(self.indices)

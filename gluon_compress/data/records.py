@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import struct
+import tempfile
+import weakref
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import cv2
 import mxnet as mx
@@ -15,7 +18,7 @@ import numpy as np
 from mxnet import recordio
 
 from gluon_compress.data.augment import MEAN, STD
-from gluon_compress.data.batches import padded
+from gluon_compress.data.batches import Sample, drawn, padded
 from gluon_compress.data.crops import ASPECTS, CENTRE
 
 _SEEDS = 2**31 - 1
@@ -78,6 +81,33 @@ class Records:
                 problems.append((f"{self.path}: record {key}", gist[-1]))
         reader.close()
         return {"images": len(self) - len(problems), "problems": problems}
+
+
+def sample(dataset: Any, count: int, *, seed: int = 0) -> Any:
+    """Return some images of a data set, drawn once.
+
+    Parameters
+    ----------
+    dataset
+        Records are copied to a file of their own, for MXNet's reader knows no others;
+        it is gone with what is returned.
+    count : int
+        All of them, where there are fewer.
+    seed : int
+    """
+    if not isinstance(dataset, Records):
+        return Sample(dataset, count, seed=seed)
+    place = tempfile.mkdtemp(prefix="records-")
+    names = [str(Path(place, f"sample.{end}")) for end in ("idx", "rec")]
+    reader = recordio.MXIndexedRecordIO(str(dataset.index), str(dataset.path), "r")
+    writer = recordio.MXIndexedRecordIO(*names, "w")
+    for number, index in enumerate(drawn(len(dataset), count, seed)):
+        writer.write_idx(number, reader.read_idx(reader.keys[index]))
+    reader.close()
+    writer.close()
+    made = Records(names[1], dataset.classes)
+    weakref.finalize(made, shutil.rmtree, place, ignore_errors=True)
+    return made
 
 
 class RecordBatches:

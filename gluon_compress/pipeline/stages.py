@@ -180,7 +180,7 @@ def _measured(job: Job, net: Any, row: Prune | Delete, folder: Path) -> dict[str
 
 def _sensitivity(job: Job, net: Any, row: Prune, folder: Path) -> Sensitivity:
     how = row.sensitivity
-    images = data.Sample(job.train, how.images, seed=job.recipe.seed)
+    images = data.sample(job.train, how.images, seed=job.recipe.seed)
     place(net, job.options.ctx[:1])
     return sensitivity(
         net,
