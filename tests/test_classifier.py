@@ -270,7 +270,7 @@ def test_records_train_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_sensitivity_is_measured_on_records_too(tmp_path):
+def test_worth_and_sensitivity_are_measured_on_records_too(tmp_path):
     write_records(tmp_path / "images", train=8, val=2)
     (tmp_path / "images" / "names.txt").write_text("\n".join(NAMES))
     how = {"selection": "sensitivity", "sensitivity": {"images": 9, "ratios": [0.5]}}

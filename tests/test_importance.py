@@ -4,7 +4,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress import Budget, count, select, slim, taylor, trace
+from gluon_compress import Budget, count, effects, select, slim, taylor, trace
 from gluon_compress.plan.criteria import scores
 from gluon_compress.prune import mask
 from nets import SHAPE, batch, chain, ready, residual
@@ -52,6 +52,20 @@ def test_worth_is_the_mean_over_batches():
         assert found.min() >= 0
         inside = np.linalg.lstsq(np.stack([one[name], other[name]], 1), found, None)
         np.testing.assert_allclose(inside[1], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["numpy", "cpu_shared", "cpu_pinned"])
+def test_arrays_of_any_reader_are_taken(form):
+    net, images = ready(residual()), batch()
+    other = (
+        images.asnumpy() if form == "numpy" else images.as_in_context(mx.Context(form))
+    )
+    wanted = taylor(net, [(images,)], step_loss, shape=SHAPE)
+    found = taylor(net, [(other,)], step_loss, shape=SHAPE)
+    moved = effects(net, [other], shape=SHAPE)
+    assert moved == effects(net, [images], shape=SHAPE)
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
 
 
 def test_net_stays_as_it_was():

@@ -8,7 +8,7 @@ import numpy as np
 
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.plan.criteria import best_first, scores
-from gluon_compress.prune.importance import gates_of, keep_only
+from gluon_compress.prune.importance import arrays_for, gates_of, keep_only
 from gluon_compress.prune.masks import mask
 from gluon_compress.prune.slimming import traced
 
@@ -68,9 +68,8 @@ def effects(
     gates = gates_of(block)
     if not gates:
         return {}
-    device = next(iter(gates.values())).list_ctx()[0]
     first = (b[0] if isinstance(b, (tuple, list)) else b for b in batches)
-    images = [batch.as_in_context(device) for batch in first]
+    images = [arrays_for(block, [batch])[0] for batch in first]
     whole = _outputs(block, images)
     spread = _spread(whole)
     found = {}

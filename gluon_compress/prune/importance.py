@@ -37,7 +37,7 @@ def taylor(
     net : HybridBlock or (symbol, params)
         Left as it is.
     batches : iterable
-        Tuples of arrays, as for ``fit``.
+        Tuples of arrays, as for ``fit``; they are brought to the net's device.
     step_loss : callable
         ``step_loss(net, batch) -> (loss, {part: value})``, as for ``fit``.
     prepare : callable, optional
@@ -66,7 +66,7 @@ def taylor(
     for batch in batches:
         count += 1
         with autograd.record():
-            loss, _ = step_loss(block, batch)
+            loss, _ = step_loss(block, arrays_for(masked, batch))
         loss.backward()
         for group, gate in gates.items():
             slopes = sum(gate.grad(device).asnumpy() for device in gate.list_ctx())
@@ -77,6 +77,16 @@ def taylor(
         if not np.isfinite(total).all():
             raise ValueError(f"the gradient of group {group!r} is not finite")
     return {group: _normalised(total / count) for group, total in totals.items()}
+
+
+def arrays_for(net: Any, batch: Sequence) -> list[mx.nd.NDArray]:
+    """Return a batch where a net's parameters are, whatever its arrays are."""
+    device = next(iter(net.collect_params().values())).list_ctx()[0]
+    # Readers of MXNet hand out arrays in shared or pinned memory, which no block takes.
+    return [
+        (a if isinstance(a, mx.nd.NDArray) else mx.nd.array(a)).as_in_context(device)
+        for a in batch
+    ]
 
 
 def gates_of(masked: Any) -> dict[str, Parameter]:

@@ -18,6 +18,7 @@ from gluon_compress.graph import FORMS, trace
 from gluon_compress.graph.nodes import put_together, states, take_apart
 from gluon_compress.graph.step import attribute
 from gluon_compress.graph.tracing import pair_of
+from gluon_compress.prune.importance import arrays_for
 from gluon_compress.prune.slimming import rebuilt
 
 BATCH_NORMS = ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm")
@@ -135,11 +136,7 @@ def _measured(attrs: dict) -> dict:
 
 
 def _outputs(block: HybridBlock, batch: Sequence, count: int) -> list[np.ndarray]:
-    device = next(iter(block.collect_params().values())).list_ctx()[0]
-    arrays = [
-        (a if isinstance(a, mx.nd.NDArray) else mx.nd.array(a)).as_in_context(device)
-        for a in batch[:count]
-    ]
+    arrays = arrays_for(block, batch[:count])
     with autograd.train_mode():  # without a record: nothing is kept for gradients
         outputs = block(*arrays)
     return [output.asnumpy().astype(np.float64) for output in outputs]
