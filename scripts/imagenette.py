@@ -30,7 +30,9 @@ TEXT = """# Pruning ResNet50-v1d on Imagenette
 
 Top-1 on the {images:,} validation images of Imagenette at 96 pixels: ten classes of
 ImageNet, from random values. No figure can be compared with one on ImageNet. The
-tables hold what `scripts/reproduce_imagenette.py` measured.
+tables hold what `scripts/reproduce_imagenette.py` measured. The images at hand were all
+160 × 160 pixels; those that `scripts/download_data.py` fetches keep their shape, so a
+rerun on them may differ.
 
 A pruned net starts from `resnet50_v1d`, loses its channels at once, has its BatchNorm
 measured anew on 16 training batches, and is fine-tuned. MACs are for 96 pixels. The
