@@ -46,6 +46,14 @@ On so many images a top-1 of {top1:.0f} % has a standard error of {error:.1f} po
 and another seed moves it too: a difference below that says little.
 """
 
+SCRATCH = ("25_bn_scale", "25_bn_scale_scratch")
+STRUCTURE = """
+The structure of a plan, trained from random values for all epochs, does no worse here
+than the pruned net after its few: what pruning finds is the structure, as Liu et al.
+2019 ("Rethinking the Value of Network Pruning") found. The weights that it keeps save
+epochs where the full net is there already.
+"""
+
 
 def page(folder: Path) -> str:
     """Return the page as Markdown; an experiment without a result is named as such."""
@@ -59,7 +67,9 @@ def page(folder: Path) -> str:
             parts += [f"## {title}\n", table(HEAD, rows)]
         parts.append(seeds({name: results[name] for name in chosen}))
     means = {name: mean_of(found, "top1") for name, found in by_net(results).items()}
-    return "\n".join([*parts, *aims_table(means, AIMS, "top-1, fine-tuned")])
+    tuned, scratch = (means.get(name) for name in SCRATCH)
+    told = [STRUCTURE] if tuned and scratch and scratch >= tuned else []
+    return "\n".join([*parts, *aims_table(means, AIMS, "top-1, fine-tuned"), *told])
 
 
 def _noise(result: Any, images: int) -> str:
