@@ -47,10 +47,10 @@ and another seed moves it too: a difference below that says little.
 """
 
 SCRATCH = ("25_bn_scale", "25_bn_scale_scratch")
-STRUCTURE = """The structure of a plan, trained from random values for all epochs, does no
-worse here than the pruned net after its few: what pruning finds is the structure, as Liu et al.
-2019 ("Rethinking the Value of Network Pruning") found. The weights that it keeps save
-epochs where the full net is there already.
+STRUCTURE = """The structure of a plan, trained from random values for all epochs, does
+no worse here than the pruned net after its few: what pruning finds is the structure, as
+Liu et al. 2019 ("Rethinking the Value of Network Pruning") found. The weights that it
+keeps save epochs where the full net is there already.
 """
 
 
