@@ -1,0 +1,50 @@
+#!/usr/bin/env python
+"""Time a step of training with and without a teacher, and the teacher alone, in turn.
+
+  scripts/benchmark_distillation.py
+  scripts/benchmark_distillation.py --student ssd_300_mobilenet1.0 --losses imitation
+
+The student is the full detector cut by --plan, or another one; the teacher is the full
+SSD-300 on ResNet50-v1d. What is printed are medians: a step from labels, the teacher's
+forward pass, a step with both, and what the losses and the adapters cost beyond the
+teacher, as a share of the step from labels.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from common import above_0, main, parser
+from speed.teaching import FULL, PLAN, steps
+
+
+def arguments():
+    """Return the parser of this script."""
+    made = parser(__doc__)
+    made.add_argument("--student", default=FULL, metavar="MODEL")
+    made.add_argument("--plan", default=PLAN, help="of the full one; default: compact")
+    made.add_argument("--losses", nargs="+", default=["scores", "boxes", "features"])
+    made.add_argument("--batch", type=above_0, default=8)
+    made.add_argument("--rounds", type=above_0, default=8)
+    return made
+
+
+def run(args) -> None:
+    """Build both nets, time the steps in turn, and print the medians."""
+    timed = {name: [] for name in ("labels", "teacher", "both")}
+    ways = steps(args)
+    for number in range(args.rounds + 1):
+        for name, way in ways.items():
+            begun = time.perf_counter()
+            way()
+            if number:  # the first round makes the graphs
+                timed[name].append(time.perf_counter() - begun)
+    labels, teacher, both = (statistics.median(t) for t in timed.values())
+    for name, seconds in zip(timed, (labels, teacher, both)):
+        print(f"{name:8} {1e3 * seconds:8.1f} ms")
+    print(f"beyond the teacher: {100 * (both - teacher - labels) / labels:+.1f} %")
+
+
+if __name__ == "__main__":
+    main(run, arguments())
