@@ -44,10 +44,10 @@ def run(args) -> None:
         if not written.exists() or written.read_text("utf-8") != page(known()):
             raise ValueError(f"{written}: is not what {stored.name} gives")
         return
+    facts = environment()  # before the first row changes a file of the checkout
     for name, kind in chosen(args.models).items():
         if name in known().get("models", {}) and not args.again:
             continue
-        facts = environment()
         result = {"kind": kind, "commit": facts["commit"], **alone(measured, name)}
         before = known()  # read again: another process may measure other models
         models = dict(sorted({**before.get("models", {}), name: result}.items()))
