@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Callable, Sequence
 
-from facts import environment, write_result  # noqa: F401  for the scripts
+from facts import cores, environment, write_result  # noqa: F401  for the scripts
 from inputs import above_0, contexts, devices, share  # noqa: F401
 from places import images_in, pictures  # noqa: F401
 
@@ -54,7 +54,9 @@ def parser(description: str, *, run_options: bool = False) -> Parser:
 def main(run: Callable, options: Parser, argv: Sequence[str] | None = None) -> None:
     """Run a script and end the process: 0, 2 and one line for bad input, or 130."""
     arguments = options.parse_args(argv)
-    # MXNet would name its back end at the first call of every net.
+    # MXNet takes half of the cores by itself, for it believes that they come in pairs,
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    # and would name its back end at the first call of every net.
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
     try:
         run(arguments)

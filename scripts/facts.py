@@ -26,7 +26,7 @@ def environment() -> dict:
         "commit": commit,
         "modified": None if commit is None else bool(changed),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "hardware": {"cpu": _cpu(), "cores": _cores(), "threads": _threads()},
+        "hardware": {"cpu": _cpu(), "cores": cores(), "threads": _threads()},
         "versions": {"python": platform.python_version(), **_versions()},
     }
 
@@ -61,7 +61,8 @@ def _cpu() -> str:
     return model.group(1) if model else platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -69,7 +70,7 @@ def _cores() -> int:
 
 def _threads() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(given) if given.isdigit() else _cores()
+    return int(given) if given.isdigit() else cores()
 
 
 def _versions() -> dict[str, str | None]:

@@ -225,6 +225,22 @@ def test_commit_and_changes_are_those_of_the_checkout(script, monkeypatch, tmp_p
     assert facts.environment()["modified"] is True
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, "cores"), ("1", "1")])
+def test_all_cores_are_used_unless_told_otherwise(script, monkeypatch, given, used):
+    common = script("common")
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    seen = []
+    with pytest.raises(SystemExit):
+        common.main(
+            lambda args: seen.append(os.environ["OMP_NUM_THREADS"]),
+            common.parser("a test"),
+            [],
+        )
+    assert seen == [str(common.cores()) if used == "cores" else used]
+
+
 @pytest.mark.parametrize(("value", "threads"), [("3", 3), ("4,2", 4)])
 def test_threads_are_those_that_are_set(script, monkeypatch, value, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
