@@ -25,6 +25,7 @@ def arguments():
     made.add_argument("--student", default=FULL, metavar="MODEL")
     made.add_argument("--plan", default=PLAN, help="of the full one; default: compact")
     made.add_argument("--losses", nargs="+", default=["scores", "boxes", "features"])
+    made.add_argument("--stride", type=above_0, default=2, help="as in recipes")
     made.add_argument("--batch", type=above_0, default=8)
     made.add_argument("--rounds", type=above_0, default=8)
     return made

@@ -54,9 +54,8 @@ def parser(description: str, *, run_options: bool = False) -> Parser:
 def main(run: Callable, options: Parser, argv: Sequence[str] | None = None) -> None:
     """Run a script and end the process: 0, 2 and one line for bad input, or 130."""
     arguments = options.parse_args(argv)
-    # MXNet takes half of the cores by itself, for it believes that they come in pairs,
+    # By itself MXNet takes half of the cores, and names its back end for every net.
     os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
-    # and would name its back end at the first call of every net.
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
     try:
         run(arguments)

@@ -422,6 +422,22 @@ def test_cells_near_any_object_count_and_each_image_has_its_own():
     assert not any(m[1].any() for m in masks)
 
 
+def test_cell_stands_for_those_that_are_left_out():
+    random = np.random.RandomState(0)
+    maps, count = ((7, 8, 1), (5, 5, 1)), 7 * 8 + 25
+    boxes = np.hstack([random.uniform(0, 80, (count, 2)), np.full((count, 2), 9.0)])
+    classes = (random.rand(3, count) > 0.97).astype("float32")
+    deltas = np.zeros((3, count, 4), "float32")
+    whole, small = near_objects(classes, deltas, Anchors(boxes, maps))
+    thin, same = near_objects(classes, deltas, Anchors(boxes, maps, stride=2))
+    assert thin.shape == (3, 4, 4)
+    assert 0 < thin.sum() <= whole.sum()
+    np.testing.assert_array_equal(same, small)
+    for image, row, column in np.ndindex(thin.shape):
+        block = whole[image, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        assert thin[image, row, column] == block.max()
+
+
 def test_near_cells_equal_a_slow_search():
     rng = np.random.default_rng(3)
     boxes = np.hstack([rng.uniform(8, 32, (3, 2)), rng.uniform(6, 30, (3, 2))])
@@ -588,7 +604,7 @@ def test_a_recipe_knows_the_losses_and_their_settings():
         Distillation(losses={"logits": 1.0})
     recipe = vars(Distillation())
     assert {name: recipe[name] for name in vars(Settings())} == vars(Settings())
-    assert set(recipe) == {"teacher", "losses", "taps", *vars(Settings())}
+    assert set(recipe) == {"teacher", "losses", "taps", "stride", *vars(Settings())}
 
 
 def test_the_base_loss_is_kept_and_its_parts_are_left_alone():

@@ -151,6 +151,23 @@ def test_head_block_gives_what_the_raw_head_gives(net, images):
     assert_close(outputs(head.head_block(net), images), raw(net, images))
 
 
+def test_thin_taps_have_every_second_cell_of_maps_that_are_large(net, images):
+    names = head.map_names(net)
+    maps = head.head_block(net, taps=names)(images)[2:]
+    thin = head.head_block(net, taps=names, stride=2)(images)[2:]
+    assert [m.shape[2] for m in thin] == [19, 10, 5, 5, 3, 1]
+    for whole, part in zip(maps, thin):
+        step = 2 if whole.shape[2] > 5 else 1
+        assert_close([part.asnumpy()], [whole.asnumpy()[:, :, ::step, ::step]])
+
+
+def test_adapters_are_the_same_on_fewer_cells(net, images):
+    how = {"taps": ("map0", "map4"), "adapters": (8, 4), "seed": 3}
+    whole, part = (head.head_block(net, **how, stride=s)(images)[2:] for s in (1, 2))
+    assert_close([part[0].asnumpy()], [whole[0].asnumpy()[:, :, ::2, ::2]])
+    assert_close([part[1].asnumpy()], [whole[1].asnumpy()])
+
+
 def test_head_block_gives_adapted_taps(net, images):
     block = head.head_block(net, taps=("map1", "map4"), adapters=(8, 4))
     assert [o.shape[1:3] for o in block(images)[2:]] == [(8, 19), (4, 3)]

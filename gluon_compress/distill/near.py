@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gluon_compress.distill.adapters import steps
+
 
 @dataclass(frozen=True)
 class Anchors:
@@ -25,6 +27,9 @@ class Anchors:
         What box deltas are multiplied by.
     taps : tuple of int or None
         The maps whose cells are asked for; None: all.
+    stride : int
+        Every so-manyth cell in each direction is asked for, as ``adapters.steps`` says;
+        it is near an object if any of the cells it stands for is.
 
     Raises
     ------
@@ -36,6 +41,7 @@ class Anchors:
     maps: tuple[tuple[int, int, int], ...]
     stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
     taps: tuple[int, ...] | None = None
+    stride: int = 1
 
     def __post_init__(self) -> None:
         count = sum(height * width * each for height, width, each in self.maps)
@@ -80,7 +86,18 @@ def near_objects(
             best = overlaps.max(axis=1, keepdims=True)
             row[:] = (overlaps >= share * best).any(axis=0)
     cells = _cells(fits, anchors.maps)
+    every = steps([height for height, _, _ in anchors.maps], anchors.stride)
+    cells = [_pooled(mask, step) for mask, step in zip(cells, every)]
     return cells if anchors.taps is None else [cells[i] for i in anchors.taps]
+
+
+def _pooled(mask: np.ndarray, step: int) -> np.ndarray:
+    """Return the largest value of each block of cells, ``step`` a side."""
+    short = [(0, 0), *((0, -side % step) for side in mask.shape[1:])]
+    whole = np.pad(mask, short)
+    images, height, width = whole.shape
+    blocks = whole.reshape(images, height // step, step, width // step, step)
+    return blocks.max(axis=(2, 4))
 
 
 def _cells(fits: np.ndarray, maps: tuple) -> list[np.ndarray]:

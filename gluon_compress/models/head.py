@@ -18,7 +18,7 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 from mxnet.gluon import SymbolBlock
 
-from gluon_compress.distill import Anchors, adapt
+from gluon_compress.distill import Anchors, adapt, steps, thin
 from gluon_compress.graph import FORMS, Form, pair_of
 from gluon_compress.graph.step import attribute
 from gluon_compress.models.ssd import (
@@ -86,7 +86,12 @@ def tap_numbers(net: SSD, taps: Sequence[str]) -> tuple[int, ...]:
 
 
 def head_block(
-    net: SSD, *, taps: Sequence[str] = (), adapters: Sequence[int] = (), seed: int = 0
+    net: SSD,
+    *,
+    taps: Sequence[str] = (),
+    adapters: Sequence[int] = (),
+    stride: int = 1,
+    seed: int = 0,
 ) -> SymbolBlock:
     """Return the raw head as a block for training that shares the net's parameters.
 
@@ -104,6 +109,9 @@ def head_block(
     adapters : sequence of int
         Widths that 1x1 adapters bring these taps to, for a student; they are
         initialised here and belong to the returned block alone.
+    stride : int
+        Of taps larger than ``distill.adapters.SMALL`` cells a side, only every
+        so-manyth cell in each direction is given.
     seed : int
         Decides the adapters' starting values, whatever was drawn before.
 
@@ -120,8 +128,10 @@ def head_block(
     scores, deltas = (mx.sym.concat(*parts, dim=1) for parts in zip(*pairs))
     scores = scores.reshape((0, -1, net.num_classes + 1))
     outputs = [scores, deltas.reshape((0, -1, 4))]
-    tapped = [maps[i] for i in tap_numbers(net, taps)]
-    outputs += adapt(tapped, adapters) if adapters else tapped
+    numbers = tap_numbers(net, taps)
+    tapped = [maps[i] for i in numbers]
+    every = steps([_map_shapes(net)[i][2] for i in numbers], stride)
+    outputs += adapt(tapped, adapters, every) if adapters else thin(tapped, every)
     symbol = mx.sym.Group(outputs)
     block = SymbolBlock(
         symbol, mx.sym.var("data", dtype="float32"), params=net.collect_params()
@@ -152,7 +162,9 @@ def map_widths(net: SSD) -> tuple[int, ...]:
     return tuple(shape[1] for shape in _map_shapes(net))
 
 
-def map_anchors(net: SSD, taps: Sequence[str] | None = None) -> Anchors:
+def map_anchors(
+    net: SSD, taps: Sequence[str] | None = None, *, stride: int = 1
+) -> Anchors:
     """Return the anchors of a detector, with the cells of its maps they belong to."""
     maps = tuple(
         (height, width, generator.num_depth)
@@ -162,7 +174,7 @@ def map_anchors(net: SSD, taps: Sequence[str] | None = None) -> Anchors:
     )
     numbers = None if taps is None else tap_numbers(net, taps)
     boxes, stds = anchors_of(net).asnumpy()[0], config_of(net).stds
-    return Anchors(boxes, maps, stds, numbers)
+    return Anchors(boxes, maps, stds, numbers, stride)
 
 
 def _map_shapes(net: SSD) -> list[tuple[int, ...]]:

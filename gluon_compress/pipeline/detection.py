@@ -158,7 +158,7 @@ def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
     place(teacher, job.options.ctx)
     taps, every = _taps(how, teacher), head.map_widths(teacher)
     widths = [every[i] for i in head.tap_numbers(teacher, taps)]
-    taught = head.head_block(teacher, taps=taps)
+    taught = head.head_block(teacher, taps=taps, stride=how.stride)
     taught.hybridize(static_alloc=True, static_shape=True)
     step = distil_step(
         taught,
@@ -166,10 +166,10 @@ def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
         head.ssd_loss(),
         weights=how.losses,
         settings=_settings(how),
-        anchors=head.map_anchors(net, taps) if taps else None,
+        anchors=head.map_anchors(net, taps, stride=how.stride) if taps else None,
     )
-    own = head.head_block(net, taps=taps, adapters=widths, seed=job.recipe.seed)
-    return Lesson(own, step)
+    form = {"taps": taps, "adapters": widths, "stride": how.stride}
+    return Lesson(head.head_block(net, **form, seed=job.recipe.seed), step)
 
 
 def _taps(how: Distillation, teacher: SSD) -> Sequence[str]:

@@ -153,6 +153,9 @@ class Distillation:
         features compare the maps that the predictors read.
     taps : tuple of str or None
         These maps: ``map0``, the largest, ``map1``, ...; None: all.
+    stride : int
+        Of maps that are larger than 5 cells a side, every so-manyth cell in each
+        direction is compared. Neighbours are alike, and adapters cost by the cell.
     temperature : float
         Divides the logits of both nets: ``scores`` and ``weighted_scores``.
     background : float
@@ -172,6 +175,7 @@ class Distillation:
         c.map_of(c.number(0), *TAUGHT), {"scores": 1.0, "boxes": 1.0}
     )
     taps: tuple[str, ...] | None = key(c.optional(c.list_of(c.text, least=1)), None)
+    stride: int = key(c.whole(1), 2)
     temperature: float = key(_positive, 2.0)
     background: float = key(_positive, 1.5)
     margin: float = key(c.number(0), 0.0)

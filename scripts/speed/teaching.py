@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Callable
 
 from facts import ROOT
@@ -18,11 +19,10 @@ def steps(args) -> dict[str, Callable[[], None]]:
     Parameters
     ----------
     args
-        With ``student``, ``plan``, ``losses`` and ``batch``.
+        With ``student``, ``plan``, ``losses``, ``stride`` and ``batch``.
     """
     import mxnet as mx
     import numpy as np
-    from mxnet import autograd, gluon
 
     import gluon_compress as gc
     from gluon_compress.data import SSDTargets
@@ -37,34 +37,39 @@ def steps(args) -> dict[str, Callable[[], None]]:
     batch = [images, *map(mx.nd.array, targets)]
     weights = dict.fromkeys(args.losses, 1.0)
     taps = head.map_names(full) if needs_taps(weights) else ()
-    taught = head.head_block(full, taps=taps)
-    both = gc.distil_step(
-        taught, taps, head.ssd_loss(), weights=weights, anchors=head.map_anchors(net)
-    )
+    form = {"taps": taps, "stride": args.stride}
+    taught = head.head_block(full, **form)
+    taught.hybridize(static_alloc=True, static_shape=True)
+    anchors = head.map_anchors(net, stride=args.stride)
+    loss = head.ssd_loss()
+    both = gc.distil_step(taught, taps, loss, weights=weights, anchors=anchors)
     widths = head.map_widths(full) if taps else ()
-    blocks = {"labels": head.head_block(net)}
-    blocks["both"] = head.head_block(net, taps=taps, adapters=widths)
-    losses = {"labels": head.supervised(head.ssd_loss()), "both": both}
-    trainers = {}
-    for name, block in (*blocks.items(), ("teacher", taught)):
-        block.hybridize(static_alloc=True, static_shape=True)
-        if name in blocks:
-            how = {"momentum": 0.9, "learning_rate": 1e-9}  # noise teaches nothing
-            trainers[name] = gluon.Trainer(block.collect_params(), "sgd", how)
-
-    def step(name: str) -> None:
-        with autograd.record():
-            loss, _ = losses[name](blocks[name], batch)
-        loss.backward()
-        trainers[name].step(1)
-        mx.nd.waitall()
+    student = head.head_block(net, adapters=widths, **form)
 
     def teach() -> None:
         for output in taught(images):
             output.wait_to_read()
 
     return {
-        "labels": lambda: step("labels"),
+        "labels": partial(_trainer(head.head_block(net), head.supervised(loss)), batch),
         "teacher": teach,
-        "both": lambda: step("both"),
+        "both": partial(_trainer(student, both), batch),
     }
+
+
+def _trainer(block, step_loss: Callable) -> Callable:
+    """Return a function that trains a block on a batch."""
+    from mxnet import autograd, gluon, nd
+
+    block.hybridize(static_alloc=True, static_shape=True)
+    how = {"momentum": 0.9, "learning_rate": 1e-9}  # noise teaches nothing
+    trainer = gluon.Trainer(block.collect_params(), "sgd", how)
+
+    def step(batch) -> None:
+        with autograd.record():
+            loss, _ = step_loss(block, batch)
+        loss.backward()
+        trainer.step(1)
+        nd.waitall()
+
+    return step
