@@ -49,7 +49,7 @@ def scores(
             if value is None and name in graph.axes:
                 raise ValueError(
                     f"criterion {criterion!r} needs values, parameter {name!r} has "
-                    "none: initialise or load the net"
+                    "none: initialise or load the net, then trace it"
                 )
     return CRITERIA[criterion](graph, seed)
 
