@@ -52,4 +52,4 @@ def test_python_of_readme_runs(number, tmp_path):
 
 
 def test_readme_has_python_to_run():
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
