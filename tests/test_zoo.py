@@ -305,6 +305,12 @@ def test_names_of_gluoncv_are_passed_on(own):
     assert type(net).__module__.startswith("gluoncv")
 
 
+def test_base_of_gluoncvs_detectors_can_be_declined(own):
+    # By itself GluonCV would fetch it.
+    name = "ssd_300_vgg16_atrous_voc"
+    assert isinstance(gc.get_model(name, pretrained_base=False), SSD)
+
+
 def test_settings_of_gluoncv_are_passed_on(own):
     net = gc.get_model("resnet18_v1b", norm_kwargs={"momentum": 0.5})
     assert "momentum=0.5" in repr(net)

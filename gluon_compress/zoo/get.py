@@ -30,7 +30,7 @@ def get_model(
     root: str | os.PathLike | None = None,
     ctx: Any = None,
     classes: Sequence[str] | None = None,
-    pretrained_base: bool = False,
+    pretrained_base: bool | None = None,
     **others: Any,
 ) -> HybridBlock:
     """Return a model by name, with its weights if asked for.
@@ -49,9 +49,10 @@ def get_model(
     classes : sequence of str, optional
         Other classes than the model's own. With weights, trunk, branches and box
         predictors keep theirs; what tells the classes apart starts anew.
-    pretrained_base : bool
+    pretrained_base : bool, optional
         Weights for the trunk alone, where ``pretrained`` is not asked for: the
-        model's own, or for a full detector GluonCV's from ImageNet.
+        model's own, or for a full detector GluonCV's from ImageNet. Default: none,
+        and for GluonCV's models what GluonCV does.
     **others
         For GluonCV's own models as GluonCV takes them, for ``build`` likewise.
 
@@ -151,8 +152,8 @@ def _other(name: str, given: dict, others: dict) -> HybridBlock:
     theirs = list(get_model_list())
     if str(name).lower() not in theirs:
         raise unknown(name, sorted({*read(), *models.MODELS, *theirs}))
-    given = {k: v for k, v in given.items() if v not in (None, False)}
-    return gluoncv_model(name, **{"pretrained": False, **given, **others})
+    given = {key: value for key, value in given.items() if value is not None}
+    return gluoncv_model(name, **given, **others)
 
 
 def _built(name: str, given: dict, others: dict) -> HybridBlock:
