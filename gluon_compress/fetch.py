@@ -7,7 +7,6 @@ it when a process ends, however it ends.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -20,6 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 from tqdm import tqdm
+
+from gluon_compress.files import held, is_at
 
 LOG = logging.getLogger(__name__)
 BLOCK = 1 << 16
@@ -138,37 +139,17 @@ def _is(file: IO[bytes], checksum: str) -> bool:
 
 @contextmanager
 def _part(path: Path, checksum: str) -> Iterator[IO[bytes]]:
-    """Open what has come so far, alone; it is kept if another process can go on."""
+    """Open what has come so far, alone; it is kept if another try can go on."""
     name = path.with_name(f"{path.name}.{checksum.split(':')[1][:8]}.part")
-    while True:
-        with open(name, "ab+") as part:
-            _hold(part, path)
-            if not _same(part, name):
-                continue  # whoever held it put it in place, or threw it away
-            try:
-                yield part
-            except (_Refused, OSError):
+    with held(name) as part:
+        try:
+            yield part
+        except (_Refused, OSError):
+            name.unlink()
+            raise
+        finally:
+            if is_at(name, part) and not name.stat().st_size:
                 name.unlink()
-                raise
-            finally:
-                if _same(part, name) and not name.stat().st_size:
-                    name.unlink()
-            return
-
-
-def _same(file: IO[bytes], name: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), name.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _hold(part: IO[bytes], path: Path) -> None:
-    try:
-        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        LOG.warning("%s: another process fetches it, waiting", path)
-        fcntl.flock(part, fcntl.LOCK_EX)
 
 
 def _fill(part, url: str, checksum: str, size: int | None, patience: Patience) -> None:

@@ -1,14 +1,19 @@
-"""Files that are whole or absent: atomic writing, JSON that names its errors, sums."""
+"""Files that are whole or absent: atomic writing, locks, JSON that names its errors."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Iterator
+
+LOG = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
 
@@ -117,3 +122,31 @@ def sha256(path: str | os.PathLike) -> str:
         for block in iter(lambda: file.read(BLOCK), b""):
             total.update(block)
     return total.hexdigest()
+
+
+@contextmanager
+def held(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open a file to read and append, alone: others wait, and the log says so.
+
+    The system lets go of it when a process ends, however it ends. Who holds the file
+    may rename or remove it; those who wait then make a new one.
+    """
+    path = Path(path)
+    while True:
+        with open(path, "ab+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                LOG.warning("%s: another process is at it, waiting", path)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if is_at(path, file):
+                yield file
+                return
+
+
+def is_at(path: Path, file: IO[bytes]) -> bool:
+    """Return whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -19,7 +19,7 @@ ARROWS = {
     # files and values
     "files": set(),
     "checks": set(),
-    "fetch": set(),
+    "fetch": {"files"},
     "unpack": set(),
     # from a net to a smaller one
     "graph": BOTTOM,

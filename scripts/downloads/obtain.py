@@ -8,9 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator
 
-from downloads.alone import alone
 from downloads.dataset import DataSet
-from downloads.store import fetched, so_far
+from downloads.store import alone, fetched, so_far
 from gluon_compress.unpack import check_room, unpack
 
 

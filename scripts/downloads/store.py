@@ -1,10 +1,26 @@
-"""The archives in ``DIR/downloads``, until they are unpacked."""
+"""The folder that sets go to: held alone, with archives in ``downloads``."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 from downloads.dataset import Archive, DataSet
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it; other processes wait."""
+    from gluon_compress.files import held
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".downloading"
+    with held(path):
+        try:
+            yield
+        finally:
+            path.unlink()
 
 
 def so_far(dataset: DataSet, store: Path) -> int:
