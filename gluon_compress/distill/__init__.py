@@ -5,7 +5,7 @@ A student and a teacher here are blocks whose outputs are class scores
 ``(B, K, H, W)``, in the same order and with the same shapes.
 """
 
-from gluon_compress.distill.adapters import adapt, steps, thin
+from gluon_compress.distill.adapters import adapt, strides, thin
 from gluon_compress.distill.losses import (
     bounded_box_loss,
     box_loss,
@@ -43,7 +43,7 @@ __all__ = [
     "needs_taps",
     "score_loss",
     "soft_target_loss",
-    "steps",
+    "strides",
     "thin",
     "weighted_score_loss",
 ]

@@ -13,8 +13,8 @@ import mxnet as mx
 SMALL = 5  # cells a side: maps up to it are compared cell by cell
 
 
-def steps(sides: Sequence[int], stride: int) -> list[int]:
-    """Return which cells of maps are compared: every so-manyth in each direction."""
+def strides(sides: Sequence[int], stride: int) -> list[int]:
+    """Return of each map every which cell is compared, in each direction."""
     return [stride if side > SMALL else 1 for side in sides]
 
 
@@ -42,7 +42,7 @@ def adapt(
     taps : sequence of Symbol
     widths : sequence of int
     every : sequence of int, optional
-        As ``steps`` returns it; None: all cells.
+        As ``strides`` returns it; None: all cells.
 
     Raises
     ------

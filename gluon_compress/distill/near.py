@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gluon_compress.distill.adapters import steps
+from gluon_compress.distill.adapters import strides
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Anchors:
     taps : tuple of int or None
         The maps whose cells are asked for; None: all.
     stride : int
-        Every so-manyth cell in each direction is asked for, as ``adapters.steps`` says;
+        Every so-manyth cell in each direction is asked for, as ``strides`` says;
         it is near an object if any of the cells it stands for is.
 
     Raises
@@ -86,7 +86,7 @@ def near_objects(
             best = overlaps.max(axis=1, keepdims=True)
             row[:] = (overlaps >= share * best).any(axis=0)
     cells = _cells(fits, anchors.maps)
-    every = steps([height for height, _, _ in anchors.maps], anchors.stride)
+    every = strides([height for height, _, _ in anchors.maps], anchors.stride)
     cells = [_pooled(mask, step) for mask, step in zip(cells, every)]
     return cells if anchors.taps is None else [cells[i] for i in anchors.taps]
 

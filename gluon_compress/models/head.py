@@ -18,7 +18,7 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 from mxnet.gluon import SymbolBlock
 
-from gluon_compress.distill import Anchors, adapt, steps, thin
+from gluon_compress.distill import Anchors, adapt, strides, thin
 from gluon_compress.graph import FORMS, Form, pair_of
 from gluon_compress.graph.step import attribute
 from gluon_compress.models.ssd import (
@@ -130,7 +130,8 @@ def head_block(
     outputs = [scores, deltas.reshape((0, -1, 4))]
     numbers = tap_numbers(net, taps)
     tapped = [maps[i] for i in numbers]
-    every = steps([_map_shapes(net)[i][2] for i in numbers], stride)
+    sides = [shape[2] for shape in _map_shapes(net)] if numbers else []
+    every = strides([sides[i] for i in numbers], stride)
     outputs += adapt(tapped, adapters, every) if adapters else thin(tapped, every)
     symbol = mx.sym.Group(outputs)
     block = SymbolBlock(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from releasing.figures import rows, table
+from releasing.figures import rows
+from tables import table
 
 TASKS = {"ssd": "object detection", "classifier": "image classification"}
 SHOWN = 20  # classes that are named
@@ -20,7 +21,7 @@ def card(entry: Any, folder: Path) -> str:
     parts = [
         f"# {entry.name}",
         _what(entry),
-        table(rows(entry, whole)),
+        table(("", ""), rows(entry, whole)).rstrip(),
         "## Use",
         _use(entry),
         "## Training",

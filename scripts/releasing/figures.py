@@ -22,9 +22,3 @@ def rows(entry: Any, whole: dict) -> list[tuple[str, str]]:
         where = f"{hardware['threads']} thread(s) of {hardware['cpu']}, MXNet"
         found += [("latency", f"{speed['median_ms']:.1f} ms, batch 1, {where}")]
     return found
-
-
-def table(rows: list[tuple[str, str]]) -> str:
-    """Return a table of two columns."""
-    lines = [f"| {name} | {value} |" for name, value in rows]
-    return "\n".join(["| | |", "| --- | --- |", *lines])

@@ -36,8 +36,8 @@ def prepared(name: str, shape: Sequence) -> tuple:
         outputs, nudged = flat(whole(images)), flat(whole(images * (1 + NUDGE)))
         finite = all(np.isfinite(array).all() for array in (*outputs, *nudged))
         if finite and difference(outputs, nudged) <= STEADY:
-            break
-    return net, source, images, outputs
+            return net, source, images, outputs
+    raise ValueError("no random values give it steady outputs")
 
 
 def fill(net: Any, graph: Graph, gain: float, seed: int) -> None:
