@@ -12,6 +12,7 @@ from tables import aims_table, by_net, mean_of, results_of, table
 
 PARTS = {
     "Trained from scratch": (ORIGIN, "mobilenet1.0"),
+    "The start of detectors": ("short_*",),
     "A quarter of the MACs": ("25_*",),
     "Half of the MACs": ("50_*",),
     "At the cost of GluonCV's resnet50_v1d_0.48": ("48_*",),
