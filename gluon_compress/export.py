@@ -208,6 +208,8 @@ def load_symbol(
 ) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """Return the symbol of an export, and its parameters and running statistics.
 
+    Values that the model zoo stores in float16 are float32 here, as nets run.
+
     Raises
     ------
     ValueError
@@ -217,7 +219,8 @@ def load_symbol(
     name = verified(folder)["name"]
     symbol = mx.sym.load(str(folder / f"{name}-symbol.json"))
     stored = mx.nd.load(str(folder / f"{name}-0000.params"))
-    return symbol, {key.split(":", 1)[1]: value for key, value in stored.items()}
+    params = {key.split(":", 1)[1]: value for key, value in stored.items()}
+    return symbol, {k: v.astype("float32", copy=False) for k, v in params.items()}
 
 
 def verified(folder: str | os.PathLike) -> dict:

@@ -123,6 +123,21 @@ def test_values_are_float32_again(own):
     assert {p.dtype for p in net.collect_params().values()} == {np.float32}
 
 
+def test_folder_of_the_zoo_is_read_in_place_too(own):
+    net, got = models.load(own / DETECTOR), gc.get_model(DETECTOR, pretrained=True)
+    found, wanted = values(net), values(got)
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[name], wanted[name]) for name in found)
+
+
+def test_detector_takes_a_trunk_of_the_zoo(own):
+    trunk = values(gc.get_model(THIN, pretrained=True))
+    built = values(models.build("ssd_300_mobilenet0.25", ["cat"], trunk=own / THIN))
+    shared = trunk.keys() & built.keys()
+    assert shared == {name for name in trunk if "dense" not in name}
+    assert all(np.array_equal(trunk[name], built[name]) for name in shared)
+
+
 def test_weights_take_half_the_room(made):
     stored = mx.nd.load(str(next((made / DETECTOR).glob("*.params"))))
     kinds = {v.ndim > 1: v.dtype for v in stored.values()}
