@@ -23,6 +23,24 @@ def images_in(folder: str) -> list[Path]:
     return found
 
 
+def images_of(places: Sequence[str], endings: Sequence[str]) -> list[Path]:
+    """Return the image files that are named or in a named folder, each once.
+
+    Raises
+    ------
+    ValueError
+        If there is no such image.
+    """
+    found: dict[Path, None] = {}
+    for place in map(Path, places):
+        inside = sorted(place.iterdir()) if place.is_dir() else [place]
+        images = [p for p in inside if p.suffix.lower() in endings]
+        if not place.exists() or not images:
+            raise ValueError(f"{place}: no image; allowed: {', '.join(endings)}")
+        found.update(dict.fromkeys(images))
+    return list(found)
+
+
 def pictures(places: Sequence[str], out: Path, endings: Sequence[str]) -> dict:
     """Return where the picture of each image goes that is named or in a folder.
 
@@ -32,13 +50,7 @@ def pictures(places: Sequence[str], out: Path, endings: Sequence[str]) -> dict:
         If there is no such image, or a picture would replace one of the images, or
         another picture.
     """
-    targets: dict[Path, Path] = {}
-    for place in map(Path, places):
-        inside = sorted(place.iterdir()) if place.is_dir() else [place]
-        images = [p for p in inside if p.suffix.lower() in endings]
-        if not place.exists() or not images:
-            raise ValueError(f"{place}: no image; allowed: {', '.join(endings)}")
-        targets.update({image: out / image.name for image in images})
+    targets = {image: out / image.name for image in images_of(places, endings)}
     taken: set[Path] = set()
     for image, target in targets.items():
         if target.resolve() in taken or target.resolve() == image.resolve():

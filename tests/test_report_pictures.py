@@ -512,6 +512,15 @@ def test_truth_is_left_and_found_is_right(tmp_path):
     assert has(image, colour(1))[:, 212:].any()
 
 
+def test_heads_can_be_others(tmp_path):
+    for name, heads in (("a", {}), ("b", {"heads": ("before", "after")})):
+        report.detections([example()], CLASSES, tmp_path / f"{name}.png", **heads)
+    a, b = (read(tmp_path / f"{name}.png") for name in "ab")
+    assert a.shape == b.shape
+    changed = (a != b).any(axis=(1, 2)).nonzero()[0]
+    assert 26 <= changed.min() <= changed.max() < 60
+
+
 def test_legend_names_every_class_over_as_many_lines_as_it_takes(tmp_path):
     classes = [f"a class with a long name {i}" for i in range(40)]
     report.detections([example()], classes, tmp_path / "d.png", panel=200)

@@ -309,6 +309,33 @@ def test_detect_refuses_when_no_image_can_be_read(call, model, images, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+def test_two_detectors_are_drawn_side_by_side(call, model, images, tmp_path):
+    picture, folder = tmp_path / "pair.png", images / "JPEGImages"
+    options = ("--out", picture, "--threshold", "0.01", "--limit", "2")
+    status, out, error = call("compare_detectors", model, model, folder, *options)
+    assert (status, error) == (0, "")
+    assert out.count("skipped") == 1
+    assert out.splitlines()[-1] == str(picture)
+    drawn = cv2.imread(str(picture))
+    first = drawn[60:410]  # below the legend and what each costs, above the name
+    assert (first[:, 12:492] == first[:, 504:984]).all()
+    assert drawn.shape[0] > 2 * 360
+
+
+def test_detectors_of_other_classes_are_not_compared(call, model, images, tmp_path):
+    other = models.build("ssd_300_mobilenet0.25", ["dog"], extras=(32, 32, 32))
+    models.save(other, tmp_path / "other", "other")
+    for second, options, told in (
+        (tmp_path / "other", ["--out", tmp_path / "a.png"], "same classes"),
+        (model, ["--out", tmp_path / "a.gif"], ".png"),
+        (model, ["--out", tmp_path / "a.png", "--limit", "0"], "--limit"),
+    ):
+        folder = images / "JPEGImages"
+        refused = call("compare_detectors", model, second, folder, *options)
+        assert_refused(refused, told)
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_evaluate_prints_and_writes_the_result(call, model, images, tmp_path):
     status, out, error = call("evaluate", model, "--data", images, "--out", tmp_path)
     assert (status, error) == (0, "")

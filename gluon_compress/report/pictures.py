@@ -17,14 +17,14 @@ from gluon_compress.report.boxes import INK, WHITE, Boxes, colour, draw, font
 
 @dataclass(frozen=True)
 class Example:
-    """One image with what is there and what was found.
+    """One image with what is there, or what another net finds, and what was found.
 
     Parameters
     ----------
     image : ndarray
         ``(H, W, 3)`` uint8, red first.
     truth, found : Boxes
-        In pixels of the image.
+        Left and right, in pixels of the image.
     name : str
     """
 
@@ -40,6 +40,7 @@ def detections(
     path: str | os.PathLike,
     *,
     panel: int = 480,
+    heads: tuple[str, str] = ("ground truth", "detections"),
 ) -> None:
     """Draw ground truth (left) beside detections (right), one image a row.
 
@@ -51,13 +52,15 @@ def detections(
         Of the PNG.
     panel : int
         Width of each of the two pictures, pixels.
+    heads : pair of str
+        What stands above the left and the right pictures.
     """
     if not examples:
         raise ValueError("a picture of detections needs at least one image")
     gap = 12
     width = 2 * panel + 3 * gap
     hard = any(np.any(e.truth.difficult) for e in examples if len(e.truth))
-    strips = [_legend(classes, width, gap, hard), _heads(panel, gap)]
+    strips = [_legend(classes, width, gap, hard), _heads(heads, panel, gap)]
     for example in examples:
         pair = [
             draw(example.image, boxes, classes, width=panel)
@@ -103,9 +106,9 @@ def _legend(classes: Sequence[str], width: int, gap: int, hard: bool) -> np.ndar
     return np.asarray(image)
 
 
-def _heads(panel: int, gap: int) -> np.ndarray:
+def _heads(heads: tuple[str, str], panel: int, gap: int) -> np.ndarray:
     image, pen = _blank(26, 2 * panel + 3 * gap)
-    for x, text in ((gap, "ground truth"), (panel + 2 * gap, "detections")):
+    for x, text in zip((gap, panel + 2 * gap), heads):
         pen.text((x, 3), text, INK, font=font(16))
     return np.asarray(image)
 
