@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,31 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--quiet", action="store_true", help="no progress bars")
     return made
+
+
+def add_own_data(made: argparse.ArgumentParser) -> None:
+    """Add the options that put a folder of one's own into a detector's recipe."""
+    made.add_argument("--images", metavar="FOLDER", help="in VOC layout")
+    made.add_argument("--train", metavar="SPLIT", help="to train on")
+    made.add_argument("--test", metavar="SPLIT", help="to measure on")
+    made.add_argument("--classes", nargs="+", metavar="NAME", help="what to detect")
+    made.add_argument("--seed", type=int, help="of the recipe")
+
+
+def with_own_data(recipe: Any, args: argparse.Namespace) -> Any:
+    """Return a recipe with the options of ``add_own_data`` that were given."""
+    data = replace(recipe.data, **given(args, "train", "test", "classes"))
+    if args.images:
+        # The classes of the recipe are those of other images.
+        classes = args.classes or None
+        data = replace(data, kind="voc", root=args.images, classes=classes)
+    return replace(recipe, data=data, **given(args, "seed"))
+
+
+def given(args: argparse.Namespace, *names: str) -> dict:
+    """Return the options that were given."""
+    found = {name: vars(args)[name] for name in names}
+    return {n: v for n, v in found.items() if v is not None and v is not False}
 
 
 def run_recipe(recipe: Any, args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common import main
-from runs import recipe_parser, run_recipe
+from runs import add_own_data, given, recipe_parser, run_recipe, with_own_data
 
 
 def arguments():
@@ -28,11 +28,7 @@ def arguments():
         "--masks", action="store_true", help="train with the plan as masks, then slim"
     )
     made.add_argument("--trunk", metavar="MODEL", help="classifier to take it from")
-    made.add_argument("--images", metavar="FOLDER", help="in VOC layout")
-    made.add_argument("--train", metavar="SPLIT", help="to train on")
-    made.add_argument("--test", metavar="SPLIT", help="to measure on")
-    made.add_argument("--classes", nargs="+", metavar="NAME", help="what to detect")
-    made.add_argument("--seed", type=int, help="of the recipe")
+    add_own_data(made)
     return made
 
 
@@ -43,21 +39,12 @@ def run(args) -> None:
     recipe = Recipe.load(args.recipe)
     if recipe.finetune is not None:
         raise ValueError(f"{args.recipe}: compresses; that is for run_pipeline.py")
-    model = replace(recipe.model, **_given(args, "plan", "masks", "trunk"))
-    data = replace(recipe.data, **_given(args, "train", "test", "classes"))
-    if args.images:
-        data = replace(data, kind="voc", root=args.images)
-    recipe = replace(recipe, model=model, data=data, **_given(args, "seed"))
+    model = replace(recipe.model, **given(args, "plan", "masks", "trunk"))
+    recipe = with_own_data(replace(recipe, model=model), args)
     if args.teacher:
         how = recipe.distillation or Distillation()
         recipe = replace(recipe, distillation=replace(how, teacher=args.teacher))
     run_recipe(recipe, args)
-
-
-def _given(args, *names: str) -> dict:
-    """Return the options that were given."""
-    found = {name: vars(args)[name] for name in names}
-    return {n: v for n, v in found.items() if v is not None and v is not False}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import mxnet as mx
 import pytest
@@ -204,6 +205,36 @@ def test_script_names_a_missing_teacher(place, tmp_path, call):
         "train_ssd",
         *("--recipe", place / "recipe.json", "--out", tmp_path / "run"),
         *("--teacher", tmp_path / "nowhere"),
+    )
+    assert status == 2
+    assert error.count("\n") == 1
+    assert "nowhere" in error
+    assert not (tmp_path / "run").exists()
+
+
+# Images of one's own, in any recipe of a detector.
+
+
+def test_own_images_come_with_their_own_classes(script, place):
+    recipe = recipe_in(place)
+    made = script("run_pipeline").arguments()
+    base = ["--recipe", "r.json", "--out", "runs/mine"]
+    with_own_data = script("runs").with_own_data
+    named = replace(recipe, data=replace(recipe.data, classes=("cell",)))
+    assert with_own_data(named, made.parse_args(base)) == named
+    args = made.parse_args([*base, "--images", "pets", "--seed", "3"])
+    found = with_own_data(named, args)
+    assert (found.data.root, found.data.classes, found.seed) == ("pets", None, 3)
+    args = made.parse_args([*base, "--images", "pets", "--classes", "cat", "dog"])
+    assert with_own_data(named, args).data.classes == ("cat", "dog")
+
+
+def test_missing_folder_of_images_is_named(place, tmp_path, call):
+    recipe_in(place)
+    status, _, error = call(
+        "run_pipeline",
+        *("--recipe", place / "recipe.json", "--out", tmp_path / "run"),
+        *("--images", tmp_path / "nowhere"),
     )
     assert status == 2
     assert error.count("\n") == 1
