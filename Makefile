@@ -1,7 +1,7 @@
 # One environment, .venv, serves everything; scripts/venv.sh makes it when it is not current.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint clean
+.PHONY: help venv demo test lint docs-check clean
 
 PY := .venv/bin/python
 CORES := $(shell nproc 2>/dev/null || echo 2)
@@ -13,7 +13,7 @@ OUT ?= runs/demo
 ARGS ?=
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1 \t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1 \t\2/p' Makefile
 
 venv:  ## Make .venv with everything in it (PYTHON=... chooses the Python, 3.8 to 3.11)
 	@scripts/venv.sh
@@ -28,6 +28,9 @@ test: venv  ## Run the tests (ARGS="-m 'not slow'" chooses among them)
 
 lint: venv  ## Check style and format
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+docs-check: venv  ## Run every command that README and docs show, on small data
+	@$(PY) scripts/check_docs.py $(ARGS)
 
 clean:  ## Remove .venv and what Python and its tools left behind; runs/ stays
 	@rm -rf .venv .venv-install.log build dist *.egg-info .pytest_cache .ruff_cache

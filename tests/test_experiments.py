@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gluon_compress import list_models
+from gluon_compress import files, list_models, pipeline
 from gluon_compress.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -120,6 +120,55 @@ def test_stale_page_and_unknown_pattern_are_refused(
     assert status == 2
     assert "'no_such' fits no folder" in error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def chained(script, monkeypatch, tmp_path):
+    """Return a set whose ``small`` starts from the net of ``large``, and what ran."""
+    text = (ROOT / "model_zoo/bccd/compact_tuned_seed0/recipe.json").read_text("utf-8")
+    for name, start in (("large", "none/none"), ("small", "set/large")):
+        folder = tmp_path / "model_zoo" / "set" / name
+        folder.mkdir(parents=True)
+        changed = text.replace("bccd/full_seed0", start)
+        (folder / "recipe.json").write_text(changed, encoding="utf-8")
+    monkeypatch.setattr(script("experiments"), "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ran = []
+
+    def run(recipe, place, **_):
+        ran.append(place.name)
+        (place / "full" / "model").mkdir(parents=True, exist_ok=True)
+        files.write_json(place / "result.json", {"stages": {"full": {"mAP": 0.5}}})
+
+    monkeypatch.setattr(pipeline, "run", run)
+    files.write_json(tmp_path / "model_zoo" / "results.json", {})
+    return ran
+
+
+def carry_out(script, *options: str) -> None:
+    experiments = script("experiments")
+    made = experiments.experiment_parser("for a test")
+    args = made.parse_args(["--out", "runs/set", *options])
+    folder, page = experiments.ROOT / "model_zoo" / "set", experiments.ROOT / "page.md"
+    experiments.carry_out(folder, page, lambda folder: "", args)
+
+
+def test_net_that_another_starts_from_is_run_first(script, chained):
+    carry_out(script, "--only", "small")
+    assert chained == ["large", "small"]
+    carry_out(script)
+    assert chained == ["large", "small"]  # both have results
+
+
+def test_result_is_made_again_and_compared(script, chained, tmp_path, capsys):
+    carry_out(script)
+    stored = tmp_path / "model_zoo" / "set" / "small" / "result.json"
+    files.write_json(stored, {"stages": {"full": {"mAP": 0.51}}})
+    carry_out(script, "--only", "small", "--again")
+    assert chained == ["large", "small", "small"]
+    line = "small: mAP 0.5000 here, mAP 0.5100 in model_zoo/set/small/result.json"
+    assert line in capsys.readouterr().out
+    assert files.read_json(stored)["stages"]["full"]["mAP"] == 0.51
 
 
 # Detectors.

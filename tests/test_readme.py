@@ -1,4 +1,7 @@
-"""Holds README and the other pages against the tree, and runs README's Python."""
+"""Holds README and the other pages against the tree, and runs README's programs.
+
+The commands that they show are run by ``make docs-check``, for they take minutes.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,30 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SNIPPETS = PYTHON.findall(README) + PYTHON.findall(GUIDE)
 
 
 def test_readme_names_the_two_commands_and_they_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     named = set(re.findall(r"^ +make (\w+)", README, re.MULTILINE))
-    assert {"venv", "demo", "test"} <= named
+    assert {"demo", "test"} <= named
     assert named <= set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
 
 
-def test_scripts_that_readme_names_exist():
-    named = set(re.findall(r"scripts/\w+\.py", README))
-    assert len(named) >= 4
+def test_guide_names_every_script_that_can_be_called():
+    scripts = [
+        path.name
+        for path in (ROOT / "scripts").glob("*.py")
+        if "__main__" in path.read_text(encoding="utf-8")
+    ]
+    assert len(scripts) > 10
+    assert [name for name in scripts if f"scripts/{name}" not in GUIDE] == []
+
+
+def test_scripts_that_pages_name_exist():
+    named = set(re.findall(r"scripts/\w+\.py", README + GUIDE))
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
@@ -38,7 +52,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_python_of_readme_runs(number, tmp_path):
+def test_python_of_readme_and_guide_runs(number, tmp_path):
     (tmp_path / "snippet.py").write_text(SNIPPETS[number], encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "snippet.py"],
@@ -51,5 +65,25 @@ def test_python_of_readme_runs(number, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_readme_has_python_to_run():
+def test_pages_have_python_to_run():
     assert len(SNIPPETS) == 4
+
+
+def test_commands_of_a_page_are_found(script, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Text.\n\n"
+        "    make demo    # a remark\n"
+        "    scripts/a.py --one \\\n      two\n"
+        "    a tree/\n\n"
+        "```bash\nX=1\nscripts/b.py $X\n```\n\n"
+        "```python\n    scripts/c.py\n```\n"
+        "\n    pip install .\n"
+    )
+    found = script("checking.commands").commands_of(page)
+    assert [(command.line, command.text) for command in found] == [
+        (3, "make demo"),
+        (4, "scripts/a.py --one  two"),
+        (9, "X=1\nscripts/b.py $X"),
+        (17, "pip install ."),
+    ]
