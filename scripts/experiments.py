@@ -56,13 +56,13 @@ def _chosen(folder: Path, pattern: str) -> list[Path]:
 
 
 def _run_one(path: Path, out: Path) -> None:
-    """Run an experiment; store its result, or compare it with the one stored."""
+    """Run an experiment, and before it what it starts from; store or compare."""
     from gluon_compress import pipeline, train
     from gluon_compress.files import read_json
     from gluon_compress.recipe import load_recipe
 
     os.chdir(ROOT)  # recipes name their files from here
-    for other in _starts(path):
+    for other in _missing(path):
         _run_one(other, ROOT / "runs" / other.parent.parent.name)
     name, place, result = path.parent.name, out / path.parent.name, "result.json"
     print(f"{name}: begins", flush=True)
@@ -80,18 +80,16 @@ def _run_one(path: Path, out: Path) -> None:
     note(ROOT / "model_zoo", stored)
 
 
-def _starts(path: Path) -> list[Path]:
+def starts(path: Path) -> list[tuple[str, str, str]]:
+    """Return set, name and file of the nets of others that a recipe starts from."""
+    return list(dict.fromkeys(STARTS.findall(path.read_text(encoding="utf-8"))))
+
+
+def _missing(path: Path) -> list[Path]:
     """Return the recipes of nets that a recipe starts from and that are not there."""
-    named = STARTS.findall(path.read_text(encoding="utf-8"))
-    missing = [
-        (kind, name) for kind, name, rest in named if not _made(kind, name, rest)
-    ]
-    recipes = [ROOT / "model_zoo" / kind / name / path.name for kind, name in missing]
-    return [recipe for recipe in dict.fromkeys(recipes) if recipe.exists()]
-
-
-def _made(*parts: str) -> bool:
-    return Path(ROOT, "runs", *parts).exists()
+    absent = [s for s in starts(path) if not Path(ROOT, "runs", *s).exists()]
+    found = [ROOT / "model_zoo" / kind / name / path.name for kind, name, _ in absent]
+    return [recipe for recipe in found if recipe.exists()]
 
 
 def _value(whole: dict) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from experiments import starts
+
 from releasing.figures import rows
 from tables import table
 
@@ -58,9 +60,14 @@ def _training(entry: Any, folder: Path) -> str:
     files = f"[recipe.json](recipe.json){plan}"
     if not entry.weights:
         return f"{made}About {entry.hours:g} hours on two cores, not run here; {files}."
+    first = "".join(
+        f" It starts from the net of [{kind}/{name}](../{kind}/{name}/recipe.json), "
+        "which the command makes first where it is not there."
+        for kind, name, _ in starts(folder / "recipe.json")
+    )
     return (
         f"{made}About {entry.hours:g} hours on two cores; {files} say how and what, "
-        "[result.json](result.json) how well."
+        f"[result.json](result.json) how well.{first}"
     )
 
 
