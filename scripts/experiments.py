@@ -8,17 +8,11 @@ not there.
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from common import parser
-from facts import ROOT, environment
-from reproducing.sums import note
-
-STARTS = re.compile(r'"runs/([^/"]+)/([^/"]+)/([^"]+)"')
+from reproducing.running import run_one
 
 
 def experiment_parser(description: str):
@@ -38,7 +32,7 @@ def carry_out(folder: Path, page: Path, make_page, args) -> None:
     if args.out is not None:
         for recipe in _chosen(folder, args.only):
             if args.again or not recipe.with_name("result.json").exists():
-                _run_one(recipe, Path(args.out).resolve())
+                run_one(recipe, Path(args.out).resolve())
     text = make_page(folder)
     if not args.check:
         page.write_text(text, encoding="utf-8")
@@ -53,46 +47,3 @@ def _chosen(folder: Path, pattern: str) -> list[Path]:
     if not chosen:
         raise ValueError(f"--only {pattern!r} fits no folder of {folder}")
     return chosen
-
-
-def _run_one(path: Path, out: Path) -> None:
-    """Run an experiment, and before it what it starts from; store or compare."""
-    from gluon_compress import pipeline, train
-    from gluon_compress.files import read_json
-    from gluon_compress.recipe import load_recipe
-
-    os.chdir(ROOT)  # recipes name their files from here
-    for other in _missing(path):
-        _run_one(other, ROOT / "runs" / other.parent.parent.name)
-    name, place, result = path.parent.name, out / path.parent.name, "result.json"
-    print(f"{name}: begins", flush=True)
-    options = train.Options(progress=False)
-    recipe, facts = load_recipe(path), environment()
-    pipeline.run(recipe, place, resume=True, options=options, facts=facts)
-    stored = path.with_name(result)
-    if stored.exists():
-        found, told = (_value(read_json(file)) for file in (place / result, stored))
-        print(f"{name}: {found} here, {told} in {stored.relative_to(ROOT)}")
-        return
-    if (place / "plan.json").exists():
-        shutil.copyfile(place / "plan.json", path.with_name("plan.json"))
-    shutil.copyfile(place / result, stored)
-    note(ROOT / "model_zoo", stored)
-
-
-def starts(path: Path) -> list[tuple[str, str, str]]:
-    """Return set, name and file of the nets of others that a recipe starts from."""
-    return list(dict.fromkeys(STARTS.findall(path.read_text(encoding="utf-8"))))
-
-
-def _missing(path: Path) -> list[Path]:
-    """Return the recipes of nets that a recipe starts from and that are not there."""
-    absent = [s for s in starts(path) if not Path(ROOT, "runs", *s).exists()]
-    found = [ROOT / "model_zoo" / kind / name / path.name for kind, name, _ in absent]
-    return [recipe for recipe in found if recipe.exists()]
-
-
-def _value(whole: dict) -> str:
-    last = list(whole["stages"].values())[-1]
-    key = next(key for key in ("mAP", "top1") if key in last)
-    return f"{key} {last[key]:.4f}"

@@ -11,8 +11,7 @@ from pruning_rows import HEAD, ORIGIN, row, seeds
 from tables import aims_table, by_net, mean_of, results_of, table
 
 PARTS = {
-    "Trained from scratch": (ORIGIN, "mobilenet1.0"),
-    "The start of detectors": ("short_*",),
+    "Trained from scratch": (ORIGIN, "mobilenet1.0", "short_*"),
     "A quarter of the MACs": ("25_*",),
     "Half of the MACs": ("50_*",),
     "At the cost of GluonCV's resnet50_v1d_0.48": ("48_*",),

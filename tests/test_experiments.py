@@ -131,7 +131,7 @@ def chained(script, monkeypatch, tmp_path):
         folder.mkdir(parents=True)
         changed = text.replace("bccd/full_seed0", start)
         (folder / "recipe.json").write_text(changed, encoding="utf-8")
-    monkeypatch.setattr(script("experiments"), "ROOT", tmp_path)
+    monkeypatch.setattr(script("reproducing.running"), "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     ran = []
 
@@ -149,7 +149,7 @@ def carry_out(script, *options: str) -> None:
     experiments = script("experiments")
     made = experiments.experiment_parser("for a test")
     args = made.parse_args(["--out", "runs/set", *options])
-    folder, page = experiments.ROOT / "model_zoo" / "set", experiments.ROOT / "page.md"
+    folder, page = Path("model_zoo/set").resolve(), Path("page.md")
     experiments.carry_out(folder, page, lambda folder: "", args)
 
 

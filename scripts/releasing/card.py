@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments import starts
-
 from releasing.figures import rows
+from reproducing.running import starts
 from tables import table
 
 TASKS = {"ssd": "object detection", "classifier": "image classification"}
