@@ -27,8 +27,8 @@ def arguments():
     known = "mxnet, onnx, onnx-dynamic, openvino, ncnn, int8, onnx-int8"
     made.add_argument("--formats", nargs="+", metavar="FORMAT", help=f"any of {known}")
     made.add_argument("--images", metavar="FOLDER", help="to check on, and for int8")
-    ways = {"choices": ("entropy", "naive"), "default": "entropy"}
-    made.add_argument("--calibration", **ways, help="of int8; default: entropy")
+    ways = {"choices": ("entropy", "naive"), "default": "naive"}
+    made.add_argument("--calibration", **ways, help="of int8; default: naive")
     count = {"type": above_0, "default": 32, "metavar": "N", "help": "default: 32"}
     made.add_argument("--calibration-images", **count)
     return made

@@ -44,7 +44,7 @@ def deploy(
     *,
     formats: Sequence[str] = ("mxnet",),
     images: np.ndarray | None = None,
-    calibration: str = "entropy",
+    calibration: str = "naive",
 ) -> dict:
     """Write a detector for edge runtimes; every file is run before it is kept.
 

@@ -53,7 +53,7 @@ class Graph:
     params: Mapping[str, mx.nd.NDArray]
     shape: tuple[int, ...]
     images: np.ndarray
-    calibration: str = "entropy"
+    calibration: str = "naive"
 
 
 @dataclass(frozen=True)
