@@ -24,15 +24,15 @@ TEXTS = {
     "bccd": """# SSD-300 on blood cells
 
 mAP on the test images of BCCD, three classes: red and white cells and platelets. No
-figure can be compared with one on Pascal VOC. All nets train for the same epochs on the
-same changed images, at the same rate; a compact net for as many again as the full
-detector that it starts from. Anchors are part of a recipe: small ones for platelets, and
-`lite`, whose largest map has 19 × 19 cells, has those of platelets and red cells there.
-Trunks of ResNet and MobileNet alike have learnt on Imagenette for eight epochs, see
-[there](imagenette.md); nets called "scratch" start from random values, `trunk_first` from
-a trunk that was pruned there, which had more epochs. `compact` and `compact_s` have the
-structure that meets the paper's budgets with 20 classes, `mobilenet` the same six maps
-as they, `lite` is the classic MobileNet-SSD.
+figure can be compared with one on Pascal VOC. All nets train for the same epochs on
+the same changed images, at the same rate; a compact net for as many again as the full
+detector that it starts from. Anchors are part of a recipe: small ones for platelets,
+and `lite`, whose largest map has 19 × 19 cells, has those of platelets and red cells
+there. Trunks of ResNet and MobileNet alike have learnt on Imagenette for eight epochs,
+see [there](imagenette.md); nets called "scratch" start from random values,
+`trunk_first` from a trunk that was pruned there, which had more epochs. `compact` and
+`compact_s` have the structure that meets the paper's budgets with 20 classes,
+`mobilenet` the same six maps as they, `lite` is the classic MobileNet-SSD.
 """,
     "bccd_ablation": """# What earns what: losses and deletion
 
