@@ -36,12 +36,13 @@ see [there](imagenette.md); nets called "scratch" start from random values,
 """,
     "bccd_ablation": """# What earns what: losses and deletion
 
-mAP on the test images of BCCD, one seed, a short fine-tuning. All nets start
-from the same full detector (`full_seed0` of [there](bccd.md)) and are pruned to the
-budgets of `compact`. `losses_…`: what the full detector teaches by, half of the branch
-channels deleted. `keep_…`: the share of the branch channels that stays, taught by the
-usual losses, as `losses_scores_boxes_features` is, where 50 % stay. The test set is
-small: differences of a point or two may be chance.
+mAP on the test images of BCCD, one seed, a short fine-tuning. All nets come from the
+same full detector (`full_seed0` of [there](bccd.md)), within the budgets of `compact`.
+`losses_…`: what the full detector teaches by; they all start from the pruned net of
+`compact_tuned_seed0`, which has half of the branch channels. `keep_…`: the share of
+the branch channels that stays, taught by the usual losses, as
+`losses_scores_boxes_features` is, where 50 % stay. The test set is small: differences
+of a point or two may be chance.
 """,
     "fod": """# SSD-300 on objects on runways
 
