@@ -194,8 +194,8 @@ def test_voc_opens_as_gluoncv_reads_it(offer, download):
 def test_bccd_opens_as_recipes_read_it(offer, download):
     offer("bccd")
     assert download("bccd")[0] == 0
-    recipe = load_recipe(ROOT / "model_zoo/ssd_300_resnet50_v1d_bccd/recipe.json")
-    root = download.root / recipe.data.root
+    recipe = load_recipe(ROOT / "model_zoo/bccd/full_seed0/recipe.json")
+    root = download.root / Path(recipe.data.root).name
     for split in (recipe.data.train, recipe.data.test):
         data = VOCLayout(root, split, recipe.data.classes)
         assert data[0][1][0, 4] == data.classes.index("WBC")
