@@ -1,21 +1,24 @@
 #!/usr/bin/env python
 """Time a step of training with and without a teacher, and the teacher alone, in turn.
 
-  scripts/benchmark_distillation.py
+  scripts/benchmark_distillation.py --out runs/distillation
   scripts/benchmark_distillation.py --student ssd_300_mobilenet1.0 --losses imitation
 
 The student is the full detector cut by --plan, or another one; the teacher is the full
-SSD-300 on ResNet50-v1d. What is printed are medians: a step from labels, the teacher's
+SSD-300 on ResNet50-v1d. What is told are medians: a step from labels, the teacher's
 forward pass, a step with both, and what the losses and the adapters cost beyond the
-teacher, as a share of the step from labels.
+teacher. With --out, it is also written to result.json and distillation.md.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
+from pathlib import Path
 
-from common import above_0, main, parser
+from common import above_0, main, parser, write_result
+from speed.teacher import page_of, told
 from speed.teaching import FULL, PLAN, steps
 
 
@@ -28,6 +31,7 @@ def arguments():
     made.add_argument("--stride", type=above_0, default=2, help="as in recipes")
     made.add_argument("--batch", type=above_0, default=8)
     made.add_argument("--rounds", type=above_0, default=8)
+    made.add_argument("--out", metavar="DIR")
     return made
 
 
@@ -41,10 +45,13 @@ def run(args) -> None:
             way()
             if number:  # the first round makes the graphs
                 timed[name].append(time.perf_counter() - begun)
-    labels, teacher, both = (statistics.median(t) for t in timed.values())
-    for name, seconds in zip(timed, (labels, teacher, both)):
-        print(f"{name:8} {1e3 * seconds:8.1f} ms")
-    print(f"beyond the teacher: {100 * (both - teacher - labels) / labels:+.1f} %")
+    ms = {name: 1e3 * statistics.median(seconds) for name, seconds in timed.items()}
+    print(told(ms))
+    if args.out:
+        how = {key: getattr(args, key) for key in ("student", "losses", "stride")}
+        result = write_result(args.out, {**how, "batch": args.batch, "ms": ms})
+        page = page_of(json.loads(result.read_text(encoding="utf-8")))
+        (Path(args.out) / "distillation.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import cv2
+import mxnet as mx
 import numpy as np
 import pytest
 
@@ -168,3 +169,47 @@ def test_way_from_files_to_boxes_is_timed(call, deployed, tmp_path):
         "benchmark.png",
         "result.json",
     }
+
+
+def test_mxnet_forms_compute_the_same(script):
+    forms = script("speed.forms")
+    net, images = detector(), mx.nd.random.normal(shape=(1, 3, 300, 300))
+    wanted = mx.nd.concat(*forms.form_of(net, "raw")(images), dim=2).asnumpy()
+    for form in list(forms.FORMS)[1:]:
+        found = forms.form_of(net, form)(images)
+        found = mx.nd.concat(*found, dim=2) if form == "folded" else found
+        assert np.abs(found.asnumpy() - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_mxnet_benchmark_names_what_takes_time(call, script, tmp_path):
+    name, out = "ssd_300_mobilenet0.25", tmp_path / "b"
+    status, page, error = call("benchmark_mxnet", name, "--seconds", "1", "--out", out)
+    assert (status, error) == (0, "")
+    assert page.strip() == (out / "mxnet.md").read_text().strip()
+    result = json.loads((out / "result.json").read_text())
+    assert list(result["forms"][name]) == list(script("speed.forms").FORMS)
+    first, last = result["operators"][name].values()
+    for spent in (first, last):
+        assert spent["convolution"] > 0.4 * sum(spent.values())
+        assert spent["other"] < 0.05 * sum(spent.values())
+    assert first["BatchNorm"] > 0 == last["BatchNorm"] == last["activation, sum"]
+
+
+def test_mxnet_benchmark_refuses_an_unknown_net(call, tmp_path):
+    refused = call("benchmark_mxnet", "nowhere", "--out", tmp_path / "b")
+    assert_refused(refused, "nowhere: none of full, compact")
+    assert not (tmp_path / "b").exists()
+
+
+def test_teacher_benchmark_tells_what_is_beyond_the_teacher(call, tmp_path):
+    options = ("--student", "ssd_300_mobilenet0.25", "--losses", "scores", "channels")
+    few = ("--batch", "1", "--rounds", "2", "--out", tmp_path / "b")
+    status, out, error = call("benchmark_distillation", *options, *few)
+    assert (status, error) == (0, "")
+    ms = json.loads((tmp_path / "b" / "result.json").read_text())["ms"]
+    assert ms["both"] > ms["labels"] > 0 < ms["teacher"]
+    beyond = 100 * (ms["both"] - ms["teacher"] - ms["labels"]) / ms["teacher"]
+    assert f"of what the teacher takes | {beyond:+.1f} %" in out
+    page = (tmp_path / "b" / "distillation.md").read_text()
+    assert out.strip() in page
+    assert "Losses:\nscores, channels." in page

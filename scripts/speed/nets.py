@@ -47,17 +47,26 @@ def folder_of(name: str, place: Path, formats: Sequence[str]) -> Path:
 
 
 def _deploy(name: str, folder: Path, formats: Sequence[str]) -> Path:
-    """Deploy a net with starting values, which change no time."""
     import gluon_compress as gc
 
-    model, plan = NETS[name]
-    net = gc.build(model)
-    if plan is not None:
-        net = gc.slim(net, gc.Plan.load(ROOT / "model_zoo" / plan / "plan.json"))
     images = noise((4, 3, 300, 300))
     how = {"formats": formats, "images": images, "calibration": "naive"}
-    gc.deploy(net, folder, "net", **how)
+    gc.deploy(built(name), folder, "net", **how)
     return folder
+
+
+def built(name: str):
+    """Return a net of ``NETS``, or one that ``build`` knows.
+
+    It has starting values, which change no time.
+    """
+    import gluon_compress as gc
+
+    model, plan = NETS.get(name, (name, None))
+    net = gc.build(model)
+    if plan is None:
+        return net
+    return gc.slim(net, gc.Plan.load(ROOT / "model_zoo" / plan / "plan.json"))
 
 
 def facts_of(folder: Path, name: str) -> dict:
