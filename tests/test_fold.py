@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import mxnet as mx
+import numpy as np
 import pytest
 from gluoncv.model_zoo import get_model
 from mxnet.gluon import nn
 
-from gluon_compress.edge import fold
+from gluon_compress.edge import fold, fused
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.graph.nodes import take_apart
+from gluon_compress.models import head
 from nets import NETS, Wired, batch, conv, difference, ready, unit
+from runtimes import detector
 
 
 def norms(symbol) -> int:
@@ -108,3 +112,22 @@ def test_nets_of_the_zoo_fold(name):
     assert difference(net(batch(shape)), block_of(*folded)(batch(shape))) < 1e-5
     if name == "resnet50_v1d":
         assert norms(folded[0]) == 0
+
+
+def test_fused_net_computes_what_its_net_does():
+    net = head.head_block(detector(), taps=("map0", "map5"), stride=2)
+    images = mx.nd.random.normal(shape=(2, 3, 300, 300))
+    wanted, found = net(images), fused(net)(images)
+    assert len(wanted) == len(found) == 4
+    for ours, its in zip(wanted, found):
+        difference = np.abs(ours.asnumpy() - its.asnumpy()).max()
+        assert difference <= 1e-5 * np.abs(ours.asnumpy()).max()
+
+
+def test_fused_net_is_on_the_devices_that_are_asked_for():
+    devices = [mx.cpu(0), mx.cpu(1)]
+    net = fused(detector(), devices)
+    assert all(p.list_ctx() == devices for p in net.collect_params().values())
+    images = mx.nd.random.normal(shape=(1, 3, 300, 300))
+    first, second = (net(images.as_in_context(device))[0] for device in devices)
+    np.testing.assert_array_equal(first.asnumpy(), second.asnumpy())

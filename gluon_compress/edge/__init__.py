@@ -12,7 +12,7 @@ from gluon_compress.edge.formats import FORMATS
 from gluon_compress.edge.head import head_graph, whole_graph
 from gluon_compress.edge.inputs import as_rgb, prepared, read_inputs
 from gluon_compress.edge.predictors import Predictor
-from gluon_compress.edge.runtimes import RUNTIMES
+from gluon_compress.edge.runtimes import RUNTIMES, fused
 
 __all__ = [
     "FORMATS",
@@ -24,6 +24,7 @@ __all__ = [
     "deploy",
     "detections",
     "fold",
+    "fused",
     "head_graph",
     "nms",
     "prepared",

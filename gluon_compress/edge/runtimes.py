@@ -5,16 +5,38 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import mxnet as mx
 import numpy as np
+from mxnet.gluon import SymbolBlock
 
 from gluon_compress.edge import quantize
+from gluon_compress.edge.fold import fold
 from gluon_compress.edge.widen import widen
-from gluon_compress.graph import block_of
+from gluon_compress.graph import block_of, pair_of
 
 FUSED = "MKLDNN"  # MXNet's back end that joins convolutions with what follows them
+
+
+def fused(net: Any, ctx: Sequence[mx.Context] | None = None) -> SymbolBlock:
+    """Return a net for inference alone: BatchNorm folded, and joined layers on CPUs.
+
+    Parameters
+    ----------
+    net : HybridBlock or (symbol, params)
+        Left as it is; the values are copies.
+    ctx : sequence of Context, optional
+        Default: the CPU.
+    """
+    devices = list(ctx or [mx.cpu()])
+    symbol, params = fold(*pair_of(net))
+    if all(device.device_type == "cpu" for device in devices):
+        symbol = symbol.get_backend_symbol(FUSED)
+    block = block_of(symbol, params)
+    block.collect_params().reset_ctx(devices)
+    block.hybridize(static_alloc=True, static_shape=True)
+    return block
 
 
 def needed(module: str, extra: str) -> ModuleType:

@@ -9,11 +9,12 @@ from typing import Any, Sequence
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import data
+from gluon_compress.edge import fused
 from gluon_compress.evaluate import top1
 from gluon_compress.graph import Graph
 from gluon_compress.graph import trace as trace_net
 from gluon_compress.models import classifier
-from gluon_compress.pipeline.job import Job, Lesson, Task, cut, place, teacher_of
+from gluon_compress.pipeline.job import Job, Lesson, Task, cut, teacher_of
 from gluon_compress.recipe import ClassifierRecipe, Schedule
 
 VAL_BATCH = 64
@@ -146,10 +147,8 @@ def lesson(job: Job, net: HybridBlock, teacher: HybridBlock | None) -> Lesson:
     if teacher is None:
         return Lesson(net, classifier.step_loss)
     how = job.recipe.distillation
-    place(teacher, job.options.ctx)
-    teacher.hybridize(static_alloc=True, static_shape=True)
     step = classifier.taught_step(
-        teacher, weight=how.weight, temperature=how.temperature
+        fused(teacher, job.options.ctx), weight=how.weight, temperature=how.temperature
     )
     return Lesson(net, step)
 

@@ -10,10 +10,11 @@ from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import data, models
 from gluon_compress.distill import ON_TAPS, Settings, distil_step, needs_taps
+from gluon_compress.edge import fused
 from gluon_compress.evaluate import precisions
 from gluon_compress.graph import Graph
 from gluon_compress.models import head, ssd
-from gluon_compress.pipeline.job import Job, Lesson, Task, cut, place, teacher_of
+from gluon_compress.pipeline.job import Job, Lesson, Task, cut, teacher_of
 from gluon_compress.recipe import Data, Distillation, Model, Recipe, Schedule
 
 # Keys of a recipe's model that leave the rest to the model itself.
@@ -155,11 +156,10 @@ def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
     how = job.recipe.distillation
     if teacher is None:
         return Lesson(head.head_block(net), head.supervised(head.ssd_loss()))
-    place(teacher, job.options.ctx)
     taps, every = _taps(how, teacher), head.map_widths(teacher)
     widths = [every[i] for i in head.tap_numbers(teacher, taps)]
     taught = head.head_block(teacher, taps=taps, stride=how.stride)
-    taught.hybridize(static_alloc=True, static_shape=True)
+    taught = fused(taught, job.options.ctx)
     step = distil_step(
         taught,
         taps,

@@ -56,10 +56,7 @@ def _deploy(name: str, folder: Path, formats: Sequence[str]) -> Path:
 
 
 def built(name: str):
-    """Return a net of ``NETS``, or one that ``build`` knows.
-
-    It has starting values, which change no time.
-    """
+    """Return a net of ``NETS`` or ``build``; starting values change no time."""
     import gluon_compress as gc
 
     model, plan = NETS.get(name, (name, None))

@@ -27,6 +27,7 @@ def steps(args) -> dict[str, Callable[[], None]]:
     import gluon_compress as gc
     from gluon_compress.data import SSDTargets
     from gluon_compress.distill import needs_taps
+    from gluon_compress.edge import fused
     from gluon_compress.models import head, ssd
 
     full, net = gc.build(FULL), gc.build(args.student)
@@ -38,8 +39,7 @@ def steps(args) -> dict[str, Callable[[], None]]:
     weights = dict.fromkeys(args.losses, 1.0)
     taps = head.map_names(full) if needs_taps(weights) else ()
     form = {"taps": taps, "stride": args.stride}
-    taught = head.head_block(full, **form)
-    taught.hybridize(static_alloc=True, static_shape=True)
+    taught = fused(head.head_block(full, **form))
     anchors = head.map_anchors(net, stride=args.stride)
     loss = head.ssd_loss()
     both = gc.distil_step(taught, taps, loss, weights=weights, anchors=anchors)
