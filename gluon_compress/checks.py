@@ -175,6 +175,25 @@ def map_of(check: Check, *names: str) -> Check:
     return check_all
 
 
+def class_names(classes: Any) -> tuple[str, ...]:
+    """Return the names of classes, in their order.
+
+    Raises
+    ------
+    ValueError
+        If they are no names, one of them is empty or there twice, or there is none.
+    """
+    allowed = "a list of distinct names"
+    if isinstance(classes, (str, bytes)) or not hasattr(classes, "__iter__"):
+        raise wrong("classes", classes, allowed)
+    names = tuple(classes)
+    if not names or any(not isinstance(n, str) or not n.strip() for n in names):
+        raise wrong("classes", names, allowed)
+    if len(set(names)) != len(names):
+        raise wrong("classes", names, f"{allowed}; one is there twice")
+    return tuple(map(str, names))
+
+
 def anything(value: Any, place: str) -> Any:
     """Accept what is there: it is for the reader, not for the program."""
     return value

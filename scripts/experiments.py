@@ -8,10 +8,12 @@ not there.
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from common import parser
+from reproducing import sums
 from reproducing.running import run_one
 
 
@@ -19,6 +21,7 @@ def experiment_parser(description: str):
     """Return a parser with the options of a script that runs a set of experiments."""
     made = parser(description)
     made.add_argument("--out", metavar="DIR", help="for the runs")
+    made.add_argument("--data", metavar="DIR", help="folder that the images are in")
     made.add_argument("--only", default="*", metavar="PATTERN", help="of names")
     made.add_argument(
         "--again", action="store_true", help="run what has a result too, and compare"
@@ -29,6 +32,11 @@ def experiment_parser(description: str):
 
 def carry_out(folder: Path, page: Path, make_page, args) -> None:
     """Run what has no result yet, where asked to; then write or check the page."""
+    from gluon_compress.recipe import DATA_FOLDER
+
+    if args.data is not None:
+        os.environ[DATA_FOLDER] = str(Path(args.data).resolve())
+    sums.check(folder.parent)
     if args.out is not None:
         for recipe in _chosen(folder, args.only):
             if args.again or not recipe.with_name("result.json").exists():

@@ -3,7 +3,8 @@
 
   scripts/reproduce_tables.py             # docs/reproduce.md and README's table
   scripts/reproduce_tables.py --check     # fails if they are stale
-  scripts/reproduce_tables.py --count     # counts what the nets cost, first
+  scripts/reproduce_tables.py --count     # first counts what the nets cost, and
+                                          # notes what published.json says now
 
 Made from files alone: model_zoo/published.json, the result files of the experiments,
 and model_zoo/costs/result.json. One that is missing or altered ends the script.
@@ -24,7 +25,7 @@ def arguments():
     """Return the parser of this script."""
     made = parser(__doc__)
     made.add_argument("--check", action="store_true", help="only compare")
-    made.add_argument("--count", action="store_true", help="count costs anew")
+    made.add_argument("--count", action="store_true", help="costs and published.json")
     made.add_argument("--root", default=ROOT, metavar="DIR", help="of the project")
     return made
 
@@ -36,10 +37,11 @@ def run(args) -> None:
     root = Path(args.root)
     zoo = root / "model_zoo"
     if args.count:
-        sums.note(zoo, write_result(zoo / "costs", counted(zoo)))
+        counts = write_result(zoo / "costs", counted(zoo))
+        sums.note(zoo, counts, zoo / sums.OTHERS)
     sums.check(zoo)
     costs = read_json(zoo / "costs" / "result.json")
-    tables = detectors(zoo, costs, read_json(zoo / "published.json"))
+    tables = detectors(zoo, costs, read_json(zoo / sums.OTHERS))
     readme = root / "README.md"
     texts = {
         root / "docs" / "reproduce.md": page_of(zoo, costs),

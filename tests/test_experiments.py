@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -164,11 +165,31 @@ def test_result_is_made_again_and_compared(script, chained, tmp_path, capsys):
     carry_out(script)
     stored = tmp_path / "model_zoo" / "set" / "small" / "result.json"
     files.write_json(stored, {"stages": {"full": {"mAP": 0.51}}})
+    script("reproducing.sums").note(tmp_path / "model_zoo", stored)
     carry_out(script, "--only", "small", "--again")
     assert chained == ["large", "small", "small"]
     line = "small: mAP 0.5000 here, mAP 0.5100 in model_zoo/set/small/result.json"
     assert line in capsys.readouterr().out
     assert files.read_json(stored)["stages"]["full"]["mAP"] == 0.51
+
+
+def test_altered_and_missing_results_are_not_published(script, chained, tmp_path):
+    carry_out(script)
+    page = Path("page.md").read_text(encoding="utf-8")
+    stored = tmp_path / "model_zoo" / "set" / "small" / "result.json"
+    files.write_json(stored, {"stages": {"full": {"mAP": 0.9}}})
+    for word in ("altered", "missing"):
+        with pytest.raises(ValueError, match=f"small/result.json: .*{word}"):
+            carry_out(script)
+        stored.unlink(missing_ok=True)
+    assert Path("page.md").read_text(encoding="utf-8") == page
+
+
+def test_images_may_lie_elsewhere(script, chained, monkeypatch):
+    monkeypatch.delenv("GLUON_COMPRESS_DATA", raising=False)
+    carry_out(script, "--data", "sets")
+    assert os.environ["GLUON_COMPRESS_DATA"] == str(Path("sets").resolve())
+    monkeypatch.delenv("GLUON_COMPRESS_DATA")
 
 
 # Detectors.

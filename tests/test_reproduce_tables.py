@@ -64,6 +64,14 @@ def test_seeds_that_are_missing_are_said(call, project, script):
     assert "1 of 3 runs done" in lines(project)["SSD-300 MobileNet1.0, classic"]
 
 
+def test_altered_figures_of_others_are_not_written(call, project):
+    path = project / "model_zoo" / "published.json"
+    changed = path.read_text("utf-8").replace("71.2", "72.9")
+    path.write_text(changed, encoding="utf-8")
+    refused = call("reproduce_tables", "--root", project)
+    assert_refused(refused, "published.json: altered")
+
+
 def test_published_figures_stand_as_they_were_published(call, project):
     call("reproduce_tables", "--root", project)
     found = lines(project)

@@ -10,6 +10,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
+import requests
 import servers
 from gluoncv.model_zoo.ssd import SSD
 
@@ -209,11 +210,40 @@ def test_base_of_a_classifier_is_all_but_its_last_layer(own):
     assert 1 <= len(changed) <= 2
 
 
-@pytest.mark.parametrize("classes", [[], ["a", "a"]])
-@pytest.mark.parametrize("name", [DETECTOR, THIN])
+@pytest.mark.parametrize(
+    "classes", [[], ["a", "a"], "cat", 7, [None], [""], ["a", 1]], ids=str
+)
+@pytest.mark.parametrize("name", [DETECTOR, THIN, "ssd_300_mobilenet0.25"])
 def test_classes_must_be_distinct(own, name, classes):
-    with pytest.raises(ValueError, match="classes must be distinct"):
+    with pytest.raises(ValueError, match="classes.* allowed: a list of distinct names"):
         gc.get_model(name, classes=classes)
+
+
+def test_classes_may_be_any_series_of_names(own):
+    for classes in (np.array(["cat", "dog"]), (name for name in ("cat", "dog"))):
+        assert tuple(gc.get_model(DETECTOR, classes=classes).classes) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ssd_300_resnet50_v1d", "ssd_300_mobilenet1.0_voc", "ssd_300_resnet50_v1d_coco"],
+)
+def test_weights_that_were_not_trained_here_name_what_trains_them(name):
+    with pytest.raises(ValueError, match=r"about \d+ hours .*scripts/train_ssd\.py"):
+        gc.get_model(name, pretrained=True)
+
+
+def test_weights_of_others_that_cannot_be_fetched(monkeypatch, tmp_path):
+    def no_network(*_, **__):
+        raise requests.ConnectionError("Max retries exceeded")
+
+    monkeypatch.setattr(requests, "get", no_network)
+    for name, how in (
+        ("mobilenet0.25", {"pretrained": True}),
+        ("ssd_300_mobilenet0.25", {"pretrained_base": True}),
+    ):
+        with pytest.raises(ValueError, match=r"mobilenet0\.25.*fetch.*ConnectionError"):
+            gc.get_model(name, root=tmp_path, **how)
 
 
 def test_devices_are_respected(own):

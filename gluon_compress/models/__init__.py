@@ -16,6 +16,7 @@ import mxnet as mx
 from gluoncv.model_zoo.ssd import SSD
 from mxnet.gluon import HybridBlock
 
+from gluon_compress.checks import class_names
 from gluon_compress.cost import count
 from gluon_compress.export import MANIFEST, export, load_symbol, read_manifest
 from gluon_compress.graph import Graph, trace
@@ -87,7 +88,8 @@ def build(
     Raises
     ------
     ValueError
-        For an unknown name or field, or a value out of its range.
+        For an unknown name or field, a value out of its range, or classes that are
+        not distinct names.
     """
     if name not in MODELS:
         raise ValueError(f"model {name!r}; allowed: {', '.join(sorted(MODELS))}")
@@ -99,8 +101,9 @@ def build(
     if not 0 < width <= 1:
         raise ValueError(f"width {width!r} of {name}; allowed: above 0 to 1")
     make_trunk, usual = MODELS[name]
+    classes = class_names(classes)
     made = make_trunk() if trunk is None else load_trunk(trunk)
-    net = ssd.build_ssd(made, SSDConfig(tuple(classes), **{**usual, **config}))
+    net = ssd.build_ssd(made, SSDConfig(classes, **{**usual, **config}))
     head.initialize(net, seed=seed)
     return net if width == 1 else _narrow(net, width)
 

@@ -17,6 +17,7 @@ from gluoncv.model_zoo.resnetv1b import ResNetV1b
 from mxnet import autograd
 from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
+from gluon_compress.checks import class_names
 from gluon_compress.distill import soft_target_loss
 from gluon_compress.export import MANIFEST, export, load_symbol, read_manifest
 from gluon_compress.graph import block_of, pair_of, symbol_of
@@ -50,13 +51,15 @@ def build_classifier(
     Raises
     ------
     ValueError
-        For a name GluonCV does not have, or a net that is no classifier.
+        For a name GluonCV does not have, a net that is no classifier, or classes that
+        are not distinct names.
 
     Notes
     -----
     Residual blocks that can start as the identity do so (Goyal et al. 2017, section
     5.1), as in GluonCV's own training of ImageNet.
     """
+    classes = class_names(classes)
     net = _get(name, len(classes))
     try:
         symbol = symbol_of(net)
@@ -169,10 +172,9 @@ def with_classes(
     Raises
     ------
     ValueError
-        If there is no class, or one twice, or the last layer cannot be found.
+        If the classes are not distinct names, or the last layer cannot be found.
     """
-    if not classes or len(set(classes)) != len(classes):
-        raise ValueError(f"classes must be distinct names, not {list(classes)}")
+    classes = class_names(classes)
     symbol, params = pair_of(net)
     nodes, heads = take_apart(symbol)
     last = _last_layer(nodes, heads)

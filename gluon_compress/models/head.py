@@ -18,6 +18,7 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 from mxnet.gluon import SymbolBlock
 
+from gluon_compress.checks import class_names
 from gluon_compress.distill import Anchors, adapt, strides, thin
 from gluon_compress.graph import FORMS, Form, pair_of
 from gluon_compress.graph.step import attribute
@@ -265,11 +266,11 @@ def with_classes(net: SSD, classes: Sequence[str], *, seed: int = 0) -> SSD:
     Raises
     ------
     ValueError
-        If there is no class, or one twice.
+        If the classes are not distinct names.
     """
     symbol, params = pair_of(net)
     features = SymbolBlock(map_symbols(symbol), mx.sym.var("data", dtype="float32"))
-    made = ssd_around(features, replace(config_of(net), classes=tuple(classes)))
+    made = ssd_around(features, replace(config_of(net), classes=class_names(classes)))
     _fill(features.collect_params(), params)
     for own, kept in zip(made.box_predictors, net.box_predictors):
         pairs = zip(own.predictor.params.values(), kept.predictor.params.values())

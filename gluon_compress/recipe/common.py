@@ -18,8 +18,15 @@ _positive = c.number(0, above=True)
 
 
 def folder_of(root: str) -> Path:
-    """Return a root, relative to ``$GLUON_COMPRESS_DATA`` or to where we are."""
-    return Path(os.environ.get(DATA_FOLDER, "")) / root
+    """Return a root, relative to ``$GLUON_COMPRESS_DATA`` or to where we are.
+
+    A folder of data need not be laid out as that of the recipe's author: what is not at
+    ``root`` there is looked for by the last part of its name.
+    """
+    base = os.environ.get(DATA_FOLDER)
+    if not base or Path(root).is_absolute() or Path(base, root).exists():
+        return Path(base or "", root)
+    return Path(base, Path(root).name)
 
 
 def format_problem(number: int) -> tuple[str, Any, str] | None:

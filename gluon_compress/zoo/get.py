@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import mxnet as mx
+import requests
 from gluoncv.model_zoo import get_model as gluoncv_model
 from gluoncv.model_zoo import get_model_list
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
+from gluon_compress.checks import class_names
 from gluon_compress.export import export, read_manifest
 from gluon_compress.graph import block_of
 from gluon_compress.models import head
 from gluon_compress.models.classifier import feature_parameters, with_classes
 from gluon_compress.models.start import completed
 from gluon_compress.zoo import weights
-from gluon_compress.zoo.index import Entry, folder, read, unknown
+from gluon_compress.zoo.index import Entry, folder, read, training_of, unknown
 
 
 def get_model(
@@ -65,9 +68,12 @@ def get_model(
     ------
     ValueError
         For an unknown name (the nearest are named), a model without weights (what
-        makes them is named), or weights that cannot be had.
+        makes them is named), weights that cannot be had, or classes that are not
+        distinct names.
     """
     known = read()
+    if classes is not None and name in {*known, *models.MODELS}:
+        classes = class_names(classes)
     if name not in known:
         given = {"pretrained": pretrained, "pretrained_base": pretrained_base}
         given.update(root=root, ctx=ctx, classes=classes)
@@ -79,7 +85,7 @@ def get_model(
     if pretrained or pretrained_base:
         values = weights.load(weights.find(entry, root))
     net = load_folder(folder() / entry.name, values, trunk_only=not pretrained)
-    if classes is not None and tuple(classes) != entry.classes:
+    if classes not in (None, entry.classes):
         net = _with_classes(net, entry, classes)
     return placed(net, ctx)
 
@@ -141,7 +147,7 @@ def _with_classes(net: HybridBlock, entry: Entry, classes: Sequence[str]) -> Any
     if entry.kind == "ssd":
         return head.with_classes(net, classes)
     made = with_classes(net, classes, size=entry.size)
-    made.classes = tuple(classes)
+    made.classes = classes
     return made
 
 
@@ -151,26 +157,45 @@ def _other(name: str, given: dict, others: dict) -> HybridBlock:
         return _built(name, given, others)
     theirs = list(get_model_list())
     if str(name).lower() not in theirs:
+        made_by = training_of(str(name))
+        if made_by is not None:
+            raise ValueError(f"model {name!r} is a recipe, without weights; {made_by}")
         raise unknown(name, sorted({*read(), *models.MODELS, *theirs}))
     given = {key: value for key, value in given.items() if value is not None}
-    return gluoncv_model(name, **given, **others)
+    with _fetching(name):
+        return gluoncv_model(name, **given, **others)
 
 
 def _built(name: str, given: dict, others: dict) -> HybridBlock:
     if given["pretrained"]:
+        made_by = training_of(name)
         raise ValueError(
             f"model {name!r} has no weights of its own; pretrained_base=True gives its "
-            "trunk GluonCV's"
+            f"trunk GluonCV's{'' if made_by is None else f'; {made_by}'}"
         )
-    classes = given["classes"] or models.VOC_CLASSES
+    classes = models.VOC_CLASSES if given["classes"] is None else given["classes"]
     if not given["pretrained_base"]:
         return placed(models.build(name, classes, **others), given["ctx"])
     root = {} if given["root"] is None else {"root": str(given["root"])}
-    trunk = gluoncv_model(models.trunk_of(name), pretrained=True, **root)
+    with _fetching(models.trunk_of(name)):
+        trunk = gluoncv_model(models.trunk_of(name), pretrained=True, **root)
     with tempfile.TemporaryDirectory() as place:
         export(trunk, Path(place, "trunk"), shape=(1, 3, 224, 224))
         net = models.build(name, classes, trunk=Path(place, "trunk"), **others)
     return placed(net, given["ctx"])
+
+
+@contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """Say in one line what GluonCV could not fetch."""
+    try:
+        yield
+    except requests.RequestException as error:
+        asked = getattr(error.request, "url", None) or "its server"
+        raise ValueError(
+            f"model {name!r}: GluonCV cannot fetch its weights from {asked}: "
+            f"{type(error).__name__}; without a connection, put them into the cache"
+        ) from None
 
 
 def placed(net: HybridBlock, ctx: Any) -> HybridBlock:

@@ -152,6 +152,28 @@ def list_models(*, pretrained: bool = False) -> list[str]:
     return [n for n, e in sorted(read().items()) if e.weights or not pretrained]
 
 
+def training_of(name: str) -> str | None:
+    """Return how long the training of a recipe takes, and its command.
+
+    Parameters
+    ----------
+    name : str
+        Of a recipe's folder, or of a detector that there is a recipe of for the
+        classes of Pascal VOC.
+
+    Returns
+    -------
+    str or None
+        None where there is no such recipe.
+    """
+    for file in (folder() / place / "recipe.json" for place in (name, f"{name}_voc")):
+        if file.is_file():
+            recipe = read_json(file)
+            hours = f"about {recipe['hours']:g} hours of two cores"
+            return f"{hours} make them: {recipe['command']}"
+    return None
+
+
 def unknown(name: Any, known: Sequence[str]) -> ValueError:
     """Return the error that suggests the names nearest to one that is not known."""
     near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)

@@ -66,7 +66,8 @@ def _training(entry: Any, folder: Path) -> str:
     )
     return (
         f"{made}About {entry.hours:g} hours on two cores; {files} say how and what, "
-        f"[result.json](result.json) how well.{first}"
+        f"[result.json](result.json) how well.{first} With `--data DIR`, the images of "
+        f"{entry.data} are looked for in DIR."
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from reproducing import rows as r
+from reproducing.sums import OTHERS
 from tables import results_of, table
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -36,7 +37,7 @@ def page_of(zoo: Path, costs: Mapping) -> str:
     """Return docs/reproduce.md."""
     from gluon_compress.files import read_json
 
-    published = read_json(zoo / "published.json")
+    published = read_json(zoo / OTHERS)
     found = results_of(zoo / "imagenette")
     theirs = [
         r.published_classifier(row, costs["classifiers"][row["name"]])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Iterator
 
 NAME = "results.json"  # in the model zoo
+OTHERS = "published.json"  # figures of others, which are noted too
 
 
 def note(zoo: Path, *results: Path) -> None:
@@ -25,16 +26,17 @@ def check(zoo: Path) -> None:
     ValueError
         Naming the one that is missing, altered, or came by another way.
     """
+    from gluon_compress.checks import map_of, text
     from gluon_compress.files import read_json, sha256
 
-    known = read_json(zoo / NAME)
+    known = map_of(text)(read_json(zoo / NAME), str(zoo / NAME))
     for name, total in known.items():
         if not (zoo / name).is_file():
             raise ValueError(f"{zoo / name}: this result is missing")
         if sha256(zoo / name) != total:
             raise ValueError(f"{zoo / name}: altered, its sha256 is another")
-    for path in found(zoo):
-        if _name(zoo, path) not in known:
+    for path in (zoo / OTHERS, *found(zoo)):
+        if path.is_file() and _name(zoo, path) not in known:
             raise ValueError(f"{path}: no run has noted this result in {zoo / NAME}")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from speed.convolution import noise
 
@@ -42,13 +44,17 @@ def profiled(task: dict) -> dict[str, float]:
     for _ in range(WARM):
         finish(run(image))
     chosen = {"profile_symbolic": True, "profile_imperative": True}
-    mx.profiler.set_config(**chosen, aggregate_stats=True, filename=os.devnull)
-    mx.profiler.set_state("run")
-    for _ in range(RUNS):
-        finish(run(image))
-    mx.nd.waitall()
-    mx.profiler.set_state("stop")
-    told = json.loads(mx.profiler.dumps(reset=True, format="json"))
+    # MXNet deletes the file it writes to before: never name one that is there.
+    with TemporaryDirectory() as place:
+        file = str(Path(place, "profile.json"))
+        mx.profiler.set_config(**chosen, aggregate_stats=True, filename=file)
+        mx.profiler.set_state("run")
+        for _ in range(RUNS):
+            finish(run(image))
+        mx.nd.waitall()
+        mx.profiler.set_state("stop")
+        told = json.loads(mx.profiler.dumps(reset=True, format="json"))
+        mx.profiler.dump()  # or it would be written when the process ends
     spent = dict.fromkeys([*KINDS, OTHER], 0.0)
     for name, figures in told["Time"]["operator"].items():
         if name not in WAITING:
