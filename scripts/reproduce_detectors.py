@@ -30,7 +30,8 @@ detector that it starts from. Anchors are part of a recipe: small ones for plate
 and `lite`, whose largest map has 19 × 19 cells, has those of platelets and red cells
 there. Trunks of ResNet and MobileNet alike have learnt on Imagenette for eight epochs,
 see [there](imagenette.md); nets called "scratch" start from random values,
-`trunk_first` from a trunk that was pruned there, which had more epochs. `compact` and
+`trunk_first` from a trunk that was pruned there, which had more epochs. `twice` have as
+many epochs as the full and the compact net have together. `compact` and
 `compact_s` have the structure that meets the paper's budgets with 20 classes,
 `mobilenet` the same six maps as they, `lite` is the classic MobileNet-SSD.
 """,
