@@ -16,7 +16,7 @@ from gluoncv.model_zoo.ssd import SSD
 
 import gluon_compress as gc
 from gluon_compress import models, zoo
-from gluon_compress.export import export
+from gluon_compress.export import export, load_symbol
 from gluon_compress.files import read_json, write_json
 from gluon_compress.models import classifier, head
 from gluon_compress.zoo import get, index, weights
@@ -244,6 +244,26 @@ def test_weights_of_others_that_cannot_be_fetched(monkeypatch, tmp_path):
     ):
         with pytest.raises(ValueError, match=r"mobilenet0\.25.*fetch.*ConnectionError"):
             gc.get_model(name, root=tmp_path, **how)
+
+
+def test_structure_that_was_altered_is_named(own):
+    file = own / DETECTOR / f"{DETECTOR}-symbol.json"
+    content = file.read_bytes()
+    for change in (content[:-5], b"", content.replace(b"relu", b"tanh")):
+        file.write_bytes(change)
+        with pytest.raises(ValueError, match=f"{file}: missing or altered"):
+            gc.get_model(DETECTOR)
+    file.unlink()
+    with pytest.raises(ValueError, match=f"{file}: missing or altered"):
+        gc.get_model(DETECTOR)
+
+
+def test_folder_of_the_zoo_is_an_export_that_is_checked(own):
+    load_symbol(own / DETECTOR)
+    params = own / DETECTOR / f"{DETECTOR}-0000.params"
+    params.write_bytes(params.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{params}: altered or cut short"):
+        load_symbol(own / DETECTOR)
 
 
 def test_devices_are_respected(own):

@@ -18,6 +18,7 @@ from mxnet.gluon import HybridBlock
 from gluon_compress import models
 from gluon_compress.checks import class_names
 from gluon_compress.export import export, read_manifest
+from gluon_compress.files import sha256
 from gluon_compress.graph import block_of
 from gluon_compress.models import head
 from gluon_compress.models.classifier import feature_parameters, with_classes
@@ -109,11 +110,15 @@ def load_folder(
     Raises
     ------
     ValueError
-        If the values are not those of this model.
+        If the values are not those of this model, or its symbol is not as it was
+        written.
     """
     place = Path(place)
     manifest = read_manifest(place)
     file = place / f"{manifest['name']}-symbol.json"
+    stated = manifest["files"].get(file.name, {})
+    if not file.is_file() or sha256(file) != stated.get("sha256"):
+        raise ValueError(f"{file}: missing or altered, its sha256 is another")
     symbol, is_detector = mx.sym.load(str(file)), manifest["kind"] == "ssd"
     if values:
         _check_values(symbol, values, manifest)

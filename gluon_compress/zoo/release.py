@@ -50,9 +50,14 @@ def release(
     folder.mkdir(parents=True, exist_ok=True)
     symbol = Path(f"{own}-symbol.json").read_bytes()
     write_atomically(folder / f"{name}-symbol.json", symbol)
+    found = None if kept is None else _write(kept, folder)
     facts = {k: v for k, v in manifest.items() if k not in KEPT_BACK}
-    write_json(folder / MANIFEST, {**facts, "name": name, "files": {}})
-    return None if kept is None else _write(kept, folder)
+    files = {
+        path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.glob(f"{name}-*"))
+    }
+    write_json(folder / MANIFEST, {**facts, "name": name, "files": files})
+    return found
 
 
 def _write(stored: Mapping[str, mx.nd.NDArray], folder: Path) -> Weights:
