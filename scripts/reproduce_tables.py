@@ -41,10 +41,11 @@ def run(args) -> None:
         sums.note(zoo, counts, zoo / sums.OTHERS)
     sums.check(zoo)
     costs = read_json(zoo / "costs" / "result.json")
-    tables = detectors(zoo, costs, read_json(zoo / sums.OTHERS))
+    published = read_json(zoo / sums.OTHERS)
+    tables = detectors(zoo, costs, published)
     readme = root / "README.md"
     texts = {
-        root / "docs" / "reproduce.md": page_of(zoo, costs),
+        root / "docs" / "reproduce.md": page_of(zoo, costs, published),
         readme: readme_of(readme.read_text(encoding="utf-8"), tables),
     }
     for path, text in texts.items():

@@ -36,7 +36,7 @@ ARROWS = {
     # images
     "data": BOTTOM,
     # what holds it together
-    "models": {"graph", "cost", "plan", "prune", "distill", "export"},
+    "models": {"checks", "graph", "cost", "plan", "prune", "distill", "export"},
     "edge": {"graph", "export", "models", "data", "files"},
     "zoo": {"graph", "export", "models", "files", "checks", "fetch"},
     "report": {"graph", "plan", "cost", "files"},

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from reproducing import rows as r
-from reproducing.sums import OTHERS
 from tables import results_of, table
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -33,11 +32,8 @@ SHOWN = ("resnet50_v1d", "mobilenet1.0", "48_structure", "48_bn_scale_early")
 SHOWN += ("trunk_compact", "trunk_compact_s")
 
 
-def page_of(zoo: Path, costs: Mapping) -> str:
+def page_of(zoo: Path, costs: Mapping, published: Mapping) -> str:
     """Return docs/reproduce.md."""
-    from gluon_compress.files import read_json
-
-    published = read_json(zoo / OTHERS)
     found = results_of(zoo / "imagenette")
     theirs = [
         r.published_classifier(row, costs["classifiers"][row["name"]])
