@@ -1,6 +1,7 @@
 """Files from elsewhere: resumed where they broke off, checked, and only then in place.
 
-What has come so far lies in ``NAME.SUM.part`` beside the file. It is also the lock:
+What has come so far lies in ``NAME.SUM.part`` beside the file. It stays there, whatever
+goes wrong, unless it has all its bytes and is another file. It is also the lock:
 who fetches holds it, others wait for it and then find the file. The system lets go of
 it when a process ends, however it ends.
 """
@@ -10,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Iterator
+from typing import IO, Iterator, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -26,6 +28,8 @@ LOG = logging.getLogger(__name__)
 BLOCK = 1 << 16
 ENOUGH = 1 << 20  # bytes: a try that brought so many does not count as failed
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
+RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")  # of what there is in all, if known
+Stretch = Tuple[int, Optional[int], Optional[int]]
 ALGORITHMS = {"sha256": 64, "sha1": 40, "md5": 32}  # and their hexadecimal digits
 
 
@@ -60,6 +64,10 @@ class _Broken(Exception):
         self.after = after
 
 
+class _Unfit(_Broken):
+    """A range does not fit what has come so far: the next try asks for the whole."""
+
+
 def fetch(
     url: str,
     path: str | os.PathLike,
@@ -79,7 +87,8 @@ def fetch(
     checksum : str
         ``"sha256:DIGITS"``, ``"sha1:DIGITS"`` or ``"md5:DIGITS"``.
     size : int, optional
-        Bytes; a server that offers another length is refused before it is read.
+        Bytes; a server that offers another length is refused before it is read. Without
+        it, the server alone says whether what has come so far is too long.
     patience : Patience
 
     Returns
@@ -93,9 +102,9 @@ def fetch(
     ------
     ValueError
         If the server cannot be reached, has no such file, or serves something else;
-        nothing is in place then, and what can be resumed is kept.
+        nothing is in place then, and what has come so far is kept.
     OSError
-        If the folder cannot be written.
+        If the folder cannot be written, or the file of an address cannot be read.
     """
     path = Path(path).expanduser()
     _algorithm(checksum)
@@ -139,14 +148,11 @@ def _is(file: IO[bytes], checksum: str) -> bool:
 
 @contextmanager
 def _part(path: Path, checksum: str) -> Iterator[IO[bytes]]:
-    """Open what has come so far, alone; it is kept if another try can go on."""
+    """Open what has come so far, alone; it is kept if there is anything in it."""
     name = path.with_name(f"{path.name}.{checksum.split(':')[1][:8]}.part")
     with held(name) as part:
         try:
             yield part
-        except (_Refused, OSError):
-            name.unlink()
-            raise
         finally:
             if is_at(name, part) and not name.stat().st_size:
                 name.unlink()
@@ -154,11 +160,13 @@ def _part(path: Path, checksum: str) -> Iterator[IO[bytes]]:
 
 def _fill(part, url: str, checksum: str, size: int | None, patience: Patience) -> None:
     """Read until the sum is right; go on where a try broke off."""
-    failed, afresh = 0, True
+    failed, afresh, ranges = 0, True, True
+    if size is not None and part.seek(0, os.SEEK_END) >= size:
+        part.truncate(0)  # nothing is missing, and yet its sum is another
     while True:
         before = part.seek(0, os.SEEK_END)
         try:
-            _read(part, url, size, patience.timeout)
+            _read(part, url, size, patience.timeout, ranges)
             if _is(part, checksum):
                 return
             part.truncate(0)
@@ -167,6 +175,7 @@ def _fill(part, url: str, checksum: str, size: int | None, patience: Patience) -
                 raise _Refused(f"{url}: what came has another {_algorithm(checksum)}")
             afresh = False
         except _Broken as error:
+            ranges = not isinstance(error, _Unfit)
             gained = part.seek(0, os.SEEK_END) - before
             failed = 0 if gained >= ENOUGH else failed + 1
             if failed > patience.retries:
@@ -175,49 +184,58 @@ def _fill(part, url: str, checksum: str, size: int | None, patience: Patience) -
             time.sleep(min(wait, LONGEST_WAIT))
 
 
-def _read(part: IO[bytes], url: str, size: int | None, timeout: float) -> None:
-    """Append what is missing of a file."""
+def _read(part, url: str, size: int | None, timeout: float, ranges: bool) -> None:
+    """Append what is missing of a file; of the whole of it, if ranges do not work."""
     kind = urlsplit(url).scheme
     if kind == "file":
-        part.truncate(0)
-        with open(unquote(urlsplit(url).path), "rb") as source:
-            _check_size(os.fstat(source.fileno()).st_size, size, url)
-            _copy(iter(lambda: source.read(BLOCK), b""), part, size, url)
+        _read_file(part, url, size)
     elif kind in ("http", "https"):
-        _read_http(part, url, size, timeout)
+        # A server may send less than what it is asked for.
+        while not _read_http(part, url, size, timeout, ranges):
+            pass
     else:
         raise _Refused(f"{url}: kind {kind!r}; allowed: 'http', 'https', 'file'")
 
 
-def _read_http(part: IO[bytes], url: str, size: int | None, timeout: float) -> None:
+def _read_file(part: IO[bytes], url: str, size: int | None) -> None:
+    have = part.seek(0, os.SEEK_END)
+    with open(unquote(urlsplit(url).path), "rb") as source:
+        _check_size(os.fstat(source.fileno()).st_size, size, part, url)
+        source.seek(have)
+        _copy(iter(lambda: source.read(BLOCK), b""), part, size, url)
+
+
+def _read_http(part, url: str, size: int | None, timeout: float, ranges: bool) -> bool:
+    """Append what a server sends; return whether it goes to the end of the file."""
     have = part.seek(0, os.SEEK_END)
     # Packed on the way, lengths and ranges would be those of something else.
     headers = {"Accept-Encoding": "identity"}
-    if have:
+    if have and ranges:
         headers["Range"] = f"bytes={have}-"
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-            if answer.status_code == 416:  # we have as much as there is, or more
-                part.truncate(0)
-                raise _Broken("what was kept does not fit")
+            if answer.status_code == 416 and size is None:
+                part.truncate(0)  # as much as there is, or more, and another sum
             _check_status(answer, url)
-            if have and not _goes_on(answer, have):
-                part.truncate(0)
-                have = 0
-            length = answer.headers.get("Content-Length", "")
-            total = have + int(length) if length.isdigit() else size
-            _check_size(total, size, url)
+            begin, end, total = _stretch(answer, have, size)
+            _check_size(total, size, part, url)
             # urllib3 would throw away the last block of a file that breaks off; whether
             # all has come, we see ourselves.
             answer.raw.enforce_content_length = False
-            _copy(answer.iter_content(BLOCK), part, total, url)
+            _copy(_after(answer.iter_content(BLOCK), have - begin), part, end, url)
+            return end == total or total is None
     except requests.exceptions.RequestException as error:
         raise _reason(error) from error
 
 
-def _check_size(offered: int | None, size: int | None, url: str) -> None:
+def _check_size(offered: int | None, size: int | None, part, url: str) -> None:
+    """Refuse another length than is expected, and less than has come so far."""
+    have = part.seek(0, os.SEEK_END)
     if size is not None and offered != size:
         raise _Refused(f"{url}: {offered} bytes are offered, {size} are expected")
+    if offered is not None and offered < have:
+        came = f"{have} came before; if those are wrong, remove {part.name}"
+        raise _Refused(f"{url}: {offered} bytes are offered, {came}")
 
 
 def _check_status(answer: requests.Response, url: str) -> None:
@@ -226,29 +244,53 @@ def _check_status(answer: requests.Response, url: str) -> None:
         after = answer.headers.get("Retry-After", "")
         seconds = float(after) if after.isdigit() else 0.0
         raise _Broken(f"status {status} {answer.reason}", seconds)
+    if status == 416:
+        raise _Unfit("the server has nothing after what was kept")
     if status not in (200, 206):
         raise _Refused(f"{url}: status {status} {answer.reason}")
 
 
-def _goes_on(answer: requests.Response, have: int) -> bool:
-    stated = answer.headers.get("Content-Range", "")
-    return answer.status_code == 206 and stated.startswith(f"bytes {have}-")
+def _stretch(answer: requests.Response, have: int, size: int | None) -> Stretch:
+    """Return where what is sent begins and ends, and how much there is in all."""
+    if answer.status_code == 200:
+        length = answer.headers.get("Content-Length", "")
+        whole = int(length) if length.isdecimal() else size
+        return 0, whole, whole
+    stated = RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if stated:
+        begin, end = int(stated[1]), int(stated[2]) + 1
+        total = size if stated[3] == "*" else int(stated[3])
+        if begin <= have < end and (total is None or end <= total):
+            return begin, end, total
+    raise _Unfit("another range came than was asked for")
 
 
-def _copy(blocks: Iterator[bytes], part: IO[bytes], total: int | None, url: str):
-    have = part.seek(0, os.SEEK_END)
+def _after(blocks: Iterator[bytes], have: int) -> Iterator[bytes]:
+    """Read past what is there already: nothing of it is lost if this try breaks off."""
+    came = 0
+    for block in blocks:
+        yield block[max(have - came, 0) :]
+        came += len(block)
+    if came < have:
+        raise _Broken(f"{came} bytes came, where {have} had come before")
+
+
+def _copy(blocks: Iterator[bytes], part: IO[bytes], end: int | None, url: str) -> None:
+    """Append blocks up to where they are to end."""
+    have = before = part.seek(0, os.SEEK_END)
     name = urlsplit(url).path.rsplit("/", 1)[-1]
     options = {"unit": "B", "unit_scale": True, "desc": name, "leave": False}
-    with tqdm(total=total, initial=have, disable=None, **options) as bar:
+    with tqdm(total=end, initial=have, disable=None, **options) as bar:
         for block in blocks:
             have += len(block)
-            if total is not None and have > total:
-                raise _Refused(f"{url}: more than the {total} bytes that are expected")
+            if end is not None and have > end:
+                part.truncate(before)  # whatever it is that came, it is not the file
+                raise _Refused(f"{url}: more than the {end} bytes that are expected")
             part.write(block)
             bar.update(len(block))
     part.flush()
-    if total is not None and have < total:
-        raise _Broken(f"{have} of {total} bytes came")
+    if end is not None and have < end:
+        raise _Broken(f"{have} of {end} bytes came")
 
 
 def _reason(error: requests.exceptions.RequestException) -> Exception:

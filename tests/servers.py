@@ -123,6 +123,45 @@ def shifted(handler, content: bytes, begin: int) -> None:
     answer(handler, content, max(begin // 2, 1))
 
 
+def ahead(handler, content: bytes, begin: int) -> bool | None:
+    """Leave out a byte of any range."""
+    return answer(handler, content, begin + 1) if begin else False
+
+
+def sparing(most: int) -> Callable:
+    """Send no more at once than so many bytes, and say so."""
+
+    def send(handler, content: bytes, begin: int) -> None:
+        end = min(begin + most, len(content))
+        handler.send_response(206)
+        stated = f"bytes {begin}-{end - 1}/{len(content)}"
+        handler.send_header("Content-Range", stated)
+        handler.send_header("Content-Length", str(end - begin))
+        handler.end_headers()
+        handler.wfile.write(content[begin:end])
+
+    return send
+
+
+def again(after: int) -> Callable:
+    """Ignore what range was asked for, and close the connection after so many bytes."""
+    return lambda h, content, begin: answer(h, content, sent=after)
+
+
+def page(text: bytes, *, sized: bool = True) -> Callable:
+    """Send a page in place of a file, as networks do that want a password first."""
+
+    def send(handler, content: bytes, begin: int) -> None:
+        handler.send_response(200)
+        if sized:
+            handler.send_header("Content-Length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text)
+        handler.close_connection = True
+
+    return send
+
+
 def status(code: int, **headers: str) -> Callable:
     """Answer with an error."""
 

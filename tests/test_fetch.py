@@ -42,6 +42,29 @@ def alone(path) -> bool:
     return [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def parts(path) -> list:
+    return list(path.parent.glob("*.part"))
+
+
+@pytest.fixture
+def kept(server, path):
+    """Return the part that a call has left which broke off after 70,000 bytes."""
+    server.misbehave["/a.bin"] = [servers.drop(70_000), *[servers.drop(0)] * 3]
+    with pytest.raises(ValueError, match="70000 of 200000 bytes"):
+        get(server, path)
+    return parts(path)[0]
+
+
+def assert_goes_on(server, path, kept):
+    """Check that what came is there, and that the next call asks for no more."""
+    assert kept.read_bytes() == CONTENT[:70_000]
+    server.misbehave.clear()
+    before = len(server.requests)
+    assert get(server, path).read_bytes() == CONTENT
+    assert server.requests[before:] == [("/a.bin", "bytes=70000-")]
+    assert alone(path)
+
+
 def test_file_comes_whole_and_alone(server, path):
     assert get(server, path) == path
     assert path.read_bytes() == CONTENT
@@ -137,10 +160,6 @@ def test_killed_process_is_resumed(server, path):
     assert server.requests[-1][1] == f"bytes={kept}-"
 
 
-def parts(path) -> list:
-    return list(path.parent.glob("*.part"))
-
-
 def test_server_without_ranges_is_read_from_the_start(server, path):
     server.misbehave["/a.bin"] = [servers.drop(70_000), servers.whole]
     assert get(server, path).read_bytes() == CONTENT
@@ -166,22 +185,109 @@ def test_kept_bytes_that_were_wrong_are_fetched_again(server, path):
     assert get(server, path).read_bytes() == CONTENT
 
 
-def test_part_that_is_whole_needs_no_server(server, path):
-    server.misbehave["/a.bin"] = [servers.drop(70_000), *[servers.drop(0)] * 3]
-    with pytest.raises(ValueError, match="70000 of 200000 bytes"):
-        get(server, path)
-    parts(path)[0].write_bytes(CONTENT)
+def test_part_that_is_whole_needs_no_server(server, path, kept):
+    kept.write_bytes(CONTENT)
     fetch("http://nowhere.invalid/", path, SUM)
     assert path.read_bytes() == CONTENT
     assert alone(path)
 
 
-def test_part_that_is_too_long_is_thrown_away(server, path):
-    server.misbehave["/a.bin"] = [servers.drop(70_000), *[servers.drop(0)] * 3]
-    with pytest.raises(ValueError, match="70000 of 200000 bytes"):
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+def test_part_that_is_too_long_is_thrown_away(server, path, kept, size):
+    kept.write_bytes(CONTENT + b"more")
+    assert get(server, path, size=size).read_bytes() == CONTENT
+
+
+def test_part_that_is_as_long_and_wrong_is_thrown_away(server, path, kept):
+    kept.write_bytes(bytes(len(CONTENT)))
+    before = len(server.requests)
+    assert get(server, path, size=len(CONTENT)).read_bytes() == CONTENT
+    assert server.requests[before:] == [("/a.bin", "")]
+
+
+PAGE = b"<p>Who are you?</p>"
+BAD_ANSWERS = {
+    "forbidden": servers.status(403),
+    "page": servers.page(PAGE),
+    "page of unknown length": servers.page(PAGE, sized=False),
+    "in a circle": servers.status(302, Location="/a.bin"),
+}
+# What only who knows the size can tell from the file.
+NO_FILES = {"endless": servers.endless, "nothing after": servers.status(416)}
+
+
+@pytest.mark.parametrize(
+    ("bad", "size"),
+    [
+        *((bad, None) for bad in BAD_ANSWERS),
+        *((bad, len(CONTENT)) for bad in (*BAD_ANSWERS, *NO_FILES)),
+    ],
+)
+def test_what_came_survives_bad_answers(server, path, kept, bad, size):
+    server.misbehave["/a.bin"] = [{**BAD_ANSWERS, **NO_FILES}[bad]] * 40
+    with pytest.raises(ValueError):  # noqa: PT011  each has its own words
+        get(server, path, size=size)
+    assert_goes_on(server, path, kept)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["htp://x/a.bin", "file:///nowhere/a.bin", "{server}/b.bin", "file://{short}"],
+)
+def test_what_came_survives_bad_addresses(server, path, kept, tmp_path, url):
+    short = tmp_path / "short.bin"
+    short.write_bytes(CONTENT[:100])
+    with pytest.raises((ValueError, FileNotFoundError)):
+        fetch(url.format(server=server.url, short=short), path, SUM, patience=QUICK)
+    assert_goes_on(server, path, kept)
+
+
+def test_less_than_what_is_there_is_named_with_the_way_out(server, path, kept):
+    server.misbehave["/a.bin"] = [servers.page(PAGE)]
+    with pytest.raises(ValueError, match="19 bytes are offered, 70000 came") as error:
         get(server, path)
-    parts(path)[0].write_bytes(CONTENT + b"more")
+    assert f"remove {kept}" in str(error.value)
+
+
+def test_whole_file_that_breaks_off_earlier_loses_nothing(server, path):
+    bad = [servers.drop(70_000), servers.again(30_000), servers.again(90_000)]
+    server.misbehave["/a.bin"] = bad
     assert get(server, path).read_bytes() == CONTENT
+    asked = [rng for _, rng in server.requests]
+    assert asked == ["", "bytes=70000-", "bytes=70000-", "bytes=90000-"]
+
+
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+def test_wrong_bytes_come_again_without_ranges(server, path, kept, size):
+    kept.write_bytes(bytes(70_000))
+    server.misbehave["/a.bin"] = [servers.whole]
+    assert get(server, path, size=size).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+def test_shorter_ranges_than_asked_for_are_put_together(server, path, kept, size):
+    server.misbehave["/a.bin"] = [servers.sparing(20_000)] * 9
+    before = len(server.requests)
+    patience = Patience(retries=0, timeout=2)
+    assert get(server, path, size=size, patience=patience).read_bytes() == CONTENT
+    asked = [int(rng[6:-1]) for _, rng in server.requests[before:]]
+    assert asked == [*range(70_000, 200_000, 20_000)]
+
+
+def test_shorter_range_is_kept_when_the_next_is_refused(server, path, kept):
+    server.misbehave["/a.bin"] = [servers.sparing(20_000), servers.status(403)]
+    with pytest.raises(ValueError, match="status 403"):
+        get(server, path, size=len(CONTENT))
+    assert kept.read_bytes() == CONTENT[:90_000]
+
+
+@pytest.mark.parametrize("bad", [servers.ahead, servers.status(416)])
+def test_server_whose_ranges_do_not_fit_is_asked_for_all(server, path, kept, bad):
+    server.misbehave["/a.bin"] = [bad]
+    before = len(server.requests)
+    assert get(server, path, size=len(CONTENT)).read_bytes() == CONTENT
+    asked = [rng for _, rng in server.requests[before:]]
+    assert asked == ["bytes=70000-", ""]
 
 
 @pytest.mark.parametrize("bad", [servers.longer, servers.endless])
@@ -270,14 +376,18 @@ def test_source_of_another_size_is_refused(tmp_path, path):
     assert not list(path.parent.iterdir())
 
 
-def test_full_disk_leaves_nothing(server, path, monkeypatch):
+def test_full_disk_keeps_what_came(server, path, monkeypatch):
     def full(*ignored):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        get(server, path)
-    assert not list(path.parent.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            get(server, path)
+    assert not path.exists()
+    assert get(server, path).read_bytes() == CONTENT
+    assert len(server.requests) == 1
+    assert alone(path)
 
 
 def test_cache_that_is_a_file_is_named(server, tmp_path):
