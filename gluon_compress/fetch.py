@@ -20,6 +20,7 @@ from typing import IO, Iterator, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 import requests
+import urllib3  # what requests stands on
 from tqdm import tqdm
 
 from gluon_compress.files import held, is_at
@@ -219,10 +220,7 @@ def _read_http(part, url: str, size: int | None, timeout: float, ranges: bool) -
             _check_status(answer, url)
             begin, end, total = _stretch(answer, have, size)
             _check_size(total, size, part, url)
-            # urllib3 would throw away the last block of a file that breaks off; whether
-            # all has come, we see ourselves.
-            answer.raw.enforce_content_length = False
-            _copy(_after(answer.iter_content(BLOCK), have - begin), part, end, url)
+            _copy(_after(_blocks(answer), have - begin), part, end, url)
             return end == total or total is None
     except requests.exceptions.RequestException as error:
         raise _reason(error) from error
@@ -265,6 +263,19 @@ def _stretch(answer: requests.Response, have: int, size: int | None) -> Stretch:
     raise _Unfit("another range came than was asked for")
 
 
+def _blocks(answer: requests.Response) -> Iterator[bytes]:
+    """Read what is sent, as it is: of a .tgz, servers say that they packed it."""
+    # urllib3 would throw away the last block of a file that breaks off; whether all has
+    # come, we see ourselves.
+    answer.raw.enforce_content_length = False
+    try:
+        yield from answer.raw.stream(BLOCK, decode_content=False)
+    except urllib3.exceptions.TimeoutError as error:
+        raise _Broken("no answer in time") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise _Broken("the connection was lost") from error
+
+
 def _after(blocks: Iterator[bytes], have: int) -> Iterator[bytes]:
     """Read past what is there already: nothing of it is lost if this try breaks off."""
     came = 0
@@ -304,4 +315,4 @@ def _reason(error: requests.exceptions.RequestException) -> Exception:
         return _Broken("no answer in time")
     if isinstance(error, broken.ConnectionError):
         return _Broken("the server cannot be reached, or closed the connection")
-    return _Broken("the connection was lost")  # in the middle of a file
+    return _Broken("the connection was lost")

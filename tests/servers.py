@@ -21,6 +21,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.misbehave: dict[str, list[Callable]] = {}
         self.requests: list[tuple[str, str]] = []  # path and range
+        self.accepted: set[str] = set()  # how answers may be packed
         self.url = ""
 
 
@@ -33,6 +34,7 @@ def serving() -> Iterator[Server]:
         def do_GET(self) -> None:
             asked = self.headers.get("Range", "")
             state.requests.append((self.path, asked))
+            state.accepted.add(self.headers.get("Accept-Encoding", ""))
             content = state.files.get(self.path)
             begin = int(asked[6:].rstrip("-")) if asked else 0
             waiting = state.misbehave.get(self.path, [])
@@ -67,6 +69,7 @@ def answer(
     *,
     sent: int | None = None,
     pause: float = 0,
+    **headers: str,
 ) -> None:
     """Send a file from a byte on; ``sent`` bytes of it, if less than it says."""
     handler.send_response(206 if begin else 200)
@@ -74,6 +77,7 @@ def answer(
         stated = f"bytes {begin}-{len(content) - 1}/{len(content)}"
         handler.send_header("Content-Range", stated)
     handler.send_header("Content-Length", str(len(content) - begin))
+    send_headers(handler, headers)
     handler.end_headers()
     part = content[begin:] if sent is None else content[begin : begin + sent]
     try:
@@ -84,6 +88,12 @@ def answer(
         pass  # the client had enough
     if sent is not None:
         handler.close_connection = True
+
+
+def send_headers(handler, headers: dict[str, str]) -> None:
+    """Send headers that are named in Python's way."""
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
 
 
 def drop(after: int) -> Callable:
@@ -121,6 +131,28 @@ def endless(handler, content: bytes, begin: int) -> None:
 def shifted(handler, content: bytes, begin: int) -> None:
     """Send another range than was asked for."""
     answer(handler, content, max(begin // 2, 1))
+
+
+def packed(kind: str, sent: int | None = None) -> Callable:
+    """Say of a file that is packed that it was packed on the way."""
+    named = {"Content_Encoding": kind}
+    return lambda h, content, begin: answer(h, content, begin, sent=sent, **named)
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> Callable:
+    """Send in chunks, which state no length of the whole."""
+
+    def send(handler, content: bytes, begin: int) -> None:
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for chunk in chunks:
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        handler.wfile.write(end)
+        handler.close_connection = True
+
+    return send
 
 
 def ahead(handler, content: bytes, begin: int) -> bool | None:
@@ -167,8 +199,7 @@ def status(code: int, **headers: str) -> Callable:
 
     def send(handler, content: bytes, begin: int) -> None:
         handler.send_response(code)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
+        send_headers(handler, headers)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 

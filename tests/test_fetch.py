@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import multiprocessing
 import os
@@ -288,6 +289,41 @@ def test_server_whose_ranges_do_not_fit_is_asked_for_all(server, path, kept, bad
     assert get(server, path, size=len(CONTENT)).read_bytes() == CONTENT
     asked = [rng for _, rng in server.requests[before:]]
     assert asked == ["bytes=70000-", ""]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate"])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(CONTENT, mtime=0), CONTENT], ids=["packed", "not packed"]
+)
+def test_packed_file_is_taken_as_it_is(server, path, kind, content):
+    server.files["/a.tgz"] = content
+    server.misbehave["/a.tgz"] = [servers.packed(kind, sent=70_000)]
+    server.misbehave["/a.tgz"] += [servers.packed(kind)] * 2
+    total = "sha256:" + hashlib.sha256(content).hexdigest()
+    size = len(content)
+    fetch(f"{server.url}/a.tgz", path, total, size=size, patience=QUICK)
+    assert path.read_bytes() == content
+    assert server.requests == [("/a.tgz", ""), ("/a.tgz", "bytes=70000-")]
+    assert server.accepted == {"identity"}
+
+
+def test_chunks_are_put_together(server, path):
+    server.misbehave["/a.bin"] = [servers.chunked(CONTENT[:150_000], CONTENT[150_000:])]
+    assert get(server, path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("end", [b"", b"ff\r\n12", b"no number\r\n"])
+def test_chunks_that_break_off_are_resumed(server, path, end):
+    server.misbehave["/a.bin"] = [servers.chunked(CONTENT[:70_000], end=end)]
+    assert get(server, path).read_bytes() == CONTENT
+    assert server.requests[1][1].startswith("bytes=")
+
+
+def test_silence_in_the_middle_is_given_up(server, path):
+    server.misbehave["/a.bin"] = [servers.slow(0.5)]
+    patience = Patience(retries=0, timeout=0.1)
+    with pytest.raises(ValueError, match="no answer in time; tried 1 times"):
+        get(server, path, patience=patience)
 
 
 @pytest.mark.parametrize("bad", [servers.longer, servers.endless])
