@@ -23,7 +23,7 @@ import requests
 import urllib3  # what requests stands on
 from tqdm import tqdm
 
-from gluon_compress.files import held, is_at
+from gluon_compress.files import held, is_at, named
 
 LOG = logging.getLogger(__name__)
 BLOCK = 1 << 16
@@ -105,7 +105,8 @@ def fetch(
         If the server cannot be reached, has no such file, or serves something else;
         nothing is in place then, and what has come so far is kept.
     OSError
-        If the folder cannot be written, or the file of an address cannot be read.
+        If the folder cannot be written or its disk is full, or the file of an address
+        cannot be read; the error names the file.
     """
     path = Path(path).expanduser()
     _algorithm(checksum)
@@ -151,7 +152,8 @@ def _is(file: IO[bytes], checksum: str) -> bool:
 def _part(path: Path, checksum: str) -> Iterator[IO[bytes]]:
     """Open what has come so far, alone; it is kept if there is anything in it."""
     name = path.with_name(f"{path.name}.{checksum.split(':')[1][:8]}.part")
-    with held(name) as part:
+    # What the system could not write comes up again when the file is closed.
+    with named(name), held(name) as part:
         try:
             yield part
         finally:
@@ -202,8 +204,13 @@ def _read_file(part: IO[bytes], url: str, size: int | None) -> None:
     have = part.seek(0, os.SEEK_END)
     with open(unquote(urlsplit(url).path), "rb") as source:
         _check_size(os.fstat(source.fileno()).st_size, size, part, url)
-        source.seek(have)
-        _copy(iter(lambda: source.read(BLOCK), b""), part, size, url)
+        _copy(_rest(source, have), part, size, url)
+
+
+def _rest(source: IO[bytes], begin: int) -> Iterator[bytes]:
+    with named(source.name):
+        source.seek(begin)
+        yield from iter(lambda: source.read(BLOCK), b"")
 
 
 def _read_http(part, url: str, size: int | None, timeout: float, ranges: bool) -> bool:

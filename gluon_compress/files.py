@@ -144,6 +144,23 @@ def held(path: str | os.PathLike) -> Iterator[IO[bytes]]:
                 return
 
 
+@contextmanager
+def named(path: str | os.PathLike) -> Iterator[None]:
+    """Name a file in errors that name none, as the system's are on a full disk.
+
+    Raises
+    ------
+    OSError
+        What the system raised, of the same number, with this path as its file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
 def is_at(path: Path, file: IO[bytes]) -> bool:
     """Return whether an open file is still the one of that name."""
     try:

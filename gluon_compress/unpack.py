@@ -16,6 +16,8 @@ from typing import IO, Callable, Iterator, NamedTuple, Sequence, Union
 
 from tqdm import tqdm
 
+from gluon_compress.files import named
+
 Opened = Union[tarfile.TarFile, zipfile.ZipFile]
 TAR_MODES = {".tar": "r:", ".tgz": "r:gz"}
 # Raised where an archive is broken, or packed in a way that cannot be read.
@@ -71,6 +73,8 @@ def unpack(sources: Sequence[tuple[Path, str]], folder: Path) -> None:
         If an archive is broken, holds a link, a device, a name that leads out of the
         folder or a file twice, or needs more room than there is: nothing is written
         then. Or if, later, a member is not as long as it states.
+    OSError
+        If a file cannot be read or written, which the error names.
     """
     with ExitStack() as stack:
         found: list[Member] = []
@@ -104,8 +108,8 @@ def write(member: Member, path: Path, bar: tqdm) -> None:
     """Write a file; ValueError if it is not as long as its archive states."""
     left, plain = member.size, partial(os.open, mode=0o644)
     target = partial(open, path, "xb", opener=plain)
-    with _blaming(member.label), member.read() as source, target() as file:
-        for block in iter(partial(source.read, BLOCK), b""):
+    with named(path), target() as file:
+        for block in _blocks(member):
             left -= len(block)
             if left < 0:
                 break
@@ -113,6 +117,11 @@ def write(member: Member, path: Path, bar: tqdm) -> None:
             bar.update(len(block))
     if left:
         raise ValueError(f"{member.label} is not of the {member.size} bytes it states")
+
+
+def _blocks(member: Member) -> Iterator[bytes]:
+    with _blaming(member.label), member.read() as source:
+        yield from iter(partial(source.read, BLOCK), b"")
 
 
 def check_room(needed: int, folder: Path) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import importlib
+import resource
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
@@ -15,6 +18,25 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real images are needed in {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def full_disk():
+    """Return a block in which the system writes no file beyond so many bytes.
+
+    As on a disk that is full, it writes what it can, and the next write fails.
+    """
+
+    @contextmanager
+    def block(most: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return block
 
 
 _SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"

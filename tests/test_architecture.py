@@ -20,7 +20,7 @@ ARROWS = {
     "files": set(),
     "checks": set(),
     "fetch": {"files"},
-    "unpack": set(),
+    "unpack": {"files"},
     # from a net to a smaller one
     "graph": BOTTOM,
     "cost": {"graph"},

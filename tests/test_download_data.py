@@ -400,6 +400,27 @@ def test_interrupted_unpacking_leaves_nothing_half(
     assert len(voc_gluoncv(download.root / "VOCdevkit", "test")) == 2
 
 
+def test_full_disk_is_named_and_the_next_call_goes_on(
+    offer, download, server, full_disk
+):
+    made = offer("bccd", [zipped({"a": picture() + bytes(50_000)}, compress_type=0)])
+    name = made.archives[0].name
+    with full_disk(30_000):
+        ended = download("bccd")
+    (part,) = (download.root / "downloads").glob(f"{name}.*.part")
+    assert_refused(ended, f"error: {part}: File too large")
+    assert part.stat().st_size == 30_000
+    assert_refused(download("bccd"), "the archives lack")
+    assert server.requests == [(f"/{name}", ""), (f"/{name}", "bytes=30000-")]
+
+
+def test_full_disk_while_unpacking_is_named(unpack, tmp_path, full_disk):
+    content = tarred({"a/b": bytes(50_000)}, "w:gz")
+    with full_disk(30_000), pytest.raises(OSError, match="too large") as error:
+        unpack("tgz", content)
+    assert error.value.filename == str(tmp_path / "out" / "a" / "b")
+
+
 def test_what_a_killed_call_left_is_not_taken_over(offer, download):
     offer("voc2012")
     left = download.root / "VOCdevkit" / ".VOC2012.unpacking" / "JPEGImages"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import multiprocessing
@@ -412,18 +413,41 @@ def test_source_of_another_size_is_refused(tmp_path, path):
     assert not list(path.parent.iterdir())
 
 
-def test_full_disk_keeps_what_came(server, path, monkeypatch):
+@pytest.mark.parametrize("content", [CONTENT, CONTENT[:100_001]])
+def test_full_disk_is_named_and_keeps_what_came(server, path, full_disk, content):
+    server.files["/a.bin"] = content
+    total = "sha256:" + hashlib.sha256(content).hexdigest()
+    with full_disk(100_000), pytest.raises(OSError, match="too large") as error:
+        fetch(f"{server.url}/a.bin", path, total, patience=QUICK)
+    (kept,) = parts(path)
+    assert error.value.filename == str(kept)
+    assert error.value.errno == errno.EFBIG
+    assert kept.read_bytes() == content[:100_000]
+    assert fetch(f"{server.url}/a.bin", path, total).read_bytes() == content
+    assert server.requests[1:] == [("/a.bin", "bytes=100000-")]
+    assert alone(path)
+
+
+def test_full_disk_at_the_end_keeps_all(server, path, monkeypatch):
     def full(*ignored):
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match="No space") as error:
             get(server, path)
-    assert not path.exists()
+    assert error.value.filename == str(parts(path)[0])
     assert get(server, path).read_bytes() == CONTENT
     assert len(server.requests) == 1
     assert alone(path)
+
+
+def test_source_that_cannot_be_read_is_named(path):
+    # Its first page is not mapped, whatever the process.
+    with pytest.raises(OSError, match="Input/output error") as error:
+        fetch("file:///proc/self/mem", path, SUM)
+    assert error.value.filename == "/proc/self/mem"
+    assert not list(path.parent.iterdir())
 
 
 def test_cache_that_is_a_file_is_named(server, tmp_path):

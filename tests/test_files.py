@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -85,3 +86,15 @@ def test_sha256_of_more_than_one_block(tmp_path):
     content = b"x" * (files.BLOCK + 1)
     (tmp_path / "a").write_bytes(content)
     assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_errors_of_the_system_get_a_name_if_they_have_none(tmp_path):
+    with pytest.raises(OSError, match="No space") as error, files.named(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(tmp_path)
+    assert error.value.errno == errno.ENOSPC
+    with pytest.raises(FileNotFoundError) as error, files.named(tmp_path):
+        (tmp_path / "none").read_bytes()
+    assert error.value.filename == str(tmp_path / "none")
+    with pytest.raises(OSError, match="^no number$"), files.named(tmp_path):
+        raise OSError("no number")
