@@ -13,11 +13,12 @@ import logging
 import os
 import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Iterator, Optional, Tuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 import urllib3  # what requests stands on
@@ -28,6 +29,7 @@ from gluon_compress.files import held, is_at, named
 LOG = logging.getLogger(__name__)
 BLOCK = 1 << 16
 ENOUGH = 1 << 20  # bytes: a try that brought so many does not count as failed
+WEB = ("http", "https")
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")  # of what there is in all, if known
 Stretch = Tuple[int, Optional[int], Optional[int]]
@@ -82,7 +84,7 @@ def fetch(
     Parameters
     ----------
     url : str
-        Of kind http, https or file.
+        Of kind http, https or file, and redirected to none but http or https.
     path : path
         Where the file is to be; its folder is made.
     checksum : str
@@ -189,20 +191,37 @@ def _fill(part, url: str, checksum: str, size: int | None, patience: Patience) -
 
 def _read(part, url: str, size: int | None, timeout: float, ranges: bool) -> None:
     """Append what is missing of a file; of the whole of it, if ranges do not work."""
-    kind = urlsplit(url).scheme
-    if kind == "file":
-        _read_file(part, url, size)
-    elif kind in ("http", "https"):
-        # A server may send less than what it is asked for.
-        while not _read_http(part, url, size, timeout, ranges):
-            pass
-    else:
-        raise _Refused(f"{url}: kind {kind!r}; allowed: 'http', 'https', 'file'")
+    with _explained(url):
+        kind = urlsplit(url).scheme
+        if kind == "file":
+            _read_file(part, url, size)
+        elif kind in WEB:
+            # A server may send less than what it is asked for.
+            while not _read_http(part, url, size, timeout, ranges):
+                pass
+        else:
+            raise _Refused(f"{url}: kind {kind!r}; allowed: 'http', 'https', 'file'")
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Say in a few words what is wrong with an address, or on the way to it."""
+    try:
+        yield
+    except _Refused:
+        raise
+    except (ValueError, requests.exceptions.TooManyRedirects) as error:
+        raise _Refused(f"{url}: {' '.join(str(error).split())}") from error
+    except requests.exceptions.RequestException as error:
+        raise _reason(error) from error
 
 
 def _read_file(part: IO[bytes], url: str, size: int | None) -> None:
-    have = part.seek(0, os.SEEK_END)
-    with open(unquote(urlsplit(url).path), "rb") as source:
+    have, where = part.seek(0, os.SEEK_END), urlsplit(url)
+    if where.netloc not in ("", "localhost"):
+        allowed = "none, as in 'file:///folder/name'"
+        raise _Refused(f"{url}: host {where.netloc!r}; allowed: {allowed}")
+    with open(unquote(where.path), "rb") as source:
         _check_size(os.fstat(source.fileno()).st_size, size, part, url)
         _copy(_rest(source, have), part, size, url)
 
@@ -220,17 +239,30 @@ def _read_http(part, url: str, size: int | None, timeout: float, ranges: bool) -
     headers = {"Accept-Encoding": "identity"}
     if have and ranges:
         headers["Range"] = f"bytes={have}-"
-    try:
-        with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-            if answer.status_code == 416 and size is None:
-                part.truncate(0)  # as much as there is, or more, and another sum
-            _check_status(answer, url)
-            begin, end, total = _stretch(answer, have, size)
-            _check_size(total, size, part, url)
-            _copy(_after(_blocks(answer), have - begin), part, end, url)
-            return end == total or total is None
-    except requests.exceptions.RequestException as error:
-        raise _reason(error) from error
+    options = {"stream": True, "timeout": timeout}
+    hooks = {"response": partial(_check_target, url)}
+    with requests.get(url, headers=headers, hooks=hooks, **options) as answer:
+        if answer.status_code == 416 and size is None:
+            part.truncate(0)  # as much as there is, or more, and another sum
+        _check_status(answer, url)
+        begin, end, total = _stretch(answer, have, size)
+        _check_size(total, size, part, url)
+        _copy(_after(_blocks(answer), have - begin), part, end, url)
+        return end == total or total is None
+
+
+def _check_target(url: str, answer: requests.Response, **ignored) -> None:
+    """Refuse to be led from the web to another kind of place, or nowhere."""
+    if not answer.is_redirect:
+        return
+    target = answer.headers["Location"]
+    with suppress(ValueError):  # brackets or a port that cannot be understood
+        where = urlsplit(urljoin(answer.url, target))
+        if where.port != 0 and where.scheme in WEB:
+            return
+    answer.close()
+    allowed = "addresses of kind 'http' or 'https'"
+    raise _Refused(f"{url}: leads to {target!r}; allowed: {allowed}")
 
 
 def _check_size(offered: int | None, size: int | None, part, url: str) -> None:
@@ -314,8 +346,6 @@ def _copy(blocks: Iterator[bytes], part: IO[bytes], end: int | None, url: str) -
 def _reason(error: requests.exceptions.RequestException) -> Exception:
     """Return what broke, in a few words."""
     broken = requests.exceptions
-    if isinstance(error, (broken.InvalidURL, broken.TooManyRedirects)):
-        return _Refused(" ".join(str(error).split()))
     if isinstance(error, broken.SSLError):
         return _Refused(f"{error.request.url}: its certificate is not trusted")
     if isinstance(error, broken.Timeout):

@@ -227,7 +227,7 @@ NO_FILES = {"endless": servers.endless, "nothing after": servers.status(416)}
 )
 def test_what_came_survives_bad_answers(server, path, kept, bad, size):
     server.misbehave["/a.bin"] = [{**BAD_ANSWERS, **NO_FILES}[bad]] * 40
-    with pytest.raises(ValueError):  # noqa: PT011  each has its own words
+    with pytest.raises(ValueError, match=f"^{server.url}/a.bin: "):
         get(server, path, size=size)
     assert_goes_on(server, path, kept)
 
@@ -388,7 +388,13 @@ def test_file_address_is_copied(tmp_path, path):
     [
         ("ftp://example.com/a", SUM, "'ftp'; allowed: 'http', 'https', 'file'"),
         ("a.bin", SUM, "kind ''"),
-        ("http:///a.bin", SUM, "http:///a.bin"),
+        ("http:///a.bin", SUM, "^http:///a.bin: .* No host"),
+        ("http://[::1/a.bin", SUM, r"^http://\[::1/a.bin: Invalid IPv6 URL"),
+        ("http://x:port/a.bin", SUM, "^http://x:port/a.bin: "),
+        (f"http://{'x' * 64}.com/a.bin", SUM, "^http://x{64}.com/a.bin: "),
+        ("file://other/a.bin", SUM, "^file://other/a.bin: host 'other'; allowed: none"),
+        ("file://~/a.bin", SUM, "^file://~/a.bin: host '~'; allowed: none"),
+        ("file:///a%00.bin", SUM, "^file:///a%00.bin: embedded null byte"),
         ("http://example.com/a", "sha256:12", "checksum 'sha256:12'; allowed"),
         ("http://example.com/a", "crc:12", "checksum 'crc:12'; allowed"),
     ],
@@ -397,6 +403,40 @@ def test_bad_input_is_named(path, url, checksum, message):
     with pytest.raises(ValueError, match=message):
         fetch(url, path, checksum, patience=QUICK)
     assert not path.parent.exists() or not list(path.parent.iterdir())
+
+
+def test_file_of_this_machine_is_copied(tmp_path, path):
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    url = f"file://localhost{tmp_path}/a.bin"
+    assert fetch(url, path, SUM).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("file:///etc/hosts", "leads to 'file:///etc/hosts'; allowed: .* 'http'"),
+        ("ftp://x/a.bin", "leads to 'ftp://x/a.bin'; allowed: .* 'http'"),
+        ("http://[::1/a.bin", r"leads to 'http://\[::1/a.bin'; allowed: .* 'http'"),
+        ("http://x:port/a.bin", "leads to 'http://x:port/a.bin'; allowed: .* 'http'"),
+        ("/a.bin", "30 redirects"),
+    ],
+)
+def test_redirect_that_leads_nowhere_is_named(server, path, target, message):
+    server.misbehave["/a.bin"] = [servers.status(302, Location=target)] * 40
+    with pytest.raises(ValueError, match=f"^{server.url}/a.bin: .*{message}") as error:
+        get(server, path)
+    assert "\n" not in str(error.value)
+    assert len(server.requests) == (31 if target == "/a.bin" else 1)
+    assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("target", ["/b.bin", "b.bin", "{server}/b.bin"])
+def test_redirect_is_followed(server, path, target):
+    server.files["/b.bin"] = CONTENT
+    target = target.format(server=server.url)
+    server.misbehave["/a.bin"] = [servers.status(302, Location=target)]
+    assert get(server, path).read_bytes() == CONTENT
+    assert [place for place, _ in server.requests] == ["/a.bin", "/b.bin"]
 
 
 def test_missing_source_is_named(tmp_path, path):
