@@ -1,10 +1,12 @@
-"""Archives from elsewhere: checked whole before the first byte of them is written."""
+"""Archives from elsewhere: checked before they are written, unpacked whole or not."""
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -20,8 +22,23 @@ from gluon_compress.files import named
 
 Opened = Union[tarfile.TarFile, zipfile.ZipFile]
 TAR_MODES = {".tar": "r:", ".tgz": "r:gz"}
-# Raised where an archive is broken, or packed in a way that cannot be read.
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+# Raised where an archive is broken, or packed in a way that cannot be read: readers
+# believe the numbers in it, and compute, seek and ask for memory by them.
+BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+TAR_END = bytes(2 * tarfile.BLOCKSIZE)
 FILE, FOLDER, LINK, OTHER = "a file", "a folder", "a link", "a device or a pipe"
 BLOCK = 1 << 20
 
@@ -70,11 +87,11 @@ def unpack(sources: Sequence[tuple[Path, str]], folder: Path) -> None:
     Raises
     ------
     ValueError
-        If an archive is broken, holds a link, a device, a name that leads out of the
-        folder or a file twice, or needs more room than there is: nothing is written
-        then. Or if, later, a member is not as long as it states.
+        If an archive is broken, does not end as it should, holds a link, a device, a
+        name that leads out of the folder or a file twice, needs more room than there
+        is, or has a member that is not as long as it states. There is no folder then.
     OSError
-        If a file cannot be read or written, which the error names.
+        If a file cannot be opened or written, which the error names; nor then.
     """
     with ExitStack() as stack:
         found: list[Member] = []
@@ -84,12 +101,24 @@ def unpack(sources: Sequence[tuple[Path, str]], folder: Path) -> None:
         _refuse_twice(found)
         total = sum(member.size for member in found)
         check_room(total, folder)
-        for parts in sorted(_folders(found)):
-            folder.joinpath(*parts).mkdir(0o755, parents=not parts)
+        stack.enter_context(_made(folder))
+        for parts in sorted(_folders(found) - {()}):
+            folder.joinpath(*parts).mkdir(0o755)
         options = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}
         with tqdm(total=total, desc="unpacking", **options) as bar:
             for member in found:
                 write(member, folder.joinpath(*member.parts), bar)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder, which goes again if what is to be in it does not come whole."""
+    folder.mkdir(0o755, parents=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _folders(found: Sequence[Member]) -> set[tuple[str, ...]]:
@@ -139,20 +168,21 @@ def members(path: Path, archive: Opened, inner: str) -> Iterator[Member]:
     Raises
     ------
     ValueError
-        If anything in the archive, also outside that folder, is a link or a device, or
-        its name leads out of where it is unpacked.
+        If the archive is broken or does not end, or anything in it, also outside that
+        folder, is a link or a device, or its name leads out of where it is unpacked.
     """
     begin = PurePosixPath(inner).parts
     with _blaming(path):
-        for entry in _entries(archive):
-            label, parts = f"{path}: {entry.name!r}", PurePosixPath(entry.name).parts
-            if entry.kind not in (FILE, FOLDER):
-                raise ValueError(f"{label} is {entry.kind}; only files are unpacked")
-            if _leads_out(entry.name, parts):
-                raise ValueError(f"{label} is a name that leads out of the folder")
-            rest = parts[len(begin) :] if parts[: len(begin)] == begin else ()
-            if entry.kind == FILE and rest:
-                yield Member(label, rest, entry.size, entry.read)
+        entries = list(_entries(archive))
+    for entry in entries:
+        label, parts = f"{path}: {entry.name!r}", PurePosixPath(entry.name).parts
+        if entry.kind not in (FILE, FOLDER):
+            raise ValueError(f"{label} is {entry.kind}; only files are unpacked")
+        if _leads_out(entry.name, parts):
+            raise ValueError(f"{label} is a name that leads out of the folder")
+        rest = parts[len(begin) :] if parts[: len(begin)] == begin else ()
+        if entry.kind == FILE and rest:
+            yield Member(label, rest, entry.size, entry.read)
 
 
 def _leads_out(name: str, parts: tuple[str, ...]) -> bool:
@@ -167,7 +197,10 @@ def _blaming(what: object) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
-        raise ValueError(f"{what}: cannot be unpacked: {error}") from error
+        if getattr(error, "filename", None) is not None:
+            raise  # of the system: there is no such file, for instance
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{what}: cannot be unpacked: {why}") from error
 
 
 def _opened(path: Path) -> Opened:
@@ -182,7 +215,23 @@ def _entries(archive: Opened) -> Iterator[Entry]:
     """Return all entries, in the order they lie in."""
     if isinstance(archive, zipfile.ZipFile):
         return (_of_zip(archive, info) for info in archive.infolist())
-    return (_of_tar(archive, info) for info in archive)
+    return _entries_of_tar(archive)
+
+
+def _entries_of_tar(archive: tarfile.TarFile) -> Iterator[Entry]:
+    """Return all entries; ReadError if what comes after them is not the end."""
+    for info in archive:
+        if archive.offset < info.offset_data:  # we would go round and round
+            raise tarfile.ReadError(f"{info.name!r} states less than 0 bytes")
+        yield _of_tar(archive, info)
+    # To the reader, anything that is no header is the end.
+    place, stream = f"byte {archive.offset}", archive.fileobj
+    stream.seek(archive.offset)
+    if stream.read(len(TAR_END)) != TAR_END:
+        raise tarfile.ReadError(f"neither a header nor the end at {place}")
+    for block in iter(partial(stream.read, BLOCK), b""):  # to the sum of a .tgz
+        if any(block):
+            raise tarfile.ReadError(f"more comes after the end at {place}")
 
 
 def _of_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Entry:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -419,6 +420,7 @@ def test_full_disk_while_unpacking_is_named(unpack, tmp_path, full_disk):
     with full_disk(30_000), pytest.raises(OSError, match="too large") as error:
         unpack("tgz", content)
     assert error.value.filename == str(tmp_path / "out" / "a" / "b")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_killed_call_left_is_not_taken_over(offer, download):
@@ -644,13 +646,12 @@ class Bar:
         pass
 
 
-def test_zip_that_understates_a_size_is_refused(unpack):
+def test_zip_that_understates_a_size_is_refused(refuse):
     content = bytearray(zipped({"bomb": bytes(5000)}))
     at = content.index(b"PK\1\2") + 24  # the size in the list at the end
     assert struct.unpack_from("<I", content, at) == (5000,)
     struct.pack_into("<I", content, at, 50)
-    with pytest.raises(ValueError, match=r"0\.zip: 'bomb': cannot be unpacked.*CRC"):
-        unpack("zip", bytes(content))
+    refuse("zip", bytes(content), match=r"0\.zip: 'bomb': cannot be unpacked.*CRC")
 
 
 @pytest.mark.parametrize(
@@ -669,12 +670,119 @@ def test_broken_archive_is_named(refuse, kind, content):
     refuse(kind, content, match=rf"0\.{kind}: cannot be unpacked")
 
 
-def test_encrypted_member_is_named(unpack):
+THREE = {"a": b"1" * 700, "b/c": b"2" * 700, "d": b"3" * 700}  # 3 blocks of 512 each
+
+
+def patched(content: bytes, at: int, new: bytes) -> bytes:
+    return content[:at] + new + content[at + len(new) :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "cut before a header": lambda tar: tar[: 2 * 1536],
+        "cut in a header": lambda tar: tar[: 2 * 1536 + 200],
+        "cut in a member": lambda tar: tar[: 2 * 1536 + 1000],
+        "cut after the last member": lambda tar: tar[: 3 * 1536],
+        "cut in the end": lambda tar: tar[: 3 * 1536 + 1023],
+        "a header of zeros": lambda tar: patched(tar, 1536, bytes(512)),
+        "a header of anything": lambda tar: patched(tar, 1536, b"any" * 150),
+        "a header with a wrong sum": lambda tar: patched(tar, 1536, b"x"),
+        "two in one": lambda tar: tar + tarred({"e": b"4"}),
+    }.items(),
+    ids=lambda change: change[0],
+)
+@pytest.mark.parametrize(("kind", "pack"), [("tar", bytes), ("tgz", gzip.compress)])
+def test_tar_that_does_not_end_as_it_should_is_refused(refuse, kind, pack, change):
+    content = pack(change[1](tarred(THREE)))
+    refuse(kind, content, match=rf"0\.{kind}: cannot be unpacked: .")
+
+
+def test_tar_needs_no_more_than_its_end(unpack):
+    content = tarred(THREE)[: 3 * 1536 + 1024]
+    assert tree(unpack("tar", content)) == ["a", "b", "b/c", "d"]
+
+
+@pytest.mark.parametrize("at", [-8, -4], ids=["sum", "length"])
+def test_tgz_with_a_wrong_sum_is_refused(refuse, at):
+    content = bytearray(tarred(THREE, "w:gz"))
+    content[at] ^= 1
+    refuse("tgz", bytes(content), match=r"0\.tgz: cannot be unpacked: ")
+    refuse("tgz", bytes(content[:at]), match=r"0\.tgz: cannot be unpacked: ")
+
+
+def test_tgz_with_a_wrong_sum_ends_the_script_with_nothing_written(offer, download):
+    (content,) = contents("imagenette")
+    made = offer("imagenette", [patched(content, len(content) - 8, b"none")])
+    name = made.archives[0].name
+    assert_refused(download("imagenette"), f"{name}: cannot be unpacked: CRC")
+    assert tree(download.root) == ["downloads", f"downloads/{name}"]
+
+
+@pytest.mark.parametrize("pack", ["STORED", "DEFLATED", "BZIP2", "LZMA"])
+def test_zip_with_a_broken_member_is_not_unpacked(refuse, pack):
+    noise = np.random.RandomState(0).bytes(5000)
+    how = getattr(zipfile, f"ZIP_{pack}")
+    content = zipped({"a/good": noise, "b": noise}, compress_type=how)
+    at = content.rindex(b"PK\3\4") + 2000
+    broken = patched(content, at, bytes(64))
+    refuse("zip", broken, match=r"0\.zip: 'b': cannot be unpacked: .")
+
+
+@pytest.mark.parametrize("find", [bytes.index, bytes.rindex], ids=["file", "list"])
+def test_zip_with_a_name_that_is_no_text_is_refused(refuse, find):
+    content = zipped({"é": b"1"})
+    broken = patched(content, find(content, "é".encode()), b"\xff\xff")
+    refuse("zip", broken, match=r"0\.zip: .*cannot be unpacked: 'utf-8' codec")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"GNU.sparse.size": "many", "GNU.sparse.major": "0"},
+        {"GNU.sparse.map": "a,b"},
+        {"size": "-1536"},
+        {"size": "-1"},
+        {"size": "9" * 30},
+        {"size": "many"},
+    ],
+    ids=lambda fields: "-".join(fields.values()),
+)
+def test_tar_with_a_bad_field_is_refused(refuse, fields):
+    content = tarred(THREE, pax_headers=fields)
+    refuse("tar", content, match=r"0\.tar: cannot be unpacked: .")
+
+
+@pytest.mark.parametrize("size", [2**80, 2**63, 2**62, 2**40, -512, -1536, -(2**80)])
+@pytest.mark.parametrize("kind", ["REGTYPE", "XHDTYPE", "GNUTYPE_LONGNAME"])
+def test_tar_with_an_absurd_size_is_refused(refuse, kind, size):
+    info = tarfile.TarInfo("bad")
+    info.type, info.size = getattr(tarfile, kind), size
+    good = tarred({"good": b"1" * 700})[:1536]
+    content = good + info.tobuf(tarfile.GNU_FORMAT) + tarred(THREE)
+    refuse("tar", content, match=r"0\.tar: cannot be unpacked: .")
+    refuse("tgz", gzip.compress(content), match=r"0\.tgz: cannot be unpacked: .")
+
+
+def test_archive_that_is_not_there_is_named(tmp_path):
+    for kind in ("tar", "tgz", "zip"):
+        with pytest.raises(FileNotFoundError, match=f"none.{kind}"):
+            unpacking.unpack([(tmp_path / f"none.{kind}", "")], tmp_path / "out")
+
+
+def test_folder_that_is_there_is_left_alone(unpack, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    with pytest.raises(FileExistsError, match="out"):
+        unpack("tar", tarred(THREE))
+    assert tree(tmp_path / "out") == ["mine"]
+
+
+def test_encrypted_member_is_named(refuse):
     content = bytearray(zipped({"a": b"secret"}))
     content[content.index(b"PK\1\2") + 8] |= 1
     content[content.index(b"PK\3\4") + 6] |= 1
-    with pytest.raises(ValueError, match=r"0\.zip: 'a': cannot be unpacked.*encrypted"):
-        unpack("zip", bytes(content))
+    refuse("zip", bytes(content), match=r"'a': cannot be unpacked.*encrypted")
 
 
 def test_permissions_and_owner_are_plain(unpack):
