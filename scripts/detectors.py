@@ -13,8 +13,13 @@ TARGETS = (
     ("compact_distilled", "mobilenet", 3.2),
     ("compact_distilled", "lite", 3.2),
     ("compact_distilled", "full", -1.0),
+    ("compact_distilled", "mobilenet_again", 3.2),
+    ("compact_distilled", "lite_again", 3.2),
+    ("compact_distilled", "full_again", -1.0),
     ("compact_s_distilled", "mobilenet", 0.0),
     ("compact_s_distilled", "lite", 0.0),
+    ("compact_s_distilled", "mobilenet_again", 0.0),
+    ("compact_s_distilled", "lite_again", 0.0),
     ("compact_distilled", "compact_tuned", 0.0),
     ("compact_s_distilled", "compact_s_tuned", 0.0),
 )

@@ -26,22 +26,22 @@ TEXTS = {
 mAP on the test images of BCCD, three classes: red and white cells and platelets. No
 figure can be compared with one on Pascal VOC. All nets train for the same epochs on
 the same changed images, at the same rate; a compact net for as many again as the full
-detector that it starts from. Anchors are part of a recipe: small ones for platelets,
-and `lite`, whose largest map has 19 × 19 cells, has those of platelets and red cells
-there. Trunks of ResNet and MobileNet alike have learnt on Imagenette for eight epochs,
-see [there](imagenette.md); nets called "scratch" start from random values,
-`trunk_first` from a trunk that was pruned there, which had more epochs. `twice` have as
-many epochs as the full and the compact net have together. `compact` and
-`compact_s` have the structure that meets the paper's budgets with 20 classes,
-`mobilenet` the same six maps as they, `lite` is the classic MobileNet-SSD.
+detector that it starts from, and so do the nets called `again`. The teacher is
+`full_again`, or with `self_taught` the very net that was pruned. Anchors are part of a
+recipe: small ones for platelets, and `lite`, whose largest map has 19 × 19 cells, has
+those of platelets and red cells there. Trunks of ResNet and MobileNet alike have learnt
+on Imagenette for eight epochs, see [there](imagenette.md); nets called "scratch" start
+from random values, `trunk_first` from a trunk that was pruned there, which had more
+epochs. `compact` and `compact_s` have the structure that meets the paper's budgets with
+20 classes, `mobilenet` the same six maps as they, `lite` is the classic MobileNet-SSD.
 """,
     "bccd_ablation": """# What earns what: losses and deletion
 
 mAP on the test images of BCCD, one seed, a short fine-tuning. All nets come from the
-same full detector (`full_seed0` of [there](bccd.md)), within the budgets of `compact`.
-`losses_…`: what the full detector teaches by; they all start from the pruned net of
-`compact_tuned_seed0`, which has half of the branch channels. `keep_…`: the share of
-the branch channels that stays, taught by the usual losses, as
+same full detector (`full_seed0` of [there](bccd.md)), within the budgets of `compact`;
+`full_again` is the teacher. `losses_…`: what it teaches by; they start from the pruned
+net of `compact_tuned_seed0`, which has half of the branch channels. `keep_…`: the share
+of the branch channels that stays, taught by the usual losses, as
 `losses_scores_boxes_features` is, where 50 % stay. The test set is small: differences
 of a point or two may be chance.
 """,
