@@ -81,6 +81,7 @@ WITHIN = {
         "batches",
         "records",
         "sets",
+        "folders",
         "toy",
     ],
     "models": [

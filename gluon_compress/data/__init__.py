@@ -1,8 +1,8 @@
 """Images and boxes: the layouts people have, SSD's augmentation, and batches.
 
-``sets`` opens data sets; ``annotation`` and ``images`` cope with what is in them;
-``augment`` changes a sample; ``batches`` puts samples and their targets together ahead
-of the training; ``toy`` makes a set up.
+``sets`` and ``folders`` open data sets; ``annotation`` and ``images`` cope with what is
+in them; ``augment`` changes a sample; ``batches`` puts samples and their targets
+together ahead of the training; ``toy`` makes a set up.
 """
 
 from gluon_compress.data.annotation import class_names
@@ -10,10 +10,10 @@ from gluon_compress.data.augment import normalize, ssd_train_sample, ssd_val_sam
 from gluon_compress.data.batches import Batches, EarlyBatches, SSDTargets
 from gluon_compress.data.classes import ClassTargets, Mixup
 from gluon_compress.data.crops import crop_train_sample, crop_val_sample
+from gluon_compress.data.folders import ImageFolder
 from gluon_compress.data.records import RecordBatches, Records, sample
 from gluon_compress.data.sets import (
     Detections,
-    ImageFolder,
     VOCLayout,
     coco_gluoncv,
     voc_gluoncv,
