@@ -53,9 +53,11 @@ def run(args) -> None:
     print(f"mAP at IoU 0.5 to 0.95: {100 * figures['mAP_50_95']:.1f}")
     for file, reason in images.problems:
         print(f"skipped {file}: {reason}")
+    for name, count in data.counted(images)["repairs"].items():
+        print(f"repairs: {name} {count}")
     if args.out:
-        manifest = read_manifest(args.model)
-        print(write_result(args.out, _result(args, manifest, images, figures)))
+        whole = _result(args, read_manifest(args.model), data.counted(images), figures)
+        print(write_result(args.out, whole))
 
 
 def _open(data, args, known):
@@ -67,9 +69,8 @@ def _open(data, args, known):
     return images
 
 
-def _result(args, manifest: dict, images, figures: dict) -> dict:
+def _result(args, manifest: dict, counts: dict, figures: dict) -> dict:
     model = {"name": manifest["name"], "files": manifest["files"]}
-    counts = {"images": len(images), "skipped": len(images.problems)}
     source = {"root": Path(args.data).name, "split": args.split, **counts}
     how = {"runtime": args.runtime or "gluon", "precision": args.precision}
     return {"model": {**model, **how}, "data": source, **figures}

@@ -9,7 +9,13 @@ import pytest
 from gluoncv.data import VOCDetection
 from PIL import Image
 
-from gluon_compress.data import ImageFolder, VOCLayout, coco_gluoncv, voc_gluoncv
+from gluon_compress.data import (
+    ImageFolder,
+    VOCLayout,
+    coco_gluoncv,
+    counted,
+    voc_gluoncv,
+)
 
 SIZE = (40, 30)  # width, height of the made images
 
@@ -409,6 +415,58 @@ def test_other_size_than_annotated_is_counted(voc):
     np.testing.assert_array_equal(data.label(0)[0, :4], [10, 5, 30, 25])
 
 
+def scaled_set(voc, *, resized: int, whole: int):
+    """Add images, some at a quarter of the size that they were annotated at."""
+    large = annotation(thing(corners=(81, 61, 121, 101)), size=(160, 120))
+    for number in range(resized):
+        root = voc(f"small{number}", large)
+    for number in range(whole):
+        root = voc(f"whole{number}")
+    return root
+
+
+def test_annotations_of_images_of_another_size_are_refused(voc):
+    root = scaled_set(voc, resized=2, whole=1)
+    with pytest.raises(ValueError, match="2 of the 3 images of 'train' have") as info:
+        VOCLayout(root, "train")
+    message = str(info.value)
+    assert "which loses 2 of the boxes" in message
+    assert "small0.xml says 160x120, its image is 40x30" in message
+    assert "\n" not in message
+
+
+def test_some_images_of_another_size_are_only_counted(voc):
+    data = VOCLayout(scaled_set(voc, resized=2, whole=2), "train")
+    assert counted(data) == {
+        "images": 4,
+        "skipped": 0,
+        "repairs": {"size differs": 2, "no area": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("corners", "size"),
+    [
+        # In the image: a tool that wrote a size of its own, right boxes all the same.
+        ((11, 6, 31, 26), (160, 120)),
+        # Partly in the image.
+        ((11, 6, 99, 26), (160, 120)),
+        # Outside of either frame: the size has lost nothing.
+        ((311, 6, 399, 26), (160, 120)),
+        # The size is right, and nothing can be said of annotations without one.
+        ((81, 61, 121, 101), SIZE),
+    ],
+)
+def test_boxes_that_the_size_does_not_lose_are_no_reason(voc, corners, size):
+    root = voc(xml=annotation(thing(corners=corners), size=size))
+    assert len(VOCLayout(root, "train")) == 1
+
+
+def test_counts_of_a_set_without_quirks(voc):
+    empty = {"images": 1, "skipped": 0, "repairs": {}}
+    assert counted(VOCLayout(voc(), "train")) == empty
+
+
 def test_missing_size_is_fine(voc):
     data = VOCLayout(voc(xml=f"<annotation>{thing()}</annotation>"), "train")
     assert data.repairs["size differs"] == 0
@@ -469,7 +527,7 @@ def pascal(tmp_path):
 
 def test_pascal_voc_by_name_is_both_years(pascal):
     data = voc_gluoncv(pascal, "trainval")
-    assert len(data) == 2
+    assert counted(data) == {"images": 2, "skipped": 0}  # GluonCV repairs nothing
     assert len(data.classes) == 20
     image, label = data[1]
     assert image.shape == (30, 40, 3)

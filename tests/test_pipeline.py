@@ -88,7 +88,7 @@ def test_every_stage_has_a_result_a_model_and_its_origin(place):
         result = read_json(place / "run" / stage / "result.json")
         net = models.load(place / "run" / stage / "model")
         assert result["commit"] == "abc"
-        assert result["data"]["train"]["images"] == 8
+        assert result["data"]["train"] == {"images": 8, "skipped": 0, "repairs": {}}
         assert models.size_of(net)["macs"] == result["macs"]
         assert 0 <= result["mAP"] <= 1
 
@@ -281,6 +281,21 @@ def test_files_that_are_left_out_are_named(tmp_path, caplog):
     job = open_job(DETECTION, recipe_in(tmp_path), tmp_path / "run", QUIET, {})
     assert len(job.train) == 12
     assert f"train: left out: {broken}" in caplog.text
+
+
+def test_repairs_of_each_split_are_one_line(tmp_path, caplog):
+    few_toys(tmp_path / "toy", 12, train=4, test=2)
+    folder = tmp_path / "toy" / "ImageSets" / "Main"
+    first = (folder / "train.txt").read_text().split()[0]
+    with open(folder / "train.txt", "a") as file:
+        file.write(f"{first}\n")
+    place = tmp_path / "toy" / "Annotations" / f"{first}.xml"
+    box = "<xmin>-9</xmin><ymin>5</ymin><xmax>20</xmax><ymax>2</ymax>"
+    added = f"<object><name>ring</name><bndbox>{box}</bndbox></object></annotation>"
+    place.write_text(place.read_text().replace("</annotation>", added))
+    open_job(DETECTION, recipe_in(tmp_path), tmp_path / "run", QUIET, {})
+    lines = [r.getMessage() for r in caplog.records]
+    assert lines == ["train: repairs: listed twice 1, swapped 1, clipped 1"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,6 +347,19 @@ def test_evaluate_prints_and_writes_the_result(call, model, images, tmp_path):
     assert content["classes"]["dog"] is None
     assert (content["metric"], content["iou"]) == ("voc07", 0.5)
     assert content["data"]["images"] + content["data"]["skipped"] == 3
+    assert content["data"]["repairs"] == {}
+
+
+def test_evaluate_counts_repairs(call, model, images, tmp_path):
+    shutil.copytree(images, tmp_path / "set")
+    place = tmp_path / "set" / "Annotations" / "a.xml"
+    place.write_text(place.read_text().replace("<xmax>60", "<xmax>600"))
+    data = ("--data", tmp_path / "set", "--out", tmp_path)
+    status, out, error = call("evaluate", model, *data)
+    assert (status, error) == (0, "")
+    assert "repairs: clipped 1\n" in out
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert content["data"]["repairs"] == {"clipped": 1}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from gluon_compress.data.sets import (
     Detections,
     VOCLayout,
     coco_gluoncv,
+    counted,
     voc_gluoncv,
 )
 from gluon_compress.data.toy import make_toy
@@ -33,6 +34,7 @@ __all__ = [
     "VOCLayout",
     "class_names",
     "coco_gluoncv",
+    "counted",
     "crop_train_sample",
     "crop_val_sample",
     "make_toy",

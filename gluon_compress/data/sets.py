@@ -68,8 +68,10 @@ class VOCLayout:
     Raises
     ------
     ValueError
-        If a folder or list is missing, an object's class is unknown, or more than
-        half of the images cannot be used.
+        If a folder or list is missing, an object's class is unknown, more than half
+        of the images cannot be used, or more than half of those that can be differ in
+        size from their annotations and a box is lost by that: it has an area in the
+        annotated frame, and none in the image.
 
     Notes
     -----
@@ -97,10 +99,12 @@ class VOCLayout:
         self.classes = class_names(self.root, classes)
         self._pictures = Pictures([], cache_bytes=cache_bytes)
         self._labels: list[np.ndarray] = []
+        self._lost: list[str] = []
         listed = self._listed()
         for name, file in listed.items():
             self._add(name, file)
         self._refuse_ruins(len(listed), len(self))
+        self._refuse_other_sizes()
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -143,7 +147,7 @@ class VOCLayout:
         return {
             "images": sum(whole),
             "objects": {name: counts[i] for i, name in enumerate(self.classes)},
-            "repairs": {name: count for name, count in self.repairs.items() if count},
+            "repairs": counted(self)["repairs"],
             "problems": list(self.problems),
         }
 
@@ -191,6 +195,8 @@ class VOCLayout:
                 continue
             corners, done = repair(box, shape)
             self.repairs.update(done)
+            if corners is None and annotation.size not in (None, shape):
+                self._note_lost(box, annotation.size, shape, place)
             if corners is not None and (with_difficult or not difficult):
                 rows.append([*corners, self.classes.index(name), difficult])
         return np.array(rows, np.float32).reshape(-1, 6)
@@ -201,6 +207,30 @@ class VOCLayout:
                 f"{self.root}: only {usable} of the {listed} images of "
                 f"{self.split!r} can be used; {self.problems[0][1]}"
             )
+
+    def _note_lost(self, box, size, shape, place: Path) -> None:
+        """Note a box that only the size in its annotation has room for."""
+        if repair(box, size)[0] is not None:
+            said, found = ("x".join(map(str, sides)) for sides in (size, shape))
+            self._lost.append(f"{place} says {said}, its image is {found}")
+
+    def _refuse_other_sizes(self) -> None:
+        """Refuse annotations of other images: most sizes differ, and boxes are lost."""
+        other = self.repairs["size differs"]
+        if 2 * other > len(self) and self._lost:
+            raise ValueError(
+                f"{self.root}: {other} of the {len(self)} images of {self.split!r} "
+                f"have another size than annotated, which loses {len(self._lost)} of "
+                f"the boxes; allowed: images as they were annotated; {self._lost[0]}"
+            )
+
+
+def counted(dataset) -> dict:
+    """Return how many images a set has and skips, and its repairs if it counts them."""
+    counts = {"images": len(dataset), "skipped": len(dataset.problems)}
+    if hasattr(dataset, "repairs"):
+        counts["repairs"] = {name: n for name, n in dataset.repairs.items() if n}
+    return counts
 
 
 def _seen_as(annotation: Annotation, header: Header) -> tuple[bool, tuple[int, int]]:

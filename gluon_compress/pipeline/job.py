@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 import mxnet as mx
 from mxnet.gluon import Block, HybridBlock
 
-from gluon_compress import train
+from gluon_compress import data, train
 from gluon_compress.graph import Graph
 from gluon_compress.plan import Plan
 from gluon_compress.prune import slim
@@ -104,7 +104,7 @@ class Job:
 def open_job(
     task: Task, recipe: Any, out: Path, options: train.Options, facts: Mapping[str, Any]
 ) -> Job:
-    """Open the data of a recipe, and log which files of it are left out.
+    """Open the data of a recipe; log which files are left out, and what was repaired.
 
     Raises
     ------
@@ -119,6 +119,10 @@ def open_job(
             LOG.warning("%s: left out: %s: %s", split, file, reason)
         if len(dataset.problems) > NAMED:
             LOG.warning("%s: and %d more", split, len(dataset.problems) - NAMED)
+        repairs = data.counted(dataset).get("repairs")
+        if repairs:
+            told = ", ".join(f"{name} {count}" for name, count in repairs.items())
+            LOG.warning("%s: repairs: %s", split, told)
     return Job(task, recipe, out, *sets, options, facts)
 
 

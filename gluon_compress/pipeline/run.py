@@ -14,7 +14,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 
-from gluon_compress import cost, train
+from gluon_compress import cost, data, train
 from gluon_compress.files import read_json, write_json
 from gluon_compress.pipeline.classification import CLASSIFICATION
 from gluon_compress.pipeline.detection import DETECTION
@@ -220,10 +220,7 @@ def _stage(job: Job, name: str, make: Callable[[Path], tuple[Any, dict]]) -> Any
 
 def _origin(job: Job) -> dict:
     sets = {"train": job.train, "test": job.test}
-    images = {
-        split: {"images": len(s), "skipped": len(s.problems)}
-        for split, s in sets.items()
-    }
+    images = {split: data.counted(dataset) for split, dataset in sets.items()}
     facts = {"kind": job.recipe.data.kind, "root": job.recipe.data.root, **images}
     return {"data": facts, "seed": job.recipe.seed, **job.facts}
 
