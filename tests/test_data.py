@@ -154,6 +154,7 @@ def test_unusable_object_is_left_out_and_named(voc, broken, reason):
     ((file, text),) = data.problems
     assert file.endswith("a.xml")
     assert "object 2 left out" in text
+    assert data.repairs["left out"] == 1
     assert reason in text
 
 
@@ -462,6 +463,22 @@ def test_boxes_that_the_size_does_not_lose_are_no_reason(voc, corners, size):
     assert len(VOCLayout(root, "train")) == 1
 
 
+def test_skipped_are_images_and_not_the_objects_that_are_left_out(voc):
+    nameless = f"<object><bndbox>{box(1, 1, 9, 9)}</bndbox></object>"
+    voc("a", annotation(thing(), nameless, nameless))
+    voc("b", data=b"no picture")
+    voc("c", xml="no annotation")
+    voc("d", data=broken_inside(), extension=".png")
+    for name in "efg":
+        root = voc(name)
+    data = VOCLayout(root, "train")
+    found = {"images": 5, "skipped": 2, "repairs": {"left out": 2}}
+    assert counted(data) == found
+    data.verify()  # now the pixels are known too
+    assert counted(data) == {**found, "skipped": 3}
+    assert len(data.problems) == 5
+
+
 def test_counts_of_a_set_without_quirks(voc):
     empty = {"images": 1, "skipped": 0, "repairs": {}}
     assert counted(VOCLayout(voc(), "train")) == empty
@@ -588,6 +605,7 @@ def test_image_folder_replaces_a_broken_image(folders):
     data = ImageFolder(folders)
     assert data[0][1] == 1
     assert "0.JPEG: cannot be decoded" in data.problems[0][1]
+    assert counted(data) == {"images": 3, "skipped": 1}
 
 
 def test_image_folder_ignores_files_beside_the_folders(folders):

@@ -61,9 +61,9 @@ class VOCLayout:
     classes : tuple of str
     repairs : Counter
         How many boxes were ``clipped`` to the frame, ``swapped`` (a maximum below its
-        minimum) or dropped for ``no area``, objects of an ``unknown class`` skipped,
-        and images ``listed twice`` or of another size than annotated
-        (``size differs``; their boxes are taken as they are).
+        minimum) or dropped for ``no area``, objects ``left out`` or skipped as of an
+        ``unknown class``, and images ``listed twice`` or of another size than
+        annotated (``size differs``; their boxes are taken as they are).
 
     Raises
     ------
@@ -175,6 +175,7 @@ class VOCLayout:
         except ValueError as error:
             self._pictures.report(file or wanted, str(error))
             return
+        self.repairs["left out"] += len(annotation.left_out)
         for reason in annotation.left_out:
             self._pictures.report(place, reason)
         upright, shape = _seen_as(annotation, header)
@@ -226,11 +227,16 @@ class VOCLayout:
 
 
 def counted(dataset) -> dict:
-    """Return how many images a set has and skips, and its repairs if it counts them."""
-    counts = {"images": len(dataset), "skipped": len(dataset.problems)}
-    if hasattr(dataset, "repairs"):
-        counts["repairs"] = {name: n for name, n in dataset.repairs.items() if n}
-    return counts
+    """Return how many images a set has and skips, and its repairs if it counts them.
+
+    An object that is left out is a problem, but its image is used.
+    """
+    repairs = getattr(dataset, "repairs", None)
+    skipped = len(dataset.problems) - (repairs["left out"] if repairs else 0)
+    counts = {"images": len(dataset), "skipped": skipped}
+    if repairs is None:
+        return counts
+    return {**counts, "repairs": {name: n for name, n in repairs.items() if n}}
 
 
 def _seen_as(annotation: Annotation, header: Header) -> tuple[bool, tuple[int, int]]:
