@@ -263,6 +263,40 @@ def test_delta_by_formula():
     np.testing.assert_allclose(deltas[0, 0], expected, rtol=1e-6)
 
 
+def match_by_thresholds_alone(overlaps: np.ndarray, iou: float) -> np.ndarray:
+    """Return matches by the same rule, which an overlap of 0 may satisfy too."""
+    nearest, most = overlaps.argmax(axis=0), overlaps.max(axis=0)
+    enough = (most >= iou) | (most >= overlaps.max(axis=1)[nearest])
+    matches, left = np.where(enough, nearest, -1), overlaps.copy()
+    for _ in range(min(overlaps.shape)):
+        row, column = np.unravel_index(left.argmax(), left.shape)
+        if left[row, column] <= 1e-12:
+            break
+        matches[column] = row
+        left[row], left[:, column] = -1, -1
+    return matches
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_objects_with_an_area_are_matched_by_thresholds_alone(seed):
+    overlaps = SSDTargets(anchor_grid())._overlaps(random_label(seed)[:, :4])
+    assert (overlaps.max(axis=1) > 0).all()
+    expected = match_by_thresholds_alone(overlaps, 0.5)
+    np.testing.assert_array_equal(match(overlaps, 0.5), expected)
+
+
+def test_object_without_an_area_belongs_to_no_anchor():
+    label = random_label(3)
+    flat = np.float32([[30, 20, 30, 70, 5, 0]])
+    without = SSDTargets(anchor_grid())([label])
+    for labels in (np.vstack([flat, label]), np.vstack([label, flat])):
+        for found, expected in zip(SSDTargets(anchor_grid())([labels]), without):
+            np.testing.assert_array_equal(found, expected)
+    classes, deltas = SSDTargets(anchor_grid())([flat])
+    assert not classes.any()
+    assert not deltas.any()
+
+
 def test_every_object_gets_an_anchor_however_little_it_overlaps():
     overlaps = np.float32([[0.1, 0.9, 0.6, 0.0], [0.2, 0.05, 0.3, 0.0]])
     np.testing.assert_array_equal(match(overlaps, 0.5), [-1, 0, 1, -1])

@@ -139,6 +139,23 @@ def test_boxes_are_repaired_and_counted(voc, corners, expected, repair):
 
 
 @pytest.mark.parametrize(
+    ("corners", "repairs"),
+    [
+        # Float32 has no number between these two, and none that is further apart.
+        (("14.560000000000002", 6, "14.56", 26), {"swapped": 1, "no area": 1}),
+        (("14.56", 6, "14.560000000000002", 26), {"no area": 1}),
+        (("14.56", 6, "14.56001", 26), {}),
+    ],
+)
+def test_box_that_float32_joins_has_no_area(voc, corners, repairs):
+    data = VOCLayout(voc(xml=annotation(thing(corners=corners), thing())), "train")
+    assert counted(data)["repairs"] == repairs
+    areas = np.prod(data.label(0)[:, 2:4] - data.label(0)[:, :2], axis=1)
+    assert (areas > 0).all()
+    assert len(areas) == (1 if repairs else 2)
+
+
+@pytest.mark.parametrize(
     ("broken", "reason"),
     [
         (f"<object><bndbox>{box(1, 1, 9, 9)}</bndbox></object>", "no <name>"),

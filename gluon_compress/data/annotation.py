@@ -77,8 +77,9 @@ def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
     Returns
     -------
     tuple
-        The corner box with the corners in order and inside the image, or None if that
-        leaves no area; and a list of ``swapped``, ``clipped``, ``no area``.
+        The corner box, float32 as labels are, with the corners in order and inside the
+        image, or None if that leaves no area; and a list of ``swapped``, ``clipped``,
+        ``no area``.
     """
     written = np.array(box, np.float64) - 1
     low = np.minimum(written[:2], written[2:])
@@ -86,9 +87,10 @@ def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
     ordered = np.concatenate([low, high])
     clipped = np.clip(ordered, 0, np.tile(shape, 2))
     done = ["swapped"] * bool((ordered != written).any())
-    if not (clipped[:2] < clipped[2:]).all():
+    kept = clipped.astype(np.float32)  # which may join corners that were apart
+    if not (kept[:2] < kept[2:]).all():
         return None, [*done, "no area"]
-    return clipped, done + ["clipped"] * bool((clipped != ordered).any())
+    return kept, done + ["clipped"] * bool((clipped != ordered).any())
 
 
 def _object(element: ElementTree.Element) -> tuple[str, tuple[float, ...], bool]:

@@ -245,7 +245,8 @@ def match(overlaps: np.ndarray, iou: float) -> np.ndarray:
 
     Every object gets the free anchor that overlaps it most, the best pairs first. Then
     an anchor that overlaps its best object as much as any does, or at least by ``iou``,
-    gets that object (Liu et al. 2016, section 2.2, "matching strategy").
+    gets that object (Liu et al. 2016, section 2.2, "matching strategy"). What does not
+    overlap at all is never matched: an object without an area belongs to no anchor.
 
     Parameters
     ----------
@@ -261,7 +262,8 @@ def match(overlaps: np.ndarray, iou: float) -> np.ndarray:
     nearest, most = overlaps.argmax(axis=0), overlaps.max(axis=0)
     best = overlaps.argmax(axis=1)
     peaks = overlaps[np.arange(len(overlaps)), best]
-    matches = np.where((most >= iou) | (most >= peaks[nearest]), nearest, -1)
+    near = (most >= iou) | (most >= peaks[nearest])
+    matches = np.where(near & (most > 0), nearest, -1)
     left, values, taken = set(range(len(overlaps))), peaks.copy(), []
     while left:
         # As in a stable sort of all pairs: of equal ones the first anchor comes first.
