@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import mxnet as mx
@@ -23,6 +24,7 @@ from gluon_compress.distill import LOSSES
 from gluon_compress.export import load_symbol
 from gluon_compress.files import read_json
 from gluon_compress.models import head
+from gluon_compress.models.ssd import VOC_CLASSES
 from gluon_compress.pipeline.detection import DETECTION
 from gluon_compress.pipeline.job import open_job
 from gluon_compress.pipeline.stages import compress, finetune
@@ -281,6 +283,40 @@ def test_files_that_are_left_out_are_named(tmp_path, caplog):
     job = open_job(DETECTION, recipe_in(tmp_path), tmp_path / "run", QUIET, {})
     assert len(job.train) == 12
     assert f"train: left out: {broken}" in caplog.text
+
+
+def pascal_in(folder, classes) -> Recipe:
+    """Make a tiny Pascal VOC of 2007, and return a recipe for it."""
+    few_toys(folder / "VOC2007", 12, train=4, test=2)
+    for place in (folder / "VOC2007" / "Annotations").iterdir():
+        text = re.sub("<name>.*?</name>", "<name>cat</name>", place.read_text())
+        place.write_text(text)
+    data = {"kind": "gluoncv_voc", "root": str(folder), "train": "train"}
+    content = {**RECIPE, "data": {**data, "classes": classes}}
+    (folder / "recipe.json").write_text(json.dumps(content))
+    return Recipe.load(folder / "recipe.json")
+
+
+@pytest.mark.parametrize("classes", [None, VOC_CLASSES, "names"])
+def test_classes_of_a_loader_may_be_named(tmp_path, monkeypatch, classes):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names").write_text("\n".join(VOC_CLASSES))
+    recipe = pascal_in(tmp_path, classes)
+    train, _, _ = DETECTION.open_sets(recipe)
+    assert tuple(train.classes) == VOC_CLASSES
+
+
+@pytest.mark.parametrize(
+    "classes", [["cat", "dog"], list(reversed(VOC_CLASSES)), [*VOC_CLASSES, "owl"]]
+)
+def test_other_classes_than_a_loader_gives_are_refused(tmp_path, classes):
+    recipe = pascal_in(tmp_path, classes)
+    with pytest.raises(ValueError, match="data.classes is ") as told:
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    message = str(told.value)
+    assert message.startswith(f"data.classes is {', '.join(classes[:20])}")
+    assert f"'gluoncv_voc' gives {', '.join(VOC_CLASSES)}; allowed: the" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_repairs_of_each_split_are_one_line(tmp_path, caplog):

@@ -101,6 +101,11 @@ def test_default_objects_are_not_shared(tmp_path):
         ("data.kind", "imagenet", r"data\.kind is 'imagenet'; allowed: voc, toy"),
         ("data.classes", 3, r"data\.classes is 3"),
         ("data.difficult", "no", r"data\.difficult is 'no'; allowed: true or false"),
+        (
+            "data",
+            {"kind": "coco", "root": "x", "difficult": False},
+            r"data\.difficult is False; allowed: true with kind 'coco', which keeps",
+        ),
         ("compression.0.algorithm", "amc", r"\[0\]\.algorithm is 'amc'; .*prune, del"),
         ("compression.0.algorithm", ["a"], r"compression\[0\]\.algorithm is \['a'\]"),
         ("compression.0.train.epochs", 0, r"compression\[0\]\.train\.epochs is 0"),

@@ -19,6 +19,8 @@ from gluon_compress.recipe import Data, Distillation, Model, Recipe, Schedule
 
 # Keys of a recipe's model that leave the rest to the model itself.
 OWN = ("sizes", "ratios", "steps", "extras")
+# Kinds of data whose classes and objects are those that GluonCV's loader gives.
+LOADERS = {"gluoncv_voc": data.voc_gluoncv, "coco": data.coco_gluoncv}
 
 
 def open_sets(recipe: Recipe) -> tuple:
@@ -33,11 +35,28 @@ def _dataset(config: Data, split: str):
     root = config.folder()
     if config.kind == "toy":
         data.make_toy(root)
-    if config.kind == "gluoncv_voc":
-        return data.voc_gluoncv(root, split)
-    if config.kind == "coco":
-        return data.coco_gluoncv(root, split)
+    if config.kind in LOADERS:
+        opened = LOADERS[config.kind](root, split)
+        _check_classes(config, opened.classes)
+        return opened
     return data.VOCLayout(root, split, config.classes, difficult=config.difficult)
+
+
+def _check_classes(config: Data, there: Sequence[str]) -> None:
+    """Refuse classes that a set cannot have, for its loader knows no others."""
+    if config.classes is None:
+        return
+    wanted = data.class_names(config.folder(), config.classes)
+    if tuple(wanted) != tuple(there):
+        raise ValueError(
+            f"data.classes is {_few(wanted)}; kind {config.kind!r} gives "
+            f"{_few(there)}; allowed: the same in the same order, or none"
+        )
+
+
+def _few(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _with_objects(config: Data, split: str):

@@ -117,11 +117,12 @@ class Data:
     val : str or None
         None: the test split is measured while training too.
     classes : tuple of str, str or None
-        Names, the file that lists them, or None: as found in the data.
+        Names, the file that lists them, or None: as found in the data. GluonCV's
+        loaders know only their own, which may be named here too.
     size : int
         Height and width of the net's input, pixels.
     difficult : bool
-        Whether objects marked difficult are trained on.
+        Whether objects marked difficult are trained on; GluonCV's loaders keep them.
     """
 
     kind: str = key(c.one_of("voc", "toy", "gluoncv_voc", "coco"))
@@ -134,6 +135,12 @@ class Data:
     )
     size: int = key(c.whole(32), 300)
     difficult: bool = key(c.truth, True)
+
+    def disagreement(self) -> tuple[str, Any, str] | None:
+        """Check that a loader that keeps difficult objects is not told to drop them."""
+        if not self.difficult and self.kind in ("gluoncv_voc", "coco"):
+            return "difficult", False, f"true with kind {self.kind!r}, which keeps them"
+        return None
 
     def folder(self) -> Path:
         """Return the root, relative to ``$GLUON_COMPRESS_DATA`` or to where we are."""
