@@ -398,6 +398,45 @@ def test_wrong_argument_is_named(arguments, message):
         models.build(**{"name": "ssd_300_mobilenet0.25", **arguments})
 
 
+FEW = {"ratios": ((1, 2),) * 3, "sizes": (30, 60, 90, 120), "steps": (8, 16, 32)}
+SIZES = [  # name, options, the smallest size and the largest
+    ("ssd_300_mobilenet0.25", {}, 257, 512),
+    ("ssd_300_resnet18_v1b", {}, 257, 512),
+    ("ssd_300_mobilenet0.25_lite", {}, 32, 1024),
+    ("ssd_300_mobilenet0.25", {**FEW, "extras": ()}, 32, 512),
+    ("ssd_300_mobilenet0.25", {**FEW, "extras": (32,)}, 65, 576),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "least", "most"), SIZES)
+def test_sizes_at_the_ends_give_one_score_for_each_anchor(name, options, least, most):
+    for size in (least, most):
+        net = models.build(name, CLASSES, size=size, **options)
+        _, shapes, _ = head.raw_head(net).infer_shape(data=(1, 3, size, size))
+        anchors = ssd.anchors_of(net).shape[1]
+        assert [shape[1] for shape in shapes] == [anchors, anchors]
+        assert min(shape[2] for shape in head._map_shapes(net)) >= 1
+
+
+@pytest.mark.parametrize(("name", "options", "least", "most"), SIZES)
+def test_size_that_the_maps_cannot_have_is_named(capfd, name, options, least, most):
+    for size in (least - 1, most + 1, 0, 5000, 300.0, "300"):
+        with pytest.raises(ValueError, match=f"{least} to {most} pixels") as told:
+            models.build(name, CLASSES, size=size, **options)
+        assert str(told.value).startswith(f"size is {size!r}; allowed: ")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_size_on_the_trunk_of_another_net_is_checked_too(tmp_path):
+    classifier = model_zoo.get_model("mobilenet0.25", classes=4)
+    classifier.initialize()
+    classifier(mx.nd.zeros((1, 3, 64, 64)))
+    export(classifier, tmp_path / "trunk", shape=(1, 3, 64, 64))
+    how = {"trunk": tmp_path / "trunk", "size": 256}
+    with pytest.raises(ValueError, match="size is 256; allowed: 257 to 512"):
+        models.build("ssd_300_mobilenet0.25", CLASSES, **how)
+
+
 def test_folder_of_another_kind_is_named(tmp_path):
     symbol = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=2, name="dense")
     params = {"dense_weight": mx.nd.ones((2, 3)), "dense_bias": mx.nd.ones(2)}

@@ -32,6 +32,7 @@ from gluon_compress.plan import Plan
 from gluon_compress.recipe import Recipe
 from gluon_compress.train import Options
 from images import few_toys
+from refusals import assert_refused
 
 QUIET = Options(progress=False)
 RECIPE = {
@@ -283,6 +284,19 @@ def test_files_that_are_left_out_are_named(tmp_path, caplog):
     job = open_job(DETECTION, recipe_in(tmp_path), tmp_path / "run", QUIET, {})
     assert len(job.train) == 12
     assert f"train: left out: {broken}" in caplog.text
+
+
+def test_size_that_the_net_cannot_have_is_one_line(tmp_path, call):
+    few_toys(tmp_path / "toy", 12, train=4, test=2)
+    recipe_in(tmp_path)
+    place = tmp_path / "recipe.json"
+    content = read_json(place)
+    content["data"]["size"] = 256
+    place.write_text(json.dumps(content))
+    ended = call("run_pipeline", "--recipe", place, "--out", tmp_path / "run")
+    assert_refused(ended, "size is 256; allowed: 257 to 512 pixels")
+    assert ended[1] == ""
+    assert not (tmp_path / "run").exists()
 
 
 def pascal_in(folder, classes) -> Recipe:

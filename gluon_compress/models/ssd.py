@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Callable, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -17,6 +17,8 @@ from gluon_compress.models.lean import LeanSSD
 # Of the images that GluonCV's nets are trained on, for RGB in 0..1.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+LEAST, MOST = 32, 4096  # pixels; sizes outside are not looked at
+ROOM, SMALL_ROOM = 64, 16  # cells a side that GluonCV's first, and least, anchors have
 BRANCH = "expand_"  # in front of the names of all that an extra stage holds
 VOC_CLASSES = tuple(VOCDetection.CLASSES)
 THIN, WIDE = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
@@ -108,6 +110,12 @@ def build_ssd(trunk: tuple[HybridBlock, list[mx.sym.Symbol]], config: SSDConfig)
         In training it returns class scores ``(B, A, C + 1)``, box deltas
         ``(B, A, 4)`` and anchors ``(1, A, 4)``; otherwise ids, scores and
         corner boxes after NMS.
+
+    Raises
+    ------
+    ValueError
+        If the trunk has too few taps, or at this size a map has no cell, or more of
+        them than there are anchors for.
     """
     net, taps = trunk
     wanted = len(config.ratios) - len(config.extras)
@@ -116,6 +124,7 @@ def build_ssd(trunk: tuple[HybridBlock, list[mx.sym.Symbol]], config: SSDConfig)
             f"extras: {len(config.extras)} stages for {len(config.ratios)} maps; the "
             f"trunk has {len(taps)} taps, not {wanted}"
         )
+    _check_size(taps[-wanted:], config)
     outputs = _with_extras(taps[-wanted:], config.extras, config.lite)
     features = SymbolBlock(
         outputs, mx.sym.var("data", dtype="float32"), params=net.collect_params()
@@ -140,6 +149,45 @@ def _with_extras(taps: Sequence, widths: Sequence[int], lite: bool) -> list:
     return outputs
 
 
+def _check_size(taps: Sequence, config: SSDConfig) -> None:
+    """Refuse a size that the maps cannot have, before MXNet infers their shapes."""
+
+    def vanish(size: int) -> bool:
+        return min(_sides(taps, config, size)) < 1
+
+    def overflow(size: int) -> bool:
+        rooms = (max(ROOM >> i, SMALL_ROOM) for i in range(len(config.ratios)))
+        return any(s > room for s, room in zip(_sides(taps, config, size), rooms))
+
+    size = config.size
+    whole = isinstance(size, int) and LEAST <= size <= MOST
+    if not whole or vanish(size) or overflow(size):
+        least = _first(lambda size: not vanish(size))
+        raise ValueError(
+            f"size is {size!r}; allowed: {least} to {_first(overflow) - 1} pixels, for "
+            f"{len(config.ratios)} maps, {len(config.extras)} of them by extra stages"
+        )
+
+
+def _sides(taps: Sequence, config: SSDConfig, size: int) -> list[int]:
+    """Return how many cells a side each map has; below 1, where it cannot be."""
+    _, shapes, _ = mx.sym.Group(list(taps)).infer_shape(data=(1, 3, size, size))
+    sides = [shape[2] for shape in shapes]
+    for i in range(len(config.extras)):
+        last = i == len(config.extras) - 1 and not config.lite
+        sides.append(sides[-1] - 2 if last else (sides[-1] + 1) // 2)
+    return sides
+
+
+def _first(holds: Callable[[int], bool]) -> int:
+    """Return the first size for which something holds that holds for all above it."""
+    low, high = LEAST, MOST
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
+
+
 def _conv_bn_relu(x, width: int, name: str, **conv):
     x = mx.sym.Convolution(
         x, num_filter=width, no_bias=True, name=BRANCH + name.format("conv"), **conv
@@ -162,7 +210,7 @@ def ssd_around(features: HybridBlock, config: SSDConfig) -> SSD:
         steps=list(config.steps),
         classes=list(config.classes),
         stds=config.stds,
-        anchor_alloc_size=64,
+        anchor_alloc_size=ROOM,
         predictors_kernel=kernel,
         predictors_pad=tuple(k // 2 for k in kernel),
         anchor_generator=LiteAnchorGenerator if config.lite else SSDAnchorGenerator,

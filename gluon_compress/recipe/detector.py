@@ -120,7 +120,8 @@ class Data:
         Names, the file that lists them, or None: as found in the data. GluonCV's
         loaders know only their own, which may be named here too.
     size : int
-        Height and width of the net's input, pixels.
+        Height and width of the net's input, pixels: 257 to 512 for the usual maps, 32
+        to 1,024 for those of the lite form.
     difficult : bool
         Whether objects marked difficult are trained on; GluonCV's loaders keep them.
     """
