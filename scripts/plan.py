@@ -7,6 +7,10 @@ Writes DIR/plan.json, one plan for all rows of the recipe, and DIR/result.json w
 the net costs before and after. The net has the values that the recipe's seed gives, so
 the same recipe gives the same plan, byte for byte; a run of it decides anew when there
 are trained ones.
+
+A row that deletes keeps the multiple of channels that is nearest to its share, and one
+multiple at least: at the usual 16, a share of 0.3 leaves 16 of 64 channels, and a group
+of 16 stays whole. A share that rounds to less than one channel is refused.
 """
 
 from __future__ import annotations

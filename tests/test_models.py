@@ -398,6 +398,12 @@ def test_wrong_argument_is_named(arguments, message):
         models.build(**{"name": "ssd_300_mobilenet0.25", **arguments})
 
 
+def test_thin_net_has_every_layer():
+    # Of the first layer's 8 channels less than half a channel is left.
+    thin = models.build("ssd_300_mobilenet0.25", CLASSES, width=0.05)
+    assert thin.collect_params()["mobilenet_conv0_weight"].shape[0] == 1
+
+
 FEW = {"ratios": ((1, 2),) * 3, "sizes": (30, 60, 90, 120), "steps": (8, 16, 32)}
 SIZES = [  # name, options, the smallest size and the largest
     ("ssd_300_mobilenet0.25", {}, 257, 512),

@@ -113,6 +113,7 @@ def test_default_objects_are_not_shared(tmp_path):
         ("compression.0.budget.flops", 1, r"budget\.flops: no such key; .*macs"),
         ("compression.0.budget.macs_ratio", 0.5, r"macs_ratio is 0\.5; .*no macs"),
         ("compression.1.keep", 0.5, r"compression\[1\]\.keep is 0\.5"),
+        ("compression.1.keep", {}, r"\[1\]\.keep is {}; allowed: a pattern of group"),
         ("compression.1.keep", {"a": 0}, r"compression\[1\]\.keep\.a is 0"),
         ("compression", {}, r"compression is {}; allowed: a list"),
         ("distillation.losses", {"logits": 1}, r"losses\.logits: no such key"),

@@ -114,7 +114,8 @@ def trunk_of(name: str) -> str:
 
 
 def _narrow(net: SSD, width: float) -> SSD:
-    plan = delete(trace_head(net), {"*": width}, "random", multiple=1)
+    how = {"multiple": 1, "minimum": 1}  # a thin net has every layer all the same
+    plan = delete(trace_head(net), {"*": width}, "random", **how)
     return slim(net, plan)
 
 

@@ -258,19 +258,20 @@ def delete(
         pattern that fits a group counts, groups that none fits stay whole. Who names
         groups here asks for it, so first and last layers are not protected.
     criterion, multiple, minimum, seed, net, commit
-        As for ``select``; the width nearest to the share is taken.
+        As for ``select``. Of the widths that ``multiple`` allows the one nearest to
+        the share is taken, the larger of two: at 16, 0.3 of 64 channels is 16 of them,
+        0.001 of 1,024 is 16, and a group of up to 16 stays whole.
 
     Raises
     ------
     ValueError
-        If a pattern matches no group that can lose channels, or a share is wrong.
+        If there is no pattern, one matches no group that can lose channels, a share is
+        wrong, or, without a ``minimum``, it rounds to less than one channel.
     """
     _check_whole("multiple", multiple)
-    for pattern, share in keep.items():
-        number = isinstance(share, (int, float)) and not isinstance(share, bool)
-        if not number or not 0 < share <= 1:
-            raise ValueError(f"{pattern!r} keeps {share!r}; allowed: above 0 to 1")
-        matching(graph, [pattern])
+    keep = _shares(graph, keep)
+    if minimum is None:
+        _check_one_stays(graph, keep)
     worth, chosen = scores(graph, criterion, seed), {}
     least = bounds(graph, "minimum", minimum, multiple)
     for group in graph.groups:
@@ -284,7 +285,7 @@ def delete(
     made_by = {
         "criterion": _name(criterion),
         "selection": "delete",
-        "keep": {pattern: float(share) for pattern, share in keep.items()},
+        "keep": keep,
         "multiple": multiple,
         **_stated(minimum=minimum),
         "seed": seed,
@@ -292,6 +293,32 @@ def delete(
         "widths": {group.name: group.width for group in graph.groups},
     }
     return Plan(_all_groups(graph, chosen), net, made_by)
+
+
+def _shares(graph: Graph, keep: Mapping[str, float]) -> dict[str, float]:
+    """Return shares to keep as Python's own numbers, if they and patterns are right."""
+    if not keep:
+        raise ValueError("keep is {}; allowed: a pattern with its share, or several")
+    for pattern, share in keep.items():
+        kinds = (int, float, np.integer, np.floating)
+        number = isinstance(share, kinds) and not isinstance(share, bool)
+        if not number or not 0 < share <= 1:
+            raise ValueError(f"{pattern!r} keeps {share!r}; allowed: above 0 to 1")
+        matching(graph, [pattern])
+    return {pattern: float(share) for pattern, share in keep.items()}
+
+
+def _check_one_stays(graph: Graph, keep: Mapping[str, float]) -> None:
+    """Refuse a share that rounds to less than one channel, at the narrowest group."""
+    for group in sorted(free_groups(graph), key=lambda group: group.width):
+        fits = ((p, s) for p, s in keep.items() if fnmatchcase(group.name, p))
+        pattern, share = next(fits, ("", 1.0))
+        least = 0.5 / group.width
+        if share < least:
+            raise ValueError(
+                f"{pattern!r} keeps {share!r} of {group.name!r}, whose width is "
+                f"{group.width}: less than one channel; allowed: from {least!r}"
+            )
 
 
 def _all_groups(graph: Graph, keep: Mapping) -> dict:

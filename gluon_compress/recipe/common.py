@@ -271,13 +271,15 @@ class Delete:
         ``delete``.
     keep : dict
         Share of the channels that stay, above 0 to 1, by pattern of group names; the
-        first pattern that fits counts, groups that none fits stay whole.
+        first pattern that fits counts, groups that none fits stay whole. One pattern
+        at least, and one channel of every group.
     criterion : str
         What a channel is worth: the least worthy go.
     batches, recalibrate : int
         As for ``Prune``.
     multiple : int
-        Widths become multiples of it.
+        Widths become multiples of it, the nearest to the share and one at least: at
+        16, a share of 0.3 keeps 16 of 64 channels, and of 16 or fewer all.
     train : Schedule or None
         Training with the masks on; None: none.
     """
@@ -289,6 +291,12 @@ class Delete:
     multiple: int = key(c.whole(1), 16)
     train: Schedule | None = key(c.optional(c.part(Schedule)), None)
     recalibrate: int = key(c.whole(0), 16)
+
+    def disagreement(self) -> tuple[str, Any, str] | None:
+        """Check that there is something to delete."""
+        if not self.keep:
+            return "keep", {}, "a pattern of group names with its share, or several"
+        return None
 
 
 ALGORITHMS = {"prune": Prune, "delete": Delete}
