@@ -362,3 +362,38 @@ def test_an_update_to_infinity_does_not_reach_a_checkpoint(tmp_path, count):
     with pytest.raises(Diverged, match="weight' became inf at epoch 0.*rate 1e\\+10"):
         fit(net, batches, mean_output, schedule, tmp_path, options=EAGER)
     assert stored(tmp_path / LAST)[0].item() == 0
+
+
+@pytest.mark.parametrize("name", ["foo", "", "DEVICE", "dist_async", None])
+def test_unknown_kvstore_is_refused_with_the_known(name):
+    known = "device, local, nccl, dist_sync, dist_device_sync"
+    with pytest.raises(ValueError, match=f"kvstore is {name!r}; allowed: {known}$"):
+        Options(kvstore=name)
+
+
+@pytest.mark.parametrize("name", ["device", "local"])
+def test_kvstores_that_need_nothing(name):
+    assert mx.kvstore.create(Options(kvstore=name).kvstore).type == name
+
+
+def test_distributed_kvstore_needs_a_launcher(monkeypatch):
+    monkeypatch.delenv("DMLC_NUM_WORKER", raising=False)
+    with pytest.raises(ValueError, match="'dist_sync', which needs .* DMLC_NUM_WORK"):
+        Options(kvstore="dist_sync")
+    monkeypatch.setenv("DMLC_NUM_WORKER", "2")
+    assert Options(kvstore="dist_sync").kvstore == "dist_sync"
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_nccl_needs_an_mxnet_with_it(monkeypatch, built):
+    class Features:
+        def is_enabled(self, name):
+            assert name == "NCCL"
+            return built
+
+    monkeypatch.setattr(mx.runtime, "Features", Features)
+    if built:
+        assert Options(kvstore="nccl")
+    else:
+        with pytest.raises(ValueError, match="'nccl', which needs an MXNet"):
+            Options(kvstore="nccl")

@@ -17,6 +17,7 @@ from gluon_compress.models import head
 from gluon_compress.recipe import Recipe
 from gluon_compress.train import Options
 from images import few_toys
+from refusals import assert_refused
 
 QUIET = Options(progress=False)
 MODEL = {"name": "ssd_300_mobilenet0.25", "extras": [32, 32, 32]}
@@ -197,6 +198,14 @@ def test_script_refuses_a_recipe_that_compresses(place, tmp_path, call):
     )
     assert status == 2
     assert "compresses; that is for run_pipeline.py" in error
+
+
+def test_script_names_an_unknown_kvstore(place, tmp_path, call):
+    recipe_in(place)
+    given = ("--recipe", place / "recipe.json", "--out", tmp_path / "run")
+    refused = call("train_ssd", *given, "--kvstore", "foo")
+    assert_refused(refused, "kvstore is 'foo'; allowed: device, local")
+    assert not (tmp_path / "run").exists()
 
 
 def test_script_names_a_missing_teacher(place, tmp_path, call):

@@ -16,6 +16,10 @@ from mxnet import gluon
 from gluon_compress.train.checkpoint import read_checkpoint, write_checkpoint
 
 LOG, LAST, BEST = "log.jsonl", "last.ckpt", "best.ckpt"
+# Names that MXNet documents; it takes any other for "local". Not the asynchronous one,
+# which makes updates itself.
+KVSTORES = ("device", "local", "nccl", "dist_sync", "dist_device_sync")
+WORKERS = "DMLC_NUM_WORKER"  # set by MXNet's launcher of distributed training
 
 
 class Diverged(ArithmeticError):
@@ -51,7 +55,7 @@ class Options:
     ctx : tuple of Context
         Devices; a batch is split over them. Resuming is exact on one.
     kvstore : str
-        As in ``gluon.Trainer``, but no asynchronous one: updates are made here.
+        One of ``KVSTORES``, as in ``gluon.Trainer``.
     seed : int
         Decides dropout and any other operator that draws random numbers.
     resume : bool
@@ -61,6 +65,11 @@ class Options:
         A checkpoint is also written within an epoch after this many minutes.
     progress : bool
         Show a progress bar on standard error.
+
+    Raises
+    ------
+    ValueError
+        For a kvstore that is unknown, or that cannot be here.
     """
 
     ctx: tuple = field(default_factory=lambda: (mx.cpu(),))
@@ -69,6 +78,17 @@ class Options:
     resume: bool = False
     save_minutes: float = 10.0
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        name, needs = self.kvstore, None
+        if name not in KVSTORES:
+            raise ValueError(f"kvstore is {name!r}; allowed: {', '.join(KVSTORES)}")
+        if name == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
+            needs = "an MXNet that is built with it"
+        elif name.startswith("dist") and WORKERS not in os.environ:
+            needs = f"a process that MXNet's launcher began, which sets {WORKERS}"
+        if needs:
+            raise ValueError(f"kvstore is {name!r}, which needs {needs}")
 
 
 class Run:
