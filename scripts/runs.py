@@ -26,7 +26,8 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
 
 def add_own_data(made: argparse.ArgumentParser) -> None:
     """Add the options that put a folder of one's own into a detector's recipe."""
-    made.add_argument("--images", metavar="FOLDER", help="in VOC layout")
+    where = "in VOC layout; from the current folder, not from --data"
+    made.add_argument("--images", metavar="FOLDER", help=where)
     made.add_argument("--train", metavar="SPLIT", help="to train on")
     made.add_argument("--test", metavar="SPLIT", help="to measure on")
     made.add_argument("--classes", nargs="+", metavar="NAME", help="what to detect")
@@ -37,9 +38,10 @@ def with_own_data(recipe: Any, args: argparse.Namespace) -> Any:
     """Return a recipe with the options of ``add_own_data`` that were given."""
     data = replace(recipe.data, **given(args, "train", "test", "classes"))
     if args.images:
-        # The classes of the recipe are those of other images.
-        classes = args.classes or None
-        data = replace(data, kind="voc", root=args.images, classes=classes)
+        # Absolute, so that the folder of recipes is not put before it; and the classes
+        # of the recipe are those of other images.
+        root, classes = os.path.abspath(args.images), args.classes or None
+        data = replace(data, kind="voc", root=root, classes=classes)
     return replace(recipe, data=data, **given(args, "seed"))
 
 

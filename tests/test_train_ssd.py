@@ -224,7 +224,8 @@ def test_script_names_a_missing_teacher(place, tmp_path, call):
 # Images of one's own, in any recipe of a detector.
 
 
-def test_own_images_come_with_their_own_classes(script, place):
+def test_own_images_come_with_their_own_classes(script, place, monkeypatch):
+    monkeypatch.chdir(place)
     recipe = recipe_in(place)
     made = script("run_pipeline").arguments()
     base = ["--recipe", "r.json", "--out", "runs/mine"]
@@ -233,9 +234,20 @@ def test_own_images_come_with_their_own_classes(script, place):
     assert with_own_data(named, made.parse_args(base)) == named
     args = made.parse_args([*base, "--images", "pets", "--seed", "3"])
     found = with_own_data(named, args)
-    assert (found.data.root, found.data.classes, found.seed) == ("pets", None, 3)
+    assert found.data.root == str(place / "pets")
+    assert (found.data.classes, found.seed) == (None, 3)
     args = made.parse_args([*base, "--images", "pets", "--classes", "cat", "dog"])
     assert with_own_data(named, args).data.classes == ("cat", "dog")
+
+
+def test_own_images_lie_in_the_current_folder(script, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("GLUON_COMPRESS_DATA", str(tmp_path))
+    made = script("train_ssd").arguments()
+    for folder in ("toy", "../" + place.name + "/toy", str(place / "toy")):
+        given = ["--recipe", "r.json", "--out", "run", "--images", folder]
+        found = script("runs").with_own_data(recipe_in(place), made.parse_args(given))
+        assert found.data.folder() == place / "toy"
 
 
 def test_missing_folder_of_images_is_named(place, tmp_path, call):
