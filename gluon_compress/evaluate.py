@@ -8,6 +8,7 @@ import mxnet as mx
 import numpy as np
 from gluoncv.utils.metrics.voc_detection import VOC07MApMetric, VOCMApMetric
 
+MEAN = "mAP"  # what GluonCV's metrics call the mean over classes
 METRICS = {"voc07": VOC07MApMetric, "voc10": VOCMApMetric}
 # The overlaps that COCO averages over.
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -51,9 +52,12 @@ def voc_map(
     Raises
     ------
     ValueError
-        For an unknown metric, an overlap outside 0 to 1, a label of no class, or when
-        there is not one object to find (the difficult ones need not be).
+        For an unknown metric, an overlap outside 0 to 1, a label of no class, a class
+        named ``mAP``, or when there is not one object to find (the difficult ones need
+        not be).
     """
+    if MEAN in classes:
+        raise ValueError(f"class {MEAN!r} is named as the mean; allowed: other names")
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; allowed: {', '.join(METRICS)}")
     ious = [float(i) for i in (iou if isinstance(iou, (tuple, list)) else [iou])]
@@ -74,7 +78,7 @@ def voc_map(
     names = measures[0].get()[0]
     values = np.mean([measure.get()[1] for measure in measures], axis=0)
     figures = dict(zip(names, map(float, values)))
-    return {"mAP": figures.pop("mAP"), **figures}
+    return {MEAN: figures.pop(MEAN), **figures}
 
 
 def precisions(

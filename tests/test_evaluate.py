@@ -273,6 +273,19 @@ def test_a_label_of_no_class_is_an_error():
         measured([([], [(3, 0, A)])])
 
 
+def test_a_class_named_as_the_mean_is_an_error():
+    with pytest.raises(ValueError, match="class 'mAP' is named as the mean"):
+        voc_map(tuple, [], ["a", "mAP"], size=SIZE)
+    assert "map" in voc_map(*one_found(), ["map"], size=SIZE)
+
+
+def one_found() -> tuple:
+    """Return a detector that finds the one object, and its batch."""
+    label = np.array([[[*A, 0, 0]]], float)
+    found = np.zeros((1, 1, 1)), np.ones((1, 1, 1)), label[..., :4]
+    return (lambda images: found), [(None, label)]
+
+
 def test_an_unknown_metric_is_an_error():
     with pytest.raises(ValueError, match="metric is 'coco'; allowed: voc07, voc10"):
         measured([([], [(0, 0, A)])], metric="coco")

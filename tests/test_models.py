@@ -391,6 +391,9 @@ def test_manifest_states_what_the_head_does_not_hold(slimmed, tmp_path):
         ({"extras": (8,) * 6}, "6 stages for 6 maps; allowed: fewer"),
         ({"classes": ("a", "a")}, "distinct names"),
         ({"classes": ()}, "distinct names"),
+        ({"classes": ("a", "mAP")}, "class 'mAP': .*; allowed: any but mAP, kind, ep"),
+        ({"classes": ("kind",)}, "class 'kind'"),
+        ({"classes": ("epoch",)}, "class 'epoch'"),
     ],
 )
 def test_wrong_argument_is_named(arguments, message):

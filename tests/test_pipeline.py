@@ -20,6 +20,7 @@ from gluon_compress import (
     trace,
 )
 from gluon_compress.data import make_toy
+from gluon_compress.data.toy import CLASSES
 from gluon_compress.distill import LOSSES
 from gluon_compress.export import load_symbol
 from gluon_compress.files import read_json
@@ -296,6 +297,14 @@ def test_size_that_the_net_cannot_have_is_one_line(tmp_path, call):
     ended = call("run_pipeline", "--recipe", place, "--out", tmp_path / "run")
     assert_refused(ended, "size is 256; allowed: 257 to 512 pixels")
     assert ended[1] == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_named_as_the_mean_is_refused_before_training(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=2)
+    (tmp_path / "toy" / "classes.txt").write_text("\n".join([*CLASSES, "mAP"]))
+    with pytest.raises(ValueError, match="class 'mAP': results and logs"):
+        pipeline.run(recipe_in(tmp_path), tmp_path / "run", options=QUIET)
     assert not (tmp_path / "run").exists()
 
 

@@ -19,6 +19,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 LEAST, MOST = 32, 4096  # pixels; sizes outside are not looked at
 ROOM, SMALL_ROOM = 64, 16  # cells a side that GluonCV's first, and least, anchors have
+# What results and logs hold beside the figures of classes, which they hold by name.
+TAKEN = ("mAP", "kind", "epoch")
 BRANCH = "expand_"  # in front of the names of all that an extra stage holds
 VOC_CLASSES = tuple(VOCDetection.CLASSES)
 THIN, WIDE = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
@@ -42,7 +44,8 @@ class SSDConfig:
     Parameters
     ----------
     classes : tuple of str
-        Foreground classes; the background is class 0 of the scores.
+        Foreground classes, none of them named as one of ``TAKEN``; the background is
+        class 0 of the scores.
     size : int
         Height and width of the input, pixels.
     sizes : tuple of float
@@ -93,6 +96,12 @@ class SSDConfig:
             )
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be distinct names, not {self.classes!r}")
+        taken = [name for name in self.classes if name in TAKEN]
+        if taken:
+            raise ValueError(
+                f"class {taken[0]!r}: results and logs call something else so; "
+                f"allowed: any but {', '.join(TAKEN)}"
+            )
 
 
 def build_ssd(trunk: tuple[HybridBlock, list[mx.sym.Symbol]], config: SSDConfig) -> SSD:
