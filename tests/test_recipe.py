@@ -117,6 +117,18 @@ def test_default_objects_are_not_shared(tmp_path):
         ("compression.1.keep", {"a": 0}, r"compression\[1\]\.keep\.a is 0"),
         ("compression", {}, r"compression is {}; allowed: a list"),
         ("distillation.losses", {"logits": 1}, r"losses\.logits: no such key"),
+        (
+            "distillation.losses",
+            {},
+            r"distillation\.losses is {}; allowed: a weight above 0 of any of scores, "
+            r"boxes, features, .*channels$",
+        ),
+        ("distillation.losses", {"scores": 0, "hints": 0.0}, r"losses is {'scores': 0"),
+        (
+            "distillation.taps",
+            ["map1", "map0", "map1"],
+            r"distillation\.taps is \['map1', 'map0', 'map1'\]; allowed: each name",
+        ),
         ("distillation.temperature", 0, r"distillation\.temperature is 0"),
         ("evaluate", {"metric": "coco"}, r"evaluate\.metric is 'coco'"),
         ("student", {"width": 1}, r"student\.name: this key is missing"),

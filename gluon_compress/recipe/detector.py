@@ -157,10 +157,10 @@ class Distillation:
     teacher : str or None
         Folder of a detector's export; None: the recipe's own full net.
     losses : dict
-        Weight of any of ``TAUGHT``; what each computes is in ``distill``. Those on
-        features compare the maps that the predictors read.
+        Weight of any of ``TAUGHT``, one above 0 at least; what each computes is in
+        ``distill``. Those on features compare the maps that the predictors read.
     taps : tuple of str or None
-        These maps: ``map0``, the largest, ``map1``, ...; None: all.
+        These maps, each once: ``map0``, the largest, ``map1``, ...; None: all.
     stride : int
         Of maps that are larger than 5 cells a side, every so-manyth cell in each
         direction is compared. Neighbours are alike, and adapters cost by the cell.
@@ -189,6 +189,15 @@ class Distillation:
     margin: float = key(c.number(0), 0.0)
     near: float = key(c.number(0, 1, above=True), 0.5)
     channel_temperature: float = key(_positive, 4.0)
+
+    def disagreement(self) -> tuple[str, Any, str] | None:
+        """Check that the teacher teaches something, and no map twice."""
+        if not any(self.losses.values()):
+            allowed = f"a weight above 0 of any of {', '.join(TAUGHT)}"
+            return "losses", dict(self.losses), allowed
+        if self.taps is not None and len(set(self.taps)) < len(self.taps):
+            return "taps", list(self.taps), "each name once"
+        return None
 
 
 @section
