@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from gluon_compress import Plan, report, trace
 from gluon_compress.plan import Sensitivity
 from gluon_compress.report import Boxes, Example, Point, plans
-from gluon_compress.report.boxes import PALETTE, colour
+from gluon_compress.report.boxes import PALETTE, colour, label_of
 from gluon_compress.report.charts import frontier, name_points
 from gluon_compress.report.curves import _lines as curve_lines
 from gluon_compress.report.curves import best_of
@@ -467,6 +467,25 @@ def test_labels_do_not_cover_each_other():
     # Outlines lie on each other, so what is seen of the others are their labels.
     labels = [has(picture, colour(i)).sum() for i in range(3)]
     assert min(labels) > 300
+
+
+NAMES = ("cat", "Schraube groß", "螺栓", "кот", "猫 M6", "🐈", "a\nb")
+
+
+def test_class_that_the_font_cannot_draw_is_named_by_its_number():
+    labels = [label_of(i, NAMES) for i in range(len(NAMES))]
+    kept = [NAMES[0], NAMES[1], "class 2", NAMES[3], "class 4", "class 5", "class 6"]
+    assert labels == kept
+
+
+def test_labels_and_legend_are_drawn_with_the_number(tmp_path):
+    found = Boxes(np.array([[9, 9, 70, 50]]), np.array([2]), np.array([0.9]))
+    pictures = []
+    for third in ("螺栓", "class 2"):
+        names = (*NAMES[:2], third)
+        report.detections([Example(GREY, found, found)], names, tmp_path / "p.png")
+        pictures.append(read(tmp_path / "p.png"))
+    np.testing.assert_array_equal(*pictures)
 
 
 def test_class_without_a_name_is_refused():

@@ -10,6 +10,7 @@ from typing import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 # Dark enough for white text; neighbours differ in lightness too, for those who do
@@ -114,8 +115,27 @@ def colour(class_id: int) -> tuple[int, int, int]:
 @lru_cache(maxsize=None)
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return the font of all pictures; it comes with matplotlib, so it is there."""
+    return ImageFont.truetype(_font_file(), size)
+
+
+def _font_file() -> str:
     folder = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
-    return ImageFont.truetype(os.path.join(folder, "DejaVuSans.ttf"), size)
+    return os.path.join(folder, "DejaVuSans.ttf")
+
+
+@lru_cache(maxsize=None)
+def _drawable() -> frozenset[int]:
+    """Return the characters that the font has a sign for."""
+    return frozenset(FT2Font(_font_file()).get_charmap())
+
+
+def label_of(class_id: int, classes: Sequence[str]) -> str:
+    """Return how pictures name a class: by its number where the font lacks a sign.
+
+    Signs that it lacks would be drawn as empty boxes, the same for every class.
+    """
+    name = classes[class_id]
+    return name if _drawable().issuperset(map(ord, name)) else f"class {class_id}"
 
 
 def draw(
@@ -128,8 +148,8 @@ def draw(
     image : ndarray
         ``(H, W, 3)`` uint8, red first.
     boxes : Boxes
-        With scores, each box is labelled with class and score as far as there is
-        room, the best first; without, the colour alone says the class.
+        With scores, each box is labelled with class (``label_of``) and score as far as
+        there is room, the best first; without, the colour alone says the class.
     classes : sequence of str
     width : int, optional
         Pixels to scale the image to before drawing; lines and text stay crisp.
@@ -211,7 +231,7 @@ def _label_all(pen, corners: np.ndarray, boxes: Boxes, classes: Sequence[str]) -
     for i in np.argsort(-np.asarray(boxes.scores), kind="stable"):
         score = f"{boxes.scores[i]:.2f}"
         # Where the full label has no room, the score may have: the colour says more.
-        for text in (f"{classes[int(boxes.ids[i])]} {score}", score):
+        for text in (f"{label_of(int(boxes.ids[i]), classes)} {score}", score):
             place = _free_place(pen, corners[i], text, text_font, taken)
             if place is not None:
                 taken.append(place)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from gluon_compress.files import write_atomically
-from gluon_compress.report.boxes import INK, WHITE, Boxes, colour, draw, font
+from gluon_compress.report.boxes import INK, WHITE, Boxes, colour, draw, font, label_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def _legend(classes: Sequence[str], width: int, gap: int, hard: bool) -> np.ndar
     """Return a strip of coloured squares with class names, over several lines."""
     text_font, line = font(15), 26
     _, ruler = _blank(1, 1)
-    names = [*classes, "dashed: difficult, not counted"] if hard else list(classes)
+    names = [label_of(i, classes) for i in range(len(classes))]
+    names += ["dashed: difficult, not counted"] * hard
     places, x, y = [], gap, gap // 2
     for name in names:
         wide = int(ruler.textlength(name, font=text_font)) + 22
