@@ -6,7 +6,7 @@
 Writes DIR/plan.json, one plan for all rows of the recipe, and DIR/result.json with what
 the net costs before and after. The net has the values that the recipe's seed gives, so
 the same recipe gives the same plan, byte for byte; a run of it decides anew when there
-are trained ones.
+are trained ones. A trunk that is not there yet counts as one of the seed's values.
 
 A row that deletes keeps the multiple of channels that is nearest to its share, and one
 multiple at least: at the usual 16, a share of 0.3 leaves 16 of 64 channels, and a group

@@ -5,9 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mxnet as mx
 import pytest
+from gluoncv import model_zoo
 
-from gluon_compress import Budget, Plan, build, count, models, pipeline, select, slim
+from gluon_compress import (
+    Budget,
+    Plan,
+    build,
+    count,
+    delete,
+    export,
+    models,
+    pipeline,
+    select,
+    slim,
+    trace,
+)
 from gluon_compress.files import read_json
 from gluon_compress.models import head
 from gluon_compress.recipe import ClassifierRecipe, Recipe, load_recipe
@@ -61,7 +75,8 @@ def test_all_rows_make_one_plan_for_the_whole_net(tmp_path):
 @pytest.mark.parametrize(
     ("name", "macs"), [("compact", 2.31e9), ("compact_s", 1.155e9)]
 )
-def test_plans_of_the_paper_meet_both_limits_closely(name, macs, tmp_path):
+def test_plans_of_the_paper_meet_both_limits_closely(name, macs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no trunk is
     folder = ZOO / f"ssd_300_resnet50_v1d_{name}"
     recipe = Recipe.load(folder / "recipe.json")
     plan, costs = pipeline.decide(recipe, recipe.data.classes)
@@ -69,10 +84,76 @@ def test_plans_of_the_paper_meet_both_limits_closely(name, macs, tmp_path):
     assert 0.97 * macs < costs["compact"]["macs"] <= macs
     assert 0.97 * 16.3e6 < costs["compact"]["bytes"] <= 16.3e6
     assert plan == Plan.load(folder / "plan.json")
+    plan.save(tmp_path / "plan.json")
+    assert (tmp_path / "plan.json").read_bytes() == (folder / "plan.json").read_bytes()
     # The file that is shipped holds names as well.
     net = build(recipe.model.name, recipe.data.classes)
-    models.save(slim(net, plan), tmp_path, name)
-    assert (tmp_path / f"{name}-0000.params").stat().st_size <= 16.3e6
+    models.save(slim(net, plan), tmp_path / "model", name)
+    assert (tmp_path / "model" / f"{name}-0000.params").stat().st_size <= 16.3e6
+
+
+def test_compact_detectors_start_as_the_full_one_of_their_data_does():
+    full, *others = (
+        Recipe.load(ZOO / f"ssd_300_resnet50_v1d_{name}" / "recipe.json")
+        for name in ("voc", "compact", "compact_s")
+    )
+    assert full.model.trunk == "runs/resnet50_v1d_imagenet/full/model"
+    for other in others:
+        assert (other.model, other.data, other.train) == (
+            full.model,
+            full.data,
+            full.train,
+        )
+
+
+@pytest.mark.parametrize("path", sorted(ZOO.glob("*_voc/recipe.json")), ids=str)
+def test_recipe_that_was_not_run_says_what_it_starts_from(path):
+    recipe = Recipe.load(path)
+    told = "those of the trunk" if recipe.model.trunk else "starts from random values"
+    assert told in recipe.expected["note"]
+
+
+@pytest.mark.parametrize("student", [False, True])
+def test_structure_needs_no_trunk_that_is_not_there_yet(
+    tmp_path, monkeypatch, caplog, student
+):
+    monkeypatch.chdir(tmp_path)
+    how = {"student": SMALL["model"] if student else None}
+    plain = Recipe.load(written(tmp_path, **how))
+    model = {**SMALL["model"], "trunk": "runs/later/full/model"}
+    recipe = Recipe.load(written(tmp_path, model=model, **how))
+    found, costs = pipeline.decide(recipe, ("cat", "dog"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "runs/later/full/model: is not there; its structure is built from random values"
+    ]
+    assert (found, costs) == pipeline.decide(plain, ("cat", "dog"))
+    net, _ = pipeline.structure(recipe, ("cat", "dog"), found)
+    assert count(models.trace_head(net)).macs == costs["compact"]["macs"]
+
+
+def test_trunk_that_is_there_gives_its_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    classifier = model_zoo.get_model("mobilenet0.25", classes=4)
+    classifier.initialize()
+    classifier(mx.nd.zeros((1, 3, 64, 64)))
+    shape = (1, 3, 64, 64)
+    half = delete(trace(classifier, shape), {"*": 0.5}, multiple=1)
+    export(slim(classifier, half), "trunk", shape=shape)
+    rows = SMALL["compression"][:1]
+    model = {**SMALL["model"], "trunk": "trunk"}
+    recipe = Recipe.load(written(tmp_path, model=model, compression=rows))
+    _, costs = pipeline.decide(recipe, ("cat", "dog"))
+    recipe = Recipe.load(written(tmp_path, compression=rows))
+    _, whole = pipeline.decide(recipe, ("cat", "dog"))
+    assert costs["full"]["macs"] < 0.5 * whole["full"]["macs"]
+
+
+def test_trunk_of_a_student_has_to_be_there(tmp_path):
+    # It may have been pruned, and then it is another structure.
+    student = {**SMALL["model"], "trunk": str(tmp_path / "later")}
+    recipe = Recipe.load(written(tmp_path, student=student))
+    with pytest.raises(ValueError, match="later/manifest.json: there is no such file"):
+        pipeline.decide(recipe, ("cat", "dog"))
 
 
 def test_budget_that_the_branches_exceed_is_refused_with_the_reason(tmp_path):

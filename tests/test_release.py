@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -152,6 +153,24 @@ def test_failure_changes_nothing(call, classified, own, tmp_path):
     assert before == {p: p.read_bytes() for p in own.rglob("*") if p.is_file()}
 
 
+@pytest.mark.parametrize(
+    ("kind", "model", "told"),
+    [
+        ("ssd", {"trunk": "runs/t/full/model"}, "Its trunk, `runs/t/full/model`, is"),
+        ("ssd", {}, "It starts from random values."),
+        ("classifier", {}, "[recipe.json](recipe.json).\n"),
+    ],
+)
+def test_card_says_what_an_untrained_model_starts_from(
+    script, tmp_path, kind, model, told
+):
+    (tmp_path / "recipe.json").write_text(json.dumps({"model": model}))
+    entry = SimpleNamespace(kind=kind, weights=None, command="scripts/a.py", hours=2)
+    text = script("releasing.training").training(entry, tmp_path) + "\n"
+    assert told in text
+    assert text.count("starts from") + text.count("trunk, ") == (kind == "ssd")
+
+
 def test_structure_is_the_same_in_every_process(call, own, tmp_path):
     source = "model_zoo/ssd_300_resnet50_v1d_compact"
     found = []
@@ -161,7 +180,10 @@ def test_structure_is_the_same_in_every_process(call, own, tmp_path):
         assert status == 0
         symbol = tmp_path / name / "ssd_300_resnet50_v1d_compact"
         found.append((symbol / f"{symbol.name}-symbol.json").read_bytes())
+        for file in ("recipe.json", "plan.json"):
+            assert (symbol / file).read_bytes() == (ROOT / source / file).read_bytes()
     assert found[0] == found[1]
+    assert "Its trunk, `runs/" in (symbol / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,13 @@ def test_script_trains_on_a_trunk(place, tmp_path, call):
     assert models.load(tmp_path / "run" / "full" / "model")
 
 
+def test_trunk_that_is_not_there_is_refused_before_training(place, tmp_path):
+    recipe = recipe_in(place, model={"trunk": str(tmp_path / "later")})
+    with pytest.raises(ValueError, match="later/manifest.json: there is no such file"):
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 def test_script_refuses_a_recipe_that_compresses(place, tmp_path, call):
     recipe_in(place, finetune={"epochs": 1})
     status, _, error = call(

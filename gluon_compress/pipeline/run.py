@@ -18,7 +18,7 @@ from gluon_compress import cost, data, train
 from gluon_compress.files import read_json, write_json
 from gluon_compress.pipeline.classification import CLASSIFICATION
 from gluon_compress.pipeline.detection import DETECTION
-from gluon_compress.pipeline.job import Job, Task, open_job, place
+from gluon_compress.pipeline.job import LOG, Job, Task, open_job, place
 from gluon_compress.pipeline.stages import (
     PLAN,
     compose,
@@ -105,6 +105,7 @@ def decide(
 
     Nothing but the recipe is needed: values are those that the seed gives, groups count
     as often as they have layers, and ``l1`` stands in for a criterion that needs data.
+    A trunk of ``model`` that is not there yet is one with such values, too.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def decide(
     ValueError
         If a name is unknown, or a budget cannot be met.
     """
-    task = TASKS[type(recipe)]
+    task, recipe = TASKS[type(recipe)], _with_what_is_there(recipe)
     job = Job(task, recipe, Path(), None, None, None, train.Options(progress=False))
     start, student = task.build(job, classes)
     net = student or start
@@ -140,6 +141,7 @@ def structure(
     Parameters
     ----------
     recipe : Recipe or ClassifierRecipe
+        As for ``decide``.
     classes : sequence of str
     plan : Plan
         For all rows of the recipe's compression together, as ``decide`` returns it.
@@ -154,7 +156,7 @@ def structure(
     ValueError
         If a name is unknown, or the plan is of another net.
     """
-    task = TASKS[type(recipe)]
+    task, recipe = TASKS[type(recipe)], _with_what_is_there(recipe)
     named = SimpleNamespace(classes=tuple(classes))  # all that saving asks of images
     job = Job(task, recipe, Path(), named, None, None, train.Options(progress=False))
     start, student = task.build(job, classes)
@@ -162,6 +164,18 @@ def structure(
     plan.check(graph)
     net = slim(student or start, plan, shape=graph.inputs["data"])
     return net, partial(task.save, job)
+
+
+def _with_what_is_there(recipe: Any) -> Any:
+    """Return a recipe for structure alone, which a trunk's values do not change.
+
+    A student's trunk may have been pruned, so that one has to be there.
+    """
+    trunk = getattr(recipe.model, "trunk", None)
+    if trunk is None or Path(trunk).exists():
+        return recipe
+    LOG.warning("%s: is not there; its structure is built from random values", trunk)
+    return replace(recipe, model=replace(recipe.model, trunk=None))
 
 
 def judge(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from releasing.figures import rows
-from reproducing.running import starts
+from releasing.training import training
 from tables import table
 
 TASKS = {"ssd": "object detection", "classifier": "image classification"}
@@ -26,7 +26,7 @@ def card(entry: Any, folder: Path) -> str:
         "## Use",
         _use(entry),
         "## Training",
-        _training(entry, folder),
+        training(entry, folder),
         "## Limits",
         _limits(entry),
     ]
@@ -51,24 +51,6 @@ import gluon_compress as gc
 
 net = gc.get_model("{entry.name}"{given})
 ```"""
-
-
-def _training(entry: Any, folder: Path) -> str:
-    made = f"    {entry.command}\n\n"
-    plan = " and [plan.json](plan.json)" if (folder / "plan.json").exists() else ""
-    files = f"[recipe.json](recipe.json){plan}"
-    if not entry.weights:
-        return f"{made}About {entry.hours:g} hours on two cores, not run here; {files}."
-    first = "".join(
-        f" It starts from the net of [{kind}/{name}](../{kind}/{name}/recipe.json), "
-        "which the command makes first where it is not there."
-        for kind, name, _ in starts(folder / "recipe.json")
-    )
-    return (
-        f"{made}About {entry.hours:g} hours on two cores; {files} say how and what, "
-        f"[result.json](result.json) how well.{first} With `--data DIR`, the images of "
-        f"{entry.data} are looked for in DIR."
-    )
 
 
 def _limits(entry: Any) -> str:

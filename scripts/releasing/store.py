@@ -31,9 +31,6 @@ def trained(args, draft: Path) -> Any:
         if abs(stored[kind] - figures[key]) <= NEAR:
             break
     write_json(folder / "result.json", {**whole, "released": stored})
-    for file in ("recipe.json", "plan.json"):
-        if (source / file).exists():
-            shutil.copyfile(source / file, folder / file)
     split = getattr(recipe.data, "test", recipe.data.val)
     metric = zoo.Metric(key, stored[kind], f"{_data(args, recipe)} {split}")
     return _entry(args, draft, recipe, figures, metric=metric, weights=weights)
@@ -63,6 +60,9 @@ def _entry(args, draft: Path, recipe: Any, figures: dict, **trained: Any) -> Any
     from gluon_compress import zoo
     from gluon_compress.export import read_manifest
 
+    for file in ("recipe.json", "plan.json"):  # which the card speaks of
+        if Path(args.run, file).exists():
+            shutil.copyfile(Path(args.run, file), draft / args.name / file)
     manifest = read_manifest(draft / args.name)
     return zoo.Entry(
         name=args.name,

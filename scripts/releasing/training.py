@@ -1,0 +1,45 @@
+"""How a model was made, or is to be made: its command, hours, files, and start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reproducing.running import starts
+
+
+def training(entry: Any, folder: Path) -> str:
+    """Return the part of a model's card that says how it is trained."""
+    made = f"    {entry.command}\n\n"
+    plan = " and [plan.json](plan.json)" if (folder / "plan.json").exists() else ""
+    files = f"[recipe.json](recipe.json){plan}"
+    if not entry.weights:
+        return (
+            f"{made}About {entry.hours:g} hours on two cores, not run here; {files}."
+            f"{_trunk(entry, folder)}"
+        )
+    first = "".join(
+        f" It starts from the net of [{kind}/{name}](../{kind}/{name}/recipe.json), "
+        "which the command makes first where it is not there."
+        for kind, name, _ in starts(folder / "recipe.json")
+    )
+    return (
+        f"{made}About {entry.hours:g} hours on two cores; {files} say how and what, "
+        f"[result.json](result.json) how well.{first} With `--data DIR`, the images of "
+        f"{entry.data} are looked for in DIR."
+    )
+
+
+def _trunk(entry: Any, folder: Path) -> str:
+    """Return what a detector that was not trained here is to start from."""
+    from gluon_compress.files import read_json
+
+    if entry.kind != "ssd":
+        return ""
+    trunk = read_json(folder / "recipe.json")["model"].get("trunk")
+    if trunk is None:
+        return " It starts from random values."
+    return (
+        f" Its trunk, `{trunk}`, is made first, by a recipe of its own, whose hours "
+        "are not among these."
+    )
