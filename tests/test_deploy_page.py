@@ -117,28 +117,60 @@ def program(tmp_path_factory):
     return built(tmp_path_factory.mktemp("c"))
 
 
-def run(program, *arguments) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "MXNET_SUBGRAPH_VERBOSE": "0"}
+def run(program, *arguments, out=subprocess.PIPE, **environment):
+    """Run the C program; return how it ended."""
     command = [str(program), *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment
+        command,
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "MXNET_SUBGRAPH_VERBOSE": "0", **environment},
     )
 
 
-def test_c_program_prints_the_boxes_of_the_net(program, place):
-    cv2.imwrite(str(place / "photo.ppm"), cv2.imread(str(place / "photo.jpg")))
+def whole_of(place) -> tuple[Path, Path, Path]:
+    """Return what the C program is called with: the whole detector and a photo."""
+    image = place / "photo.ppm"
+    cv2.imwrite(str(image), cv2.imread(str(place / "photo.jpg")))
     edge = place / "edge"
-    pair = edge / "detector-whole-symbol.json", edge / "detector-whole-0000.params"
-    done = run(program, *pair, place / "photo.ppm", "0.02")
+    ends = ("symbol.json", "0000.params")
+    return (*(edge / f"detector-whole-{end}" for end in ends), image)
+
+
+def test_c_program_prints_the_boxes_of_the_net(program, place):
+    done = run(program, *whole_of(place), "0.02")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [[float(n) for n in line.split()] for line in done.stdout.splitlines()]
     right = [row for row in expected(place) if row[1] >= 0.02]
-    classes = Predictor(edge).classes
+    classes = Predictor(place / "edge").classes
     assert abs(len(rows) - len(right)) <= 3
     assert classes[int(rows[0][0])] == right[0][0]
     scores = [row[1] for row in rows[:10]]
     np.testing.assert_allclose(scores, [row[1] for row in right[:10]], atol=0.02)
     np.testing.assert_allclose(rows[0][2:], right[0][2:], atol=3)
+
+
+def test_c_program_ends_without_taking_mxnet_down(program, place, tmp_path):
+    # What is loaded before it would be called when the process is taken down.
+    source = tmp_path / "last.c"
+    source.write_text(
+        "#include <unistd.h>\n__attribute__((destructor)) static void last(void)"
+        '{ if (write(2, "down", 4) < 0) _exit(9); }\n'
+    )
+    library = tmp_path / "last.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    assert "down" in run("/bin/true", LD_PRELOAD=str(library)).stderr
+    done = run(program, *whole_of(place), LD_PRELOAD=str(library))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_c_program_says_when_it_cannot_print(program, place):
+    with open("/dev/full", "w") as full:
+        done = run(program, *whole_of(place), "0.02", out=full)
+    message = "detect: standard output: cannot be written\n"
+    assert (done.returncode, done.stderr) == (2, message)
 
 
 @pytest.mark.parametrize(

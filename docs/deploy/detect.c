@@ -111,5 +111,6 @@ int main(int argc, char **argv) {
       printf("%d %.4f %.1f %.1f %.1f %.1f\n", (int)ids[i], scores[i],
              boxes[4 * i] * width / SIZE, boxes[4 * i + 1] * height / SIZE,
              boxes[4 * i + 2] * width / SIZE, boxes[4 * i + 3] * height / SIZE);
-  return MXPredFree(net);
+  if (fflush(stdout) != 0 || ferror(stdout)) fail("standard output", "cannot be written");
+  _Exit(0); /* by return, MXNet's threads now and then abort or hang as it is taken down */
 }
