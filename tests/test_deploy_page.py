@@ -94,6 +94,14 @@ def test_program_finds_what_the_predictor_finds(place, name):
         np.testing.assert_allclose(found[0][2:], right[0][2:], atol=3)
 
 
+@pytest.mark.skipif("openvino" not in EVERY, reason="openvino is not installed")
+def test_openvino_computes_in_float32_whatever_the_cpu_has(place):
+    asked = 'print(net.get_property("INFERENCE_PRECISION_HINT").get_type_name())'
+    command = [sys.executable, "-W", "ignore", "-c", f"{BLOCKS['openvino']}\n{asked}"]
+    shown = subprocess.check_output(command, cwd=place, text=True)
+    assert shown.splitlines()[-1] == "f32"
+
+
 def built(folder: Path) -> Path:
     """Build detect.c by the page's own command."""
     lines = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)[1]
