@@ -13,6 +13,7 @@
 #include <string.h>
 
 enum { SIZE = 300 }; /* of the net's input, pixels */
+enum Resize { AREA, CUBIC, LINEAR }; /* larger both ways, smaller both ways, neither */
 static const float MEAN[3] = {0.485f, 0.456f, 0.406f}, STD[3] = {0.229f, 0.224f, 0.225f};
 
 static void fail(const char *what, const char *why) {
@@ -52,30 +53,49 @@ static unsigned char *read_ppm(const char *path, int *width, int *height) {
   return pixels;
 }
 
-/* Where a pixel of the net's input lies in the image, between which two and how far. */
-static void place(int at, int length, int *low, int *high, float *share) {
-  float x = (at + 0.5f) * length / SIZE - 0.5f;
-  x = x < 0 ? 0 : x > length - 1 ? length - 1 : x;
-  *low = (int)x;
-  *high = *low + 1 < length ? *low + 1 : *low;
-  *share = x - *low;
+/* How much of pixel `from` of the image is in pixel `at` of the input, along one side. */
+static float share(enum Resize how, int from, int at, double scale) {
+  if (how == AREA) {
+    double low = at * scale, high = low + scale;
+    low = low > from ? low : from;
+    high = high < from + 1 ? high : from + 1;
+    return high > low ? (high - low) / scale : 0;
+  }
+  double far = (at + 0.5) * scale - 0.5 - from;
+  far = far < 0 ? -far : far;
+  if (how == LINEAR) return far < 1 ? (int)(2048 * (1 - far) + 0.5) / 2048.0 : 0;
+  if (far < 1) return (1.25 * far - 2.25) * far * far + 1;
+  return far < 2 ? ((-0.75 * far + 3.75) * far - 6) * far + 3 : 0;
 }
 
-/* Resizes by linear interpolation, scales and puts channels first. */
+static int within(int at, int length) { return at < 0 ? 0 : at < length ? at : length - 1; }
+
+/* A value without what is finer than a part of one. */
+static float cut(float value, int part) { return (int)(value * part) / (float)part; }
+
+/* Resizes as OpenCV does, its roundings included, scales and puts channels first. */
 static float *prepare(const unsigned char *pixels, int width, int height) {
+  double across = (double)width / SIZE, down = (double)height / SIZE;
+  enum Resize how = across > 1 && down > 1 ? AREA : across < 1 && down < 1 ? CUBIC : LINEAR;
+  bool even = how == AREA && (across != 2 || down != 2); /* where a half is rounded to */
   float *input = malloc(sizeof(float) * 3 * SIZE * SIZE);
   for (int y = 0; y < SIZE; ++y)
     for (int x = 0; x < SIZE; ++x) {
-      int left, right, top, bottom;
-      float across, down;
-      place(x, width, &left, &right, &across);
-      place(y, height, &top, &bottom, &down);
+      float sum[3] = {0, 0, 0};
+      for (int i = (int)(y * down) - 2; i <= (y + 1) * down + 2; ++i) {
+        float high = share(how, i, y, down), row[3] = {0, 0, 0};
+        for (int j = (int)(x * across) - 2; high != 0 && j <= (x + 1) * across + 2; ++j) {
+          float wide = share(how, j, x, across);
+          size_t place = (size_t)within(i, height) * width + within(j, width);
+          for (int c = 0; c < 3; ++c) row[c] += wide * pixels[3 * place + c];
+        }
+        for (int c = 0; c < 3; ++c)
+          sum[c] += how == LINEAR ? cut(high * cut(row[c], 128), 4) : high * row[c];
+      }
       for (int c = 0; c < 3; ++c) {
-#define AT(row, column) pixels[3 * ((size_t)(row) * width + (column)) + c]
-        float above = AT(top, left) * (1 - across) + AT(top, right) * across;
-        float below = AT(bottom, left) * (1 - across) + AT(bottom, right) * across;
-        float value = (above * (1 - down) + below * down) / 255;
-        input[(c * SIZE + y) * SIZE + x] = (value - MEAN[c]) / STD[c];
+        int level = (int)(sum[c] + 0.5f);
+        if (even && level - sum[c] == 0.5f) level &= ~1;
+        input[(c * SIZE + y) * SIZE + x] = (within(level, 256) / 255.0f - MEAN[c]) / STD[c];
       }
     }
   return input;

@@ -6,7 +6,12 @@ together ahead of the training; ``toy`` makes a set up.
 """
 
 from gluon_compress.data.annotation import class_names
-from gluon_compress.data.augment import normalize, ssd_train_sample, ssd_val_sample
+from gluon_compress.data.augment import (
+    RESIZE,
+    normalize,
+    ssd_train_sample,
+    ssd_val_sample,
+)
 from gluon_compress.data.batches import Batches, EarlyBatches, SSDTargets
 from gluon_compress.data.classes import ClassTargets, Mixup
 from gluon_compress.data.crops import crop_train_sample, crop_val_sample
@@ -22,6 +27,7 @@ from gluon_compress.data.sets import (
 from gluon_compress.data.toy import make_toy
 
 __all__ = [
+    "RESIZE",
     "Batches",
     "ClassTargets",
     "Detections",

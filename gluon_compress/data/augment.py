@@ -15,6 +15,9 @@ import numpy as np
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+# How an image is resized to the net's input, by GluonCV's rule: the names of OpenCV's
+# interpolations where it is larger both ways, smaller both ways, or neither.
+RESIZE = {"larger": "area", "smaller": "cubic", "otherwise": "linear"}
 
 FILL = tuple(round(255 * m) for m in MEAN)
 MAX_EXPANSION = 4.0
@@ -139,12 +142,10 @@ def normalize(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _fitting(width: int, height: int, size: int) -> int:
-    """Return the interpolation that suits a resize, by GluonCV's rule."""
-    if size > width and size > height:
-        return cv2.INTER_CUBIC
-    if size < width and size < height:
-        return cv2.INTER_AREA
-    return cv2.INTER_LINEAR
+    """Return the interpolation that ``RESIZE`` names for an image of such sides."""
+    smaller, larger = max(width, height) < size, min(width, height) > size
+    name = RESIZE["smaller" if smaller else "larger" if larger else "otherwise"]
+    return getattr(cv2, f"INTER_{name.upper()}")
 
 
 def _resize(image: np.ndarray, width: int, height: int, how: int) -> np.ndarray:

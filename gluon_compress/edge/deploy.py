@@ -13,6 +13,7 @@ import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import models
+from gluon_compress.data import RESIZE
 from gluon_compress.edge.formats import FORMATS, Format, Graph
 from gluon_compress.edge.head import OUTPUT, head_graph, whole_graph
 from gluon_compress.edge.runtimes import RUNTIMES
@@ -215,10 +216,11 @@ def _whole(net: SSD, folder: Path, name: str, images: np.ndarray) -> dict:
 def _manifest(net: SSD, graph: Graph, shape: Sequence[int], made: dict) -> dict:
     info = models.manifest_info(net)
     outputs = [{"name": OUTPUT, "shape": [1, *shape[1:]]}]
+    data = {"name": "data", "shape": list(graph.shape), "resize": RESIZE}
     return {
         "format": 1,
         "name": graph.name,
-        "input": {"name": "data", "shape": list(graph.shape)},
+        "input": data,
         **info,
         "kind": KIND,
         "outputs": outputs,
