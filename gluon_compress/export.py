@@ -1,4 +1,4 @@
-"""Exports: a symbol, its parameters and a manifest in one folder, whole or absent.
+"""Exports: a symbol, its parameters and a manifest in one folder, checked.
 
 The manifest is plain data: what a net is for (classes, anchors, decode constants)
 comes in as ``info`` and is passed on, this module does not know detectors.
@@ -9,24 +9,26 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import uuid
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.files import read_json, sha256, write_json
+from gluon_compress.files import write_json
+from gluon_compress.folders import (
+    FORMAT,
+    MANIFEST,
+    drafted,
+    read_manifest,  # noqa: F401  here for who reads exports
+    sums_of,
+    verified,
+)
 from gluon_compress.graph import block_of, pair_of
-
-FORMAT = 1
-MANIFEST = "manifest.json"
 
 # Runs in a process that never built the net and imports nothing of this package.
 RELOAD = """
@@ -117,29 +119,6 @@ def export(
     return manifest
 
 
-@contextmanager
-def drafted(folder: str | os.PathLike) -> Iterator[Path]:
-    """Hand out an empty folder that becomes ``folder`` if all goes well.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds anything but an export; nothing has been changed then, as
-        after any error in between.
-    """
-    folder = Path(folder)
-    _restore(folder)
-    _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    draft.mkdir()
-    try:
-        yield draft
-        _put_in_place(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def check_name(name: str) -> None:
     """Raise ValueError for a name that files cannot have everywhere."""
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -156,11 +135,6 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     symbol.save(str(folder / f"{name}-symbol.json"))
     mx.nd.save(str(folder / f"{name}-0000.params"), stored)
     return stored, input_name
-
-
-def sums_of(folder: Path) -> dict[str, dict]:
-    """Return sha256 and size of each file in a folder, for its manifest."""
-    return {p.name: _sum_of(p) for p in sorted(folder.iterdir())}
 
 
 def versions() -> dict[str, str]:
@@ -223,46 +197,6 @@ def load_symbol(
     return symbol, {k: v.astype("float32", copy=False) for k, v in params.items()}
 
 
-def verified(folder: str | os.PathLike) -> dict:
-    """Return the manifest of an export whose files are as they were written.
-
-    Raises
-    ------
-    ValueError
-        Naming the file that is missing, altered or of a newer format.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    for name, facts in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(f"{path}: this file of the export is missing")
-        if sha256(path) != facts["sha256"]:
-            raise ValueError(f"{path}: altered or cut short, its sha256 is another")
-    return manifest
-
-
-def read_manifest(folder: str | os.PathLike) -> dict:
-    """Return the manifest of an export.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or it is of a newer format, or not a manifest.
-    """
-    folder = Path(folder)
-    _restore(folder)
-    path = folder / MANIFEST
-    manifest = read_json(path)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{path}: format is {found!r}; this version reads {FORMAT}")
-    missing = {"name", "input", "outputs", "files"} - set(manifest)
-    if missing:
-        raise ValueError(f"{path}: key {min(missing)!r} is missing")
-    return manifest
-
-
 def _prefixed(symbol, params: Mapping) -> tuple[dict, str]:
     """Return parameters as ``load_checkpoint`` wants them, and the input's name."""
     wanted = symbol.list_arguments()
@@ -317,10 +251,6 @@ def _manifest(symbol, name: str, input_name: str, shape, info: Mapping) -> dict:
     return {**own, **facts, "versions": versions()}
 
 
-def _sum_of(path: Path) -> dict:
-    return {"sha256": sha256(path), "bytes": path.stat().st_size}
-
-
 def _compare(folder: Path, manifest: Mapping, reference, tolerance: float) -> dict:
     results = _reload(folder, manifest, reference.inputs)
     names = [output["name"] for output in manifest["outputs"]]
@@ -363,37 +293,3 @@ def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndar
             raise ValueError(f"{folder}: cannot be loaded in a new process: {said}")
         with np.load(made) as stored:
             return [stored[f"arr_{i}"] for i in range(len(stored.files))]
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to replace a folder that holds anything which is not of an export."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: is a file; an export is a folder")
-    present = {p.name for p in folder.iterdir()}
-    is_export = MANIFEST in present
-    known = {MANIFEST, *read_manifest(folder)["files"]} if is_export else set()
-    if present - known:
-        raise ValueError(
-            f"{folder}: holds {min(present - known)!r}, which is not of an export; "
-            "choose a new folder"
-        )
-
-
-def _earlier(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.earlier")
-
-
-def _put_in_place(draft: Path, folder: Path) -> None:
-    earlier = _earlier(folder)
-    if folder.exists():
-        os.rename(folder, earlier)
-    os.rename(draft, folder)
-    shutil.rmtree(earlier, ignore_errors=True)
-
-
-def _restore(folder: Path) -> None:
-    """Bring back the earlier export if we were stopped between the two renames."""
-    if not folder.exists() and _earlier(folder).exists():
-        os.rename(_earlier(folder), folder)

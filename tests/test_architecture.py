@@ -21,6 +21,7 @@ ARROWS = {
     "checks": set(),
     "fetch": {"files"},
     "unpack": {"files"},
+    "folders": BOTTOM,
     # from a net to a smaller one
     "graph": BOTTOM,
     "cost": {"graph"},
@@ -32,12 +33,12 @@ ARROWS = {
     "train": {"recipe", "files"},
     "distill": BOTTOM,
     "evaluate": set(),
-    "export": {"files", "graph"},
+    "export": {"files", "folders", "graph"},
     # images
     "data": BOTTOM,
     # what holds it together
     "models": {"checks", "graph", "cost", "plan", "prune", "distill", "export"},
-    "edge": {"graph", "export", "models", "data", "files"},
+    "edge": {"graph", "export", "models", "data", "folders", *BOTTOM},
     "zoo": {"graph", "export", "models", "files", "checks", "fetch"},
     "report": {"graph", "plan", "cost", "files"},
     "summary": ANYTHING,

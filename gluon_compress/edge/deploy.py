@@ -17,15 +17,9 @@ from gluon_compress.data import RESIZE
 from gluon_compress.edge.formats import FORMATS, Format, Graph
 from gluon_compress.edge.head import OUTPUT, head_graph, whole_graph
 from gluon_compress.edge.runtimes import RUNTIMES
-from gluon_compress.export import (
-    MANIFEST,
-    check_name,
-    drafted,
-    save_pair,
-    sums_of,
-    versions,
-)
+from gluon_compress.export import check_name, save_pair, versions
 from gluon_compress.files import write_json
+from gluon_compress.folders import MANIFEST, drafted, sums_of
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.graph.nodes import take_apart
 from gluon_compress.graph.step import PRODUCERS

@@ -15,7 +15,7 @@ from gluon_compress.edge.deploy import ANCHORS, KIND
 from gluon_compress.edge.formats import BATCH
 from gluon_compress.edge.inputs import as_rgb, prepared
 from gluon_compress.edge.runtimes import RUNTIMES
-from gluon_compress.export import MANIFEST, verified
+from gluon_compress.folders import MANIFEST, verified
 
 # Which of a runtime's formats are taken, the first that was exported.
 READS = {

@@ -15,8 +15,8 @@ def deploy_conv(folder: Path, formats: Sequence[str]) -> Path:
     import mxnet as mx
 
     from gluon_compress.edge.formats import FORMATS, Graph
-    from gluon_compress.export import drafted, sums_of
     from gluon_compress.files import write_json
+    from gluon_compress.folders import drafted, sums_of
 
     shape = (1, CHANNELS, CELLS, CELLS)
     symbol, sizes = mx.sym.var("data"), {}
