@@ -76,15 +76,15 @@ def export(
     net : HybridBlock or (symbol, params)
         With one input beside its parameters; a detector is exported as its raw head.
     folder : path
-        Made, or replaced if it holds an export; an interruption leaves the earlier
-        one whole.
+        Made, or replaced if it holds an export of the same ``kind`` (see ``info``);
+        an interruption leaves the earlier one whole.
     name : str
         ``NAME-symbol.json`` and ``NAME-0000.params`` are for ``SymbolBlock.imports``
         and ``mx.model.load_checkpoint``.
     shape : sequence of int
         Of the input, with its batch axis.
     info : mapping, optional
-        JSON-able facts for the manifest: ``mean``, ``std``, ``classes``,
+        JSON-able facts for the manifest: ``kind``, ``mean``, ``std``, ``classes``,
         ``anchors``, ``decode``, ``nms``, ... ``outputs`` may name the outputs.
     reference : Reference, optional
         What the Gluon net gives; by default what the symbol gives in this process.
@@ -99,11 +99,11 @@ def export(
     Raises
     ------
     ValueError
-        If a parameter is missing, the folder holds anything but an export, or the
-        reloaded net differs; nothing has been changed then.
+        If a parameter is missing, the folder holds anything but an export of this
+        kind, or the reloaded net differs; nothing has been changed then.
     """
     check_name(name)
-    with drafted(folder) as draft:
+    with drafted(folder, (info or {}).get("kind")) as draft:
         symbol, params = pair_of(net)
         stored, input_name = save_pair(symbol, params, draft, name)
         reference = reference or _own_reference(symbol, stored, shape)

@@ -16,18 +16,24 @@ MANIFEST = "manifest.json"
 
 
 @contextmanager
-def drafted(folder: str | os.PathLike) -> Iterator[Path]:
+def drafted(folder: str | os.PathLike, kind: str | None = None) -> Iterator[Path]:
     """Hand out an empty folder that becomes ``folder`` if all goes well.
+
+    Parameters
+    ----------
+    folder : path
+    kind : str, optional
+        What the new manifest states as its ``kind``.
 
     Raises
     ------
     ValueError
-        If the folder holds anything but an export; nothing has been changed then, as
-        after any error in between.
+        If the folder holds anything but an export of this kind; nothing has been
+        changed then, as after any error in between.
     """
     folder = Path(folder)
     _restore(folder)
-    _check_replaceable(folder)
+    _check_replaceable(folder, kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     draft.mkdir()
@@ -87,19 +93,24 @@ def _sum_of(path: Path) -> dict:
     return {"sha256": sha256(path), "bytes": path.stat().st_size}
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to replace a folder that holds anything which is not of an export."""
+def _check_replaceable(folder: Path, kind: str | None) -> None:
+    """Refuse to replace a folder that holds anything but an export of a kind."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ValueError(f"{folder}: is a file; an export is a folder")
     present = {p.name for p in folder.iterdir()}
-    is_export = MANIFEST in present
-    known = {MANIFEST, *read_manifest(folder)["files"]} if is_export else set()
+    manifest = read_manifest(folder) if MANIFEST in present else None
+    known = {MANIFEST, *manifest["files"]} if manifest else set()
     if present - known:
         raise ValueError(
             f"{folder}: holds {min(present - known)!r}, which is not of an export; "
             "choose a new folder"
+        )
+    if manifest and manifest.get("kind") != kind:
+        raise ValueError(
+            f"{folder}: holds an export whose kind is {manifest.get('kind')!r}; "
+            f"allowed: {kind!r}; choose a new folder"
         )
 
 

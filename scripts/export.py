@@ -5,9 +5,10 @@
   scripts/export.py full/model --checkpoint full/best.ckpt --out deploy/best
   scripts/export.py compact/model --out edge --formats mxnet onnx int8 --images photos/
 
-Without --formats the folder is a model folder, to load, train and prune; with it, the
-folded graph for each runtime: docs/deploy.md. It is put in place when every file of it
-was run, on --images if any, and gave what the net gives.
+Without --formats the folder is a model folder, to load, train and prune; with it, a
+deployed one, the folded graph for each runtime: docs/deploy.md. It is put in place when
+every file of it was run, on --images if any, and gave what the net gives. A folder of
+the same sort that is there is replaced whole: formats are not added to it.
 """
 
 from __future__ import annotations

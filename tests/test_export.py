@@ -50,6 +50,10 @@ def copy_of(exported, tmp_path):
     return folder
 
 
+def contents_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_manifest_states_inputs_outputs_and_files(exported):
     manifest = read_manifest(exported)
     assert manifest["format"] == 1
@@ -166,6 +170,22 @@ def test_file_beside_an_export_is_not_replaced(exported, tmp_path):
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"'notes\.txt', which is not of an export"):
         write(folder)
+
+
+@pytest.mark.parametrize(
+    ("there", "new"), [("ssd", "classifier"), ("ssd", None), (None, "ssd")]
+)
+def test_export_of_another_kind_is_not_replaced(tmp_path, there, new):
+    kinds = {kind: {"kind": kind} if kind else {} for kind in (there, new)}
+    folder = tmp_path / "model"
+    write(folder, info=kinds[there])
+    before = contents_of(folder)
+    message = f"model: .* kind is {there!r}; allowed: {new!r}; choose a new folder"
+    with pytest.raises(ValueError, match=message):
+        write(folder, seed=1, info=kinds[new])
+    assert contents_of(folder) == before
+    write(folder, seed=1, info=kinds[there])
+    assert contents_of(folder) != before
 
 
 def test_missing_parameter_is_named(tmp_path):

@@ -425,6 +425,29 @@ def test_export_of_formats_names_what_is_wrong(call, model, tmp_path, options, w
     assert not (tmp_path / "e").exists()
 
 
+@pytest.mark.parametrize("formats", [["--formats", "mxnet"], []], ids=["edge", "model"])
+def test_export_replaces_no_folder_of_another_sort(
+    call, model, deployed, tmp_path, formats
+):
+    there = tmp_path / "there"
+    shutil.copytree(model if formats else deployed, there)
+    before = {path.name: path.read_bytes() for path in there.iterdir()}
+    allowed = ["'ssd-deployed'", "'ssd'"][:: 1 if formats else -1]
+    refused = call("export", model, "--out", there, *formats)
+    assert_refused(refused, f"kind is {allowed[1]}; allowed: {allowed[0]}")
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == before
+
+
+def test_export_replaces_a_deployed_folder_whole(call, model, images, tmp_path):
+    options = ("--images", images / "JPEGImages", "--formats")
+    for formats in (["mxnet", "int8"], ["mxnet"]):
+        done = call("export", model, "--out", tmp_path / "e", *options, *formats)
+        assert (done[0], done[2]) == (0, "")
+    manifest = json.loads((tmp_path / "e" / "manifest.json").read_text())
+    assert list(manifest["formats"]) == ["mxnet"]
+    assert not list((tmp_path / "e").glob("*int8*"))
+
+
 def test_evaluate_in_a_runtime_gives_what_gluon_gives(
     call, model, deployed, images, tmp_path
 ):

@@ -48,7 +48,8 @@ def deploy(
     net : gluoncv.model_zoo.ssd.SSD
         Trained; left as it is.
     folder : path
-        Made, or replaced if it holds an export.
+        Made, or replaced whole if it holds what ``deploy`` wrote: formats are not
+        added to those that are there.
     name : str
         Of the files.
     formats : sequence of str
@@ -70,7 +71,8 @@ def deploy(
     ValueError
         For an unknown format, a missing module (with the extra that brings it), or a
         file whose runtime gives anything else than the net does: the first layer that
-        departs is named. Nothing has been changed then.
+        departs is named; or if the folder holds anything else, a net to load and
+        train for instance. Nothing has been changed then.
     """
     check_name(name)
     for one in formats:
@@ -82,7 +84,7 @@ def deploy(
     calibrating = np.zeros((0, *shape[1:]), np.float32) if images is None else shown
     graph = Graph(name, *head_graph(net), shape, calibrating, calibration)
     expected = _predictions(net, shown[:CHECKED])
-    with drafted(folder) as draft:
+    with drafted(folder, KIND) as draft:
         made = {}
         for one in formats:
             made[one] = _write(FORMATS[one], graph, draft)
