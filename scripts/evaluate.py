@@ -41,9 +41,10 @@ def run(args) -> None:
 
     images = _open(data, args, net.classes)
     views = partial(data.ssd_val_sample, size=net.size)
+    how = {"shuffle": False, "normalized": net.normalized}
     figures = precisions(
         net.detect,
-        data.Batches(images, views, net.batch, shuffle=False).epoch(0),
+        data.Batches(images, views, net.batch, **how).epoch(0),
         images.classes,
         size=net.size,
         metric=args.metric,

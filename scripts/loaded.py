@@ -13,12 +13,14 @@ from inputs import above_0, contexts
 class Detector:
     """What the scripts need to know of any detector.
 
-    ``detect`` takes prepared images ``(B, 3, size, size)``, at most ``batch`` of them,
-    and returns ids, scores and corner boxes. ``find`` takes pixels of any size and the
-    least score, and returns boxes in these pixels.
+    ``detect`` takes images ``(B, 3, size, size)``, at most ``batch`` of them, as
+    ``normalized`` makes them of pixels, and returns ids, scores and corner boxes.
+    ``find`` takes pixels of any size and the least score, and returns boxes in these
+    pixels.
     """
 
     detect: Callable
+    normalized: Callable
     find: Callable
     classes: Sequence[str]
     size: int
@@ -49,6 +51,7 @@ def load_detector(args) -> Detector:
 
     return Detector(
         lambda batch: predictor.detect(batch.asnumpy()),
+        predictor.normalized,
         find,
         predictor.classes,
         predictor.size,
@@ -58,13 +61,14 @@ def load_detector(args) -> Detector:
 
 def _gluon(args) -> Detector:
     context = contexts(args.ctx)[0]
-    from gluon_compress import models, summary
+    from gluon_compress import data, models, summary
 
     net = models.load(args.model)
     net.collect_params().reset_ctx(context)
     net.hybridize(static_alloc=True, static_shape=True)
     return Detector(
         lambda batch: net(batch.as_in_context(context)),
+        data.normalize,
         partial(summary.detect, net),
         net.classes,
         models.image_size(net),

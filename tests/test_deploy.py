@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,29 @@ def test_boxes_are_in_pixels_of_images_of_any_size(deployed, net):
         valid = expected[0][:, 0] >= 0
         scale = np.array([image.shape[1], image.shape[0]] * 2) / 300
         np.testing.assert_allclose(boxes, expected[2][valid] * scale, atol=0.1)
+
+
+def with_manifest(deployed, folder, **changes) -> Path:
+    """Return a copy of a deployed folder whose manifest says something else."""
+    shutil.copytree(deployed, folder)
+    content = {**manifest_of(folder), **changes}
+    (folder / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_mean_and_std_are_those_of_the_manifest(deployed, photos, tmp_path):
+    mean, std = [0.1, 0.5, 0.9], [1, 0.5, 0.25]
+    folder = with_manifest(deployed, tmp_path / "other", mean=mean, std=std)
+    predictor, usual = Predictor(folder), Predictor(deployed)
+    image = read_image(photos[0])
+    pixels = prepared(image, 300, lambda views: views.transpose(0, 3, 1, 2) / 255)
+    right = (pixels[0] - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    np.testing.assert_allclose(predictor.prepared(image)[0], right, atol=1e-6)
+    _, expected, _ = predictor.detect(right[None])
+    for _, scores, _ in (predictor([image])[0], next(predictor.stream(photos))[1]):
+        np.testing.assert_allclose(scores, expected[0, : len(scores), 0], atol=1e-4)
+    ((_, other, _),) = usual([image])
+    assert np.abs(other - expected[0, : len(other), 0]).max() > 1e-3
 
 
 def test_images_of_other_kinds_are_taken(deployed):

@@ -465,6 +465,25 @@ def test_evaluate_in_a_runtime_gives_what_gluon_gives(
     assert second["model"]["runtime"] == "mxnet"
 
 
+def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
+    call, deployed, images, tmp_path, monkeypatch
+):
+    from gluon_compress.data.images import read_image
+    from gluon_compress.edge import Predictor
+
+    other = shutil.copytree(deployed, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest.update(mean=[0, 0.5, 1], std=[1, 0.5, 2])
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    given, detect = [], Predictor.detect
+    monkeypatch.setattr(
+        Predictor, "detect", lambda self, x: given.append(x) or detect(self, x)
+    )
+    assert call("evaluate", other, "--runtime", "mxnet", "--data", images)[0] == 0
+    right = Predictor(other).prepared(read_image(images / "JPEGImages" / "a.jpg"))
+    np.testing.assert_allclose(given[0][:1], right, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["evaluate", "detect"])
 @pytest.mark.parametrize(
     ("options", "words"),

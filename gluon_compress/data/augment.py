@@ -117,13 +117,19 @@ def ssd_val_sample(
     return view, boxes.astype(np.float32)
 
 
-def normalize(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Return images as the nets take them: channels first, ImageNet mean and std.
+def normalize(
+    images: Sequence[np.ndarray],
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> np.ndarray:
+    """Return images as the nets take them: channels first, minus mean, over std.
 
     Parameters
     ----------
     images : numpy.ndarray, or sequence of its parts
         ``(B, H, W, 3)``, uint8, RGB.
+    mean, std : sequence of float
+        Of each channel, for values in 0..1. Default: those of ImageNet.
 
     Returns
     -------
@@ -132,8 +138,8 @@ def normalize(images: Sequence[np.ndarray]) -> np.ndarray:
     """
     height, width, _ = images[0].shape
     out = np.empty((len(images), 3, height, width), np.float32)
-    scale = 1 / (255 * np.array(STD, np.float32))
-    shift = np.array(MEAN, np.float32) / np.array(STD, np.float32)
+    scale = 1 / (255 * np.array(std, np.float32))
+    shift = np.array(mean, np.float32) / np.array(std, np.float32)
     for image, planes in zip(images, out):
         for channel, plane in enumerate(planes):
             np.multiply(image[..., channel], scale[channel], out=plane)

@@ -43,6 +43,8 @@ class Batches:
         padded with -1 to ``(B, M, 6)``, or class ids ``(B,)``.
     mix : callable, optional
         ``mix(arrays, rng)`` -> arrays, called with a whole batch (``Mixup``).
+    normalized : callable
+        What makes a net's input of a batch of images.
 
     Raises
     ------
@@ -62,6 +64,7 @@ class Batches:
         last: str = "keep",
         targets: Callable | None = None,
         mix: Callable | None = None,
+        normalized: Callable = normalize,
     ) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
             if value < least:
@@ -73,6 +76,7 @@ class Batches:
         self.dataset, self.sample, self.batch_size = dataset, sample, batch_size
         self.seed, self.workers, self.shuffle = seed, workers, shuffle
         self.last, self.targets, self.mix = last, targets or padded, mix
+        self.normalized = normalized
         if len(self) < 1:
             raise ValueError(f"{len(dataset)} images make no batch of {batch_size}")
 
@@ -129,7 +133,7 @@ class Batches:
     def _make(self, epoch: int, number: int, indices: Sequence[int]) -> tuple:
         samples = [self._sample(epoch, int(index)) for index in indices]
         images, labels = zip(*samples)
-        arrays = (normalize(images), *self.targets(labels))
+        arrays = (self.normalized(images), *self.targets(labels))
         if self.mix is not None:
             # The fourth number makes it another stream than any sample's.
             rng = np.random.default_rng([self.seed, epoch, number, 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Iterable, Sequence
+from typing import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -40,7 +40,9 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return np.repeat(image, 3, axis=2) if depth == 1 else image[:, :, :3]
 
 
-def prepared(image: np.ndarray, size: int) -> np.ndarray:
+def prepared(
+    image: np.ndarray, size: int, normalized: Callable = normalize
+) -> np.ndarray:
     """Return an image as a batch of one, ``(1, 3, size, size)``, as nets are tested.
 
     Parameters
@@ -49,9 +51,11 @@ def prepared(image: np.ndarray, size: int) -> np.ndarray:
         As ``as_rgb`` takes it.
     size : int
         Pixels.
+    normalized : callable
+        ``data.normalize``, with the net's own mean and std.
     """
     view, _ = ssd_val_sample(as_rgb(image), np.zeros((0, 6), np.float32), size)
-    return normalize(view[None])
+    return normalized(view[None])
 
 
 def read_inputs(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from gluon_compress.data import normalize
 from gluon_compress.data.images import read_image
 from gluon_compress.edge.boxes import Decoding, detections
 from gluon_compress.edge.deploy import ANCHORS, KIND
@@ -71,6 +73,7 @@ class Predictor:
         files = [folder / file for file in facts["files"]]
         self.classes = tuple(manifest["classes"])
         self.size = manifest["input"]["shape"][2]
+        self.normalized = partial(normalize, mean=manifest["mean"], std=manifest["std"])
         self.one_by_one = facts.get("batch", BATCH) != BATCH
         self.decoding = Decoding(
             anchors=np.load(folder / ANCHORS), **manifest["decode"], **manifest["nms"]
@@ -92,7 +95,7 @@ class Predictor:
             image.
         """
         views = [as_rgb(image) for image in images]
-        rows = [prepared(view, self.size) for view in views]
+        rows = [self.prepared(view) for view in views]
         if not self.one_by_one and rows:
             rows = [np.concatenate(rows)]
         found = [self.detect(batch) for batch in rows]
@@ -101,6 +104,10 @@ class Predictor:
             _to_pixels(*(part[i] for part in parts), view.shape, self.size)
             for i, view in enumerate(views)
         ]
+
+    def prepared(self, image: np.ndarray) -> np.ndarray:
+        """Return an image of any size as the net takes it, ``(1, 3, size, size)``."""
+        return prepared(image, self.size, self.normalized)
 
     def stream(self, files: Iterable[str | os.PathLike]) -> Iterator[tuple]:
         """Detect on image files one by one; the next is read while the net runs.
@@ -119,11 +126,19 @@ class Predictor:
         with ThreadPoolExecutor(1) as reader:
             coming = None
             for file in files:
-                last, coming = coming, (file, reader.submit(_read, file, self.size))
+                last, coming = coming, (file, reader.submit(self._read, file))
                 if last is not None:
                     yield self._finished(*last)
             if coming is not None:
                 yield self._finished(*coming)
+
+    def _read(self, file: str | os.PathLike) -> tuple:
+        """Return an image's shape and its input, or why there is none, and None."""
+        try:
+            image = read_image(file)
+        except ValueError as error:
+            return error, None
+        return image.shape, self.prepared(image)
 
     def _finished(self, file: str | os.PathLike, reading: Future) -> tuple:
         shape, batch = reading.result()
@@ -138,7 +153,7 @@ class Predictor:
         Parameters
         ----------
         batch : ndarray
-            ``(B, 3, size, size)``, float32, as ``data.normalize`` makes it.
+            ``(B, 3, size, size)``, float32, as ``normalized`` makes it.
         """
         return detections(self.predictions(batch), self.decoding)
 
@@ -177,15 +192,6 @@ def _format(folder: Path, manifest: dict, runtime: str, precision: str) -> str:
         f"{folder}: {runtime} reads the format {' or '.join(wanted)}; the folder has "
         f"{', '.join(manifest['formats'])}"
     )
-
-
-def _read(file: str | os.PathLike, size: int) -> tuple:
-    """Return an image's shape and its input, or why there is none, and None."""
-    try:
-        image = read_image(file)
-    except ValueError as error:
-        return error, None
-    return image.shape, prepared(image, size)
 
 
 def _to_pixels(ids, scores, boxes, shape: Sequence[int], size: int) -> tuple:

@@ -24,13 +24,12 @@ def ways_of(task: dict) -> dict[str, Callable]:
     """Return what is timed; each call goes over all files once."""
     from gluon_compress.data.images import read_image
     from gluon_compress.edge import Predictor
-    from gluon_compress.edge.inputs import as_rgb, prepared
 
     threads = None if task["runtime"] == "mxnet" else task["threads"]
     how = {"precision": task["precision"], "threads": threads}
     predictor = Predictor(task["folder"], task["runtime"], **how)
     files = task["files"]
-    inputs = [prepared(as_rgb(read_image(file)), predictor.size) for file in files]
+    inputs = [predictor.prepared(read_image(file)) for file in files]
     return {
         "head": lambda: [predictor.predictions(batch) for batch in inputs],
         "boxes": lambda: [predictor.detect(batch) for batch in inputs],
