@@ -149,12 +149,14 @@ def text_or(check: Check) -> Check:
     )
 
 
-def list_of(check: Check, *, least: int = 0) -> Check:
-    """Accept a list of at least so many elements; it becomes a tuple."""
+def list_of(check: Check, *, least: int = 0, exactly: int | None = None) -> Check:
+    """Accept a list of at least, or exactly, so many elements; it becomes a tuple."""
     allowed = f"a list of {least} or more" if least else "a list"
+    allowed = allowed if exactly is None else f"a list of {exactly}"
 
     def check_all(value: Any, place: str) -> tuple:
-        if not isinstance(value, (list, tuple)) or len(value) < least:
+        right = isinstance(value, (list, tuple)) and len(value) >= least
+        if not right or exactly not in (None, len(value)):
             raise wrong(place, value, allowed)
         return tuple(check(v, f"{place}[{i}]") for i, v in enumerate(value))
 

@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
+from gluon_compress.checks import key, map_of, part, section, whole, wrong
 from gluon_compress.files import read_json, sha256
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+
+
+def _digits(value: Any, place: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise wrong(place, value, "64 hexadecimal digits")
+    return value
+
+
+@section
+class Sum:
+    """What a manifest states of a file."""
+
+    sha256: str = key(_digits)
+    bytes: int = key(whole(0))
+
+
+def sums(value: Any, place: str) -> dict[str, Sum]:
+    """Accept the sums of files that lie in the folder itself, by their names."""
+    found = map_of(part(Sum))(value, place)
+    for name in found:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise wrong(place, name, "names of files in the folder itself")
+    return found
 
 
 @contextmanager
@@ -74,7 +99,8 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     Raises
     ------
     ValueError
-        If there is none, or it is of a newer format, or not a manifest.
+        If there is none, it is of a newer format or not a manifest, or it states sums
+        of anything but files in the folder.
     """
     folder = Path(folder)
     _restore(folder)
@@ -86,6 +112,10 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     missing = {"name", "input", "outputs", "files"} - set(manifest)
     if missing:
         raise ValueError(f"{path}: key {min(missing)!r} is missing")
+    try:
+        sums(manifest["files"], "files")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return manifest
 
 

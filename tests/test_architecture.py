@@ -104,6 +104,7 @@ WITHIN = {
         "widen",
         "runtimes",
         "formats",
+        "manifest",
         "deploy",
         "inputs",
         "predictors",

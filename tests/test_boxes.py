@@ -66,6 +66,16 @@ def test_an_image_without_a_detection_has_empty_rows():
     assert all((part == -1).all() for part in (ids, scores, boxes))
 
 
+@pytest.mark.parametrize(("least", "count"), [(0, 7), (0.5, 1), (1, 0)])
+def test_least_score_goes_from_all_to_none(least, count):
+    anchors = np.arange(28, dtype=np.float32).reshape(7, 4) * 50 + 1  # far apart
+    predictions = np.zeros((1, 7, 6), np.float32)
+    predictions[0, 3, 1] = 5
+    how = Decoding(anchors, nms_thresh=1, post_nms=9, least_score=least)
+    _, scores, _ = detections(predictions, how)
+    assert (scores >= 0).sum() == count
+
+
 def test_an_empty_batch_has_no_detection():
     how = Decoding(np.ones((7, 4), np.float32), post_nms=9)
     ids, scores, boxes = detections(np.zeros((0, 7, CLASSES + 5), np.float32), how)

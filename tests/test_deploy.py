@@ -125,17 +125,17 @@ def test_boxes_are_in_pixels_of_images_of_any_size(deployed, net):
         np.testing.assert_allclose(boxes, expected[2][valid] * scale, atol=0.1)
 
 
-def with_manifest(deployed, folder, **changes) -> Path:
-    """Return a copy of a deployed folder whose manifest says something else."""
+def with_manifest(deployed, folder, content: dict) -> Path:
+    """Return a copy of a deployed folder with another manifest."""
     shutil.copytree(deployed, folder)
-    content = {**manifest_of(folder), **changes}
     (folder / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
 def test_mean_and_std_are_those_of_the_manifest(deployed, photos, tmp_path):
     mean, std = [0.1, 0.5, 0.9], [1, 0.5, 0.25]
-    folder = with_manifest(deployed, tmp_path / "other", mean=mean, std=std)
+    content = {**manifest_of(deployed), "mean": mean, "std": std}
+    folder = with_manifest(deployed, tmp_path / "other", content)
     predictor, usual = Predictor(folder), Predictor(deployed)
     image = read_image(photos[0])
     pixels = prepared(image, 300, lambda views: views.transpose(0, 3, 1, 2) / 255)
@@ -338,6 +338,57 @@ def test_altered_missing_or_newer_files_are_refused(net, tmp_path):
         Predictor(folder)
 
 
+MISSING = object()
+FILES, ONE = "formats/mxnet/files", "formats.mxnet.files"
+PAIR = ["tiny-symbol.json", "tiny-0000.params"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        *((key, MISSING, f"{key}: this key is missing") for key in ("mean", "nms")),
+        ("files", MISSING, "key 'files' is missing"),
+        ("formats", MISSING, "formats: this key is missing"),
+        ("decode/stds", MISSING, "decode.stds: this key is missing"),
+        ("nms/least_score", MISSING, "nms.least_score: this key is missing"),
+        ("nms/least_score", 1.5, "nms.least_score is 1.5; allowed: a number from 0"),
+        ("nms/nms_thresh", "0.45", "nms.nms_thresh is '0.45'; allowed: a number"),
+        ("nms/nms_thresh", 7, "nms.nms_thresh is 7; allowed: a number above 0 to 1"),
+        ("nms/nms_topk", -1, "nms.nms_topk is -1; allowed: a whole number from 1"),
+        ("nms/topk", 9, "nms.topk: no such key; allowed: nms_thresh"),
+        ("classes", "red", "classes is 'red'; allowed: a list"),
+        ("classes", ["a", "b"], r"classes is .*; allowed: 3 names"),
+        ("classes", ["a", "a", "b"], "classes is .* one is there twice"),
+        ("input/shape", [1, 3, 512, 512], r"input.shape is .*; allowed: \[1, 3, 300"),
+        ("input/resize", {"larger": "linear"}, "input.resize is .*'area'"),
+        ("mean", [0.5, 0.5], "mean is .*; allowed: a list of 3"),
+        ("std", [0.5, 0, 0.5], r"std\[1\] is 0; allowed: a number above 0"),
+        ("formats", [], "formats is .*; allowed: an object"),
+        ("formats/tflite", {}, "formats.tflite: no such key; allowed: mxnet"),
+        (FILES, "tiny-symbol.json", f"{ONE} is 'tiny-symbol.json'; allowed: a list"),
+        (FILES, PAIR[::-1], f"{ONE} is .*; allowed: names that end in -symbol.json"),
+        (FILES, [f"../edge/{n}" for n in PAIR], f"{ONE} is .* sha256 is in files"),
+        ("files", {}, "files is .*; allowed: one of them 'anchors.npy'"),
+        ("files/tiny-0000.params", MISSING, f"{ONE} is .* whose sha256 is in files"),
+        ("files/anchors.npy", None, "files.anchors.npy is None; allowed: an object"),
+        ("files/tiny-0000.params", {"bytes": 1}, "files.tiny.*sha256: .* missing"),
+    ],
+)
+def test_manifest_that_states_what_cannot_be_is_refused(
+    deployed, tmp_path, path, value, message
+):
+    content = inner = manifest_of(deployed)
+    *places, last = path.split("/")
+    for place in places:
+        inner = inner[place]
+    inner[last] = value
+    if value is MISSING:
+        del inner[last]
+    folder = with_manifest(deployed, tmp_path / "edge", content)
+    with pytest.raises(ValueError, match=f"edge/manifest.json: {message}"):
+        Predictor(folder)
+
+
 @pytest.mark.parametrize(
     ("module", "runtime", "extra"),
     [
@@ -354,6 +405,42 @@ def test_missing_runtime_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=rf"pip install 'gluon_compress\[{extra}\]'"):
         Predictor(deployed, runtime)
+
+
+def test_anchors_of_another_net_are_refused(deployed, tmp_path):
+    content = manifest_of(deployed)
+    content["outputs"][0]["shape"][1] -= 1
+    folder = with_manifest(deployed, tmp_path / "edge", content)
+    with pytest.raises(ValueError, match=r"anchors.npy: \(1917, 4\); allowed: \(1916"):
+        Predictor(folder)
+
+
+def test_manifest_of_before_may_not_say_how_images_are_resized(deployed, tmp_path):
+    content = manifest_of(deployed)
+    del content["input"]["resize"]
+    assert Predictor(with_manifest(deployed, tmp_path / "edge", content)).size == 300
+
+
+def test_manifest_may_say_more_than_a_predictor_reads(deployed, tmp_path):
+    content = {**manifest_of(deployed), "remark": "of the north gate"}
+    Predictor(with_manifest(deployed, tmp_path / "edge", content))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"nms_topk": -1}, "nms.nms_topk is -1; allowed: a whole number from 1"),
+        ({"post_nms": -1}, "nms.post_nms is -1; allowed: a whole number from 1"),
+        ({"nms_thresh": 0}, "nms.nms_thresh is 0; allowed: a number above 0 to 1"),
+    ],
+    ids=["topk", "rows", "overlap"],
+)
+def test_nms_without_a_limit_is_not_deployed(tmp_path, limits, message):
+    net = detector()
+    net.set_nms(**{"nms_thresh": 0.45, "nms_topk": 400, "post_nms": 100, **limits})
+    with pytest.raises(ValueError, match=message):
+        deploy(net, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_converter_of_ncnn_is_named(net, tmp_path, monkeypatch):

@@ -127,6 +127,26 @@ def test_newer_format_is_refused(exported, tmp_path):
         check(folder)
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"../x": {"sha256": 64 * "0", "bytes": 1}}, "files is '../x'; allowed: names"),
+        ({"x": {"sha256": "abc", "bytes": 1}}, "x.sha256 is 'abc'; allowed: 64 hex"),
+        ({"x": {"bytes": 1}}, "files.x.sha256: this key is missing"),
+        (["x"], r"files is \['x'\]; allowed: an object"),
+    ],
+    ids=["outside", "sum", "none", "list"],
+)
+def test_sums_of_anything_but_files_in_the_folder_are_refused(
+    exported, tmp_path, files, message
+):
+    folder = copy_of(exported, tmp_path)
+    content = {**read_manifest(folder), "files": files}
+    (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"manifest.json: .*{message}"):
+        check(folder)
+
+
 def test_folder_without_a_manifest_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"manifest\.json: there is no such file"):
         check(tmp_path)

@@ -74,15 +74,15 @@ def _candidates(one: np.ndarray, how: Decoding) -> tuple:
     leaves few anchors whose exponentials are needed.
     """
     classes = one.shape[1] - 5
-    least = how.least_score
-    margin = np.float32(np.log(least / (1 - least)) - 1e-3)
+    with np.errstate(divide="ignore"):  # from 0, where all count, to 1, where none does
+        margin = np.float32(np.log(how.least_score) - np.log1p(-how.least_score) - 1e-3)
     possible = one[:, 1 : classes + 1] > (one[:, :1] + margin)
     anchors = np.flatnonzero(possible.any(axis=1))
     logits = one[anchors, : classes + 1]
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     flat = shares[:, 1:].T.ravel()  # by class, then anchor: GluonCV's order
-    places = np.flatnonzero(flat > least)
+    places = np.flatnonzero(flat > how.least_score)
     scores = flat[places]
     if len(places) > how.nms_topk:
         best = np.sort(np.argpartition(-scores, how.nms_topk - 1)[: how.nms_topk])

@@ -13,9 +13,11 @@ import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import models
+from gluon_compress.checks import part
 from gluon_compress.data import RESIZE
 from gluon_compress.edge.formats import FORMATS, Format, Graph
 from gluon_compress.edge.head import OUTPUT, head_graph, whole_graph
+from gluon_compress.edge.manifest import ANCHORS, KIND, Nms, checked
 from gluon_compress.edge.runtimes import RUNTIMES
 from gluon_compress.export import check_name, save_pair, versions
 from gluon_compress.files import write_json
@@ -26,8 +28,6 @@ from gluon_compress.graph.step import PRODUCERS
 from gluon_compress.models.lean import LEAST_SCORE
 from gluon_compress.models.ssd import anchors_of, image_size
 
-KIND = "ssd-deployed"
-ANCHORS = "anchors.npy"
 WHOLE = "-whole"  # behind the name of the graph with NMS
 CHECKED = 2  # images that every format is checked on
 
@@ -69,15 +69,17 @@ def deploy(
     Raises
     ------
     ValueError
-        For an unknown format, a missing module (with the extra that brings it), or a
-        file whose runtime gives anything else than the net does: the first layer that
-        departs is named; or if the folder holds anything else, a net to load and
-        train for instance. Nothing has been changed then.
+        For an unknown format, a missing module (with the extra that brings it),
+        constants of NMS that a predictor does not have (GluonCV's -1 for no limit), a
+        folder that holds anything else, or a file whose runtime gives anything else
+        than the net does: the first layer that departs is named. Nothing has been
+        changed then.
     """
     check_name(name)
     for one in formats:
         if one not in FORMATS:
             raise ValueError(f"format {one!r}; allowed: {', '.join(FORMATS)}")
+    limits = _limits(net)
     size = image_size(net)
     shape = (1, 3, size, size)
     shown = _inputs(images, shape)
@@ -96,9 +98,17 @@ def deploy(
             made["mxnet"].update(_whole(net, draft, name, shown[:1]))
         np.save(draft / ANCHORS, anchors_of(net).asnumpy()[0])
         manifest = _manifest(net, graph, expected.shape, made)
-        manifest["files"] = sums_of(draft)
+        manifest.update(nms=limits, files=sums_of(draft))
+        checked(manifest)
         write_json(draft / MANIFEST, manifest)
     return manifest
+
+
+def _limits(net: SSD) -> dict:
+    """Return the constants of NMS, if they are any that a predictor has, too."""
+    limits = {**models.manifest_info(net)["nms"], "least_score": LEAST_SCORE}
+    part(Nms)(limits, "nms")
+    return limits
 
 
 def _inputs(images: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
@@ -220,7 +230,6 @@ def _manifest(net: SSD, graph: Graph, shape: Sequence[int], made: dict) -> dict:
         **info,
         "kind": KIND,
         "outputs": outputs,
-        "nms": {**info["nms"], "least_score": LEAST_SCORE},
         "cost": models.size_of(net),
         "formats": made,
         "versions": versions(),

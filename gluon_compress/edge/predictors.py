@@ -12,12 +12,12 @@ import numpy as np
 
 from gluon_compress.data import normalize
 from gluon_compress.data.images import read_image
+from gluon_compress.edge import manifest
 from gluon_compress.edge.boxes import Decoding, detections
-from gluon_compress.edge.deploy import ANCHORS, KIND
 from gluon_compress.edge.formats import BATCH
 from gluon_compress.edge.inputs import as_rgb, prepared
 from gluon_compress.edge.runtimes import RUNTIMES
-from gluon_compress.folders import MANIFEST, verified
+from gluon_compress.folders import MANIFEST
 
 # Which of a runtime's formats are taken, the first that was exported.
 READS = {
@@ -49,7 +49,8 @@ class Predictor:
     Raises
     ------
     ValueError
-        If the folder, a file of it or the runtime is missing, or a file was altered.
+        If the folder, a file of it or the runtime is missing, a file was altered, or
+        the manifest states what cannot be.
     """
 
     def __init__(
@@ -61,23 +62,14 @@ class Predictor:
         threads: int | None = None,
     ) -> None:
         folder = Path(folder)
-        manifest = verified(folder)
-        if manifest.get("kind") != KIND:
-            found = manifest.get("kind")
-            raise ValueError(
-                f"{folder / MANIFEST}: kind is {found!r}; allowed: {KIND!r}, which "
-                "scripts/export.py --formats writes"
-            )
-        name = _format(folder, manifest, runtime, precision)
-        facts = manifest["formats"][name]
-        files = [folder / file for file in facts["files"]]
-        self.classes = tuple(manifest["classes"])
-        self.size = manifest["input"]["shape"][2]
-        self.normalized = partial(normalize, mean=manifest["mean"], std=manifest["std"])
-        self.one_by_one = facts.get("batch", BATCH) != BATCH
-        self.decoding = Decoding(
-            anchors=np.load(folder / ANCHORS), **manifest["decode"], **manifest["nms"]
-        )
+        stated = manifest.read(folder)
+        written = _chosen(folder, stated, runtime, precision)
+        self.classes, self.size = stated.classes, stated.anchors.size
+        self.normalized = partial(normalize, mean=stated.mean, std=stated.std)
+        self.one_by_one = written.batch != BATCH
+        anchors, stds = _anchors(folder, stated), stated.decode.stds
+        self.decoding = Decoding(anchors, stds, **vars(stated.nms))
+        files = [folder / file for file in written.files]
         self._run = RUNTIMES[runtime](files, threads)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[tuple]:
@@ -173,11 +165,13 @@ class Predictor:
             raise ValueError(
                 f"a batch of {len(batch)} images; this export was made for 1"
             )
-        width = len(self.classes) + 5
-        return self._run(batch)[0].reshape(len(batch), -1, width)
+        shape = (len(batch), len(self.decoding.anchors), len(self.classes) + 5)
+        return self._run(batch)[0].reshape(shape)
 
 
-def _format(folder: Path, manifest: dict, runtime: str, precision: str) -> str:
+def _chosen(
+    folder: Path, stated: manifest.Deployed, runtime: str, precision: str
+) -> manifest.Written:
     """Return the exported format that a runtime reads."""
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime {runtime!r}; allowed: {', '.join(RUNTIMES)}")
@@ -186,12 +180,23 @@ def _format(folder: Path, manifest: dict, runtime: str, precision: str) -> str:
         allowed = sorted(p for r, p in READS if r == runtime)
         raise ValueError(f"precision {precision!r} of {runtime}; allowed: {allowed}")
     for name in wanted:
-        if name in manifest["formats"]:
-            return name
+        if name in stated.formats:
+            return stated.formats[name]
     raise ValueError(
         f"{folder}: {runtime} reads the format {' or '.join(wanted)}; the folder has "
-        f"{', '.join(manifest['formats'])}"
+        f"{', '.join(stated.formats) or 'none'}"
     )
+
+
+def _anchors(folder: Path, stated: manifest.Deployed) -> np.ndarray:
+    """Return the anchors, one for each row of the output."""
+    anchors, shape = np.load(folder / manifest.ANCHORS), (stated.outputs[0].shape[1], 4)
+    if anchors.shape != shape:
+        raise ValueError(
+            f"{folder / manifest.ANCHORS}: {anchors.shape}; allowed: {shape}, for "
+            f"outputs[0].shape in {MANIFEST}"
+        )
+    return anchors
 
 
 def _to_pixels(ids, scores, boxes, shape: Sequence[int], size: int) -> tuple:
