@@ -73,7 +73,7 @@ def _open(data, args, known):
 def _result(args, manifest: dict, counts: dict, figures: dict) -> dict:
     model = {"name": manifest["name"], "files": manifest["files"]}
     source = {"root": Path(args.data).name, "split": args.split, **counts}
-    how = {"runtime": args.runtime or "gluon", "precision": args.precision}
+    how = {"runtime": args.runtime or "gluon", "precision": args.precision or "float32"}
     return {"model": {**model, **how}, "data": source, **figures}
 
 

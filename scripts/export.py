@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import above_0, images_in, main, parser
+from common import main, parser
+from deploying import add_formats, deployed, refuse_idle
 
 
 def arguments():
@@ -25,13 +26,7 @@ def arguments():
     made.add_argument("--out", required=True, metavar="DIR")
     made.add_argument("--name", help="of the files; default: the model's own")
     made.add_argument("--checkpoint", metavar="FILE", help="of this very net")
-    known = "mxnet, onnx, onnx-dynamic, openvino, ncnn, int8, onnx-int8"
-    made.add_argument("--formats", nargs="+", metavar="FORMAT", help=f"any of {known}")
-    made.add_argument("--images", metavar="FOLDER", help="to check on, and for int8")
-    ways = {"choices": ("entropy", "naive"), "default": "naive"}
-    made.add_argument("--calibration", **ways, help="of int8; default: naive")
-    count = {"type": above_0, "default": 32, "metavar": "N", "help": "default: 32"}
-    made.add_argument("--calibration-images", **count)
+    add_formats(made)
     return made
 
 
@@ -42,6 +37,7 @@ def run(args) -> None:
     from gluon_compress.models.head import head_block
     from gluon_compress.train.checkpoint import read_checkpoint
 
+    refuse_idle(args)
     if Path(args.out).resolve() == Path(args.model).resolve():
         raise ValueError(f"--out {args.out}: is the model folder itself")
     net = models.load(args.model)
@@ -50,7 +46,7 @@ def run(args) -> None:
         read_checkpoint(args.checkpoint, list(parameters))
     name = args.name or read_manifest(args.model)["name"]
     if args.formats:
-        found = _deploy(net, name, args)
+        found = deployed(net, name, args)
     else:
         models.save(net, args.out, name)
         found = {output: d["relative"] for output, d in check(args.out).items()}
@@ -58,20 +54,6 @@ def run(args) -> None:
         print(f"{what}: differs by {difference:.1e} of its scale")
     for file, facts in read_manifest(args.out)["files"].items():
         print(f"{Path(args.out) / file}: {facts['bytes'] / 1e6:.2f} MB")
-
-
-def _deploy(net, name: str, args) -> dict[str, float]:
-    from gluon_compress import edge, models
-
-    size, images = models.image_size(net), None
-    if args.images:
-        files = images_in(args.images)[: args.calibration_images]
-        images, skipped = edge.read_inputs(files, size)
-        for reason in skipped:
-            print(f"skipped {reason}")
-    how = {"formats": args.formats, "calibration": args.calibration}
-    manifest = edge.deploy(net, args.out, name, images=images, **how)
-    return {name: facts["difference"] for name, facts in manifest["formats"].items()}
 
 
 if __name__ == "__main__":

@@ -39,6 +39,14 @@ def contexts(names: Sequence[str]) -> tuple:
     return tuple(mx.gpu(int(name[3:])) for name in names)
 
 
+def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raise ValueError if one of these options was given, for it would do nothing."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: {why}")
+
+
 def share(text: str) -> float:
     """Return a number from 0 to 1."""
     try:

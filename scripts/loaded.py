@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Sequence
 
-from inputs import above_0, contexts
+from inputs import above_0, contexts, refuse
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,28 @@ def add_runtime(parser) -> None:
     """Add the options that choose a runtime."""
     known = "mxnet, onnxruntime, openvino, ncnn or opencv; default: Gluon"
     parser.add_argument("--runtime", help=f"of a deployed folder: {known}")
-    kinds = {"choices": ("float32", "int8"), "default": "float32"}
-    parser.add_argument("--precision", **kinds, help="with --runtime")
+    kinds = ("float32", "int8")
+    parser.add_argument("--precision", choices=kinds, help="with --runtime")
     parser.add_argument("--threads", type=above_0, metavar="N", help="with --runtime")
 
 
 def load_detector(args) -> Detector:
-    """Return the detector of ``args.model``."""
+    """Return the detector of ``args.model``.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be loaded, or an option was given that would do nothing.
+    """
     if args.runtime is None:
+        refuse(args, ("precision", "threads"), "only with --runtime")
         return _gluon(args)
+    if args.ctx != ("cpu",):
+        raise ValueError(f"--ctx {args.ctx[0]}: with --runtime only cpu")
     from gluon_compress import report
     from gluon_compress.edge import Predictor
 
-    how = {"precision": args.precision, "threads": args.threads}
+    how = {"precision": args.precision or "float32", "threads": args.threads}
     predictor = Predictor(args.model, args.runtime, **how)
 
     def find(image, threshold: float):

@@ -18,7 +18,16 @@ from gluon_compress import models
 from refusals import assert_refused
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-SHARED = {"common", "facts", "inputs", "loaded", "places", "runs", "subjects"}
+SHARED = {
+    "common",
+    "deploying",
+    "facts",
+    "inputs",
+    "loaded",
+    "places",
+    "runs",
+    "subjects",
+}
 SHARED |= {"detectors", "experiments", "imagenette", "pruning_rows", "tables"}
 NAMES = sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem not in SHARED)
 CLASSES = ("cat", "dog")
@@ -417,8 +426,19 @@ def test_export_writes_formats_and_skips_what_is_no_image(
         (["--formats", "tflite"], ["format 'tflite'; allowed: mxnet, onnx"]),
         (["--formats", "int8"], ["int8 needs images to calibrate on"]),
         (["--formats", "mxnet", "--images", "nowhere"], ["nowhere: no folder with"]),
+        (["--images", "photos"], ["--images photos: only with --formats"]),
+        (["--calibration", "naive"], ["--calibration naive: only with --formats"]),
+        (["--calibration-images", "9"], ["--calibration-images 9: only with --for"]),
+        (
+            ["--formats", "mxnet", "onnx", "--calibration", "entropy"],
+            ["--calibration entropy: only with the format int8 or onnx-int8"],
+        ),
+        (
+            ["--formats", "mxnet", "--calibration-images", "9"],
+            ["--calibration-images 9: only with the format int8 or onnx-int8"],
+        ),
     ],
-    ids=["format", "int8", "images"],
+    ids=["format", "int8", "nowhere", "images", "naive", "count", "entropy", "few"],
 )
 def test_export_of_formats_names_what_is_wrong(call, model, tmp_path, options, words):
     assert_refused(call("export", model, "--out", tmp_path / "e", *options), *words)
@@ -492,9 +512,26 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
         (["--runtime", "opencv"], ["opencv reads the format onnx"]),
         (["--runtime", "mxnet", "--precision", "int8"], ["reads the format int8"]),
         (["--runtime", "mxnet", "--threads", "2"], ["OMP_NUM_THREADS"]),
+        (
+            ["--runtime", "mxnet", "--ctx", "gpu(1)"],
+            ["--ctx gpu1: with --runtime"],
+        ),
+        (["--precision", "int8"], ["--precision int8: only with --runtime"]),
+        (["--precision", "float32"], ["--precision float32: only with --runtime"]),
+        (["--threads", "2"], ["--threads 2: only with --runtime"]),
         ([], ["kind is 'ssd-deployed'"]),
     ],
-    ids=["runtime", "format", "precision", "threads", "gluon"],
+    ids=[
+        "runtime",
+        "format",
+        "precision",
+        "threads",
+        "ctx",
+        "int8",
+        "float32",
+        "number",
+        "gluon",
+    ],
 )
 def test_runtime_that_cannot_be_is_refused(
     call, deployed, images, tmp_path, name, options, words
