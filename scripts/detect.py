@@ -13,7 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from common import main, parser, pictures, share
-from loaded import add_runtime, load_detector
+from loaded import load_detector
+from runtime import add_runtime
 
 SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room
 

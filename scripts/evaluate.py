@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from common import main, parser, write_result
-from loaded import add_runtime, load_detector
+from loaded import load_detector
+from runtime import add_runtime
 
 
 def arguments():
@@ -42,13 +43,9 @@ def run(args) -> None:
     images = _open(data, args, net.classes)
     views = partial(data.ssd_val_sample, size=net.size)
     how = {"shuffle": False, "normalized": net.normalized}
-    figures = precisions(
-        net.detect,
-        data.Batches(images, views, net.batch, **how).epoch(0),
-        images.classes,
-        size=net.size,
-        metric=args.metric,
-    )
+    batches = data.Batches(images, views, net.batch, **how)
+    how = {"size": net.size, "metric": args.metric}
+    figures = precisions(net.detect, batches, images.classes, **how)
     shown = {"mAP": figures["mAP"], **figures["classes"]}
     print(report.precision_table({f"{args.metric} AP": shown}))
     print(f"mAP at IoU 0.5 to 0.95: {100 * figures['mAP_50_95']:.1f}")

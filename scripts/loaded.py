@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Sequence
 
-from inputs import above_0, contexts, refuse
+from inputs import contexts
+from runtime import refuse_idle
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,6 @@ class Detector:
     batch: int = 8
 
 
-def add_runtime(parser) -> None:
-    """Add the options that choose a runtime."""
-    known = "mxnet, onnxruntime, openvino, ncnn or opencv; default: Gluon"
-    parser.add_argument("--runtime", help=f"of a deployed folder: {known}")
-    kinds = ("float32", "int8")
-    parser.add_argument("--precision", choices=kinds, help="with --runtime")
-    parser.add_argument("--threads", type=above_0, metavar="N", help="with --runtime")
-
-
 def load_detector(args) -> Detector:
     """Return the detector of ``args.model``.
 
@@ -44,11 +36,9 @@ def load_detector(args) -> Detector:
     ValueError
         If it cannot be loaded, or an option was given that would do nothing.
     """
+    refuse_idle(args)
     if args.runtime is None:
-        refuse(args, ("precision", "threads"), "only with --runtime")
         return _gluon(args)
-    if args.ctx != ("cpu",):
-        raise ValueError(f"--ctx {args.ctx[0]}: with --runtime only cpu")
     from gluon_compress import report
     from gluon_compress.edge import Predictor
 

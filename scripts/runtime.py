@@ -1,0 +1,22 @@
+"""The options that choose a runtime for a deployed folder."""
+
+from __future__ import annotations
+
+from inputs import above_0, refuse
+
+
+def add_runtime(parser) -> None:
+    """Add the options that choose a runtime."""
+    known = "mxnet, onnxruntime, openvino, ncnn or opencv; default: Gluon"
+    parser.add_argument("--runtime", help=f"of a deployed folder: {known}")
+    kinds = ("float32", "int8")
+    parser.add_argument("--precision", choices=kinds, help="with --runtime")
+    parser.add_argument("--threads", type=above_0, metavar="N", help="with --runtime")
+
+
+def refuse_idle(args) -> None:
+    """Raise ValueError for an option that would do nothing."""
+    if args.runtime is None:
+        refuse(args, ("precision", "threads"), "only with --runtime")
+    elif args.ctx != ("cpu",):
+        raise ValueError(f"--ctx {args.ctx[0]}: with --runtime only cpu")
