@@ -182,14 +182,16 @@ def program(tmp_path_factory):
     return built(tmp_path_factory.mktemp("c"))
 
 
-def run(program, *arguments, out=subprocess.PIPE, **environment):
+def run(program, *arguments, out=subprocess.PIPE, cwd=None, **environment):
     """Run the C program; return how it ended."""
     command = [str(program), *map(str, arguments)]
     return subprocess.run(
         command,
+        cwd=cwd,
         stdout=out,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",  # MXNet quotes what it cannot read
         check=False,
         env={**os.environ, "MXNET_SUBGRAPH_VERBOSE": "0", **environment},
     )
@@ -236,30 +238,56 @@ def test_c_program_says_when_it_cannot_print(program, place):
     assert (done.returncode, done.stderr) == (2, message)
 
 
+def test_c_program_reads_remarks_in_the_head_of_an_image(program, place, tmp_path):
+    *pair, image = whole_of(place)
+    pixels = image.read_bytes().split(b"\n255\n", 1)[1]
+    head = b"P6\n# made by a program\n# 255 of them\n640 # wide\n480\n255\n"
+    (tmp_path / "remarks.ppm").write_bytes(head + pixels)
+    plain, other = (run(program, *pair, i) for i in (image, tmp_path / "remarks.ppm"))
+    assert (other.returncode, other.stderr) == (0, "")
+    assert other.stdout == plain.stdout != ""
+
+
+WHOLE, HEAD = "edge/detector-whole-{}", "edge/detector-{}"
+SYMBOL, PARAMS = "symbol.json", "0000.params"
+RIGHT = (WHOLE.format(SYMBOL), WHOLE.format(PARAMS), "photo.ppm")
+
+
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("given", "message"),
     [
-        (("none.json", "whole-0000.params", "photo.ppm"), "cannot be opened"),
-        (("whole-symbol.json", "whole-0000.params", "photo.jpg"), "not a binary PPM"),
-        (("symbol.json", "0000.params", "photo.ppm"), "not one of a whole detector"),
+        ((), "usage: detect SYMBOL PARAMS"),
+        ((*RIGHT, "0.5", "0.6"), "usage: detect SYMBOL PARAMS"),
+        (("none.json", *RIGHT[1:]), "none.json: cannot be opened"),
+        (("edge", *RIGHT[1:]), "edge: cannot be read"),
+        ((*RIGHT[:2], "photo.jpg"), "photo.jpg: not a binary PPM of 8 bits"),
+        ((*RIGHT[:2], "cut.ppm"), "cut.ppm: is cut short"),
+        ((*RIGHT[:2], "remark.ppm"), "remark.ppm: not a binary PPM of 8 bits"),
+        ((HEAD.format(SYMBOL), HEAD.format(PARAMS), RIGHT[2]), "not one of a whole"),
         (
-            ("whole-symbol.json", "whole-symbol.json", "photo.ppm"),
-            "NDArray file format",
+            (RIGHT[0], HEAD.format(PARAMS), RIGHT[2]),
+            "detector-0000.params: holds other parameters than those of the symbol",
         ),
-        ((), "usage"),
+        ((RIGHT[0], RIGHT[0], RIGHT[2]), f"{SYMBOL}: MXNetError: Check failed: header"),
+        ((RIGHT[0], "cut.params", RIGHT[2]), "cut.params: MXNetError"),
+        ((RIGHT[0], "empty", RIGHT[2]), "empty: MXNetError"),
+        (("cut.json", *RIGHT[1:]), "cut.json: MXNetError"),
+        (("empty", *RIGHT[1:]), "empty: MXNetError"),
+        *(
+            ((*RIGHT, least), f"{least}: no least score; allowed: a number from 0 to 1")
+            for least in ("abc", "2", "-0.1", "", "0.5x", "nan")
+        ),
     ],
-    ids=["missing", "jpeg", "head", "params", "nothing"],
 )
-def test_c_program_refuses_bad_input_in_one_line(program, place, names, message):
-    cv2.imwrite(str(place / "photo.ppm"), cv2.imread(str(place / "photo.jpg")))
-    paths = [
-        place / name
-        if name.startswith("photo")
-        else place / "edge" / f"detector-{name}"
-        for name in names
-    ]
-    done = run(program, *paths)
+def test_c_program_refuses_bad_input_in_one_line(program, place, given, message):
+    whole_of(place)
+    for whole, cut in zip(RIGHT, ("cut.json", "cut.params", "cut.ppm")):
+        (place / cut).write_bytes((place / whole).read_bytes()[:3000])
+    (place / "empty").touch()
+    (place / "remark.ppm").write_bytes(b"P6 # of nothing")
+    done = run(program, *given, cwd=place)
     assert done.returncode == 2
+    assert done.stderr.startswith("detect: ")
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""

@@ -2,12 +2,14 @@
  *
  *   detect NAME-whole-symbol.json NAME-whole-0000.params IMAGE.ppm [LEAST_SCORE]
  *
- * IMAGE is a binary PPM (P6) of 8 bits. Every line is a class number, a score and a
- * corner box (xmin ymin xmax ymax) in pixels of the image. Status 2: bad input.
+ * IMAGE is a binary PPM (P6) of 8 bits, LEAST_SCORE from 0 to 1 (0.5). Every line is a
+ * class number, a score and a corner box (xmin ymin xmax ymax) in pixels of the image.
+ * Status 2: bad input.
  */
 #include <stdbool.h> /* before MXNet's header, which needs both */
 #include <stdint.h>
 #include <mxnet/c_predict_api.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,8 +30,7 @@ static void check(int status, const char *what) {
 static char *read_file(const char *path, long *length) {
   FILE *file = fopen(path, "rb");
   if (!file) fail(path, "cannot be opened");
-  fseek(file, 0, SEEK_END);
-  *length = ftell(file);
+  if (fseek(file, 0, SEEK_END) != 0 || (*length = ftell(file)) < 0) fail(path, "no file");
   rewind(file);
   char *data = malloc(*length + 1);
   if (!data || fread(data, 1, *length, file) != (size_t)*length) fail(path, "cannot be read");
@@ -38,12 +39,23 @@ static char *read_file(const char *path, long *length) {
   return data;
 }
 
+/* The next number in the head of a PPM, in which # starts a remark; -1: there is none. */
+static int number(FILE *file) {
+  int c, value;
+  while (isspace(c = fgetc(file)) || c == '#')
+    if (c == '#')
+      while (c != '\n' && c != EOF) c = fgetc(file);
+  ungetc(c, file);
+  return fscanf(file, "%9d", &value) == 1 ? value : -1;
+}
+
 static unsigned char *read_ppm(const char *path, int *width, int *height) {
   FILE *file = fopen(path, "rb");
   if (!file) fail(path, "cannot be opened");
-  int most = 0;
-  if (fscanf(file, "P6 %d %d %d", width, height, &most) != 3 || most != 255 ||
-      *width < 1 || *height < 1 || *width > 32768 || *height > 32768)
+  bool binary = fgetc(file) == 'P' && fgetc(file) == '6';
+  *width = number(file), *height = number(file);
+  if (!binary || number(file) != 255 || *width < 1 || *height < 1 || *width > 32768 ||
+      *height > 32768)
     fail(path, "not a binary PPM of 8 bits");
   fgetc(file); /* the one blank before the pixels */
   size_t count = 3 * (size_t)*width * *height;
@@ -111,17 +123,42 @@ static float *output(PredictorHandle net, uint32_t index, uint32_t width, uint32
   return values;
 }
 
+/* Holds the names of parameters against those that a symbol needs beside its input. */
+static void compare(const char *symbol, NDListHandle params, uint32_t count,
+                    const char *path) {
+  uint32_t needed = 0, dimensions;
+  for (const char *at = symbol; (at = strstr(at, "\"null\"")); ++at) ++needed;
+  bool same = needed == count + 1;
+  for (uint32_t i = 0; same && i < count; ++i) {
+    const char *key, *colon;
+    const float *values;
+    const uint32_t *shape;
+    char name[256] = "";
+    check(MXNDListGet(params, i, &key, &values, &shape, &dimensions), path);
+    if ((colon = strchr(key, ':'))) snprintf(name, sizeof name, "\"%s\"", colon + 1);
+    same = colon && strstr(symbol, name);
+  }
+  if (!same) fail(path, "holds other parameters than those of the symbol");
+}
+
 int main(int argc, char **argv) {
-  if (argc < 4) fail("usage", "detect SYMBOL PARAMS IMAGE.ppm [LEAST_SCORE]");
-  float least = argc > 4 ? (float)atof(argv[4]) : 0.5f;
+  if (argc < 4 || argc > 5) fail("usage", "detect SYMBOL PARAMS IMAGE.ppm [LEAST_SCORE]");
+  const char *given = argc > 4 ? argv[4] : "0.5";
+  char *end;
+  float least = strtof(given, &end);
+  if (end == given || *end || !(least >= 0 && least <= 1))
+    fail(given, "no least score; allowed: a number from 0 to 1");
   int width, height;
   long length, unused;
   const char *name = "data", *symbol = read_file(argv[1], &unused);
   const char *params = read_file(argv[2], &length);
   unsigned char *pixels = read_ppm(argv[3], &width, &height);
-  uint32_t ends[2] = {0, 4}, shape[4] = {1, 3, SIZE, SIZE}, rows;
+  uint32_t ends[2] = {0, 4}, shape[4] = {1, 3, SIZE, SIZE}, count, rows;
+  NDListHandle list;
   PredictorHandle net;
+  check(MXNDListCreate(params, (int)length, &list, &count), argv[2]);
   check(MXPredCreate(symbol, params, (int)length, 1, 0, 1, &name, ends, shape, &net), argv[1]);
+  compare(symbol, list, count, argv[2]); /* what it lacks, MXNet takes for 0 */
   check(MXPredSetInput(net, name, prepare(pixels, width, height), 3 * SIZE * SIZE), "input");
   check(MXPredForward(net), "forward");
   float *ids = output(net, 0, 1, &rows), *scores = output(net, 1, 1, &rows);
