@@ -169,7 +169,7 @@ def _check_size(taps: Sequence, config: SSDConfig) -> None:
         return any(s > room for s, room in zip(_sides(taps, config, size), rooms))
 
     size = config.size
-    whole = isinstance(size, int) and LEAST <= size <= MOST
+    whole = isinstance(size, (int, np.integer)) and LEAST <= size <= MOST
     if not whole or vanish(size) or overflow(size):
         least = _first(lambda size: not vanish(size))
         raise ValueError(
