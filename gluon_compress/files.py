@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Iterator
 
@@ -31,20 +31,22 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
     Raises
     ------
     OSError
-        If it cannot be written; what was there before is still there.
+        Of this path, if it cannot be written; what was there before is still there.
     """
     path = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
     # Its own name per writer: two processes must not fill one temporary file.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with named(path, instead=True):
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise
 
 
@@ -145,8 +147,14 @@ def held(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def named(path: str | os.PathLike) -> Iterator[None]:
+def named(path: str | os.PathLike, *, instead: bool = False) -> Iterator[None]:
     """Name a file in errors that name none, as the system's are on a full disk.
+
+    Parameters
+    ----------
+    path : path
+    instead : bool
+        Name it in errors of other files, too: temporary ones, which nobody asked for.
 
     Raises
     ------
@@ -156,7 +164,7 @@ def named(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        if error.errno is None or (error.filename is not None and not instead):
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 

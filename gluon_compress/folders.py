@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from gluon_compress.checks import key, map_of, part, section, whole, wrong
-from gluon_compress.files import read_json, sha256
+from gluon_compress.files import named, read_json, sha256
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -61,10 +61,12 @@ def drafted(folder: str | os.PathLike, kind: str | None = None) -> Iterator[Path
     _check_replaceable(folder, kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    draft.mkdir()
+    with named(folder, instead=True):
+        draft.mkdir()
     try:
         yield draft
-        _put_in_place(draft, folder)
+        with named(folder, instead=True):
+            _put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

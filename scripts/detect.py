@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import main, parser, pictures, share
+from common import folder, main, parser, pictures, share
 from loaded import load_detector
+from places import without
 from runtime import add_runtime
 
 SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room
@@ -25,7 +26,7 @@ def arguments():
     made.add_argument("model", metavar="FOLDER")
     add_runtime(made)
     made.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
-    made.add_argument("--out", required=True, metavar="DIR")
+    made.add_argument("--out", type=folder, required=True, metavar="DIR")
     made.add_argument(
         "--threshold", type=share, default=0.5, help="lowest score; default: 0.5"
     )
@@ -44,7 +45,8 @@ def run(args) -> None:
         try:
             image = images.read_image(path)
         except ValueError as error:
-            skipped.append({"file": str(path), "reason": str(error)})
+            reason = without(path, str(error))
+            skipped.append({"file": str(path), "reason": reason})
             print(f"skipped {error}")
             continue
         boxes = net.find(image, args.threshold)

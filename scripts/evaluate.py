@@ -12,8 +12,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from common import main, parser, write_result
+from common import folder, main, parser, write_result
 from loaded import load_detector
+from places import without
 from runtime import add_runtime
 
 
@@ -29,7 +30,8 @@ def arguments():
     unknown = {"choices": ("error", "skip"), "default": "error"}
     made.add_argument("--unknown", help="objects of other classes", **unknown)
     made.add_argument("--metric", choices=("voc07", "voc10"), default="voc07")
-    made.add_argument("--out", metavar="DIR", help="where to write result.json")
+    result = {"type": folder, "metavar": "DIR", "help": "where to write result.json"}
+    made.add_argument("--out", **result)
     return made
 
 
@@ -50,7 +52,7 @@ def run(args) -> None:
     print(report.precision_table({f"{args.metric} AP": shown}))
     print(f"mAP at IoU 0.5 to 0.95: {100 * figures['mAP_50_95']:.1f}")
     for file, reason in images.problems:
-        print(f"skipped {file}: {reason}")
+        print(f"skipped {file}: {without(file, reason)}")
     for name, count in data.counted(images)["repairs"].items():
         print(f"repairs: {name} {count}")
     if args.out:

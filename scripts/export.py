@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import main, parser
+from common import folder, main, parser
 from deploying import add_formats, deployed, refuse_idle
 
 
@@ -23,7 +23,7 @@ def arguments():
     """Return the parser of this script."""
     made = parser(__doc__)
     made.add_argument("model", metavar="MODEL_FOLDER")
-    made.add_argument("--out", required=True, metavar="DIR")
+    made.add_argument("--out", type=folder, required=True, metavar="DIR")
     made.add_argument("--name", help="of the files; default: the model's own")
     made.add_argument("--checkpoint", metavar="FILE", help="of this very net")
     add_formats(made)

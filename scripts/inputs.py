@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import Sequence
 
 
@@ -37,6 +38,16 @@ def contexts(names: Sequence[str]) -> tuple:
     if missing:
         raise ValueError(f"--ctx {missing[0]}: MXNet sees {there} GPUs here; use cpu")
     return tuple(mx.gpu(int(name[3:])) for name in names)
+
+
+def folder(text: str) -> str:
+    """Return the name of a folder that is there or can be made."""
+    for place in (Path(text), *Path(text).parents):
+        if place.exists() and not place.is_dir():
+            raise argparse.ArgumentTypeError(
+                f"{str(place)!r} is a file; allowed: a folder"
+            )
+    return text
 
 
 def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:

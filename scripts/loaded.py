@@ -7,7 +7,7 @@ from functools import partial
 from typing import Callable, Sequence
 
 from inputs import contexts
-from runtime import refuse_idle
+from runtime import RUNTIMES, refuse_idle
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ def load_detector(args) -> Detector:
 def _gluon(args) -> Detector:
     context = contexts(args.ctx)[0]
     from gluon_compress import data, models, summary
+    from gluon_compress.edge.manifest import KIND
+    from gluon_compress.folders import read_manifest
 
+    if read_manifest(args.model).get("kind") == KIND:
+        raise ValueError(f"{args.model}: kind is {KIND!r}; give --runtime {RUNTIMES}")
     net = models.load(args.model)
     net.collect_params().reset_ctx(context)
     net.hybridize(static_alloc=True, static_shape=True)

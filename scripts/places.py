@@ -16,10 +16,11 @@ def images_in(folder: str) -> list[Path]:
     """
     endings = (".jpg", ".jpeg", ".png")
     place = Path(folder)
-    inside = sorted(place.iterdir()) if place.is_dir() else []
-    found = [path for path in inside if path.suffix.lower() in endings]
+    if not place.is_dir():
+        raise ValueError(f"{folder}: there is no such folder")
+    found = [path for path in sorted(place.iterdir()) if path.suffix.lower() in endings]
     if not found:
-        raise ValueError(f"{folder}: no folder with images; allowed: {endings}")
+        raise ValueError(f"{folder}: no image; allowed: {', '.join(endings)}")
     return found
 
 
@@ -35,7 +36,9 @@ def images_of(places: Sequence[str], endings: Sequence[str]) -> list[Path]:
     for place in map(Path, places):
         inside = sorted(place.iterdir()) if place.is_dir() else [place]
         images = [p for p in inside if p.suffix.lower() in endings]
-        if not place.exists() or not images:
+        if not place.exists():
+            raise ValueError(f"{place}: there is no such file or folder")
+        if not images:
             raise ValueError(f"{place}: no image; allowed: {', '.join(endings)}")
         found.update(dict.fromkeys(images))
     return list(found)
@@ -57,3 +60,9 @@ def pictures(places: Sequence[str], out: Path, endings: Sequence[str]) -> dict:
             raise ValueError(f"{image}: its picture would replace {target}")
         taken.add(target.resolve())
     return targets
+
+
+def without(file: str | Path, reason: str) -> str:
+    """Return a reason without the name of its file, if it starts with that."""
+    start = f"{file}: "
+    return reason[len(start) :] if reason.startswith(start) else reason

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from inputs import above_0, refuse
 
+RUNTIMES = "mxnet, onnxruntime, openvino, ncnn or opencv"
+
 
 def add_runtime(parser) -> None:
     """Add the options that choose a runtime."""
-    known = "mxnet, onnxruntime, openvino, ncnn or opencv; default: Gluon"
-    parser.add_argument("--runtime", help=f"of a deployed folder: {known}")
+    known = f"of a deployed folder: {RUNTIMES}; default: Gluon, for a model folder"
+    parser.add_argument("--runtime", metavar="NAME", help=known)
     kinds = ("float32", "int8")
     parser.add_argument("--precision", choices=kinds, help="with --runtime")
     parser.add_argument("--threads", type=above_0, metavar="N", help="with --runtime")

@@ -185,6 +185,12 @@ def test_foreign_files_are_not_replaced(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_place_that_cannot_be_written_is_named_itself():
+    with pytest.raises(OSError, match="/proc/model") as error:
+        write("/proc/model")
+    assert error.value.filename == "/proc/model"
+
+
 def test_file_beside_an_export_is_not_replaced(exported, tmp_path):
     folder = copy_of(exported, tmp_path)
     (folder / "notes.txt").write_text("mine")

@@ -98,3 +98,28 @@ def test_errors_of_the_system_get_a_name_if_they_have_none(tmp_path):
     assert error.value.filename == str(tmp_path / "none")
     with pytest.raises(OSError, match="^no number$"), files.named(tmp_path):
         raise OSError("no number")
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("folder", "Is a directory"),
+        ("none/a.txt", "No such file"),
+        ("file/a.txt", "Not a directory"),
+    ],
+)
+def test_what_cannot_be_written_is_named_itself(tmp_path, place, reason):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=reason) as error:
+        files.write_atomically(tmp_path / place, "text")
+    assert error.value.filename == str(tmp_path / place)
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_full_disk_is_told_of_the_file_that_was_asked_for(tmp_path, full_disk):
+    files.write_atomically(tmp_path / "a", "old")
+    with full_disk(9), pytest.raises(OSError, match="large") as error:
+        files.write_atomically(tmp_path / "a", "much longer than that")
+    assert error.value.filename == str(tmp_path / "a")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]

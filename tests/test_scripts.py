@@ -173,8 +173,8 @@ def test_pictures_of_a_folder_are_its_images(script, tmp_path):
 @pytest.mark.parametrize(
     ("places", "out", "message"),
     [
-        (["none.jpg"], "out", r"none\.jpg: no image"),
-        (["empty"], "out", "empty: no image"),
+        (["none.jpg"], "out", r"none\.jpg: there is no such file or folder"),
+        (["empty"], "out", r"empty: no image; allowed: \.jpg"),
         (["notes.txt"], "out", r"notes\.txt: no image; allowed: \.jpg"),
         (["a.jpg"], ".", r"a\.jpg: its picture would replace"),
         (["a.jpg", "more"], "out", r"more/a\.jpg: its picture would replace"),
@@ -297,11 +297,38 @@ def test_detect_draws_lists_and_skips(call, model, images, tmp_path):
     )
     content = json.loads((tmp_path / "detections.json").read_text())
     assert [Path(e["file"]).name for e in content["images"]] == ["a.jpg", "c.jpg"]
-    assert [Path(e["file"]).name for e in content["skipped"]] == ["b.jpg"]
+    broken = {"file": str(folder / "b.jpg"), "reason": "cannot be decoded"}
+    assert content["skipped"] == [broken]
     found = content["images"][0]["detections"]
     assert {e["class"] for e in found} <= set(CLASSES)
     assert all(len(e["box"]) == 4 and e["score"] >= 0.01 for e in found)
     assert cv2.imread(str(tmp_path / "a.jpg")).shape == (360, 480, 3)
+
+
+@pytest.mark.parametrize("place", ["detections.json", "a.jpg"])
+def test_detect_names_the_file_that_it_cannot_write(
+    call, model, images, tmp_path, place
+):
+    (tmp_path / "out" / place).mkdir(parents=True)
+    options = ("--out", tmp_path / "out")
+    status, _, error = call("detect", model, images / "JPEGImages" / "a.jpg", *options)
+    assert status == 2
+    target = tmp_path / "out" / place
+    assert error == f"detect.py: error: {target}: Is a directory\n"
+
+
+@pytest.mark.parametrize("name", ["detect", "evaluate", "export", "benchmark"])
+@pytest.mark.parametrize("below", ["", "one/two"])
+def test_file_in_place_of_the_results_is_named(script, capsys, tmp_path, name, below):
+    (tmp_path / "file").write_text("mine")
+    given = {"detect": ["m", "i"], "evaluate": ["m", "--data", "d"], "export": ["m"]}
+    options = [*given.get(name, []), "--out", str(tmp_path / "file" / below)]
+    with pytest.raises(SystemExit) as end:
+        script(name).arguments().parse_args(options)
+    assert end.value.code == 2
+    message = f"argument --out: '{tmp_path / 'file'}' is a file; allowed: a folder"
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_detect_refuses_when_no_image_can_be_read(call, model, images, tmp_path):
@@ -342,7 +369,7 @@ def test_evaluate_prints_and_writes_the_result(call, model, images, tmp_path):
     status, out, error = call("evaluate", model, "--data", images, "--out", tmp_path)
     assert (status, error) == (0, "")
     assert "| mAP" in out
-    assert "b.jpg" in out
+    assert f"skipped {images / 'JPEGImages' / 'b.jpg'}: not a readable image" in out
     content = json.loads((tmp_path / "result.json").read_text())
     assert 0 <= content["mAP"] <= 1
     assert content["classes"]["dog"] is None
@@ -417,7 +444,10 @@ def test_export_writes_formats_and_skips_what_is_no_image(
     [
         (["--formats", "tflite"], ["format 'tflite'; allowed: mxnet, onnx"]),
         (["--formats", "int8"], ["int8 needs images to calibrate on"]),
-        (["--formats", "mxnet", "--images", "nowhere"], ["nowhere: no folder with"]),
+        (
+            ["--formats", "mxnet", "--images", "nowhere"],
+            ["nowhere: there is no such folder"],
+        ),
         (["--images", "photos"], ["--images photos: only with --formats"]),
         (["--calibration", "naive"], ["--calibration naive: only with --formats"]),
         (["--calibration-images", "9"], ["--calibration-images 9: only with --for"]),
@@ -511,7 +541,7 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
         (["--precision", "int8"], ["--precision int8: only with --runtime"]),
         (["--precision", "float32"], ["--precision float32: only with --runtime"]),
         (["--threads", "2"], ["--threads 2: only with --runtime"]),
-        ([], ["kind is 'ssd-deployed'"]),
+        ([], ["kind is 'ssd-deployed'; give --runtime mxnet, onnxruntime"]),
     ],
     ids=[
         "runtime",

@@ -101,13 +101,22 @@ def read_image(path: str | os.PathLike, *, upright: bool = True) -> np.ndarray:
     Raises
     ------
     ValueError
-        If it cannot be decoded.
+        If it cannot be read or decoded.
     """
     flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
-    except (OSError, cv2.error) as error:
-        reason = str(error).strip().splitlines()[-1]
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    if not data.size:
+        raise ValueError(f"{path}: cannot be decoded: it is empty")
+    if data[:4].tobytes() == _PNG and b"IEND" not in data.tobytes():
+        # Of its own accord, libpng would say so on standard error.
+        raise ValueError(f"{path}: cannot be decoded: it is cut short")
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error as error:
+        reason = f"OpenCV asks for {error.err}"
         raise ValueError(f"{path}: cannot be decoded: {reason}") from None
     if image is None:
         raise ValueError(f"{path}: cannot be decoded")
