@@ -4,8 +4,9 @@
   scripts/detect.py runs/demo/compact/model photo.jpg folder/ --out found
   scripts/detect.py deploy/edge --runtime onnxruntime folder/ --out found
 
-Pictures keep their names. Boxes are corner boxes (xmin, ymin, xmax, ymax) in pixels of
-the image. Images that cannot be read are named and skipped.
+Images are .jpg, .jpeg or .png; what else a folder holds is named and skipped, as images
+are that cannot be read. Pictures keep their names. Boxes are corner boxes (xmin, ymin,
+xmax, ymax) in pixels of the image.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from common import folder, main, parser, pictures, share
 from loaded import load_detector
-from places import without
+from places import others_in, without
 from runtime import add_runtime
 
 SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room
@@ -38,9 +39,14 @@ def run(args) -> None:
     from gluon_compress import files, report
     from gluon_compress.data import images
 
-    out, found, skipped = Path(args.out), [], []
-    targets = pictures(args.images, out, images.EXTENSIONS)
+    out, found, kinds = Path(args.out), [], images.EXTENSIONS
+    targets = pictures(args.images, out, kinds)
     net = load_detector(args)
+    no_image = f"no image by its name ({', '.join(kinds)})"
+    others = others_in(args.images, kinds)
+    skipped = [{"file": str(path), "reason": no_image} for path in others]
+    for path in others:
+        print(f"skipped {path}: {no_image}")
     for path, target in targets.items():
         try:
             image = images.read_image(path)
@@ -55,7 +61,7 @@ def run(args) -> None:
         found.append({"file": str(path), "detections": boxes.records(net.classes)})
         print(f"{path}: {len(boxes)} objects, drawn in {target}")
     if not found:
-        raise ValueError(f"none of the {len(skipped)} images can be read")
+        raise ValueError(f"none of the {len(targets)} images can be read")
     content = {"threshold": args.threshold, "images": found, "skipped": skipped}
     files.write_json(out / "detections.json", content)
 

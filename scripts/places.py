@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Sequence
 
@@ -42,6 +43,16 @@ def images_of(places: Sequence[str], endings: Sequence[str]) -> list[Path]:
             raise ValueError(f"{place}: no image; allowed: {', '.join(endings)}")
         found.update(dict.fromkeys(images))
     return list(found)
+
+
+def others_in(places: Sequence[str], endings: Sequence[str]) -> list[Path]:
+    """Return the files of named folders that are no images by their names."""
+    folders = filter(Path.is_dir, map(Path, places))
+    return sorted(
+        path
+        for path in chain.from_iterable(map(Path.iterdir, folders))
+        if path.is_file() and path.suffix.lower() not in endings and path.name[0] != "."
+    )
 
 
 def pictures(places: Sequence[str], out: Path, endings: Sequence[str]) -> dict:

@@ -11,9 +11,12 @@ def add_runtime(parser) -> None:
     """Add the options that choose a runtime."""
     known = f"of a deployed folder: {RUNTIMES}; default: Gluon, for a model folder"
     parser.add_argument("--runtime", metavar="NAME", help=known)
-    kinds = ("float32", "int8")
-    parser.add_argument("--precision", choices=kinds, help="with --runtime")
-    parser.add_argument("--threads", type=above_0, metavar="N", help="with --runtime")
+    kinds = "float32 or int8, the latter in mxnet, onnxruntime and openvino"
+    default = "with --runtime; default: float32"
+    choices = ("float32", "int8")
+    parser.add_argument("--precision", choices=choices, help=f"{kinds}; {default}")
+    count = "with --runtime; for mxnet and Gluon OMP_NUM_THREADS says how many"
+    parser.add_argument("--threads", type=above_0, metavar="N", help=count)
 
 
 def refuse_idle(args) -> None:

@@ -492,3 +492,14 @@ def test_stream_reads_one_image_ahead_and_no_more(deployed, photos):
         next(found)
         assert len(asked) == count + 1
     found.close()
+
+
+def test_one_image_in_place_of_a_list_is_refused(deployed):
+    with pytest.raises(ValueError, match=r"shape \(40, 50, 3\); allowed: a list of im"):
+        Predictor(deployed)(np.zeros((40, 50, 3), np.uint8))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_less_than_one_thread_is_refused(deployed, threads):
+    with pytest.raises(ValueError, match=f"threads is {threads}; allowed: at least 1"):
+        Predictor(deployed, "onnxruntime", threads=threads)

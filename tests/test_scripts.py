@@ -288,7 +288,9 @@ def images(tmp_path_factory) -> Path:
 
 
 def test_detect_draws_lists_and_skips(call, model, images, tmp_path):
-    folder = images / "JPEGImages"
+    folder = shutil.copytree(images / "JPEGImages", tmp_path / "photos")
+    (folder / "notes.txt").touch()
+    (folder / ".hidden").touch()
     options = ("--out", tmp_path, "--threshold", "0.01")
     status, out, error = call("detect", model, folder, *options)
     assert (status, error) == (0, "")
@@ -297,8 +299,10 @@ def test_detect_draws_lists_and_skips(call, model, images, tmp_path):
     )
     content = json.loads((tmp_path / "detections.json").read_text())
     assert [Path(e["file"]).name for e in content["images"]] == ["a.jpg", "c.jpg"]
-    broken = {"file": str(folder / "b.jpg"), "reason": "cannot be decoded"}
-    assert content["skipped"] == [broken]
+    skipped = {Path(e["file"]).name: e["reason"] for e in content["skipped"]}
+    no_image = "no image by its name (.jpg, .jpeg, .png)"
+    assert skipped == {"notes.txt": no_image, "b.jpg": "cannot be decoded"}
+    assert f"skipped {folder / 'notes.txt'}: {no_image}" in out
     found = content["images"][0]["detections"]
     assert {e["class"] for e in found} <= set(CLASSES)
     assert all(len(e["box"]) == 4 and e["score"] >= 0.01 for e in found)

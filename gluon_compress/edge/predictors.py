@@ -44,13 +44,13 @@ class Predictor:
     precision : str
         ``float32`` or ``int8``.
     threads : int, optional
-        Default: the runtime's own choice.
+        At least 1. Default: the runtime's own choice.
 
     Raises
     ------
     ValueError
-        If the folder, a file of it or the runtime is missing, a file was altered, or
-        the manifest states what cannot be.
+        If the folder, a file of it or the runtime is missing, a file was altered, the
+        manifest states what cannot be, or ``threads`` is not for this runtime.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class Predictor:
         precision: str = "float32",
         threads: int | None = None,
     ) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}; allowed: at least 1")
         folder = Path(folder)
         stated = manifest.read(folder)
         written = _chosen(folder, stated, runtime, precision)
@@ -85,7 +87,15 @@ class Predictor:
         list of tuple
             Ids ``(N,)``, scores ``(N,)`` and corner boxes ``(N, 4)`` in pixels of the
             image.
+
+        Raises
+        ------
+        ValueError
+            For anything but a sequence of such images.
         """
+        if getattr(images, "ndim", 4) != 4:
+            shape = f"one array of shape {images.shape}"
+            raise ValueError(f"images is {shape}; allowed: a list of images")
         views = [as_rgb(image) for image in images]
         rows = [self.prepared(view) for view in views]
         if not self.one_by_one and rows:
