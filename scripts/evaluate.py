@@ -9,10 +9,8 @@ The folder is a model folder, or with --runtime what scripts/export.py --formats
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-
 from common import folder, main, parser, write_result
+from labelled import add_images, labelled, precisions_of, source
 from loaded import load_detector
 from places import without
 from runtime import add_runtime
@@ -23,13 +21,7 @@ def arguments():
     made = parser(__doc__)
     made.add_argument("model", metavar="FOLDER")
     add_runtime(made)
-    made.add_argument("--data", required=True, metavar="ROOT", help="in VOC layout")
-    made.add_argument("--split", default="test", help="list to use; default: test")
-    names = "names in the annotations, or a file of them, in the order of the model's"
-    made.add_argument("--classes", nargs="+", metavar="NAME", help=names)
-    unknown = {"choices": ("error", "skip"), "default": "error"}
-    made.add_argument("--unknown", help="objects of other classes", **unknown)
-    made.add_argument("--metric", choices=("voc07", "voc10"), default="voc07")
+    add_images(made)
     result = {"type": folder, "metavar": "DIR", "help": "where to write result.json"}
     made.add_argument("--out", **result)
     return made
@@ -38,42 +30,29 @@ def arguments():
 def run(args) -> None:
     """Load, measure, print, and write the result where asked to."""
     net = load_detector(args)
-    from gluon_compress import data, report
-    from gluon_compress.evaluate import precisions
-    from gluon_compress.export import read_manifest
+    from gluon_compress import report
 
-    images = _open(data, args, net.classes)
-    views = partial(data.ssd_val_sample, size=net.size)
-    how = {"shuffle": False, "normalized": net.normalized}
-    batches = data.Batches(images, views, net.batch, **how)
-    how = {"size": net.size, "metric": args.metric}
-    figures = precisions(net.detect, batches, images.classes, **how)
+    images = labelled(args, net.classes)
+    figures = precisions_of(net, images, args.metric)
     shown = {"mAP": figures["mAP"], **figures["classes"]}
     print(report.precision_table({f"{args.metric} AP": shown}))
     print(f"mAP at IoU 0.5 to 0.95: {100 * figures['mAP_50_95']:.1f}")
     for file, reason in images.problems:
         print(f"skipped {file}: {without(file, reason)}")
-    for name, count in data.counted(images)["repairs"].items():
+    where = source(args, images)
+    for name, count in where["repairs"].items():
         print(f"repairs: {name} {count}")
     if args.out:
-        whole = _result(args, read_manifest(args.model), data.counted(images), figures)
+        whole = {"model": _model(args), "data": where, **figures}
         print(write_result(args.out, whole))
 
 
-def _open(data, args, known):
-    names = args.classes or known
-    names = names[0] if len(names) == 1 and Path(names[0]).is_file() else names
-    images = data.VOCLayout(args.data, args.split, names, unknown=args.unknown)
-    if len(images.classes) != len(known):
-        raise ValueError(f"--classes: the model has {len(known)}, not {names}")
-    return images
+def _model(args) -> dict:
+    from gluon_compress.export import read_manifest
 
-
-def _result(args, manifest: dict, counts: dict, figures: dict) -> dict:
-    model = {"name": manifest["name"], "files": manifest["files"]}
-    source = {"root": Path(args.data).name, "split": args.split, **counts}
+    manifest = read_manifest(args.model)
     how = {"runtime": args.runtime or "gluon", "precision": args.precision or "float32"}
-    return {"model": {**model, **how}, "data": source, **figures}
+    return {"name": manifest["name"], "files": manifest["files"], **how}
 
 
 if __name__ == "__main__":

@@ -511,6 +511,37 @@ def test_evaluate_in_a_runtime_gives_what_gluon_gives(
     assert second["model"]["runtime"] == "mxnet"
 
 
+def test_runtimes_are_held_against_gluon(call, model, deployed, images, tmp_path):
+    pair = ("--net", model, deployed)
+    options = ("--data", images, "--out", tmp_path / "out")
+    status, _, error = call("evaluate_runtimes", *pair, *options)
+    assert (status, error) == (0, "")
+    (rows,) = json.loads((tmp_path / "out/result.json").read_text())["nets"].values()
+    assert [row["runtime"] for row in rows] == ["gluon", "mxnet"]
+    assert rows[0]["mAP"] == pytest.approx(rows[1]["mAP"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "points", "met"),
+    [
+        ("float32", 0.1, "yes"),
+        ("float32", -0.11, "no"),
+        ("int8", -1.0, "yes"),
+        ("int8", -1.1, "no"),
+    ],
+)
+def test_page_says_whether_a_runtime_is_near_enough(script, precision, points, met):
+    first = {"runtime": "gluon", "precision": "float32", "mAP": 0.75}
+    row = {"runtime": "r", "precision": precision, "mAP": 0.75 + points / 100}
+    data = {"root": "bccd", "split": "test"}
+    result = {"nets": {"edge": [first, row]}, "metric": "voc07", "data": data}
+    last = script("evaluate_runtimes").page_of(result).splitlines()[-1]
+    assert last.startswith(f"| r | {precision} |")
+    assert last.endswith(
+        f"| {points:+.2f} | {'0.1' if precision != 'int8' else '1.0'} | {met} |"
+    )
+
+
 def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
     call, deployed, images, tmp_path, monkeypatch
 ):
