@@ -61,7 +61,7 @@ def test_seeds_that_are_missing_are_said(call, project, script):
     write_json(sums, kept)
     put(project, "bccd/lite_seed1", 0.5, script)
     call("reproduce_tables", "--root", project)
-    assert "1 of 3 runs done" in lines(project)["SSD-300 MobileNet1.0, classic"]
+    assert "50.0, 1 of 3 seeds" in lines(project)["SSD-300 MobileNet1.0, classic"]
 
 
 def test_altered_figures_of_others_are_not_written(call, project):

@@ -67,8 +67,11 @@ def own_classifier(name: str, results: Mapping[str, Any]) -> list[str]:
 
 
 def _accuracy(found: Sequence, key: str) -> str:
+    if not found:
+        return NOT_HERE
     done = [stage for stage in found if stage]
-    if not done or len(done) < len(found):
-        return f"{len(done)} of {len(found)} runs done" if found else NOT_HERE
-    seeds = f", {len(done)} seeds" if len(done) > 1 else ""
+    if not done:
+        return "not run yet"
+    count = f"{len(done)} of {len(found)}" if len(done) < len(found) else len(done)
+    seeds = f", {count} seeds" if len(found) > 1 else ""
     return percent(mean_of(done, key)) + seeds
