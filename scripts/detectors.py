@@ -7,7 +7,10 @@ from pathlib import Path
 
 from tables import aims_table, by_net, mean_of, percent, results_of, table
 
-HEAD = ("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95")
+HEAD = (
+    *("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95"),
+    "least of a class",
+)
 # What the set is there to compare: (net, net, least difference in points).
 TARGETS = (
     ("compact_distilled", "mobilenet", 3.2),
@@ -58,4 +61,13 @@ def _row(folder: Path, kind: str, found: list) -> list[str]:
     cost = [f"{mean_of(done, 'macs') / 1e9:.3f}", f"{mean_of(done, 'bytes') / 1e6:.2f}"]
     spread = percent(max(values) - min(values)) if len(values) > 1 else "–"
     strict = percent(mean_of(done, "mAP_50_95"))
-    return [link, seeds, *cost, percent(statistics.mean(values)), spread, strict]
+    middle = percent(statistics.mean(values))
+    return [link, seeds, *cost, middle, spread, strict, _least(done)]
+
+
+def _least(done: list) -> str:
+    """Return the class that is found worst, and its mean precision."""
+    names = [name for name, value in done[0]["classes"].items() if value is not None]
+    means = {n: statistics.mean(stage["classes"][n] for stage in done) for n in names}
+    name = min(means, key=means.__getitem__)
+    return f"{name} {percent(means[name])}"
