@@ -12,6 +12,8 @@ from gluon_compress.edge import deploy
 from refusals import assert_refused
 from runtimes import detector
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory) -> Path:
@@ -213,3 +215,18 @@ def test_teacher_benchmark_tells_what_is_beyond_the_teacher(call, tmp_path):
     page = (tmp_path / "b" / "distillation.md").read_text()
     assert out.strip() in page
     assert "Losses:\nscores, channels." in page
+
+
+PAGES = {  # what makes each committed page of its result
+    "precision": ("evaluate_runtimes", "precision.md"),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_committed_page_says_what_its_result_holds(script, name):
+    maker, page = PAGES[name]
+    folder = ROOT / "docs" / "benchmark" / name
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert not result["modified"]
+    made = script(maker).page_of(result)
+    assert (folder / page).read_text(encoding="utf-8") == made
