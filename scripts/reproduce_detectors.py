@@ -29,11 +29,13 @@ the same changed images, at the same rate; a compact net for as many again as th
 detector that it starts from, and so do the nets called `again`. The teacher is
 `full_again`, or with `self_taught` the very net that was pruned. Anchors are part of a
 recipe: small ones for platelets, and `lite`, whose largest map has 19 × 19 cells, has
-those of platelets and red cells there. Trunks of ResNet and MobileNet alike have learnt
-on Imagenette for eight epochs, see [there](imagenette.md); nets called "scratch" start
-from random values, `trunk_first` from a trunk that was pruned there, which had more
-epochs. `compact` and `compact_s` have the structure that meets the paper's budgets with
-20 classes, `mobilenet` the same six maps as they, `lite` is the classic MobileNet-SSD.
+those of platelets and red cells there; most platelets, smaller than two of its cells,
+still overlap none of its anchors by half. Trunks of ResNet and MobileNet alike have
+learnt on Imagenette for eight epochs, see [there](imagenette.md); nets called "scratch"
+start from random values, `trunk_first` from a trunk that was pruned there, which had
+more epochs. `compact` and `compact_s` have the structure that meets the paper's budgets
+with 20 classes, `mobilenet` the same six maps as they, `lite` is the classic
+MobileNet-SSD. Where many seeds are named, differences are those of their means.
 """,
     "bccd_ablation": """# What earns what: losses and deletion
 
