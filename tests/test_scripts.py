@@ -18,8 +18,8 @@ from gluon_compress import models
 from refusals import assert_refused
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-SHARED = {"common", "deploying", "facts", "inputs", "loaded", "places", "runs"}
-SHARED |= {"runtime", "subjects"}
+SHARED = {"common", "deploying", "facts", "inputs", "labelled", "loaded", "places"}
+SHARED |= {"runs", "runtime", "subjects"}
 SHARED |= {"detectors", "experiments", "imagenette", "pruning_rows", "tables"}
 NAMES = sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem not in SHARED)
 CLASSES = ("cat", "dog")
