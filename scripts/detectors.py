@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from tables import aims_table, by_net, mean_of, percent, results_of, table
+from aims import aims_table
+from tables import by_net, mean_of, percent, results_of, table
 
 HEAD = (
     *("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95"),
@@ -36,7 +37,11 @@ def page(folder: Path, text: str) -> str:
     drawn = any(value is not None for value in means.values())
     plot = f"![mAP against GMACs]({folder.name}.png)\n" if drawn else ""
     strict = {kind: mean_of(found, "mAP_50_95") for kind, found in groups.items()}
-    aimed = aims_table(means, TARGETS, "mAP at 0.5", ("at 0.5:0.95", strict))
+    more = {
+        "beside": {"at 0.5:0.95": strict},
+        "unfinished": [kind for kind, found in groups.items() if not all(found)],
+    }
+    aimed = aims_table(means, TARGETS, "mAP at 0.5", **more)
     return "\n".join([text, table(HEAD, rows), plot, *aimed])
 
 

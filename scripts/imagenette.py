@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from aims import aims_table
 from pruning_rows import HEAD, ORIGIN, row, seeds
-
-from tables import aims_table, by_net, mean_of, results_of, table
+from tables import by_net, mean_of, results_of, table
 
 PARTS = {
     "Trained from scratch": (ORIGIN, "mobilenet1.0", "short_*"),

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from common import main
 from detectors import page, points_of
 from experiments import carry_out, experiment_parser
-
-from common import main
 from facts import ROOT
 
 TEXTS = {

@@ -12,9 +12,8 @@ one thread each, with different --only, use two cores better than one with two.
 
 from __future__ import annotations
 
-from experiments import carry_out, experiment_parser
-
 from common import main
+from experiments import carry_out, experiment_parser
 from facts import ROOT
 from imagenette import page
 

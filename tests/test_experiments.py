@@ -238,7 +238,7 @@ def test_detectors_have_means_and_ranges_over_seeds(script, measured):
 def test_aims_are_judged_by_the_means(script, measured):
     rows = cells(script("detectors").page(measured, "text"))
     least = "at least +3.2"  # at IoU 0.5; what stands beside is half of it here
-    assert rows["compact_distilled − lite"] == [least, "+4.0", "yes", "+2.0"]
+    assert rows["compact_distilled − lite"] == [least, "+4.0", "yes, so far", "+2.0"]
     assert rows["compact_distilled − mobilenet"] == [least, "+2.0", "no", "+1.0"]
     assert rows["compact_distilled − compact_tuned"][1:] == ["", "not run yet", ""]
     assert "compact_distilled − full" not in rows  # there is no such net in the set

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Mapping
 
+from reproducing import published as others
 from reproducing import rows as r
 from tables import results_of, table
 
@@ -24,6 +25,10 @@ The paper's abstract names neither the data of its mAP nor what its FLOPS count:
 [paper_vs_code.md](paper_vs_code.md). More nets, seeds and spreads: [bccd.md](bccd.md),
 [fod.md](fod.md).
 """
+EPOCHS = """\
+Compact nets are pruned from a full detector that is trained, and train for as many
+epochs again. What that alone gains, the rows "trained as long as compact" show.
+"""
 PUBLISHED = ("detector, as published", *r.COST, "mAP, VOC07 test", "source")
 OURS = ("detector, ours", *r.COST, "mAP, VOC07 test", "mAP, BCCD test", "mAP, FOD test")
 THEIRS = ("classifier, as published", *r.COST, "top-1, ImageNet val", "source")
@@ -36,7 +41,7 @@ def page_of(zoo: Path, costs: Mapping, published: Mapping) -> str:
     """Return docs/reproduce.md."""
     found = results_of(zoo / "imagenette")
     theirs = [
-        r.published_classifier(row, costs["classifiers"][row["name"]])
+        others.published_classifier(row, costs["classifiers"][row["name"]])
         for row in published["classifiers"]
     ]
     return "\n".join(
@@ -56,19 +61,17 @@ def page_of(zoo: Path, costs: Mapping, published: Mapping) -> str:
 
 def detectors(zoo: Path, costs: Mapping, published: Mapping[str, Any]) -> str:
     """Return both tables of detectors."""
-    theirs = [r.published_detector(row) for row in published["detectors"]]
+    theirs = [others.published_detector(row) for row in published["detectors"]]
     sets = [results_of(zoo / name) for name in ("bccd", "fod")]
-    ours = [r.own_detector(n, c, sets) for n, c in costs["detectors"].items()]
-    return f"{table(PUBLISHED, theirs)}\n{table(OURS, ours)}"
+    nets = costs["detectors"].items()
+    ours = [row for name, cost in nets for row in r.own_detector(name, cost, sets)]
+    return f"{table(PUBLISHED, theirs)}\n{table(OURS, ours)}\n{EPOCHS}"
 
 
 def readme_of(text: str, tables: str) -> str:
     """Return README's text with the tables of detectors between its marks.
 
-    Raises
-    ------
-    ValueError
-        If it has no such marks.
+    Raises ValueError if it has none.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

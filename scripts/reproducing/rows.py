@@ -1,4 +1,4 @@
-"""Rows of the tables: published ones and ours, which share no column of accuracy."""
+"""Rows of what was measured here, which share no column of accuracy with others'."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ OURS = {  # what a detector is called in the sets of experiments
     "mobilenet": "mobilenet",
     "lite": "lite",
 }
+# Those of the same epochs in all as the compact nets, which start from a trained one.
+AGAIN = {kind: f"{kind}_again" for kind in ("full", "mobilenet", "lite")}
 WORDS = {
     "full": "SSD-300 ResNet50-v1d",
     "compact": "compact, 2.31 GMACs",
@@ -24,39 +26,25 @@ WORDS = {
 }
 
 
-def published_detector(row: Mapping) -> list[str]:
-    """Return the cells of a figure that others published."""
-    told = "" if row["data"] == "VOC07 test" else f" ({row['data']})"
-    value = f"{row['mAP']:.1f}{told}"
-    return [row["name"], *published_cost(row), value, row["source"]]
-
-
-def published_classifier(row: Mapping, cost: Mapping) -> list[str]:
-    """Return the cells of a classifier that GluonCV publishes, its cost counted."""
-    return [row["name"], *own_cost(cost), f"{row['top1']:.2f}", row["source"]]
-
-
-def published_cost(row: Mapping) -> list[str]:
-    """Return size and work as they were published, a dash where they were not."""
-    size = row.get("bytes", 4 * row.get("params", 0))
-    cells = [f"{size / 1e6:.1f}" if size else "–"]
-    if "flops" in row:  # of which it is not said how they were counted
-        return [*cells, "–", f"{row['flops'] / 1e9:.2f} “FLOPS”"]
-    macs = row.get("macs")
-    cells += [f"{macs / 1e9:.2f}", f"{2 * macs / 1e9:.2f}"] if macs else ["–", "–"]
-    return cells
-
-
 def own_cost(cost: Mapping) -> list[str]:
     """Return size and work as they were counted."""
     macs = cost["macs"]
     return [f"{cost['bytes'] / 1e6:.2f}", f"{macs / 1e9:.3f}", f"{2 * macs / 1e9:.3f}"]
 
 
-def own_detector(name: str, cost: Mapping, sets: Sequence[Mapping]) -> list[str]:
-    """Return the cells of a detector of ours: its cost, and its mAP on each set."""
-    found = [_accuracy(by_net(results).get(OURS[name], []), "mAP") for results in sets]
-    return [WORDS[name], *own_cost(cost), NOT_HERE, *found]
+def own_detector(name: str, cost: Mapping, sets: Sequence[Mapping]) -> list[list[str]]:
+    """Return the rows of a detector of ours: its cost, and its mAP on each set."""
+    kinds = {OURS[name]: WORDS[name]}
+    if name in AGAIN:
+        kinds[AGAIN[name]] = f"{WORDS[name]}, trained as long as compact"
+    return [
+        [words, *own_cost(cost), NOT_HERE, *(_measured(found, kind) for found in sets)]
+        for kind, words in kinds.items()
+    ]
+
+
+def _measured(results: Mapping[str, Any], kind: str) -> str:
+    return _accuracy(by_net(results).get(kind, []), "mAP")
 
 
 def own_classifier(name: str, results: Mapping[str, Any]) -> list[str]:
