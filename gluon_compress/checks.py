@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 Check = Callable[[Any, str], Any]
 
@@ -199,3 +199,9 @@ def class_names(classes: Any) -> tuple[str, ...]:
 def anything(value: Any, place: str) -> Any:
     """Accept what is there: it is for the reader, not for the program."""
     return value
+
+
+def few(names: Sequence[str], most: int) -> str:
+    """Return the first names for a message, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

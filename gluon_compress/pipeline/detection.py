@@ -9,6 +9,7 @@ from typing import Any, Sequence
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import data, models
+from gluon_compress.checks import few
 from gluon_compress.distill import ON_TAPS, Settings, distil_step, needs_taps
 from gluon_compress.edge import fused
 from gluon_compress.evaluate import precisions
@@ -49,14 +50,9 @@ def _check_classes(config: Data, there: Sequence[str]) -> None:
     wanted = data.class_names(config.folder(), config.classes)
     if tuple(wanted) != tuple(there):
         raise ValueError(
-            f"data.classes is {_few(wanted)}; kind {config.kind!r} gives "
-            f"{_few(there)}; allowed: the same in the same order, or none"
+            f"data.classes is {few(wanted, 20)}; kind {config.kind!r} gives "
+            f"{few(there, 20)}; allowed: the same in the same order, or none"
         )
-
-
-def _few(names: Sequence[str], most: int = 20) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _with_objects(config: Data, split: str):

@@ -7,6 +7,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from gluon_compress.checks import few
 from gluon_compress.graph import ChannelGroup, Graph
 from gluon_compress.plan.budget import Budget, meter_of
 from gluon_compress.plan.choose import SELECTIONS, Choices
@@ -342,16 +343,11 @@ def _check_reachable(choices: Choices, graph: Graph, reasons: Mapping) -> None:
             f"frozen as {group.frozen}" if group.frozen else reasons.get(group.name)
         )
         stopped.setdefault(reason or "at their minimum", []).append(group.name)
-    why = "; ".join(f"{reason}: {_few(names)}" for reason, names in stopped.items())
+    why = "; ".join(f"{reason}: {few(names, 6)}" for reason, names in stopped.items())
     raise ValueError(
         f"the budget of {_figure(choices.limits[name])} {name} cannot be met: the "
         f"least that can be reached is {_figure(totals[name][0])}; {why}"
     )
-
-
-def _few(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _figure(value: float) -> str:
