@@ -15,14 +15,11 @@ def images_in(folder: str) -> list[Path]:
     ValueError
         If there is no such folder, or no image in it.
     """
-    endings = (".jpg", ".jpeg", ".png")
-    place = Path(folder)
-    if not place.is_dir():
+    from gluon_compress.data.images import EXTENSIONS
+
+    if not Path(folder).is_dir():
         raise ValueError(f"{folder}: there is no such folder")
-    found = [path for path in sorted(place.iterdir()) if path.suffix.lower() in endings]
-    if not found:
-        raise ValueError(f"{folder}: no image; allowed: {', '.join(endings)}")
-    return found
+    return images_of([folder], EXTENSIONS)
 
 
 def images_of(places: Sequence[str], endings: Sequence[str]) -> list[Path]:
