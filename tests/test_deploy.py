@@ -423,7 +423,8 @@ def test_manifest_of_before_may_not_say_how_images_are_resized(deployed, tmp_pat
 
 def test_manifest_may_say_more_than_a_predictor_reads(deployed, tmp_path):
     content = {**manifest_of(deployed), "remark": "of the north gate"}
-    Predictor(with_manifest(deployed, tmp_path / "edge", content))
+    found = Predictor(with_manifest(deployed, tmp_path / "edge", content))
+    assert found.classes == Predictor(deployed).classes
 
 
 @pytest.mark.parametrize(
