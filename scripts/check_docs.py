@@ -20,7 +20,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from checking.commands import Command, commands_of
-
 from common import main, parser
 from facts import ROOT
 

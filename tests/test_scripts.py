@@ -18,10 +18,8 @@ from gluon_compress import models
 from refusals import assert_refused
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-SHARED = {"common", "deploying", "facts", "inputs", "labelled", "loaded", "places"}
-SHARED |= {"runs", "runtime", "subjects"}
-SHARED |= {"detectors", "experiments", "imagenette", "pruning_rows", "tables"}
-NAMES = sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem not in SHARED)
+MODULES = sorted(SCRIPTS.glob("*.py"))
+NAMES = [p.stem for p in MODULES if p.read_text("utf-8").startswith("#!")]
 CLASSES = ("cat", "dog")
 
 
@@ -40,6 +38,14 @@ def raiser(error: BaseException):
         raise error
 
     return run
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_scripts_alone_can_be_started(path):
+    text = path.read_text("utf-8")
+    started = '\nif __name__ == "__main__":\n' in text
+    assert text.startswith("#!/usr/bin/env python\n") == started
+    assert os.access(path, os.X_OK) == started
 
 
 @pytest.mark.parametrize(
