@@ -15,9 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import servers
 from gluoncv.data import COCODetection
 
+import servers
 from gluon_compress import fetch as fetching
 from gluon_compress import unpack as unpacking
 from gluon_compress.data import ImageFolder, VOCLayout, coco_gluoncv, voc_gluoncv

@@ -14,8 +14,8 @@ import time
 
 import numpy as np
 import pytest
-import servers
 
+import servers
 from gluon_compress.fetch import Patience, fetch, intact
 
 CONTENT = np.random.RandomState(0).bytes(200_000)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_latency import made_up
 
 import gluon_compress as gc
 from gluon_compress import timing
 from nets import SHAPE, ready, wide
+from test_latency import made_up
 
 SIZE = SHAPE[-1]
 

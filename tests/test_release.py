@@ -9,8 +9,6 @@ from types import SimpleNamespace
 import mxnet as mx
 import numpy as np
 import pytest
-from test_classifier import TRAIN
-from test_pipeline import RECIPE
 
 from gluon_compress import models, pipeline, zoo
 from gluon_compress.files import read_json
@@ -18,6 +16,8 @@ from gluon_compress.models import classifier
 from gluon_compress.recipe import ClassifierRecipe, Recipe
 from gluon_compress.zoo import index
 from images import NAMES, few_toys, write_folder
+from test_classifier import TRAIN
+from test_pipeline import RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
 LICENCE = ("--licence", "MIT")

@@ -11,10 +11,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 import requests
-import servers
 from gluoncv.model_zoo.ssd import SSD
 
 import gluon_compress as gc
+import servers
 from gluon_compress import models, zoo
 from gluon_compress.export import export, load_symbol
 from gluon_compress.files import read_json, write_json
