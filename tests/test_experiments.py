@@ -6,9 +6,14 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gluoncv.data.transforms.bbox import resize
+from gluoncv.utils.bbox import bbox_iou
 
-from gluon_compress import files, list_models, pipeline
+from gluon_compress import files, list_models, models, pipeline
+from gluon_compress.data import VOCLayout
+from gluon_compress.models.ssd import anchors_of, image_size
 from gluon_compress.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -250,3 +255,28 @@ def test_points_of_the_plot_are_the_means(script, measured):
         ("lite", 1.0, pytest.approx(78.0)),
         ("mobilenet", 1.8, pytest.approx(80.0)),
     ]
+
+
+def shares_met_by_anchors(data: VOCLayout, recipe) -> dict[str, float]:
+    """Return per class the share of objects that an anchor overlaps by half."""
+    net = models.build(recipe.model.name, data.classes, sizes=recipe.model.sizes)
+    centers = anchors_of(net).asnumpy()[0]
+    half, to = centers[:, 2:] / 2, (image_size(net),) * 2
+    anchors = np.concatenate([centers[:, :2] - half, centers[:, :2] + half], axis=1)
+    found = {name: [] for name in data.classes}
+    for index in range(len(data)):
+        image, label = data[index]
+        boxes = resize(label[:, :4].astype(float), image.shape[1::-1], to)
+        for best, row in zip(bbox_iou(anchors, boxes).max(axis=0), label):
+            found[data.classes[int(row[4])]].append(best >= 0.5)
+    return {name: float(np.mean(met)) for name, met in found.items()}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("kind", ["full", "lite"])
+def test_anchors_on_blood_cells_are_as_the_page_says(shared_data, kind):
+    recipe = load_recipe(ROOT / "model_zoo" / "bccd" / f"{kind}_seed0" / "recipe.json")
+    data = VOCLayout(shared_data / "bccd", "trainval", recipe.data.classes)
+    met = shares_met_by_anchors(data, recipe)
+    assert min(met["RBC"], met["WBC"]) > 0.9
+    assert met["Platelets"] < 0.5 if kind == "lite" else met["Platelets"] > 0.9
