@@ -108,6 +108,8 @@ def test_detector_is_released(call, detected, own):
         "toys-symbol.json",
     ]
     assert zoo.get_model("toys", pretrained=True)
+    card = (own / "toys" / "README.md").read_text("utf-8")
+    assert "    scripts/detect.py model_zoo/toys IMAGES" in card
 
 
 def test_card_has_the_figures(call, classified, own):
@@ -169,6 +171,22 @@ def test_card_says_what_an_untrained_model_starts_from(
     text = script("releasing.training").training(entry, tmp_path) + "\n"
     assert told in text
     assert text.count("starts from") + text.count("trunk, ") == (kind == "ssd")
+
+
+def test_card_says_what_a_run_needs_before_it(script, tmp_path):
+    folders = [tmp_path / name for name in ("set/mine", "set/start", "set/teacher")]
+    named = {"model": "runs/set/start/full", "teacher": "runs/set/teacher/full"}
+    for folder, recipe in zip(folders, ({}, {"hours": 0.4}, {"hours": 2})):
+        folder.mkdir(parents=True)
+        (folder / "recipe.json").write_text(json.dumps(recipe))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "recipe.json").write_text(json.dumps(named))
+    entry = SimpleNamespace(weights=True, command="a", hours=1, data="Pets")
+    training = script("releasing.training").training
+    text = training(entry, tmp_path / "own")
+    assert "[set/start](../set/start/recipe.json) (0.4 hours)" in text
+    assert "[set/teacher](../set/teacher/recipe.json) (2 hours)" in text
+    assert "needs" not in training(entry, folders[0])
 
 
 def test_structure_is_the_same_in_every_process(call, own, tmp_path):

@@ -46,11 +46,19 @@ def _what(entry: Any) -> str:
 
 def _use(entry: Any) -> str:
     given = ", pretrained=True" if entry.weights else ""
-    return f"""```python
+    made = f"""```python
 import gluon_compress as gc
 
 net = gc.get_model("{entry.name}"{given})
 ```"""
+    if entry.kind != "ssd" or not entry.weights:
+        return made
+    return f"""{made}
+
+In a checkout, on images of your own, and to a file for a device:
+
+    scripts/detect.py model_zoo/{entry.name} IMAGES --out found
+    scripts/export.py model_zoo/{entry.name} --out edge --formats onnx --images IMAGES"""
 
 
 def _limits(entry: Any) -> str:

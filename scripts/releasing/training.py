@@ -18,15 +18,25 @@ def training(entry: Any, folder: Path) -> str:
             f"{made}About {entry.hours:g} hours on two cores, not run here; {files}."
             f"{_trunk(entry, folder)}"
         )
-    first = "".join(
-        f" It starts from the net of [{kind}/{name}](../{kind}/{name}/recipe.json), "
-        "which the command makes first where it is not there."
-        for kind, name, _ in starts(folder / "recipe.json")
-    )
     return (
         f"{made}About {entry.hours:g} hours on two cores; {files} say how and what, "
-        f"[result.json](result.json) how well.{first} With `--data DIR`, the images of "
-        f"{entry.data} are looked for in DIR."
+        f"[result.json](result.json) how well.{_before(folder)} With `--data DIR`, the "
+        f"images of {entry.data} are looked for in DIR."
+    )
+
+
+def _before(folder: Path) -> str:
+    """Return which nets a run starts from or learns from, and how long they take."""
+    from gluon_compress.files import read_json
+
+    made = []
+    for kind, name, _ in starts(folder / "recipe.json"):
+        hours = read_json(folder.parent / kind / name / "recipe.json")["hours"]
+        made.append(f"[{kind}/{name}](../{kind}/{name}/recipe.json) ({hours:g} hours)")
+    if not made:
+        return ""
+    return (
+        f" The command first makes what that needs and is not there: {', '.join(made)}."
     )
 
 
