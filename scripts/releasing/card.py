@@ -53,12 +53,13 @@ net = gc.get_model("{entry.name}"{given})
 ```"""
     if entry.kind != "ssd" or not entry.weights:
         return made
+    folder = f"model_zoo/{entry.name}"
     return f"""{made}
 
 In a checkout, on images of your own, and to a file for a device:
 
-    scripts/detect.py model_zoo/{entry.name} IMAGES --out found
-    scripts/export.py model_zoo/{entry.name} --out edge --formats onnx --images IMAGES"""
+    scripts/detect.py {folder} IMAGES --out found
+    scripts/export.py {folder} --out edge --formats onnx --images IMAGES"""
 
 
 def _limits(entry: Any) -> str:
