@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from typing import Any, Collection, Mapping, Sequence
 
 from tables import table
@@ -36,6 +37,28 @@ def aims_table(
     head = (f"difference of {figure}", "aim, points", "measured", "met")
     shown = table((*head, *(beside or ())), rows)
     return ["## What was aimed at\n", shown] if rows else []
+
+
+def gains_table(
+    means: Mapping[str, Any],
+    bases: Mapping[str, str],
+    figure: str,
+    *,
+    beside: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list:
+    """Return the part of a page that says what each net gains over another.
+
+    ``bases`` are patterns of names and the net that what fits is held against.
+    """
+    rows = []
+    for pattern, base in bases.items():
+        for net in fnmatch.filter(means if base in means else (), pattern):
+            points = _points(means, net, base)
+            if net != base and points is not None:
+                more = [_points(of, net, base) for of in (beside or {}).values()]
+                rows.append([net, base, _signed(points), *map(_signed, more)])
+    head = ("net", "against", f"points of {figure}", *(beside or ()))
+    return ["## What is gained\n", table(head, rows)] if rows else []
 
 
 def _points(means: Mapping[str, Any], net: str, other: str) -> float | None:

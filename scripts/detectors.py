@@ -5,44 +5,30 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from aims import aims_table
+from aims import aims_table, gains_table
+from comparisons import BASES, TARGETS
 from tables import by_net, mean_of, percent, results_of, table
 
 HEAD = (
     *("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95"),
     "least of a class",
 )
-# What the set is there to compare: (net, net, least difference in points).
-TARGETS = (
-    ("compact_distilled", "mobilenet", 3.2),
-    ("compact_distilled", "lite", 3.2),
-    ("compact_distilled", "full", -1.0),
-    ("compact_distilled", "mobilenet_again", 3.2),
-    ("compact_distilled", "lite_again", 3.2),
-    ("compact_distilled", "full_again", -1.0),
-    ("compact_s_distilled", "mobilenet", 0.0),
-    ("compact_s_distilled", "lite", 0.0),
-    ("compact_s_distilled", "mobilenet_again", 0.0),
-    ("compact_s_distilled", "lite_again", 0.0),
-    ("compact_distilled", "compact_tuned", 0.0),
-    ("compact_s_distilled", "compact_s_tuned", 0.0),
-)
+MARK = "<!-- results -->"  # where tables come into a page's text
 
 
 def page(folder: Path, text: str) -> str:
     """Return the page as Markdown; an experiment without a result is named as such."""
-    groups = by_net(results_of(folder))
+    groups = dict(sorted(by_net(results_of(folder)).items(), key=_costliest_first))
     rows = [_row(folder, kind, found) for kind, found in groups.items()]
     means = {kind: mean_of(found, "mAP") for kind, found in groups.items()}
     drawn = any(value is not None for value in means.values())
     plot = f"![mAP against GMACs]({folder.name}.png)\n" if drawn else ""
     strict = {kind: mean_of(found, "mAP_50_95") for kind, found in groups.items()}
-    more = {
-        "beside": {"at 0.5:0.95": strict},
-        "unfinished": [kind for kind, found in groups.items() if not all(found)],
-    }
-    aimed = aims_table(means, TARGETS, "mAP at 0.5", **more)
-    return "\n".join([text, table(HEAD, rows), plot, *aimed])
+    unfinished = [kind for kind, found in groups.items() if not all(found)]
+    figure, beside = "mAP at 0.5", {"at 0.5:0.95": strict}
+    aimed = aims_table(means, TARGETS, figure, beside=beside, unfinished=unfinished)
+    gained = gains_table(means, BASES, figure, beside=beside)
+    return text.replace(MARK, "\n".join([table(HEAD, rows), plot, *aimed, *gained]))
 
 
 def points_of(folder: Path) -> list[tuple[str, float, float]]:
@@ -52,6 +38,14 @@ def points_of(folder: Path) -> list[tuple[str, float, float]]:
         for kind, found in by_net(results_of(folder)).items()
         if any(found)
     ]
+
+
+def _costliest_first(group: tuple[str, list]) -> tuple:
+    """Return what orders a table: by MACs, then by mAP, last what was not run."""
+    kind, found = group
+    if not any(found):
+        return (1, kind)
+    return (0, -mean_of(found, "macs"), -mean_of(found, "mAP"), kind)
 
 
 def _row(folder: Path, kind: str, found: list) -> list[str]:

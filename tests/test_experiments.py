@@ -232,7 +232,7 @@ def cells(page: str) -> dict[str, list[str]]:
 
 
 def test_detectors_have_means_and_ranges_over_seeds(script, measured):
-    rows = cells(script("detectors").page(measured, "text"))
+    rows = cells(script("detectors").page(measured, "<!-- results -->"))
     expected = ["3", "2.000", "16.00", "82.0", "4.0", "41.0", "speck 72.0"]
     assert rows["compact_distilled"] == expected
     expected = ["1 of 2", "1.000", "16.00", "78.0", "–", "39.0", "speck 68.0"]
@@ -241,12 +241,43 @@ def test_detectors_have_means_and_ranges_over_seeds(script, measured):
 
 
 def test_aims_are_judged_by_the_means(script, measured):
-    rows = cells(script("detectors").page(measured, "text"))
+    rows = cells(script("detectors").page(measured, "<!-- results -->"))
     least = "at least +3.2"  # at IoU 0.5; what stands beside is half of it here
     assert rows["compact_distilled − lite"] == [least, "+4.0", "yes, so far", "+2.0"]
     assert rows["compact_distilled − mobilenet"] == [least, "+2.0", "no", "+1.0"]
     assert rows["compact_distilled − compact_tuned"][1:] == ["", "not run yet", ""]
     assert "compact_distilled − full" not in rows  # there is no such net in the set
+
+
+def test_text_stands_around_the_tables_and_the_costliest_net_is_first(script, measured):
+    page = script("detectors").page(measured, "before\n<!-- results -->\nafter\n")
+    assert page.startswith("before\n| net |")
+    assert page.endswith("\nafter\n")
+    nets = ["compact_distilled", "mobilenet", "lite", "compact_scratch"]
+    assert [name for name in cells(page) if name in nets] == nets
+
+
+def test_pages_of_detectors_have_a_place_for_their_tables(script):
+    pages = script("reproduce_detectors").PAGES
+    assert sorted(pages) == ["bccd", "bccd_ablation", "fod"]
+    texts = [path.read_text(encoding="utf-8") for path in pages.values()]
+    assert [text.count(script("detectors").MARK) for text in texts] == [1, 1, 1]
+
+
+def test_gains_are_those_over_the_net_without_the_change(script, tmp_path):
+    for name, value in {
+        "losses_none": 0.80,
+        "losses_scores": 0.83,
+        "losses_boxes": None,
+        "losses_scores_boxes_features": 0.82,
+        "keep_25": 0.78,
+    }.items():
+        detector(tmp_path / "set", name, value)
+    page = script("detectors").page(tmp_path / "set", "<!-- results -->")
+    rows = cells(page.partition("## What is gained")[2])
+    assert rows["losses_scores"] == ["losses_none", "+3.0", "+1.5"]
+    assert rows["keep_25"] == ["losses_scores_boxes_features", "-4.0", "-2.0"]
+    assert {"losses_none", "losses_boxes", "keep_100"}.isdisjoint(rows)
 
 
 def test_points_of_the_plot_are_the_means(script, measured):
