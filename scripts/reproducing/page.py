@@ -14,8 +14,7 @@ TEXT = """# The paper's tables
 
 What others published stands apart from what was measured here, and no column of
 accuracy holds both: they trained on Pascal VOC and ImageNet, which are not at hand.
-Sizes are those of float32 parameters; one GMAC is two GFLOPs. Ours are counted for
-the same 20 classes at 300 × 300 pixels, whatever data the accuracy is of.
+Sizes are those of float32 parameters; one GMAC is two GFLOPs; images are 300 × 300.
 
 Made by `scripts/reproduce_tables.py` from the result files in `model_zoo/`; their sums
 are noted when a run writes them, and a file that is missing or altered ends the script.
@@ -25,9 +24,10 @@ The paper's abstract names neither the data of its mAP nor what its FLOPS count:
 [paper_vs_code.md](paper_vs_code.md). More nets, seeds and spreads: [bccd.md](bccd.md),
 [fod.md](fod.md).
 """
-EPOCHS = """\
-Compact nets are pruned from a full detector that is trained, and train for as many
-epochs again. What that alone gains, the rows "trained as long as compact" show.
+NOTES = """\
+Size and work are those for 20 classes, whatever data the mAP is of. Compact nets are
+pruned from a full detector that is trained, and train for as many epochs again. What
+that alone gains, the rows "trained as long as compact" show.
 """
 PUBLISHED = ("detector, as published", *r.COST, "mAP, VOC07 test", "source")
 OURS = ("detector, ours", *r.COST, "mAP, VOC07 test", "mAP, BCCD test", "mAP, FOD test")
@@ -65,7 +65,7 @@ def detectors(zoo: Path, costs: Mapping, published: Mapping[str, Any]) -> str:
     sets = [results_of(zoo / name) for name in ("bccd", "fod")]
     nets = costs["detectors"].items()
     ours = [row for name, cost in nets for row in r.own_detector(name, cost, sets)]
-    return f"{table(PUBLISHED, theirs)}\n{table(OURS, ours)}\n{EPOCHS}"
+    return f"{table(PUBLISHED, theirs)}\n{table(OURS, ours)}\n{NOTES}"
 
 
 def readme_of(text: str, tables: str) -> str:
