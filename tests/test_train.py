@@ -116,6 +116,8 @@ def test_gradients_are_clipped_by_their_common_norm(tmp_path):
     assert np.concatenate([v.ravel() for v in values(net)]) == pytest.approx(
         -0.5 * gradient
     )
+    (step,) = records(tmp_path, "step")
+    assert step["gradient_norm"] == pytest.approx(math.sqrt(401))  # before clipping
 
 
 def test_a_small_gradient_is_not_clipped(tmp_path):
@@ -173,6 +175,7 @@ def test_log_has_a_record_a_step(tmp_path):
     for record in steps:
         assert record["parts"]["half"] == pytest.approx(record["loss"] / 2)
         assert record["images_per_second"] > 0
+        assert "gradient_norm" not in record  # which only clipping looks at
     assert (end.epoch, end.batch, end.step) == (2, 0, 6)
 
 

@@ -191,11 +191,13 @@ def _step(run: Run, batch: Sequence, step_loss: Callable, epoch: float) -> dict:
     loss, parts = _mean([{"loss": loss, **parts} for loss, parts in losses])
     run.check("loss", loss)
     run.trainer.allreduce_grads()
+    figures = {"loss": loss, "parts": parts}
     if run.schedule.clip_norm is not None:
-        run.check("gradient norm", _clip(run, len(shards)))
+        figures["gradient_norm"] = norm = _clip(run, len(shards))
+        run.check("gradient norm", norm)
     run.trainer.set_learning_rate(rate)
     run.trainer.update(len(shards))
-    return run.log_step(rate, loss, parts, len(batch[0]))
+    return run.log_step(rate, figures, len(batch[0]))
 
 
 def _seed(run: Run) -> None:
@@ -225,7 +227,10 @@ def _mean(records: Sequence[dict]) -> tuple[float, dict]:
 
 
 def _clip(run: Run, shards: int) -> float:
-    """Limit the norm of the mean gradient, of which every device holds the sum."""
+    """Limit the norm of the mean gradient, of which every device holds the sum.
+
+    Returns the norm before.
+    """
     limit = run.schedule.clip_norm * shards
     for device in run.options.ctx:
         grads = [p.grad(device) for p in run.learned]

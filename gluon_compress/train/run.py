@@ -241,7 +241,7 @@ class Run:
         if self.at.best is None:
             (self.folder / BEST).unlink(missing_ok=True)
 
-    def log_step(self, rate: float, loss: float, parts: dict, images: int) -> dict:
+    def log_step(self, rate: float, figures: dict, images: int) -> dict:
         """Log a step that was made and count it; return the record."""
         now = time.monotonic()
         seconds, self.tick = now - self.tick, now
@@ -251,8 +251,7 @@ class Run:
             "epoch": self.at.epoch,
             "step": self.at.step,
             "lr": rate,
-            "loss": loss,
-            "parts": parts,
+            **figures,
             "images_per_second": images / max(seconds, 1e-9),
         }
         self._log(record)
