@@ -5,6 +5,8 @@ r"""Train an SSD from labels, or with a teacher: full, or in the structure of a 
     --data FOLDER_OF_VOCdevkit --out runs/voc --ctx 'gpu(0,1)'
   scripts/train_ssd.py --recipe RECIPE --out runs/mine --images MY_FOLDER \
     --classes cat dog --plan plan.json --teacher runs/full/full/model
+  scripts/train_ssd.py --recipe RECIPE --out runs/mine --images MY_FOLDER \
+    --start model_zoo/ssd_300_mobilenet1.0_bccd
 
 The recipe's data.kind is gluoncv_voc (Pascal VOC; its "trainval" is 2007 and 2012),
 coco, or voc (any folder in VOC's layout). Options replace what the recipe says.
@@ -28,18 +30,24 @@ def arguments():
         "--masks", action="store_true", help="train with the plan as masks, then slim"
     )
     made.add_argument("--trunk", metavar="MODEL", help="classifier to take it from")
+    made.add_argument(
+        "--start", metavar="MODEL", help="detector to train on from, of any classes"
+    )
     add_own_data(made)
     return made
 
 
 def run(args) -> None:
     """Read the recipe, put the options in, refuse one that compresses, and train."""
-    from gluon_compress.recipe import Distillation, Recipe
+    from gluon_compress.recipe import Distillation, Model, Recipe
 
     recipe = Recipe.load(args.recipe)
     if recipe.finetune is not None:
         raise ValueError(f"{args.recipe}: compresses; that is for run_pipeline.py")
-    model = replace(recipe.model, **given(args, "plan", "masks", "trunk"))
+    model = recipe.model
+    if args.start:  # which has a trunk and anchors of its own
+        model = Model(model.name, plan=model.plan, masks=model.masks)
+    model = replace(model, **given(args, "plan", "masks", "trunk", "start"))
     recipe = with_own_data(replace(recipe, model=model), args)
     if args.teacher:
         how = recipe.distillation or Distillation()

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 
 import mxnet as mx
+import numpy as np
 import pytest
 from gluoncv import model_zoo
 
@@ -97,6 +98,62 @@ def test_interrupted_training_with_masks_is_gone_on_with(place, tmp_path):
         for folder in (tmp_path / "run", again)
     )
     assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [("cat", "dog"), CLASSES])
+def test_training_starts_from_a_detector(place, tmp_path, classes):
+    sizes = (20, 60, 111, 162, 213, 264, 315)
+    own = {"extras": (32, 32, 32), "sizes": sizes, "seed": 7}
+    start = models.build(MODEL["name"], classes, **own)
+    models.save(start, tmp_path / "start", "start")
+    recipe = recipe_in(
+        place,
+        model={"start": str(tmp_path / "start"), "extras": None},
+        train={"epochs": 1, "batch_size": 4, "learning_rate": 1e-9},
+    )
+    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    found = models.load(tmp_path / "run" / "full" / "model")
+    assert tuple(found.classes) == CLASSES
+    assert head.config_of(found).sizes == sizes
+    assert same(start.box_predictors, found.box_predictors)
+    assert same(start.class_predictors, found.class_predictors) == (classes == CLASSES)
+
+
+def same(these, those) -> bool:
+    """Tell whether predictors have the same weights but for a step too small to see."""
+    pairs = [
+        [one.predictor.weight.data().asnumpy() for one in pair]
+        for pair in zip(these, those)
+    ]
+    return all(a.shape == b.shape and np.allclose(a, b, atol=1e-6) for a, b in pairs)
+
+
+def test_detector_to_start_from_has_branches_of_its_own(place):
+    with pytest.raises(ValueError, match="model.start.*null where 'extras' is given"):
+        recipe_in(place, model={"start": "runs/full"})
+
+
+def test_detector_to_start_from_is_for_images_of_its_size(place, tmp_path):
+    net = models.build(MODEL["name"], ("cat", "dog"), extras=(32, 32, 32), size=320)
+    models.save(net, tmp_path / "start", "start")
+    recipe = recipe_in(place, model={"start": str(tmp_path / "start"), "extras": None})
+    with pytest.raises(ValueError, match="its images are 320 pixels, data.size is 300"):
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_script_starts_from_a_detector(place, tmp_path, call):
+    recipe_in(place)  # whose extras the detector's own replace
+    status, _, error = call(
+        "train_ssd",
+        *("--recipe", place / "recipe.json", "--out", tmp_path / "run", "--quiet"),
+        *("--start", place / "teacher"),
+    )
+    assert (status, error) == (0, "")
+    told = read_json(tmp_path / "run" / "recipe.json")["model"]
+    assert (told["start"], told["extras"]) == (str(place / "teacher"), None)
 
 
 def test_teacher_of_other_classes_is_refused_before_training(place, tmp_path):

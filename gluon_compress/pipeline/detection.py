@@ -83,6 +83,8 @@ def _build(job: Job, model: Model, classes: Sequence[str]) -> SSD:
     recipe = job.recipe
     if model.weights is not None:
         return cut(job, loaded(recipe, model.weights, classes), model)
+    if model.start is not None:
+        return cut(job, _started(recipe, model.start, classes), model)
     how = recipe.evaluate
     given = {name: vars(model)[name] for name in OWN}
     net = models.build(
@@ -102,12 +104,26 @@ def _build(job: Job, model: Model, classes: Sequence[str]) -> SSD:
 
 def loaded(recipe: Recipe, folder: str, classes: Sequence[str]) -> SSD:
     """Return the net of an export, and refuse one of other classes or another size."""
-    net = models.load(folder)
+    net = _sized(recipe, folder)
     if tuple(net.classes) != tuple(classes):
         raise ValueError(
             f"{folder}: its classes are {list(net.classes)}, those of the data "
             f"{list(classes)}"
         )
+    return net
+
+
+def _started(recipe: Recipe, folder: str, classes: Sequence[str]) -> SSD:
+    """Return the net of an export, its class predictors new if its classes differ."""
+    net = _sized(recipe, folder)
+    if tuple(net.classes) == tuple(classes):
+        return net
+    return head.with_classes(net, classes, seed=recipe.seed)
+
+
+def _sized(recipe: Recipe, folder: str) -> SSD:
+    """Return the net of an export, and refuse one for images of another size."""
+    net = models.load(folder)
     if models.image_size(net) != recipe.data.size:
         raise ValueError(
             f"{folder}: its images are {models.image_size(net)} pixels, data.size is "

@@ -20,6 +20,8 @@ from gluon_compress.recipe.common import (
 )
 
 _positive = c.number(0, above=True)
+# What a detector that training starts from brings along, or does without.
+BUILT = ("width", "sizes", "ratios", "steps", "extras", "trunk", "weights")
 # The names of ``distill.LOSSES``, which a recipe may not import; a test compares them.
 TAUGHT = (
     "scores",
@@ -57,6 +59,9 @@ class Model:
         Whether the net trains with the plan as masks, and is slimmed then.
     weights : str or None
         Folder of a detector's export to load instead of building and training one.
+    start : str or None
+        Folder of a detector's export to train on from: structure, anchors and values
+        are its own, but class predictors start anew where its classes are others.
     """
 
     name: str = key(c.text)
@@ -75,9 +80,15 @@ class Model:
     plan: str | None = key(c.optional(c.text), None)
     masks: bool = key(c.truth, False)
     weights: str | None = key(c.optional(c.text), None)
+    start: str | None = key(c.optional(c.text), None)
 
     def disagreement(self) -> tuple[str, Any, str] | None:
         """Check that sizes rise and that what is given is for as many maps."""
+        if self.start is not None:
+            usual = Model(self.name)
+            given = [n for n in BUILT if getattr(self, n) != getattr(usual, n)]
+            if given:
+                return "start", self.start, f"null where {given[0]!r} is given"
         if self.masks and (self.plan is None or self.weights is not None):
             return "masks", True, "true with a plan and without weights, else false"
         if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
