@@ -28,7 +28,8 @@ def page(folder: Path, text: str) -> str:
     figure, beside = "mAP at 0.5", {"at 0.5:0.95": strict}
     aimed = aims_table(means, TARGETS, figure, beside=beside, unfinished=unfinished)
     gained = gains_table(means, BASES, figure, beside=beside)
-    return text.replace(MARK, "\n".join([table(HEAD, rows), plot, *aimed, *gained]))
+    tables = "\n".join([table(HEAD, rows), plot, *aimed, *gained])
+    return text.replace(MARK, tables.rstrip("\n"))
 
 
 def points_of(folder: Path) -> list[tuple[str, float, float]]:
