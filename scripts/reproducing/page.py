@@ -14,7 +14,7 @@ TEXT = """# The paper's tables
 
 What others published stands apart from what was measured here, and no column of
 accuracy holds both: they trained on Pascal VOC and ImageNet, which are not at hand.
-Sizes are those of float32 parameters; one GMAC is two GFLOPs; images are 300 × 300.
+Sizes are those of float32 parameters; one GMAC is two GFLOPs.
 
 Made by `scripts/reproduce_tables.py` from the result files in `model_zoo/`; their sums
 are noted when a run writes them, and a file that is missing or altered ends the script.
@@ -25,9 +25,9 @@ The paper's abstract names neither the data of its mAP nor what its FLOPS count:
 [fod.md](fod.md).
 """
 NOTES = """\
-Size and work are those for 20 classes, whatever data the mAP is of. Compact nets are
-pruned from a full detector that is trained, and train for as many epochs again. What
-that alone gains, the rows "trained as long as compact" show.
+Size and work are those for 20 classes at 300 × 300 pixels, whatever data the mAP is of.
+Compact nets are pruned from a full detector that is trained, and train for as many
+epochs again. What that alone gains, the rows "trained as long as compact" show.
 """
 PUBLISHED = ("detector, as published", *r.COST, "mAP, VOC07 test", "source")
 OURS = ("detector, ours", *r.COST, "mAP, VOC07 test", "mAP, BCCD test", "mAP, FOD test")
