@@ -189,6 +189,13 @@ def test_card_says_what_a_run_needs_before_it(script, tmp_path):
     assert "needs" not in training(entry, folders[0])
 
 
+def test_card_names_no_net_that_the_zoo_cannot_make(script, tmp_path):
+    named = {"model": {"weights": "runs/mine/full/model"}}
+    (tmp_path / "recipe.json").write_text(json.dumps(named))
+    entry = SimpleNamespace(weights=True, command="a", hours=1, data="Pets")
+    assert "mine" not in script("releasing.training").training(entry, tmp_path)
+
+
 def test_structure_is_the_same_in_every_process(call, own, tmp_path):
     source = "model_zoo/ssd_300_resnet50_v1d_compact"
     found = []

@@ -31,8 +31,11 @@ def _before(folder: Path) -> str:
 
     made = []
     for kind, name, _ in starts(folder / "recipe.json"):
-        hours = read_json(folder.parent / kind / name / "recipe.json")["hours"]
-        made.append(f"[{kind}/{name}](../{kind}/{name}/recipe.json) ({hours:g} hours)")
+        recipe = folder.parent / kind / name / "recipe.json"
+        if recipe.exists():  # otherwise it is no experiment of the zoo
+            hours = read_json(recipe)["hours"]
+            place = f"../{kind}/{name}/recipe.json"
+            made.append(f"[{kind}/{name}]({place}) ({hours:g} hours)")
     if not made:
         return ""
     return (
