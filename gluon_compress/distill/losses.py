@@ -43,12 +43,11 @@ def score_loss(student: Array, teacher: Array, temperature: float) -> Array:
         seen = nd.maximum(objects, _foreground(student)).expand_dims(-1)
         weight = temperature**2 * seen / _objects(objects)
         # Divided before, for with its own temperature MXNet takes ten times as long.
-        log_target, log_own = (
-            nd.log_softmax(scores / temperature, axis=-1)
-            for scores in (teacher, student)
-        )
-        target, own = nd.exp(log_target), nd.exp(log_own)
-        value = _inner(nd.broadcast_mul(target, weight), log_target - log_own)
+        softened = [scores / temperature for scores in (teacher, student)]
+        target, own = (nd.softmax(scores, axis=-1) for scores in softened)
+        logs = [nd.log_softmax(scores, axis=-1) for scores in softened]
+        divergence = _over_last(target * (logs[0] - logs[1]), 0)
+        value = _inner(weight, divergence)
         slope = nd.broadcast_mul(own - target, weight / temperature)
     return _with_slope(value, student, slope)
 
