@@ -124,8 +124,8 @@ def feature_loss(student: Array, teacher: Array) -> Array:
         lengths = 2 - TINY * (own * own + target * target)  # of both vectors, squared
         value = (lengths - 2 * together).sum() / cells
         along = own * own * (together + TINY * own * own)
-        slope = nd.broadcast_mul(student, 2 * along / cells)
-        slope = slope - nd.broadcast_mul(teacher, 2 * own * target / cells)
+        slope = _each_channel(2 * along / cells, student) * student
+        slope = slope - _each_channel(2 * own * target / cells, teacher) * teacher
     return _with_slope(value, student, slope)
 
 
@@ -304,6 +304,12 @@ def _over_channels(values: Array) -> Array:
     # As a convolution with ones: a thirtieth of the time of a sum over an inner axis.
     ones = nd.ones((1, values.shape[1], 1, 1), ctx=values.context)
     return nd.Convolution(values, ones, kernel=(1, 1), num_filter=1, no_bias=True)
+
+
+def _each_channel(cells: Array, like: Array) -> Array:
+    """Return values of cells ``(B, 1, H, W)`` for every channel of a map."""
+    # Half of the time of broadcast_mul, the product with the map included.
+    return nd.broadcast_axis(cells, axis=1, size=like.shape[1])
 
 
 def _over_last(values: Array, begin: int) -> Array:
