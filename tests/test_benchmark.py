@@ -218,6 +218,8 @@ def test_teacher_benchmark_tells_what_is_beyond_the_teacher(call, tmp_path):
 
 
 PAGES = {  # what makes each committed page of its result
+    ".": ("benchmark", "benchmark.md"),
+    "mxnet": ("benchmark_mxnet", "mxnet.md"),
     "precision": ("evaluate_runtimes", "precision.md"),
 }
 
