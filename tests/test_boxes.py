@@ -126,6 +126,6 @@ def test_nms_is_the_same_as_box_by_box(count, kinds, overlap):
     assert nms(boxes, labels, overlap, limit=5).tolist() == expected[:5]
 
 
-def test_boxes_without_an_area_stay():
-    boxes = np.array([[5, 5, 5, 5]] * 3, np.float32)
-    assert nms(boxes, np.zeros(3), 0.45).tolist() == [0, 1, 2]
+def test_nms_keeps_classes_apart_wherever_their_boxes_lie():
+    boxes = np.array([[280, 280, 330, 330], [-51, -51, -1, -1]], np.float32)
+    assert nms(boxes, np.array([0, 1]), 0.45).tolist() == [0, 1]

@@ -1,13 +1,12 @@
-"""From a head's predictions to boxes: decoding and NMS in NumPy, as GluonCV's."""
+"""From a head's predictions to boxes, as GluonCV decodes them, with OpenCV's NMS."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Sequence
 
+import cv2
 import numpy as np
-
-BLOCK = 64  # boxes that NMS settles at once: what is compared stays in the cache
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ def _candidates(one: np.ndarray, how: Decoding) -> tuple:
     logits = np.ascontiguousarray(one[:, : classes + 1].T)
     possible = logits[1:] > logits[0] + margin
     anchors = np.flatnonzero(possible.any(axis=0))
-    logits = logits.take(anchors, axis=1)  # indexing would return short rows again
+    # Row by row, a third of the time of both at once.
+    logits = np.stack([row[anchors] for row in logits])
     shares = np.exp(logits - logits.max(axis=0))
     shares /= shares.sum(axis=0)
     flat = shares[1:].ravel()  # by class, then anchor: GluonCV's order
@@ -136,48 +136,12 @@ def nms(
     ndarray
         Ascending places.
     """
-    facts = np.empty((6, len(boxes)), np.float32)
-    facts[:4], facts[5] = boxes.T, labels
-    facts[4] = (facts[2] - facts[0]) * (facts[3] - facts[1])
-    left = np.arange(len(boxes))
-    stay = left[:0]
-    limit = len(boxes) if limit is None else limit
-    while len(left) and len(stay) < limit:
-        first, left = left[:BLOCK], left[BLOCK:]
-        block = facts[:, first]
-        winners = _settled(np.triu(_beats(block, block, overlap), 1))
-        stay = np.concatenate([stay, first[winners]])
-        left = left[~_beats(block[:, winners], facts[:, left], overlap).any(axis=0)]
-    return stay[:limit]
-
-
-def _beats(these: np.ndarray, those: np.ndarray, overlap: float) -> np.ndarray:
-    """Return whether each of these boxes would drop each of those, ``(N, M)``.
-
-    Both are ``(6, N)``: xmin, ymin, xmax, ymax, area, label.
-    """
-    xmin, ymin, xmax, ymax, area, label = these[:, :, None]
-    shared = np.minimum(xmax, those[2])
-    shared -= np.maximum(xmin, those[0])
-    height = np.minimum(ymax, those[3])
-    height -= np.maximum(ymin, those[1])
-    np.maximum(shared, 0, out=shared)
-    np.maximum(height, 0, out=height)
-    shared *= height
-    joined = area + those[4]
-    joined -= shared
-    # Without a division, which empty boxes would make 0 by 0.
-    return (shared > overlap * joined) & (label == those[5])
-
-
-def _settled(beats: np.ndarray) -> np.ndarray:
-    """Return which of some boxes, best first, are dropped by none that stays.
-
-    Every round is right about one box more at least, from the best down.
-    """
-    stays = np.ones(len(beats), bool)
-    while True:
-        after = ~(beats & stays[:, None]).any(axis=0)
-        if (after == stays).all():
-            return stays
-        stays = after
+    if len(boxes) == 0:
+        return np.arange(0)
+    # OpenCV shifts class by class, by the farthest corner: none may lie below 0.
+    rectangles = boxes.astype(np.float64) - boxes.min()
+    rectangles[:, 2:] -= rectangles[:, :2]  # width and height
+    ranks = np.arange(len(boxes), 0, -1, dtype=np.float32)
+    labels = labels.astype(np.int32)
+    kept = cv2.dnn.NMSBoxesBatched(rectangles, ranks, labels, 0.0, overlap)
+    return np.sort(kept)[:limit]
