@@ -37,7 +37,7 @@ def arguments():
 
 def run(args) -> None:
     """Build both nets, time the steps in turn, and print the medians."""
-    timed = {name: [] for name in ("labels", "teacher", "both")}
+    timed: dict[str, list] = {name: [] for name in ("labels", "teacher", "both")}
     ways = steps(args)
     for number in range(args.rounds + 1):
         for name, way in ways.items():
@@ -45,6 +45,9 @@ def run(args) -> None:
             way()
             if number:  # the first round makes the graphs
                 timed[name].append(time.perf_counter() - begun)
+    # Within a round, for over minutes a machine's speed drifts.
+    rounds = zip(*timed.values())
+    timed["beyond"] = [both - labels - teacher for labels, teacher, both in rounds]
     ms = {name: 1e3 * statistics.median(seconds) for name, seconds in timed.items()}
     print(told(ms))
     if args.out:
