@@ -129,3 +129,26 @@ def test_nms_is_the_same_as_box_by_box(count, kinds, overlap):
 def test_nms_keeps_classes_apart_wherever_their_boxes_lie():
     boxes = np.array([[280, 280, 330, 330], [-51, -51, -1, -1]], np.float32)
     assert nms(boxes, np.array([0, 1]), 0.45).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [5, 5, 5, 5],
+        [5, 5, 5, 9],
+        [5, 5, 5 + 1e-9, 5 + 1e-9],
+        [0, 0, np.inf, np.inf],
+        [-np.inf, 0, np.inf, 9],
+        [np.nan, 0, 9, 9],
+    ],
+    ids=str,
+)
+def test_boxes_that_overlap_nothing_stay(box):
+    boxes = np.array([box, [0, 0, 9, 9], box, [0, 0, 9, 8.9]], np.float32)
+    assert nms(boxes, np.zeros(4), 0.45).tolist() == [0, 1, 2]
+
+
+def test_nms_of_boxes_of_any_size():
+    boxes = np.array([[0, 0, 1, 1], [1, 1, 2, 2], [1.1, 1, 2, 2]], np.float32)
+    for scale in (1e-4, 1e4, 1e19, 1e37):
+        assert nms(boxes * np.float32(scale), np.zeros(3), 0.45).tolist() == [0, 1]

@@ -8,6 +8,8 @@ from typing import Sequence
 import cv2
 import numpy as np
 
+LEAST_SIDE = 1e-6  # pixels: a box with a shorter side is empty
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -120,6 +122,8 @@ def nms(
 ) -> np.ndarray:
     """Return which boxes stay: none better of their label overlaps by more.
 
+    A box that is empty, or whose corners are no finite numbers, overlaps none.
+
     Parameters
     ----------
     boxes : ndarray
@@ -136,12 +140,16 @@ def nms(
     ndarray
         Ascending places.
     """
-    if len(boxes) == 0:
-        return np.arange(0)
-    # OpenCV shifts class by class, by the farthest corner: none may lie below 0.
-    rectangles = boxes.astype(np.float64) - boxes.min()
-    rectangles[:, 2:] -= rectangles[:, :2]  # width and height
+    rectangles = boxes.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        rectangles[:, 2:] -= rectangles[:, :2]  # width and height
+    # The others overlap nothing; OpenCV takes two empty boxes for the same one.
+    measurable = np.isfinite(rectangles).all(axis=1)
+    measurable &= (rectangles[:, 2:] > LEAST_SIDE).all(axis=1)
+    stays = ~measurable
     ranks = np.arange(len(boxes), 0, -1, dtype=np.float32)
-    labels = labels.astype(np.int32)
-    kept = cv2.dnn.NMSBoxesBatched(rectangles, ranks, labels, 0.0, overlap)
-    return np.sort(kept)[:limit]
+    for label in np.unique(labels):
+        ours = np.flatnonzero((labels == label) & measurable)
+        kept = cv2.dnn.NMSBoxes(rectangles[ours], ranks[ours], 0.0, overlap)
+        stays[ours[np.asarray(kept, int)]] = True
+    return np.flatnonzero(stays)[:limit]
