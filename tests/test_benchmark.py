@@ -221,6 +221,7 @@ PAGES = {  # what makes each committed page of its result
     ".": ("benchmark", "benchmark.md"),
     "mxnet": ("benchmark_mxnet", "mxnet.md"),
     "precision": ("evaluate_runtimes", "precision.md"),
+    "distillation": ("speed.teacher", "distillation.md"),
 }
 
 

@@ -11,8 +11,8 @@ WORDS = """# What a teacher costs
 
 Milliseconds of a training step of {student}{cut}, batches of {batch}: from labels, the
 forward pass of the full SSD-300 as its teacher, and a step with both, by turns. What is
-beyond is the median of what, round by round, a step with both takes beyond the two.
-Losses: {losses}.
+beyond is the median of what, round by round, a step with both takes beyond the two; no
+more than 15 % of what the teacher takes was aimed at. Losses: {losses}.
 """
 WHOLE = {"teacher": "the teacher", "labels": "a step from labels"}
 
