@@ -3,68 +3,76 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Any, Collection, Mapping, Sequence
+import statistics
+from typing import Mapping, Sequence
 
 from tables import table
 
+Groups = Mapping[str, Mapping[int, dict]]  # see tables.by_net
+
 
 def aims_table(
-    means: Mapping[str, Any],
-    aims: Sequence[tuple],
-    figure: str,
-    *,
-    beside: Mapping[str, Mapping[str, Any]] | None = None,
-    unfinished: Collection[str] = (),
+    groups: Groups, aims: Sequence[tuple], figures: Mapping[str, str]
 ) -> list:
     """Return the part of a page that says which aims are met, and which missed.
 
     An aim is (experiment, other, least difference in points); those of experiments
-    that are not in the set are left out. ``beside`` are other figures and their means,
-    whose differences are shown, too; ``unfinished`` are experiments that lack seeds.
+    that are not in the set are left out. ``figures`` are keys of results by what a
+    page calls them: the first is judged, the others are shown beside it. A difference
+    is the mean over the seeds that both experiments have.
     """
     rows = []
     for net, other, least in aims:
-        if {net, other} <= set(means):
-            points = _points(means, net, other)
+        if {net, other} <= set(groups):
+            found, missing = _pairs(groups[net], groups[other])
+            points = _points(found, figures)
             met = "not run yet"
-            if points is not None:
-                met = "yes" if points >= least else "no"
-                met += ", so far" if {net, other} & set(unfinished) else ""
-            more = [_points(of, net, other) for of in (beside or {}).values()]
-            aim = f"at least {least:+.1f}"
-            cells = [aim, _signed(points), met, *map(_signed, more)]
+            if found:
+                met = "yes" if points[0] >= least else "no"
+                met += ", so far" if missing else ""
+            first, *more = map(_signed, points)
+            cells = [f"at least {least:+.1f}", first, str(len(found)), met, *more]
             rows.append([f"{net} − {other}", *cells])
-    head = (f"difference of {figure}", "aim, points", "measured", "met")
-    shown = table((*head, *(beside or ())), rows)
+    judged, *others = figures
+    head = (f"difference of {judged}", "aim, points", "measured", "seeds", "met")
+    shown = table((*head, *others), rows)
     return ["## What was aimed at\n", shown] if rows else []
 
 
 def gains_table(
-    means: Mapping[str, Any],
-    bases: Mapping[str, str],
-    figure: str,
-    *,
-    beside: Mapping[str, Mapping[str, Any]] | None = None,
+    groups: Groups, bases: Mapping[str, str], figures: Mapping[str, str]
 ) -> list:
     """Return the part of a page that says what each net gains over another.
 
-    ``bases`` are patterns of names and the net that what fits is held against.
+    ``bases`` are patterns of names and the net that what fits is held against, seed by
+    seed as in ``aims_table``.
     """
     rows = []
     for pattern, base in bases.items():
-        for net in fnmatch.filter(means if base in means else (), pattern):
-            points = _points(means, net, base)
-            if net != base and points is not None:
-                more = [_points(of, net, base) for of in (beside or {}).values()]
-                rows.append([net, base, _signed(points), *map(_signed, more)])
-    head = ("net", "against", f"points of {figure}", *(beside or ()))
+        for net in fnmatch.filter(groups if base in groups else (), pattern):
+            found, _ = _pairs(groups[net], groups[base])
+            if net != base and found:
+                points = map(_signed, _points(found, figures))
+                rows.append([net, base, str(len(found)), *points])
+    judged, *others = figures
+    head = ("net", "against", "seeds", f"points of {judged}", *others)
     return ["## What is gained\n", table(head, rows)] if rows else []
 
 
-def _points(means: Mapping[str, Any], net: str, other: str) -> float | None:
-    if means[net] is None or means[other] is None:
-        return None
-    return 100 * (means[net] - means[other])
+def _pairs(net: Mapping[int, dict], other: Mapping[int, dict]) -> tuple[list, int]:
+    """Return the results of both with the same seed, and how many are still missing."""
+    shared = [(net[seed], other[seed]) for seed in net if seed in other]
+    found = [pair for pair in shared if all(pair)]
+    return found, len(shared) - len(found)
+
+
+def _points(pairs: Sequence[tuple], figures: Mapping[str, str]) -> list[float | None]:
+    if not pairs:
+        return [None] * len(figures)
+    return [
+        100 * statistics.mean(one[key] - other[key] for one, other in pairs)
+        for key in figures.values()
+    ]
 
 
 def _signed(points: float | None) -> str:

@@ -13,21 +13,19 @@ HEAD = (
     *("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95"),
     "least of a class",
 )
+FIGURES = {"mAP at 0.5": "mAP", "at 0.5:0.95": "mAP_50_95"}
 MARK = "<!-- results -->"  # where tables come into a page's text
 
 
 def page(folder: Path, text: str) -> str:
     """Return the page as Markdown; an experiment without a result is named as such."""
-    groups = dict(sorted(by_net(results_of(folder)).items(), key=_costliest_first))
-    rows = [_row(folder, kind, found) for kind, found in groups.items()]
-    means = {kind: mean_of(found, "mAP") for kind, found in groups.items()}
-    drawn = any(value is not None for value in means.values())
+    groups = by_net(results_of(folder))
+    listed = [(kind, list(found.values())) for kind, found in groups.items()]
+    rows = [_row(folder, *one) for one in sorted(listed, key=_costliest_first)]
+    drawn = any(any(found) for _, found in listed)
     plot = f"![mAP against GMACs]({folder.name}.png)\n" if drawn else ""
-    strict = {kind: mean_of(found, "mAP_50_95") for kind, found in groups.items()}
-    unfinished = [kind for kind, found in groups.items() if not all(found)]
-    figure, beside = "mAP at 0.5", {"at 0.5:0.95": strict}
-    aimed = aims_table(means, TARGETS, figure, beside=beside, unfinished=unfinished)
-    gained = gains_table(means, BASES, figure, beside=beside)
+    aimed = aims_table(groups, TARGETS, FIGURES)
+    gained = gains_table(groups, BASES, FIGURES)
     tables = "\n".join([table(HEAD, rows), plot, *aimed, *gained])
     return text.replace(MARK, tables.rstrip("\n"))
 
@@ -35,9 +33,9 @@ def page(folder: Path, text: str) -> str:
 def points_of(folder: Path) -> list[tuple[str, float, float]]:
     """Return name, GMACs and mean mAP of each net that has a result."""
     return [
-        (kind, mean_of(found, "macs") / 1e9, 100 * mean_of(found, "mAP"))
+        (kind, mean_of(done, "macs") / 1e9, 100 * mean_of(done, "mAP"))
         for kind, found in by_net(results_of(folder)).items()
-        if any(found)
+        if any(done := list(found.values()))
     ]
 
 

@@ -41,7 +41,7 @@ def seeds(results: dict[str, Any]) -> str:
     """Return the mean over experiments that differ in the seed alone."""
     rows = []
     for kind, found in by_net(results).items():
-        top1 = [stage["top1"] for stage in found if stage]
+        top1 = [stage["top1"] for stage in found.values() if stage]
         if kind not in results and top1:
             shown = percent(statistics.mean(top1)), percent(max(top1) - min(top1))
             rows.append([kind, str(len(top1)), *shown])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -16,13 +16,17 @@ def results_of(folder: Path) -> dict[str, Any]:
     return {n: read_json(p) if p.exists() else None for n, p in paths.items()}
 
 
-def by_net(results: Mapping[str, Any]) -> dict[str, list]:
-    """Return the last stage of each result, or None, by name without ``_seedN``."""
-    groups: dict[str, list] = {}
+def by_net(results: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
+    """Return the last stage of each result, or None, by net and seed.
+
+    The net is the experiment's name without ``_seedN``; without one its seed is 0.
+    """
+    groups: dict[str, dict[int, Any]] = {}
     for name, result in results.items():
         kind, _, seed = name.rpartition("_seed")
+        net, number = (kind, int(seed)) if seed.isdigit() else (name, 0)
         last = result and list(result["stages"].values())[-1]
-        groups.setdefault(kind if seed.isdigit() else name, []).append(last)
+        groups.setdefault(net, {})[number] = last
     return groups
 
 
@@ -37,7 +41,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(lines)
 
 
-def mean_of(found: Sequence, key: str) -> float | None:
+def mean_of(found: Iterable, key: str) -> float | None:
     """Return the mean of a figure over the seeds that have a result."""
     values = [stage[key] for stage in found if stage]
     return statistics.mean(values) if values else None

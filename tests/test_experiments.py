@@ -108,9 +108,9 @@ def test_aim_that_is_missed_is_shown_as_missed(tmp_path, script):
         made_up(tmp_path, name, top1)
     made_up(tmp_path, "48_random_uniform", None)
     rows = cells(script("imagenette").page(tmp_path))
-    assert rows["48_l1 − 48_structure"][1:] == ["-1.0", "no"]
-    assert rows["48_l1 − 48_l1_uniform"][1:] == ["+10.0", "yes"]
-    assert rows["48_l1 − 48_random_uniform"][1:] == ["", "not run yet"]
+    assert rows["48_l1 − 48_structure"][1:] == ["-1.0", "1", "no"]
+    assert rows["48_l1 − 48_l1_uniform"][1:] == ["+10.0", "1", "yes"]
+    assert rows["48_l1 − 48_random_uniform"][1:] == ["", "0", "not run yet"]
 
 
 def test_stale_page_and_unknown_pattern_are_refused(
@@ -220,6 +220,7 @@ def measured(tmp_path):
     detector(folder, "lite_seed0", 0.78, 1e9)
     detector(folder, "lite_seed1", None)
     detector(folder, "mobilenet_seed0", 0.80, 1.8e9)
+    detector(folder, "mobilenet_seed2", 0.75, 1.8e9)
     detector(folder, "compact_scratch_seed0", None)
     detector(folder, "compact_tuned_seed0", None)
     return folder
@@ -240,12 +241,15 @@ def test_detectors_have_means_and_ranges_over_seeds(script, measured):
     assert rows["compact_scratch"] == ["0 of 1", *[""] * 5, "not run yet"]
 
 
-def test_aims_are_judged_by_the_means(script, measured):
+def test_aims_are_judged_by_the_mean_over_the_seeds_of_both(script, measured):
     rows = cells(script("detectors").page(measured, "<!-- results -->"))
     least = "at least +3.2"  # at IoU 0.5; what stands beside is half of it here
-    assert rows["compact_distilled − lite"] == [least, "+4.0", "yes, so far", "+2.0"]
-    assert rows["compact_distilled − mobilenet"] == [least, "+2.0", "no", "+1.0"]
-    assert rows["compact_distilled − compact_tuned"][1:] == ["", "not run yet", ""]
+    shown = rows["compact_distilled − lite"]  # of the seeds 0 and 1, one is there
+    assert shown == [least, "+2.0", "1", "no, so far", "+1.0"]
+    shown = rows["compact_distilled − mobilenet"]
+    assert shown == [least, "+4.5", "2", "yes", "+2.2"]
+    shown = rows["compact_distilled − compact_tuned"]
+    assert shown[1:] == ["", "0", "not run yet", ""]
     assert "compact_distilled − full" not in rows  # there is no such net in the set
 
 
@@ -275,8 +279,8 @@ def test_gains_are_those_over_the_net_without_the_change(script, tmp_path):
         detector(tmp_path / "set", name, value)
     page = script("detectors").page(tmp_path / "set", "<!-- results -->")
     rows = cells(page.partition("## What is gained")[2])
-    assert rows["losses_scores"] == ["losses_none", "+3.0", "+1.5"]
-    assert rows["keep_25"] == ["losses_scores_boxes_features", "-4.0", "-2.0"]
+    assert rows["losses_scores"] == ["losses_none", "1", "+3.0", "+1.5"]
+    assert rows["keep_25"] == ["losses_scores_boxes_features", "1", "-4.0", "-2.0"]
     assert {"losses_none", "losses_boxes", "keep_100"}.isdisjoint(rows)
 
 
@@ -284,7 +288,7 @@ def test_points_of_the_plot_are_the_means(script, measured):
     assert script("detectors").points_of(measured) == [
         ("compact_distilled", 2.0, pytest.approx(82.0)),
         ("lite", 1.0, pytest.approx(78.0)),
-        ("mobilenet", 1.8, pytest.approx(80.0)),
+        ("mobilenet", 1.8, pytest.approx(77.5)),
     ]
 
 

@@ -44,12 +44,12 @@ def own_detector(name: str, cost: Mapping, sets: Sequence[Mapping]) -> list[list
 
 
 def _measured(results: Mapping[str, Any], kind: str) -> str:
-    return _accuracy(by_net(results).get(kind, []), "mAP")
+    return _accuracy(list(by_net(results).get(kind, {}).values()), "mAP")
 
 
 def own_classifier(name: str, results: Mapping[str, Any]) -> list[str]:
     """Return the cells of a classifier of an experiment."""
-    (stage,) = by_net({name: results[name]})[name]
+    (stage,) = by_net({name: results[name]})[name].values()
     cost = own_cost(stage) if stage else [""] * len(COST)
     return [name, *cost, NOT_HERE, _accuracy([stage], "top1")]
 
