@@ -176,7 +176,8 @@ def test_card_says_what_an_untrained_model_starts_from(
 def test_card_says_what_a_run_needs_before_it(script, tmp_path):
     folders = [tmp_path / name for name in ("set/mine", "set/start", "set/teacher")]
     named = {"model": "runs/set/start/full", "teacher": "runs/set/teacher/full"}
-    for folder, recipe in zip(folders, ({}, {"hours": 0.4}, {"hours": 2})):
+    taught = {"hours": 2, "start": "runs/set/start/full"}
+    for folder, recipe in zip(folders, ({}, {"hours": 0.4}, taught)):
         folder.mkdir(parents=True)
         (folder / "recipe.json").write_text(json.dumps(recipe))
     (tmp_path / "own").mkdir()
@@ -184,8 +185,12 @@ def test_card_says_what_a_run_needs_before_it(script, tmp_path):
     entry = SimpleNamespace(weights=True, command="a", hours=1, data="Pets")
     training = script("releasing.training").training
     text = training(entry, tmp_path / "own")
-    assert "[set/start](../set/start/recipe.json) (0.4 hours)" in text
-    assert "[set/teacher](../set/teacher/recipe.json) (2 hours)" in text
+    start = "[set/start](../set/start/recipe.json) (0.4 hours)"
+    assert f"{start}, [set/teacher](../set/teacher/recipe.json) (2 hours)." in text
+    (tmp_path / "own" / "recipe.json").write_text('{"teacher": "runs/set/teacher/a"}')
+    again = training(entry, tmp_path / "own")  # what a teacher starts from counts, too
+    assert f"{start}, [set/teacher]" in again
+    assert text.count("set/start/") == again.count("set/start/") == 1
     assert "needs" not in training(entry, folders[0])
 
 

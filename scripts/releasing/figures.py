@@ -17,8 +17,9 @@ def rows(entry: Any, whole: dict) -> list[tuple[str, str]]:
         kind = list(whole["released"])[-1]
         found[:0] = [(entry.metric.name, value)]
         found += [("weights", f"{entry.weights.bytes / 1e6:.2f} MB, {kind}")]
-    if "compact" in whole.get("latency", {}):
-        speed, hardware = whole["latency"]["compact"], whole["hardware"]
+    if whole.get("latency"):
+        *_, speed = whole["latency"].values()  # the last net is what is released
+        hardware = whole["hardware"]
         where = f"{hardware['threads']} thread(s) of {hardware['cpu']}, MXNet"
         found += [("latency", f"{speed['median_ms']:.1f} ms, batch 1, {where}")]
     return found

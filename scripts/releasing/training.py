@@ -26,21 +26,26 @@ def training(entry: Any, folder: Path) -> str:
 
 
 def _before(folder: Path) -> str:
-    """Return which nets a run starts from or learns from, and how long they take."""
+    """Return which nets a run needs, in the order they are made, and their hours."""
     from gluon_compress.files import read_json
 
     made = []
-    for kind, name, _ in starts(folder / "recipe.json"):
-        recipe = folder.parent / kind / name / "recipe.json"
-        if recipe.exists():  # otherwise it is no experiment of the zoo
-            hours = read_json(recipe)["hours"]
-            place = f"../{kind}/{name}/recipe.json"
-            made.append(f"[{kind}/{name}]({place}) ({hours:g} hours)")
+    for recipe in dict.fromkeys(_needed(folder / "recipe.json", folder.parent)):
+        name = f"{recipe.parent.parent.name}/{recipe.parent.name}"
+        hours = read_json(recipe)["hours"]
+        made.append(f"[{name}](../{name}/recipe.json) ({hours:g} hours)")
     if not made:
         return ""
     return (
         f" The command first makes what that needs and is not there: {', '.join(made)}."
     )
+
+
+def _needed(recipe: Path, zoo: Path) -> list[Path]:
+    """Return the recipes of the zoo that one starts from, each after its own."""
+    paths = [zoo / kind / name / "recipe.json" for kind, name, _ in starts(recipe)]
+    found = [path for path in paths if path.exists()]  # others are not of the zoo
+    return [one for path in found for one in (*_needed(path, zoo), path)]
 
 
 def _trunk(entry: Any, folder: Path) -> str:
