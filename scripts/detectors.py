@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aims import aims_table, gains_table
 from comparisons import BASES, TARGETS
+from learning import learning_table
 from tables import by_net, mean_of, percent, results_of, table
 
 HEAD = (
@@ -21,12 +22,14 @@ def page(folder: Path, text: str) -> str:
     """Return the page as Markdown; an experiment without a result is named as such."""
     groups = by_net(results_of(folder))
     listed = [(kind, list(found.values())) for kind, found in groups.items()]
-    rows = [_row(folder, *one) for one in sorted(listed, key=_costliest_first)]
+    listed.sort(key=_costliest_first)
+    rows = [_row(folder, *one) for one in listed]
     drawn = any(any(found) for _, found in listed)
     plot = f"![mAP against GMACs]({folder.name}.png)\n" if drawn else ""
     aimed = aims_table(groups, TARGETS, FIGURES)
     gained = gains_table(groups, BASES, FIGURES)
-    tables = "\n".join([table(HEAD, rows), plot, *aimed, *gained])
+    learnt = learning_table({kind: groups[kind] for kind, _ in listed})
+    tables = "\n".join([table(HEAD, rows), plot, *aimed, *gained, *learnt])
     return text.replace(MARK, tables.rstrip("\n"))
 
 

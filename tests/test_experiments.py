@@ -284,6 +284,24 @@ def test_gains_are_those_over_the_net_without_the_change(script, tmp_path):
     assert {"losses_none", "losses_boxes", "keep_100"}.isdisjoint(rows)
 
 
+def test_curves_are_means_over_seeds_at_the_epochs_that_all_have(script):
+    learning_table = script("learning").learning_table
+    first, second = {"2": 0.5, "4": 0.75}, {"2": 0.25, "3": 0.1, "4": 0.85}
+    groups = {
+        "slow": {0: {"validated": first}, 1: {"validated": second}, 2: None},
+        "brief": {0: {"validated": {"10": 0.6}}},
+        "unknown": {0: {"mAP": 0.5}},
+        "absent": {0: None},
+    }
+    _, shown = learning_table(groups)
+    rows = cells(shown)
+    assert rows["net"] == ["2", "4", "10"]
+    assert rows["slow"] == ["37.5", "80.0", "–"]
+    assert rows["brief"] == ["–", "–", "60.0"]
+    assert {"unknown", "absent"}.isdisjoint(rows)
+    assert learning_table({"absent": {0: None}}) == []
+
+
 def test_points_of_the_plot_are_the_means(script, measured):
     assert script("detectors").points_of(measured) == [
         ("compact_distilled", 2.0, pytest.approx(82.0)),

@@ -144,6 +144,17 @@ def test_training_moved_every_trained_stage(place):
 
 
 @pytest.mark.slow
+def test_results_hold_what_was_validated_on_the_way(place):
+    stages = read_json(place / "run" / "result.json")["stages"]
+    for stage in ("full", "compact"):
+        log = (place / "run" / stage / "log.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in log]
+        judged = {str(f["epoch"]): f["mAP"] for f in found if f["kind"] == "validation"}
+        assert stages[stage]["validated"] == judged != {}
+    assert "validated" not in stages["2_delete"]
+
+
+@pytest.mark.slow
 def test_report_holds_tables_and_pictures(place):
     folder = place / "run" / "report"
     page = (folder / "index.html").read_text()

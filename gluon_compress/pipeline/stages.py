@@ -26,6 +26,7 @@ from gluon_compress.prune import (
     taylor,
 )
 from gluon_compress.recipe import Delete, Prune, Schedule, Sparsity
+from gluon_compress.report import read_log
 from gluon_compress.timing import LatencyTable
 
 PLAN, SENSITIVITY = "plan.json", "sensitivity.json"
@@ -329,9 +330,11 @@ def _fit(
     best = job.val is not job.test
     if best:  # without a split of its own, the best epoch would be chosen on the test
         train.load_best(block, folder)
+    _, judged = read_log(folder / "log.jsonl")
     return {
         "epochs": progress.epoch,
         "steps": progress.step,
         "train_seconds": round(progress.seconds, 1),
         "chosen": "best on val" if best else "last",
+        "validated": {str(one["epoch"]): one[job.task.metric] for one in judged},
     }
