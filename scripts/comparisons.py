@@ -18,6 +18,7 @@ TARGETS = (
 
 # What fits a pattern is shown against the net that lacks what sets it apart.
 BASES = {
+    "full_again": "mobilenet_again",
     "compact_trunk_first": "compact_distilled",
     "compact_s_trunk_first": "compact_s_distilled",
     "compact_self_taught": "compact_tuned",

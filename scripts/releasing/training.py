@@ -33,7 +33,8 @@ def _before(folder: Path) -> str:
     for recipe in dict.fromkeys(_needed(folder / "recipe.json", folder.parent)):
         name = f"{recipe.parent.parent.name}/{recipe.parent.name}"
         hours = read_json(recipe)["hours"]
-        made.append(f"[{name}](../{name}/recipe.json) ({hours:g} hours)")
+        unit = "hour" if hours == 1 else "hours"
+        made.append(f"[{name}](../{name}/recipe.json) ({hours:g} {unit})")
     if not made:
         return ""
     return (
