@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from gluon_compress import Plan, report, trace
 from gluon_compress.plan import Sensitivity
-from gluon_compress.report import Boxes, Example, Point, plans
+from gluon_compress.report import Boxes, Example, Point, charts, plans
 from gluon_compress.report.boxes import PALETTE, colour, label_of
 from gluon_compress.report.charts import frontier, name_points
 from gluon_compress.report.curves import _lines as curve_lines
@@ -355,6 +355,26 @@ def test_frontier_holds_what_no_other_beats():
         for row in (("a", 1, 0.5), ("b", 2, 0.4), ("c", 3, 0.7), ("d", 1, 0.3))
     )
     assert frontier([c, d, b, a]) == [a, c]
+
+
+@pytest.mark.parametrize(
+    ("costs", "scale"),
+    [
+        ((1, 2, 9), "log"),
+        ((1, 2, 3), "linear"),
+        ((0, 1, 9), "linear"),
+        ((5,), "linear"),
+    ],
+)
+def test_costs_far_apart_are_on_a_logarithmic_axis(monkeypatch, costs, scale):
+    drawn = []
+    monkeypatch.setattr(charts, "save_figure", lambda figure, _: drawn.append(figure))
+    report.pareto([Point(f"net {c}", c, 0.5) for c in costs], "unused.png")
+    axes = drawn[0].axes[0]
+    assert axes.get_xscale() == scale
+    low, high = axes.get_xlim()
+    assert low < min(costs)
+    assert max(costs) < high
 
 
 def test_names_in_a_crowd_cover_neither_points_nor_each_other():

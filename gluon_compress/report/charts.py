@@ -17,10 +17,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from gluon_compress.files import write_atomically
 
 DPI = 130
+WIDE = 4  # times the least cost, beyond which a plot's axis is logarithmic
 KEPT, GONE, FROZEN = "#1f6fb4", "#dbe5ee", "#8a8a8a"
 LINES = ("#1f6fb4", "#d1581b", "#1d8a5f", "#8d4bab", "#7a6a00", "#555555")
 STYLE = {
@@ -58,6 +60,8 @@ def pareto(
 ) -> None:
     """Draw accuracy against cost; a line joins the nets that none other beats.
 
+    The axis of the cost is logarithmic where one net costs over ``WIDE`` times another.
+
     Parameters
     ----------
     points : sequence of Point
@@ -81,6 +85,12 @@ def pareto(
     axes.plot(*line, color="#999999", linewidth=1.2, zorder=1, label="not beaten")
     axes.set(xlabel=cost, ylabel=value, title=f"{value} against {cost}")
     axes.margins(0.14, 0.12)
+    costs = [p.cost for p in points]
+    if max(costs) > WIDE * min(costs) > 0:  # cheap nets would lie on one another
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     name_points(axes, points, axes.legend(loc="best"))
     save_figure(figure, path)
 
