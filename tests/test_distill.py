@@ -184,6 +184,19 @@ def test_weighted_score_loss_moves_the_mined_anchors_alone():
     assert np.array_equal(found.any(-1), mined(student, CLASSES))
 
 
+@pytest.mark.parametrize("anchors", [12, 5])
+def test_weighted_score_loss_takes_as_many_negatives_where_all_are_equal(anchors):
+    teacher, classes = normal(2, 2, anchors, 4), np.zeros((2, anchors), np.float32)
+    classes[0, [1, 4]] = 1, 3
+    found = gradient(
+        lambda z: weighted_score_loss(z, nd.array(teacher), nd.array(classes)),
+        np.zeros((2, anchors, 4), np.float32),
+    )
+    chosen = found.any(-1)
+    assert chosen[0, [1, 4]].all()
+    assert list(chosen.sum(1)) == [min(anchors, 2 + 6), 0]
+
+
 def test_weight_one_of_the_background_pulls_towards_the_teacher_exactly():
     teacher = normal(2, 2, 12, 4)
 

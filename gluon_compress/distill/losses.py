@@ -343,8 +343,17 @@ def _mined(scores: Array, classes: Array) -> Array:
     """Ones for positives and for the hardest negatives of each image, ``(B, A)``."""
     with autograd.pause():
         positive = classes > 0
-        loss = -_class(nd.log_softmax(scores, axis=-1), 0) * (1 - positive)
-        count = nd.minimum(NEGATIVES * positive.sum(axis=1), classes.shape[1] - 1)
-        # One sort, then a limit: ranks would need two. Equal losses stay out together.
-        limit = nd.pick(nd.sort(loss, axis=1, is_ascend=False), count, keepdims=True)
-        return positive + nd.broadcast_greater(loss, limit)
+        # Losses are above 0: positives come last. Of equal ones, as many as wanted.
+        loss = -_class(nd.log_softmax(scores, axis=-1), 0) * (1 - positive) - positive
+        count = NEGATIVES * positive.sum(axis=1, keepdims=True)
+        return nd.maximum(positive, nd.broadcast_lesser(_ranks(loss), count))
+
+
+def _ranks(values: Array) -> Array:
+    """Place of each value in its row, 0 for the largest, ``(B, A)``."""
+    order = nd.argsort(values, axis=1, is_ascend=False)
+    rows, places = (nd.arange(n, ctx=values.context) for n in values.shape)
+    rows = nd.broadcast_like(rows.expand_dims(1), order)
+    places = nd.broadcast_like(places.expand_dims(0), order)
+    # One sort and a scatter: a second sort costs as much as the first.
+    return nd.scatter_nd(places, nd.stack(rows, order), shape=values.shape)
