@@ -385,6 +385,7 @@ def test_manifest_states_what_the_head_does_not_hold(slimmed, tmp_path):
     [
         ({"name": "ssd_301"}, "model 'ssd_301'; allowed: .*ssd_300_resnet50_v1d"),
         ({"width": 0}, "width 0 of ssd_300_mobilenet0.25; allowed: above 0 to 1"),
+        ({"width": 0.5, "trunk": "any"}, "width 0.5 of .*; allowed with a trunk: 1"),
         ({"size_of": 1}, "option 'size_of'; allowed: .*sizes"),
         ({"sizes": (1, 2)}, "6 lists of ratios need 7 sizes"),
         ({"extras": (8, 8)}, "2 stages for 6 maps; the trunk has 3 taps, not 4"),

@@ -71,7 +71,8 @@ def build(
         Foreground classes.
     width : float
         Share of the channels of every layer, in (0, 1], for nets that learn in
-        minutes. Which channels is of no interest before training.
+        minutes. Which channels is of no interest before training, so a trunk that
+        has learnt is not narrowed: ``width`` is 1 then.
     trunk : path, optional
         Folder of a classifier's export to take the trunk from, with its weights;
         pruned or not.
@@ -100,6 +101,8 @@ def build(
         raise ValueError(f"model option {unknown[0]!r}; allowed: {allowed}")
     if not 0 < width <= 1:
         raise ValueError(f"width {width!r} of {name}; allowed: above 0 to 1")
+    if trunk is not None and width != 1:
+        raise ValueError(f"width {width!r} of {name}; allowed with a trunk: 1")
     make_trunk, usual = MODELS[name]
     classes = class_names(classes)
     made = make_trunk() if trunk is None else load_trunk(trunk)
