@@ -279,7 +279,7 @@ def _check_status(answer: requests.Response, url: str) -> None:
     status = answer.status_code
     if status in (408, 425, 429) or status >= 500:
         after = answer.headers.get("Retry-After", "")
-        seconds = float(after) if after.isdigit() else 0.0
+        seconds = float(after) if after.isdecimal() else 0.0
         raise _Broken(f"status {status} {answer.reason}", seconds)
     if status == 416:
         raise _Unfit("the server has nothing after what was kept")

@@ -40,6 +40,7 @@ BROKEN = (
 )
 TAR_END = bytes(2 * tarfile.BLOCKSIZE)
 FILE, FOLDER, LINK, OTHER = "a file", "a folder", "a link", "a device or a pipe"
+DEEPEST = 100  # folders; no data set needs more, and no system takes any number
 BLOCK = 1 << 20
 
 
@@ -178,6 +179,11 @@ def members(path: Path, archive: Opened, inner: str) -> Iterator[Member]:
         label, parts = f"{path}: {entry.name!r}", PurePosixPath(entry.name).parts
         if entry.kind not in (FILE, FOLDER):
             raise ValueError(f"{label} is {entry.kind}; only files are unpacked")
+        if len(parts) > DEEPEST:
+            shown = f"{path}: {entry.name[:60]!r}…"
+            raise ValueError(
+                f"{shown} lies {len(parts)} folders deep; allowed: {DEEPEST}"
+            )
         if _leads_out(entry.name, parts):
             raise ValueError(f"{label} is a name that leads out of the folder")
         rest = parts[len(begin) :] if parts[: len(begin)] == begin else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mxnet as mx
@@ -109,8 +110,28 @@ def test_compact_detectors_start_as_the_full_one_of_their_data_does():
 @pytest.mark.parametrize("path", sorted(ZOO.glob("*_voc/recipe.json")), ids=str)
 def test_recipe_that_was_not_run_says_what_it_starts_from(path):
     recipe = Recipe.load(path)
-    told = "those of the trunk" if recipe.model.trunk else "starts from random values"
+    told = (
+        "those of the trunk"
+        if (recipe.student or recipe.model).trunk
+        else "starts from random values"
+    )
     assert told in recipe.expected["note"]
+
+
+def test_detector_in_the_order_of_the_paper_keeps_its_budgets(tmp_path):
+    pruned = load_recipe(ZOO / "resnet50_v1d_compact_imagenet" / "recipe.json")
+    pruned = replace(pruned, model=replace(pruned.model, weights=None))
+    names = [str(number) for number in range(1000)]
+    plan, _ = pipeline.decide(pruned, names)
+    trunk, save = pipeline.structure(pruned, names, plan)
+    save(trunk, tmp_path / "trunk", "trunk")
+    recipe = Recipe.load(ZOO / "ssd_300_resnet50_v1d_compact_voc" / "recipe.json")
+    student, how = recipe.student, {"trunk": tmp_path / "trunk"}
+    assert Path(student.trunk).parts[1] == "resnet50_v1d_compact_imagenet"
+    net = build(student.name, recipe.data.classes, extras=student.extras, **how)
+    cost = count(models.trace_head(net))
+    assert 0.97 * 2.31e9 < cost.macs <= 2.31e9
+    assert 0.97 * 16.3e6 < cost.bytes <= 16.3e6
 
 
 @pytest.mark.parametrize("student", [False, True])

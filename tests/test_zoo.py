@@ -424,6 +424,7 @@ def test_list_says_what_there_is(own):
     ("change", "message"),
     [
         ({"format": 2}, "format is 2; this version reads 1"),
+        ({"format": True}, "format is True; this version reads 1"),
         ({"models": 3}, "models is 3"),
         ({"models": [{"name": "a"}]}, r"models\[0\]\.kind: this key is missing"),
     ],
@@ -433,6 +434,45 @@ def test_index_that_cannot_be_read_is_named(own, change, message):
     write_json(path, {**read_json(path), **change})
     with pytest.raises(ValueError, match=rf"index\.json: {message}"):
         gc.get_model(DETECTOR)
+
+
+def with_first(own, **changes) -> None:
+    path = own / index.NAME
+    content = read_json(path)
+    entry = next(m for m in content["models"] if m["weights"])
+    for key, value in changes.items():
+        (entry if key in entry else entry["weights"])[key] = value
+    write_json(path, content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../out"}, "name"),
+        ({"name": "/etc"}, "name"),
+        ({"file": "/etc/passwd"}, "file"),
+        ({"file": "a/../../b.params"}, "file"),
+        ({"file": "a\\b.params"}, "file"),
+        ({"sha256": "ab/" * 21 + "a"}, "sha256"),
+        ({"sha256": "A" * 64}, "sha256"),
+        ({"name": "bare"}, "model 'bare' is there twice"),
+    ],
+)
+def test_index_that_leads_elsewhere_is_refused(own, change, message):
+    with_first(own, **change)
+    with pytest.raises(ValueError, match=rf"index\.json: .*{message}"):
+        gc.list_models()
+
+
+def test_what_makes_weights_names_what_comes_before_it():
+    told = index.training_of("ssd_300_resnet50_v1d_compact_voc")
+    recipes = [part.split("--recipe ")[1].split()[0] for part in told.split("; before")]
+    assert [Path(path).parent.name for path in recipes] == [
+        "ssd_300_resnet50_v1d_compact_voc",
+        "resnet50_v1d_imagenet",
+        "ssd_300_resnet50_v1d_voc",
+        "resnet50_v1d_compact_imagenet",
+    ]
 
 
 def test_index_needs_a_metric_with_weights(own):

@@ -206,5 +206,9 @@ def _fetching(name: str) -> Iterator[None]:
 def placed(net: HybridBlock, ctx: Any) -> HybridBlock:
     """Return the net, moved to a device or to several."""
     if ctx is not None:
+        several = ctx if isinstance(ctx, (list, tuple)) else [ctx]
+        for one in several:
+            if not isinstance(one, mx.Context):
+                raise ValueError(f"ctx {one!r}; allowed: contexts, as mx.cpu()")
         net.collect_params().reset_ctx(ctx)
     return net

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Mapping, Sequence
 
 from gluon_compress import checks as c
 from gluon_compress.checks import key, section
@@ -44,7 +45,8 @@ class Weights:
     Parameters
     ----------
     file : str
-        Its path in the model zoo, or behind the base address of a download.
+        Its path in the model zoo, or behind the base address of a download: relative,
+        and not out of it.
     bytes : int
     sha256 : str
     """
@@ -52,6 +54,15 @@ class Weights:
     file: str = key(c.text)
     bytes: int = key(c.whole(1))
     sha256: str = key(c.text)
+
+    def disagreement(self) -> tuple[str, Any, str] | None:
+        """Return what is no file of a zoo, if anything."""
+        parts = self.file.split("/")  # an absolute path begins with ""
+        if "\\" in self.file or not all(map(_is_name, parts)):
+            return "file", self.file, "a path in the model zoo"
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            return "sha256", self.sha256, "64 hexadecimal digits in lower case"
+        return None
 
 
 @section
@@ -99,9 +110,15 @@ class Entry:
 
     def disagreement(self) -> tuple[str, Any, str] | None:
         """Return what does not go together, if anything."""
+        if "/" in self.name or "\\" in self.name or not _is_name(self.name):
+            return "name", self.name, "the name of a folder"
         if (self.metric is None) == (self.weights is None):
             return None
         return "weights", self.weights, "with a metric, or neither of both"
+
+
+def _is_name(part: str) -> bool:
+    return part not in ("", ".", "..")
 
 
 def folder() -> Path:
@@ -130,13 +147,18 @@ def read(zoo: Path | None = None) -> dict[str, Entry]:
     path = (folder() if zoo is None else Path(zoo)) / NAME
     content = read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
+    if type(found) is not int or found != FORMAT:
         raise ValueError(f"{path}: format is {found!r}; this version reads {FORMAT}")
     try:
         models = c.list_of(c.part(Entry))(content.get("models"), "models")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return {entry.name: entry for entry in models}
+    known = {entry.name: entry for entry in models}
+    if len(known) < len(models):
+        names = [entry.name for entry in models]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: model {double!r} is there twice")
+    return known
 
 
 def add(entry: Entry, zoo: Path) -> None:
@@ -155,6 +177,8 @@ def list_models(*, pretrained: bool = False) -> list[str]:
 def training_of(name: str) -> str | None:
     """Return how long the training of a recipe takes, and its command.
 
+    What its nets start from, by recipes of the zoo, is named behind it.
+
     Parameters
     ----------
     name : str
@@ -169,9 +193,24 @@ def training_of(name: str) -> str | None:
     for file in (folder() / place / "recipe.json" for place in (name, f"{name}_voc")):
         if file.is_file():
             recipe = read_json(file)
+            first = "".join(
+                f"; before it, about {one['hours']:g} hours: {one['command']}"
+                for one in _needed(recipe)
+            )
             hours = f"about {recipe['hours']:g} hours of two cores"
-            return f"{hours} make them: {recipe['command']}"
+            return f"{hours} make them: {recipe['command']}{first}"
     return None
+
+
+def _needed(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the recipes whose runs, ``runs/NAME/...``, one starts from, in order."""
+    parts = [recipe.get(part) or {} for part in ("model", "student", "distillation")]
+    starts = [p.get(k, "") for p in parts for k in ("trunk", "weights", "teacher")]
+    names = [PurePosixPath(start).parts[1] for start in starts if "runs/" in start]
+    files = [folder() / name / "recipe.json" for name in dict.fromkeys(names)]
+    made = [read_json(file) for file in files if file.is_file()]
+    found = [one for before in made for one in (*_needed(before), before)]
+    return list({one["command"]: one for one in found}.values())
 
 
 def unknown(name: Any, known: Sequence[str]) -> ValueError:

@@ -11,7 +11,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.fetch import Patience, fetch, intact
-from gluon_compress.zoo.index import Entry, folder
+from gluon_compress.zoo.index import Entry, folder, training_of
 
 LOG = logging.getLogger(__name__)
 REPO = "GLUON_COMPRESS_REPO"
@@ -53,9 +53,10 @@ def find(
         If the cache cannot be written.
     """
     if entry.weights is None:
+        own = f"about {entry.hours:g} hours of two cores make them: {entry.command}"
         raise ValueError(
             f"model {entry.name!r} has no weights: {entry.data} was not trained on "
-            f"here; about {entry.hours:g} hours of two cores make them: {entry.command}"
+            f"here; {training_of(entry.name) or own}"
         )
     stored = entry.weights
     total = f"sha256:{stored.sha256}"
@@ -89,8 +90,8 @@ def load(path: str | os.PathLike) -> dict[str, mx.nd.NDArray]:
     """
     try:
         stored = mx.nd.load(str(path))
-    except mx.MXNetError as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+    except mx.MXNetError:  # whose message is a trace of C++
+        raise ValueError(f"{path}: holds nothing that MXNet reads") from None
     if not isinstance(stored, dict) or not all(":" in name for name in stored):
         raise ValueError(f"{path}: holds no parameters with names")
     return {n.split(":", 1)[1]: v.astype("float32") for n, v in stored.items()}
