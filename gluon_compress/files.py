@@ -66,7 +66,8 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    write_atomically(path, text + "\n")
+    # A name of a file that is no UTF-8 has lone surrogates: escaped, they are JSON.
+    write_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def _without_nan(content: Any) -> Any:

@@ -11,6 +11,7 @@ xmax, ymax) in pixels of the image.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from common import folder, main, parser, pictures, share
@@ -18,7 +19,9 @@ from loaded import load_detector
 from places import others_in, without
 from runtime import add_runtime
 
-SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room
+SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room,
+LONGEST = 1920  # but for this
+JPEG = 65_500  # what a picture of that format can hold, pixels
 
 
 def arguments():
@@ -34,30 +37,37 @@ def arguments():
     return made
 
 
+def width_of(height: int, width: int) -> int:
+    """Return how wide a picture of an image is drawn."""
+    longer = max(height, width)
+    scale = min(max(1, min(SMALLEST / width, LONGEST / longer)), JPEG / longer)
+    return max(1, int(width * scale))
+
+
 def run(args) -> None:
     """Detect on every image, draw, and write the list."""
     from gluon_compress import files, report
     from gluon_compress.data import images
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     out, found, kinds = Path(args.out), [], images.EXTENSIONS
     targets = pictures(args.images, out, kinds)
     net = load_detector(args)
     no_image = f"no image by its name ({', '.join(kinds)})"
     others = others_in(args.images, kinds)
     skipped = [{"file": str(path), "reason": no_image} for path in others]
-    for path in others:
-        print(f"skipped {path}: {no_image}")
+    for one in skipped:
+        print("skipped {file}: {reason}".format(**one))
     for path, target in targets.items():
         try:
             image = images.read_image(path)
         except ValueError as error:
-            reason = without(path, str(error))
-            skipped.append({"file": str(path), "reason": reason})
+            skipped.append({"file": str(path), "reason": without(path, str(error))})
             print(f"skipped {error}")
             continue
         boxes = net.find(image, args.threshold)
-        width = max(SMALLEST, image.shape[1])
-        report.save_image(report.draw(image, boxes, net.classes, width=width), target)
+        how = {"width": width_of(*image.shape[:2])}
+        report.save_image(report.draw(image, boxes, net.classes, **how), target)
         found.append({"file": str(path), "detections": boxes.records(net.classes)})
         print(f"{path}: {len(boxes)} objects, drawn in {target}")
     if not found:

@@ -315,6 +315,24 @@ def test_detect_draws_lists_and_skips(call, model, images, tmp_path):
     assert cv2.imread(str(tmp_path / "a.jpg")).shape == (360, 480, 3)
 
 
+def test_detect_goes_through_slivers_and_names_that_are_no_text(
+    call, model, images, tmp_path
+):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "sliver.jpg"), np.zeros((5000, 1, 3), np.uint8))
+    photo = (images / "JPEGImages" / "a.jpg").read_bytes()
+    (folder / os.fsdecode(b"odd_\xff.jpg")).write_bytes(photo)
+    (folder / os.fsdecode(b"odd_\xfe.jpg")).write_bytes(b"broken")
+    assert call("detect", model, folder, "--out", tmp_path / "out")[0] == 0
+    content = json.loads((tmp_path / "out" / "detections.json").read_text("utf-8"))
+    found = [os.fsencode(e["file"]).rsplit(b"/")[-1] for e in content["images"]]
+    assert sorted(found) == [b"odd_\xff.jpg", b"sliver.jpg"]
+    (skipped,) = content["skipped"]
+    assert os.fsencode(skipped["file"]).endswith(b"odd_\xfe.jpg")
+    assert max(cv2.imread(str(tmp_path / "out" / "sliver.jpg")).shape) <= 5000
+
+
 @pytest.mark.parametrize("place", ["detections.json", "a.jpg"])
 def test_detect_names_the_file_that_it_cannot_write(
     call, model, images, tmp_path, place
