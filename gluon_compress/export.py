@@ -12,7 +12,9 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -137,9 +139,12 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     return stored, input_name
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a manifest states."""
+def versions(*others: str) -> dict[str, str]:
+    """Return the versions that a manifest states, those of others where installed."""
     own = {"mxnet": mx.__version__, "numpy": np.__version__}
+    for name in others:
+        with suppress(metadata.PackageNotFoundError):
+            own[name] = metadata.version(name)
     return {**own, "python": platform.python_version()}
 
 

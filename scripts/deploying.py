@@ -36,8 +36,8 @@ def deployed(net, name: str, args) -> dict[str, float]:
 
     size, images = models.image_size(net), None
     if args.images:
-        files = images_in(args.images)[: args.calibration_images or COUNT]
-        images, skipped = edge.read_inputs(files, size)
+        files, count = images_in(args.images), args.calibration_images or COUNT
+        images, skipped = edge.read_inputs(files, size, count)
         for reason in skipped:
             print(f"skipped {reason}")
     how = {"formats": args.formats, "calibration": args.calibration or CALIBRATION}

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import mxnet as mx
@@ -444,6 +445,12 @@ def test_nms_without_a_limit_is_not_deployed(tmp_path, limits, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_manifest_names_the_versions_of_what_made_its_files(deployed):
+    found = manifest_of(deployed)["versions"]
+    assert found["onnxruntime"] == metadata.version("onnxruntime")
+    assert {"mxnet", "numpy", "python", "onnx"} <= set(found)
+
+
 def test_missing_converter_of_ncnn_is_named(net, tmp_path, monkeypatch):
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install --no-deps pnnx"):
@@ -458,6 +465,7 @@ def test_images_that_cannot_be_read_are_skipped_and_named(photos, tmp_path):
     assert [str(broken) in skipped[0], "none.jpg" in skipped[1]] == [True, True]
     with pytest.raises(ValueError, match="no image can be read"):
         read_inputs([broken], 300)
+    assert len(read_inputs([broken, *photos], 300, most=1)[0]) == 1
 
 
 def test_stream_finds_what_calls_find_and_goes_on_after_broken_files(

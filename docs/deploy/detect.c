@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <mxnet/c_predict_api.h>
 #include <ctype.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,8 @@ static void check(int status, const char *what) {
 static char *read_file(const char *path, long *length) {
   FILE *file = fopen(path, "rb");
   if (!file) fail(path, "cannot be opened");
-  if (fseek(file, 0, SEEK_END) != 0 || (*length = ftell(file)) < 0) fail(path, "no file");
+  if (fseek(file, 0, SEEK_END) != 0 || (*length = ftell(file)) < 0 || *length >= INT_MAX)
+    fail(path, "cannot be read");
   rewind(file);
   char *data = malloc(*length + 1);
   if (!data || fread(data, 1, *length, file) != (size_t)*length) fail(path, "cannot be read");

@@ -28,6 +28,7 @@ from gluon_compress.graph.step import PRODUCERS
 from gluon_compress.models.lean import LEAST_SCORE
 from gluon_compress.models.ssd import anchors_of, image_size
 
+CONVERTERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # what made files
 WHOLE = "-whole"  # behind the name of the graph with NMS
 CHECKED = 2  # images that every format is checked on
 
@@ -232,5 +233,5 @@ def _manifest(net: SSD, graph: Graph, shape: Sequence[int], made: dict) -> dict:
         "outputs": outputs,
         "cost": models.size_of(net),
         "formats": made,
-        "versions": versions(),
+        "versions": versions(*CONVERTERS),
     }

@@ -198,8 +198,12 @@ def _onnx_int8(graph: Graph, folder: Path) -> dict:
             weight_type=tool.QuantType.QInt8,
             calibrate_method=methods[graph.calibration],
         )
+    onnx = needed("onnx", "onnx")
+    model = onnx.load(str(folder / f"{graph.name}-int8.onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    (opset,) = [one.version for one in model.opset_import if not one.domain]
     facts = {"calibration": graph.calibration, "images": len(graph.images)}
-    return {"opset": OPSET, "batch": BATCH, **facts}
+    return {"opset": opset, "batch": BATCH, **facts}
 
 
 @contextmanager

@@ -59,9 +59,11 @@ def prepared(
 
 
 def read_inputs(
-    files: Iterable[str | os.PathLike], size: int
+    files: Iterable[str | os.PathLike], size: int, most: int | None = None
 ) -> tuple[np.ndarray, Sequence[str]]:
     """Return image files as inputs ``(N, 3, size, size)``, and what was skipped why.
+
+    With ``most``, reading ends when so many have been read.
 
     Raises
     ------
@@ -70,6 +72,8 @@ def read_inputs(
     """
     rows, skipped = [], []
     for file in files:
+        if len(rows) == most:
+            break
         try:
             rows.append(prepared(read_image(file), size))
         except ValueError as error:

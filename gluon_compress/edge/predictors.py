@@ -96,6 +96,8 @@ class Predictor:
         if getattr(images, "ndim", 4) != 4:
             shape = f"one array of shape {images.shape}"
             raise ValueError(f"images is {shape}; allowed: a list of images")
+        if not isinstance(images, (Sequence, np.ndarray)):
+            raise ValueError(f"images is {images!r}; allowed: a list of images")
         views = [as_rgb(image) for image in images]
         rows = [self.prepared(view) for view in views]
         if not self.one_by_one and rows:
