@@ -1,14 +1,13 @@
 #!/usr/bin/env python
 """Time detectors in edge runtimes: head graphs, in turn, in one run.
 
-  scripts/benchmark.py --out runs/benchmark
   scripts/benchmark.py compact_s lite deploy/edge --runtimes onnxruntime --out runs/b
   scripts/benchmark.py deploy/edge --images DATA/JPEGImages --out runs/b
 
 Nets are deployed folders (scripts/export.py --formats), or full, compact, compact_s,
 mobilenet, lite, resnet50_v1d_0.48 and resnet50_v1d_0.37: those of 20 classes, with
 starting values. With --images, deployed folders are also timed from image files to
-boxes. Writes result.json, benchmark.md and .png. Leave the machine alone.
+boxes (2 threads, batch 1). Writes result.json, benchmark.md and benchmark.png.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from speed.measure import deployed, measure, measure_ways
 from speed.nets import NETS
 from speed.page import table_of_ways, tables_of
 from speed.plot import draw
-from speed.settings import FORMATS, Setting, formats_of
+from speed.settings import FORMATS, Setting, formats_of, refuse_idle_images
 from speed.whole import page_of
 
 
@@ -33,7 +32,7 @@ def arguments():
     made.add_argument("nets", nargs="*", metavar="NET", help="default: all names")
     made.add_argument("--out", type=folder, required=True, metavar="DIR")
     made.add_argument("--work", metavar="DIR", help="for nets; default: OUT/nets")
-    made.add_argument("--images", metavar="DIR", help="to time the way to boxes with")
+    made.add_argument("--images", metavar="DIR", help="for the way to boxes, too")
     made.add_argument("--count", type=above_0, default=16, help="of --images")
     many = {"nargs": "+"}
     runtimes = list(dict.fromkeys(runtime for runtime, _ in FORMATS))
@@ -55,17 +54,18 @@ def run(args) -> None:
     settings = [s for s in (Setting(*chosen) for chosen in grid) if s.format]
     if not settings:
         raise ValueError("no runtime of --runtimes runs such precisions and batches")
-    files = images_in(args.images)[: args.count] if args.images else []
     names = args.nets or list(NETS)
+    trained = sorted(set(names) - set(NETS))  # whose boxes are not everywhere
+    if args.images:
+        refuse_idle_images(trained, settings)
+    files = images_in(args.images)[: args.count] if args.images else []
     work = Path(args.work or out / "nets")
     folders = deployed(names, work, formats_of(settings))
     for setting in settings:
         found = measure(folders, setting, args.seconds)
         print(tables_of(found), flush=True)
         rows += found
-        # Not of NETS: starting values find boxes everywhere.
-        trained = sorted(set(names) - set(NETS)) if plain(vars(setting)) else []
-        for name in trained if files else ():
+        for name in trained if files and plain(vars(setting)) else ():
             ways.append(measure_ways(folders[name], name, files, setting, args.seconds))
             print(table_of_ways(ways[-1:]), flush=True)
     out.mkdir(parents=True, exist_ok=True)

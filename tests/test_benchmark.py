@@ -145,6 +145,23 @@ def test_aims_are_held_against_one_run(script):
     assert script("speed.aims").aims([], []) == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("NET", "--threads", "1"), "needs --threads 2 and --batches 1"),
+        (("NET", "--batches", "2"), "needs --threads 2 and --batches 1"),
+        (("lite",), "times deployed folders; none is given"),
+    ],
+)
+def test_images_that_would_not_be_used_are_refused(
+    call, deployed, tmp_path, given, message
+):
+    nets = [deployed if one == "NET" else one for one in given]
+    options = ("--runtimes", "mxnet", "--images", tmp_path, "--out", tmp_path / "b")
+    assert_refused(call("benchmark", *nets, *options), message)
+    assert not (tmp_path / "b").exists()
+
+
 def test_way_from_files_to_boxes_is_timed(call, deployed, tmp_path):
     place = tmp_path / "images"
     place.mkdir()
@@ -166,6 +183,7 @@ def test_way_from_files_to_boxes_is_timed(call, deployed, tmp_path):
     page = (tmp_path / "b" / "benchmark.md").read_text()
     assert "## From an image to its boxes" in page
     assert "boxes / head, mxnet float32" in page
+    assert "Ratios of times" not in page  # of one net there are none
     assert {p.name for p in (tmp_path / "b").iterdir()} == {
         "benchmark.md",
         "benchmark.png",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Collection, Sequence
 
 # The format that a runtime is timed with: of one image, or of any batch.
 FORMATS = {
@@ -32,6 +32,14 @@ class Setting:
         """The format of a deployed folder, None if there is none for it."""
         pair = FORMATS.get((self.runtime, self.precision))
         return None if pair is None else pair[self.batch > 1]
+
+
+def refuse_idle_images(nets: Collection[str], settings: Sequence[Setting]) -> None:
+    """Raise ValueError if there is nothing that the way from images is timed with."""
+    if not nets:
+        raise ValueError("--images times deployed folders; none is given")
+    if not any((s.threads, s.batch) == (2, 1) for s in settings):
+        raise ValueError("--images needs --threads 2 and --batches 1 among others")
 
 
 def formats_of(settings: Sequence[Setting]) -> list[str]:
