@@ -16,10 +16,10 @@ def aims_table(
 ) -> list:
     """Return the part of a page that says which aims are met, and which missed.
 
-    An aim is (experiment, other, least difference in points); those of experiments
-    that are not in the set are left out. ``figures`` are keys of results by what a
-    page calls them: the first is judged, the others are shown beside it. A difference
-    is the mean over the seeds that both experiments have.
+    An aim is (experiment, other, least difference in points), any above it where that
+    is 0; those of experiments that are not in the set are left out. ``figures`` are
+    keys of results by what a page calls them: the first is judged, the others are shown
+    beside it. A difference is the mean over the seeds that both experiments have.
     """
     rows = []
     for net, other, least in aims:
@@ -28,11 +28,12 @@ def aims_table(
             points = _points(found, figures)
             met = "not run yet"
             if found:
-                met = "yes" if points[0] >= least else "no"
+                reached = points[0] >= least if least else points[0] > 0
+                met = "yes" if reached else "no"
                 met += ", so far" if missing else ""
             first, *more = map(_signed, points)
-            cells = [f"at least {least:+.1f}", first, str(len(found)), met, *more]
-            rows.append([f"{net} − {other}", *cells])
+            aim = f"at least {least:+.1f}" if least else "above 0"
+            rows.append([f"{net} − {other}", aim, first, str(len(found)), met, *more])
     judged, *others = figures
     head = (f"difference of {judged}", "aim, points", "measured", "seeds", "met")
     shown = table((*head, *others), rows)
@@ -69,11 +70,10 @@ def _pairs(net: Mapping[int, dict], other: Mapping[int, dict]) -> tuple[list, in
 def _points(pairs: Sequence[tuple], figures: Mapping[str, str]) -> list[float | None]:
     if not pairs:
         return [None] * len(figures)
-    return [
-        100 * statistics.mean(one[key] - other[key] for one, other in pairs)
-        for key in figures.values()
-    ]
+    keys = figures.values()
+    return [100 * statistics.mean(a[key] - b[key] for a, b in pairs) for key in keys]
 
 
 def _signed(points: float | None) -> str:
-    return "" if points is None else f"{points:+.1f}"
+    digits = 2 if points and abs(points) < 0.05 else 1  # no +0.0 for more
+    return "" if points is None else f"{points:+.{digits}f}"

@@ -13,6 +13,7 @@ from typing import Any, Mapping
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("gluon_compress", "mxnet", "gluoncv", "numpy", "opencv-python")
+EXTRAS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # where installed
 
 
 def environment() -> dict:
@@ -74,7 +75,6 @@ def _threads() -> int:
 
 
 def _versions() -> dict[str, str | None]:
-    installed = {
-        d.metadata["Name"]: d.version for d in importlib.metadata.distributions()
-    }
-    return {name: installed.get(name) for name in PACKAGES}
+    found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    names = (*PACKAGES, *(name for name in EXTRAS if name in found))
+    return {name: found.get(name) for name in names}

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from aims import aims_table
-from pruning_rows import HEAD, ORIGIN, row, seeds
+from pruning_rows import HEAD, row, seeds
 from tables import by_net, mean_of, results_of, table
 
+ORIGIN = "resnet50_v1d"  # what is pruned
 PARTS = {
     "Trained from scratch": (ORIGIN, "mobilenet1.0", "short_*"),
     "A quarter of the MACs": ("25_*",),
@@ -32,7 +33,8 @@ tables hold what `scripts/reproduce_imagenette.py` measured. The images at hand 
 160 × 160 pixels; those that `scripts/download_data.py` fetches keep their shape, so a
 rerun on them may differ.
 
-A pruned net starts from `resnet50_v1d`, loses its channels at once, has its BatchNorm
+A pruned net starts from `resnet50_v1d`, or one called `…_short` from
+`short_resnet50_v1d`, loses its channels at once, has its BatchNorm
 measured anew on 16 training batches, and is fine-tuned. MACs are for 96 pixels. The
 selection `greedy` weighs groups by their effect on the outputs of 4 training batches.
 Epochs are those of the full net and of the fine-tune; a net that is trained from

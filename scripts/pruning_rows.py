@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 from tables import by_net, percent, table
 
-ORIGIN = "resnet50_v1d"  # what is pruned
 HEAD = (
     *("experiment", "criterion", "selection", "GMACs", "params, M"),
     *("top-1 after the cut", "recalibrated", "fine-tuned", "epochs"),
@@ -31,7 +31,8 @@ def row(name: str, results: dict[str, Any]) -> list[str]:
 
 def _epochs(stages: dict[str, Any], results: dict[str, Any]) -> str:
     """Return the epochs of all stages, those of the weights that were given first."""
-    origin = results.get(ORIGIN) if "weights" in stages["full"] else None
+    weights = stages["full"].get("weights", "")  # SET/NAME/full/model
+    origin = results.get(Path(weights).parent.parent.name)
     given = origin["stages"] if origin else {}
     counts = [stage.get("epochs") for stage in (*given.values(), *stages.values())]
     return " + ".join(str(count) for count in counts if count)

@@ -6,6 +6,8 @@ import statistics
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
+METRICS = ("mAP", "mAP_50_95", "top1")
+
 
 def results_of(folder: Path) -> dict[str, Any]:
     """Return the result of each experiment by name, None where there is none yet."""
@@ -13,7 +15,21 @@ def results_of(folder: Path) -> dict[str, Any]:
 
     found = sorted(path.parent for path in folder.glob("*/recipe.json"))
     paths = {place.name: place / "result.json" for place in found}
-    return {n: read_json(p) if p.exists() else None for n, p in paths.items()}
+    results = {n: read_json(p) if p.exists() else None for n, p in paths.items()}
+    for name, result in results.items():
+        if result is not None and not _is_result(result):
+            raise ValueError(f"{paths[name]}: has no stages with figures from 0 to 1")
+    return results
+
+
+def _is_result(content: Any) -> bool:
+    stages = content.get("stages") if isinstance(content, dict) else None
+    last = list(stages.values())[-1] if isinstance(stages, dict) and stages else None
+    values = (
+        [last.get(k) for k in METRICS if k in last] if isinstance(last, dict) else []
+    )
+    numbers = [v for v in values if isinstance(v, (int, float)) and 0 <= v <= 1]
+    return bool(values) and len(numbers) == len(values)
 
 
 def by_net(results: Mapping[str, Any]) -> dict[str, dict[int, Any]]:

@@ -92,7 +92,7 @@ def test_epochs_of_the_weights_that_were_given_are_shown_first(tmp_path, script)
     made_up(tmp_path, "resnet50_v1d", None)
     text = json.dumps({**whole, "data": {"test": {"images": 3925}}})
     (tmp_path / "resnet50_v1d" / "result.json").write_text(text, encoding="utf-8")
-    made_up(tmp_path, "25_l1", 0.8, weights="runs/resnet50_v1d")
+    made_up(tmp_path, "25_l1", 0.8, weights="runs/imagenette/resnet50_v1d/full/model")
     made_up(tmp_path, "48_early", 0.8, epochs=14)
     lines = script("imagenette").page(tmp_path).splitlines()
     ends = {

@@ -175,9 +175,10 @@ def test_card_says_what_an_untrained_model_starts_from(
 
 def test_card_says_what_a_run_needs_before_it(script, tmp_path):
     folders = [tmp_path / name for name in ("set/mine", "set/start", "set/teacher")]
-    named = {"model": "runs/set/start/full", "teacher": "runs/set/teacher/full"}
-    taught = {"hours": 2, "start": "runs/set/start/full"}
-    for folder, recipe in zip(folders, ({}, {"hours": 0.4}, taught)):
+    pets, zoo = ({"data": {"root": f"../data/{name}"}} for name in ("pets", "zoo"))
+    named = {"model": "runs/set/start/full", "teacher": "runs/set/teacher/full", **pets}
+    taught = {"hours": 2, "start": "runs/set/start/full", **pets}
+    for folder, recipe in zip(folders, (pets, {"hours": 0.4, **zoo}, taught)):
         folder.mkdir(parents=True)
         (folder / "recipe.json").write_text(json.dumps(recipe))
     (tmp_path / "own").mkdir()
@@ -187,7 +188,9 @@ def test_card_says_what_a_run_needs_before_it(script, tmp_path):
     text = training(entry, tmp_path / "own")
     start = "[set/start](../set/start/recipe.json) (0.4 hours)"
     assert f"{start}, [set/teacher](../set/teacher/recipe.json) (2 hours)." in text
-    (tmp_path / "own" / "recipe.json").write_text('{"teacher": "runs/set/teacher/a"}')
+    assert "looked for in DIR/zoo and DIR/pets, without it in `../data/zoo`" in text
+    named = {"teacher": "runs/set/teacher/a", **pets}
+    (tmp_path / "own" / "recipe.json").write_text(json.dumps(named))
     again = training(entry, tmp_path / "own")  # what a teacher starts from counts, too
     assert f"{start}, [set/teacher]" in again
     assert text.count("set/start/") == again.count("set/start/") == 1
@@ -195,7 +198,7 @@ def test_card_says_what_a_run_needs_before_it(script, tmp_path):
 
 
 def test_card_names_no_net_that_the_zoo_cannot_make(script, tmp_path):
-    named = {"model": {"weights": "runs/mine/full/model"}}
+    named = {"model": {"weights": "runs/mine/full/model"}, "data": {"root": "pets"}}
     (tmp_path / "recipe.json").write_text(json.dumps(named))
     entry = SimpleNamespace(weights=True, command="a", hours=1, data="Pets")
     assert "mine" not in script("releasing.training").training(entry, tmp_path)

@@ -130,6 +130,16 @@ def test_readme_without_marks_is_named(call, project):
     assert_refused(call("reproduce_tables", "--root", project), "README.md", "table:")
 
 
+def test_nets_whose_accuracy_is_shown_are_counted_with_20_classes(script):
+    costs = script("reproducing.costs")
+    stored = read_json(ROOT / "model_zoo" / "costs" / "result.json")["measured"]
+    assert sorted(stored) == costs.with_plans(ROOT / "model_zoo")
+    for name, cost in stored.items():
+        limit = 1.155e9 if "compact_s" in name else 2.31e9
+        assert 0.97 * limit < cost["macs"] <= limit
+        assert cost["bytes"] <= 16.3e6
+
+
 def test_costs_are_those_of_the_structures(script):
     stored = read_json(ROOT / "model_zoo" / "costs" / "result.json")["detectors"]
     index = {

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+BUSY = (
+    "taken while other work ran, not to be compared with another card's; "
+    "[benchmark](../../docs/benchmark/benchmark.md) compares"
+)
+
 
 def rows(entry: Any, whole: dict) -> list[tuple[str, str]]:
     """Return what was counted and measured, in words."""
@@ -21,5 +26,5 @@ def rows(entry: Any, whole: dict) -> list[tuple[str, str]]:
         *_, speed = whole["latency"].values()  # the last net is what is released
         hardware = whole["hardware"]
         where = f"{hardware['threads']} thread(s) of {hardware['cpu']}, MXNet"
-        found += [("latency", f"{speed['median_ms']:.1f} ms, batch 1, {where}")]
+        found += [("latency", f"{speed['median_ms']:.1f} ms, batch 1, {where}; {BUSY}")]
     return found

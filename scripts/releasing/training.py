@@ -20,8 +20,7 @@ def training(entry: Any, folder: Path) -> str:
         )
     return (
         f"{made}About {entry.hours:g} hours on two cores; {files} say how and what, "
-        f"[result.json](result.json) how well.{_before(folder)} With `--data DIR`, the "
-        f"images of {entry.data} are looked for in DIR."
+        f"[result.json](result.json) how well.{_before(folder)} {_images(folder)}"
     )
 
 
@@ -39,6 +38,20 @@ def _before(folder: Path) -> str:
         return ""
     return (
         f" The command first makes what that needs and is not there: {', '.join(made)}."
+    )
+
+
+def _images(folder: Path) -> str:
+    """Return where the images of all that a run trains are to lie."""
+    from gluon_compress.files import read_json
+
+    own = folder / "recipe.json"
+    recipes = [*_needed(own, folder.parent), own]
+    roots = dict.fromkeys(read_json(recipe)["data"]["root"] for recipe in recipes)
+    places = " and ".join(f"DIR/{Path(root).name}" for root in roots)
+    return (
+        f"With `--data DIR`, images are looked for in {places}, without it in "
+        f"{' and '.join(f'`{root}`' for root in roots)}."
     )
 
 

@@ -11,6 +11,7 @@ DETECTORS = {  # of 20 classes at 300 x 300: what is built, and the plan it is c
     "mobilenet": ("ssd_300_mobilenet1.0", None),
     "lite": ("ssd_300_mobilenet1.0_lite", None),
 }
+SETS = ("bccd", "fod")  # whose detectors have columns of accuracy
 CLASSIFIERS = ("resnet50_v1d", *(f"resnet50_v1d_0.{n}" for n in (86, 48, 37, 11)))
 
 
@@ -28,4 +29,27 @@ def counted(zoo: Path) -> dict:
         net = gc.get_model(name)
         graph = gc.trace(net, shape=(1, 3, 224, 224))
         classifiers[name] = gc.count(graph).figures()
-    return {"detectors": detectors, "classifiers": classifiers}
+    return {
+        "detectors": detectors,
+        "classifiers": classifiers,
+        "measured": {name: _of_20_classes(zoo / name) for name in with_plans(zoo)},
+    }
+
+
+def with_plans(zoo: Path) -> list[str]:
+    """Return the compact nets whose accuracy is shown, ``SET/NAME`` in the zoo."""
+    found = [p.parent for s in SETS for p in (zoo / s).glob("*_distilled*/plan.json")]
+    return sorted(place.relative_to(zoo).as_posix() for place in found)
+
+
+def _of_20_classes(place: Path) -> dict:
+    """Return what a net that was pruned by its own weights costs with 20 classes."""
+    import gluon_compress as gc
+    from gluon_compress.models import VOC_CLASSES, head
+    from gluon_compress.recipe import load_recipe
+
+    recipe = load_recipe(place / "recipe.json")
+    net = gc.build(recipe.model.name, recipe.data.classes)
+    thin = gc.slim(net, gc.Plan.load(place / "plan.json"))
+    whole = head.with_classes(thin, VOC_CLASSES)
+    return gc.count(gc.trace(whole, shape=(1, 3, 300, 300))).figures()

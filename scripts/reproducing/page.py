@@ -7,30 +7,13 @@ from typing import Any, Mapping
 
 from reproducing import published as others
 from reproducing import rows as r
+from reproducing import text as t
 from tables import results_of, table
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-TEXT = """# The paper's tables
-
-What others published stands apart from what was measured here, and no column of
-accuracy holds both: they trained on Pascal VOC and ImageNet, which are not at hand.
-Sizes are those of float32 parameters; one GMAC is two GFLOPs.
-
-Made by `scripts/reproduce_tables.py` from the result files in `model_zoo/`; their sums
-are noted when a run writes them, and a file that is missing or altered ends the script.
-"""
-DETECTORS = """\
-The paper's abstract names neither the data of its mAP nor what its FLOPS count:
-[paper_vs_code.md](paper_vs_code.md). More nets, seeds and spreads: [bccd.md](bccd.md),
-[fod.md](fod.md).
-"""
-NOTES = """\
-Size and work are those for 20 classes at 300 × 300 pixels, whatever data the mAP is of.
-Compact nets are pruned from a full detector that is trained, and train for as many
-epochs again. What that alone gains, the rows "trained as long as compact" show.
-"""
 PUBLISHED = ("detector, as published", *r.COST, "mAP, VOC07 test", "source")
-OURS = ("detector, ours", *r.COST, "mAP, VOC07 test", "mAP, BCCD test", "mAP, FOD test")
+OURS = ("detector, ours", *r.COST, "mAP, VOC07 test", "mAP, BCCD test")
+OURS += ("mAP, FOD test10",)
 THEIRS = ("classifier, as published", *r.COST, "top-1, ImageNet val", "source")
 PRUNED = ("classifier, ours", *r.COST, "top-1, ImageNet val", "top-1, Imagenette val")
 SHOWN = ("resnet50_v1d", "mobilenet1.0", "48_structure", "48_bn_scale_early")
@@ -46,10 +29,10 @@ def page_of(zoo: Path, costs: Mapping, published: Mapping) -> str:
     ]
     return "\n".join(
         [
-            TEXT,
+            t.TEXT,
             "## Detectors\n",
             detectors(zoo, costs, published),
-            DETECTORS,
+            t.DETECTORS,
             "## Backbones\n",
             "At 224 × 224 pixels, 1,000 classes; sizes and work are counted here:\n",
             table(THEIRS, theirs),
@@ -65,7 +48,8 @@ def detectors(zoo: Path, costs: Mapping, published: Mapping[str, Any]) -> str:
     sets = [results_of(zoo / name) for name in ("bccd", "fod")]
     nets = costs["detectors"].items()
     ours = [row for name, cost in nets for row in r.own_detector(name, cost, sets)]
-    return f"{table(PUBLISHED, theirs)}\n{table(OURS, ours)}\n{NOTES}"
+    notes = t.NOTES.format(widths=t.widths(costs["measured"]))
+    return f"{table(PUBLISHED, theirs)}\n{table(OURS, ours)}\n{notes}"
 
 
 def readme_of(text: str, tables: str) -> str:

@@ -44,7 +44,11 @@ def own_detector(name: str, cost: Mapping, sets: Sequence[Mapping]) -> list[list
 
 
 def _measured(results: Mapping[str, Any], kind: str) -> str:
-    return _accuracy(list(by_net(results).get(kind, {}).values()), "mAP")
+    found = list(by_net(results).get(kind, {}).values())
+    done, all_of_them = sum(map(bool, found)), len(found)
+    count = f"{done} of {all_of_them}" if done < all_of_them else f"{done}"
+    seeds = f", {count} seed{'s' * (all_of_them > 1)}" if done else ""
+    return _accuracy(found, "mAP") + seeds
 
 
 def own_classifier(name: str, results: Mapping[str, Any]) -> list[str]:
@@ -60,6 +64,4 @@ def _accuracy(found: Sequence, key: str) -> str:
     done = [stage for stage in found if stage]
     if not done:
         return "not run yet"
-    count = f"{len(done)} of {len(found)}" if len(done) < len(found) else len(done)
-    seeds = f", {count} seeds" if len(found) > 1 else ""
-    return percent(mean_of(done, key)) + seeds
+    return percent(mean_of(done, key))
