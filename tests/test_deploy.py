@@ -79,6 +79,39 @@ def test_whole_graph_finds_what_the_net_finds(net, inputs):
         np.testing.assert_allclose(own.asnumpy(), other.asnumpy(), rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ids, scores, boxes: (ids + 1, scores, boxes), "differ .* by"),
+        (lambda ids, scores, boxes: (ids * 0 - 1, scores, boxes), "of its scores"),
+        (lambda ids, scores, boxes: (ids, scores * 0.9, boxes), "differ .* by 0.0"),
+        (lambda ids, scores, boxes: (ids, scores, boxes * 0.5), "differ .* by"),
+        (lambda ids, scores, boxes: (ids, scores, boxes + 1), "differ .* by 0.0"),
+    ],
+    ids=["classes", "none", "scores", "halved", "moved"],
+)
+@pytest.mark.parametrize("seen", [True, False], ids=["images", "noise"])
+def test_graph_with_nms_that_finds_anything_else_is_not_kept(
+    net, inputs, tmp_path, monkeypatch, change, message, seen
+):
+    def changed(made):
+        symbol, params = whole_graph(made)
+        return mx.sym.Group(list(change(*symbol))), params
+
+    module = sys.modules["gluon_compress.edge.deploy"]
+    monkeypatch.setattr(module, "whole_graph", changed)
+    with pytest.raises(ValueError, match=f"detector-whole-symbol.json: .*{message}"):
+        deploy(net, tmp_path / "edge", images=inputs if seen else None)
+    assert not (tmp_path / "edge").exists()
+
+
+def test_graph_with_nms_may_keep_either_of_equals(tmp_path):
+    name = "ssd_300_mobilenet0.25"  # untrained: thousands of boxes nearly as good
+    net = models.build(name, ("cat", "dog"), width=0.25)
+    written = deploy(net, tmp_path / "edge")["formats"]["mxnet"]
+    assert 0 <= written["whole_difference"] < 1e-3
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_was_compared_with_the_net(deployed, name):
     if missing(name):

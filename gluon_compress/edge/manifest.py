@@ -105,6 +105,7 @@ class Written:
     calibration: str | None = key(optional(one_of(*CALIBRATIONS)), None)
     images: int | None = key(optional(whole(1)), None)
     whole: tuple = key(list_of(text), ())
+    whole_difference: float | None = key(optional(number(0)), None)
 
 
 @section
