@@ -39,7 +39,7 @@ setup(
         # Each brings a runtime, and what writes its files.
         "onnx": ONNX,
         "openvino": [*ONNX, "openvino==2023.3.0"],
-        "ncnn": [*ONNX, "ncnn==1.0.20260526"],  # its converter: README
+        "ncnn": [*ONNX, "ncnn==1.0.20260526"],  # its converter: docs/deploy.md
         "dev": [
             *ONNX,
             "openvino==2023.3.0",

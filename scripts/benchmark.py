@@ -16,8 +16,9 @@ import json
 from itertools import product
 from pathlib import Path
 
-from common import above_0, folder, images_in, main, parser, write_result
+from common import above_0, folder, main, parser, write_result
 from speed.aims import plain
+from speed.images import readable
 from speed.measure import deployed, measure, measure_ways
 from speed.nets import NETS
 from speed.page import table_of_ways, tables_of
@@ -41,9 +42,8 @@ def arguments():
     made.add_argument("--precisions", **many, choices=kinds, default=kinds)
     made.add_argument("--threads", **many, type=above_0, default=[2], metavar="N")
     made.add_argument("--batches", **many, type=above_0, default=[1], metavar="N")
-    made.add_argument(
-        "--seconds", type=above_0, default=20, help="for a setting; default: 20"
-    )
+    seconds = {"type": above_0, "default": 20, "help": "for a setting; default: 20"}
+    made.add_argument("--seconds", **seconds)
     return made
 
 
@@ -58,7 +58,7 @@ def run(args) -> None:
     trained = sorted(set(names) - set(NETS))  # whose boxes are not everywhere
     if args.images:
         refuse_idle_images(trained, settings)
-    files = images_in(args.images)[: args.count] if args.images else []
+    files = readable(args.images, args.count) if args.images else []
     work = Path(args.work or out / "nets")
     folders = deployed(names, work, formats_of(settings))
     for setting in settings:

@@ -27,9 +27,9 @@ def missing(name: str) -> list[str]:
 EVERY = [name for name in FORMATS if not missing(name)]
 
 
-def detector():
+def detector(**options):
     """Return a small detector whose BatchNorm does something; its scores are apart."""
-    made = models.build("ssd_300_mobilenet0.25_lite", CLASSES, width=0.5)
+    made = models.build("ssd_300_mobilenet0.25_lite", CLASSES, width=0.5, **options)
     random = np.random.RandomState(0)
     for name, parameter in made.collect_params().items():
         if name.endswith(("gamma", "var")):

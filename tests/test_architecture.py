@@ -105,6 +105,7 @@ WITHIN = {
         "runtimes",
         "formats",
         "manifest",
+        "verify",
         "deploy",
         "inputs",
         "predictors",

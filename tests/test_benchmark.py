@@ -162,17 +162,28 @@ def test_images_that_would_not_be_used_are_refused(
     assert not (tmp_path / "b").exists()
 
 
+def test_images_that_cannot_be_read_end_it_before_the_timing(call, deployed, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    given = ("--images", tmp_path, "--out", tmp_path / "b")
+    message = "none of its 1 images can be read"
+    assert_refused(call("benchmark", deployed, *given), message)
+    assert not (tmp_path / "b").exists()
+
+
 def test_way_from_files_to_boxes_is_timed(call, deployed, tmp_path):
     place = tmp_path / "images"
     place.mkdir()
     for number in range(3):
         cv2.imwrite(str(place / f"{number}.png"), np.zeros((40, 60, 3), np.uint8))
+    (place / "0.png").write_bytes(b"")
     options = ("--runtimes", "mxnet", "--precisions", "float32", "--seconds", "1")
     given = ("--images", place, "--count", "2", "--work", tmp_path / "nets")
     status, out, error = call(
         "benchmark", deployed, *options, *given, "--out", tmp_path / "b"
     )
     assert (status, error) == (0, "")
+    assert "skipped: " in out
+    assert "0.png" in out
     result = json.loads((tmp_path / "b" / "result.json").read_text())
     (found,) = result["ways"]
     assert (found["images"], list(found["ms"])) == (

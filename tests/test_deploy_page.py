@@ -206,15 +206,32 @@ def whole_of(place) -> tuple[Path, Path, Path]:
     return (*(edge / f"detector-whole-{end}" for end in ends), image)
 
 
+def named(done, place) -> list[tuple]:
+    names = Predictor(place / "edge").classes
+    return [(names[int(row[0])], *row[1:]) for row in lines_of(done.stdout)]
+
+
+def right_of(place) -> list[tuple]:
+    return [row for row in expected(place) if row[1] >= 0.02]
+
+
 @pytest.mark.parametrize("size", PHOTOS)
 def test_c_program_prints_what_the_predictor_finds(program, places, size):
     place = places[size]
     done = run(program, *whole_of(place), "0.02")
     assert (done.returncode, done.stderr) == (0, "")
-    names = Predictor(place / "edge").classes
-    found = [(names[int(row[0])], *row[1:]) for row in lines_of(done.stdout)]
-    right = [row for row in expected(place) if row[1] >= 0.02]
-    assert_same_boxes(found, right, scores=0.01, pixels=0.5)
+    assert_same_boxes(named(done, place), right_of(place), scores=0.01, pixels=0.5)
+
+
+def test_c_program_reads_the_size_of_the_input(program, tmp_path):
+    deploy(detector(size=512), tmp_path / "edge")
+    image = cv2.resize(picture(0, 3), (640, 480))
+    cv2.imwrite(str(tmp_path / "photo.jpg"), image)
+    done = run(program, *whole_of(tmp_path), "0.02")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_boxes(
+        named(done, tmp_path), right_of(tmp_path), scores=0.01, pixels=0.5
+    )
 
 
 def test_c_program_ends_without_taking_mxnet_down(program, place, tmp_path):
@@ -263,7 +280,10 @@ RIGHT = (WHOLE.format(SYMBOL), WHOLE.format(PARAMS), "photo.ppm")
         ((*RIGHT[:2], "photo.jpg"), "photo.jpg: not a binary PPM of 8 bits"),
         ((*RIGHT[:2], "cut.ppm"), "cut.ppm: is cut short"),
         ((*RIGHT[:2], "remark.ppm"), "remark.ppm: not a binary PPM of 8 bits"),
-        ((HEAD.format(SYMBOL), HEAD.format(PARAMS), RIGHT[2]), "not one of a whole"),
+        (
+            (HEAD.format(SYMBOL), HEAD.format(PARAMS), RIGHT[2]),
+            "does not state the size",
+        ),
         (
             (RIGHT[0], HEAD.format(PARAMS), RIGHT[2]),
             "detector-0000.params: holds other parameters than those of the symbol",
@@ -272,7 +292,7 @@ RIGHT = (WHOLE.format(SYMBOL), WHOLE.format(PARAMS), "photo.ppm")
         ((RIGHT[0], "cut.params", RIGHT[2]), "cut.params: MXNetError"),
         ((RIGHT[0], "empty", RIGHT[2]), "empty: MXNetError"),
         (("cut.json", *RIGHT[1:]), "cut.json: MXNetError"),
-        (("empty", *RIGHT[1:]), "empty: MXNetError"),
+        (("empty", *RIGHT[1:]), "empty: does not state the size of its input"),
         *(
             ((*RIGHT, least), f"{least}: no least score; allowed: a number from 0 to 1")
             for least in ("abc", "2", "-0.1", "", "0.5x", "nan")

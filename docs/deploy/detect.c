@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SIZE = 300 }; /* of the net's input, pixels */
 enum Resize { AREA, CUBIC, LINEAR }; /* larger both ways, smaller both ways, neither */
 static const float MEAN[3] = {0.485f, 0.456f, 0.406f}, STD[3] = {0.229f, 0.224f, 0.225f};
 
@@ -88,13 +87,13 @@ static int within(int at, int length) { return at < 0 ? 0 : at < length ? at : l
 static float cut(float value, int part) { return (int)(value * part) / (float)part; }
 
 /* Resizes as OpenCV does, its roundings included, scales and puts channels first. */
-static float *prepare(const unsigned char *pixels, int width, int height) {
-  double across = (double)width / SIZE, down = (double)height / SIZE;
+static float *prepare(const unsigned char *pixels, int width, int height, int size) {
+  double across = (double)width / size, down = (double)height / size;
   enum Resize how = across > 1 && down > 1 ? AREA : across < 1 && down < 1 ? CUBIC : LINEAR;
   bool even = how == AREA && (across != 2 || down != 2); /* where a half is rounded to */
-  float *input = malloc(sizeof(float) * 3 * SIZE * SIZE);
-  for (int y = 0; y < SIZE; ++y)
-    for (int x = 0; x < SIZE; ++x) {
+  float *input = malloc(sizeof(float) * 3 * size * size);
+  for (int y = 0; y < size; ++y)
+    for (int x = 0; x < size; ++x) {
       float sum[3] = {0, 0, 0};
       for (int i = (int)(y * down) - 2; i <= (y + 1) * down + 2; ++i) {
         float high = share(how, i, y, down), row[3] = {0, 0, 0};
@@ -109,10 +108,20 @@ static float *prepare(const unsigned char *pixels, int width, int height) {
       for (int c = 0; c < 3; ++c) {
         int level = (int)(sum[c] + 0.5f);
         if (even && level - sum[c] == 0.5f) level &= ~1;
-        input[(c * SIZE + y) * SIZE + x] = (within(level, 256) / 255.0f - MEAN[c]) / STD[c];
+        input[(c * size + y) * size + x] = (within(level, 256) / 255.0f - MEAN[c]) / STD[c];
       }
     }
   return input;
+}
+
+/* The side of the input, from the first shape that the symbol states, that of the data. */
+static int side(const char *symbol, const char *path) {
+  const char *at = strstr(symbol, "\"__shape__\"");
+  int high = 0, wide = 0;
+  if (!at || sscanf(at + 11, " : \"(0, 3, %4d, %4d)", &high, &wide) != 2 || high < 1 ||
+      high != wide)
+    fail(path, "does not state the size of its input as a whole detector does");
+  return high;
 }
 
 static float *output(PredictorHandle net, uint32_t index, uint32_t width, uint32_t *rows) {
@@ -155,21 +164,23 @@ int main(int argc, char **argv) {
   const char *name = "data", *symbol = read_file(argv[1], &unused);
   const char *params = read_file(argv[2], &length);
   unsigned char *pixels = read_ppm(argv[3], &width, &height);
-  uint32_t ends[2] = {0, 4}, shape[4] = {1, 3, SIZE, SIZE}, count, rows;
+  uint32_t size = side(symbol, argv[1]), ends[2] = {0, 4}, shape[4] = {1, 3, size, size};
+  uint32_t count, rows;
   NDListHandle list;
   PredictorHandle net;
   check(MXNDListCreate(params, (int)length, &list, &count), argv[2]);
   check(MXPredCreate(symbol, params, (int)length, 1, 0, 1, &name, ends, shape, &net), argv[1]);
   compare(symbol, list, count, argv[2]); /* what it lacks, MXNet takes for 0 */
-  check(MXPredSetInput(net, name, prepare(pixels, width, height), 3 * SIZE * SIZE), "input");
+  float *input = prepare(pixels, width, height, size), scale = size;
+  check(MXPredSetInput(net, name, input, 3 * size * size), "input");
   check(MXPredForward(net), "forward");
   float *ids = output(net, 0, 1, &rows), *scores = output(net, 1, 1, &rows);
   float *boxes = output(net, 2, 4, &rows);
   for (uint32_t i = 0; i < rows; ++i)
     if (ids[i] >= 0 && scores[i] >= least)
       printf("%d %.4f %.1f %.1f %.1f %.1f\n", (int)ids[i], scores[i],
-             boxes[4 * i] * width / SIZE, boxes[4 * i + 1] * height / SIZE,
-             boxes[4 * i + 2] * width / SIZE, boxes[4 * i + 3] * height / SIZE);
+             boxes[4 * i] * width / scale, boxes[4 * i + 1] * height / scale,
+             boxes[4 * i + 2] * width / scale, boxes[4 * i + 3] * height / scale);
   if (fflush(stdout) != 0 || ferror(stdout)) fail("standard output", "cannot be written");
   _Exit(0); /* by return, MXNet's threads now and then abort or hang as it is taken down */
 }

@@ -15,11 +15,12 @@ from gluoncv.model_zoo.ssd import SSD
 from gluon_compress import models
 from gluon_compress.checks import part
 from gluon_compress.data import RESIZE
-from gluon_compress.edge.boxes import Decoding, corner_boxes
+from gluon_compress.edge.boxes import Decoding
 from gluon_compress.edge.formats import FORMATS, Format, Graph
 from gluon_compress.edge.head import OUTPUT, head_graph, whole_graph
 from gluon_compress.edge.manifest import ANCHORS, KIND, Nms, checked
 from gluon_compress.edge.runtimes import RUNTIMES
+from gluon_compress.edge.verify import Expected
 from gluon_compress.export import check_name, save_pair, versions
 from gluon_compress.files import write_json
 from gluon_compress.folders import MANIFEST, drafted, sums_of
@@ -32,7 +33,6 @@ from gluon_compress.models.ssd import anchors_of, image_size
 CONVERTERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # what made files
 WHOLE = "-whole"  # behind the name of the graph with NMS
 CHECKED = 2  # images that every format is checked on
-WHOLE_TOLERANCE = 1e-3  # of a score, or of the side of the input
 
 
 def deploy(
@@ -206,69 +206,29 @@ def _is_off(how: Format, graph: Graph, image: np.ndarray) -> bool:
 
 
 def _whole(net: SSD, folder: Path, name: str, pair: tuple) -> dict:
-    """Write the detector with NMS, and check it against the Gluon net's boxes.
-
-    Every row has to be a box of the raw head, with its class and score. Which of them
-    stay is held against the net's by their scores alone: where two scores or overlaps
-    are as good as equal, NMS may keep either.
-    """
+    """Write the detector with NMS, and check it against the Gluon net's detections."""
     symbol, params = whole_graph(net)
     name = name + WHOLE
     save_pair(symbol, params, folder, name)
     files = [folder / f"{name}{ending}" for ending in FORMATS["mxnet"].files]
     stds = models.manifest_info(net)["decode"]["stds"]
-    how, size = Decoding(anchors_of(net).asnumpy()[0], stds), image_size(net)
-    run, worst = RUNTIMES["mxnet"](files), 0.0
+    how = Decoding(anchors_of(net).asnumpy()[0], stds, **_limits(net))
+    run, size, worst = RUNTIMES["mxnet"](files), image_size(net), 0.0
     for image, raw in zip(*pair):
         found = np.concatenate(run(image[None]), axis=2)[0]
-        expected = [part.asnumpy() for part in net(mx.nd.array(image[None]))]
-        kept = _scores(np.concatenate(expected, axis=2)[0])
-        same = np.isclose(_scores(found), kept, rtol=1e-3, atol=1e-4).mean()
-        worst = max(worst, _departure(found, raw, how, size))
-        # What the head may be off by is much where its values are, as before training.
-        allowed = max(WHOLE_TOLERANCE, FORMATS["mxnet"].tolerance * np.abs(raw).max())
-        if not worst <= allowed or same < 0.95:
+        outputs = [part.asnumpy() for part in net(mx.nd.array(image[None]))]
+        expected = np.concatenate(outputs, axis=2)[0]
+        right = Expected(raw, how, size, FORMATS["mxnet"].tolerance)
+        worst = max(worst, right.departure(found))
+        lost = right.lost(expected, found)
+        extra = right.lost(found, expected) + right.doubled(found)
+        if not worst <= right.tolerance or lost or extra:
             raise ValueError(
-                f"{files[0].name}: its boxes differ from the net's by {worst:.2g}, "
-                f"allowed: {allowed:.2g}, and {1 - same:.0%} of its scores, "
-                "allowed: 5%; as its head is right, it is decoding or NMS that departs"
+                f"{files[0].name}: differs from the net's boxes by {worst:.2g}, "
+                f"allowed: {right.tolerance:.2g}, has lost {lost} and found {extra} "
+                "more, allowed: none; its layers, its decoding or its NMS depart"
             )
     return {"whole": [file.name for file in files], "whole_difference": worst}
-
-
-def _departure(rows: np.ndarray, raw: np.ndarray, how: Decoding, size: int) -> float:
-    """Return how far the worst of the detections is from the nearest box of its class.
-
-    Parameters
-    ----------
-    rows : ndarray
-        Detections ``(N, 6)``: class, score, corner box; class -1 for none.
-    raw : ndarray
-        The head's predictions of the image, ``(A, C + 5)``.
-    how : Decoding
-    size : int
-        Side of the input: one off by it is off by 1, as one off by a score of 1 is.
-    """
-    classes, worst = raw.shape[1] - 5, 0.0
-    shares = np.exp(raw[:, : classes + 1] - raw[:, : classes + 1].max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
-    boxes = corner_boxes(raw[:, classes + 1 :], how.anchors, how.stds)
-    # An untrained net's boxes may be beyond any number; others are within the image.
-    scale = np.clip(np.abs(boxes).max(1), size, np.finfo(np.float32).max)
-    for label, score, *box in rows[rows[:, 0] != -1]:
-        if label not in range(classes):
-            return float("inf")
-        with np.errstate(invalid="ignore"):  # infinity less infinity
-            off = np.where(boxes == box, 0, np.abs(boxes - box)).max(1) / scale
-        off = np.maximum(off, np.abs(shares[:, int(label) + 1] - score))
-        off[np.isnan(off)] = np.inf
-        worst = max(worst, float(off.min()))
-    return worst
-
-
-def _scores(rows: np.ndarray) -> np.ndarray:
-    """Return the scores of detections ``(N, 6)``, -1 where there is none."""
-    return np.where(rows[:, 0] == -1, -1, rows[:, 1])
 
 
 def _manifest(net: SSD, graph: Graph, shape: Sequence[int], made: dict) -> dict:

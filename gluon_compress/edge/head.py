@@ -12,6 +12,7 @@ from mxnet import autograd
 from gluon_compress.edge.fold import fold
 from gluon_compress.graph import pair_of
 from gluon_compress.models.head import map_symbols
+from gluon_compress.models.ssd import image_size
 
 OUTPUT = "predictions"
 
@@ -72,7 +73,9 @@ def whole_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
         Initialised; left as it is.
     """
     with autograd.predict_mode():
-        symbol = mx.sym.Group(list(net(mx.sym.var("data"))))
+        # Programs that have no manifest read the input's size here; 0 is any batch.
+        data = mx.sym.var("data", shape=(0, 3, *[image_size(net)] * 2))
+        symbol = mx.sym.Group(list(net(data)))
     params = {p.name: p.data() for p in net.collect_params().values()}
     return fold(
         symbol, {name: params[name] for name in symbol.list_inputs() if name in params}

@@ -50,7 +50,8 @@ class Predictor:
     ------
     ValueError
         If the folder, a file of it or the runtime is missing, a file was altered, the
-        manifest states what cannot be, or ``threads`` is not for this runtime.
+        manifest states what cannot be, the runtime cannot load its file, or ``threads``
+        is not for this runtime.
     """
 
     def __init__(
@@ -72,7 +73,13 @@ class Predictor:
         anchors, stds = _anchors(folder, stated), stated.decode.stds
         self.decoding = Decoding(anchors, stds, **vars(stated.nms))
         files = [folder / file for file in written.files]
-        self._run = RUNTIMES[runtime](files, threads)
+        try:
+            self._run = RUNTIMES[runtime](files, threads)
+        except ValueError:  # says what is wrong: a missing module, threads
+            raise
+        except Exception as error:  # each runtime has its own
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{files[0]}: {runtime} cannot load it: {why}") from None
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[tuple]:
         """Return for each image its ids, scores and corner boxes, best first.
@@ -202,7 +209,13 @@ def _chosen(
 
 def _anchors(folder: Path, stated: manifest.Deployed) -> np.ndarray:
     """Return the anchors, one for each row of the output."""
-    anchors, shape = np.load(folder / manifest.ANCHORS), (stated.outputs[0].shape[1], 4)
+    shape = (stated.outputs[0].shape[1], 4)
+    try:
+        anchors = np.load(folder / manifest.ANCHORS)
+    except ValueError as error:
+        raise ValueError(f"{folder / manifest.ANCHORS}: {error}") from None
+    if anchors.dtype != np.float32 or not np.isfinite(anchors).all():
+        raise ValueError(f"{folder / manifest.ANCHORS}: allowed: numbers of float32")
     if anchors.shape != shape:
         raise ValueError(
             f"{folder / manifest.ANCHORS}: {anchors.shape}; allowed: {shape}, for "
