@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from facts import ROOT
 from tables import by_net, percent, table
 
 HEAD = (
@@ -31,8 +32,13 @@ def row(name: str, results: dict[str, Any]) -> list[str]:
 
 def _epochs(stages: dict[str, Any], results: dict[str, Any]) -> str:
     """Return the epochs of all stages, those of the weights that were given first."""
-    weights = stages["full"].get("weights", "")  # SET/NAME/full/model
-    origin = results.get(Path(weights).parent.parent.name)
+    from gluon_compress.files import read_json
+
+    weights = Path(stages["full"].get("weights", ""))
+    if weights.parts[:1] == ("model_zoo",):  # released
+        origin = read_json(ROOT / weights / "result.json")
+    else:  # SET/NAME/full/model
+        origin = results.get(weights.parent.parent.name)
     given = origin["stages"] if origin else {}
     counts = [stage.get("epochs") for stage in (*given.values(), *stages.values())]
     return " + ".join(str(count) for count in counts if count)
