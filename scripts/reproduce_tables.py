@@ -16,8 +16,7 @@ from pathlib import Path
 
 from common import main, parser, write_result
 from facts import ROOT
-from reproducing import sums
-from reproducing.costs import counted
+from reproducing import costs, sums
 from reproducing.page import detectors, page_of, readme_of
 
 
@@ -37,15 +36,16 @@ def run(args) -> None:
     root = Path(args.root)
     zoo = root / "model_zoo"
     if args.count:
-        counts = write_result(zoo / "costs", counted(zoo))
+        counts = write_result(zoo / "costs", costs.counted(zoo))
         sums.note(zoo, counts, zoo / sums.OTHERS)
     sums.check(zoo)
-    costs = read_json(zoo / "costs" / "result.json")
+    counted = read_json(zoo / "costs" / "result.json")
+    costs.check(zoo, counted)
     published = read_json(zoo / sums.OTHERS)
-    tables = detectors(zoo, costs, published)
+    tables = detectors(zoo, counted, published)
     readme = root / "README.md"
     texts = {
-        root / "docs" / "reproduce.md": page_of(zoo, costs, published),
+        root / "docs" / "reproduce.md": page_of(zoo, counted, published),
         readme: readme_of(readme.read_text(encoding="utf-8"), tables),
     }
     for path, text in texts.items():

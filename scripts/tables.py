@@ -14,6 +14,9 @@ def results_of(folder: Path) -> dict[str, Any]:
     from gluon_compress.files import read_json
 
     found = sorted(path.parent for path in folder.glob("*/recipe.json"))
+    for path in sorted(folder.glob("*/result.json")):
+        if path.parent not in found:
+            raise ValueError(f"{path.with_name('recipe.json')}: this recipe is missing")
     paths = {place.name: place / "result.json" for place in found}
     results = {n: read_json(p) if p.exists() else None for n, p in paths.items()}
     for name, result in results.items():

@@ -18,7 +18,7 @@ STAGE = {"macs": 2 * 10**9, "bytes": 16 * 10**6}
 @pytest.fixture
 def project(tmp_path):
     """Return a copy of what the tables are made of."""
-    ignored = shutil.ignore_patterns("*.params", "*-symbol.json", "plan*.json")
+    ignored = shutil.ignore_patterns("*.params", "*-symbol.json")
     shutil.copytree(ROOT / "model_zoo", tmp_path / "model_zoo", ignore=ignored)
     (tmp_path / "docs").mkdir()
     shutil.copyfile(ROOT / "docs" / "reproduce.md", tmp_path / "docs" / "reproduce.md")
@@ -72,14 +72,46 @@ def test_altered_figures_of_others_are_not_written(call, project):
     assert_refused(refused, "published.json: altered")
 
 
+PLANS = ("ssd_300_resnet50_v1d_compact", "bccd/compact_s_distilled_seed1")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plans_are_those_that_were_counted(call, project, name):
+    path = project / "model_zoo" / name / "plan.json"
+    path.write_text(path.read_text("utf-8") + "\n", encoding="utf-8")
+    refused = call("reproduce_tables", "--root", project, "--check")
+    assert_refused(refused, f"{name}/plan.json: is not the plan that was counted")
+    path.unlink()
+    refused = call("reproduce_tables", "--root", project, "--check")
+    assert_refused(refused, f"{name}/plan.json: this plan is missing")
+
+
+def test_plan_that_was_not_counted_is_named(call, project):
+    place = project / "model_zoo" / "fod" / "compact_distilled_seed9"
+    place.mkdir()
+    (place / "plan.json").write_text("{}", encoding="utf-8")
+    refused = call("reproduce_tables", "--root", project)
+    assert_refused(refused, "seed9/plan.json: its net was not counted")
+
+
+def test_result_without_its_recipe_ends_the_script(call, project):
+    (project / "model_zoo" / "imagenette" / "48_structure" / "recipe.json").unlink()
+    refused = call("reproduce_tables", "--root", project, "--check")
+    assert_refused(refused, "48_structure/recipe.json: this recipe is missing")
+
+
 def test_published_figures_stand_as_they_were_published(call, project):
     call("reproduce_tables", "--root", project)
     found = lines(project)
     for row in read_json(ROOT / "model_zoo" / "published.json")["detectors"]:
         assert found[row["name"]][4].startswith(f"{row['mAP']:.1f}")
+        counted = [row.get("params"), row.get("bytes"), row.get("flops")]
+        assert [cell == "–" for cell in found[row["name"]][1:4]] == [
+            value is None for value in counted
+        ]
         assert found[row["name"]][5] == row["source"]
     paper = found["SSD-300, compact (the paper)"]
-    assert paper[1:4] == ["16.3", "–", "2.31 “FLOPS”"]
+    assert paper[1:4] == ["–", "16.3", "2.31"]
 
 
 def test_no_column_holds_both(call, project):

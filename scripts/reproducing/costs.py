@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Mapping
 
+PLAN = "plan.json"
 DETECTORS = {  # of 20 classes at 300 x 300: what is built, and the plan it is cut by
     "full": ("ssd_300_resnet50_v1d", None),
     "compact": ("ssd_300_resnet50_v1d", "ssd_300_resnet50_v1d_compact"),
@@ -18,12 +20,13 @@ CLASSIFIERS = ("resnet50_v1d", *(f"resnet50_v1d_0.{n}" for n in (86, 48, 37, 11)
 def counted(zoo: Path) -> dict:
     """Return MACs, FLOPs, parameters and bytes of all nets of the tables."""
     import gluon_compress as gc
+    from gluon_compress.files import sha256
 
     detectors, classifiers = {}, {}
     for name, (model, plan) in DETECTORS.items():
         net = gc.build(model)
         if plan is not None:
-            net = gc.slim(net, gc.Plan.load(zoo / plan / "plan.json"))
+            net = gc.slim(net, gc.Plan.load(zoo / plan / PLAN))
         detectors[name] = gc.count(gc.trace(net, shape=(1, 3, 300, 300))).figures()
     for name in CLASSIFIERS:
         net = gc.get_model(name)
@@ -33,12 +36,38 @@ def counted(zoo: Path) -> dict:
         "detectors": detectors,
         "classifiers": classifiers,
         "measured": {name: _of_20_classes(zoo / name) for name in with_plans(zoo)},
+        "plans": {path.as_posix(): sha256(zoo / path) for path in _plans(zoo)},
     }
+
+
+def check(zoo: Path, costs: Mapping) -> None:
+    """Hold the plans of a zoo against those that were counted.
+
+    Raises
+    ------
+    ValueError
+        Naming the one that is missing, altered, or was not counted.
+    """
+    from gluon_compress.files import sha256
+
+    for name, total in costs["plans"].items():
+        if not (zoo / name).is_file():
+            raise ValueError(f"{zoo / name}: this plan is missing")
+        if sha256(zoo / name) != total:
+            raise ValueError(f"{zoo / name}: is not the plan that was counted")
+    for name in with_plans(zoo):
+        if name not in costs["measured"]:
+            raise ValueError(f"{zoo / name / PLAN}: its net was not counted")
+
+
+def _plans(zoo: Path) -> list[Path]:
+    names = [plan for _, plan in DETECTORS.values() if plan is not None]
+    return [Path(name, PLAN) for name in (*names, *with_plans(zoo))]
 
 
 def with_plans(zoo: Path) -> list[str]:
     """Return the compact nets whose accuracy is shown, ``SET/NAME`` in the zoo."""
-    found = [p.parent for s in SETS for p in (zoo / s).glob("*_distilled*/plan.json")]
+    found = [p.parent for s in SETS for p in (zoo / s).glob(f"*_distilled*/{PLAN}")]
     return sorted(place.relative_to(zoo).as_posix() for place in found)
 
 
@@ -50,6 +79,6 @@ def _of_20_classes(place: Path) -> dict:
 
     recipe = load_recipe(place / "recipe.json")
     net = gc.build(recipe.model.name, recipe.data.classes)
-    thin = gc.slim(net, gc.Plan.load(place / "plan.json"))
+    thin = gc.slim(net, gc.Plan.load(place / PLAN))
     whole = head.with_classes(thin, VOC_CLASSES)
     return gc.count(gc.trace(whole, shape=(1, 3, 300, 300))).figures()

@@ -21,10 +21,8 @@ def published_classifier(row: Mapping, cost: Mapping) -> list[str]:
 
 def published_cost(row: Mapping) -> list[str]:
     """Return size and work as they were published, a dash where they were not."""
-    size = row.get("bytes", 4 * row.get("params", 0))
-    cells = [f"{size / 1e6:.1f}" if size else "–"]
-    if "flops" in row:  # of which it is not said how they were counted
-        return [*cells, "–", f"{row['flops'] / 1e9:.2f} “FLOPS”"]
-    macs = row.get("macs")
-    cells += [f"{macs / 1e9:.2f}", f"{2 * macs / 1e9:.2f}"] if macs else ["–", "–"]
-    return cells
+    shown = {"params": (1e6, 2), "bytes": (1e6, 1), "flops": (1e9, 2)}
+    return [
+        f"{row[key] / unit:.{digits}f}" if key in row else "–"
+        for key, (unit, digits) in shown.items()
+    ]

@@ -10,7 +10,8 @@ TEXT = """# The paper's tables
 
 What others published stands apart from what was measured here, and no column of
 accuracy holds both: they trained on Pascal VOC and ImageNet, which are not at hand.
-Sizes are those of float32 parameters; one GMAC is two GFLOPs.
+Sizes of ours are those of float32 parameters; one GMAC is two GFLOPs. Published figures
+stand as their sources have them.
 
 Made by `scripts/reproduce_tables.py` from the result files in `model_zoo/`; their sums
 are noted when a run writes them, and a file that is missing or altered ends the script.
@@ -21,7 +22,8 @@ The paper's abstract names neither the data of its mAP nor what its FLOPS count:
 [fod.md](fod.md).
 """
 NOTES = """\
-Size and work are those for 20 classes at 300 × 300 pixels, whatever data the mAP is of.
+What others call FLOPs they did not all count alike, and do not say how: those of the
+classic MobileNet are near the GMACs that are counted here. Size and work of ours are those for 20 classes at 300 × 300 pixels, whatever data the mAP is of.
 Compact nets are pruned from a full detector that is trained, and train for as many
 epochs again. What that alone gains, the rows "trained as long as compact" show.
 {widths}
