@@ -23,7 +23,8 @@ The paper's abstract names neither the data of its mAP nor what its FLOPS count:
 """
 NOTES = """\
 What others call FLOPs they did not all count alike, and do not say how: those of the
-classic MobileNet are near the GMACs that are counted here. Size and work of ours are those for 20 classes at 300 × 300 pixels, whatever data the mAP is of.
+classic MobileNet are near the GMACs that are counted here. Size and work of ours are
+those for 20 classes at 300 × 300 pixels, whatever data the mAP is of.
 Compact nets are pruned from a full detector that is trained, and train for as many
 epochs again. What that alone gains, the rows "trained as long as compact" show.
 {widths}
