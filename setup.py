@@ -1,8 +1,12 @@
 """Installs the package; the pins are the versions it is tested with."""
 
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+if not (3, 8) <= sys.version_info[:2] <= (3, 11):  # older pips find it out too late
+    sys.exit(f"gluon_compress needs Python 3.8 to 3.11; this is {sys.version}")
 
 # MXNet 1.9.1 writes ONNX with up to 1.16; ONNX Runtime quantises with ml_dtypes.
 ONNX = ["onnx==1.16.2", "onnxruntime>=1.16,<2", "ml_dtypes<0.6"]

@@ -1,13 +1,14 @@
 """Files from elsewhere: resumed where they broke off, checked, and only then in place.
 
 What has come so far lies in ``NAME.SUM.part`` beside the file. It stays there, whatever
-goes wrong, unless it has all its bytes and is another file. It is also the lock:
-who fetches holds it, others wait for it and then find the file. The system lets go of
-it when a process ends, however it ends.
+goes wrong, unless it has all its bytes and is another file, or the disk is full. It is
+also the lock: who fetches holds it, others wait for it and then find the file. The
+system lets go of it when a process ends, however it ends.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -33,6 +34,7 @@ WEB = ("http", "https")
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")  # of what there is in all, if known
 Stretch = Tuple[int, Optional[int], Optional[int]]
+FULL = (errno.ENOSPC, errno.EDQUOT)
 ALGORITHMS = {"sha256": 64, "sha1": 40, "md5": 32}  # and their hexadecimal digits
 
 
@@ -107,8 +109,8 @@ def fetch(
         If the server cannot be reached, has no such file, or serves something else;
         nothing is in place then, and what has come so far is kept.
     OSError
-        If the folder cannot be written or its disk is full, or the file of an address
-        cannot be read; the error names the file.
+        If the folder cannot be written or its disk is full (what has come is removed
+        then), or the file of an address cannot be read; the error names the file.
     """
     path = Path(path).expanduser()
     _algorithm(checksum)
@@ -158,6 +160,10 @@ def _part(path: Path, checksum: str) -> Iterator[IO[bytes]]:
     with named(name), held(name) as part:
         try:
             yield part
+        except OSError as error:
+            if error.errno in FULL:  # what has come would keep the disk full
+                name.unlink()
+            raise
         finally:
             if is_at(name, part) and not name.stat().st_size:
                 name.unlink()
@@ -184,9 +190,17 @@ def _fill(part, url: str, checksum: str, size: int | None, patience: Patience) -
             gained = part.seek(0, os.SEEK_END) - before
             failed = 0 if gained >= ENOUGH else failed + 1
             if failed > patience.retries:
-                raise ValueError(f"{url}: {error}; tried {failed} times") from error
+                raise ValueError(_given_up(url, error, failed, part)) from error
             wait = max(patience.wait * 2 ** max(failed - 1, 0), error.after)
-            time.sleep(min(wait, LONGEST_WAIT))
+            wait = min(wait, LONGEST_WAIT)
+            LOG.warning("%s: %s; another try in %g seconds", url, error, wait)
+            time.sleep(wait)
+
+
+def _given_up(url: str, error: Exception, failed: int, part: IO[bytes]) -> str:
+    kept = part.seek(0, os.SEEK_END)
+    more = f"; {kept} bytes have come, another call goes on from there" if kept else ""
+    return f"{url}: {error}; tried {failed} times{more}"
 
 
 def _read(part, url: str, size: int | None, timeout: float, ranges: bool) -> None:
@@ -351,5 +365,9 @@ def _reason(error: requests.exceptions.RequestException) -> Exception:
     if isinstance(error, broken.Timeout):
         return _Broken("no answer in time")
     if isinstance(error, broken.ConnectionError):
+        if "NameResolutionError" in str(error) or "gaierror" in str(error):
+            return _Broken("no server of that name is found; is there a connection?")
+        if "Connection refused" in str(error):
+            return _Broken("the server refuses the connection")
         return _Broken("the server cannot be reached, or closed the connection")
     return _Broken("the connection was lost")

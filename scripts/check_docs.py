@@ -5,8 +5,8 @@
   scripts/check_docs.py --page README.md
 
 Recipes are there under their names with a small net and one epoch. `make` and `pip` are
-left to who made this environment. The commands of model cards train for hours: their
-options and recipes are checked, and they are not run.
+left to who made this environment. The commands of model cards train for hours or need
+data: their options and recipes are checked, and they are not run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from checking.commands import Command, commands_of
 from common import main, parser
 from facts import ROOT
+from releasing.training import PYTHON
 
 LONGEST = 1200  # seconds, for one command
 SHOWN = 1500  # characters of what a failed one wrote
@@ -67,12 +68,12 @@ def _run(command: Command, place: str) -> bool:
 
 def _parse(command: Command) -> bool:
     """Check a card's options and recipe; return whether they are wrong."""
-    script, *options = shlex.split(command.text)
+    python, script, *options = shlex.split(command.text)
     known = import_module(Path(script).stem).arguments().parse_args(options)
-    recipe = getattr(known, "recipe", None)
-    missing = recipe is not None and not Path(ROOT, recipe).is_file()
-    print(f"{'FAILED' if missing else 'parsed'} {command}", flush=True)
-    return missing
+    recipe = getattr(known, "recipe", None) or script
+    failed = python != PYTHON or not Path(ROOT, recipe).is_file()
+    print(f"{'FAILED' if failed else 'parsed'} {command}", flush=True)
+    return failed
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common import main, parser, write_result
 from facts import ROOT
-from reproducing import costs, sums
+from reproducing import costs, plans, sums
 from reproducing.page import detectors, page_of, readme_of
 
 
@@ -40,7 +40,7 @@ def run(args) -> None:
         sums.note(zoo, counts, zoo / sums.OTHERS)
     sums.check(zoo)
     counted = read_json(zoo / "costs" / "result.json")
-    costs.check(zoo, counted)
+    plans.check(zoo, counted)
     published = read_json(zoo / sums.OTHERS)
     tables = detectors(zoo, counted, published)
     readme = root / "README.md"

@@ -372,7 +372,7 @@ def test_no_server_is_named(path):
     with socket.socket() as taken:  # a port that nobody listens on
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.bin"
-        with pytest.raises(ValueError, match="cannot be reached.*tried 4 times"):
+        with pytest.raises(ValueError, match="refuses the connection; tried 4 times$"):
             fetch(url, path, SUM, patience=QUICK)
     assert not list(path.parent.iterdir())
 
@@ -468,7 +468,7 @@ def test_full_disk_is_named_and_keeps_what_came(server, path, full_disk, content
     assert alone(path)
 
 
-def test_full_disk_at_the_end_keeps_all(server, path, monkeypatch):
+def test_full_disk_is_left_as_it_was(server, path, monkeypatch):
     def full(*ignored):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -476,10 +476,28 @@ def test_full_disk_at_the_end_keeps_all(server, path, monkeypatch):
         patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space") as error:
             get(server, path)
-    assert error.value.filename == str(parts(path)[0])
+    assert os.path.dirname(error.value.filename) == str(path.parent)
+    assert not list(path.parent.iterdir())
     assert get(server, path).read_bytes() == CONTENT
-    assert len(server.requests) == 1
     assert alone(path)
+
+
+def test_next_try_and_what_has_come_are_said(server, path, caplog):
+    server.misbehave["/a.bin"] = [servers.drop(10)] * 2
+    patience = Patience(retries=1, wait=0.01)
+    kept = "another call goes on from there"
+    with pytest.raises(ValueError, match=f"tried 2 times; 20 bytes have come, {kept}"):
+        get(server, path, patience=patience)
+    assert "another try in 0.01 seconds" in caplog.text
+
+
+def test_unknown_server_is_named(path, monkeypatch):
+    def unknown(*ignored, **more):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ValueError, match="no server of that name is found"):
+        fetch("http://no.such.host.invalid/a", path, SUM, patience=Patience(retries=0))
 
 
 def test_source_that_cannot_be_read_is_named(path):

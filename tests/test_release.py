@@ -109,7 +109,8 @@ def test_detector_is_released(call, detected, own):
     ]
     assert zoo.get_model("toys", pretrained=True)
     card = (own / "toys" / "README.md").read_text("utf-8")
-    assert "    scripts/detect.py model_zoo/toys IMAGES" in card
+    assert "    .venv/bin/python scripts/detect.py model_zoo/toys IMAGES" in card
+    assert "scripts/evaluate.py model_zoo/toys --data " in card
 
 
 def test_card_has_the_figures(call, classified, own):
@@ -175,19 +176,27 @@ def test_card_says_what_an_untrained_model_starts_from(
 
 def test_card_says_what_a_run_needs_before_it(script, tmp_path):
     folders = [tmp_path / name for name in ("set/mine", "set/start", "set/teacher")]
-    pets, zoo = ({"data": {"root": f"../data/{name}"}} for name in ("pets", "zoo"))
+    pets, zoo = (
+        {"hours": 1, "data": {"root": f"../data/{name}"}} for name in ("pets", "zoo")
+    )
     named = {"model": "runs/set/start/full", "teacher": "runs/set/teacher/full", **pets}
     taught = {"hours": 2, "start": "runs/set/start/full", **pets}
-    for folder, recipe in zip(folders, (pets, {"hours": 0.4, **zoo}, taught)):
+    for folder, recipe in zip(folders, (pets, {**zoo, "hours": 0.4}, taught)):
         folder.mkdir(parents=True)
         (folder / "recipe.json").write_text(json.dumps(recipe))
+    took = [{"train_seconds": s, "hardware": {"threads": 2}} for s in (1800, 3600)]
+    stages = {"full": took[0], "1_prune": {}, "compact": took[1]}
+    (folders[2] / "result.json").write_text(json.dumps({"stages": stages}))
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "recipe.json").write_text(json.dumps(named))
     entry = SimpleNamespace(weights=True, command="a", hours=1, data="Pets")
     training = script("releasing.training").training
     text = training(entry, tmp_path / "own")
-    start = "[set/start](../set/start/recipe.json) (0.4 hours)"
-    assert f"{start}, [set/teacher](../set/teacher/recipe.json) (2 hours)." in text
+    start = "[set/start](../set/start/recipe.json) (about 0.4 hours)"
+    assert (
+        f"{start}, [set/teacher](../set/teacher/recipe.json) (1.5 hours on 2 threads)."
+        in text
+    )
     assert "looked for in DIR/zoo and DIR/pets, without it in `../data/zoo`" in text
     named = {"teacher": "runs/set/teacher/a", **pets}
     (tmp_path / "own" / "recipe.json").write_text(json.dumps(named))
@@ -199,6 +208,7 @@ def test_card_says_what_a_run_needs_before_it(script, tmp_path):
 
 def test_card_names_no_net_that_the_zoo_cannot_make(script, tmp_path):
     named = {"model": {"weights": "runs/mine/full/model"}, "data": {"root": "pets"}}
+    named["hours"] = 1
     (tmp_path / "recipe.json").write_text(json.dumps(named))
     entry = SimpleNamespace(weights=True, command="a", hours=1, data="Pets")
     assert "mine" not in script("releasing.training").training(entry, tmp_path)

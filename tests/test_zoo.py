@@ -453,6 +453,8 @@ def with_first(own, **changes) -> None:
         ({"file": "/etc/passwd"}, "file"),
         ({"file": "a/../../b.params"}, "file"),
         ({"file": "a\\b.params"}, "file"),
+        ({"file": "%2e%2e/b.params"}, "file"),
+        ({"file": "a\0.params"}, "file"),
         ({"sha256": "ab/" * 21 + "a"}, "sha256"),
         ({"sha256": "A" * 64}, "sha256"),
         ({"name": "bare"}, "model 'bare' is there twice"),

@@ -241,7 +241,7 @@ class Recipe:
     paper, command : str
         What it reproduces, and the command that runs it.
     hours : float
-        How long that takes on two cores.
+        About how long that takes on two idle cores.
     expected : dict
         Figures to expect, for the reader.
     model, data, evaluate

@@ -58,7 +58,8 @@ class Weights:
     def disagreement(self) -> tuple[str, Any, str] | None:
         """Return what is no file of a zoo, if anything."""
         parts = self.file.split("/")  # an absolute path begins with ""
-        if "\\" in self.file or not all(map(_is_name, parts)):
+        odd = set("\\%?#\0") & set(self.file)  # which an address reads as another path
+        if odd or not all(map(_is_name, parts)):
             return "file", self.file, "a path in the model zoo"
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             return "sha256", self.sha256, "64 hexadecimal digits in lower case"
@@ -87,7 +88,7 @@ class Entry:
     command : str
         What trains it.
     hours : float
-        How long that takes on two cores.
+        About how long that takes on two idle cores, from the recipe.
     metric : Metric, optional
         Only with weights.
     weights : Weights, optional

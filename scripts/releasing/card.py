@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+from facts import ROOT
 from releasing.figures import rows
 from releasing.training import training
+from releasing.use import use
 from tables import table
 
 TASKS = {"ssd": "object detection", "classifier": "image classification"}
@@ -24,7 +27,7 @@ def card(entry: Any, folder: Path) -> str:
         _what(entry),
         table(("", ""), rows(entry, whole)).rstrip(),
         "## Use",
-        _use(entry),
+        use(entry, folder),
         "## Training",
         training(entry, folder),
         "## Limits",
@@ -44,28 +47,17 @@ def _what(entry: Any) -> str:
     )
 
 
-def _use(entry: Any) -> str:
-    given = ", pretrained=True" if entry.weights else ""
-    made = f"""```python
-import gluon_compress as gc
-
-net = gc.get_model("{entry.name}"{given})
-```"""
-    if entry.kind != "ssd" or not entry.weights:
-        return made
-    folder = f"model_zoo/{entry.name}"
-    return f"""{made}
-
-In a checkout, on images of your own, and to a file for a device:
-
-    scripts/detect.py {folder} IMAGES --out found
-    scripts/export.py {folder} --out edge --formats onnx --images IMAGES"""
-
-
 def _limits(entry: Any) -> str:
     if not entry.weights:
         return "Its accuracy is not known: it was never trained."
+    page = re.search(r"--out runs/(\w+) ", entry.command)
+    compared = ""
+    if page and (ROOT / "docs" / f"{page[1]}.md").exists():
+        compared = (
+            f" [{page[1]}.md](../../docs/{page[1]}.md) holds it against other nets, of "
+            "which some have learnt for longer."
+        )
     return (
         f"It knows {entry.data} and nothing else; on other images it was not measured. "
-        "Scores are not calibrated probabilities."
+        f"Scores are not calibrated probabilities.{compared}"
     )

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from releasing.hours import hours_of
 from reproducing.running import starts
+
+PYTHON = ".venv/bin/python"  # of a checkout
 
 
 def training(entry: Any, folder: Path) -> str:
     """Return the part of a model's card that says how it is trained."""
-    made = f"    {entry.command}\n\n"
+    made = f"    {PYTHON} {entry.command}\n\n"
     plan = " and [plan.json](plan.json)" if (folder / "plan.json").exists() else ""
     files = f"[recipe.json](recipe.json){plan}"
     if not entry.weights:
         return (
-            f"{made}About {entry.hours:g} hours on two cores, not run here; {files}."
-            f"{_trunk(entry, folder)}"
+            f"{made}About {entry.hours:g} hours on two cores, estimated and not run "
+            f"here; {files}.{_trunk(entry, folder)}"
         )
     return (
-        f"{made}About {entry.hours:g} hours on two cores; {files} say how and what, "
-        f"[result.json](result.json) how well.{_before(folder)} {_images(folder)}"
+        f"{made}It took {hours_of(folder)}, beside other work; how and what: {files}; "
+        f"how well: [result.json](result.json).{_before(folder)} {_images(folder)}"
     )
 
 
 def _before(folder: Path) -> str:
     """Return which nets a run needs, in the order they are made, and their hours."""
-    from gluon_compress.files import read_json
-
     made = []
     for recipe in dict.fromkeys(_needed(folder / "recipe.json", folder.parent)):
         name = f"{recipe.parent.parent.name}/{recipe.parent.name}"
-        hours = read_json(recipe)["hours"]
-        unit = "hour" if hours == 1 else "hours"
-        made.append(f"[{name}](../{name}/recipe.json) ({hours:g} {unit})")
+        made.append(f"[{name}](../{name}/recipe.json) ({hours_of(recipe.parent)})")
     if not made:
         return ""
     return (
@@ -71,7 +70,10 @@ def _trunk(entry: Any, folder: Path) -> str:
     trunk = read_json(folder / "recipe.json")["model"].get("trunk")
     if trunk is None:
         return " It starts from random values."
+    own = folder.parent / PurePosixPath(trunk).parts[1]
+    if not (own / "recipe.json").exists():
+        return f" Its trunk, `{trunk}`, is made first."
     return (
-        f" Its trunk, `{trunk}`, is made first, by a recipe of its own, whose hours "
-        "are not among these."
+        f" Its trunk, `{trunk}`, is made first, by [{own.name}](../{own.name}/"
+        f"recipe.json): {hours_of(own)} more."
     )

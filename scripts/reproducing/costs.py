@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Mapping
 
 PLAN = "plan.json"
 DETECTORS = {  # of 20 classes at 300 x 300: what is built, and the plan it is cut by
@@ -36,31 +35,12 @@ def counted(zoo: Path) -> dict:
         "detectors": detectors,
         "classifiers": classifiers,
         "measured": {name: _of_20_classes(zoo / name) for name in with_plans(zoo)},
-        "plans": {path.as_posix(): sha256(zoo / path) for path in _plans(zoo)},
+        "plans": {path.as_posix(): sha256(zoo / path) for path in plans(zoo)},
     }
 
 
-def check(zoo: Path, costs: Mapping) -> None:
-    """Hold the plans of a zoo against those that were counted.
-
-    Raises
-    ------
-    ValueError
-        Naming the one that is missing, altered, or was not counted.
-    """
-    from gluon_compress.files import sha256
-
-    for name, total in costs["plans"].items():
-        if not (zoo / name).is_file():
-            raise ValueError(f"{zoo / name}: this plan is missing")
-        if sha256(zoo / name) != total:
-            raise ValueError(f"{zoo / name}: is not the plan that was counted")
-    for name in with_plans(zoo):
-        if name not in costs["measured"]:
-            raise ValueError(f"{zoo / name / PLAN}: its net was not counted")
-
-
-def _plans(zoo: Path) -> list[Path]:
+def plans(zoo: Path) -> list[Path]:
+    """Return the plans of the compact nets of the tables, in the zoo."""
     names = [plan for _, plan in DETECTORS.values() if plan is not None]
     return [Path(name, PLAN) for name in (*names, *with_plans(zoo))]
 
