@@ -51,7 +51,7 @@ def detect(net: SSD, image: np.ndarray, threshold: float) -> report.Boxes:
 
     Parameters
     ----------
-    net : gluoncv.model_zoo.ssd.SSD
+    net : gluoncv.model_zoo.SSD
     image : ndarray
         ``(H, W, 3)``, uint8, RGB.
     threshold : float

@@ -585,3 +585,16 @@ def test_shipped_card_is_made_from_the_index(entry, script):
     folder = ROOT / "model_zoo" / entry.name
     card = script("releasing.card").card
     assert (folder / "README.md").read_text("utf-8") == card(entry, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        (["a"], {}, r"name \['a'\] of a model; allowed: a str"),
+        (DETECTOR, {"ctx": mx.gpu(0)}, r"ctx gpu\(0\): cannot be used"),
+    ],
+)
+def test_names_and_devices_that_cannot_be_are_refused_in_a_line(name, more, message):
+    with pytest.raises(ValueError, match=message) as error:
+        gc.get_model(name, **more)
+    assert len(str(error.value).splitlines()) == 1

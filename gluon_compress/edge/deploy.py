@@ -48,7 +48,7 @@ def deploy(
 
     Parameters
     ----------
-    net : gluoncv.model_zoo.ssd.SSD
+    net : gluoncv.model_zoo.SSD
         Trained; left as it is.
     folder : path
         Made, or replaced whole if it holds what ``deploy`` wrote: formats are not

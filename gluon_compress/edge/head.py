@@ -26,7 +26,7 @@ def head_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
 
     Parameters
     ----------
-    net : gluoncv.model_zoo.ssd.SSD
+    net : gluoncv.model_zoo.SSD
         Initialised; left as it is.
 
     Returns
@@ -69,7 +69,7 @@ def whole_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
 
     Parameters
     ----------
-    net : gluoncv.model_zoo.ssd.SSD
+    net : gluoncv.model_zoo.SSD
         Initialised; left as it is.
     """
     with autograd.predict_mode():

@@ -84,7 +84,7 @@ def build(
 
     Returns
     -------
-    gluoncv.model_zoo.ssd.SSD
+    gluoncv.model_zoo.SSD
 
     Raises
     ------
@@ -143,7 +143,7 @@ def save(net: SSD, folder: str | os.PathLike, name: str) -> dict:
 
     Parameters
     ----------
-    net : gluoncv.model_zoo.ssd.SSD
+    net : gluoncv.model_zoo.SSD
     folder : path
         As in ``gluon_compress.export``.
     name : str

@@ -2,7 +2,7 @@
 
 The *raw head* is the symbol with two outputs, class scores ``(B, A, C + 1)`` and box
 deltas ``(B, A, 4)``; decode and NMS are not in it. Pruning works on it, and
-``from_head`` turns what pruning returns into a ``gluoncv.model_zoo.ssd.SSD`` again,
+``from_head`` turns what pruning returns into a ``gluoncv.model_zoo.SSD`` again,
 so whatever is written for GluonCV's SSD works on a slim one.
 """
 
@@ -103,7 +103,7 @@ def head_block(
 
     Parameters
     ----------
-    net : gluoncv.model_zoo.ssd.SSD
+    net : gluoncv.model_zoo.SSD
         Initialised.
     taps : sequence of str
         Those of ``map_names`` that are outputs too.
@@ -257,7 +257,7 @@ def with_classes(net: SSD, classes: Sequence[str], *, seed: int = 0) -> SSD:
 
     Parameters
     ----------
-    net : gluoncv.model_zoo.ssd.SSD
+    net : gluoncv.model_zoo.SSD
         Initialised, slim or not; left as it is.
     classes : sequence of str
     seed : int

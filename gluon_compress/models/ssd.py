@@ -115,7 +115,7 @@ def build_ssd(trunk: tuple[HybridBlock, list[mx.sym.Symbol]], config: SSDConfig)
 
     Returns
     -------
-    gluoncv.model_zoo.ssd.SSD
+    gluoncv.model_zoo.SSD
         In training it returns class scores ``(B, A, C + 1)``, box deltas
         ``(B, A, 4)`` and anchors ``(1, A, 4)``; otherwise ids, scores and
         corner boxes after NMS.

@@ -63,15 +63,19 @@ def get_model(
     Returns
     -------
     HybridBlock
-        A detector is a ``gluoncv.model_zoo.ssd.SSD``.
+        A detector is a ``gluoncv.model_zoo.SSD``.
 
     Raises
     ------
     ValueError
         For an unknown name (the nearest are named), a model without weights (what
-        makes them is named), weights that cannot be had, or classes that are not
-        distinct names.
+        makes them is named), weights that cannot be had, classes that are not distinct
+        names, or a device that is not there.
+    OSError
+        If the cache cannot be written; the file is named.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"name {name!r} of a model; allowed: a str")
     known = read()
     if classes is not None and name in {*known, *models.MODELS}:
         classes = class_names(classes)
@@ -210,5 +214,9 @@ def placed(net: HybridBlock, ctx: Any) -> HybridBlock:
         for one in several:
             if not isinstance(one, mx.Context):
                 raise ValueError(f"ctx {one!r}; allowed: contexts, as mx.cpu()")
-        net.collect_params().reset_ctx(ctx)
+        try:
+            net.collect_params().reset_ctx(ctx)
+        except mx.MXNetError as error:  # whose message is a trace of C++
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"ctx {ctx}: cannot be used: {reason}") from None
     return net
