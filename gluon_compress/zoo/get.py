@@ -75,7 +75,7 @@ def get_model(
         If the cache cannot be written; the file is named.
     """
     if not isinstance(name, str):
-        raise ValueError(f"name {name!r} of a model; allowed: a str")
+        raise unknown(name, ())
     known = read()
     if classes is not None and name in {*known, *models.MODELS}:
         classes = class_names(classes)
