@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, Plan, count, select, trace
-from gluon_compress.plan import explain
+from gluon_compress.plan import delete, explain
 from gluon_compress.plan.reach import FIRST
 from nets import (
     NETS,
@@ -99,6 +99,17 @@ def test_rows_say_what_was_not_pruned_and_why(graph):
         else:
             assert row["frozen"] == row["held"] == ""
             assert row["macs_saved"] > 0
+
+
+def test_what_an_earlier_row_pruned_is_not_said_to_be_held(graph):
+    first = delete(graph, {"conv3": 0.5}, multiple=1, minimum=1)
+    budget = Budget.share(count(graph), macs=0.6)
+    later = select(graph, budget, leave=("conv3",))
+    both = Plan({**later.keep, **first.keep}, made_by=later.made_by)
+    rows = {row["name"]: row for row in explain(graph, both)}
+    assert both.made_by["held"]["conv3"] == "left alone by 'conv3'"
+    assert rows["conv3"]["kept"] < rows["conv3"]["width"]
+    assert rows["conv3"]["held"] == ""
 
 
 def test_layers_are_those_that_make_the_channels():

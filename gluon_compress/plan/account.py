@@ -32,10 +32,10 @@ def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
     list of dict
         In the order of the network: ``name``, ``width`` and ``kept`` (indices),
         ``frozen`` (the reason, or empty), ``held`` (why ``select`` did not touch a
-        group that is not frozen, or empty), ``effect`` (what the plan's search went by,
-        None where it was not measured), ``macs_saved`` and ``bytes_saved`` (shares
-        of what the plan saves, which add up to 1; all 0 if it saves nothing) and
-        ``layers`` (whose outputs the channels are).
+        group that is whole and not frozen, or empty), ``effect`` (what the plan's
+        search went by, None where it was not measured), ``macs_saved`` and
+        ``bytes_saved`` (shares of what the plan saves, which add up to 1; all 0 if it
+        saves nothing) and ``layers`` (whose outputs the channels are).
 
     Raises
     ------
@@ -47,13 +47,16 @@ def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
     reasons = reasons if isinstance(reasons, Mapping) else {}
     effects = plan.made_by.get("effects")
     effects = effects if isinstance(effects, Mapping) else {}
+    kept = {group.name: len(plan.kept(group)) for group in graph.groups}
+    # In plans of several rows, an earlier one may have pruned what a later one holds.
+    whole = {g.name for g in graph.groups if kept[g.name] == g.width and not g.frozen}
     return [
         {
             "name": group.name,
             "width": group.width,
-            "kept": len(plan.kept(group)),
+            "kept": kept[group.name],
             "frozen": group.frozen,
-            "held": "" if group.frozen else reasons.get(group.name, ""),
+            "held": reasons.get(group.name, "") if group.name in whole else "",
             "effect": effects.get(group.name),
             **{f"{name}_saved": shares[name].get(group.name, 0.0) for name in SAVED},
             "layers": list(group.layers),
