@@ -26,6 +26,7 @@ from gluon_compress.folders import (
     FORMAT,
     MANIFEST,
     drafted,
+    kind_checked,  # noqa: F401  as the next
     read_manifest,  # noqa: F401  here for who reads exports
     sums_of,
     verified,
@@ -192,10 +193,14 @@ def load_symbol(
     Raises
     ------
     ValueError
-        Naming the file that is missing, altered or of a newer format.
+        Naming the file that is missing, altered or of a newer format, or the folder
+        that has a structure and no weights.
     """
     folder = Path(folder)
-    name = verified(folder)["name"]
+    manifest = verified(folder)
+    name = manifest["name"]
+    if f"{name}-0000.params" not in manifest["files"]:
+        raise ValueError(f"{folder}: holds a structure without weights")
     symbol = mx.sym.load(str(folder / f"{name}-symbol.json"))
     stored = mx.nd.load(str(folder / f"{name}-0000.params"))
     params = {key.split(":", 1)[1]: value for key, value in stored.items()}

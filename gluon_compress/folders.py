@@ -10,7 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
-from gluon_compress.checks import key, map_of, part, section, whole, wrong
+from gluon_compress.checks import (
+    key,
+    list_of,
+    map_of,
+    part,
+    section,
+    text,
+    whole,
+    wrong,
+)
 from gluon_compress.files import named, read_json, sha256
 
 FORMAT = 1
@@ -115,9 +124,25 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     if missing:
         raise ValueError(f"{path}: key {min(missing)!r} is missing")
     try:
+        text(manifest["name"], "name")
+        list_of(whole(1))(_of(manifest["input"], "shape"), "input.shape")
         sums(manifest["files"], "files")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    return manifest
+
+
+def _of(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def kind_checked(folder: str | os.PathLike, kind: str) -> dict:
+    """Return the manifest of an export of a kind; raise ValueError for any other."""
+    manifest = read_manifest(folder)
+    if manifest.get("kind") != kind:
+        raise wrong(
+            f"{Path(folder) / MANIFEST}: kind", manifest.get("kind"), repr(kind)
+        )
     return manifest
 
 

@@ -89,6 +89,7 @@ WITHIN = {
         "start",
         "lean",
         "ssd",
+        "manifest",
         "head",
         "trunk",
         "mobilenet",

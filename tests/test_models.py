@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from mxnet import autograd
 from gluon_compress import count, models
 from gluon_compress.data import SSDTargets
 from gluon_compress.distill import near_objects
-from gluon_compress.export import export
+from gluon_compress.export import export, read_manifest
 from gluon_compress.graph import trace
 from gluon_compress.models import head, ssd
 from gluon_compress.models.resnet import resnet_trunk
@@ -453,6 +455,55 @@ def test_folder_of_another_kind_is_named(tmp_path):
     export((symbol, params), tmp_path / "m", "dense", shape=(1, 3), info={})
     with pytest.raises(ValueError, match="manifest.json: kind is None; allowed: 'ssd'"):
         models.load(tmp_path / "m")
+
+
+def rewritten(folder, path, value):
+    """Change one key of a folder's manifest."""
+    content = inner = read_manifest(folder)
+    *places, last = path.split("/")
+    for place in places:
+        inner = inner[place]
+    inner[last] = value
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("classes", 5, "classes is 5; allowed: a list"),
+        ("classes", ["a", "a"], "classes is .* one is there twice"),
+        ("classes", ["a"], "gives 12 channels; the classes and anchors need 8"),
+        ("anchors", None, "anchors is None; allowed: an object"),
+        ("anchors/size", "300", "anchors.size is '300'; allowed: a whole number"),
+        ("anchors/steps", [8], "anchors: 6 lists of ratios need 7 sizes and 6 steps"),
+        ("anchors/scale", 2, "anchors.scale: no such key; allowed: size"),
+        ("decode", {}, "decode.stds: this key is missing"),
+        ("nms/nms_topk", 1.5, "nms.nms_topk is 1.5; allowed: a whole number"),
+        ("name", ["x"], r"name is \['x'\]; allowed: a text"),
+        ("input", "data", "input.shape is None; allowed: a list"),
+    ],
+)
+def test_manifest_that_states_what_cannot_be_is_refused(
+    slimmed, tmp_path, path, value, message
+):
+    models.save(slimmed, tmp_path / "m", "m")
+    rewritten(tmp_path / "m", path, value)
+    with pytest.raises(ValueError, match=f"m/manifest.json: .*{message}"):
+        models.load(tmp_path / "m")
+
+
+def test_structure_without_weights_is_named(slimmed, tmp_path):
+    files = models.save(slimmed, tmp_path / "m", "m")["files"]
+    (tmp_path / "m" / "m-0000.params").unlink()
+    rewritten(tmp_path / "m", "files", {"m-symbol.json": files["m-symbol.json"]})
+    with pytest.raises(ValueError, match="m: holds a structure without weights"):
+        models.load(tmp_path / "m")
+
+
+def test_detector_is_no_trunk(slimmed, tmp_path):
+    models.save(slimmed, tmp_path / "m", "m")
+    with pytest.raises(ValueError, match="json: kind is 'ssd'; allowed: 'classifier'"):
+        models.build("ssd_300_resnet50_v1d", CLASSES, trunk=tmp_path / "m")
 
 
 @pytest.mark.parametrize("name", ["resnet18_v1b", "resnet50_v1d"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from gluon_compress.checks import (
-    class_names,
     key,
     list_of,
     map_of,
@@ -18,7 +17,6 @@ from gluon_compress.checks import (
     part,
     section,
     text,
-    truth,
     whole,
     wrong,
 )
@@ -26,10 +24,10 @@ from gluon_compress.data import RESIZE
 from gluon_compress.edge.formats import BATCH, FORMATS
 from gluon_compress.edge.quantize import CALIBRATIONS
 from gluon_compress.folders import MANIFEST, sums, verified
+from gluon_compress.models.manifest import POSITIVE, Anchors, Decode, stated_classes
 
 KIND = "ssd-deployed"
 ANCHORS = "anchors.npy"
-POSITIVE = number(0, above=True)
 
 
 def _resize(value: Any, place: str) -> dict:
@@ -42,10 +40,6 @@ def _batch(value: Any, place: str) -> int | str:
     if value not in (1, BATCH) or value is True:
         raise wrong(place, value, f"1 or {BATCH!r}")
     return value
-
-
-def _classes(value: Any, place: str) -> tuple[str, ...]:
-    return class_names(list_of(text)(value, place))
 
 
 @section
@@ -63,24 +57,6 @@ class Output:
 
     name: str = key(text)
     shape: tuple = key(list_of(whole(1), exactly=3))
-
-
-@section
-class Anchors:
-    """Which anchors ``anchors.npy`` holds, for an image of which size."""
-
-    size: int = key(whole(1))
-    sizes: tuple = key(list_of(POSITIVE))
-    ratios: tuple = key(list_of(list_of(POSITIVE)))
-    steps: tuple = key(list_of(POSITIVE))
-    lite: bool = key(truth)
-
-
-@section
-class Decode:
-    """What box deltas are multiplied by."""
-
-    stds: tuple = key(list_of(POSITIVE, exactly=4))
 
 
 @section
@@ -114,7 +90,7 @@ class Deployed:
 
     input: Input = key(part(Input))
     outputs: tuple = key(list_of(part(Output), exactly=1))
-    classes: tuple = key(_classes)
+    classes: tuple = key(stated_classes)
     mean: tuple = key(list_of(number(0, 1), exactly=3))
     std: tuple = key(list_of(POSITIVE, exactly=3))
     anchors: Anchors = key(part(Anchors))

@@ -18,9 +18,17 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress.checks import class_names
 from gluon_compress.cost import count
-from gluon_compress.export import MANIFEST, export, load_symbol, read_manifest
+from gluon_compress.export import (
+    MANIFEST,
+    export,
+    kind_checked,
+    load_symbol,
+    read_manifest,
+)
 from gluon_compress.graph import Graph, trace
 from gluon_compress.models import head, ssd
+from gluon_compress.models.classifier import KIND
+from gluon_compress.models.manifest import stated_config
 from gluon_compress.models.mobilenet import mobilenet_trunk
 from gluon_compress.models.resnet import resnet_trunk
 from gluon_compress.models.ssd import MEAN, STD, VOC_CLASSES, SSDConfig, image_size
@@ -134,7 +142,15 @@ def size_of(net: SSD) -> dict:
 
 
 def load_trunk(folder: str | os.PathLike) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
-    """Return a classifier's export as a trunk: the block and its three taps."""
+    """Return a classifier's export as a trunk: the block and its three taps.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds the export of a detector, or a file of it is broken.
+    """
+    if "kind" in read_manifest(folder):  # those of ``export`` need not have one
+        kind_checked(folder, KIND)
     return classifier_trunk(*load_symbol(folder))
 
 
@@ -181,18 +197,23 @@ def load(folder: str | os.PathLike) -> SSD:
     ValueError
         If the folder holds no detector's export, or a file of it is broken.
     """
-    manifest = read_manifest(folder)
-    if manifest.get("kind") != "ssd":
-        place = Path(folder) / MANIFEST
-        raise ValueError(f"{place}: kind is {manifest.get('kind')!r}; allowed: 'ssd'")
-    return from_manifest(manifest, *load_symbol(folder))
+    manifest = kind_checked(folder, "ssd")
+    head_and_values = load_symbol(folder)
+    try:
+        return from_manifest(manifest, *head_and_values)
+    except ValueError as error:
+        raise ValueError(f"{Path(folder) / MANIFEST}: {error}") from None
 
 
 def from_manifest(
     manifest: Mapping, symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray]
 ) -> SSD:
-    """Return the detector of a raw head, as ``manifest_info`` described it."""
-    constants = {**manifest["anchors"], **manifest["decode"], **manifest["nms"]}
-    constants["ratios"] = tuple(map(tuple, constants["ratios"]))
-    config = SSDConfig(classes=tuple(manifest["classes"]), extras=(), **constants)
-    return head.from_head(symbol, params, config)
+    """Return the detector of a raw head, as ``manifest_info`` described it.
+
+    Raises
+    ------
+    ValueError
+        Naming a key of the manifest that is missing or unknown, its value and what is
+        allowed, or what does not fit the head.
+    """
+    return head.from_head(symbol, params, stated_config(manifest))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from inspect import signature
-from pathlib import Path
 from typing import Any, Callable, Sequence
 
 import mxnet as mx
@@ -19,7 +18,7 @@ from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
 from gluon_compress.checks import class_names
 from gluon_compress.distill import soft_target_loss
-from gluon_compress.export import MANIFEST, export, load_symbol, read_manifest
+from gluon_compress.export import export, kind_checked, load_symbol
 from gluon_compress.graph import block_of, pair_of, symbol_of
 from gluon_compress.graph.nodes import put_together, take_apart
 from gluon_compress.models.ssd import MEAN, STD
@@ -146,11 +145,7 @@ def load_classifier(folder: str | os.PathLike) -> tuple[SymbolBlock, dict]:
     ValueError
         If the folder holds no classifier's export, or a file of it is broken.
     """
-    manifest = read_manifest(folder)
-    if manifest.get("kind") != KIND:
-        place = Path(folder) / MANIFEST
-        found = manifest.get("kind")
-        raise ValueError(f"{place}: kind is {found!r}; allowed: {KIND!r}")
+    manifest = kind_checked(folder, KIND)
     return block_of(*load_symbol(folder)), manifest
 
 

@@ -227,7 +227,8 @@ def from_head(symbol: mx.sym.Symbol, params: dict, config: SSDConfig) -> SSD:
     Raises
     ------
     ValueError
-        If the symbol does not end in one class and one box predictor per map.
+        If the symbol does not end in one class and one box predictor per map, or they
+        are not made for these classes and anchors.
     """
     nodes = json.loads(symbol.tojson())
     heads = [entry[0] for entry in nodes["heads"]]
@@ -245,11 +246,23 @@ def from_head(symbol: mx.sym.Symbol, params: dict, config: SSDConfig) -> SSD:
         (net.class_predictors, class_convs),
         (net.box_predictors, box_convs),
     ):
-        for block, conv in zip(blocks, convs):
+        for number, (block, conv) in enumerate(zip(blocks, convs)):
+            _check_width(block, conv, f"map{number}")
             names = [nodes["nodes"][i[0]]["name"] for i in conv["inputs"][1:]]
             for parameter, name in zip(block.predictor.params.values(), names):
                 _set(parameter, params[name])
     return net
+
+
+def _check_width(block, conv: dict, name: str) -> None:
+    """Refuse a predictor that is not made for these classes and anchors."""
+    found = attribute(conv["attrs"], "num_filter", 0)
+    wanted = block.predictor._kwargs["num_filter"]
+    if found != wanted:
+        raise ValueError(
+            f"{conv['name']} of {name} gives {found} channels; the classes and anchors "
+            f"need {wanted}"
+        )
 
 
 def with_classes(net: SSD, classes: Sequence[str], *, seed: int = 0) -> SSD:
