@@ -16,7 +16,7 @@ import json
 from itertools import product
 from pathlib import Path
 
-from common import above_0, folder, main, parser, write_result
+from common import above_0, add_out, main, parser, write_result
 from speed.aims import plain
 from speed.images import readable
 from speed.measure import deployed, measure, measure_ways
@@ -31,7 +31,7 @@ def arguments():
     """Return the parser of this script."""
     made = parser(__doc__)
     made.add_argument("nets", nargs="*", metavar="NET", help="default: all names")
-    made.add_argument("--out", type=folder, required=True, metavar="DIR")
+    add_out(made, "rows", "ways")
     made.add_argument("--work", metavar="DIR", help="for nets; default: OUT/nets")
     made.add_argument("--images", metavar="DIR", help="for the way to boxes, too")
     made.add_argument("--count", type=above_0, default=16, help="of --images")

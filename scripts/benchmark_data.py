@@ -13,7 +13,7 @@ import time
 from functools import partial
 from itertools import chain, count, repeat
 
-from common import main, parser, write_result
+from common import add_out, main, parser, write_result
 
 MODEL = "ssd_300_resnet50_v1d_0.11"
 
@@ -27,7 +27,7 @@ def arguments():
     made.add_argument("--batch-size", type=int, default=8, help="default: 8")
     made.add_argument("--turns", type=int, default=5, help="default: 5")
     made.add_argument("--steps", type=int, default=12, help="of a turn; default: 12")
-    made.add_argument("--out", metavar="DIR", help="where to write result.json")
+    add_out(made, "fixed_batch", required=False)
     return made
 
 

@@ -17,7 +17,7 @@ import statistics
 import time
 from pathlib import Path
 
-from common import above_0, main, parser, write_result
+from common import above_0, add_out, main, parser, write_result
 from speed.teacher import page_of, told
 from speed.teaching import FULL, PLAN, steps
 
@@ -31,7 +31,7 @@ def arguments():
     made.add_argument("--stride", type=above_0, default=2, help="as in recipes")
     made.add_argument("--batch", type=above_0, default=8)
     made.add_argument("--rounds", type=above_0, default=8)
-    made.add_argument("--out", metavar="DIR")
+    add_out(made, "student", "ms", required=False)
     return made
 
 

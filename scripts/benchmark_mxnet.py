@@ -15,7 +15,7 @@ import json
 import statistics
 from pathlib import Path
 
-from common import above_0, cores, main, parser, write_result
+from common import above_0, add_out, cores, main, parser, write_result
 from speed.alone import alone
 from speed.graphs import page_of
 from speed.nets import NETS
@@ -30,7 +30,7 @@ def arguments():
     made.add_argument(
         "nets", nargs="*", metavar="NET", help="of benchmark.py, or a model"
     )
-    made.add_argument("--out", required=True, metavar="DIR")
+    add_out(made, "forms", "budgets")
     made.add_argument("--table", metavar="FILE", help="of latency, made or extended")
     made.add_argument("--recipe", default="ssd_300_resnet50_v1d_compact_s")
     made.add_argument("--threads", type=above_0, default=cores(), metavar="N")

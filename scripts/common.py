@@ -7,9 +7,9 @@ import os
 import sys
 from typing import Callable, Sequence
 
-from facts import cores, environment, write_result  # noqa: F401  for the scripts
+from facts import cores, environment  # noqa: F401  for scripts
 from inputs import above_0, contexts, devices, folder, share  # noqa: F401
-from places import images_in, pictures  # noqa: F401
+from outputs import add_out, write_result  # noqa: F401
 
 BAD_INPUT, INTERRUPTED = 2, 130
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from common import folder, main, parser, pictures, share
+from common import folder, main, parser, share
 from loaded import load_detector
-from places import others_in, without
+from places import others_in, pictures, without
 from runtime import add_runtime
 
 SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room,

@@ -9,7 +9,7 @@ The folder is a model folder, or with --runtime what scripts/export.py --formats
 
 from __future__ import annotations
 
-from common import folder, main, parser, write_result
+from common import add_out, main, parser, write_result
 from labelled import add_images, labelled, precisions_of, source
 from loaded import load_detector
 from places import without
@@ -22,8 +22,7 @@ def arguments():
     made.add_argument("model", metavar="FOLDER")
     add_runtime(made)
     add_images(made)
-    result = {"type": folder, "metavar": "DIR", "help": "where to write result.json"}
-    made.add_argument("--out", **result)
+    add_out(made, "model", "mAP", required=False)
     return made
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from common import folder, main, parser, write_result
+from common import add_out, main, parser, write_result
 from inputs import contexts
 
 BATCH = 64
@@ -24,8 +24,7 @@ def arguments():
     made.add_argument("model", metavar="FOLDER")
     made.add_argument("--data", required=True, metavar="ROOT", help="holds the split")
     made.add_argument("--split", default="val", help="folder in it; default: val")
-    result = {"type": folder, "metavar": "DIR", "help": "where to write result.json"}
-    made.add_argument("--out", **result)
+    add_out(made, "model", "top1", required=False)
     return made
 
 

@@ -12,7 +12,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from common import folder, main, parser, write_result
+from common import add_out, main, parser, write_result
 from labelled import add_images, labelled, precisions_of, source
 from loaded import load_detector
 from tables import percent, table
@@ -27,7 +27,7 @@ def arguments():
     pair = {"nargs": 2, "metavar": ("MODEL", "DEPLOYED"), "required": True}
     made.add_argument("--net", action="append", help="any number of times", **pair)
     add_images(made)
-    made.add_argument("--out", type=folder, required=True, metavar="DIR")
+    add_out(made, "nets", "metric")
     return made
 
 

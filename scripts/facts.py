@@ -9,7 +9,6 @@ import re
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Mapping
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("gluon_compress", "mxnet", "gluoncv", "numpy", "opencv-python")
@@ -30,16 +29,6 @@ def environment() -> dict:
         "hardware": {"cpu": _cpu(), "cores": cores(), "threads": _threads()},
         "versions": {"python": platform.python_version(), **_versions()},
     }
-
-
-def write_result(folder: str | os.PathLike, content: Mapping[str, Any]) -> Path:
-    """Write ``result.json`` with what was measured and the environment; return it."""
-    from gluon_compress.files import write_json
-
-    path = Path(folder) / "result.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**content, **environment()})
-    return path
 
 
 def _git(*command: str) -> str | None:

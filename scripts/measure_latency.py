@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from common import main, parser, write_result
+from common import add_out, main, parser, write_result
 from inputs import above_0
 from subjects import net_of, plans_of
 
@@ -28,7 +28,7 @@ def arguments():
     made.add_argument("--size", type=above_0, default=224, help="default: 224")
     made.add_argument("--threads", type=above_0, help="default: OMP_NUM_THREADS or all")
     made.add_argument("--check", action="store_true", help="time whole nets, too")
-    made.add_argument("--out", metavar="DIR", help="where to write result.json")
+    add_out(made, "net", "rows", required=False)
     return made
 
 

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import main, parser, write_result
+from common import add_out, main, parser, write_result
 
 
 def arguments():
     """Return the parser of this script."""
     made = parser(__doc__)
     made.add_argument("--recipe", required=True, metavar="FILE", help="JSON")
-    made.add_argument("--out", required=True, metavar="DIR", help="for both files")
+    add_out(made, "stages", "classes")
     made.add_argument("--classes", nargs="+", metavar="NAME", help="default: its own")
     return made
 
@@ -34,13 +34,16 @@ def run(args) -> None:
     from gluon_compress import pipeline, report
     from gluon_compress.recipe import load_recipe
 
+    out = Path(args.out)
+    if (out / "plan.json").exists() and not (out / "result.json").exists():
+        raise ValueError(f"{out}/plan.json is not of this script; choose a new folder")
     recipe = load_recipe(args.recipe)
     classes = args.classes or recipe.data.classes
     if classes is None or isinstance(classes, str):
         raise ValueError(f"{args.recipe}: has no list of classes; give --classes")
     plan, costs = pipeline.decide(recipe, classes)
-    Path(args.out).mkdir(parents=True, exist_ok=True)
-    plan.save(Path(args.out) / "plan.json")
+    out.mkdir(parents=True, exist_ok=True)
+    plan.save(out / "plan.json")
     names = ("params", "bytes", "macs")
     rows = [report.Figures(n, *(c[k] for k in names)) for n, c in costs.items()]
     print(report.cost_table(rows))

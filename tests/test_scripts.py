@@ -256,7 +256,7 @@ def test_threads_are_those_that_are_set(script, monkeypatch, value, threads):
 
 
 def test_result_holds_figures_and_environment(script, tmp_path):
-    path = script("facts").write_result(tmp_path / "new", {"mAP": 0.5})
+    path = script("outputs").write_result(tmp_path / "new", {"mAP": 0.5})
     content = json.loads(path.read_text())
     assert content["mAP"] == 0.5
     assert {"commit", "date", "hardware", "versions"} <= set(content)
@@ -357,6 +357,43 @@ def test_file_in_place_of_the_results_is_named(script, capsys, tmp_path, name, b
     message = f"argument --out: '{tmp_path / 'file'}' is a file; allowed: a folder"
     assert message in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+WRITERS = {
+    "evaluate": ["m", "--data", "d"],
+    "evaluate_classifier": ["m", "--data", "d"],
+    "evaluate_runtimes": ["--net", "m", "e", "--data", "d"],
+    "benchmark": [],
+    "benchmark_mxnet": [],
+    "benchmark_distillation": [],
+    "benchmark_data": ["--data", "d"],
+    "measure_latency": ["full", "--table", "t"],
+    "plan": ["--recipe", "r"],
+}
+OF_A_RUN = '{"stages": {}, "latency": {}, "data": {}, "seed": 0}'
+OF_A_STAGE = '{"stage": "full", "mAP": 0.8, "classes": {}}'
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("content", [OF_A_RUN, OF_A_STAGE, "[1]", "no JSON"])
+def test_result_of_something_else_is_not_replaced(call, tmp_path, name, content):
+    (tmp_path / "result.json").write_text(content)
+    refused = call(name, *WRITERS[name], "--out", tmp_path)
+    assert_refused(refused, f"{tmp_path}/result.json is the result of something else")
+    assert (tmp_path / "result.json").read_text() == content
+
+
+def test_result_of_the_script_itself_is_replaced(script, tmp_path):
+    (tmp_path / "result.json").write_text('{"stages": {}, "classes": 20, "date": ""}')
+    options = ["--recipe", "r", "--out", str(tmp_path)]
+    assert script("plan").arguments().parse_args(options).out == str(tmp_path)
+
+
+def test_plan_of_something_else_is_not_replaced(call, tmp_path):
+    (tmp_path / "plan.json").write_text("mine")
+    refused = call("plan", "--recipe", "r", "--out", tmp_path)
+    assert_refused(refused, "plan.json is not of this script; choose a new folder")
+    assert (tmp_path / "plan.json").read_text() == "mine"
 
 
 def test_detect_refuses_when_no_image_can_be_read(call, model, images, tmp_path):
