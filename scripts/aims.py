@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import statistics
 from typing import Mapping, Sequence
 
@@ -24,14 +23,11 @@ def aims_table(
     rows = []
     for net, other, least in aims:
         if {net, other} <= set(groups):
-            found, missing = _pairs(groups[net], groups[other])
-            points = _points(found, figures)
-            met = "not run yet"
-            if found:
-                reached = points[0] >= least if least else points[0] > 0
-                met = "yes" if reached else "no"
-                met += ", so far" if missing else ""
-            first, *more = map(_signed, points)
+            found, missing = pairs(groups[net], groups[other])
+            means = points(found, figures)
+            met = _verdict([points([pair], figures)[0] for pair in found], least)
+            met += ", so far" if found and missing else ""
+            first, *more = map(signed, means)
             aim = f"at least {least:+.1f}" if least else "above 0"
             rows.append([f"{net} − {other}", aim, first, str(len(found)), met, *more])
     judged, *others = figures
@@ -40,40 +36,36 @@ def aims_table(
     return ["## What was aimed at\n", shown] if rows else []
 
 
-def gains_table(
-    groups: Groups, bases: Mapping[str, str], figures: Mapping[str, str]
-) -> list:
-    """Return the part of a page that says what each net gains over another.
+def _verdict(differences: Sequence[float], least: float) -> str:
+    """Say whether the mean over the seeds reaches an aim, and how many of them do."""
 
-    ``bases`` are patterns of names and the net that what fits is held against, seed by
-    seed as in ``aims_table``.
-    """
-    rows = []
-    for pattern, base in bases.items():
-        for net in fnmatch.filter(groups if base in groups else (), pattern):
-            found, _ = _pairs(groups[net], groups[base])
-            if net != base and found:
-                points = map(_signed, _points(found, figures))
-                rows.append([net, base, str(len(found)), *points])
-    judged, *others = figures
-    head = ("net", "against", "seeds", f"points of {judged}", *others)
-    return ["## What is gained\n", table(head, rows)] if rows else []
+    def reached(difference: float) -> bool:
+        return difference >= least if least else difference > 0
+
+    if not differences:
+        return "not run yet"
+    verdict, count = reached(statistics.mean(differences)), len(differences)
+    agree = sum(reached(one) == verdict for one in differences)
+    by = "one seed" if count == 1 else f"{agree} of {count} seeds"
+    return ("yes" if verdict else "no") + ("" if agree == count > 1 else f", by {by}")
 
 
-def _pairs(net: Mapping[int, dict], other: Mapping[int, dict]) -> tuple[list, int]:
+def pairs(net: Mapping[int, dict], other: Mapping[int, dict]) -> tuple[list, int]:
     """Return the results of both with the same seed, and how many are still missing."""
     shared = [(net[seed], other[seed]) for seed in net if seed in other]
     found = [pair for pair in shared if all(pair)]
     return found, len(shared) - len(found)
 
 
-def _points(pairs: Sequence[tuple], figures: Mapping[str, str]) -> list[float | None]:
-    if not pairs:
+def points(found: Sequence[tuple], figures: Mapping[str, str]) -> list[float | None]:
+    """Return the mean differences of pairs of results, or nothing without any."""
+    if not found:
         return [None] * len(figures)
     keys = figures.values()
-    return [100 * statistics.mean(a[key] - b[key] for a, b in pairs) for key in keys]
+    return [100 * statistics.mean(a[key] - b[key] for a, b in found) for key in keys]
 
 
-def _signed(points: float | None) -> str:
-    digits = 2 if points and abs(points) < 0.05 else 1  # no +0.0 for more
-    return "" if points is None else f"{points:+.{digits}f}"
+def signed(value: float | None) -> str:
+    """Return a difference with its sign, or nothing."""
+    digits = 2 if value and abs(value) < 0.05 else 1  # no +0.0 for more
+    return "" if value is None else f"{value:+.{digits}f}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from aims import aims_table, gains_table
+from aims import aims_table
 from comparisons import BASES, TARGETS
+from gains import gains_table
 from learning import learning_table
 from tables import by_net, mean_of, percent, results_of, table
 

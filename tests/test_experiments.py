@@ -108,7 +108,7 @@ def test_aim_that_is_missed_is_shown_as_missed(tmp_path, script):
         made_up(tmp_path, name, top1)
     made_up(tmp_path, "48_random_uniform", None)
     rows = cells(script("imagenette").page(tmp_path))
-    assert rows["48_l1 − 48_structure"][1:] == ["-1.0", "1", "no"]
+    assert rows["48_l1 − 48_structure"][1:] == ["-1.0", "1", "no, by one seed"]
     assert rows["48_l1 − 48_l1_uniform"][1:] == ["+10.0", "1", "yes"]
     assert rows["48_l1 − 48_random_uniform"][1:] == ["", "0", "not run yet"]
 
@@ -245,12 +245,33 @@ def test_aims_are_judged_by_the_mean_over_the_seeds_of_both(script, measured):
     rows = cells(script("detectors").page(measured, "<!-- results -->"))
     least = "at least +3.2"  # at IoU 0.5; what stands beside is half of it here
     shown = rows["compact_distilled − lite"]  # of the seeds 0 and 1, one is there
-    assert shown == [least, "+2.0", "1", "no, so far", "+1.0"]
+    assert shown == [least, "+2.0", "1", "no, by one seed, so far", "+1.0"]
     shown = rows["compact_distilled − mobilenet"]
-    assert shown == [least, "+4.5", "2", "yes", "+2.2"]
+    assert shown == [least, "+4.5", "2", "yes, by 1 of 2 seeds", "+2.2"]
     shown = rows["compact_distilled − compact_tuned"]
     assert shown[1:] == ["", "0", "not run yet", ""]
     assert "compact_distilled − full" not in rows  # there is no such net in the set
+
+
+@pytest.mark.parametrize(
+    ("differences", "least", "verdict"),
+    [
+        ([4.0, 3.5], 3.2, "yes"),
+        ([4.0], 3.2, "yes, by one seed"),
+        ([-0.5, 0.2, 0.4], 0, "yes, by 2 of 3 seeds"),
+        ([-0.5, -0.2, 1.0], 0, "yes, by 1 of 3 seeds"),
+        ([-0.5, -0.2, 0.4], 0, "no, by 2 of 3 seeds"),
+        ([0.0], 0, "no, by one seed"),
+        ([], 0, "not run yet"),
+    ],
+)
+def test_verdict_says_of_how_many_seeds_it_is(script, differences, least, verdict):
+    nets = {"a": {}, "b": {}}
+    for seed, points in enumerate(differences):
+        nets["a"][seed] = {"mAP": 0.5 + points / 100}
+        nets["b"][seed] = {"mAP": 0.5}
+    _, shown = script("aims").aims_table(nets, [("a", "b", least)], {"mAP": "mAP"})
+    assert cells(shown)["a − b"][3] == verdict
 
 
 def test_text_stands_around_the_tables_and_the_costliest_net_is_first(script, measured):

@@ -3,7 +3,8 @@
 Papers by short name: Chen et al. 2017, "Learning Efficient Object Detection Models
 with Knowledge Distillation"; Wang et al. 2019, "Distilling Object Detectors with
 Fine-grained Feature Imitation"; Shu et al. 2021, "Channel-wise Knowledge Distillation
-for Dense Prediction". A teacher's arrays are constants: nothing of them is recorded.
+for Dense Prediction". A teacher's arrays are meant as constants,
+made outside of ``autograd.record``.
 """
 
 from __future__ import annotations
