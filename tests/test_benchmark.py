@@ -237,13 +237,14 @@ def test_teacher_benchmark_tells_what_is_beyond_the_teacher(call, tmp_path):
     few = ("--batch", "1", "--rounds", "2", "--out", tmp_path / "b")
     status, out, error = call("benchmark_distillation", *options, *few)
     assert (status, error) == (0, "")
-    ms = json.loads((tmp_path / "b" / "result.json").read_text())["ms"]
+    (one,) = json.loads((tmp_path / "b" / "result.json").read_text())["sets"]
+    ms = one["ms"]
     assert ms["both"] > ms["labels"] > 0 < ms["teacher"]
     beyond = 100 * ms["beyond"] / ms["teacher"]
-    assert f"of what the teacher takes | {beyond:+.1f} %" in out
+    assert f"| {beyond:+.1f} % | {'yes' if beyond <= 15 else 'no'} |" in out
     page = (tmp_path / "b" / "distillation.md").read_text()
     assert out.strip() in page
-    assert "Losses: scores, channels." in page
+    assert "| scores, channels |" in page
 
 
 PAGES = {  # what makes each committed page of its result

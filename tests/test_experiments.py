@@ -109,7 +109,7 @@ def test_aim_that_is_missed_is_shown_as_missed(tmp_path, script):
     made_up(tmp_path, "48_random_uniform", None)
     rows = cells(script("imagenette").page(tmp_path))
     assert rows["48_l1 − 48_structure"][1:] == ["-1.0", "1", "no, by one seed"]
-    assert rows["48_l1 − 48_l1_uniform"][1:] == ["+10.0", "1", "yes"]
+    assert rows["48_l1 − 48_l1_uniform"][1:] == ["+10.0", "1", "yes, by one seed"]
     assert rows["48_l1 − 48_random_uniform"][1:] == ["", "0", "not run yet"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Callable
+from typing import Callable, Sequence
 
 from facts import ROOT
 from speed.convolution import noise
@@ -13,13 +13,15 @@ PLAN = ROOT / "model_zoo" / "ssd_300_resnet50_v1d_compact" / "plan.json"
 LABEL = [[30.0, 40, 150, 200, 3, 0], [100.0, 90, 280, 290, 7, 0]]  # of every image
 
 
-def steps(args) -> dict[str, Callable[[], None]]:
+def steps(args, losses: Sequence[str]) -> dict[str, Callable[[], None]]:
     """Return what is timed: functions that end when their work is done.
 
     Parameters
     ----------
     args
-        With ``student``, ``plan``, ``losses``, ``stride`` and ``batch``.
+        With ``student``, ``plan``, ``stride`` and ``batch``.
+    losses : sequence of str
+        What a teacher teaches by, each with weight 1.
     """
     import mxnet as mx
     import numpy as np
@@ -36,7 +38,7 @@ def steps(args) -> dict[str, Callable[[], None]]:
     images = mx.nd.array(noise((args.batch, 3, 300, 300)))
     targets = SSDTargets(ssd.anchors_of(net))([np.array(LABEL)] * args.batch)
     batch = [images, *map(mx.nd.array, targets)]
-    weights = dict.fromkeys(args.losses, 1.0)
+    weights = dict.fromkeys(losses, 1.0)
     taps = head.map_names(full) if needs_taps(weights) else ()
     form = {"taps": taps, "stride": args.stride}
     taught = fused(head.head_block(full, **form))
