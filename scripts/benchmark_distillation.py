@@ -7,9 +7,8 @@
 
 The student is the full detector cut by --plan, or another one; the teacher is the full
 SSD-300 on ResNet50-v1d. What is told are medians: a step from labels, the teacher's
-forward pass, a step with both, and what the losses and the adapters cost beyond the
-teacher, for each set of losses. With --out, it is also written to result.json and
-distillation.md.
+forward pass, a step with both, and what losses and adapters cost beyond the teacher,
+for each set of losses. With --out, also written to result.json and distillation.md.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def parser(description: str, *, run_options: bool = False) -> Parser:
     """
     raw = argparse.RawDescriptionHelpFormatter
     made = Parser(description=description, formatter_class=raw)
-    known = {"type": devices, "default": ("cpu",), "metavar": "DEVICES"}
+    known = {"type": devices, "default": ("cpu0",), "metavar": "DEVICES"}
     made.add_argument("--ctx", **known, help="cpu, gpu or gpu(0,1,...); default: cpu")
     made.add_argument(
         "--traceback", action="store_true", help="show where an error came from"

@@ -9,16 +9,18 @@ from typing import Sequence
 
 
 def devices(text: str) -> tuple[str, ...]:
-    """Return the names of devices: ``gpu(0,1)`` is ``("gpu0", "gpu1")``."""
-    found = re.fullmatch(r"cpu|gpu(?:\((\d+(?:,\d+)*)\))?", text.replace(" ", ""))
-    if text == "cpu":
-        return ("cpu",)
-    numbers = [int(n) for n in (found.group(1) or "0").split(",")] if found else []
+    """Return the names of devices: ``gpu(0,1)`` is ``("gpu0", "gpu1")``.
+
+    ``cpu(0,1)`` are one CPU twice: what several devices do, without any.
+    """
+    form = r"(cpu|gpu)(?:\((\d+(?:,\d+)*)\))?"
+    found = re.fullmatch(form, text.replace(" ", ""))
+    numbers = [int(n) for n in (found.group(2) or "0").split(",")] if found else []
     if not numbers or len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(
             f"{text!r}; allowed: cpu, gpu, gpu(0) or gpu(0,1,...), each device once"
         )
-    return tuple(f"gpu{number}" for number in numbers)
+    return tuple(f"{found.group(1)}{number}" for number in numbers)
 
 
 def contexts(names: Sequence[str]) -> tuple:
@@ -31,8 +33,8 @@ def contexts(names: Sequence[str]) -> tuple:
     """
     import mxnet as mx
 
-    if names[0] == "cpu":
-        return (mx.cpu(),)
+    if names[0].startswith("cpu"):
+        return tuple(mx.cpu(int(name[3:])) for name in names)
     there = mx.context.num_gpus()
     missing = [name for name in names if int(name[3:]) >= there]
     if missing:

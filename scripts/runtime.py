@@ -23,5 +23,5 @@ def refuse_idle(args) -> None:
     """Raise ValueError for an option that would do nothing."""
     if args.runtime is None:
         refuse(args, ("precision", "threads"), "only with --runtime")
-    elif args.ctx != ("cpu",):
+    elif args.ctx != ("cpu0",):
         raise ValueError(f"--ctx {args.ctx[0]}: with --runtime only cpu")

@@ -106,6 +106,7 @@ WITHIN = {
         "runtimes",
         "formats",
         "manifest",
+        "rounding",
         "verify",
         "deploy",
         "inputs",

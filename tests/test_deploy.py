@@ -25,6 +25,7 @@ from gluon_compress.edge import (
     whole_graph,
 )
 from gluon_compress.edge.predictors import READS
+from gluon_compress.edge.rounding import Right
 from gluon_compress.graph import block_of, pair_of
 from images import picture
 from runtimes import EVERY, detector, missing
@@ -298,6 +299,74 @@ def test_file_that_departs_is_refused_with_its_first_wrong_layer(
     assert f"{layer!r}" in str(error.value)
     assert not folder.exists()
     assert not list(tmp_path.iterdir())
+
+
+def imprecise(offset: float):
+    """Return a detector whose float32 output is off: it subtracts large numbers."""
+    made = detector()
+    params = dict(made.collect_params().items())
+    stem = next(n for n in params if n.endswith("batchnorm7_running_mean"))
+    names = [stem.replace("running_mean", end) for end in ("gamma", "running_var")]
+    gamma, var = (params[name].data() for name in names)
+    params[stem].set_data(params[stem].data() + offset)
+    shift = params[stem.replace("running_mean", "beta")]
+    shift.set_data(shift.data() + offset * gamma / (var + 1e-5).sqrt())
+    return made
+
+
+def test_net_that_rounds_much_is_held_against_its_exact_output(inputs, tmp_path):
+    made = imprecise(3000)
+    images = inputs[:2]
+    outputs = block_of(*head_graph(made))(mx.nd.array(images)).asnumpy()
+    expected = np.concatenate(
+        [o.asnumpy() for o in block_of(*pair_of(made))(mx.nd.array(images))], axis=2
+    )
+    off = np.abs(outputs - expected).max() / np.abs(expected).max()
+    assert off > 1e-5  # what is refused of other nets
+    written = deploy(made, tmp_path / "edge", images=images)["formats"]["mxnet"]
+    assert written["difference"] <= written["allowed"]
+    assert off / 2 < written["allowed"] < 4 * off
+    assert Predictor(tmp_path / "edge")([np.zeros((9, 9, 3), np.uint8)])
+
+
+def test_file_that_departs_by_more_than_the_net_rounds_is_refused(
+    inputs, tmp_path, monkeypatch
+):
+    made, how = imprecise(3000), FORMATS["mxnet"]
+    names = head_graph(made)[0].list_arguments()
+    (bias,) = [name for name in names if name.endswith("conv7_fwd_bias")]
+    wrong = spoilt(how.write, bias[: -len("_bias")])
+    monkeypatch.setitem(FORMATS, "mxnet", replace(how, write=wrong))
+    with pytest.raises(ValueError, match=r"differs .* allowed: .*e-0[45]; the first"):
+        deploy(made, tmp_path / "edge", images=inputs)
+
+
+def test_fold_that_departs_is_named(net, inputs, tmp_path, monkeypatch):
+    def wrong(made):
+        symbol, params = head_graph(made)
+        name = next(n for n in params if n.endswith("conv7_fwd_bias"))
+        return symbol, {**params, name: params[name] + 0.5}
+
+    monkeypatch.setattr(sys.modules["gluon_compress.edge.deploy"], "head_graph", wrong)
+    with pytest.raises(ValueError, match="it is the folding of BatchNorm that departs"):
+        deploy(net, tmp_path / "edge", images=inputs)
+
+
+def test_output_that_only_float32_cannot_hold_is_no_reason_to_accept_anything():
+    data, large = mx.sym.var("data"), mx.sym.var("large")
+    symbol = mx.sym.broadcast_mul(mx.sym.broadcast_mul(data, large), large) * 1e-30
+    image, params = (
+        np.ones((1, 1, 2, 2), np.float32),
+        {"large": mx.nd.ones((1, 1, 1, 1))},
+    )
+    params["large"] *= 1e30
+    right, how = Right(symbol, params, image), FORMATS["mxnet"]
+    assert np.isinf(right.outputs).all()
+    np.testing.assert_allclose(right.exact, 1e30)
+    for found in (right.outputs, right.exact * 1.01, right.exact + np.nan):
+        off, allowed = right.departure(found, how)
+        assert allowed <= 1e-3
+        assert not off <= allowed
 
 
 def test_earlier_folder_survives_a_failure(net, tmp_path, monkeypatch):

@@ -144,7 +144,8 @@ def test_unknown_option_is_named(name):
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("cpu", ("cpu",)),
+        ("cpu", ("cpu0",)),
+        ("cpu(0,1)", ("cpu0", "cpu1")),
         ("gpu", ("gpu0",)),
         ("gpu(1)", ("gpu1",)),
         ("gpu(0, 1,10)", ("gpu0", "gpu1", "gpu10")),
@@ -154,7 +155,9 @@ def test_devices_have_names(script, text, names):
     assert script("inputs").devices(text) == names
 
 
-@pytest.mark.parametrize("text", ["", "tpu", "gpu()", "gpu(0,0)", "gpu(-1)", "0"])
+@pytest.mark.parametrize(
+    "text", ["", "tpu", "gpu()", "gpu(0,0)", "gpu(-1)", "0", "cpu(0),gpu(0)"]
+)
 def test_unknown_device_is_refused(script, text):
     with pytest.raises(Exception, match=re.escape(repr(text)) + "; allowed: cpu, gpu"):
         script("inputs").devices(text)

@@ -143,7 +143,8 @@ def weighted_score_loss(
     ``-T^2 / N sum_a sum_c w_c p_t(a, c) log p_s(a, c)``, ``w_0`` the background's
     weight and ``w_c = 1`` for objects (Chen et al. 2017, equation 3). The sum is over
     the N anchors of SSD's own loss: the positives and the hardest negatives, 3 to 1.
-    It is not zero for equal nets: the teacher's entropy is part of it.
+    It is not zero for equal nets: the teacher's entropy is part of it. Nor is its
+    slope, unless ``w_0`` is 1: the background counts for more than the teacher says.
 
     Parameters
     ----------

@@ -76,6 +76,7 @@ class Written:
     files: tuple = key(list_of(text))
     precision: str = key(one_of("float32", "int8"))
     difference: float = key(number(0))
+    allowed: float | None = key(optional(number(0)), None)
     opset: int | None = key(optional(whole(1)), None)
     batch: int | str = key(_batch, BATCH)
     calibration: str | None = key(optional(one_of(*CALIBRATIONS)), None)

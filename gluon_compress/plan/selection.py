@@ -266,8 +266,9 @@ def delete(
     Raises
     ------
     ValueError
-        If there is no pattern, one matches no group that can lose channels, a share is
-        wrong, or, without a ``minimum``, it rounds to less than one channel.
+        If there is no pattern, one matches no group that can lose channels, or none
+        that an earlier one does not, a share is wrong, or, without a ``minimum``, it
+        rounds to less than one channel.
     """
     _check_whole("multiple", multiple)
     keep = _shares(graph, keep)
@@ -300,12 +301,16 @@ def _shares(graph: Graph, keep: Mapping[str, float]) -> dict[str, float]:
     """Return shares to keep as Python's own numbers, if they and patterns are right."""
     if not keep:
         raise ValueError("keep is {}; allowed: a pattern with its share, or several")
+    decided: set[str] = set()
     for pattern, share in keep.items():
         kinds = (int, float, np.integer, np.floating)
         number = isinstance(share, kinds) and not isinstance(share, bool)
         if not number or not 0 < share <= 1:
             raise ValueError(f"{pattern!r} keeps {share!r}; allowed: above 0 to 1")
-        matching(graph, [pattern])
+        fits = matching(graph, [pattern])
+        if fits and fits <= decided:
+            raise ValueError(f"{pattern!r} decides nothing; allowed: before the others")
+        decided |= fits
     return {pattern: float(share) for pattern, share in keep.items()}
 
 
