@@ -102,7 +102,8 @@ def difference(found: np.ndarray, expected: np.ndarray, how: Format) -> float:
         In float32 it is the largest difference over the largest value. What is rounded
         to 8 bits is off everywhere: it is the root mean square over that of the values.
     """
-    found = np.asarray(found, np.float64) - expected
-    if how.precision == "int8":
-        return float(np.sqrt((found**2).mean() / max((expected**2).mean(), 1e-30)))
-    return float(np.abs(found).max() / max(np.abs(expected).max(), 1e-30))
+    with np.errstate(invalid="ignore"):  # infinity less infinity, or through it
+        found = np.asarray(found, np.float64) - expected
+        if how.precision == "int8":
+            return float(np.sqrt((found**2).mean() / max((expected**2).mean(), 1e-30)))
+        return float(np.abs(found).max() / max(np.abs(expected).max(), 1e-30))
