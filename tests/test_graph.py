@@ -8,10 +8,11 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_compress import slim
-from gluon_compress.graph import RULES, ChannelGroup, trace, trace_any
+from gluon_compress.graph import RULES, ChannelGroup, pair_of, trace, trace_any
 from gluon_compress.graph.atoms import balanced_sets
 from gluon_compress.graph.names import structural_names
 from nets import (
@@ -385,6 +386,23 @@ def two_inputs() -> tuple:
 def test_shapes_by_name_for_several_inputs():
     graph = trace(two_inputs(), {"left": SHAPE, "right": SHAPE})
     assert graph.inputs == {"left": SHAPE, "right": SHAPE}
+
+
+def test_values_right_after_a_step_of_training_are_those_of_that_step():
+    net = nn.HybridSequential()
+    for _ in range(10):
+        net.add(nn.Conv2D(32, 3, padding=1, use_bias=False), nn.BatchNorm())
+    net.initialize()
+    net.hybridize(static_alloc=True, static_shape=True)
+    images = mx.nd.random.normal(shape=(8, 3, 64, 64))
+    for _ in range(3):  # MXNet still works on the last one when the values are copied
+        with autograd.record():
+            loss = net(images).square().sum()
+        loss.backward()
+        _, params = pair_of(net)
+        mx.nd.waitall()
+        for name, parameter in net.collect_params().items():
+            assert (params[name] == parameter.data()).asnumpy().all(), name
 
 
 def test_tracing_needs_no_values():

@@ -76,6 +76,7 @@ def whole_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
         # Programs that have no manifest read the input's size here; 0 is any batch.
         data = mx.sym.var("data", shape=(0, 3, *[image_size(net)] * 2))
         symbol = mx.sym.Group(list(net(data)))
+    mx.nd.waitall()  # as ``pair_of`` does
     params = {p.name: p.data() for p in net.collect_params().values()}
     return fold(
         symbol, {name: params[name] for name in symbol.list_inputs() if name in params}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Sequence
 
@@ -70,11 +71,7 @@ class Graph:
     @property
     def ops(self) -> dict[str, int]:
         """How often each operator occurs."""
-        counts: dict[str, int] = {}
-        for node in self.nodes:
-            if node["op"] != "null":
-                counts[node["op"]] = counts.get(node["op"], 0) + 1
-        return counts
+        return dict(Counter(n["op"] for n in self.nodes if n["op"] != "null"))
 
     @property
     def axes(self) -> dict[str, list[Tensor]]:
@@ -305,6 +302,9 @@ def trace(net: Any, shape: Sequence = SHAPE) -> Graph:
 
 def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
     """Return copies of the values that the nodes use, and how they are trained."""
+    # MXNet's BatchNorm writes its running statistics on the way back, which its engine
+    # does not know: a copy right after a step of training would be of those before.
+    mx.nd.waitall()
     used, running = node_list.variables(nodes), node_list.states(nodes)
     marked = {node["name"] for node in nodes if node_list.CONSTANT in node["attrs"]}
     if isinstance(net, tuple):
@@ -312,8 +312,7 @@ def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
         params = {n: given[n].copy() for n in used if n in given}
         default = {}
         for name in params:
-            fixed = name in running or name in marked
-            trained = "null" if fixed else "write"
+            trained = "null" if name in running or name in marked else "write"
             default[name] = Setting(trained, constant=name in marked)
         return params, default
     given = {p.name: p for p in net.collect_params().values()}

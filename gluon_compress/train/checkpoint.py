@@ -53,6 +53,7 @@ def write_checkpoint(
     Of a parameter on several devices the first one's value is kept; they differ in
     BatchNorm's running statistics only.
     """
+    mx.nd.waitall()  # for running statistics, see ``graph.tracing``
     arrays = {f"p{i:04d}": p.list_data()[0].asnumpy() for i, p in enumerate(parameters)}
     text = json.dumps({"format": FORMAT, "meta": meta})
     arrays["meta"] = np.frombuffer(text.encode(), np.uint8)
