@@ -12,6 +12,9 @@ TARGETS = (
     ("compact_s_distilled", "lite", 0.0),
     ("compact_s_distilled", "mobilenet_again", 0.0),
     ("compact_s_distilled", "lite_again", 0.0),
+    ("compact_better_taught", "mobilenet_again", 3.2),
+    ("compact_better_taught", "full_again", -1.0),
+    ("compact_s_better_taught", "mobilenet_again", 0.0),
     ("compact_distilled", "compact_tuned", 0.0),
     ("compact_s_distilled", "compact_s_tuned", 0.0),
 )
@@ -22,6 +25,8 @@ BASES = {
     "compact_trunk_first": "compact_distilled",
     "compact_s_trunk_first": "compact_s_distilled",
     "compact_trunk_first_short": "compact_distilled",
+    "compact_better_taught": "compact_distilled",
+    "compact_s_better_taught": "compact_s_distilled",
     "compact_self_taught": "compact_tuned",
     "compact_s_self_taught": "compact_s_tuned",
     "compact_scratch": "compact_tuned",
