@@ -57,7 +57,12 @@ def _limits(entry: Any) -> str:
             f" [{page[1]}.md](../../docs/{page[1]}.md) holds it against other nets, of "
             "which some have learnt for longer."
         )
+    threshold = (
+        ": after few epochs of training, few reach the 0.5 that `scripts/detect.py` "
+        "asks for; its `--threshold` lowers that"
+    )
     return (
         f"It knows {entry.data} and nothing else; on other images it was not measured. "
-        f"Scores are not calibrated probabilities.{compared}"
+        "Scores are not calibrated probabilities"
+        f"{threshold * (entry.kind == 'ssd')}.{compared}"
     )
