@@ -18,7 +18,7 @@ def devices(text: str) -> tuple[str, ...]:
     numbers = [int(n) for n in (found.group(2) or "0").split(",")] if found else []
     if not numbers or len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(
-            f"{text!r}; allowed: cpu, gpu, gpu(0) or gpu(0,1,...), each device once"
+            f"{text!r}; allowed: cpu, gpu, or either with numbers, gpu(0,1), each once"
         )
     return tuple(f"{found.group(1)}{number}" for number in numbers)
 
