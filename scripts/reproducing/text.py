@@ -26,7 +26,8 @@ What others call FLOPs they did not all count alike, and do not say how: those o
 classic MobileNet are near the GMACs that are counted here. Size and work of ours are
 those for 20 classes at 300 × 300 pixels, whatever data the mAP is of.
 Compact nets are pruned from a full detector that is trained, and train for as many
-epochs again. What that alone gains, the rows "trained as long as compact" show.
+epochs again. What that alone gains, the rows "trained as long as compact" show; the
+full one of these rows is their teacher.
 {widths}
 FOD test10 are the test images of ten of its classes.
 Means over other seeds are not to be subtracted; the page of each set does it by seed.
