@@ -1,9 +1,9 @@
 """Compact object detectors from Gluon nets: prune, slim, distil, evaluate, export."""
 
 # 1. Trace a net, find its channel groups, count what it costs.
-from gluon_compress.cost import Cost, count, latency
+from gluon_compress.cost import Cost, count, measure_latency
 from gluon_compress.graph import ChannelGroup, Graph, trace
-from gluon_compress.timing import LatencyTable, measure_units, predict_latency
+from gluon_compress.latency import LatencyTable, measure_units, predict_latency
 
 # 2. Decide what each group keeps.
 from gluon_compress.plan import Budget, Plan, delete, explain, select
@@ -22,7 +22,7 @@ from gluon_compress.prune import (
 # 4. Train, judge and ship any net.
 from gluon_compress.distill import distil_step
 from gluon_compress.evaluate import top1, voc_map
-from gluon_compress.export import check, export
+from gluon_compress.model_folder import check, export
 from gluon_compress.train import Options, fit
 
 # 5. The nets and the experiments of this package.
@@ -31,7 +31,7 @@ from gluon_compress.recipe import ClassifierRecipe, Recipe, Schedule
 from gluon_compress.zoo import get_model, list_models
 
 # 6. Detectors in edge runtimes.
-from gluon_compress.edge import Predictor, deploy
+from gluon_compress.deployment import Predictor, deploy
 
 __all__ = [
     "Budget",
@@ -56,9 +56,9 @@ __all__ = [
     "export",
     "fit",
     "get_model",
-    "latency",
     "list_models",
     "mask",
+    "measure_latency",
     "measure_units",
     "predict_latency",
     "recalibrate",

@@ -18,8 +18,8 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import Graph
-from gluon_compress.graph.nodes import states
-from gluon_compress.graph.step import attribute
+from gluon_compress.graph.context import attribute
+from gluon_compress.graph.symbols import states
 
 BYTES = 4  # of one float32
 
@@ -223,7 +223,7 @@ class Latency:
         )
 
 
-def latency(
+def measure_latency(
     run: Callable,
     shape: Sequence[int],
     *,

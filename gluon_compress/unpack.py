@@ -18,7 +18,7 @@ from typing import IO, Callable, Iterator, NamedTuple, Sequence, Union
 
 from tqdm import tqdm
 
-from gluon_compress.files import named
+from gluon_compress.storage.atomic import named
 
 Opened = Union[tarfile.TarFile, zipfile.ZipFile]
 TAR_MODES = {".tar": "r:", ".tgz": "r:gz"}

@@ -32,14 +32,14 @@ def refuse_idle(args) -> None:
 
 def deployed(net, name: str, args) -> dict[str, float]:
     """Write the folder; return by how much each format differs from the net."""
-    from gluon_compress import edge, models
+    from gluon_compress import deployment, models
 
     size, images = models.image_size(net), None
     if args.images:
         files, count = images_in(args.images), args.calibration_images or COUNT
-        images, skipped = edge.read_inputs(files, size, count)
+        images, skipped = deployment.read_inputs(files, size, count)
         for reason in skipped:
             print(f"skipped {reason}")
     how = {"formats": args.formats, "calibration": args.calibration or CALIBRATION}
-    manifest = edge.deploy(net, args.out, name, images=images, **how)
+    manifest = deployment.deploy(net, args.out, name, images=images, **how)
     return {name: facts["difference"] for name, facts in manifest["formats"].items()}

@@ -46,8 +46,9 @@ def width_of(height: int, width: int) -> int:
 
 def run(args) -> None:
     """Detect on every image, draw, and write the list."""
-    from gluon_compress import files, report
+    from gluon_compress import report
     from gluon_compress.data import images
+    from gluon_compress.storage import atomic
 
     sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     out, found, kinds = Path(args.out), [], images.EXTENSIONS
@@ -73,7 +74,7 @@ def run(args) -> None:
     if not found:
         raise ValueError(f"none of the {len(targets)} images can be read")
     content = {"threshold": args.threshold, "images": found, "skipped": skipped}
-    files.write_json(out / "detections.json", content)
+    atomic.write_json(out / "detections.json", content)
 
 
 if __name__ == "__main__":

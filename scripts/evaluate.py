@@ -47,7 +47,7 @@ def run(args) -> None:
 
 
 def _model(args) -> dict:
-    from gluon_compress.export import read_manifest
+    from gluon_compress.model_folder import read_manifest
 
     manifest = read_manifest(args.model)
     how = {"runtime": args.runtime or "gluon", "precision": args.precision or "float32"}

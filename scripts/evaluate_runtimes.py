@@ -69,8 +69,8 @@ def _parts(result: dict):
 
 
 def _ways(deployed: str) -> list[tuple[str, str, str]]:
-    from gluon_compress.edge import manifest
-    from gluon_compress.edge.predictors import READS
+    from gluon_compress.deployment import manifest
+    from gluon_compress.deployment.predictor import READS
 
     there = set(manifest.read(deployed).formats)
     return [(deployed, *pair) for pair, formats in READS.items() if there & {*formats}]

@@ -33,7 +33,7 @@ def arguments():
 def run(args) -> None:
     """Load, take the checkpoint's parameters, write, check, and list the files."""
     from gluon_compress import models
-    from gluon_compress.export import check, read_manifest
+    from gluon_compress.model_folder import check, read_manifest
     from gluon_compress.models.head import head_block
     from gluon_compress.train.checkpoint import read_checkpoint
 

@@ -40,7 +40,7 @@ def load_detector(args) -> Detector:
     if args.runtime is None:
         return _gluon(args)
     from gluon_compress import report
-    from gluon_compress.edge import Predictor
+    from gluon_compress.deployment import Predictor
 
     how = {"precision": args.precision or "float32", "threads": args.threads}
     predictor = Predictor(args.model, args.runtime, **how)
@@ -61,8 +61,8 @@ def load_detector(args) -> Detector:
 def _gluon(args) -> Detector:
     context = contexts(args.ctx)[0]
     from gluon_compress import data, models, summary
-    from gluon_compress.edge.manifest import KIND
-    from gluon_compress.folders import read_manifest
+    from gluon_compress.deployment.manifest import KIND
+    from gluon_compress.storage.artifacts import read_manifest
 
     if read_manifest(args.model).get("kind") == KIND:
         raise ValueError(f"{args.model}: kind is {KIND!r}; give --runtime {RUNTIMES}")

@@ -50,7 +50,7 @@ def run(args) -> None:
         return
     plans, rows = plans_of(graph, table), []
     nets = [gc.slim(net, plan, shape=shape) for plan in plans.values()]
-    for name, measured in zip(plans, gc.timing.nets_ms(nets, shape)):
+    for name, measured in zip(plans, gc.latency.nets_ms(nets, shape)):
         told = gc.predict_latency(graph, table, plans[name])
         rows.append({"plan": name, "predicted_ms": told, "measured_ms": measured})
         times = f"{told:8.2f} ms predicted, {measured:8.2f} ms measured"

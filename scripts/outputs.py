@@ -43,7 +43,7 @@ def _keys(path: Path) -> set[str]:
 
 def write_result(folder: str | os.PathLike, content: Mapping[str, Any]) -> Path:
     """Write ``result.json`` with what was measured and the environment; return it."""
-    from gluon_compress.files import write_json
+    from gluon_compress.storage.atomic import write_json
 
     path = Path(folder) / RESULT
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def row(name: str, results: dict[str, Any]) -> list[str]:
 
 def _epochs(stages: dict[str, Any], results: dict[str, Any]) -> str:
     """Return the epochs of all stages, those of the weights that were given first."""
-    from gluon_compress.files import read_json
+    from gluon_compress.storage.atomic import read_json
 
     weights = Path(stages["full"].get("weights", ""))
     if weights.parts[:1] == ("model_zoo",):  # released

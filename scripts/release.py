@@ -40,8 +40,8 @@ def arguments():
 def run(args) -> None:
     """Store, measure what is stored, and write the row and the card."""
     from gluon_compress import zoo
-    from gluon_compress.files import write_atomically
     from gluon_compress.recipe import DATA_FOLDER
+    from gluon_compress.storage.atomic import write_atomically
 
     if args.data:
         os.environ[DATA_FOLDER] = args.data

@@ -31,7 +31,7 @@ def arguments():
 
 def run(args) -> None:
     """Check the results, make both texts, and write or compare them."""
-    from gluon_compress.files import read_json, write_atomically
+    from gluon_compress.storage.atomic import read_json, write_atomically
 
     root = Path(args.root)
     zoo = root / "model_zoo"

@@ -32,7 +32,7 @@ def arguments():
 
 def run(args) -> None:
     """Measure what is missing, one model after the other, and write the page."""
-    from gluon_compress.files import read_json, write_atomically, write_json
+    from gluon_compress.storage.atomic import read_json, write_atomically, write_json
 
     stored = Path(args.out, "supported_models.json")
     written = stored.with_suffix(".md")

@@ -11,7 +11,7 @@ METRICS = ("mAP", "mAP_50_95", "top1")
 
 def results_of(folder: Path) -> dict[str, Any]:
     """Return the result of each experiment by name, None where there is none yet."""
-    from gluon_compress.files import read_json
+    from gluon_compress.storage.atomic import read_json
 
     found = sorted(path.parent for path in folder.glob("*/recipe.json"))
     for path in sorted(folder.glob("*/result.json")):

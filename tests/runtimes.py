@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress import models
-from gluon_compress.edge import FORMATS
+from gluon_compress.deployment import FORMATS
 
 CLASSES = ("blue", "green", "red")
 NEEDS = {

@@ -11,7 +11,7 @@ from gluoncv.data.transforms.presets.ssd import (
     SSDDefaultValTransform,
 )
 
-from gluon_compress.data.augment import (
+from gluon_compress.data.ssd_transforms import (
     FILL,
     MEAN,
     STD,

@@ -9,8 +9,12 @@ import pytest
 from gluoncv.model_zoo.ssd.target import SSDTargetGenerator
 
 from gluon_compress.data import VOCLayout
-from gluon_compress.data.augment import normalize, ssd_train_sample, ssd_val_sample
 from gluon_compress.data.batches import Batches, SSDTargets, match, padded
+from gluon_compress.data.ssd_transforms import (
+    normalize,
+    ssd_train_sample,
+    ssd_val_sample,
+)
 
 
 class Numbers:

@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress.edge import deploy
+from gluon_compress.deployment import deploy
 from refusals import assert_refused
 from runtimes import detector
 

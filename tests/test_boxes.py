@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import models
-from gluon_compress.edge import Decoding, corner_boxes, detections, nms
+from gluon_compress.deployment import Decoding, corner_boxes, detections, nms
 from gluon_compress.models.ssd import anchors_of
 
 CLASSES = 5

@@ -71,7 +71,7 @@ def test_seen_area_and_aspect_are_within_their_limits():
     height, width = 200, 300
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([rows, columns % 256, columns // 256], axis=2).astype(np.uint8)
-    from gluon_compress.data.crops import _part
+    from gluon_compress.data.imagenet_transforms import _part
 
     for seed in range(200):
         top, left, h, w = _part(image.shape[:2], 0.2, rng(seed))
@@ -82,7 +82,7 @@ def test_seen_area_and_aspect_are_within_their_limits():
 
 
 def test_colours_change_as_their_formula_says():
-    from gluon_compress.data.crops import _GRAY, _colours
+    from gluon_compress.data.imagenet_transforms import _GRAY, _colours
 
     view = rng().integers(60, 120, (5, 5, 3)).astype(np.uint8)
     matrix = _colours(view, 0.2, 0.0, rng(3))
@@ -95,7 +95,7 @@ def test_colours_change_as_their_formula_says():
 
 
 def test_no_jitter_is_no_change():
-    from gluon_compress.data.crops import _colours
+    from gluon_compress.data.imagenet_transforms import _colours
 
     view = picture(0, 0)
     expected = np.hstack([np.eye(3), np.zeros((3, 1))])
@@ -190,7 +190,7 @@ def test_packed_validation_is_the_folder_s(folder, packed):
 
 
 def test_unchanged_record_is_normalised_as_a_folder_s_image(packed):
-    from gluon_compress.data.crops import _resize
+    from gluon_compress.data.imagenet_transforms import _resize
 
     records = Records(packed / "val.rec", NAMES)
     # A side of 35 is cut from 40: nothing is resized.

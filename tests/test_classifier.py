@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import count, models, pipeline, trace
-from gluon_compress.files import read_json
+from gluon_compress.latency import measure_units, predict_latency
 from gluon_compress.models.classifier import (
     build_classifier,
     load_classifier,
@@ -22,7 +22,7 @@ from gluon_compress.pipeline.classification import CLASSIFICATION
 from gluon_compress.pipeline.job import open_job
 from gluon_compress.plan import Plan, Sensitivity
 from gluon_compress.recipe import ClassifierRecipe
-from gluon_compress.timing import measure_units, predict_latency
+from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import NAMES, write_folder, write_records
 

@@ -6,7 +6,7 @@ import pytest
 from gluoncv import model_zoo
 from mxnet.gluon import HybridBlock, nn
 
-from gluon_compress import Plan, count, latency, mask, slim, trace
+from gluon_compress import Plan, count, mask, measure_latency, slim, trace
 from nets import NETS, SHAPE, Wired, chain, conv, ready, shared
 
 
@@ -176,7 +176,7 @@ class Clock:
 
 def test_latency_is_the_median_without_the_warmup(monkeypatch):
     run = Clock(monkeypatch, [500, 900, 3, 1, 2, 100, 2])
-    found = latency(run, SHAPE, repeats=5, warmup=2)
+    found = measure_latency(run, SHAPE, repeats=5, warmup=2)
     assert found.median_ms == pytest.approx(2)
     assert (found.repeats, run.calls) == (5, 7)
     assert found.p10_ms <= found.median_ms <= found.p90_ms
@@ -186,15 +186,15 @@ def test_latency_waits_for_every_output(monkeypatch):
     waited = []
     monkeypatch.setattr(mx.nd.NDArray, "wait_to_read", lambda own: waited.append(own))
     net = Wired(lambda F, m, x: (m["a"](x), [m["b"](x)]), a=conv(2), b=conv(3))
-    latency(ready(net), SHAPE, repeats=2, warmup=1)
+    measure_latency(ready(net), SHAPE, repeats=2, warmup=1)
     assert [output.shape[1] for output in waited] == [2, 3] * 3
 
 
 def test_threads_are_named(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     once = {"repeats": 1, "warmup": 0}
-    assert latency(lambda x: x, SHAPE, **once).threads == "3"
-    named = latency(lambda x: x, SHAPE, threads=7, **once)
+    assert measure_latency(lambda x: x, SHAPE, **once).threads == "3"
+    named = measure_latency(lambda x: x, SHAPE, threads=7, **once)
     assert named.threads == "7"
     assert "median of 1, 7 threads" in str(named)
 
@@ -202,4 +202,4 @@ def test_threads_are_named(monkeypatch):
 @pytest.mark.parametrize("wrong", [{"repeats": 0}, {"warmup": -1}])
 def test_latency_needs_something_to_measure(wrong):
     with pytest.raises(ValueError, match="must be 1 or more"):
-        latency(lambda x: x, SHAPE, **wrong)
+        measure_latency(lambda x: x, SHAPE, **wrong)

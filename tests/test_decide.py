@@ -23,9 +23,9 @@ from gluon_compress import (
     slim,
     trace,
 )
-from gluon_compress.files import read_json
 from gluon_compress.models import head
 from gluon_compress.recipe import ClassifierRecipe, Recipe, load_recipe
+from gluon_compress.storage.atomic import read_json
 
 ZOO = Path(__file__).parents[1] / "model_zoo"
 SMALL = {

@@ -14,7 +14,7 @@ import pytest
 
 from gluon_compress import models
 from gluon_compress.data.images import read_image
-from gluon_compress.edge import (
+from gluon_compress.deployment import (
     FORMATS,
     Predictor,
     deploy,
@@ -24,8 +24,8 @@ from gluon_compress.edge import (
     read_inputs,
     whole_graph,
 )
-from gluon_compress.edge.predictors import READS
-from gluon_compress.edge.rounding import Right
+from gluon_compress.deployment.predictor import READS
+from gluon_compress.deployment.reference import Right
 from gluon_compress.graph import block_of, pair_of
 from images import picture
 from runtimes import EVERY, detector, missing
@@ -113,7 +113,7 @@ def test_graph_with_nms_that_finds_anything_else_is_not_kept(
         symbol, params = whole_graph(made)
         return mx.sym.Group(list(change(*symbol))), params
 
-    module = sys.modules["gluon_compress.edge.deploy"]
+    module = sys.modules["gluon_compress.deployment.deploying"]
     monkeypatch.setattr(module, "whole_graph", changed)
     with pytest.raises(ValueError, match=f"detector-whole-symbol.json: .*{message}"):
         deploy(net, tmp_path / "edge", images=inputs if seen else None)
@@ -347,7 +347,9 @@ def test_fold_that_departs_is_named(net, inputs, tmp_path, monkeypatch):
         name = next(n for n in params if n.endswith("conv7_fwd_bias"))
         return symbol, {**params, name: params[name] + 0.5}
 
-    monkeypatch.setattr(sys.modules["gluon_compress.edge.deploy"], "head_graph", wrong)
+    monkeypatch.setattr(
+        sys.modules["gluon_compress.deployment.deploying"], "head_graph", wrong
+    )
     with pytest.raises(ValueError, match="it is the folding of BatchNorm that departs"):
         deploy(net, tmp_path / "edge", images=inputs)
 

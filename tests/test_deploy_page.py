@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
-from gluon_compress.edge import Predictor, deploy, prepared, read_inputs
+from gluon_compress.deployment import Predictor, deploy, prepared, read_inputs
 from images import picture
 from runtimes import EVERY, detector
 

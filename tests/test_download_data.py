@@ -18,10 +18,10 @@ import pytest
 from gluoncv.data import COCODetection
 
 import servers
-from gluon_compress import fetch as fetching
 from gluon_compress import unpack as unpacking
 from gluon_compress.data import ImageFolder, VOCLayout, coco_gluoncv, voc_gluoncv
 from gluon_compress.recipe import load_recipe
+from gluon_compress.storage import download as fetching
 from refusals import assert_refused
 
 ROOT = Path(__file__).resolve().parents[1]

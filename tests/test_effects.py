@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, Plan, count, effects, select, slim, trace
-from gluon_compress.plan.criteria import best_first, scores
+from gluon_compress.plan.importance import best_first, scores
 from nets import NETS, SHAPE, batch, chain, conv, flat, ready, wide
 
 IMAGES = [batch((4, *SHAPE[1:]), seed=seed) for seed in (1, 2)]

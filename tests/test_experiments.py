@@ -11,10 +11,11 @@ import pytest
 from gluoncv.data.transforms.bbox import resize
 from gluoncv.utils.bbox import bbox_iou
 
-from gluon_compress import files, list_models, models, pipeline
+from gluon_compress import list_models, models, pipeline
 from gluon_compress.data import VOCLayout
 from gluon_compress.models.ssd import anchors_of, image_size
 from gluon_compress.recipe import load_recipe
+from gluon_compress.storage import atomic
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "model_zoo").rglob("recipe.json"))
@@ -144,10 +145,10 @@ def chained(script, monkeypatch, tmp_path):
     def run(recipe, place, **_):
         ran.append(place.name)
         (place / "full" / "model").mkdir(parents=True, exist_ok=True)
-        files.write_json(place / "result.json", {"stages": {"full": {"mAP": 0.5}}})
+        atomic.write_json(place / "result.json", {"stages": {"full": {"mAP": 0.5}}})
 
     monkeypatch.setattr(pipeline, "run", run)
-    files.write_json(tmp_path / "model_zoo" / "results.json", {})
+    atomic.write_json(tmp_path / "model_zoo" / "results.json", {})
     return ran
 
 
@@ -169,20 +170,20 @@ def test_net_that_another_starts_from_is_run_first(script, chained):
 def test_result_is_made_again_and_compared(script, chained, tmp_path, capsys):
     carry_out(script)
     stored = tmp_path / "model_zoo" / "set" / "small" / "result.json"
-    files.write_json(stored, {"stages": {"full": {"mAP": 0.51}}})
+    atomic.write_json(stored, {"stages": {"full": {"mAP": 0.51}}})
     script("reproducing.sums").note(tmp_path / "model_zoo", stored)
     carry_out(script, "--only", "small", "--again")
     assert chained == ["large", "small", "small"]
     line = "small: mAP 0.5000 here, mAP 0.5100 in model_zoo/set/small/result.json"
     assert line in capsys.readouterr().out
-    assert files.read_json(stored)["stages"]["full"]["mAP"] == 0.51
+    assert atomic.read_json(stored)["stages"]["full"]["mAP"] == 0.51
 
 
 def test_altered_and_missing_results_are_not_published(script, chained, tmp_path):
     carry_out(script)
     page = Path("page.md").read_text(encoding="utf-8")
     stored = tmp_path / "model_zoo" / "set" / "small" / "result.json"
-    files.write_json(stored, {"stages": {"full": {"mAP": 0.9}}})
+    atomic.write_json(stored, {"stages": {"full": {"mAP": 0.9}}})
     for word in ("altered", "missing"):
         with pytest.raises(ValueError, match=f"small/result.json: .*{word}"):
             carry_out(script)

@@ -9,7 +9,7 @@ import pytest
 
 from gluon_compress import Budget, Plan, count, select, trace
 from gluon_compress.plan import delete, explain
-from gluon_compress.plan.reach import FIRST
+from gluon_compress.plan.constraints import FIRST
 from nets import (
     NETS,
     SHAPE,

@@ -7,7 +7,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress.export import Reference, check, export, read_manifest
+from gluon_compress.model_folder import Reference, check, export, read_manifest
 
 SHAPE = (1, 3, 6, 6)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import servers
-from gluon_compress.fetch import Patience, fetch, intact
+from gluon_compress.storage.download import Patience, fetch, intact
 
 CONTENT = np.random.RandomState(0).bytes(200_000)
 SUM = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -148,8 +148,8 @@ def test_later_call_goes_on(server, path):
 
 def test_killed_process_is_resumed(server, path):
     server.misbehave["/a.bin"] = [servers.slow(0.2)]
-    code = f"from gluon_compress.fetch import fetch; fetch({server.url + '/a.bin'!r}, "
-    code += f"{str(path)!r}, {SUM!r})"
+    code = "from gluon_compress.storage.download import fetch; "
+    code += f"fetch({server.url + '/a.bin'!r}, {str(path)!r}, {SUM!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     while not (path.parent.is_dir() and any(p.stat().st_size for p in parts(path))):
         time.sleep(0.01)

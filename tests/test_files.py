@@ -7,49 +7,49 @@ import os
 
 import pytest
 
-from gluon_compress import files
+from gluon_compress.storage import atomic
 
 
 def test_written_json_reads_back(tmp_path):
     content = {"name": "Größe", "values": [1, 2.5, None, True]}
-    files.write_json(tmp_path / "a.json", content)
-    assert files.read_json(tmp_path / "a.json") == content
+    atomic.write_json(tmp_path / "a.json", content)
+    assert atomic.read_json(tmp_path / "a.json") == content
 
 
 def test_keys_keep_their_order(tmp_path):
-    files.write_json(tmp_path / "a.json", {"b": 1, "a": 2})
-    assert list(files.read_json(tmp_path / "a.json")) == ["b", "a"]
+    atomic.write_json(tmp_path / "a.json", {"b": 1, "a": 2})
+    assert list(atomic.read_json(tmp_path / "a.json")) == ["b", "a"]
 
 
 def test_nan_is_stored_as_null(tmp_path):
-    files.write_json(tmp_path / "a.json", {"ap": [math.nan, (0.5, math.nan)]})
-    assert files.read_json(tmp_path / "a.json") == {"ap": [None, [0.5, None]]}
+    atomic.write_json(tmp_path / "a.json", {"ap": [math.nan, (0.5, math.nan)]})
+    assert atomic.read_json(tmp_path / "a.json") == {"ap": [None, [0.5, None]]}
 
 
 def test_infinity_is_refused_and_the_old_file_stays(tmp_path):
     path = tmp_path / "a.json"
-    files.write_json(path, 1)
+    atomic.write_json(path, 1)
     with pytest.raises(ValueError, match=r"a\.json"):
-        files.write_json(path, math.inf)
-    assert files.read_json(path) == 1
+        atomic.write_json(path, math.inf)
+    assert atomic.read_json(path) == 1
 
 
 def test_interrupted_writing_leaves_the_old_file_alone(tmp_path, monkeypatch):
     path = tmp_path / "a.bin"
-    files.write_atomically(path, b"old")
+    atomic.write_atomically(path, b"old")
 
     def interrupt(handle):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        files.write_atomically(path, b"new")
+        atomic.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_written_file_is_readable_as_the_mask_says(tmp_path):
-    files.write_atomically(tmp_path / "a", "text")
+    atomic.write_atomically(tmp_path / "a", "text")
     (tmp_path / "b").write_text("text")
     modes = {p.stat().st_mode for p in tmp_path.iterdir()}
     assert len(modes) == 1
@@ -69,34 +69,34 @@ def test_broken_json_names_file_and_place(tmp_path, content, message):
     path = tmp_path / "broken.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="broken.json.*" + message):
-        files.read_json(path)
+        atomic.read_json(path)
 
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="none.json: there is no such file"):
-        files.read_json(tmp_path / "none.json")
+        atomic.read_json(tmp_path / "none.json")
 
 
 def test_folder_in_place_of_a_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="directory"):
-        files.read_json(tmp_path)
+        atomic.read_json(tmp_path)
 
 
 def test_sha256_of_more_than_one_block(tmp_path):
-    content = b"x" * (files.BLOCK + 1)
+    content = b"x" * (atomic.BLOCK + 1)
     (tmp_path / "a").write_bytes(content)
-    assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    assert atomic.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
 def test_errors_of_the_system_get_a_name_if_they_have_none(tmp_path):
-    with pytest.raises(OSError, match="No space") as error, files.named(tmp_path):
+    with pytest.raises(OSError, match="No space") as error, atomic.named(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.filename == str(tmp_path)
     assert error.value.errno == errno.ENOSPC
-    with pytest.raises(FileNotFoundError) as error, files.named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, atomic.named(tmp_path):
         (tmp_path / "none").read_bytes()
     assert error.value.filename == str(tmp_path / "none")
-    with pytest.raises(OSError, match="^no number$"), files.named(tmp_path):
+    with pytest.raises(OSError, match="^no number$"), atomic.named(tmp_path):
         raise OSError("no number")
 
 
@@ -112,14 +112,14 @@ def test_what_cannot_be_written_is_named_itself(tmp_path, place, reason):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=reason) as error:
-        files.write_atomically(tmp_path / place, "text")
+        atomic.write_atomically(tmp_path / place, "text")
     assert error.value.filename == str(tmp_path / place)
     assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
 
 
 def test_full_disk_is_told_of_the_file_that_was_asked_for(tmp_path, full_disk):
-    files.write_atomically(tmp_path / "a", "old")
+    atomic.write_atomically(tmp_path / "a", "old")
     with full_disk(9), pytest.raises(OSError, match="large") as error:
-        files.write_atomically(tmp_path / "a", "much longer than that")
+        atomic.write_atomically(tmp_path / "a", "much longer than that")
     assert error.value.filename == str(tmp_path / "a")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]

@@ -6,9 +6,9 @@ import pytest
 from gluoncv.model_zoo import get_model
 from mxnet.gluon import nn
 
-from gluon_compress.edge import fold, fused
+from gluon_compress.deployment import fold, fused
 from gluon_compress.graph import block_of, pair_of
-from gluon_compress.graph.nodes import take_apart
+from gluon_compress.graph.symbols import take_apart
 from gluon_compress.models import head
 from nets import NETS, Wired, batch, conv, difference, ready, unit
 from runtimes import detector

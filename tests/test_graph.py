@@ -13,7 +13,7 @@ from mxnet.gluon import nn
 
 from gluon_compress import slim
 from gluon_compress.graph import RULES, ChannelGroup, pair_of, trace, trace_any
-from gluon_compress.graph.atoms import balanced_sets
+from gluon_compress.graph.channels import balanced_sets
 from gluon_compress.graph.names import structural_names
 from nets import (
     MIXING,

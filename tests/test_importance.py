@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, count, effects, select, slim, taylor, trace
-from gluon_compress.plan.criteria import scores
+from gluon_compress.plan.importance import scores
 from gluon_compress.prune import mask
 from nets import SHAPE, batch, chain, ready, residual
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gluon_compress.files import read_json
+from gluon_compress.storage.atomic import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 USE = """

@@ -21,10 +21,10 @@ from gluon_compress import (
     slim,
     trace,
 )
-from gluon_compress.plan.meter import LATENCY, Meter
-from gluon_compress.timing import measuring, nets_ms
-from gluon_compress.timing.table import Grid, this_machine
-from gluon_compress.timing.units import copies, data_inputs, knots, units_of
+from gluon_compress.latency import measuring, nets_ms
+from gluon_compress.latency.blocks import copies, data_inputs, knots, units_of
+from gluon_compress.latency.table import Grid, this_machine
+from gluon_compress.plan.cost_model import LATENCY, Meter
 from nets import NETS, SHAPE, chain, random_plan, ready, wide
 
 

@@ -5,7 +5,7 @@ from mxnet import autograd
 
 from gluon_compress import Plan, mask, trace
 from gluon_compress.graph import symbol_of
-from gluon_compress.graph.nodes import take_apart
+from gluon_compress.graph.symbols import take_apart
 from nets import SHAPE, batch, chain, plain, ready, residual
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import gluon_compress as gc
-from gluon_compress import timing
+from gluon_compress import latency
 from nets import SHAPE, ready, wide
 from test_latency import made_up
 
@@ -26,7 +26,7 @@ def small(script, monkeypatch):
     subjects = script("subjects")
     monkeypatch.setattr(subjects, "net_of", lambda name: ready(wide()))
     monkeypatch.setattr(gc, "measure_units", lambda graph, known: made_up(graph))
-    monkeypatch.setattr(timing, "nets_ms", lambda nets, shape: [2.0] * len(nets))
+    monkeypatch.setattr(latency, "nets_ms", lambda nets, shape: [2.0] * len(nets))
 
 
 def test_table_is_saved(call, small, tmp_path):

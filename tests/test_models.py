@@ -12,8 +12,8 @@ from mxnet import autograd
 from gluon_compress import count, models
 from gluon_compress.data import SSDTargets
 from gluon_compress.distill import near_objects
-from gluon_compress.export import export, read_manifest
 from gluon_compress.graph import trace
+from gluon_compress.model_folder import export, read_manifest
 from gluon_compress.models import head, ssd
 from gluon_compress.models.resnet import resnet_trunk
 from gluon_compress.models.trunk import classifier_trunk, find_taps

@@ -22,8 +22,7 @@ from gluon_compress import (
 from gluon_compress.data import make_toy
 from gluon_compress.data.toy import CLASSES
 from gluon_compress.distill import LOSSES
-from gluon_compress.export import load_symbol
-from gluon_compress.files import read_json
+from gluon_compress.model_folder import load_symbol
 from gluon_compress.models import head
 from gluon_compress.models.ssd import VOC_CLASSES
 from gluon_compress.pipeline.detection import DETECTION
@@ -31,6 +30,7 @@ from gluon_compress.pipeline.job import open_job
 from gluon_compress.pipeline.stages import compress, finetune
 from gluon_compress.plan import Plan
 from gluon_compress.recipe import Recipe
+from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import few_toys
 from refusals import assert_refused

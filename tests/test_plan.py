@@ -13,8 +13,8 @@ from mxnet.gluon import nn
 
 from gluon_compress import Budget, Plan, count, select, slim, trace
 from gluon_compress.plan import CRITERIA
-from gluon_compress.plan.criteria import scores
-from gluon_compress.plan.meter import LIMITS, Meter
+from gluon_compress.plan.cost_model import LIMITS, Meter
+from gluon_compress.plan.importance import scores
 from nets import (
     NETS,
     SHAPE,

@@ -10,7 +10,7 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 from gluon_compress import Plan, count, mask, set_mask, slim, trace
-from gluon_compress.export import Reference, check, export
+from gluon_compress.model_folder import Reference, check, export
 from nets import (
     MIXING,
     NETS,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gluon_compress import models, pipeline, zoo
-from gluon_compress.files import read_json
 from gluon_compress.models import classifier
 from gluon_compress.recipe import ClassifierRecipe, Recipe
+from gluon_compress.storage.atomic import read_json
 from gluon_compress.zoo import index
 from images import NAMES, few_toys, write_folder
 from test_classifier import TRAIN

@@ -12,12 +12,12 @@ from matplotlib.text import Text
 
 from gluon_compress import Plan, report, trace
 from gluon_compress.plan import Sensitivity
-from gluon_compress.report import Boxes, Example, Point, charts, plans
+from gluon_compress.report import Boxes, Example, Point, charts, plan_charts
 from gluon_compress.report.boxes import PALETTE, colour, label_of
 from gluon_compress.report.charts import frontier, name_points
-from gluon_compress.report.curves import _lines as curve_lines
-from gluon_compress.report.curves import best_of
-from gluon_compress.report.plans import KEPT
+from gluon_compress.report.plan_charts import KEPT
+from gluon_compress.report.training_curves import _lines as curve_lines
+from gluon_compress.report.training_curves import best_of
 from nets import SHAPE, ready, wide
 
 CLASSES = ("cat", "dog", "bird")
@@ -102,7 +102,9 @@ def test_savings_are_drawn_where_they_are_known(tmp_path):
 @pytest.mark.parametrize("count", [2, 60])
 def test_texts_of_the_plan_chart_stay_apart(tmp_path, monkeypatch, count):
     drawn = []
-    monkeypatch.setattr(plans, "save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(
+        plan_charts, "save_figure", lambda figure, path: drawn.append(figure)
+    )
     rows = []
     for i in range(count):
         name = f"net_a_rather_long_name_of_a_stage{i}_conv{i}"
@@ -117,7 +119,9 @@ def test_texts_of_the_plan_chart_stay_apart(tmp_path, monkeypatch, count):
 @pytest.mark.parametrize("count", [1, 5, 38, 60])
 def test_texts_of_the_sensitivity_chart_stay_apart(tmp_path, monkeypatch, count):
     drawn = []
-    monkeypatch.setattr(plans, "save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(
+        plan_charts, "save_figure", lambda figure, path: drawn.append(figure)
+    )
     report.sensitivity_chart(curves_of(count), tmp_path / "p.png")
     assert covered(drawn[0], monkeypatch) == []
 

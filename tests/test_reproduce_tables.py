@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gluon_compress.files import read_json, write_json
+from gluon_compress.storage.atomic import read_json, write_json
 from refusals import assert_refused
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -484,7 +484,7 @@ def test_export_writes_the_same_net_again(call, model, tmp_path):
 @pytest.fixture(scope="module")
 def deployed(model, tmp_path_factory) -> Path:
     """Return a folder for edge runtimes of the same detector, for MXNet alone."""
-    from gluon_compress.edge import deploy
+    from gluon_compress.deployment import deploy
 
     folder = tmp_path_factory.mktemp("edge") / "thin"
     deploy(models.load(model), folder)
@@ -610,7 +610,7 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
     call, deployed, images, tmp_path, monkeypatch
 ):
     from gluon_compress.data.images import read_image
-    from gluon_compress.edge import Predictor
+    from gluon_compress.deployment import Predictor
 
     other = shutil.copytree(deployed, tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())

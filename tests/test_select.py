@@ -9,9 +9,9 @@ import pytest
 
 from gluon_compress import Budget, Plan, count, delete, select, trace
 from gluon_compress.plan import CRITERIA, SELECTIONS, Sensitivity
-from gluon_compress.plan.criteria import scores
-from gluon_compress.plan.meter import LIMITS
-from gluon_compress.plan.reach import FIRST, first_layers, last_layers
+from gluon_compress.plan.constraints import FIRST, first_layers, last_layers
+from gluon_compress.plan.cost_model import LIMITS
+from gluon_compress.plan.importance import scores
 from nets import (
     NETS,
     SHAPE,

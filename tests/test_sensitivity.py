@@ -7,7 +7,7 @@ import pytest
 
 from gluon_compress import Budget, Plan, count, select, slim, trace
 from gluon_compress.plan import Sensitivity
-from gluon_compress.plan.criteria import best_first, scores
+from gluon_compress.plan.importance import best_first, scores
 from gluon_compress.prune import sensitivity
 from nets import NETS, SHAPE, batch, chain, ready, residual, two_outputs
 

@@ -11,7 +11,7 @@ from mxnet.gluon import nn
 
 from gluon_compress import mask, models, trace
 from gluon_compress.models import head
-from gluon_compress.plan.criteria import scores
+from gluon_compress.plan.importance import scores
 from gluon_compress.prune import sparse_step
 from gluon_compress.train import fit
 from nets import (

@@ -13,9 +13,9 @@ from gluoncv import model_zoo
 
 from gluon_compress import delete, export, models, pipeline
 from gluon_compress.data.toy import CLASSES
-from gluon_compress.files import read_json
 from gluon_compress.models import head
 from gluon_compress.recipe import Recipe
+from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import few_toys
 from refusals import assert_refused

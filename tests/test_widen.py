@@ -4,9 +4,9 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress.edge.widen import widen
+from gluon_compress.deployment.pad_channels import widen
 from gluon_compress.graph import block_of
-from gluon_compress.graph.nodes import take_apart
+from gluon_compress.graph.symbols import take_apart
 
 SHAPE = (2, 3, 6, 6)
 

@@ -16,9 +16,9 @@ from gluoncv.model_zoo.ssd import SSD
 import gluon_compress as gc
 import servers
 from gluon_compress import models, zoo
-from gluon_compress.export import export, load_symbol
-from gluon_compress.files import read_json, write_json
+from gluon_compress.model_folder import export, load_symbol
 from gluon_compress.models import classifier, head
+from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.zoo import get, index, weights
 
 ROOT = Path(__file__).resolve().parents[1]

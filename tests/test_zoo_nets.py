@@ -11,8 +11,8 @@ from gluoncv import model_zoo
 from mxnet import autograd, gluon
 
 from gluon_compress import Budget, Plan, build, count, mask, models, select, slim, trace
-from gluon_compress.export import Reference, export
 from gluon_compress.graph import symbol_of
+from gluon_compress.model_folder import Reference, export
 from nets import difference, flat, random_plan, ready
 
 # GluonCV names the starting value of a constant after its address in memory.

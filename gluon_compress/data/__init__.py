@@ -5,18 +5,11 @@ in them; ``augment`` changes a sample; ``batches`` puts samples and their target
 together ahead of the training; ``toy`` makes a set up.
 """
 
-from gluon_compress.data.annotation import class_names
-from gluon_compress.data.augment import (
-    RESIZE,
-    normalize,
-    ssd_train_sample,
-    ssd_val_sample,
-)
 from gluon_compress.data.batches import Batches, EarlyBatches, SSDTargets
 from gluon_compress.data.classes import ClassTargets, Mixup
-from gluon_compress.data.crops import crop_train_sample, crop_val_sample
-from gluon_compress.data.folders import ImageFolder
-from gluon_compress.data.records import RecordBatches, Records, sample
+from gluon_compress.data.image_folder import ImageFolder
+from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
+from gluon_compress.data.recordio import RecordBatches, Records, sample
 from gluon_compress.data.sets import (
     Detections,
     VOCLayout,
@@ -24,7 +17,14 @@ from gluon_compress.data.sets import (
     counted,
     voc_gluoncv,
 )
+from gluon_compress.data.ssd_transforms import (
+    RESIZE,
+    normalize,
+    ssd_train_sample,
+    ssd_val_sample,
+)
 from gluon_compress.data.toy import make_toy
+from gluon_compress.data.voc_xml import class_names
 
 __all__ = [
     "RESIZE",

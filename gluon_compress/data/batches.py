@@ -13,7 +13,7 @@ from typing import Callable, Iterator, Sequence
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.data.augment import normalize
+from gluon_compress.data.ssd_transforms import normalize
 
 LAST = ("keep", "discard", "fill")
 

@@ -16,7 +16,14 @@ from typing import Sequence
 import numpy as np
 from gluoncv.data import COCODetection, VOCDetection
 
-from gluon_compress.data.annotation import (
+from gluon_compress.data.images import (
+    CACHE_BYTES,
+    EXTENSIONS,
+    Header,
+    Pictures,
+    read_header,
+)
+from gluon_compress.data.voc_xml import (
     Annotation,
     class_names,
     files_in,
@@ -24,13 +31,6 @@ from gluon_compress.data.annotation import (
     read_annotation,
     read_lines,
     repair,
-)
-from gluon_compress.data.images import (
-    CACHE_BYTES,
-    EXTENSIONS,
-    Header,
-    Pictures,
-    read_header,
 )
 
 YEARS = (2007, 2012)

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gluon_compress.files import read_json, write_json
+from gluon_compress.storage.atomic import read_json, write_json
 
 CLASSES = ("circle", "cross", "ring", "square", "triangle")
 NOTE = "toy.json"

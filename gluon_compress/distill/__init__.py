@@ -6,6 +6,7 @@ A student and a teacher here are blocks whose outputs are class scores
 """
 
 from gluon_compress.distill.adapters import adapt, strides, thin
+from gluon_compress.distill.imitation_mask import Anchors, near_objects
 from gluon_compress.distill.losses import (
     bounded_box_loss,
     box_loss,
@@ -17,7 +18,6 @@ from gluon_compress.distill.losses import (
     soft_target_loss,
     weighted_score_loss,
 )
-from gluon_compress.distill.near import Anchors, near_objects
 from gluon_compress.distill.step import (
     LOSSES,
     ON_TAPS,

@@ -11,7 +11,7 @@ from mxnet import autograd, nd
 from gluon_compress import checks as c
 from gluon_compress.checks import key, section
 from gluon_compress.distill import losses
-from gluon_compress.distill.near import Anchors, near_objects
+from gluon_compress.distill.imitation_mask import Anchors, near_objects
 
 Array = mx.nd.NDArray
 _positive = c.number(0, above=True)

@@ -8,10 +8,16 @@ from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.graph.atoms import Atoms, compress, labelled, rectangular, varying
+from gluon_compress.graph.channels import (
+    Atoms,
+    compress,
+    labelled,
+    rectangular,
+    varying,
+)
+from gluon_compress.graph.context import PRODUCERS, Step, unknown
 from gluon_compress.graph.names import structural_names, unused
 from gluon_compress.graph.rules import RULES
-from gluon_compress.graph.step import PRODUCERS, Step, unknown
 
 # A parameter that is used like any tensor needs an atom per position.
 LARGEST = 1 << 20

@@ -11,8 +11,18 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from gluon_compress.graph.atoms import placed, varying
-from gluon_compress.graph.moves import (
+from gluon_compress.graph.channels import placed, varying
+from gluon_compress.graph.context import (
+    PRODUCERS,
+    SUMS,
+    Step,
+    axis_of,
+    reduced_axes,
+    tied_groups,
+    unknown_form,
+    whole_groups,
+)
+from gluon_compress.graph.shape_rules import (
     broadcast,
     concat,
     depth_to_space,
@@ -27,16 +37,6 @@ from gluon_compress.graph.moves import (
     swap_axes,
     tile,
     transpose,
-)
-from gluon_compress.graph.step import (
-    PRODUCERS,
-    SUMS,
-    Step,
-    axis_of,
-    reduced_axes,
-    tied_groups,
-    unknown_form,
-    whole_groups,
 )
 
 

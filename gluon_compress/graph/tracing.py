@@ -12,9 +12,9 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import Constant, HybridBlock, SymbolBlock
 
-from gluon_compress.graph import nodes as node_list
+from gluon_compress.graph import symbols
+from gluon_compress.graph.context import attribute
 from gluon_compress.graph.groups import ChannelGroup, Groups, Tensor, find_groups
-from gluon_compress.graph.step import attribute
 
 SHAPE = (1, 3, 224, 224)
 
@@ -66,7 +66,7 @@ class Graph:
     @property
     def symbol(self) -> mx.sym.Symbol:
         """The symbol of the net, without masks."""
-        return node_list.put_together(self.nodes, self.heads)
+        return symbols.put_together(self.nodes, self.heads)
 
     @property
     def ops(self) -> dict[str, int]:
@@ -160,7 +160,7 @@ def _call(net: HybridBlock) -> mx.sym.Symbol:
         symbol = _called(net, autograd.train_mode)
     except Exception:  # whatever the net's own code raises without its targets
         return _called(net, autograd.predict_mode)
-    ops = {node["op"] for node in node_list.take_apart(symbol)[0]}
+    ops = {node["op"] for node in symbols.take_apart(symbol)[0]}
     if any(op.startswith(("_random_", "_sample_")) for op in ops):
         return _called(net, autograd.predict_mode)
     return symbol
@@ -259,7 +259,7 @@ def pair_of(net: Any) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
         If the net does not trace, or a parameter has no value.
     """
     symbol = symbol_of(net)
-    params, _ = _values(net, node_list.take_apart(symbol)[0])
+    params, _ = _values(net, symbols.take_apart(symbol)[0])
     for name, value in params.items():
         if value is None:
             raise ValueError(f"parameter {name!r} has no value: initialise the net")
@@ -288,12 +288,12 @@ def trace(net: Any, shape: Sequence = SHAPE) -> Graph:
     ValueError
         If the net does not trace or the shape does not fit it.
     """
-    nodes, heads = node_list.without_masks(*node_list.take_apart(symbol_of(net)))
+    nodes, heads = symbols.without_masks(*symbols.take_apart(symbol_of(net)))
     params, settings = _values(net, nodes)
     inputs = _inputs(nodes, params, shape)
     known = {n: v.shape for n, v in params.items() if v is not None}
-    shapes = node_list.output_shapes(nodes, heads, {**known, **inputs})
-    for name in node_list.variables(nodes):
+    shapes = symbols.output_shapes(nodes, heads, {**known, **inputs})
+    for name in symbols.variables(nodes):
         if name not in inputs:
             params.setdefault(name, None)
     groups = find_groups(nodes, heads, shapes, inputs)
@@ -305,8 +305,8 @@ def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
     # MXNet's BatchNorm writes its running statistics on the way back, which its engine
     # does not know: a copy right after a step of training would be of those before.
     mx.nd.waitall()
-    used, running = node_list.variables(nodes), node_list.states(nodes)
-    marked = {node["name"] for node in nodes if node_list.CONSTANT in node["attrs"]}
+    used, running = symbols.variables(nodes), symbols.states(nodes)
+    marked = {node["name"] for node in nodes if symbols.CONSTANT in node["attrs"]}
     if isinstance(net, tuple):
         given = {re.sub("^(arg|aux):", "", n): v for n, v in net[1].items()}
         params = {n: given[n].copy() for n in used if n in given}
@@ -328,7 +328,7 @@ def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
 
 
 def _inputs(nodes: Sequence[dict], params: Mapping, shape: Any) -> dict[str, tuple]:
-    free = [name for name in node_list.variables(nodes) if name not in params]
+    free = [name for name in symbols.variables(nodes) if name not in params]
     if not isinstance(shape, Mapping):
         # Without any values the rest are parameters, else they are inputs, too.
         if len(free) != 1 and (params or "data" not in free):
@@ -363,7 +363,7 @@ def trace_any(net: Any) -> Graph:
     ValueError
         If none fits; ``trace`` with the right shape says more.
     """
-    nodes, heads = node_list.without_masks(*node_list.take_apart(symbol_of(net)))
+    nodes, heads = symbols.without_masks(*symbols.take_apart(symbol_of(net)))
     params, _ = _values(net, nodes)
     known = {n: v.shape for n, v in params.items() if v is not None}
     first = None
@@ -371,7 +371,7 @@ def trace_any(net: Any) -> Graph:
         shape = _guess(nodes, params, size)
         try:
             inputs = _inputs(nodes, params, shape)
-            node_list.output_shapes(nodes, heads, {**known, **inputs})
+            symbols.output_shapes(nodes, heads, {**known, **inputs})
         except ValueError as error:
             first = first or error
             continue

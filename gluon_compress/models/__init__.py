@@ -18,14 +18,14 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress.checks import class_names
 from gluon_compress.cost import count
-from gluon_compress.export import (
+from gluon_compress.graph import Graph, trace
+from gluon_compress.model_folder import (
     MANIFEST,
     export,
     kind_checked,
     load_symbol,
     read_manifest,
 )
-from gluon_compress.graph import Graph, trace
 from gluon_compress.models import head, ssd
 from gluon_compress.models.classifier import KIND
 from gluon_compress.models.manifest import stated_config
@@ -161,7 +161,7 @@ def save(net: SSD, folder: str | os.PathLike, name: str) -> dict:
     ----------
     net : gluoncv.model_zoo.SSD
     folder : path
-        As in ``gluon_compress.export``.
+        As in ``gluon_compress.model_folder``.
     name : str
         Of the files.
 

@@ -21,7 +21,8 @@ from mxnet.gluon import SymbolBlock
 from gluon_compress.checks import class_names
 from gluon_compress.distill import Anchors, adapt, strides, thin
 from gluon_compress.graph import FORMS, Form, pair_of
-from gluon_compress.graph.step import attribute
+from gluon_compress.graph.context import attribute
+from gluon_compress.models.initialize import start_values
 from gluon_compress.models.ssd import (
     BRANCH,
     SSDConfig,
@@ -30,7 +31,6 @@ from gluon_compress.models.ssd import (
     image_size,
     ssd_around,
 )
-from gluon_compress.models.start import start_values
 
 # What a teacher has in common with its student, in a message's words.
 ALIKE = {

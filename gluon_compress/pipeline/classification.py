@@ -9,7 +9,7 @@ from typing import Any, Sequence
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import data
-from gluon_compress.edge import fused
+from gluon_compress.deployment import fused
 from gluon_compress.evaluate import top1
 from gluon_compress.graph import Graph
 from gluon_compress.graph import trace as trace_net

@@ -10,8 +10,8 @@ from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import data, models
 from gluon_compress.checks import few
+from gluon_compress.deployment import fused
 from gluon_compress.distill import ON_TAPS, Settings, distil_step, needs_taps
-from gluon_compress.edge import fused
 from gluon_compress.evaluate import precisions
 from gluon_compress.graph import Graph
 from gluon_compress.models import head, ssd

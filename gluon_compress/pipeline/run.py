@@ -15,7 +15,6 @@ from typing import Any, Callable, Mapping, Sequence
 import mxnet as mx
 
 from gluon_compress import cost, data, train
-from gluon_compress.files import read_json, write_json
 from gluon_compress.pipeline.classification import CLASSIFICATION
 from gluon_compress.pipeline.detection import DETECTION
 from gluon_compress.pipeline.job import LOG, Job, Task, open_job, place
@@ -30,6 +29,7 @@ from gluon_compress.pipeline.stages import (
 from gluon_compress.plan import Plan
 from gluon_compress.prune import slim
 from gluon_compress.recipe import ClassifierRecipe, Recipe
+from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.summary import COMPACT, FULL, write_report
 
 RESULT, MODEL = "result.json", "model"
@@ -248,7 +248,7 @@ def _measure_speed(job: Job, results: dict) -> dict:
     for name in (n for n in (FULL, COMPACT) if n in results):
         net = job.task.load(job.out / name / MODEL)
         shape = job.task.trace(job, net).inputs["data"]
-        speed[name] = asdict(cost.latency(job.task.block(net), shape))
+        speed[name] = asdict(cost.measure_latency(job.task.block(net), shape))
     whole = {"stages": results, "latency": speed, **_origin(job)}
     write_json(path, whole)
     return whole

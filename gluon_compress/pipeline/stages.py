@@ -9,10 +9,11 @@ from typing import Any, Callable, Mapping, Sequence
 
 from gluon_compress import data, plan, prune, train
 from gluon_compress.graph import Graph
+from gluon_compress.latency import LatencyTable
 from gluon_compress.pipeline.job import Job, Lesson, place, teacher_of
 from gluon_compress.plan import Budget, Plan, Sensitivity
-from gluon_compress.plan.meter import Meter
-from gluon_compress.plan.reach import held
+from gluon_compress.plan.constraints import held
+from gluon_compress.plan.cost_model import Meter
 from gluon_compress.prune import (
     effects,
     mask,
@@ -27,7 +28,6 @@ from gluon_compress.prune import (
 )
 from gluon_compress.recipe import Delete, Prune, Schedule, Sparsity
 from gluon_compress.report import read_log
-from gluon_compress.timing import LatencyTable
 
 PLAN, SENSITIVITY = "plan.json", "sensitivity.json"
 TAYLOR = "taylor"  # the criterion that needs data

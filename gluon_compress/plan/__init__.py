@@ -6,13 +6,13 @@ with it, ``reach`` which groups may lose channels, ``choose`` how wide each may 
 ``meter`` what that costs, ``budget`` what it may, and ``account`` what a plan did.
 """
 
-from gluon_compress.plan.account import explain
 from gluon_compress.plan.budget import Budget
-from gluon_compress.plan.choose import SELECTIONS
-from gluon_compress.plan.criteria import CRITERIA
-from gluon_compress.plan.curves import Sensitivity
-from gluon_compress.plan.decision import Plan
+from gluon_compress.plan.importance import CRITERIA
+from gluon_compress.plan.plan import Plan
+from gluon_compress.plan.savings import explain
+from gluon_compress.plan.search import SELECTIONS
 from gluon_compress.plan.selection import delete, select
+from gluon_compress.plan.sensitivity import Sensitivity
 
 __all__ = [
     "CRITERIA",

@@ -9,9 +9,9 @@ import numpy as np
 
 from gluon_compress.cost import Cost
 from gluon_compress.graph import Graph
-from gluon_compress.plan.decision import listed
-from gluon_compress.plan.meter import LATENCY, LIMITS, Meter
-from gluon_compress.timing import LatencyTable
+from gluon_compress.latency import LatencyTable
+from gluon_compress.plan.cost_model import LATENCY, LIMITS, Meter
+from gluon_compress.plan.plan import listed
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,9 @@ import numpy as np
 
 from gluon_compress.checks import few
 from gluon_compress.graph import ChannelGroup, Graph
+from gluon_compress.latency import LatencyTable
 from gluon_compress.plan.budget import Budget, meter_of
-from gluon_compress.plan.choose import SELECTIONS, Choices
-from gluon_compress.plan.criteria import best_first, scores
-from gluon_compress.plan.curves import Sensitivity
-from gluon_compress.plan.decision import Plan, listed
-from gluon_compress.plan.reach import (
+from gluon_compress.plan.constraints import (
     Bound,
     bounds,
     check_bounds,
@@ -23,7 +20,10 @@ from gluon_compress.plan.reach import (
     matching,
     widths_of,
 )
-from gluon_compress.timing import LatencyTable
+from gluon_compress.plan.importance import best_first, scores
+from gluon_compress.plan.plan import Plan, listed
+from gluon_compress.plan.search import SELECTIONS, Choices
+from gluon_compress.plan.sensitivity import Sensitivity
 
 
 def select(

@@ -9,11 +9,11 @@ import numpy as np
 from mxnet.ndarray.ndarray import _DTYPE_NP_TO_MX
 
 from gluon_compress.graph import Graph, symbol_of
-from gluon_compress.graph.nodes import MASK, mask_names, put_together, take_apart
-from gluon_compress.graph.step import attribute
+from gluon_compress.graph.context import attribute
+from gluon_compress.graph.symbols import MASK, mask_names, put_together, take_apart
 from gluon_compress.plan import Plan
+from gluon_compress.prune.mask_placement import Demand
 from gluon_compress.prune.slimming import rebuilt, slim_node, traced
-from gluon_compress.prune.zeros import Demand
 
 
 def mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> Any:

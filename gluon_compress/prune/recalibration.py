@@ -15,11 +15,11 @@ from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
 from gluon_compress.graph import FORMS, trace
-from gluon_compress.graph.nodes import put_together, states, take_apart
-from gluon_compress.graph.step import attribute
+from gluon_compress.graph.context import attribute
+from gluon_compress.graph.symbols import put_together, states, take_apart
 from gluon_compress.graph.tracing import pair_of
-from gluon_compress.prune.importance import arrays_for
 from gluon_compress.prune.slimming import rebuilt
+from gluon_compress.prune.taylor_importance import arrays_for
 
 BATCH_NORMS = ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm")
 KEPT = ("eps", "fix_gamma", "axis")  # attributes that the statistics depend on

@@ -12,11 +12,11 @@ import numpy as np
 
 from gluon_compress.graph import ChannelGroup, Graph
 from gluon_compress.plan import Sensitivity
-from gluon_compress.plan.criteria import best_first, scores
-from gluon_compress.plan.reach import matching
-from gluon_compress.prune.importance import gates_of, keep_only
+from gluon_compress.plan.constraints import matching
+from gluon_compress.plan.importance import best_first, scores
 from gluon_compress.prune.masks import mask
 from gluon_compress.prune.slimming import traced
+from gluon_compress.prune.taylor_importance import gates_of, keep_only
 
 RATIOS = (0.75, 0.5, 0.25)
 

@@ -8,14 +8,14 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import Graph, Tensor, form_of, trace, trace_any
-from gluon_compress.graph.nodes import CONSTANT, output_shapes, put_together
-from gluon_compress.graph.step import (
+from gluon_compress.graph.context import (
     GROUPED,
     attribute,
     numbers,
     tied_groups,
     whole_groups,
 )
+from gluon_compress.graph.symbols import CONSTANT, output_shapes, put_together
 from gluon_compress.plan import Plan
 
 

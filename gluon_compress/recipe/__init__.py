@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 
-from gluon_compress.files import read_json
 from gluon_compress.recipe.classifier import (
     KINDS,
     Classifier,
@@ -28,6 +27,7 @@ from gluon_compress.recipe.common import (
     Sparsity,
 )
 from gluon_compress.recipe.detector import Data, Distillation, Evaluate, Model, Recipe
+from gluon_compress.storage.atomic import read_json
 
 __all__ = [
     "ALGORITHMS",

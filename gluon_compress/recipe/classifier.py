@@ -9,7 +9,6 @@ from typing import Any, Mapping
 
 from gluon_compress import checks as c
 from gluon_compress.checks import key, section
-from gluon_compress.files import write_json
 from gluon_compress.recipe.common import (
     ALGORITHMS,
     FORMAT,
@@ -18,6 +17,7 @@ from gluon_compress.recipe.common import (
     format_problem,
     read_recipe,
 )
+from gluon_compress.storage.atomic import write_json
 
 KINDS = ("folder", "record")
 _share = c.number(0, 1)

@@ -9,7 +9,7 @@ from typing import Any, Mapping
 
 from gluon_compress import checks as c
 from gluon_compress.checks import key, section
-from gluon_compress.files import read_json
+from gluon_compress.storage.atomic import read_json
 
 FORMAT = 1
 DATA_FOLDER = "GLUON_COMPRESS_DATA"

@@ -5,16 +5,16 @@ Every figure comes in as a value; nothing is measured here.
 
 from gluon_compress.report.boxes import Boxes, draw
 from gluon_compress.report.charts import Point, pareto
-from gluon_compress.report.curves import curves, part_curves, read_log
 from gluon_compress.report.page import Page, Picture, cost_html, html
 from gluon_compress.report.pictures import Example, detections, save_image
-from gluon_compress.report.plans import kept_chart, plan_chart, sensitivity_chart
+from gluon_compress.report.plan_charts import kept_chart, plan_chart, sensitivity_chart
 from gluon_compress.report.tables import (
     Figures,
     cost_table,
     plan_table,
     precision_table,
 )
+from gluon_compress.report.training_curves import curves, part_curves, read_log
 
 __all__ = [
     "Boxes",

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from gluon_compress.files import write_atomically
+from gluon_compress.storage.atomic import write_atomically
 
 DPI = 130
 WIDE = 4  # times the least cost, beyond which a plot's axis is logarithmic

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 from urllib.parse import quote
 
-from gluon_compress.files import write_atomically
 from gluon_compress.report.tables import (
     Figures,
     cost_cells,
     plan_cells,
     precision_cells,
 )
+from gluon_compress.storage.atomic import write_atomically
 
 CSS = """
 :root { color-scheme: light; }

@@ -11,8 +11,8 @@ from typing import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gluon_compress.files import write_atomically
 from gluon_compress.report.boxes import INK, WHITE, Boxes, colour, draw, font, label_of
+from gluon_compress.storage.atomic import write_atomically
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, Callable, Sequence
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.files import write_atomically
+from gluon_compress.storage.atomic import write_atomically
 
 FORMAT = 1
 

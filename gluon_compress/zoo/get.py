@@ -17,12 +17,12 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
 from gluon_compress.checks import class_names
-from gluon_compress.export import export, read_manifest
-from gluon_compress.files import sha256
 from gluon_compress.graph import block_of
+from gluon_compress.model_folder import export, read_manifest
 from gluon_compress.models import head
 from gluon_compress.models.classifier import feature_parameters, with_classes
-from gluon_compress.models.start import completed
+from gluon_compress.models.initialize import completed
+from gluon_compress.storage.atomic import sha256
 from gluon_compress.zoo import weights
 from gluon_compress.zoo.index import Entry, folder, read, training_of, unknown
 

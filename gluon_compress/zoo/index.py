@@ -10,7 +10,7 @@ from typing import Any, Mapping, Sequence
 
 from gluon_compress import checks as c
 from gluon_compress.checks import key, section
-from gluon_compress.files import read_json, write_json
+from gluon_compress.storage.atomic import read_json, write_json
 
 FORMAT = 1
 NAME = "index.json"

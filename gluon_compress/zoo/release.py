@@ -8,8 +8,8 @@ from typing import Mapping
 
 import mxnet as mx
 
-from gluon_compress.export import MANIFEST, read_manifest
-from gluon_compress.files import sha256, write_atomically, write_json
+from gluon_compress.model_folder import MANIFEST, read_manifest
+from gluon_compress.storage.atomic import sha256, write_atomically, write_json
 from gluon_compress.zoo import weights
 from gluon_compress.zoo.index import Weights
 

@@ -10,7 +10,7 @@ from typing import Mapping
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.fetch import Patience, fetch, intact
+from gluon_compress.storage.download import Patience, fetch, intact
 from gluon_compress.zoo.index import Entry, folder, training_of
 
 LOG = logging.getLogger(__name__)

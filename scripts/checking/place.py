@@ -49,7 +49,7 @@ def _photograph(folder: Path) -> None:
 
 def _shrink(source: Path, target: Path) -> None:
     """Write a detector's recipe with a small net and one epoch; others are left out."""
-    from gluon_compress.files import read_json, write_json
+    from gluon_compress.storage.atomic import read_json, write_json
 
     recipe = read_json(source)
     if not recipe["model"]["name"].startswith("ssd"):

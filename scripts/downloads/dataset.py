@@ -18,7 +18,7 @@ class Archive:
     size : int
         Bytes.
     checksum : str
-        As ``gluon_compress.fetch`` takes it.
+        As ``gluon_compress.storage.download`` takes it.
     inner : str
         The folder in it whose content is the set's; "" means all of it.
     """

@@ -12,7 +12,7 @@ from downloads.dataset import Archive, DataSet
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Make a folder and hold it; other processes wait."""
-    from gluon_compress.files import held
+    from gluon_compress.storage.atomic import held
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".downloading"
@@ -37,7 +37,7 @@ def fetched(archive: Archive, store: Path, mirror: str | None) -> Path:
     ValueError
         If it cannot be had, or another file lies in its place.
     """
-    from gluon_compress.fetch import fetch, intact
+    from gluon_compress.storage.download import fetch, intact
 
     path = store / archive.name
     if path.exists():

@@ -18,7 +18,7 @@ SHOWN = 20  # classes that are named
 
 def card(entry: Any, folder: Path) -> str:
     """Return the page of a model, from its row of the index and its result alone."""
-    from gluon_compress.files import read_json
+    from gluon_compress.storage.atomic import read_json
 
     result = folder / "result.json"
     whole = read_json(result) if result.exists() else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def hours_of(folder: Path) -> str:
     """Return the hours of a recipe in words: measured where its result says them."""
-    from gluon_compress.files import read_json
+    from gluon_compress.storage.atomic import read_json
 
     result = folder / "result.json"
     stages = read_json(result)["stages"].values() if result.exists() else ()

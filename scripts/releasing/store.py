@@ -13,8 +13,8 @@ METRICS = {"Recipe": "mAP", "ClassifierRecipe": "top1"}
 def trained(args, draft: Path) -> Any:
     """Store the last stage of a run; return its row of the index."""
     from gluon_compress import pipeline, zoo
-    from gluon_compress.files import read_json, write_json
     from gluon_compress.recipe import load_recipe
+    from gluon_compress.storage.atomic import read_json, write_json
 
     source, folder = Path(args.run), draft / args.name
     recipe, whole = (
@@ -58,7 +58,7 @@ def _data(args, recipe: Any) -> str:
 
 def _entry(args, draft: Path, recipe: Any, figures: dict, **trained: Any) -> Any:
     from gluon_compress import zoo
-    from gluon_compress.export import read_manifest
+    from gluon_compress.model_folder import read_manifest
 
     for file in ("recipe.json", "plan.json"):  # which the card speaks of
         if Path(args.run, file).exists():

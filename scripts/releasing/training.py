@@ -42,7 +42,7 @@ def _before(folder: Path) -> str:
 
 def _images(folder: Path) -> str:
     """Return where the images of all that a run trains are to lie."""
-    from gluon_compress.files import read_json
+    from gluon_compress.storage.atomic import read_json
 
     own = folder / "recipe.json"
     recipes = [*_needed(own, folder.parent), own]
@@ -63,7 +63,7 @@ def _needed(recipe: Path, zoo: Path) -> list[Path]:
 
 def _trunk(entry: Any, folder: Path) -> str:
     """Return what a detector that was not trained here is to start from."""
-    from gluon_compress.files import read_json
+    from gluon_compress.storage.atomic import read_json
 
     if entry.kind != "ssd":
         return ""

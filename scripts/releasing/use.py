@@ -38,7 +38,7 @@ net = gc.get_model("{entry.name}"{given})
 
 def _images(folder: Path) -> str:
     """Return the options for the images that the metric is of."""
-    from gluon_compress.files import read_json
+    from gluon_compress.storage.atomic import read_json
 
     data = read_json(folder / "recipe.json")["data"]
     return f"--data {data['root']} --split {data.get('test') or data.get('val')}"

@@ -19,7 +19,7 @@ CLASSIFIERS = ("resnet50_v1d", *(f"resnet50_v1d_0.{n}" for n in (86, 48, 37, 11)
 def counted(zoo: Path) -> dict:
     """Return MACs, FLOPs, parameters and bytes of all nets of the tables."""
     import gluon_compress as gc
-    from gluon_compress.files import sha256
+    from gluon_compress.storage.atomic import sha256
 
     detectors, classifiers = {}, {}
     for name, (model, plan) in DETECTORS.items():

@@ -16,7 +16,7 @@ def check(zoo: Path, costs: Mapping) -> None:
     ValueError
         Naming the one that is missing, altered, or was not counted.
     """
-    from gluon_compress.files import sha256
+    from gluon_compress.storage.atomic import sha256
 
     for name, total in costs["plans"].items():
         if not (zoo / name).is_file():

@@ -16,8 +16,8 @@ STARTS = re.compile(r'"runs/([^/"]+)/([^/"]+)/([^"]+)"')
 def run_one(path: Path, out: Path) -> None:
     """Run an experiment, and before it what it starts from; store or compare."""
     from gluon_compress import pipeline, train
-    from gluon_compress.files import read_json
     from gluon_compress.recipe import load_recipe
+    from gluon_compress.storage.atomic import read_json
 
     os.chdir(ROOT)  # recipes name their files from here
     for other in _missing(path):

@@ -11,7 +11,7 @@ OTHERS = "published.json"  # figures of others, which are noted too
 
 def note(zoo: Path, *results: Path) -> None:
     """Write down the sums of new result files."""
-    from gluon_compress.files import read_json, sha256, write_json
+    from gluon_compress.storage.atomic import read_json, sha256, write_json
 
     known = read_json(zoo / NAME) if (zoo / NAME).exists() else {}
     known.update({_name(zoo, path): sha256(path) for path in results})
@@ -27,7 +27,7 @@ def check(zoo: Path) -> None:
         Naming the one that is missing, altered, or came by another way.
     """
     from gluon_compress.checks import map_of, text
-    from gluon_compress.files import read_json, sha256
+    from gluon_compress.storage.atomic import read_json, sha256
 
     known = map_of(text)(read_json(zoo / NAME), str(zoo / NAME))
     for name, total in known.items():

@@ -14,9 +14,9 @@ def deploy_conv(folder: Path, formats: Sequence[str]) -> Path:
     """Write a few convolutions in each format, as ``deploy`` writes a head."""
     import mxnet as mx
 
-    from gluon_compress.edge.formats import FORMATS, Graph
-    from gluon_compress.files import write_json
-    from gluon_compress.folders import drafted, sums_of
+    from gluon_compress.deployment.formats import FORMATS, Graph
+    from gluon_compress.storage.artifacts import drafted, sums_of
+    from gluon_compress.storage.atomic import write_json
 
     shape = (1, CHANNELS, CELLS, CELLS)
     symbol, sizes = mx.sym.var("data"), {}

@@ -21,10 +21,10 @@ WARM = 2  # runs of each turn that are not counted
 
 def form_of(net: Any, form: str):
     """Return the head of a detector in one of ``FORMS``."""
-    from gluon_compress.edge.fold import fold
-    from gluon_compress.edge.head import head_graph
-    from gluon_compress.edge.runtimes import FUSED
-    from gluon_compress.edge.widen import widen
+    from gluon_compress.deployment.fold import fold
+    from gluon_compress.deployment.graph import head_graph
+    from gluon_compress.deployment.pad_channels import widen
+    from gluon_compress.deployment.runtimes import FUSED
     from gluon_compress.graph import block_of, pair_of
 
     steps = list(FORMS)[: list(FORMS).index(form) + 1]

@@ -43,7 +43,7 @@ def plans_of(name: str, table_file: str) -> tuple:
 def compared(task: dict) -> list[dict]:
     """Return what both plans keep, predicted and measured."""
     import gluon_compress as gc
-    from gluon_compress.timing import nets_ms
+    from gluon_compress.latency import nets_ms
     from speed.forms import form_of
 
     full, graph, table, plans = plans_of(task["recipe"], task["table"])

@@ -29,7 +29,7 @@ def folder_of(name: str, place: Path, formats: Sequence[str]) -> Path:
     ValueError
         If it is neither, or the folder lacks a format.
     """
-    from gluon_compress.folders import MANIFEST, verified
+    from gluon_compress.storage.artifacts import MANIFEST, verified
 
     made = place / name if name in (*NETS, CONV) else Path(name)
     if (made / MANIFEST).exists():

@@ -28,8 +28,8 @@ def steps(args, losses: Sequence[str]) -> dict[str, Callable[[], None]]:
 
     import gluon_compress as gc
     from gluon_compress.data import SSDTargets
+    from gluon_compress.deployment import fused
     from gluon_compress.distill import needs_taps
-    from gluon_compress.edge import fused
     from gluon_compress.models import head, ssd
 
     full, net = gc.build(FULL), gc.build(args.student)

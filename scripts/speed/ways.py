@@ -23,7 +23,7 @@ WARM = 1  # rounds that are not counted
 def ways_of(task: dict) -> dict[str, Callable]:
     """Return what is timed; each call goes over all files once."""
     from gluon_compress.data.images import read_image
-    from gluon_compress.edge import Predictor
+    from gluon_compress.deployment import Predictor
 
     threads = None if task["runtime"] == "mxnet" else task["threads"]
     how = {"precision": task["precision"], "threads": threads}

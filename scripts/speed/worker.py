@@ -27,7 +27,7 @@ def timed(task: dict) -> dict:
     """Return milliseconds of each run by net, and the memory that was needed."""
     import numpy as np
 
-    from gluon_compress.edge.runtimes import RUNTIMES
+    from gluon_compress.deployment.runtimes import RUNTIMES
 
     threads = None if task["runtime"] == "mxnet" else task["threads"]
     before, runs = peak(), {}

@@ -11,7 +11,7 @@ import numpy as np
 
 from gluon_compress import slim, trace
 from gluon_compress.graph import Graph, pair_of
-from gluon_compress.graph.nodes import states
+from gluon_compress.graph.symbols import states
 from supported.outputs import difference, flat
 from supported.zoo import DETECTORS, build, kind_of
 

@@ -1,0 +1,99 @@
+"""BatchNorm folded into the layer before it: the same net with fewer operators."""
+
+from __future__ import annotations
+
+from typing import Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.graph.context import attribute
+from gluon_compress.graph.symbols import put_together, take_apart
+
+# Layers that BatchNorm folds into, and the axis of their weights that it scales.
+FOLDABLE = {"Convolution": 0, "FullyConnected": 0, "Deconvolution": 1}
+
+
+def fold(
+    symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray]
+) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+    """Return a net for inference without the BatchNorm that follows a layer.
+
+    A layer's weight ``w`` and bias ``b`` become ``w * s`` and ``b * s + beta - mean *
+    s`` with ``s = gamma / sqrt(var + eps)`` (Jacob et al. 2018, section 3.2).
+    BatchNorm behind anything else, or behind a layer that something else reads, stays.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    params : mapping
+        Values of all parameters and running statistics; left as they are.
+
+    Returns
+    -------
+    tuple
+        Symbol and parameters.
+    """
+    nodes, heads = take_apart(symbol)
+    uses = _uses(nodes, heads)
+    values = dict(params)
+    for i, node in enumerate(nodes):
+        if _folds(nodes, i, uses):
+            layer, beta = (nodes[node["inputs"][k][0]] for k in (0, 2))
+            weight, bias = _folded(nodes, node, layer, params)
+            name = layer["name"] + "_bias"
+            values[nodes[layer["inputs"][1][0]]["name"]] = weight
+            values[name] = bias
+            # The shift's variable lies between layer and BatchNorm, where the new
+            # layer stands, and is of no other use.
+            beta.update(name=name, attrs={})
+            attrs = {**layer["attrs"], "no_bias": "False"}
+            inputs = [*layer["inputs"][:2], node["inputs"][2]]
+            nodes[i] = {**layer, "attrs": attrs, "inputs": inputs}
+    folded = put_together(nodes, heads)
+    used = set(folded.list_inputs())
+    return folded, {name: value for name, value in values.items() if name in used}
+
+
+def _uses(nodes: Sequence[dict], heads: Sequence) -> list[int]:
+    """Return how often each node is read."""
+    counts = [0] * len(nodes)
+    for entry in (*heads, *(e for node in nodes for e in node["inputs"])):
+        counts[entry[0]] += 1
+    return counts
+
+
+def _folds(nodes: Sequence[dict], place: int, uses: Sequence[int]) -> bool:
+    node = nodes[place]
+    if node["op"] != "BatchNorm" or attribute(node["attrs"], "axis", 1) != 1:
+        return False
+    layer = nodes[node["inputs"][0][0]]
+    if layer["op"] not in FOLDABLE or attribute(
+        node["attrs"], "output_mean_var", False
+    ):
+        return False
+    plain = attribute(layer["attrs"], "layout", None) in (None, "NCHW", "NCW", "NCDHW")
+    groups = attribute(layer["attrs"], "num_group", 1)
+    split = layer["op"] == "Deconvolution" and groups > 1  # scaled by blocks
+    read = (node["inputs"][0], layer["inputs"][1], node["inputs"][2])
+    return plain and not split and all(uses[entry[0]] == 1 for entry in read)
+
+
+def _folded(nodes: Sequence, node: dict, layer: dict, params: Mapping) -> tuple:
+    """Return the weight and the bias of a layer with the BatchNorm behind it."""
+    names = [nodes[entry[0]]["name"] for entry in node["inputs"][1:]]
+    gamma, beta, mean, var = (_exact(params[name]) for name in names)
+    if attribute(node["attrs"], "fix_gamma", True):
+        gamma = np.ones_like(gamma)
+    scale = gamma / np.sqrt(var + attribute(node["attrs"], "eps", 1e-3))
+    shift = beta - mean * scale
+    if len(layer["inputs"]) > 2:
+        shift += scale * _exact(params[nodes[layer["inputs"][2][0]]["name"]])
+    weight = _exact(params[nodes[layer["inputs"][1][0]]["name"]])
+    shape = [1] * weight.ndim
+    shape[FOLDABLE[layer["op"]]] = -1
+    return mx.nd.array(weight * scale.reshape(shape)), mx.nd.array(shift)
+
+
+def _exact(value: mx.nd.NDArray) -> np.ndarray:
+    return value.asnumpy().astype(np.float64)

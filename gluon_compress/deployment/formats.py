@@ -1,0 +1,232 @@
+"""The files of each edge runtime, written from one head graph.
+
+A row of ``FORMATS`` writes files named after the detector into a folder, and returns
+what the manifest says of them beside their names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import subprocess
+import tempfile
+import warnings
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Callable, Iterator, Mapping
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.deployment import int8
+from gluon_compress.deployment.runtimes import needed
+from gluon_compress.model_folder import save_pair
+
+OPSET = 13  # that of the operators which mx.onnx writes
+BATCH = "batch"  # the name of an axis of any length
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph to write.
+
+    Parameters
+    ----------
+    name : str
+        Of the files.
+    symbol : Symbol
+    params : mapping
+        Values of all its parameters.
+    shape : tuple of int
+        Of its input ``data``, with a batch of one.
+    images : ndarray
+        Inputs ``(N, ...)`` to calibrate int8 on.
+    calibration : str
+        One of ``int8.CALIBRATIONS``.
+    """
+
+    name: str
+    symbol: mx.sym.Symbol
+    params: Mapping[str, mx.nd.NDArray]
+    shape: tuple[int, ...]
+    images: np.ndarray
+    calibration: str = "naive"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How files are written, and who runs them.
+
+    Parameters
+    ----------
+    write : callable
+        ``write(graph, folder) -> facts``.
+    runtime : str
+        One of ``RUNTIMES``.
+    files : tuple of str
+        Endings of the files, behind the name.
+    tolerance : float
+        Largest accepted difference from the Gluon net, see ``difference``.
+    precision : str
+        ``float32`` or ``int8``.
+    """
+
+    write: Callable[[Graph, Path], dict]
+    runtime: str
+    files: tuple[str, ...]
+    tolerance: float = 1e-4
+    precision: str = "float32"
+
+
+def _mxnet(graph: Graph, folder: Path) -> dict:
+    save_pair(graph.symbol, graph.params, folder, graph.name)
+    return {}
+
+
+def _onnx(graph: Graph, folder: Path) -> dict:
+    return _write_onnx(graph, folder / f"{graph.name}.onnx", batch=1)
+
+
+def _onnx_dynamic(graph: Graph, folder: Path) -> dict:
+    return _write_onnx(graph, folder / f"{graph.name}-dynamic.onnx", batch=BATCH)
+
+
+def _write_onnx(graph: Graph, path: Path, *, batch: int | str) -> dict:
+    """Write a graph by MXNet's own exporter, and mend what this leaves to mend.
+
+    It stamps the installed onnx's newest opset on operators of an earlier one, and
+    lists all weights as inputs, so that no runtime can fold or pack them.
+    """
+    onnx = needed("onnx", "onnx")
+    dynamic = {}
+    if batch == BATCH:
+        shape = (BATCH, *graph.shape[1:])
+        dynamic = {"dynamic": True, "dynamic_input_shapes": [shape]}
+    pair = graph.symbol, dict(graph.params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MXNet uses names that onnx moved
+        mx.onnx.export_model(*pair, [graph.shape], np.float32, str(path), **dynamic)
+    model = onnx.load(str(path))
+    weights = {value.name for value in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    for domain in model.opset_import:
+        domain.version = OPSET
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
+    return {"opset": OPSET, "batch": batch}
+
+
+def _openvino(graph: Graph, folder: Path) -> dict:
+    """Convert the ONNX file of any batch by OpenVINO's own converter."""
+    openvino = needed("openvino", "openvino")
+    with tempfile.TemporaryDirectory() as place:
+        _onnx_dynamic(graph, Path(place))
+        model = openvino.convert_model(Path(place) / f"{graph.name}-dynamic.onnx")
+    openvino.save_model(model, folder / f"{graph.name}.xml", compress_to_fp16=False)
+    return {"batch": BATCH}
+
+
+def _ncnn(graph: Graph, folder: Path) -> dict:
+    """Convert the ONNX file by pnnx, ncnn's own converter, a program in its wheel."""
+    converter = _pnnx()
+    shape = ",".join(map(str, graph.shape))
+    with tempfile.TemporaryDirectory() as place:
+        _onnx(graph, Path(place))
+        command = [converter, f"{graph.name}.onnx", f"inputshape=[{shape}]", "fp16=0"]
+        done = subprocess.run(
+            command, cwd=place, capture_output=True, text=True, check=False
+        )
+        for ending in ("param", "bin"):
+            made = Path(place) / f"{graph.name}.ncnn.{ending}"
+            if not made.is_file():
+                said = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
+                raise ValueError(f"pnnx cannot convert {graph.name}: {said[-1]}")
+            shutil.copyfile(made, folder / made.name)
+    return {"batch": 1}
+
+
+def _pnnx() -> str:
+    """Return pnnx; its Python module asks for PyTorch, which its program does not."""
+    found = importlib.util.find_spec("pnnx")
+    places = list(found.submodule_search_locations or ()) if found else []
+    program = shutil.which("pnnx", path=":".join(places)) if places else None
+    if program is None:
+        raise ValueError(
+            "pnnx, ncnn's converter, is not installed; pip install --no-deps pnnx"
+        )
+    return program
+
+
+def _int8(graph: Graph, folder: Path) -> dict:
+    """Quantise by MXNet's oneDNN passes, calibrated on the graph's images."""
+    pair = int8.quantize(
+        graph.symbol, graph.params, graph.images, calibration=graph.calibration
+    )
+    int8.save(*pair, folder / f"{graph.name}-int8")
+    return {"calibration": graph.calibration, "images": len(graph.images)}
+
+
+def _onnx_int8(graph: Graph, folder: Path) -> dict:
+    """Quantise by ONNX Runtime, in the form that OpenVINO reads too."""
+    tool = needed("onnxruntime.quantization", "onnx")
+    if len(graph.images) == 0:
+        raise ValueError("int8 needs images to calibrate on, and there are none")
+    inputs = iter([{"data": image[None]} for image in graph.images])
+
+    class Reader(tool.CalibrationDataReader):
+        def get_next(self):
+            return next(inputs, None)
+
+    methods = {
+        "entropy": tool.CalibrationMethod.Entropy,
+        "naive": tool.CalibrationMethod.MinMax,
+    }
+    with tempfile.TemporaryDirectory() as place, _quiet():
+        _onnx_dynamic(graph, Path(place))
+        tool.quantize_static(
+            str(Path(place) / f"{graph.name}-dynamic.onnx"),
+            str(folder / f"{graph.name}-int8.onnx"),
+            Reader(),
+            quant_format=tool.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=tool.QuantType.QUInt8,
+            weight_type=tool.QuantType.QInt8,
+            calibrate_method=methods[graph.calibration],
+        )
+    onnx = needed("onnx", "onnx")
+    model = onnx.load(str(folder / f"{graph.name}-int8.onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    (opset,) = [one.version for one in model.opset_import if not one.domain]
+    facts = {"calibration": graph.calibration, "images": len(graph.images)}
+    return {"opset": opset, "batch": BATCH, **facts}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep a tool from printing its progress and logging advice."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+# Roundings add up to far less with trained weights: int8 that is worse is broken.
+ROUNDED = 0.2
+INT8 = ("-int8-symbol.json", "-int8-0000.params")
+FORMATS: dict[str, Format] = {
+    "mxnet": Format(_mxnet, "mxnet", ("-symbol.json", "-0000.params"), 1e-5),
+    "onnx": Format(_onnx, "onnxruntime", (".onnx",)),
+    "onnx-dynamic": Format(_onnx_dynamic, "onnxruntime", ("-dynamic.onnx",)),
+    "openvino": Format(_openvino, "openvino", (".xml", ".bin")),
+    "ncnn": Format(_ncnn, "ncnn", (".ncnn.param", ".ncnn.bin")),
+    "int8": Format(_int8, "mxnet", INT8, ROUNDED, "int8"),
+    "onnx-int8": Format(_onnx_int8, "onnxruntime", ("-int8.onnx",), ROUNDED, "int8"),
+}

@@ -1,0 +1,305 @@
+"""Exports: a symbol, its parameters and a manifest in one folder, checked.
+
+The manifest is plain data: what a net is for (classes, anchors, decode constants)
+comes in as ``info`` and is passed on, this module does not know detectors.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.graph import block_of, pair_of
+from gluon_compress.storage.artifacts import (
+    FORMAT,
+    MANIFEST,
+    drafted,
+    kind_checked,  # noqa: F401  as the next
+    read_manifest,  # noqa: F401  here for who reads exports
+    sums_of,
+    verified,
+)
+from gluon_compress.storage.atomic import write_json
+
+# Runs in a process that never built the net and imports nothing of this package.
+RELOAD = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import mxnet as mx, numpy as np
+symbol, params, name, inputs, outputs = sys.argv[1:]
+net = mx.gluon.SymbolBlock.imports(symbol, [name], params)
+result = net(mx.nd.array(np.load(inputs)))
+result = result if isinstance(result, (list, tuple)) else [result]
+np.savez(outputs, *[r.asnumpy() for r in result])
+"""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An input and what the original net makes of it.
+
+    Parameters
+    ----------
+    inputs : ndarray
+        Float32, of the exported shape but for the first axis.
+    outputs : tuple of ndarray
+        In the order of the symbol's outputs.
+    """
+
+    inputs: np.ndarray
+    outputs: tuple[np.ndarray, ...]
+
+
+def export(
+    net: Any,
+    folder: str | os.PathLike,
+    name: str = "model",
+    *,
+    shape: Sequence[int],
+    info: Mapping[str, Any] | None = None,
+    reference: Reference | None = None,
+    tolerance: float = 1e-5,
+) -> dict:
+    """Write an export, reload it in a new process, and only then put it in place.
+
+    Parameters
+    ----------
+    net : HybridBlock or (symbol, params)
+        With one input beside its parameters; a detector is exported as its raw head.
+    folder : path
+        Made, or replaced if it holds an export of the same ``kind`` (see ``info``);
+        an interruption leaves the earlier one whole.
+    name : str
+        ``NAME-symbol.json`` and ``NAME-0000.params`` are for ``SymbolBlock.imports``
+        and ``mx.model.load_checkpoint``.
+    shape : sequence of int
+        Of the input, with its batch axis.
+    info : mapping, optional
+        JSON-able facts for the manifest: ``kind``, ``mean``, ``std``, ``classes``,
+        ``anchors``, ``decode``, ``nms``, ... ``outputs`` may name the outputs.
+    reference : Reference, optional
+        What the Gluon net gives; by default what the symbol gives in this process.
+    tolerance : float
+        Largest accepted difference, relative to the output's largest value.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is missing, the folder holds anything but an export of this
+        kind, or the reloaded net differs; nothing has been changed then.
+    """
+    check_name(name)
+    with drafted(folder, (info or {}).get("kind")) as draft:
+        symbol, params = pair_of(net)
+        stored, input_name = save_pair(symbol, params, draft, name)
+        reference = reference or _own_reference(symbol, stored, shape)
+        _save_reference(draft / f"{name}-check.npz", reference)
+        manifest = _manifest(symbol, name, input_name, shape, info or {})
+        manifest["files"] = sums_of(draft)
+        differences = _compare(draft, manifest, reference, tolerance)
+        manifest["max_difference"] = {
+            kind: max(d[kind] for d in differences.values())
+            for kind in ("absolute", "relative")
+        }
+        write_json(draft / MANIFEST, manifest)
+    return manifest
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that files cannot have everywhere."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"export name {name!r}; allowed: letters, digits, '_.-'")
+
+
+def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, str]:
+    """Write ``NAME-symbol.json`` and ``NAME-0000.params`` for ``load_checkpoint``.
+
+    Returns what was stored, by its prefixed name, and the name of the input; raises
+    ValueError if the symbol needs more than that beside its parameters.
+    """
+    stored, input_name = _prefixed(symbol, params)
+    symbol.save(str(folder / f"{name}-symbol.json"))
+    mx.nd.save(str(folder / f"{name}-0000.params"), stored)
+    return stored, input_name
+
+
+def versions(*others: str) -> dict[str, str]:
+    """Return the versions that a manifest states, those of others where installed."""
+    own = {"mxnet": mx.__version__, "numpy": np.__version__}
+    for name in others:
+        with suppress(metadata.PackageNotFoundError):
+            own[name] = metadata.version(name)
+    return {**own, "python": platform.python_version()}
+
+
+def check(
+    folder: str | os.PathLike,
+    reference: Reference | None = None,
+    *,
+    tolerance: float = 1e-5,
+) -> dict[str, dict[str, float]]:
+    """Verify every file of an export, reload it in a new process and compare.
+
+    Parameters
+    ----------
+    folder : path
+    reference : Reference, optional
+        By default the one that was recorded when the export was made.
+    tolerance : float
+        Largest accepted difference, relative to the output's largest value.
+
+    Returns
+    -------
+    dict
+        For each output its largest ``absolute`` and ``relative`` difference.
+
+    Raises
+    ------
+    ValueError
+        Naming the file that is missing, altered or of a newer format, or the output
+        that differs.
+    """
+    folder = Path(folder)
+    manifest = verified(folder)
+    if reference is None:
+        reference = _load_reference(folder / f"{manifest['name']}-check.npz")
+    return _compare(folder, manifest, reference, tolerance)
+
+
+def load_symbol(
+    folder: str | os.PathLike,
+) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+    """Return the symbol of an export, and its parameters and running statistics.
+
+    Values that the model zoo stores in float16 are float32 here, as nets run.
+
+    Raises
+    ------
+    ValueError
+        Naming the file that is missing, altered or of a newer format, or the folder
+        that has a structure and no weights.
+    """
+    folder = Path(folder)
+    manifest = verified(folder)
+    name = manifest["name"]
+    if f"{name}-0000.params" not in manifest["files"]:
+        raise ValueError(f"{folder}: holds a structure without weights")
+    symbol = mx.sym.load(str(folder / f"{name}-symbol.json"))
+    stored = mx.nd.load(str(folder / f"{name}-0000.params"))
+    params = {key.split(":", 1)[1]: value for key, value in stored.items()}
+    return symbol, {k: v.astype("float32", copy=False) for k, v in params.items()}
+
+
+def _prefixed(symbol, params: Mapping) -> tuple[dict, str]:
+    """Return parameters as ``load_checkpoint`` wants them, and the input's name."""
+    wanted = symbol.list_arguments()
+    inputs = [name for name in wanted if name not in params]
+    states = symbol.list_auxiliary_states()
+    missing = [name for name in states if name not in params]
+    if missing or len(inputs) != 1:
+        raise ValueError(
+            f"the symbol needs {missing or inputs}; allowed without a value: one "
+            "input, and all else must be in the parameters"
+        )
+    stored = {f"arg:{n}": params[n] for n in wanted if n not in inputs}
+    stored.update({f"aux:{n}": params[n] for n in states})
+    return stored, inputs[0]
+
+
+def _own_reference(symbol, stored: Mapping, shape: Sequence) -> Reference:
+    inputs = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+    net = block_of(symbol, {n.split(":", 1)[1]: v for n, v in stored.items()})
+    outputs = net(mx.nd.array(inputs))
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return Reference(inputs, tuple(o.asnumpy() for o in outputs))
+
+
+def _save_reference(path: Path, reference: Reference) -> None:
+    outputs = {f"output{i}": o for i, o in enumerate(reference.outputs)}
+    np.savez_compressed(path, inputs=reference.inputs, **outputs)
+
+
+def _load_reference(path: Path) -> Reference:
+    with np.load(path) as stored:
+        count = len(stored.files) - 1
+        outputs = tuple(stored[f"output{i}"] for i in range(count))
+        return Reference(stored["inputs"], outputs)
+
+
+def _manifest(symbol, name: str, input_name: str, shape, info: Mapping) -> dict:
+    _, shapes, _ = symbol.infer_shape(**{input_name: tuple(shape)})
+    names = list(info.get("outputs", symbol.list_outputs()))
+    if len(names) != len(shapes):
+        raise ValueError(f"outputs are named {names}, the symbol has {len(shapes)}")
+    own = {
+        "format": FORMAT,
+        "name": name,
+        "input": {"name": input_name, "shape": list(shape)},
+        "outputs": [{"name": n, "shape": list(s)} for n, s in zip(names, shapes)],
+    }
+    facts = {k: v for k, v in info.items() if k != "outputs"}
+    taken = sorted({*own, "files", "max_difference", "versions"} & set(facts))
+    if taken:
+        raise ValueError(f"info holds {taken[0]!r}, which the manifest itself states")
+    return {**own, **facts, "versions": versions()}
+
+
+def _compare(folder: Path, manifest: Mapping, reference, tolerance: float) -> dict:
+    results = _reload(folder, manifest, reference.inputs)
+    names = [output["name"] for output in manifest["outputs"]]
+    if not len(results) == len(reference.outputs) == len(names):
+        raise ValueError(
+            f"{folder}: {len(results)} outputs, the reference has "
+            f"{len(reference.outputs)}, the manifest {len(names)}"
+        )
+    differences = {}
+    for name, own, other in zip(names, results, reference.outputs):
+        differences[name] = found = _difference(own, np.asarray(other))
+        if not found["relative"] <= tolerance:
+            raise ValueError(
+                f"{folder}: output {name!r} differs from the net by "
+                f"{found['relative']:.2g} of its scale; allowed: {tolerance:g}"
+            )
+    return differences
+
+
+def _difference(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    if own.shape != other.shape:
+        raise ValueError(f"an output has shape {own.shape}, the net's {other.shape}")
+    largest = float(np.abs(own - other).max())
+    scale = float(np.abs(other).max()) or 1.0
+    return {"absolute": largest, "relative": largest / scale}
+
+
+def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndarray]:
+    name = manifest["name"]
+    pair = [str(folder / f"{name}-{end}") for end in ("symbol.json", "0000.params")]
+    with tempfile.TemporaryDirectory() as place:
+        given, made = (os.path.join(place, n) for n in ("inputs.npy", "outputs.npz"))
+        np.save(given, np.asarray(inputs, np.float32))
+        command = [sys.executable, "-c", RELOAD, *pair, manifest["input"]["name"]]
+        done = subprocess.run(
+            [*command, given, made], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"{folder}: cannot be loaded in a new process: {said}")
+        with np.load(made) as stored:
+            return [stored[f"arr_{i}"] for i in range(len(stored.files))]

@@ -1,0 +1,88 @@
+"""Training that makes BatchNorm scales small, so that channels can go at less cost."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.graph import Graph
+from gluon_compress.graph.context import attribute
+from gluon_compress.prune.recalibration import BATCH_NORMS
+from gluon_compress.prune.slimming import traced
+
+
+def sparse_step(
+    step_loss: Callable, net: Any, weight: float, *, shape: Sequence | None = None
+) -> Callable:
+    """Return a step loss for ``fit`` that also pulls BatchNorm scales towards zero.
+
+    ``L = L_0 + weight * sum |gamma|`` (Liu et al. 2017, network slimming, equation
+    1), over the scales of channels that can be removed; the others would lose
+    accuracy for nothing. At zero the slope is zero.
+
+    Parameters
+    ----------
+    step_loss : callable
+        ``step_loss(net, batch) -> (loss, {part: value})``.
+    net : HybridBlock
+        Has the parameters that are trained, with masks or without: the block that
+        ``fit`` gets, or the detector behind a ``models.head.head_block``.
+    weight : float
+        From 0. Liu et al. use 1e-5 to 1e-4, with a loss that is a mean over images.
+    shape : tuple, optional
+        As for ``slim``.
+
+    Returns
+    -------
+    callable
+        Its part ``sparsity`` is ``weight * sum |gamma|``.
+
+    Raises
+    ------
+    ValueError
+        For another weight, or a net without such scales.
+    """
+    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if not number or not math.isfinite(weight) or weight < 0:
+        raise ValueError(
+            f"the weight of sparsity is {weight!r}; allowed: a number from 0"
+        )
+    places = _scales(traced(net, None, shape))
+    trained = {p.name: p for p in net.collect_params().values()}
+    scales = [
+        (trained[name], mx.nd.array(places[name]))
+        for name in places
+        if trained[name].grad_req != "null"
+    ]
+    if not scales:
+        raise ValueError(
+            "the net has no trained BatchNorm scale of a channel that can be removed"
+        )
+
+    def step(net: Callable, batch: Sequence) -> tuple:
+        loss, parts = step_loss(net, batch)
+        device = loss.ctx
+        sizes = [
+            (parameter.data(device).abs() * which.as_in_context(device)).sum()
+            for parameter, which in scales
+        ]
+        sparsity = weight * mx.nd.add_n(*sizes)
+        return loss + sparsity, {**parts, "sparsity": sparsity}
+
+    return step
+
+
+def _scales(graph: Graph) -> dict[str, np.ndarray]:
+    """Return, for each scale, ones where its channel can be removed."""
+    found = {}
+    for node in graph.nodes:
+        if node["op"] in BATCH_NORMS and not attribute(
+            node["attrs"], "fix_gamma", True
+        ):
+            name = graph.nodes[node["inputs"][1][0]]["name"]
+            for tensor in graph.axes.get(name, ()):
+                found[name] = (tensor.places >= 0).astype(np.float32)
+    return found

@@ -1,0 +1,114 @@
+"""What channels are worth to a loss on data, by the gradient of their masks."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable, Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd
+from mxnet.gluon import Parameter
+
+from gluon_compress.graph import symbol_of
+from gluon_compress.graph.symbols import mask_names, take_apart
+from gluon_compress.plan.importance import check_finite
+from gluon_compress.prune.masks import mask
+from gluon_compress.prune.slimming import traced
+
+
+def taylor(
+    net: Any,
+    batches: Iterable,
+    step_loss: Callable,
+    *,
+    prepare: Callable | None = None,
+    shape: Sequence | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the first-order worth of every index, for ``select``.
+
+    A mask of one is a gate, and the derivative of the loss by it is the sum of
+    activation times gradient over all that the index stands for, so its square is the
+    first-order change of the loss when the index goes (Molchanov et al. 2019,
+    equation 8, "gates"). Worth is the mean over batches of these squares, each group's
+    divided by their norm so that groups of different depth compare.
+
+    Parameters
+    ----------
+    net : HybridBlock or (symbol, params)
+        Left as it is.
+    batches : iterable
+        Tuples of arrays, as for ``fit``; they are brought to the net's device.
+    step_loss : callable
+        ``step_loss(net, batch) -> (loss, {part: value})``, as for ``fit``.
+    prepare : callable, optional
+        Makes of the net with masks the block that ``step_loss`` is called with, for
+        instance ``models.head.head_block`` for a detector.
+    shape : tuple, optional
+        As for ``slim``.
+
+    Returns
+    -------
+    dict
+        Group to worth; groups that cannot lose channels are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is not one batch, a parameter or a gradient is not finite, or the net
+        has no values.
+    """
+    check_finite(traced(net, None, shape))
+    masked = mask(net, None, shape=shape)
+    gates = gates_of(masked)
+    _derive(masked, gates)
+    block = prepare(masked) if prepare else masked
+    totals, count = dict.fromkeys(gates, 0.0), 0
+    for batch in batches:
+        count += 1
+        with autograd.record():
+            loss, _ = step_loss(block, arrays_for(masked, batch))
+        loss.backward()
+        for group, gate in gates.items():
+            slopes = sum(gate.grad(device).asnumpy() for device in gate.list_ctx())
+            totals[group] = totals[group] + np.square(slopes.astype(np.float64))
+    if not count:
+        raise ValueError("the criterion needs data, there is not one batch")
+    for group, total in totals.items():
+        if not np.isfinite(total).all():
+            raise ValueError(f"the gradient of group {group!r} is not finite")
+    return {group: _normalised(total / count) for group, total in totals.items()}
+
+
+def arrays_for(net: Any, batch: Sequence) -> list[mx.nd.NDArray]:
+    """Return a batch where a net's parameters are, whatever its arrays are."""
+    device = next(iter(net.collect_params().values())).list_ctx()[0]
+    # Readers of MXNet hand out arrays in shared or pinned memory, which no block takes.
+    return [
+        (a if isinstance(a, mx.nd.NDArray) else mx.nd.array(a)).as_in_context(device)
+        for a in batch
+    ]
+
+
+def gates_of(masked: Any) -> dict[str, Parameter]:
+    """Return the mask of each group of a masked net: one value an index."""
+    nodes, _ = take_apart(symbol_of(masked))
+    parameters = {p.name: p for p in masked.collect_params().values()}
+    return {group: parameters[name] for group, name in mask_names(nodes).items()}
+
+
+def keep_only(gate: Parameter, kept: np.ndarray) -> None:
+    """Let only some indices of a group through."""
+    gate.set_data(mx.nd.array(np.isin(np.arange(gate.shape[0]), kept)))
+
+
+def _derive(masked: Any, gates: Mapping[str, Parameter]) -> None:
+    """Make masks the only parameters to take gradients of."""
+    for parameter in masked.collect_params().values():
+        parameter.grad_req = "null"
+    for gate in gates.values():
+        gate.grad_req = "write"
+
+
+def _normalised(worth: np.ndarray) -> np.ndarray:
+    norm = np.sqrt(np.square(worth).mean())
+    return worth / norm if norm > 0 else worth

@@ -1,0 +1,1 @@
+"""Files, artifact folders and downloads: complete or absent, and checked."""
