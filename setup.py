@@ -31,6 +31,10 @@ setup(
         "numpy==1.23.5",  # MXNet 1.9.1 uses names that 1.24 dropped
         "opencv-python==4.11.0.86",
         "requests>=2.28,<3",
+        "pooch>=1.8,<2",  # fetches weights and data sets
+        "pydantic>=2.8,<3",  # 2.10 is the last for Python 3.8
+        "jinja2>=3.1,<4",
+        "tabulate>=0.9,<0.11",
         "matplotlib>=3.7,<3.11",  # 3.7 is the last for Python 3.8
         "tqdm>=4.64,<5",
         # GluonCV asks for any; newer ones want a newer numpy, which pip finds out
@@ -50,6 +54,12 @@ setup(
             "ncnn==1.0.20260526",
             "pytest>=8,<10",
             "pytest-xdist>=3.5,<4",
+            "hypothesis>=6.80,<7",
+            "import-linter>=2,<3",
+            "mypy>=1.11,<3",
+            "pycocotools>=2.0.6,<3",
+            "types-requests",
+            "types-tabulate",
             "ruff==0.17.5",
             "pre-commit>=3.5,<5",
         ],
