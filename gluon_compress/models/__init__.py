@@ -22,7 +22,6 @@ from gluon_compress.graph import Graph, trace
 from gluon_compress.model_folder import (
     MANIFEST,
     export,
-    kind_checked,
     load_symbol,
     read_manifest,
 )
@@ -150,7 +149,7 @@ def load_trunk(folder: str | os.PathLike) -> tuple[HybridBlock, list[mx.sym.Symb
         If the folder holds the export of a detector, or a file of it is broken.
     """
     if "kind" in read_manifest(folder):  # those of ``export`` need not have one
-        kind_checked(folder, KIND)
+        read_manifest(folder, KIND)
     return classifier_trunk(*load_symbol(folder))
 
 
@@ -197,7 +196,7 @@ def load(folder: str | os.PathLike) -> SSD:
     ValueError
         If the folder holds no detector's export, or a file of it is broken.
     """
-    manifest = kind_checked(folder, "ssd")
+    manifest = read_manifest(folder, "ssd")
     head_and_values = load_symbol(folder)
     try:
         return from_manifest(manifest, *head_and_values)
