@@ -19,7 +19,6 @@ ARROWS = {
     # files and values
     "storage": {"checks"},
     "checks": set(),
-    "unpack": {"storage"},
     # from a net to a smaller one
     "graph": BOTTOM,
     "cost": {"graph"},
