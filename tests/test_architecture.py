@@ -13,12 +13,13 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 ANYTHING = {"*"}
-BOTTOM = {"storage", "checks"}
+BOTTOM = {"storage", "checks", "validation"}
 # What each module or package may import of the others; a new one needs a row.
 ARROWS = {
     # files and values
-    "storage": {"checks"},
+    "storage": {"checks", "validation"},
     "checks": set(),
+    "validation": set(),
     "unpack": {"storage"},
     # from a net to a smaller one
     "graph": BOTTOM,
@@ -35,7 +36,16 @@ ARROWS = {
     # images
     "data": BOTTOM,
     # what holds it together
-    "models": {"checks", "graph", "cost", "plan", "prune", "distill", "model_folder"},
+    "models": {
+        "checks",
+        "validation",
+        "graph",
+        "cost",
+        "plan",
+        "prune",
+        "distill",
+        "model_folder",
+    },
     "deployment": {"graph", "model_folder", "models", "data", *BOTTOM},
     "zoo": {"graph", "model_folder", "models", *BOTTOM},
     "report": {"graph", "plan", "cost", "storage"},
