@@ -19,11 +19,13 @@ ARROWS = {
     # files and values
     "storage": {"checks"},
     "checks": set(),
+    "names": set(),
+    "provenance": set(),
     "unpack": {"storage"},
     # from a net to a smaller one
     "graph": BOTTOM,
     "cost": {"graph"},
-    "latency": {"graph", "storage"},
+    "latency": {"graph", "storage", "provenance"},
     "plan": {"graph", "cost", "latency", *BOTTOM},
     "prune": {"graph", "plan", "latency"},
     # training, which does not know that pruning exists
