@@ -36,6 +36,11 @@ lint: venv  ## Check style and format
 docs-check: venv  ## Run every command that README and docs show, on small data
 	@$(PY) scripts/check_docs.py $(ARGS)
 
+wheel: venv  ## Build two wheels in dist/: the package, and the released weights
+	@rm -rf build packaging/weights/build dist/gluon_compress*.whl
+	@$(PY) -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist . packaging/weights
+	@ls -s --block-size=MB dist/gluon_compress*.whl
+
 clean:  ## Remove .venv and what Python and its tools left behind; runs/ stays
-	@rm -rf .venv .venv-install.log build dist *.egg-info .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-install.log build dist *.egg-info packaging/weights/build packaging/weights/*.egg-info .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,49 +17,67 @@ import shutil
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator, Tuple
 
-from gluon_compress.checks import (
-    key,
-    list_of,
-    map_of,
-    part,
-    section,
-    text,
-    whole,
+from pydantic import ConfigDict, Field
+from typing_extensions import Annotated
+
+from gluon_compress.storage.atomic import errors_for, file_lock, read_json, sha256
+from gluon_compress.validation import (
+    Allowed,
+    Count,
+    CountOrZero,
+    NonEmptyStr,
+    Settings,
+    Sha256,
+    parse,
     wrong,
 )
-from gluon_compress.storage.atomic import errors_for, file_lock, read_json, sha256
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
-def _sha256_digits(value: Any, place: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
-        raise wrong(place, value, "64 hexadecimal digits")
-    return value
+class FileChecksum(Settings):
+    """The checksum and the size of a file, as a manifest states them.
 
-
-@section
-class FileChecksum:
-    """The checksum and the size of a file, as a manifest states them."""
-
-    sha256: str = key(_sha256_digits)
-    bytes: int = key(whole(0))
-
-
-def valid_checksums(value: Any, place: str) -> dict[str, FileChecksum]:
-    """Return the ``files`` of a manifest; raise ValueError if they are invalid.
-
-    Only names of files in the folder itself are allowed.
+    Parameters
+    ----------
+    sha256 : str
+    bytes : int
     """
-    files = map_of(part(FileChecksum))(value, place)
-    for name in files:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise wrong(place, name, "names of files in the folder itself")
-    return files
+
+    sha256: Sha256
+    bytes: CountOrZero
+
+
+FileName = Annotated[
+    str, Field(pattern=r"^\w[\w.-]*$"), Allowed("names of files in the folder itself")
+]
+FileChecksums = Dict[FileName, FileChecksum]
+
+
+class ManifestInput(Settings):
+    """What every manifest states of the net's input."""
+
+    model_config = ConfigDict(extra="ignore")
+    shape: Tuple[Count, ...]
+
+
+class CommonManifest(Settings):
+    """What the manifest of every artifact states; each kind adds its own keys."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: NonEmptyStr
+    input: ManifestInput
+    outputs: Any
+    files: FileChecksums
+
+
+def valid_checksums(value: Any, place: str) -> FileChecksums:
+    """Return the ``files`` of a manifest; raise ValueError if they are invalid."""
+    return parse(FileChecksums, value, place)
 
 
 @contextmanager
@@ -164,17 +182,7 @@ def read_manifest(folder: str | os.PathLike, kind: str | None = None) -> dict:
     number = manifest.get("format") if isinstance(manifest, dict) else None
     if number != FORMAT:
         raise ValueError(f"{path}: format is {number!r}; this version reads {FORMAT}")
-    missing = {"name", "input", "outputs", "files"} - set(manifest)
-    if missing:
-        raise ValueError(f"{path}: key {min(missing)!r} is missing")
-    try:
-        text(manifest["name"], "name")
-        shape = manifest["input"]
-        shape = shape.get("shape") if isinstance(shape, dict) else None
-        list_of(whole(1))(shape, "input.shape")
-        valid_checksums(manifest["files"], "files")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    parse(CommonManifest, manifest, path)
     if kind is not None and manifest.get("kind") != kind:
         raise wrong(f"{path}: kind", manifest.get("kind"), repr(kind))
     return manifest
