@@ -23,7 +23,7 @@ from gluon_compress.deployment.postprocess import Decoding
 from gluon_compress.deployment.reference import Right
 from gluon_compress.deployment.runtimes import RUNTIMES
 from gluon_compress.graph import pair_of
-from gluon_compress.graph.context import PRODUCERS
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.model_folder import check_name, save_pair, versions
 from gluon_compress.models.lean import LEAST_SCORE
@@ -150,7 +150,7 @@ def _first_departure(how: Format, graph: Graph, image: np.ndarray) -> str:
     layers as outputs of one graph, runtimes would not join them as they do.)
     """
     nodes, _ = take_apart(graph.symbol)
-    names = [node["name"] for node in nodes if node["op"] in PRODUCERS]
+    names = [n["name"] for n in nodes if operator_of(n["op"]).weight_input is not None]
     inside = graph.symbol.get_internals()
 
     def departs(name: str) -> bool:

@@ -19,7 +19,7 @@ from mxnet.gluon import HybridBlock
 from gluon_compress.checks import class_names
 from gluon_compress.cost import count
 from gluon_compress.data import MEAN, STD
-from gluon_compress.graph import Graph, trace
+from gluon_compress.graph import Graph, register_adapter, trace
 from gluon_compress.model_folder import (
     MANIFEST,
     export,
@@ -35,6 +35,8 @@ from gluon_compress.models.ssd import VOC_CLASSES, SSDConfig, image_size
 from gluon_compress.models.trunk import classifier_trunk
 from gluon_compress.plan import delete
 from gluon_compress.prune import slim
+
+register_adapter(SSD, head.ADAPTER)
 
 ANCHORS = ("size", "sizes", "ratios", "steps", "lite")  # what a manifest says of them
 

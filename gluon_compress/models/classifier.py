@@ -69,6 +69,12 @@ def build_classifier(
         raise ValueError(f"{name} at {size} pixels: {gist}") from None
     if shapes != [(1, len(classes))]:
         raise ValueError(f"{name} gives {shapes}; allowed: one score for each class")
+    return _for_images(net, size)
+
+
+def _for_images(net: HybridBlock, size: int) -> Any:
+    """Let a net state the shape of its input."""
+    net.input_shape = (1, 3, size, size)
     return net
 
 
@@ -146,7 +152,8 @@ def load_classifier(folder: str | os.PathLike) -> tuple[SymbolBlock, dict]:
         If the folder holds no classifier's export, or a file of it is broken.
     """
     manifest = read_manifest(folder, KIND)
-    return block_of(*load_symbol(folder)), manifest
+    net = block_of(*load_symbol(folder))
+    return _for_images(net, manifest["size"]), manifest
 
 
 def with_classes(
@@ -180,7 +187,7 @@ def with_classes(
         variable["attrs"] = {}
     symbol, names = put_together(nodes, heads), {node["name"] for node in new}
     kept = {name: value for name, value in params.items() if name not in names}
-    return block_of(symbol, completed(symbol, kept, size, seed=seed))
+    return _for_images(block_of(symbol, completed(symbol, kept, size, seed=seed)), size)
 
 
 def feature_parameters(symbol: mx.sym.Symbol) -> set[str]:
