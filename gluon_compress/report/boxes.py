@@ -6,7 +6,7 @@ import colorsys
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Sequence
+from typing import Any, Sequence
 
 import matplotlib
 import numpy as np
@@ -90,7 +90,7 @@ class Boxes:
         """Return JSON-able objects: ``class``, ``score`` if there is one, ``box``."""
         found = []
         for i, box in enumerate(np.asarray(self.corner_boxes, float)):
-            record = {"class": classes[int(self.ids[i])]}
+            record: dict[str, Any] = {"class": classes[int(self.ids[i])]}
             if self.scores is not None:
                 record["score"] = round(float(self.scores[i]), 4)
             found.append({**record, "box": [round(v, 1) for v in box.tolist()]})
@@ -174,7 +174,7 @@ def draw(
     _check_classes(boxes, classes)
     scale = 1.0 if width is None else width / image.shape[1]
     canvas = Image.fromarray(image)
-    if scale != 1.0:
+    if width is not None and width != image.shape[1]:
         size = (width, max(1, round(image.shape[0] * scale)))
         canvas = canvas.resize(size, Image.Resampling.BICUBIC)
     corners = np.asarray(boxes.corner_boxes, np.float64).reshape(-1, 4) * scale
@@ -182,8 +182,7 @@ def draw(
     for i in _largest_first(corners):
         hard = boxes.difficult is not None and boxes.difficult[i]
         _outline(pen, corners[i], colour(int(boxes.ids[i])), bool(hard))
-    if boxes.scores is not None:
-        _label_all(pen, corners, boxes, classes)
+    _label_all(pen, corners, boxes, classes)
     return np.asarray(canvas).copy()
 
 
@@ -230,6 +229,8 @@ def _outline(
 def _label_all(pen, corners: np.ndarray, boxes: Boxes, classes: Sequence[str]) -> None:
     text_font = font(max(11, round(min(pen.im.size) / 34)))
     taken: list[tuple] = []
+    if boxes.scores is None:
+        return
     for i in np.argsort(-np.asarray(boxes.scores), kind="stable"):
         score = f"{boxes.scores[i]:.2f}"
         # Where the full label has no room, the score may have: the colour says more.

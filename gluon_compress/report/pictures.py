@@ -59,7 +59,10 @@ def detections(
         raise ValueError("a picture of detections needs at least one image")
     gap = 12
     width = 2 * panel + 3 * gap
-    hard = any(np.any(e.truth.difficult) for e in examples if len(e.truth))
+    hard = any(
+        example.truth.difficult is not None and example.truth.difficult.any()
+        for example in examples
+    )
     strips = [_legend(classes, width, gap, hard), _heads(heads, panel, gap)]
     for example in examples:
         pair = [

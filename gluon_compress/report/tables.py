@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Sequence
 
+from typing_extensions import TypeGuard
+
 from gluon_compress.graph import Graph
 from gluon_compress.markdown import markdown_table
 from gluon_compress.plan import Plan, explain
@@ -166,7 +168,7 @@ def cost_cells(rows: Sequence[Figures]) -> list[list[str]]:
     return cells if len(rows) > 1 else [row[:-1] for row in cells]
 
 
-def _is_known(value: Any) -> bool:
+def _is_known(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
@@ -191,9 +193,9 @@ def precision(value: float | None) -> str:
 
 
 def _share(value: float | None, reference: float | None) -> str:
-    if not (_is_known(value) and _is_known(reference)) or not reference:
-        return "–"
-    return _percent(value / reference)
+    if _is_known(value) and _is_known(reference) and reference:
+        return _percent(value / reference)
+    return "–"
 
 
 def _change(value: float | None, before: float | None) -> str:
