@@ -28,7 +28,7 @@ from gluon_compress.graph.symbols import take_apart
 from gluon_compress.model_folder import check_name, save_pair, versions
 from gluon_compress.models.lean import LEAST_SCORE
 from gluon_compress.models.ssd import anchors_of, image_size
-from gluon_compress.storage.artifacts import MANIFEST, drafted, sums_of
+from gluon_compress.storage.artifacts import MANIFEST, atomic_directory, checksums
 from gluon_compress.storage.atomic import write_json
 
 CONVERTERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # what made files
@@ -90,7 +90,7 @@ def deploy(
     calibrating = np.zeros((0, *shape[1:]), np.float32) if images is None else shown
     graph = Graph(name, *head_graph(net), shape, calibrating, calibration)
     right = Right(*pair_of(net), shown[:CHECKED])
-    with drafted(folder, KIND) as draft:
+    with atomic_directory(folder, KIND) as draft:
         made = {}
         for one in formats:
             made[one] = _write(FORMATS[one], graph, draft)
@@ -100,7 +100,7 @@ def deploy(
             made["mxnet"].update(_whole(net, draft, name, right))
         np.save(draft / ANCHORS, anchors_of(net).asnumpy()[0])
         manifest = _manifest(net, graph, right.outputs.shape, made)
-        manifest.update(nms=limits, files=sums_of(draft))
+        manifest.update(nms=limits, files=checksums(draft))
         checked(manifest)
         write_json(draft / MANIFEST, manifest)
     return manifest
