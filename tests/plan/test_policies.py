@@ -44,11 +44,9 @@ def guide(graph, criterion: str = "l1", seed: int = 0) -> Sensitivity:
 
 def by(selection: str, graph, criterion: str = "l1"):
     """Return a policy, with made-up data where it needs some."""
-    return (
-        BySensitivity(guide(graph, criterion))
-        if selection == "sensitivity"
-        else selection
-    )
+    if selection == "sensitivity":
+        return BySensitivity(guide(graph, criterion))
+    return selection
 
 
 # Laws of every policy.
