@@ -10,18 +10,11 @@ from typing import Any, Mapping, Sequence, Union
 import numpy as np
 
 from gluon_compress.graph import ChannelGroup, Graph
-from gluon_compress.graph.context import PRODUCERS
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.plan.plan import Plan, listed
 
 FIRST = "first layer, protected unless ends=True"
 LAST = "last layer, protected unless ends=True"
-# These read only the shape of later inputs, not their values.
-SHAPE_READERS = (
-    "slice_like",
-    "broadcast_like",
-    "reshape_like",
-    "_contrib_BilinearResize2D",
-)
 
 # Channels as a whole number, a share of the width as a float, or either by pattern of
 # group names, of which the first that fits counts. None: the default.
@@ -200,14 +193,15 @@ def first_layers(graph: Graph) -> set[str]:
     layers = set()
     reads_input = [False] * len(graph.nodes)  # of each node's output
     for i, node in enumerate(graph.nodes):
+        operator = operator_of(node["op"])
         if node["op"] == "null":
             reads_input[i] = node["name"] in graph.inputs
-        elif node["op"] in PRODUCERS:
+        elif operator.weight_input is not None:
             if reads_input[node["inputs"][0][0]]:
                 layers.add(graph.found.names[i])
         else:
-            only_first = node["op"] in SHAPE_READERS
-            entries = node["inputs"][:1] if only_first else node["inputs"]
+            # Of later inputs, some operators read only the shape.
+            entries = node["inputs"][:1] if operator.size_inputs else node["inputs"]
             reads_input[i] = any(reads_input[entry[0]] for entry in entries)
     return layers
 
@@ -225,7 +219,7 @@ def last_layers(graph: Graph) -> set[str]:
         if i in seen:
             continue
         seen.add(i)
-        if graph.nodes[i]["op"] in PRODUCERS:
+        if operator_of(graph.nodes[i]["op"]).weight_input is not None:
             layers.add(graph.found.names[i])
         else:
             pending += [entry[0] for entry in graph.nodes[i]["inputs"]]

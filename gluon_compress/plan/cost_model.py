@@ -7,9 +7,9 @@ from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.cost import BYTES, FORMULAS, count
+from gluon_compress.cost import BYTES, count
 from gluon_compress.graph import Graph, Tensor
-from gluon_compress.graph.context import PRODUCERS
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import states
 from gluon_compress.latency import LatencyTable
 from gluon_compress.latency.blocks import Side, units_of
@@ -165,13 +165,14 @@ def _macs_of_weights(graph: Graph) -> dict[str, float]:
     """Return the MACs of one sample that each weight takes part in, over all uses."""
     macs: dict[str, float] = {}
     for i, node in enumerate(graph.nodes):
-        if node["op"] in FORMULAS and len(node["inputs"]) > 1:
-            place = node["inputs"][PRODUCERS.get(node["op"], 1)]
+        operator = operator_of(node["op"])
+        if operator.macs is not None and len(node["inputs"]) > 1:
+            place = node["inputs"][operator.weight_input or 1]
             weight = graph.nodes[place[0]]["name"]
             if weight in graph.axes:
                 shapes = [graph.tensors[e[0]][e[1]].shape for e in node["inputs"]]
                 output = graph.tensors[i][0].shape
-                layer = FORMULAS[node["op"]](node["attrs"], shapes, output)
+                layer = operator.macs(node["attrs"], shapes, output)
                 macs[weight] = macs.get(weight, 0.0) + layer // graph.batch
     return macs
 
