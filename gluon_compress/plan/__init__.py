@@ -15,6 +15,7 @@ from gluon_compress.plan.importance import CRITERIA
 from gluon_compress.plan.plan import Plan
 from gluon_compress.plan.policies import (
     POLICIES,
+    SELECTIONS,
     BySensitivity,
     Global,
     Greedy,
@@ -29,6 +30,7 @@ from gluon_compress.plan.sensitivity import Sensitivity
 __all__ = [
     "CRITERIA",
     "POLICIES",
+    "SELECTIONS",
     "Budget",
     "BySensitivity",
     "Constraints",

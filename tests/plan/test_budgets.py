@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, build, count, models, select, trace
-from gluon_compress.plan import POLICIES, BySensitivity, Constraints, Sensitivity
+from gluon_compress.plan import SELECTIONS, BySensitivity, Constraints, Sensitivity
 from nets import NETS, SHAPE, ready
 
-SELECTIONS = (*POLICIES, "sensitivity")
 LIMITS = (("macs",), ("bytes",), ("params",), ("macs", "bytes"), ("macs", "params"))
 
 

@@ -6,7 +6,7 @@ import pytest
 from gluon_compress import Budget, Plan, count, select, trace
 from gluon_compress.plan import (
     CRITERIA,
-    POLICIES,
+    SELECTIONS,
     BySensitivity,
     Constraints,
     Greedy,
@@ -16,7 +16,6 @@ from gluon_compress.plan.cost_model import COSTS
 from gluon_compress.plan.importance import importance_of
 from nets import SHAPE, Wired, chain, conv, ready, wide
 
-SELECTIONS = (*POLICIES, "sensitivity")
 ANY_WIDTH = Constraints(multiple=1, ends=True)
 
 

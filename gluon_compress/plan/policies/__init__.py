@@ -21,6 +21,7 @@ from gluon_compress.plan.problem import PruningProblem
 __all__ = [
     "MEASURED",
     "POLICIES",
+    "SELECTIONS",
     "BySensitivity",
     "Global",
     "Greedy",
@@ -40,6 +41,8 @@ POLICIES: dict[str, Policy] = {
 MEASURED: dict[str, str] = {
     BySensitivity.name: "BySensitivity(prune.sensitivity(net, accuracy))"
 }
+# What recipes and plans call them.
+SELECTIONS: tuple[str, ...] = (*POLICIES, *MEASURED)
 
 
 def policy_named(name: str) -> Policy:
@@ -55,7 +58,5 @@ def policy_named(name: str) -> Policy:
             f"selection {name!r} needs data; allowed: selection={MEASURED[name]}"
         )
     if name not in POLICIES:
-        raise ValueError(
-            f"selection {name!r} is unknown; {listed([*POLICIES, *MEASURED])}"
-        )
+        raise ValueError(f"selection {name!r} is unknown; {listed(SELECTIONS)}")
     return POLICIES[name]
