@@ -24,6 +24,7 @@ from gluon_compress import (
     trace,
 )
 from gluon_compress.models import head
+from gluon_compress.plan import Constraints
 from gluon_compress.recipe import ClassifierRecipe, Recipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 
@@ -207,8 +208,8 @@ def test_budget_of_more_classes_gives_one_structure_to_all(tmp_path):
     net = build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(32, 32, 32))
     plan.check(models.trace_head(net))
     twin = models.trace_head(head.with_classes(net, [str(i) for i in range(20)]))
-    how = {"groups": row["groups"], "multiple": 4}
-    there = select(twin, Budget(**row["budget"]), **how)
+    constraints = Constraints(groups=row["groups"], multiple=4)
+    there = select(twin, Budget(**row["budget"]), constraints=constraints)
     trunk = [name for name in plan.keep if name.startswith("mobilenet_")]
     assert [plan.keep[n] for n in trunk] == [there.keep[n] for n in trunk]
     assert 0.97 < count(twin, there).macs / 6e7 <= 1

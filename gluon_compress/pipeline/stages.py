@@ -5,15 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Sequence
 
 from gluon_compress import data, plan, prune, train
 from gluon_compress.graph import Graph
 from gluon_compress.latency import LatencyTable
 from gluon_compress.pipeline.job import Job, Lesson, place, teacher_of
-from gluon_compress.plan import Budget, Plan, Sensitivity
-from gluon_compress.plan.constraints import held
-from gluon_compress.plan.cost_model import Meter
+from gluon_compress.plan import (
+    Budget,
+    BySensitivity,
+    Constraints,
+    CostModel,
+    Greedy,
+    Plan,
+    Policy,
+    Sensitivity,
+)
 from gluon_compress.prune import (
     bn_l1_step,
     effects,
@@ -57,16 +64,16 @@ def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
     graph = job.task.trace(job, net)
     rounds = row.rounds if isinstance(row, Prune) else None
     if rounds is not None:  # after an interruption the training tells the plan again
-        measured = _measured(job, net, row, folder)
+        policy = _policy(job, net, row, folder)
         net = mask(net, None)
-        callback = _rounds(job, net, row, graph, measured)
+        callback = _rounds(job, net, row, graph, policy)
         notes.update(_fit(job, net, None, row.train, folder, callbacks=[callback]))
         decision = _saved(job, _plan_of(job, net, row, graph), row, folder)
     elif (folder / PLAN).exists():  # decided before an interruption
         decision = Plan.load(folder / PLAN)
     else:
-        measured = _measured(job, net, row, folder)
-        decision = _decide(job, net, row, _worth(job, net, row), measured)
+        policy = _policy(job, net, row, folder)
+        decision = _decide(job, net, row, _worth(job, net, row), policy)
         decision = _saved(job, decision, row, folder)
     decision.check(graph)
     notes.update(groups=plan.explain(graph, decision), made_by=dict(decision.made_by))
@@ -94,13 +101,13 @@ def _saved(job: Job, decision: Plan, row: Prune | Delete, folder: Path) -> Plan:
 
 
 def _rounds(
-    job: Job, net: Any, row: Prune, graph: Graph, measured: Mapping
+    job: Job, net: Any, row: Prune, graph: Graph, policy: str | Policy
 ) -> Callable:
     """Return the callback that decides masks in rounds by the row's criterion."""
 
     def decide(now: Graph, budget: Budget, within: Plan | None) -> Plan:
         worth = _worth(job, net, row, within)
-        return _select(job, row, now, budget, worth=worth, within=within, **measured)
+        return _select(job, row, now, budget, worth, policy, within=within)
 
     return mask_in_rounds(
         net,
@@ -120,7 +127,7 @@ def _plan_of(job: Job, net: Any, row: Prune, graph: Graph) -> Plan:
         "multiple": row.multiple,
         "rounds": asdict(row.rounds),
         "seed": job.recipe.seed,
-        "held": held(graph, row.groups, row.leave, ends=row.ends),
+        "held": _constraints(row).protected_groups(graph),
         "widths": {group.name: group.width for group in graph.groups},
     }
     return replace(plan_of(net), made_by=made_by)
@@ -160,14 +167,14 @@ def _worth(
     )
 
 
-def _measured(job: Job, net: Any, row: Prune | Delete, folder: Path) -> dict[str, Any]:
-    """Return what the row's selection follows beside worth, as ``select`` takes it."""
+def _policy(job: Job, net: Any, row: Prune | Delete, folder: Path) -> str | Policy:
+    """Return the row's selection, with the data that it follows measured."""
     if isinstance(row, Delete):
-        return {}
+        return GREEDY  # which a deletion does not use
     if row.sensitivity is not None:
-        return {"sensitivity": _sensitivity(job, net, row, folder)}
+        return BySensitivity(_sensitivity(job, net, row, folder))
     if row.selection != GREEDY or not row.effects:
-        return {}
+        return row.selection
     batches = job.task.batches(job, net, job.recipe.finetune).epoch(0)
     found = effects(
         net,
@@ -176,7 +183,7 @@ def _measured(job: Job, net: Any, row: Prune | Delete, folder: Path) -> dict[str
         shape=job.task.trace(job, net).inputs["data"],
         seed=job.recipe.seed,
     )
-    return {"effects": found}
+    return Greedy(found)
 
 
 def _sensitivity(job: Job, net: Any, row: Prune, folder: Path) -> Sensitivity:
@@ -200,7 +207,7 @@ def _decide(
     net: Any,
     row: Prune | Delete,
     worth: str | dict,
-    measured: Mapping | None = None,
+    policy: str | Policy,
 ) -> Plan:
     graph = job.task.trace(job, net)
     if isinstance(row, Delete):
@@ -210,7 +217,7 @@ def _decide(
     if row.classes is not None:
         counted = job.task.trace(job, job.task.with_classes(net, row.classes))
     budget = _budget(counted, row)
-    made = _select(job, row, counted, budget, worth=worth, **(measured or {}))
+    made = _select(job, row, counted, budget, worth, policy)
     if counted is graph:
         return made
     # The predictors, whose groups are the only ones of another width, stay whole.
@@ -224,35 +231,37 @@ def _select(
     row: Prune,
     graph: Graph,
     budget: Budget,
-    *,
     worth: str | dict,
+    policy: str | Policy,
+    *,
     within: Plan | None = None,
-    effects: Mapping | None = None,
-    sensitivity: Sensitivity | None = None,
 ) -> Plan:
     return plan.select(
         graph,
         budget,
         worth,
-        selection=row.selection,
+        selection=policy,
+        constraints=replace(_constraints(row), within=within),
+        table=_table(row),
+        seed=job.recipe.seed,
+    )
+
+
+def _constraints(row: Prune) -> Constraints:
+    return Constraints(
         multiple=row.multiple,
         minimum=row.minimum,
         maximum=row.maximum,
         groups=row.groups,
-        leave=row.leave,
+        ignored=row.leave,
         ends=row.ends,
-        within=within,
-        table=_table(row),
-        effects=effects,
-        sensitivity=sensitivity,
-        seed=job.recipe.seed,
     )
 
 
 def _budget(graph: Graph, row: Prune) -> Budget:
     """Turn shares of the net before into absolute limits."""
-    meter, ending, whole = Meter(graph, _table(row)), "_ratio", {}
-    full = meter.totals(meter.full[None])
+    model, ending, whole = CostModel(graph, _table(row)), "_ratio", {}
+    full = model.costs(model.full[None])
     for name, limit in row.budget.items():
         if name.endswith(ending):
             name = name[: -len(ending)]
@@ -277,10 +286,10 @@ def rehearse(job: Job, net: Any) -> tuple[Plan, Any]:
     for row in job.recipe.compression:
         # What needs trained values is not known yet, and does not change a width.
         worth = "l1" if row.criterion == TAYLOR else row.criterion
-        tried = row
-        if isinstance(row, Prune) and row.sensitivity is not None:
-            tried = replace(row, selection="greedy", sensitivity=None)
-        plans.append(_decide(job, net, tried, worth))
+        policy = GREEDY
+        if isinstance(row, Prune) and row.sensitivity is None:
+            policy = row.selection
+        plans.append(_decide(job, net, row, worth, policy))
         net = slim(net, plans[-1])
     return compose(job, before, plans), net
 
