@@ -26,7 +26,7 @@ from gluon_compress.model_folder import check, export
 from gluon_compress.train import Options, fit
 
 # 5. The nets and the experiments of this package.
-from gluon_compress.models import build
+from gluon_compress.building import build
 from gluon_compress.recipe import ClassifierRecipe, Recipe, Schedule
 from gluon_compress.zoo import get_model, list_models
 

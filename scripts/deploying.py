@@ -34,7 +34,7 @@ def deployed(net, name: str, args) -> dict[str, float]:
     """Write the folder; return by how much each format differs from the net."""
     from gluon_compress import deployment, models
 
-    size, images = models.image_size(net), None
+    size, images = models.input_size(net)[0], None
     if args.images:
         files, count = images_in(args.images), args.calibration_images or COUNT
         images, skipped = deployment.read_inputs(files, size, count)

@@ -66,7 +66,7 @@ def _gluon(args) -> Detector:
 
     if read_manifest(args.model).get("kind") == KIND:
         raise ValueError(f"{args.model}: kind is {KIND!r}; give --runtime {RUNTIMES}")
-    net = models.load(args.model)
+    net = models.load(args.model, "ssd")
     net.collect_params().reset_ctx(context)
     net.hybridize(static_alloc=True, static_shape=True)
     return Detector(
@@ -74,5 +74,5 @@ def _gluon(args) -> Detector:
         data.normalize,
         partial(summary.detect, net),
         net.classes,
-        models.image_size(net),
+        models.input_size(net),
     )

@@ -4,7 +4,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress import models
+from gluon_compress import build
 from gluon_compress.deployment import Decoding, corner_boxes, detections, nms
 from gluon_compress.models.ssd import anchors_of
 
@@ -14,7 +14,7 @@ CLASSES = 5
 @pytest.fixture(scope="module")
 def net():
     names = tuple("abcde")
-    return models.build("ssd_300_mobilenet0.25_lite", names, width=0.25)
+    return build("ssd_300_mobilenet0.25_lite", names, width=0.25)
 
 
 def of_gluoncv(net, predictions, how: Decoding):

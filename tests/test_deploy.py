@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress import models
+from gluon_compress import build, models
 from gluon_compress.data.images import read_image
 from gluon_compress.deployment import (
     FORMATS,
@@ -122,7 +122,7 @@ def test_graph_with_nms_that_finds_anything_else_is_not_kept(
 
 def test_graph_with_nms_may_keep_either_of_equals(tmp_path):
     name = "ssd_300_mobilenet0.25"  # untrained: thousands of boxes nearly as good
-    net = models.build(name, ("cat", "dog"), width=0.25)
+    net = build(name, ("cat", "dog"), width=0.25)
     written = deploy(net, tmp_path / "edge")["formats"]["mxnet"]
     assert 0 <= written["whole_difference"] < 1e-3
 

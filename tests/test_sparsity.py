@@ -10,7 +10,7 @@ from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_compress import mask, models, trace
-from gluon_compress.models import head
+from gluon_compress.models.ssd import training
 from gluon_compress.plan.importance import scores
 from gluon_compress.prune import sparse_step
 from gluon_compress.train import fit
@@ -195,11 +195,11 @@ def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
 
 def test_a_detector_is_trained_through_its_block():
     net = models.build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(64, 32, 32))
-    block = head.head_block(net)
+    block = training.training_net(net)
     images = mx.nd.array(np.random.RandomState(0).randn(1, 3, 300, 300))
 
     def own(net, data):
-        return 0 * net(data[0])[0].sum(), {}
+        return 0 * net(data[0])["class_scores"].sum(), {}
 
     step = sparse_step(own, net, 0.3)
     found = slopes(block, step, gammas(net), (images,))

@@ -26,8 +26,8 @@ from gluon_compress.graph import pair_of
 from gluon_compress.graph.context import PRODUCERS
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.model_folder import check_name, save_pair, versions
-from gluon_compress.models.lean import LEAST_SCORE
-from gluon_compress.models.ssd import anchors_of, image_size
+from gluon_compress.models.ssd import anchors_of
+from gluon_compress.models.ssd.fast_nms import MIN_SCORE
 from gluon_compress.storage.artifacts import MANIFEST, drafted, sums_of
 from gluon_compress.storage.atomic import write_json
 
@@ -84,7 +84,7 @@ def deploy(
         if one not in FORMATS:
             raise ValueError(f"format {one!r}; allowed: {', '.join(FORMATS)}")
     limits = _limits(net)
-    size = image_size(net)
+    size, _ = models.input_size(net)  # SQUARE
     shape = (1, 3, size, size)
     shown = _inputs(images, shape)
     calibrating = np.zeros((0, *shape[1:]), np.float32) if images is None else shown
@@ -108,7 +108,7 @@ def deploy(
 
 def _limits(net: SSD) -> dict:
     """Return the constants of NMS, if they are any that a predictor has, too."""
-    limits = {**models.manifest_info(net)["nms"], "least_score": LEAST_SCORE}
+    limits = {**models.family_of(net).manifest(net)["nms"], "least_score": MIN_SCORE}
     part(Nms)(limits, "nms")
     return limits
 
@@ -213,11 +213,11 @@ def _rows(outputs: Sequence[np.ndarray]) -> np.ndarray:
 
 def _judged(net: SSD, raws, relative: float, found, wanted) -> tuple[float, str]:
     """Return how far detections are off, and what is wrong with them, if anything."""
-    stds = models.manifest_info(net)["decode"]["stds"]
+    stds = models.family_of(net).manifest(net)["decode"]["stds"]
     how = Decoding(anchors_of(net).asnumpy()[0], stds, **_limits(net))
     worst = 0.0
     for raw, rows, right_rows in zip(raws, found, wanted):
-        right = Expected(raw, how, image_size(net), relative)
+        right = Expected(raw, how, max(models.input_size(net)), relative)
         worst = max(worst, right.departure(rows))
         lost = right.lost(right_rows, rows)
         extra = right.lost(rows, right_rows) + right.doubled(rows)
@@ -231,7 +231,7 @@ def _judged(net: SSD, raws, relative: float, found, wanted) -> tuple[float, str]
 
 
 def _manifest(net: SSD, graph: Graph, shape: Sequence[int], made: dict) -> dict:
-    info = models.manifest_info(net)
+    info = models.family_of(net).manifest(net)
     outputs = [{"name": OUTPUT, "shape": [1, *shape[1:]]}]
     data = {"name": "data", "shape": list(graph.shape), "resize": RESIZE}
     return {
@@ -241,7 +241,7 @@ def _manifest(net: SSD, graph: Graph, shape: Sequence[int], made: dict) -> dict:
         **info,
         "kind": KIND,
         "outputs": outputs,
-        "cost": models.size_of(net),
+        "cost": models.cost_of(net),
         "formats": made,
         "versions": versions(*CONVERTERS),
     }

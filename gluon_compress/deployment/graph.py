@@ -11,8 +11,8 @@ from mxnet import autograd
 
 from gluon_compress.deployment.fold import fold
 from gluon_compress.graph import pair_of
-from gluon_compress.models.head import map_symbols
-from gluon_compress.models.ssd import image_size
+from gluon_compress.models import input_size
+from gluon_compress.models.ssd.raw_head import map_symbols
 
 OUTPUT = "predictions"
 
@@ -74,7 +74,7 @@ def whole_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """
     with autograd.predict_mode():
         # Programs that have no manifest read the input's size here; 0 is any batch.
-        data = mx.sym.var("data", shape=(0, 3, *[image_size(net)] * 2))
+        data = mx.sym.var("data", shape=(0, 3, *input_size(net)))
         symbol = mx.sym.Group(list(net(data)))
     mx.nd.waitall()  # as ``pair_of`` does
     params = {p.name: p.data() for p in net.collect_params().values()}

@@ -23,7 +23,7 @@ from gluon_compress.checks import (
 from gluon_compress.data import RESIZE
 from gluon_compress.deployment.formats import BATCH, FORMATS
 from gluon_compress.deployment.int8 import CALIBRATIONS
-from gluon_compress.models.manifest import POSITIVE, Anchors, Decode, stated_classes
+from gluon_compress.models.ssd.manifest import POSITIVE, Anchors, Decode, stated_classes
 from gluon_compress.storage.artifacts import MANIFEST, sums, verified
 
 KIND = "ssd-deployed"

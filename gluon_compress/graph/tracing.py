@@ -200,13 +200,16 @@ FORMS: dict[type, Form] = {
 
 
 def form_of(net: Any) -> Form:
-    """Return the form of a net by its type or the nearest base type.
+    """Return the form that a net carries, or else that of its nearest base type.
 
     Raises
     ------
     ValueError
         If it is not a HybridBlock nor a pair of symbol and parameters.
     """
+    carried = getattr(net, "form", None)
+    if isinstance(carried, Form):
+        return carried
     pair = isinstance(net, tuple) and len(net) == 2
     if not isinstance(net, tuple) or (pair and isinstance(net[0], mx.sym.Symbol)):
         for base in type(net).__mro__:

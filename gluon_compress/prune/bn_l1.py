@@ -29,7 +29,7 @@ def sparse_step(
         ``step_loss(net, batch) -> (loss, {part: value})``.
     net : HybridBlock
         Has the parameters that are trained, with masks or without: the block that
-        ``fit`` gets, or the detector behind a ``models.head.head_block``.
+        ``fit`` gets, or the detector behind a ``Family.training_net``.
     weight : float
         From 0. Liu et al. use 1e-5 to 1e-4, with a loss that is a mean over images.
     shape : tuple, optional

@@ -115,7 +115,7 @@ def mask_in_rounds(
     ----------
     net : HybridBlock
         What ``mask`` returned. The block that is trained must have its parameters: it
-        is the net itself, or for instance ``models.head.head_block`` of a detector.
+        is the net itself, or for instance ``Family.training_net`` of a detector.
     budget : Budget
         The target.
     decide : callable
