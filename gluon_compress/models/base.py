@@ -8,7 +8,7 @@ from typing import Any, Callable, ClassVar, Mapping, Sequence
 import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
 
-from gluon_compress.graph import FORMS, Form, block_of
+from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of
 from gluon_compress.models.named import NamedBlock
 
 Params = Mapping[str, mx.nd.NDArray]
@@ -76,11 +76,18 @@ class Family(ABC):
         Its configuration is attached, so that pruning can hand it on.
         """
         net.family, net.family_config = self, config
-        net.form = Form(self.to_symbol, self._rebuilt)
+        net.net_adapter = self.net_adapter()
         return net
+
+    def net_adapter(self) -> NetAdapter:
+        """Return how tracing and pruning take a net apart and put it together."""
+        return NetAdapter(self.to_symbol, self._rebuilt, self._input_shape)
 
     def _rebuilt(self, net: Any, symbol: mx.sym.Symbol, params: Params) -> HybridBlock:
         return self.from_symbol(symbol, params, self.config_of(net))
+
+    def _input_shape(self, net: HybridBlock) -> tuple[int, ...]:
+        return (1, 3, *self.input_size(net))
 
     def config_of(self, net: HybridBlock) -> Any:
         """Return the configuration of a net of this family."""
@@ -99,7 +106,7 @@ class Family(ABC):
 
     def to_symbol(self, net: HybridBlock) -> mx.sym.Symbol:
         """Return what is traced, pruned and exported, from the variable ``data``."""
-        return FORMS[HybridBlock].symbol(net)
+        return NET_ADAPTERS[HybridBlock].symbol(net)
 
     def from_symbol(
         self, symbol: mx.sym.Symbol, params: Params, config: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gluon_compress.graph import FORMS, Form
+from gluon_compress.graph import register_adapter
 from gluon_compress.models.base import Family
 from gluon_compress.models.classifier import ClassifierFamily
 from gluon_compress.models.ssd.family import SSDFamily
@@ -18,7 +18,7 @@ FAMILIES: dict[str, Family] = {
 # GluonCV's own nets of these classes are traced like ours.
 for _family in FAMILIES.values():
     for _type in _family.net_types:
-        FORMS[_type] = Form(_family.to_symbol, _family._rebuilt)
+        register_adapter(_type, _family.net_adapter())
 
 
 def family_of(net: Any) -> Family:
