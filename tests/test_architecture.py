@@ -34,6 +34,8 @@ ARROWS = {
     "model_folder": {"storage", "graph"},
     # images
     "data": BOTTOM,
+    "boxes": set(),
+    "postprocess": {"boxes", *BOTTOM},
     # what holds it together
     "models": {"checks", "graph", "cost", "plan", "prune", "distill", "model_folder"},
     "deployment": {"graph", "model_folder", "models", "data", *BOTTOM},
@@ -85,6 +87,7 @@ WITHIN = {
         "images",
         "ssd_transforms",
         "imagenet_transforms",
+        "preprocess",
         "classes",
         "batches",
         "recordio",

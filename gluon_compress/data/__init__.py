@@ -9,6 +9,7 @@ from gluon_compress.data.batches import Batches, EarlyBatches, SSDTargets
 from gluon_compress.data.classes import ClassTargets, Mixup
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
+from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
 from gluon_compress.data.recordio import RecordBatches, Records, sample
 from gluon_compress.data.sets import (
     Detections,
@@ -35,7 +36,10 @@ __all__ = [
     "ImageFolder",
     "Mixup",
     "RecordBatches",
+    "Placement",
+    "Preprocess",
     "Records",
+    "as_rgb",
     "SSDTargets",
     "VOCLayout",
     "class_names",
