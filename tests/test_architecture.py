@@ -13,12 +13,13 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 ANYTHING = {"*"}
-BOTTOM = {"storage", "checks"}
+BOTTOM = {"boxes", "storage", "checks"}
 # What each module or package may import of the others; a new one needs a row.
 ARROWS = {
     # files and values
     "storage": {"checks"},
     "checks": set(),
+    "boxes": set(),
     "unpack": {"storage"},
     # from a net to a smaller one
     "graph": BOTTOM,
@@ -34,13 +35,21 @@ ARROWS = {
     "model_folder": {"storage", "graph"},
     # images
     "data": BOTTOM,
-    "boxes": set(),
     "postprocess": {"boxes", *BOTTOM},
     # what holds it together
-    "models": {"checks", "graph", "cost", "plan", "prune", "distill", "model_folder"},
+    "models": {
+        "graph",
+        "cost",
+        "plan",
+        "prune",
+        "distill",
+        "data",
+        "model_folder",
+        *BOTTOM,
+    },
     "deployment": {"graph", "model_folder", "models", "data", *BOTTOM},
     "zoo": {"graph", "model_folder", "models", *BOTTOM},
-    "report": {"graph", "plan", "cost", "storage"},
+    "report": {"boxes", "graph", "plan", "cost", "storage"},
     "summary": ANYTHING,
     "pipeline": ANYTHING,
     "__init__": ANYTHING,
@@ -85,6 +94,7 @@ WITHIN = {
     "data": [
         "voc_xml",
         "images",
+        "normalization",
         "ssd_transforms",
         "imagenet_transforms",
         "preprocess",
