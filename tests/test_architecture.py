@@ -13,12 +13,13 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 ANYTHING = {"*"}
-BOTTOM = {"boxes", "storage", "checks"}
+BOTTOM = {"boxes", "storage", "checks", "validation"}
 # What each module or package may import of the others; a new one needs a row.
 ARROWS = {
     # files and values
-    "storage": {"checks"},
+    "storage": {"checks", "validation"},
     "checks": set(),
+    "validation": set(),
     "boxes": set(),
     "unpack": {"storage"},
     # from a net to a smaller one
@@ -38,6 +39,8 @@ ARROWS = {
     "postprocess": {"boxes", *BOTTOM},
     # what holds it together
     "models": {
+        "checks",
+        "validation",
         "graph",
         "cost",
         "plan",
