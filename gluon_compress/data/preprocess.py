@@ -7,16 +7,19 @@ and evaluation show a net the same pixels.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
+from typing_extensions import Literal
 
-from gluon_compress.data.ssd_transforms import MEAN, RESIZE, STD, normalize
+from gluon_compress.data.normalization import MEAN, STD, normalize
+from gluon_compress.validation import Count, Positive, Settings, Share, ShareOrZero
 
-# What classifiers are validated with: the rule of ``crop_val_sample``.
-CROP, CROP_RESIZE = 0.875, {**RESIZE, "smaller": "linear"}
+CROP = 0.875  # share of the shorter side that classifiers see: 224 of 256 pixels
+
+Method = Literal["area", "cubic", "linear", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -56,57 +59,83 @@ class Placement:
         return np.array([self.left, self.top] * 2, np.float32)
 
 
-@dataclass(frozen=True)
-class Preprocess:
+class Interpolation(Settings):
+    """How images are resized, by OpenCV's names; the defaults are GluonCV's for SSD.
+
+    Parameters
+    ----------
+    larger : str
+        For an image that is larger than the result both ways: ``area``, ``cubic``,
+        ``linear`` or ``nearest``.
+    smaller : str
+        For an image that is smaller both ways.
+    otherwise : str
+        For any other.
+    """
+
+    larger: Method = "area"
+    smaller: Method = "cubic"
+    otherwise: Method = "linear"
+
+    def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Return an image resized."""
+        rows, columns = image.shape[:2]
+        method = self.otherwise
+        if columns > width and rows > height:
+            method = self.larger
+        elif columns < width and rows < height:
+            method = self.smaller
+        flag = getattr(cv2, f"INTER_{method.upper()}")
+        return cv2.resize(image, (int(width), int(height)), interpolation=flag)
+
+
+class Preprocess(Settings):
     """What an image goes through before a net sees it.
 
     Parameters
     ----------
-    height, width : int
+    height : int
+        Of the input, pixels.
+    width : int
         Of the input, pixels.
     keep_ratio : bool
         Whether the image keeps its aspect ratio. If so, and without ``crop``, it is
         scaled to fit and lies in the top left corner; the rest of the input is zero.
     crop : float, optional
-        Share of the input's sides that is seen of an image whose aspect ratio is kept:
-        the image is scaled to cover the input's sides over ``crop`` (rounded up), and
-        its centre is taken. 0.875 is 224 of 256 pixels.
-    mean, std : tuple of float
+        Share of the input's sides that is seen of an image that keeps its aspect ratio:
+        the image is scaled to cover the input's sides divided by ``crop`` (rounded up),
+        and its centre is taken.
+    mean : tuple of float
         Of red, green and blue, for values in 0..1.
-    interpolation : dict
-        OpenCV's ``area``, ``cubic`` or ``linear`` for an image that is ``larger`` than
-        what it is resized to both ways, ``smaller`` both ways, or ``otherwise``.
+    std : tuple of float
+        Of red, green and blue, for values in 0..1.
+    interpolation : Interpolation
+        How the image is resized, while it has 8 bits.
     """
 
-    height: int
-    width: int
+    height: Count
+    width: Count
     keep_ratio: bool = False
-    crop: float | None = None
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
-    interpolation: Mapping[str, str] = None  # type: ignore[assignment]
+    crop: Optional[Share] = None
+    mean: Tuple[ShareOrZero, ShareOrZero, ShareOrZero] = MEAN
+    std: Tuple[Positive, Positive, Positive] = STD
+    interpolation: Interpolation = Interpolation()
 
-    def __post_init__(self) -> None:
-        rule = RESIZE if self.interpolation is None else dict(self.interpolation)
-        object.__setattr__(self, "interpolation", rule)
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
+    def check(self) -> None:
+        """Refuse a crop of an image that does not keep its aspect ratio."""
+        if self.crop is not None and not self.keep_ratio:
+            raise self.error("crop", "null, unless keep_ratio is true")
 
     @classmethod
     def centre_crop(cls, height: int, width: int, **settings: Any) -> Preprocess:
         """Return how classifiers are validated: the short side scaled, then a crop."""
-        usual = {"keep_ratio": True, "crop": CROP, "interpolation": CROP_RESIZE}
-        return cls(height, width, **{**usual, **settings})
+        settings.setdefault("interpolation", Interpolation(smaller="linear"))
+        return cls(height=height, width=width, keep_ratio=True, crop=CROP, **settings)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of an input, ``(1, 3, height, width)``."""
         return 1, 3, self.height, self.width
-
-    def state(self) -> dict[str, Any]:
-        """Return the settings as the manifest states them, JSON-able."""
-        lists = {"mean": list(self.mean), "std": list(self.std)}
-        return {**asdict(self), **lists}
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
         """Return an image as a net's input, and where the image lies in it.
@@ -141,7 +170,7 @@ class Preprocess:
         aspect ratio does not fill the input.
         """
         rows, columns = self._size_resized(*image.shape[:2])
-        view = resized(image, rows, columns, self.interpolation)
+        view = self.interpolation.resize(image, rows, columns)
         top = left = 0
         if self.keep_ratio and self.crop is not None:
             top, left = (rows - self.height) // 2, (columns - self.width) // 2
@@ -163,21 +192,6 @@ class Preprocess:
     def normalized(self, views: Sequence[np.ndarray]) -> np.ndarray:
         """Return views of 8 bits ``(B, H, W, 3)`` as inputs ``(B, 3, H, W)``."""
         return normalize(views, self.mean, self.std)
-
-
-def resized(
-    image: np.ndarray, height: int, width: int, interpolation: Mapping[str, str]
-) -> np.ndarray:
-    """Return an image resized by a rule, see ``Preprocess.interpolation``."""
-    rows, columns = image.shape[:2]
-    if columns > width and rows > height:
-        name = interpolation["larger"]
-    elif columns < width and rows < height:
-        name = interpolation["smaller"]
-    else:
-        name = interpolation["otherwise"]
-    method = getattr(cv2, f"INTER_{name.upper()}")
-    return cv2.resize(image, (int(width), int(height)), interpolation=method)
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ def noise(height: int, width: int) -> np.ndarray:
 def test_detectors_see_what_they_are_validated_on(shape):
     image = noise(*shape)
     view, _ = ssd_val_sample(image, np.zeros((0, 6), np.float32), 30)
-    batch, _ = Preprocess(30, 30)(image)
+    batch, _ = Preprocess(height=30, width=30)(image)
     assert batch.dtype == np.float32
     np.testing.assert_array_equal(batch, normalize(view[None]))
 
@@ -46,9 +46,8 @@ def test_a_corner_of_the_image_is_found_where_it_is_placed(shape, settings):
     # Left of the middle the image is dark, right of it bright; so it is in the input.
     image = np.zeros((*shape, 3), np.uint8)
     image[:, shape[1] // 2 :] = 255
-    batch, placement = Preprocess(24, 40, mean=(0, 0, 0), std=(1, 1, 1), **settings)(
-        image
-    )
+    plain = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    batch, placement = Preprocess(height=24, width=40, **plain, **settings)(image)
     assert batch.shape == (1, 3, 24, 40)
     box = np.array([[shape[1] // 2, 0, shape[1], shape[0]]], np.float32)
     left = placement.to_input(box)[0, 0]
@@ -59,7 +58,7 @@ def test_a_corner_of_the_image_is_found_where_it_is_placed(shape, settings):
 
 
 def test_an_image_that_is_fitted_leaves_the_rest_zero():
-    batch, placement = Preprocess(20, 40, keep_ratio=True)(noise(40, 20))
+    batch, placement = Preprocess(height=20, width=40, keep_ratio=True)(noise(40, 20))
     assert (placement.rows, placement.columns) == (20, 10)
     assert np.abs(batch[..., :10]).max() > 0
     assert (batch[..., 10:] == 0).all()
@@ -67,7 +66,7 @@ def test_an_image_that_is_fitted_leaves_the_rest_zero():
 
 def test_settings_go_to_json_and_back():
     settings = Preprocess.centre_crop(20, 40, mean=(0.1, 0.2, 0.3))
-    assert Preprocess(**json.loads(json.dumps(settings.state()))) == settings
+    assert Preprocess(**json.loads(json.dumps(settings.to_json()))) == settings
 
 
 def test_images_of_other_kinds_are_taken():
