@@ -7,13 +7,15 @@ and evaluation show a net the same pixels.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Iterable, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 from typing_extensions import Literal
 
+from gluon_compress.data.images import read_image
 from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.validation import Count, Positive, Settings, Share, ShareOrZero
 
@@ -188,6 +190,41 @@ class Preprocess(Settings):
         sides = math.ceil(self.height / self.crop), math.ceil(self.width / self.crop)
         factor = max(sides[0] / height, sides[1] / width)
         return round(height * factor), round(width * factor)
+
+    def read(
+        self, files: Iterable[str | os.PathLike], most: int | None = None
+    ) -> tuple[np.ndarray, list[str]]:
+        """Return image files as inputs ``(N, 3, height, width)``, and what was skipped.
+
+        Parameters
+        ----------
+        files : iterable of path
+        most : int, optional
+            Reading ends when this many images have been read.
+
+        Returns
+        -------
+        tuple
+            Inputs, and for each file that cannot be read one line that says why.
+
+        Raises
+        ------
+        ValueError
+            If none can be read.
+        """
+        inputs: list[np.ndarray] = []
+        skipped: list[str] = []
+        for file in files:
+            if len(inputs) == most:
+                break
+            try:
+                inputs.append(self(read_image(file))[0])
+            except ValueError as error:
+                skipped.append(str(error))
+        if not inputs:
+            reason = skipped[0] if skipped else "there is none"
+            raise ValueError(f"no image can be read: {reason}")
+        return np.concatenate(inputs), skipped
 
     def normalized(self, views: Sequence[np.ndarray]) -> np.ndarray:
         """Return views of 8 bits ``(B, H, W, 3)`` as inputs ``(B, 3, H, W)``."""

@@ -16,12 +16,15 @@ class Postprocess(Protocol):
         What the manifest names it by.
     Settings : type
         A ``validation.Settings`` with the key ``kind``: its section of the manifest.
+    finds_boxes : bool
+        Whether results are ids, scores and corner boxes.
     arrays : tuple of str
         Names of the ``.npy`` files that it needs beside the manifest.
     """
 
     kind: str
     Settings: type
+    finds_boxes: bool
     arrays: tuple
 
     @classmethod
@@ -43,13 +46,14 @@ class Postprocess(Protocol):
     def decode(self, outputs: Mapping[str, np.ndarray]) -> tuple:
         """Return the results of a batch as arrays ``(B, ...)``, in the net's pixels."""
 
-    def __call__(self, outputs: Mapping[str, np.ndarray], placements: Sequence) -> list:
-        """Return the results image by image, in pixels of the images.
+    @staticmethod
+    def in_images(results: Sequence[np.ndarray], placements: Sequence) -> list:
+        """Return results of ``decode`` image by image, in pixels of the images.
 
         Parameters
         ----------
-        outputs : mapping
-            A batch of each output ``(B, ...)`` by its name.
+        results : sequence of ndarray
+            Arrays ``(B, ...)``.
         placements : sequence of data.Placement
             Where each image lies in the input.
         """

@@ -36,6 +36,7 @@ class SoftmaxPostprocess:
 
     kind: ClassVar[str] = "softmax"
     Settings: ClassVar[type] = SoftmaxSettings
+    finds_boxes: ClassVar[bool] = False
     arrays: ClassVar[tuple] = ()
 
     @classmethod
@@ -66,11 +67,12 @@ class SoftmaxPostprocess:
         ids = np.argsort(-shares, axis=1, kind="stable")[:, : self.top_k]
         return ids, np.take_along_axis(shares, ids, axis=1)
 
-    def __call__(
-        self, outputs: Mapping[str, np.ndarray], placements: Sequence = ()
+    @staticmethod
+    def in_images(
+        results: Sequence[np.ndarray], placements: Sequence = ()
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return for each image class ids ``(K,)`` and probabilities ``(K,)``."""
-        return list(zip(*self.decode(outputs)))
+        return list(zip(*results))
 
     def compare(
         self,

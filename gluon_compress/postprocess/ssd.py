@@ -67,6 +67,7 @@ class SSDPostprocess:
 
     kind: ClassVar[str] = "ssd"
     Settings: ClassVar[type] = SSDSettings
+    finds_boxes: ClassVar[bool] = True
     arrays: ClassVar[tuple] = (ANCHORS,)
 
     @classmethod
@@ -139,19 +140,20 @@ class SSDPostprocess:
             row[: len(stay), 2:] = boxes[stay]
         return rows[..., :1], rows[..., 1:2], rows[..., 2:]
 
-    def __call__(
-        self, outputs: Mapping[str, np.ndarray], placements: Sequence
+    @staticmethod
+    def in_images(
+        results: Sequence[np.ndarray], placements: Sequence
     ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Return for each image ids ``(N,)``, scores ``(N,)`` and corner boxes.
 
         The boxes ``(N, 4)`` are in pixels of the image, best first.
         """
-        results = []
-        for ids, scores, boxes, placement in zip(*self.decode(outputs), placements):
+        images = []
+        for ids, scores, boxes, placement in zip(*results, placements):
             valid = ids[:, 0] >= 0
             in_image = placement.to_image(boxes[valid])
-            results.append((ids[valid, 0].astype(int), scores[valid, 0], in_image))
-        return results
+            images.append((ids[valid, 0].astype(int), scores[valid, 0], in_image))
+        return images
 
     def compare(
         self,

@@ -17,7 +17,8 @@ def test_the_best_classes_come_with_their_probabilities():
 
 
 def test_no_more_classes_are_returned_than_there_are():
-    (ids, shares), _ = SoftmaxPostprocess(top_k=9)(SCORES)
+    postprocess = SoftmaxPostprocess(top_k=9)
+    (ids, shares), _ = postprocess.in_images(postprocess.decode(SCORES))
     assert sorted(ids) == [0, 1, 2, 3]
     np.testing.assert_allclose(shares.sum(), 1, rtol=1e-6)
 

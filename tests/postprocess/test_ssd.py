@@ -87,12 +87,15 @@ def test_an_image_without_a_detection_has_empty_rows():
     postprocess = SSDPostprocess(far_apart(), SSDSettings(post_nms=9))
     predictions = np.zeros((1, 7, CLASSES + 5), np.float32)
     predictions[..., 0] = 50
-    ids, scores, boxes = postprocess.decode({"predictions": predictions})
+    outputs = {"predictions": predictions}
+    ids, scores, boxes = postprocess.decode(outputs)
     assert ids.shape == scores.shape == (1, 9, 1)
     assert boxes.shape == (1, 9, 4)
     assert all((part == -1).all() for part in (ids, scores, boxes))
     placement = Placement(height=30, width=30, rows=30, columns=30)
-    ((ids, scores, boxes),) = postprocess({"predictions": predictions}, [placement])
+    ((ids, scores, boxes),) = postprocess.in_images(
+        postprocess.decode(outputs), [placement]
+    )
     assert ids.shape == scores.shape == (0,)
     assert boxes.shape == (0, 4)
 
@@ -121,7 +124,8 @@ def test_boxes_are_in_pixels_of_each_image():
         Placement(height=120, width=400, rows=60, columns=80),
         Placement(height=60, width=90, rows=60, columns=90, top=2, left=5),
     ]
-    wide, cut = postprocess({"predictions": predictions}, placements)
+    results = postprocess.decode({"predictions": predictions})
+    wide, cut = postprocess.in_images(results, placements)
     np.testing.assert_allclose(wide[2], [[30 * 5, 25 * 2, 50 * 5, 35 * 2]])
     np.testing.assert_allclose(cut[2], [[30 + 5, 25 + 2, 50 + 5, 35 + 2]])
     assert wide[0].tolist() == [0]

@@ -11,6 +11,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
+from gluon_compress.deployment.reference import Right
 
 from gluon_compress import models
 from gluon_compress.data.images import read_image
@@ -25,7 +26,6 @@ from gluon_compress.deployment import (
     whole_graph,
 )
 from gluon_compress.deployment.predictor import READS
-from gluon_compress.deployment.reference import Right
 from gluon_compress.graph import block_of, pair_of
 from images import picture
 from runtimes import EVERY, detector, missing
