@@ -25,6 +25,7 @@ from gluon_compress.validation import (
     OneOf,
     Settings,
     Tagged,
+    not_allowed,
     parse,
     wrong,
 )
@@ -161,8 +162,7 @@ class DeployedManifest(Settings):
         for name, entry in self.formats.items():
             allowed = entry.files_allowed(name, self.files)
             if allowed:
-                # A plain error would lose the place within the dict.
-                raise wrong(f"formats.{name}.files", list(entry.files), allowed)
+                raise not_allowed(entry.files, allowed, f"formats.{name}.files")
 
     @property
     def postprocess_class(self) -> Any:
