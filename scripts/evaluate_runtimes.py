@@ -71,10 +71,11 @@ def _parts(result: dict):
 
 def _ways(deployed: str) -> list[tuple[str, str, str]]:
     from gluon_compress.deployment import manifest
-    from gluon_compress.deployment.predictor import READS
+    from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions
 
-    there = set(manifest.read(deployed).formats)
-    return [(deployed, *pair) for pair, formats in READS.items() if there & {*formats}]
+    written = set(manifest.read(deployed).formats)
+    pairs = runtimes_and_precisions()
+    return [(deployed, *pair) for pair in pairs if written & {*formats_of(*pair)}]
 
 
 if __name__ == "__main__":

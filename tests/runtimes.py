@@ -42,3 +42,14 @@ def detector(**options):
             continue
         parameter.set_data(mx.nd.array(value))
     return made
+
+
+def classifier(size=(32, 48)):
+    """Return a small classifier of an input that is not square."""
+    made = build("cifar_resnet20_v1", CLASSES, size=size)
+    random = np.random.RandomState(0)
+    for name, parameter in made.collect_params().items():
+        if name.endswith(("gamma", "var")):
+            value = random.uniform(0.5, 1.5, parameter.shape)
+            parameter.set_data(mx.nd.array(value))
+    return made

@@ -8,8 +8,10 @@ from typing import Any, Callable, ClassVar, Mapping, Sequence
 import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
 
+from gluon_compress.data import Preprocess
 from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of
-from gluon_compress.models.named import NamedBlock
+from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.postprocess import Postprocess
 
 Params = Mapping[str, mx.nd.NDArray]
 
@@ -222,13 +224,26 @@ class Family(ABC):
     # Inference.
 
     @abstractmethod
-    def preprocess(self, net: HybridBlock) -> Any:
+    def preprocess(self, net: HybridBlock) -> Preprocess:
         """Return the ``Preprocess`` of a net's images."""
 
     @abstractmethod
-    def postprocess(self, net: HybridBlock) -> Any:
+    def postprocess(self, net: HybridBlock) -> Postprocess:
         """Return the ``Postprocess`` of a net's outputs."""
 
     def inference_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
-        """Return the symbol that runtimes get, and its parameters."""
+        """Return the symbol that runtimes get, and its parameters.
+
+        Its outputs are those that ``postprocess`` reads, by name.
+        """
         raise ValueError(f"nets of kind {self.kind!r} cannot be deployed")
+
+    def results_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict] | None:
+        """Return the graph up to what ``postprocess.decode`` gives, if there is one."""
+        return None
+
+    def results(self, net: HybridBlock, batch: mx.nd.NDArray) -> tuple:
+        """Return what ``postprocess.decode`` makes of a batch of inputs in Gluon."""
+        outputs = named(net(batch), self.output_names)
+        arrays = {name: array.asnumpy() for name, array in outputs.items()}
+        return self.postprocess(net).decode(arrays)

@@ -16,7 +16,7 @@ from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
 from gluon_compress import checks as c
 from gluon_compress.checks import class_names
-from gluon_compress.data import MEAN, STD, ClassTargets
+from gluon_compress.data import MEAN, STD, ClassTargets, Preprocess
 from gluon_compress.graph import pair_of, symbol_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.models.backbones import STRIDES, taps_by_stride
@@ -24,6 +24,7 @@ from gluon_compress.models.base import Family, Params
 from gluon_compress.models.initialize import initialize, with_missing_initialized
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.taps import adapt, subsample, subsampling
+from gluon_compress.postprocess import SoftmaxPostprocess
 from gluon_compress.sizes import Size, size_pair, size_text, written_size
 
 KIND = "classifier"
@@ -204,17 +205,20 @@ class ClassifierFamily(Family):
         _, shapes, _ = maps.infer_shape(data=(1, 3, *self.input_size(net)))
         return tuple(shape[1] for shape in shapes)
 
-    def preprocess(self, net: HybridBlock) -> Any:
+    def preprocess(self, net: HybridBlock) -> Preprocess:
         """Return how images are resized, cropped to their centre and normalized."""
-        raise NotImplementedError
+        return Preprocess.centre_crop(*self.input_size(net))
 
-    def postprocess(self, net: HybridBlock) -> Any:
+    def postprocess(self, net: HybridBlock) -> SoftmaxPostprocess:
         """Return the softmax and the most probable classes."""
-        raise NotImplementedError
+        return SoftmaxPostprocess()
 
     def inference_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
-        """Return the net's symbol, whose output is the scores, and its parameters."""
-        return pair_of(net)
+        """Return the symbol with the output ``class_scores``, and its parameters."""
+        symbol, params = pair_of(net)
+        nodes, heads = take_apart(symbol)
+        nodes[heads[0][0]]["name"] = OUTPUTS[0]
+        return put_together(nodes, heads), params
 
 
 def cross_entropy(outputs: Any, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
+import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress.checks import class_names, wrong
+from gluon_compress.data import Preprocess
 from gluon_compress.model_folder import MANIFEST, load_symbol, read_manifest
 from gluon_compress.models.backbones import (
     BACKBONES,
@@ -18,11 +20,12 @@ from gluon_compress.models.backbones import (
     classifier_backbone,
 )
 from gluon_compress.models.base import Family, Params
-from gluon_compress.models.ssd import config, raw_head, training
+from gluon_compress.models.ssd import config, inference, raw_head, training
 from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
+from gluon_compress.postprocess import SSDPostprocess
 
 CLASSIFIER = "classifier"  # the kind of folders that backbones are taken from
 # A backbone by name, and the fields of SSDConfig that differ from the defaults.
@@ -153,13 +156,25 @@ class SSDFamily(Family):
         """Return the anchors, by which ``imitation`` chooses cells."""
         return {"anchors": anchor_grid(net, taps, stride=stride)}
 
-    def preprocess(self, net: SSD) -> Any:
+    def preprocess(self, net: SSD) -> Preprocess:
         """Return how images are resized, whole, and normalized."""
-        raise NotImplementedError
+        return inference.preprocess(net)
 
-    def postprocess(self, net: SSD) -> Any:
+    def postprocess(self, net: SSD) -> SSDPostprocess:
         """Return decoding and NMS."""
-        raise NotImplementedError
+        return inference.postprocess(net)
+
+    def inference_graph(self, net: SSD) -> tuple[mx.sym.Symbol, dict]:
+        """Return the raw head with one output for all anchors, and its parameters."""
+        return inference.inference_graph(net)
+
+    def results_graph(self, net: SSD) -> tuple[mx.sym.Symbol, dict]:
+        """Return the graph up to ids, scores and corner boxes, NMS included."""
+        return inference.results_graph(net)
+
+    def results(self, net: SSD, batch: mx.nd.NDArray) -> tuple[np.ndarray, ...]:
+        """Return ids, scores and corner boxes, as GluonCV's SSD gives them."""
+        return tuple(part.asnumpy() for part in net(batch))
 
 
 def _stored_backbone(folder: Any) -> tuple:

@@ -4,7 +4,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress.deployment.pad_channels import widen
+from gluon_compress.deployment.pad_channels import pad_channels
 from gluon_compress.graph import block_of
 from gluon_compress.graph.symbols import take_apart
 
@@ -46,9 +46,9 @@ def outputs(pair):
 )
 def test_predictors_fill_their_blocks_and_predict_the_same(given, wide):
     pair = head(*given)
-    widened = widen(*pair)
-    assert widths_of(widened[0]) == wide
-    np.testing.assert_allclose(outputs(widened), outputs(pair), rtol=1e-4, atol=1e-4)
+    padded = pad_channels(*pair)
+    assert widths_of(padded[0]) == wide
+    np.testing.assert_allclose(outputs(padded), outputs(pair), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_predictors_fill_their_blocks_and_predict_the_same(given, wide):
 )
 def test_other_convolutions_keep_their_width(how):
     pair = head(20, **how)
-    widened = widen(*pair)
-    assert widths_of(widened[0]) == [8, 20]
-    np.testing.assert_array_equal(outputs(widened), outputs(pair))
+    padded = pad_channels(*pair)
+    assert widths_of(padded[0]) == [8, 20]
+    np.testing.assert_array_equal(outputs(padded), outputs(pair))
 
 
 def test_given_parameters_are_left_alone():
     symbol, params = head(20)
     before = {name: value.shape for name, value in params.items()}
-    widen(symbol, params)
+    pad_channels(symbol, params)
     assert {name: value.shape for name, value in params.items()} == before

@@ -1,4 +1,4 @@
-"""The graph of a detector that ships: folded, and with one output for all anchors."""
+"""How an SSD infers: preprocess, postprocess, and the graphs that runtimes get."""
 
 from __future__ import annotations
 
@@ -9,15 +9,42 @@ import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 
-from gluon_compress.deployment.fold import fold
+from gluon_compress.data import Preprocess
 from gluon_compress.graph import pair_of
-from gluon_compress.models import input_size
+from gluon_compress.models.ssd.anchors import anchors_of
+from gluon_compress.models.ssd.build import config_of
+from gluon_compress.models.ssd.fast_nms import MIN_SCORE
 from gluon_compress.models.ssd.raw_head import map_symbols
+from gluon_compress.postprocess import SSDPostprocess
+from gluon_compress.postprocess.ssd import JOINED, SSDSettings
 
-OUTPUT = "predictions"
+
+def preprocess(net: SSD) -> Preprocess:
+    """Return what an image goes through before an SSD sees it."""
+    height, width = config_of(net).size
+    return Preprocess(height=height, width=width)
 
 
-def head_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+def postprocess(net: SSD) -> SSDPostprocess:
+    """Return what turns an SSD's outputs into boxes.
+
+    Raises
+    ------
+    ValueError
+        For constants of NMS that GluonCV has alone, such as -1 for no limit.
+    """
+    config = config_of(net)
+    settings = SSDSettings(
+        stds=config.stds,
+        nms_thresh=config.nms_thresh,
+        nms_topk=config.nms_topk,
+        post_nms=config.post_nms,
+        least_score=MIN_SCORE,
+    )
+    return SSDPostprocess(anchors_of(net).asnumpy()[0], settings)
+
+
+def inference_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """Return the graph from images to predictions, and its parameters.
 
     A map's class and box predictors become one convolution whose channels are in the
@@ -52,8 +79,9 @@ def head_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
         )
         y = mx.sym.transpose(y, (0, 2, 3, 1), name=f"predictor{i}_last")
         rows.append(y.reshape((0, -1, scores + 4), name=f"predictor{i}_anchors"))
-    joined = mx.sym.concat(*rows, dim=1, name=OUTPUT)
-    return fold(joined, params)
+    joined = mx.sym.concat(*rows, dim=1, name=JOINED)
+    used = set(joined.list_inputs())
+    return joined, {name: value for name, value in params.items() if name in used}
 
 
 def _by_anchor(parameters: Sequence, depths: Sequence[int]) -> mx.nd.NDArray:
@@ -64,7 +92,7 @@ def _by_anchor(parameters: Sequence, depths: Sequence[int]) -> mx.nd.NDArray:
     return mx.nd.array(np.concatenate(parts, axis=1).reshape(-1, *tail))
 
 
-def whole_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+def results_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """Return the graph from images to ids, scores and corner boxes, NMS included.
 
     Parameters
@@ -73,11 +101,9 @@ def whole_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
         Initialised; left as it is.
     """
     with autograd.predict_mode():
-        # Programs that have no manifest read the input's size here; 0 is any batch.
-        data = mx.sym.var("data", shape=(0, 3, *input_size(net)))
+        # Programs without a manifest read the input's size here; 0 is any batch.
+        data = mx.sym.var("data", shape=(0, 3, *config_of(net).size))
         symbol = mx.sym.Group(list(net(data)))
     mx.nd.waitall()  # as ``pair_of`` does
     params = {p.name: p.data() for p in net.collect_params().values()}
-    return fold(
-        symbol, {name: params[name] for name in symbol.list_inputs() if name in params}
-    )
+    return symbol, {n: params[n] for n in symbol.list_inputs() if n in params}

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
-from gluon_compress.deployment import Predictor, deploy, prepared, read_inputs
+from gluon_compress.data import Preprocess
+from gluon_compress.deployment import Predictor, deploy
 from images import picture
-from runtimes import EVERY, detector
+from runtimes import EVERY, classifier, detector
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 BLOCKS = {
     text.split("\n", 1)[0].lstrip("# "): text
@@ -36,6 +37,7 @@ RUNS = {  # the format that a program reads, and the predictor of the same
     "mxnet-int8": ("int8", "mxnet", "int8"),
 }
 # Width and height of photos, by how they compare with an input of 300 x 300.
+PREPROCESS = Preprocess(height=300, width=300)
 PHOTOS = {"larger": (640, 480), "smaller": (200, 150), "otherwise": (240, 400)}
 
 
@@ -56,9 +58,13 @@ def places(tmp_path_factory):
         cv2.imwrite(str(found[name] / "photo.jpg"), photo(*size))
         (found[name] / "decode.py").write_text(BLOCKS["decode.py"], encoding="utf-8")
         (found[name] / "edge").symlink_to(root / "edge")
-    images, _ = read_inputs([place / "photo.jpg" for place in found.values()], 300)
-    how = {"formats": EVERY, "images": images, "calibration": "naive"}
-    deploy(responsive(images), root / "edge", "detector", **how)
+        (found[name] / "edge-classifier").symlink_to(root / "edge-classifier")
+    files = [place / "photo.jpg" for place in found.values()]
+    images, _ = PREPROCESS.read(files)
+    deploy(responsive(images), root / "edge", "detector", formats=EVERY, images=images)
+    if "onnx" in EVERY:
+        formats = ["onnx", "onnx-dynamic"]
+        deploy(classifier(), root / "edge-classifier", formats=formats)
     return found
 
 
@@ -110,24 +116,23 @@ def assert_same_boxes(found, right, *, scores: float, pixels: float) -> None:
 
 
 def test_page_has_a_program_for_each_runtime():
-    assert set(BLOCKS) == {*RUNS, "decode.py"}
+    assert set(BLOCKS) == {*RUNS, "decode.py", "classifier", "classifier-onnxruntime"}
 
 
-@pytest.mark.parametrize("size", ["larger", "smaller"])
 @pytest.mark.parametrize("name", RUNS)
-def test_program_finds_what_the_predictor_finds(places, name, size):
+def test_program_finds_what_the_predictor_finds(place, name):
     written, *run = RUNS[name]
     if written not in EVERY:
         pytest.skip(f"what writes {written} is not installed")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", BLOCKS[name]],
-        cwd=places[size],
+        cwd=place,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    right = expected(places[size], *run)
+    right = expected(place, *run)
     assert_same_boxes(lines_of(done.stdout), right, scores=1e-3, pixels=0.25)
 
 
@@ -141,14 +146,14 @@ def test_program_prepares_what_the_package_prepares(places, size):
     subprocess.run(command, cwd=places[size], check=True)
     image = cv2.imread(str(places[size] / "photo.jpg"))[..., ::-1]
     own = np.load(places[size] / "input.npy")
-    np.testing.assert_array_equal(own, prepared(image, 300))
+    np.testing.assert_array_equal(own, PREPROCESS(image)[0])
 
 
 def test_manifest_and_page_say_how_images_are_resized(place):
     manifest = json.loads((place / "edge" / "manifest.json").read_text())
-    rule = manifest["input"]["resize"]
+    rule = manifest["preprocess"]["interpolation"]
     assert rule == {"larger": "area", "smaller": "cubic", "otherwise": "linear"}
-    assert "`input.resize`" in PAGE
+    assert "`interpolation`" in PAGE
 
 
 @pytest.mark.skipif("openvino" not in EVERY, reason="openvino is not installed")
@@ -157,6 +162,55 @@ def test_openvino_computes_in_float32_whatever_the_cpu_has(place):
     command = [sys.executable, "-W", "ignore", "-c", f"{BLOCKS['openvino']}\n{asked}"]
     shown = subprocess.check_output(command, cwd=place, text=True)
     assert shown.splitlines()[-1] == "f32"
+
+
+@pytest.mark.skipif("onnx" not in EVERY, reason="onnx is not installed")
+@pytest.mark.parametrize("size", ["larger", "smaller"])
+def test_programs_classify_as_the_net_does(places, size):
+    shown = [
+        subprocess.check_output(
+            [sys.executable, "-W", "ignore", "-c", BLOCKS[name]],
+            cwd=places[size],
+            text=True,
+        )
+        for name in ("classifier", "classifier-onnxruntime")
+    ]
+    lines, others = ([line.split() for line in text.splitlines()] for text in shown)
+    assert [name for name, _ in lines] == [name for name, _ in others]
+    shares, other_shares = ([float(row[1]) for row in rows] for rows in (lines, others))
+    np.testing.assert_allclose(shares, other_shares, atol=2e-4)
+    assert sorted(name for name, _ in lines) == ["blue", "green", "red"]
+
+
+def with_earlier_manifest(edge: Path, folder: Path) -> Path:
+    """Return a copy of a deployed folder with the manifest of earlier versions."""
+    shutil.copytree(edge, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    preprocess, postprocess = manifest.pop("preprocess"), manifest.pop("postprocess")
+    del postprocess["kind"]
+    manifest["input"]["resize"] = preprocess["interpolation"]
+    manifest.update(
+        {key: preprocess[key] for key in ("mean", "std")},
+        anchors={"size": preprocess["height"]},
+        decode={"stds": postprocess.pop("stds")},
+        nms=postprocess,
+    )
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_programs_read_folders_of_earlier_versions(place, program, tmp_path):
+    with_earlier_manifest(place / "edge", tmp_path / "edge")
+    for name in ("photo.jpg", "decode.py"):
+        shutil.copyfile(place / name, tmp_path / name)
+    command = [sys.executable, "-W", "ignore", "-c", BLOCKS["mxnet"]]
+    shown = subprocess.check_output(command, cwd=tmp_path, text=True)
+    right = expected(place)
+    assert expected(tmp_path) == right
+    assert_same_boxes(lines_of(shown), right, scores=1e-3, pixels=0.25)
+    done = run(program, *whole_of(tmp_path), "0.02")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run(program, *whole_of(place), "0.02").stdout
 
 
 def built(folder: Path) -> Path:
@@ -224,7 +278,7 @@ def test_c_program_prints_what_the_predictor_finds(program, places, size):
 
 
 def test_c_program_reads_the_size_of_the_input(program, tmp_path):
-    deploy(detector(size=512), tmp_path / "edge")
+    deploy(detector(size=(96, 160)), tmp_path / "edge")
     image = cv2.resize(picture(0, 3), (640, 480))
     cv2.imwrite(str(tmp_path / "photo.jpg"), image)
     done = run(program, *whole_of(tmp_path), "0.02")
@@ -277,6 +331,7 @@ RIGHT = (WHOLE.format(SYMBOL), WHOLE.format(PARAMS), "photo.ppm")
         ((*RIGHT, "0.5", "0.6"), "usage: detect SYMBOL PARAMS"),
         (("none.json", *RIGHT[1:]), "none.json: cannot be opened"),
         (("edge", *RIGHT[1:]), "edge: cannot be read"),
+        (("bare/symbol.json", *RIGHT[1:]), "bare/manifest.json: cannot be opened"),
         ((*RIGHT[:2], "photo.jpg"), "photo.jpg: not a binary PPM of 8 bits"),
         ((*RIGHT[:2], "cut.ppm"), "cut.ppm: is cut short"),
         ((*RIGHT[:2], "remark.ppm"), "remark.ppm: not a binary PPM of 8 bits"),
@@ -303,7 +358,10 @@ def test_c_program_refuses_bad_input_in_one_line(program, place, given, message)
     whole_of(place)
     for whole, cut in zip(RIGHT, ("cut.json", "cut.params", "cut.ppm")):
         (place / cut).write_bytes((place / whole).read_bytes()[:3000])
+    shutil.copyfile(place / "edge" / "manifest.json", place / "manifest.json")
     (place / "empty").touch()
+    (place / "bare").mkdir(exist_ok=True)
+    shutil.copyfile(place / RIGHT[0], place / "bare" / "symbol.json")
     (place / "remark.ppm").write_bytes(b"P6 # of nothing")
     done = run(program, *given, cwd=place)
     assert done.returncode == 2
