@@ -23,11 +23,11 @@ from gluon_compress.prune import (
 from gluon_compress.distill import distil_step
 from gluon_compress.evaluate import top1, voc_map
 from gluon_compress.model_folder import check, export
-from gluon_compress.train import Options, fit
+from gluon_compress.train import Options, Schedule, fit
 
 # 5. The nets and the experiments of this package.
 from gluon_compress.models import build
-from gluon_compress.recipe import ClassifierRecipe, Recipe, Schedule
+from gluon_compress.recipe import Recipe, load_recipe
 from gluon_compress.zoo import get_model, list_models
 
 # 6. Detectors in edge runtimes.
@@ -36,7 +36,6 @@ from gluon_compress.deployment import Predictor, deploy
 __all__ = [
     "Budget",
     "ChannelGroup",
-    "ClassifierRecipe",
     "Cost",
     "Graph",
     "LatencyTable",
@@ -57,6 +56,7 @@ __all__ = [
     "fit",
     "get_model",
     "list_models",
+    "load_recipe",
     "mask",
     "measure_latency",
     "measure_units",

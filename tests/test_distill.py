@@ -24,8 +24,8 @@ from gluon_compress.distill import (
     soft_target_loss,
     weighted_score_loss,
 )
-from gluon_compress.recipe import Distillation, Schedule
-from gluon_compress.train import Options, fit
+from gluon_compress.recipe import Distillation
+from gluon_compress.train import Options, Schedule, fit
 
 ALL = {"scores": 1.0, "boxes": 1.0, "features": 1.0}
 

@@ -28,8 +28,7 @@ from gluon_compress import (
 )
 from gluon_compress.models import head
 from gluon_compress.prune import CURVES, Rounds, mask_in_rounds, plan_of, set_mask
-from gluon_compress.recipe import Schedule
-from gluon_compress.train import BEST, Progress, fit, load_best
+from gluon_compress.train import BEST, Progress, Schedule, fit, load_best
 from nets import NETS, batch, chain, difference, random_plan, ready
 from nets import SHAPE as PICTURE
 from training import (

@@ -16,7 +16,6 @@ import mxnet as mx
 from gluoncv.model_zoo.ssd import SSD
 from mxnet.gluon import HybridBlock
 
-from gluon_compress.checks import class_names
 from gluon_compress.cost import count
 from gluon_compress.graph import Graph, trace
 from gluon_compress.model_folder import (
@@ -35,6 +34,7 @@ from gluon_compress.models.ssd import MEAN, STD, VOC_CLASSES, SSDConfig, image_s
 from gluon_compress.models.trunk import classifier_trunk
 from gluon_compress.plan import delete
 from gluon_compress.prune import slim
+from gluon_compress.validation import class_names
 
 ANCHORS = ("size", "sizes", "ratios", "steps", "lite")  # what a manifest says of them
 

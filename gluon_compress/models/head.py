@@ -18,7 +18,6 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 from mxnet.gluon import SymbolBlock
 
-from gluon_compress.checks import class_names
 from gluon_compress.distill import Anchors, adapt, strides, thin
 from gluon_compress.graph import FORMS, Form, pair_of
 from gluon_compress.graph.context import attribute
@@ -31,6 +30,7 @@ from gluon_compress.models.ssd import (
     image_size,
     ssd_around,
 )
+from gluon_compress.validation import class_names
 
 # What a teacher has in common with its student, in a message's words.
 ALIKE = {

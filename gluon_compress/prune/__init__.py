@@ -7,18 +7,20 @@ while a net trains, ``sparsity`` prepares it for them, ``recalibration`` repairs
 they leave wrong.
 """
 
-from gluon_compress.prune.bn_l1 import sparse_step
+from gluon_compress.prune.bn_l1 import BatchNormL1Settings, sparse_step
 from gluon_compress.prune.iterative import CURVES, Rounds, mask_in_rounds, plan_of
 from gluon_compress.prune.masks import mask, set_mask
 from gluon_compress.prune.perturbation import effects
 from gluon_compress.prune.recalibration import recalibrate
-from gluon_compress.prune.sensitivity import sensitivity
+from gluon_compress.prune.sensitivity import SensitivitySettings, sensitivity
 from gluon_compress.prune.slimming import slim
 from gluon_compress.prune.taylor_importance import taylor
 
 __all__ = [
     "CURVES",
+    "BatchNormL1Settings",
     "Rounds",
+    "SensitivitySettings",
     "effects",
     "mask",
     "mask_in_rounds",

@@ -16,13 +16,13 @@ from gluoncv.model_zoo import get_model_list
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
-from gluon_compress.checks import class_names
 from gluon_compress.graph import block_of
 from gluon_compress.model_folder import export, read_manifest
 from gluon_compress.models import head
 from gluon_compress.models.classifier import feature_parameters, with_classes
 from gluon_compress.models.initialize import completed
 from gluon_compress.storage.atomic import sha256
+from gluon_compress.validation import class_names
 from gluon_compress.zoo import weights
 from gluon_compress.zoo.index import Entry, folder, read, training_of, unknown
 
