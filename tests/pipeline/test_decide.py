@@ -27,7 +27,7 @@ from gluon_compress.models import head
 from gluon_compress.recipe import ClassifierRecipe, Recipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 
-ZOO = Path(__file__).parents[1] / "model_zoo"
+ZOO = Path(__file__).parents[2] / "model_zoo"
 SMALL = {
     "paper": "none, a test",
     "command": "pytest",
