@@ -193,7 +193,7 @@ def test_taps_that_no_loss_compares_are_refused(tmp_path):
     distillation = {"losses": {"scores": 1, "hints": 0}, "taps": ["map1"]}
     recipe = recipe_in(tmp_path, distillation=distillation)
     job = job_of(recipe, tmp_path / "run")
-    with pytest.raises(ValueError, match="taps .'map1'.: no loss .*: features, hints"):
+    with pytest.raises(ValueError, match=r"taps is \['map1'\]; .*features, hints"):
         job.task.build(job.classes)
 
 
@@ -414,18 +414,6 @@ def test_changed_recipe_does_not_go_on(place, tmp_path):
         (
             {"compression": [{"algorithm": "prune", "budget": {"macs": 10}}]},
             "budget",
-        ),
-        (
-            {
-                "compression": [
-                    {
-                        "algorithm": "prune",
-                        "budget": {"macs_ratio": 0.9},
-                        "criterion": "magic",
-                    }
-                ]
-            },
-            "'magic'",
         ),
     ],
 )
