@@ -12,6 +12,7 @@ from gluon_compress.data.detection import DetectionData
 from gluon_compress.data.folders import DATA_FOLDER
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
+from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.data.recordio import RecordBatches, Records, sample
 from gluon_compress.data.sets import (
     Detections,
@@ -22,7 +23,6 @@ from gluon_compress.data.sets import (
 )
 from gluon_compress.data.ssd_transforms import (
     RESIZE,
-    normalize,
     ssd_train_sample,
     ssd_val_sample,
 )
@@ -31,6 +31,7 @@ from gluon_compress.data.voc_xml import class_names
 
 __all__ = [
     "DATA_FOLDER",
+    "MEAN",
     "RESIZE",
     "Batches",
     "ClassTargets",
@@ -42,6 +43,7 @@ __all__ = [
     "Mixup",
     "RecordBatches",
     "Records",
+    "STD",
     "SSDTargets",
     "VOCLayout",
     "class_names",

@@ -17,6 +17,7 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet.gluon import HybridBlock
 
 from gluon_compress.cost import count
+from gluon_compress.data import MEAN, STD
 from gluon_compress.graph import Graph, trace
 from gluon_compress.model_folder import (
     MANIFEST,
@@ -30,7 +31,7 @@ from gluon_compress.models.classifier import KIND
 from gluon_compress.models.manifest import stated_config
 from gluon_compress.models.mobilenet import mobilenet_trunk
 from gluon_compress.models.resnet import resnet_trunk
-from gluon_compress.models.ssd import MEAN, STD, VOC_CLASSES, SSDConfig, image_size
+from gluon_compress.models.ssd import VOC_CLASSES, SSDConfig, image_size
 from gluon_compress.models.trunk import classifier_trunk
 from gluon_compress.plan import delete
 from gluon_compress.prune import slim

@@ -16,12 +16,12 @@ from gluoncv.model_zoo.resnetv1b import ResNetV1b
 from mxnet import autograd
 from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
+from gluon_compress.data import MEAN, STD
 from gluon_compress.distill import soft_target_loss
 from gluon_compress.graph import block_of, pair_of, symbol_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.model_folder import export, kind_checked, load_symbol
 from gluon_compress.models.initialize import completed, start_values
-from gluon_compress.models.ssd import MEAN, STD
 from gluon_compress.validation import class_names
 
 KIND = "classifier"

@@ -33,6 +33,7 @@ from gluon_compress.pipeline.stages import (
 )
 from gluon_compress.pipeline.task import Task
 from gluon_compress.plan import Plan
+from gluon_compress.provenance import environment
 from gluon_compress.prune import slim
 from gluon_compress.recipe import Recipe, load_recipe
 from gluon_compress.storage.atomic import read_json, write_json
@@ -71,7 +72,8 @@ def run(
     options : train.Options, optional
         ``seed`` and ``resume`` are set here.
     facts : mapping, optional
-        Commit, hardware and versions, for every ``result.json``.
+        Commit, hardware and versions, for every ``result.json``; by default what
+        ``provenance.environment`` returns.
 
     Returns
     -------
@@ -88,7 +90,8 @@ def run(
     _check_folder(recipe, out, resume)
     options = replace(options or train.Options(), seed=recipe.seed, resume=True)
     task = task_of(recipe)
-    job = open_job(task, out, options, facts or {})
+    facts = environment() if facts is None else facts
+    job = open_job(task, out, options, facts)
     full, student = task.build(job.classes)
     if not (out / FULL / RESULT).exists():
         dry_run(task, student)

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 
 SHAPE = (1, 3, 300, 300)
 

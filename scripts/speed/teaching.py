@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable, Sequence
 
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 from speed.convolution import noise
 
 FULL = "ssd_300_resnet50_v1d"
