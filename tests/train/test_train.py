@@ -400,3 +400,47 @@ def test_nccl_needs_an_mxnet_with_it(monkeypatch, built):
     else:
         with pytest.raises(ValueError, match="'nccl', which needs an MXNet"):
             Options(kvstore="nccl")
+
+
+# --- callbacks --------------------------------------------------------------------
+
+
+def test_step_callbacks_come_after_each_update(tmp_path):
+    net, seen = dense([1.0]), []
+
+    def callback(block, progress):
+        seen.append((progress.step, float(block.weight.data().asscalar())))
+
+    batches = Fixed(nd.ones((2, 1)), count=3)
+    fit(
+        net,
+        batches,
+        mean_output,
+        ONE_STEP,
+        tmp_path,
+        step_callbacks=[callback],
+        options=QUIET,
+    )
+    assert [step for step, _ in seen] == [1, 2, 3]
+    assert seen[-1][1] == float(net.weight.data().asscalar())
+    weights = [1.0, *(weight for _, weight in seen)]
+    assert all(after < before for before, after in zip(weights, weights[1:]))
+
+
+def test_what_step_callbacks_change_is_stored(tmp_path):
+    net = dense([1.0])
+
+    def clamp(block, progress):
+        block.weight.set_data(nd.array([[7.0]]))
+
+    batches = Fixed(nd.ones((2, 1)), count=2)
+    fit(
+        net,
+        batches,
+        mean_output,
+        ONE_STEP,
+        tmp_path,
+        step_callbacks=[clamp],
+        options=QUIET,
+    )
+    assert stored(tmp_path / LAST)[0].item() == 7.0
