@@ -9,8 +9,7 @@ from mxnet.gluon import nn
 from gluon_compress import mask, models, slim, trace
 from gluon_compress.models.ssd import training
 from gluon_compress.prune import recalibrate
-from gluon_compress.recipe import Schedule
-from gluon_compress.train import fit
+from gluon_compress.train import Schedule, fit
 from nets import NETS, SHAPE, batch, chain, difference, random_plan, ready, residual
 from training import QUIET, cross_entropy
 

@@ -144,7 +144,7 @@ def test_two_devices_make_the_update_of_one(tmp_path):
         net.collect_params().reset_ctx(list(ctx))
         step = bn_l1_step(nothing, net, 0.3, shape=(1, 2, 4, 4))
         options = replace(QUIET, ctx=ctx)
-        schedule = replace(ONE_STEP, learning_rate=0.1)
+        schedule = ONE_STEP.replace(learning_rate=0.1)
         fit(net, Batches(1), step, schedule, tmp_path / name, options=options)
         ends += [g.data(c).asnumpy() for g in gammas(net) for c in ctx]
     assert len(ends) == 3
@@ -169,7 +169,7 @@ def test_training_makes_scales_small(tmp_path):
     for name, weight in (("without", 0), ("with", 0.2)):
         net = conv_net(dropout=0.0)
         step = bn_l1_step(cross_entropy, net, weight, shape=(1, 2, 4, 4))
-        schedule = replace(SHORT, epochs=10, weight_decay=0.0)
+        schedule = SHORT.replace(epochs=10, weight_decay=0.0)
         fit(net, Batches(3), step, schedule, tmp_path / name, options=QUIET)
         graph = trace(net, (1, 2, 4, 4))
         sizes.append(scores(graph, "bn_scale")["conv0"].mean())

@@ -7,7 +7,6 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.checks import few
 from gluon_compress.graph import ChannelGroup, Graph
 from gluon_compress.latency import LatencyTable
 from gluon_compress.plan.budget import Budget, meter_of
@@ -24,6 +23,7 @@ from gluon_compress.plan.importance import best_first, scores
 from gluon_compress.plan.plan import Plan, listed
 from gluon_compress.plan.search import SELECTIONS, Choices
 from gluon_compress.plan.sensitivity import Sensitivity
+from gluon_compress.validation import few
 
 
 def select(

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from mxnet import gluon, nd
 
-from gluon_compress.recipe import Schedule
 from gluon_compress.train import (
     BEST,
     LAST,
     LOG,
     Diverged,
     Options,
+    Schedule,
     fit,
     learning_rate,
     load_best,
@@ -65,7 +65,7 @@ def test_step_multiplies_at_each_milestone():
 
 
 def test_the_rate_of_every_step_is_the_schedules(tmp_path):
-    schedule = replace(SHORT, warmup_epochs=0.5)
+    schedule = SHORT.replace(warmup_epochs=0.5)
     fit(conv_net(), Batches(3), cross_entropy, schedule, tmp_path, options=QUIET)
     rates = [r["lr"] for r in records(tmp_path, "step")]
     assert rates == [learning_rate(schedule, step / 3) for step in range(6)]
@@ -81,7 +81,7 @@ def test_an_update_is_rate_times_gradient(tmp_path):
 
 
 def test_momentum_adds_to_the_next_update(tmp_path):
-    net, schedule = dense([1.0]), replace(ONE_STEP, momentum=0.5)
+    net, schedule = dense([1.0]), ONE_STEP.replace(momentum=0.5)
     batches = Fixed(nd.array([[2.0]]), count=2)
     fit(net, batches, mean_output, schedule, tmp_path, options=QUIET)
     first, second = (learning_rate(schedule, e) for e in (0, 0.5))
@@ -93,7 +93,7 @@ def test_weight_decay_spares_biases_and_batchnorm(tmp_path):
     net = conv_net()
     for parameter in net.collect_params().values():
         parameter.set_data(nd.ones(parameter.shape))
-    before, schedule = values(net), replace(ONE_STEP, weight_decay=0.1)
+    before, schedule = values(net), ONE_STEP.replace(weight_decay=0.1)
 
     def nothing(net, batch):
         return (0 * net(batch[0])).sum(), {}
@@ -109,7 +109,7 @@ def test_weight_decay_spares_biases_and_batchnorm(tmp_path):
 
 def test_gradients_are_clipped_by_their_common_norm(tmp_path):
     net = dense([0.0, 0.0], bias=True)
-    schedule = replace(ONE_STEP, clip_norm=1.3)
+    schedule = ONE_STEP.replace(clip_norm=1.3)
     batch = Fixed(nd.array([[3.0, 4.0]]) * 4)  # the bias adds 1: the norm is sqrt(401)
     fit(net, batch, mean_output, schedule, tmp_path, options=QUIET)
     gradient = np.array([12, 16, 1]) * 1.3 / math.sqrt(401)
@@ -121,7 +121,7 @@ def test_gradients_are_clipped_by_their_common_norm(tmp_path):
 
 
 def test_a_small_gradient_is_not_clipped(tmp_path):
-    net, schedule = dense([0.0]), replace(ONE_STEP, clip_norm=10.0)
+    net, schedule = dense([0.0]), ONE_STEP.replace(clip_norm=10.0)
     fit(net, Fixed(nd.array([[3.0]])), mean_output, schedule, tmp_path, options=QUIET)
     assert values(net)[0].item() == pytest.approx(-1.5)
 
@@ -130,7 +130,7 @@ def test_a_small_gradient_is_not_clipped(tmp_path):
 def test_two_devices_make_the_update_of_one(tmp_path, clip):
     x, ends = nd.array(np.random.RandomState(0).randn(4, 3)), []
     for name, ctx in (("one", (mx.cpu(),)), ("two", (mx.cpu(0), mx.cpu(1)))):
-        net, schedule = dense([1.0, 2.0, 3.0]), replace(SHORT, clip_norm=clip)
+        net, schedule = dense([1.0, 2.0, 3.0]), SHORT.replace(clip_norm=clip)
         net.collect_params().reset_ctx(list(ctx))
         options = replace(QUIET, ctx=ctx)
         fit(net, Fixed(x), mean_output, schedule, tmp_path / name, options=options)
@@ -181,7 +181,7 @@ def test_log_has_a_record_a_step(tmp_path):
 
 @pytest.mark.parametrize(("every", "expected"), [(2, [2, 4, 5]), (0, [5]), (1, 5)])
 def test_validation_runs_every_n_epochs_and_at_the_end(tmp_path, every, expected):
-    schedule = replace(SHORT, epochs=5, validate_every=every)
+    schedule = SHORT.replace(epochs=5, validate_every=every)
     net = conv_net()
     fit(
         net,
@@ -254,7 +254,7 @@ def test_a_callback_may_forget_what_was_best(tmp_path, scores, expected):
 
     net, left = conv_net(), iter(scores)
     how = {"validate": lambda: {"mAP": next(left)}, "options": QUIET}
-    schedule = replace(SHORT, epochs=3)
+    schedule = SHORT.replace(epochs=3)
     end = fit(
         net, Batches(1), cross_entropy, schedule, tmp_path, callbacks=[forget], **how
     )
@@ -351,7 +351,7 @@ def test_nan_leaves_a_checkpoint_to_go_on_from(tmp_path):
 
 
 def test_an_infinite_gradient_norm_stops_the_run(tmp_path):
-    net, schedule = dense([0.1]), replace(ONE_STEP, clip_norm=1.0)
+    net, schedule = dense([0.1]), ONE_STEP.replace(clip_norm=1.0)
     batches = Fixed(nd.array([[1e30]]))
     with pytest.raises(Diverged, match="gradient norm became inf at epoch 0, batch 0"):
         fit(net, batches, mean_output, schedule, tmp_path, options=QUIET)
@@ -360,7 +360,7 @@ def test_an_infinite_gradient_norm_stops_the_run(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_update_to_infinity_does_not_reach_a_checkpoint(tmp_path, count):
-    net, schedule = dense([0.0]), replace(ONE_STEP, learning_rate=1e10)
+    net, schedule = dense([0.0]), ONE_STEP.replace(learning_rate=1e10)
     batches = Fixed(nd.array([[1e30]]), count=count)
     with pytest.raises(Diverged, match="weight' became inf at epoch 0.*rate 1e\\+10"):
         fit(net, batches, mean_output, schedule, tmp_path, options=EAGER)
@@ -400,3 +400,47 @@ def test_nccl_needs_an_mxnet_with_it(monkeypatch, built):
     else:
         with pytest.raises(ValueError, match="'nccl', which needs an MXNet"):
             Options(kvstore="nccl")
+
+
+# --- callbacks --------------------------------------------------------------------
+
+
+def test_step_callbacks_come_after_each_update(tmp_path):
+    net, seen = dense([1.0]), []
+
+    def callback(block, progress):
+        seen.append((progress.step, float(block.weight.data().asscalar())))
+
+    batches = Fixed(nd.ones((2, 1)), count=3)
+    fit(
+        net,
+        batches,
+        mean_output,
+        ONE_STEP,
+        tmp_path,
+        step_callbacks=[callback],
+        options=QUIET,
+    )
+    assert [step for step, _ in seen] == [1, 2, 3]
+    assert seen[-1][1] == float(net.weight.data().asscalar())
+    weights = [1.0, *(weight for _, weight in seen)]
+    assert all(after < before for before, after in zip(weights, weights[1:]))
+
+
+def test_what_step_callbacks_change_is_stored(tmp_path):
+    net = dense([1.0])
+
+    def clamp(block, progress):
+        block.weight.set_data(nd.array([[7.0]]))
+
+    batches = Fixed(nd.ones((2, 1)), count=2)
+    fit(
+        net,
+        batches,
+        mean_output,
+        ONE_STEP,
+        tmp_path,
+        step_callbacks=[clamp],
+        options=QUIET,
+    )
+    assert stored(tmp_path / LAST)[0].item() == 7.0

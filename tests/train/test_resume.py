@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from gluon_compress.recipe import Schedule
-from gluon_compress.train import BEST, LAST, LOG, fit
+from gluon_compress.train import BEST, LAST, LOG, Schedule, fit
 from training import (
     QUIET,
     SHORT,
@@ -135,8 +134,8 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path, kept):
 @pytest.mark.parametrize(
     ("schedule", "seed", "count", "message"),
     [
-        (replace(SHORT, learning_rate=0.2), 0, 3, "learning_rate 0.1, now it is 0.2"),
-        (replace(SHORT, epochs=3), 0, 3, "epochs 2, now it is 3"),
+        (SHORT.replace(learning_rate=0.2), 0, 3, "learning_rate 0.1, now it is 0.2"),
+        (SHORT.replace(epochs=3), 0, 3, "epochs 2, now it is 3"),
         (SHORT, 1, 3, "seed 0, now it is 1"),
         (SHORT, 0, 4, "batches 3, now it is 4"),
     ],
