@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 from mxnet.gluon import HybridBlock
 from pydantic import Field
@@ -30,9 +30,16 @@ from gluon_compress.compression.channels import (
 )
 from gluon_compress.graph import Graph
 from gluon_compress.latency import LatencyTable
-from gluon_compress.plan import SELECTIONS, Budget, Plan
-from gluon_compress.plan.constraints import held
-from gluon_compress.plan.cost_model import Meter
+from gluon_compress.plan import (
+    SELECTIONS,
+    Budget,
+    BySensitivity,
+    Constraints,
+    CostModel,
+    Greedy,
+    Plan,
+    Policy,
+)
 from gluon_compress.prune import (
     BatchNormL1Settings,
     Rounds,
@@ -56,7 +63,6 @@ from gluon_compress.validation import (
     listed,
 )
 
-GREEDY, BY_SENSITIVITY = "greedy", "sensitivity"
 SENSITIVITY = "sensitivity.json"
 _COSTS = ("macs", "params", "bytes", "latency_ms")
 _RATIO = "_ratio"
@@ -118,7 +124,7 @@ class PruneSettings(ChannelSettings):
     budget: Dict[Limit, Positive]
     classes: Optional[Count] = None
     latency_table: Optional[NonEmptyStr] = None
-    selection: Annotated[str, OneOf(lambda: SELECTIONS)] = GREEDY
+    selection: Annotated[str, OneOf(lambda: SELECTIONS)] = Greedy.name
     minimum: Optional[Bound] = None
     maximum: Optional[Bound] = None
     groups: Annotated[Tuple[NonEmptyStr, ...], Field(min_length=1)] = ("*",)
@@ -132,7 +138,7 @@ class PruneSettings(ChannelSettings):
     def check(self) -> None:
         """Check the budget, and that settings are there that others need."""
         self._check_budget()
-        if (self.selection == BY_SENSITIVITY) != (self.sensitivity is not None):
+        if (self.selection == BySensitivity.name) != (self.sensitivity is not None):
             allowed = "images and ratios with selection 'sensitivity', else null"
             raise self.error("sensitivity", allowed)
         if self.rounds is not None:
@@ -180,9 +186,10 @@ class Prune(Algorithm):
         What needs trained values is left out. It does not change what is possible.
         """
         if settings.sensitivity is not None:
-            settings = settings.replace(selection=GREEDY, sensitivity=None)
+            settings = settings.replace(selection=Greedy.name, sensitivity=None)
         criterion = untrained_criterion(settings)
-        plan = _decide(net, context.trace(net), criterion, settings, context)
+        graph, policy = context.trace(net), settings.selection
+        plan = _decide(net, graph, criterion, policy, settings, context)
         return StageOutput(slim(net, plan, shape=context.shape), {}, {PLAN: plan})
 
     def apply(
@@ -200,9 +207,9 @@ class Prune(Algorithm):
             return slimmed(net, plan, settings, context, notes)
 
         def decide() -> Plan:
-            evidence = _evidence(net, settings, context)
+            policy = _policy(net, settings, context)
             measured = importance(net, settings, context)
-            return _decide(net, graph, measured, settings, context, **evidence)
+            return _decide(net, graph, measured, policy, settings, context)
 
         plan = decided_once(decide, settings, context)
         notes.update(notes_on(plan, graph))
@@ -227,20 +234,21 @@ def _train_in_rounds(
 
     After an interruption the resumed training comes to the same plan.
     """
-    evidence = _evidence(net, settings, context)
+    policy = _policy(net, settings, context)
     masked = mask(net, None, shape=context.shape)
     budget, table = _budget(graph, settings), _table(settings)
 
     def decide(graph_now: Graph, budget_now: Budget, within: Plan | None) -> Plan:
         measured = importance(masked, settings, context, within)
-        return _select(
+        constraints = replace(_constraints(settings), within=within)
+        return planning.select(
             graph_now,
             budget_now,
             measured,
-            settings,
-            context,
-            within=within,
-            **evidence,
+            selection=policy,
+            constraints=constraints,
+            table=table,
+            seed=context.seed,
         )
 
     callback = mask_in_rounds(
@@ -253,30 +261,29 @@ def _train_in_rounds(
         "multiple": settings.multiple,
         "rounds": settings.rounds.to_json(),
         "seed": context.seed,
-        "held": held(graph, settings.groups, settings.leave, ends=settings.ends),
+        "held": _constraints(settings).protected_groups(graph),
         "widths": {group.name: group.width for group in graph.groups},
     }
     plan = replace(plan_of(masked), made_by=made_by)
     return masked, saved(plan, settings, context), notes
 
 
-def _evidence(
+def _policy(
     net: HybridBlock, settings: PruneSettings, context: StageContext
-) -> Dict[str, Any]:
-    """Return what the selection follows beside importance, as ``select`` takes it."""
+) -> str | Policy:
+    """Return the selection, with the data that it follows measured."""
     if settings.sensitivity is not None:
-        return {"sensitivity": _sensitivity(net, settings, context)}
-    if settings.selection != GREEDY or not settings.effects:
-        return {}
-    batches = context.batches(net, settings.effects)
+        return BySensitivity(_sensitivity(net, settings, context))
+    if settings.selection != Greedy.name or not settings.effects:
+        return settings.selection
     measured = effects(
         net,
-        batches,
+        context.batches(net, settings.effects),
         criterion=importance(net, settings, context),
         shape=context.shape,
         seed=context.seed,
     )
-    return {"effects": measured}
+    return Greedy(measured)
 
 
 def _sensitivity(
@@ -300,57 +307,46 @@ def _decide(
     net: HybridBlock,
     graph: Graph,
     measured: Importance,
+    policy: str | Policy,
     settings: PruneSettings,
     context: DryRunContext,
-    **evidence: Any,
 ) -> Plan:
     """Choose channels, under a budget for another number of classes if that is set."""
-    if settings.classes is None:
-        budget = _budget(graph, settings)
-        return _select(graph, budget, measured, settings, context, **evidence)
-    counted = context.trace(context.with_classes(net, settings.classes))
-    budget = _budget(counted, settings)
-    plan = _select(counted, budget, measured, settings, context, **evidence)
+    counted = graph
+    if settings.classes is not None:
+        counted = context.trace(context.with_classes(net, settings.classes))
+    plan = planning.select(
+        counted,
+        _budget(counted, settings),
+        measured,
+        selection=policy,
+        constraints=_constraints(settings),
+        table=_table(settings),
+        seed=context.seed,
+    )
+    if counted is graph:
+        return plan
     # The predictors, the only groups of another width, stay whole.
     keep = {g.name: plan.keep[g.name] for g in graph.groups if not g.frozen}
     widths = {group.name: group.width for group in graph.groups}
     return replace(plan, keep=keep, made_by={**plan.made_by, "widths": widths})
 
 
-def _select(
-    graph: Graph,
-    budget: Budget,
-    measured: Importance,
-    settings: PruneSettings,
-    context: DryRunContext,
-    *,
-    within: Plan | None = None,
-    effects: Mapping | None = None,
-    sensitivity: planning.Sensitivity | None = None,
-) -> Plan:
-    return planning.select(
-        graph,
-        budget,
-        measured,
-        selection=settings.selection,
+def _constraints(settings: PruneSettings) -> Constraints:
+    return Constraints(
         multiple=settings.multiple,
         minimum=settings.minimum,
         maximum=settings.maximum,
         groups=settings.groups,
-        leave=settings.leave,
+        ignored=settings.leave,
         ends=settings.ends,
-        within=within,
-        table=_table(settings),
-        effects=effects,
-        sensitivity=sensitivity,
-        seed=context.seed,
     )
 
 
 def _budget(graph: Graph, settings: PruneSettings) -> Budget:
     """Turn shares of what the net costs into absolute limits."""
-    meter, limits = Meter(graph, _table(settings)), {}
-    full = meter.totals(meter.full[None])
+    model, limits = CostModel(graph, _table(settings)), {}
+    full = model.costs(model.full[None])
     for name, limit in settings.budget.items():
         if name.endswith(_RATIO):
             name = name[: -len(_RATIO)]
