@@ -23,9 +23,9 @@ from gluon_compress.compression.channels import (
     decided_once,
     importance,
     notes_on,
+    recalibrated,
     saved,
-    slimmed,
-    trained_with_masks,
+    train_and_slim,
     untrained_criterion,
 )
 from gluon_compress.graph import Graph
@@ -45,9 +45,9 @@ from gluon_compress.prune import (
     Rounds,
     SensitivitySettings,
     bn_l1_step,
-    effects,
     mask,
     mask_in_rounds,
+    output_sensitivity,
     plan_of,
     sensitivity,
     slim,
@@ -190,7 +190,7 @@ class Prune(Algorithm):
         criterion = untrained_criterion(settings)
         graph, policy = context.trace(net), settings.selection
         plan = _decide(net, graph, criterion, policy, settings, context)
-        return StageOutput(slim(net, plan, shape=context.shape), {}, {PLAN: plan})
+        return StageOutput(slim(net, plan, graph=graph), {}, {PLAN: plan})
 
     def apply(
         self, net: HybridBlock, settings: PruneSettings, context: StageContext
@@ -201,20 +201,21 @@ class Prune(Algorithm):
             notes["sparsity"] = _train_sparse(net, settings.sparsity, context)
         graph = context.trace(net)
         if settings.rounds is not None:
-            net, plan, trained = _train_in_rounds(net, graph, settings, context)
+            masked, plan, trained = _train_in_rounds(net, graph, settings, context)
             notes.update(trained)
             notes.update(notes_on(plan, graph))
-            return slimmed(net, plan, settings, context, notes)
+            net = slim(masked, plan, shape=context.shape)
+            return recalibrated(net, plan, settings, context, notes)
 
         def decide() -> Plan:
-            policy = _policy(net, settings, context)
-            measured = importance(net, settings, context)
+            policy = _policy(net, graph, settings, context)
+            measured = importance(net, settings, context, graph=graph)
             return _decide(net, graph, measured, policy, settings, context)
 
         plan = decided_once(decide, settings, context)
         notes.update(notes_on(plan, graph))
-        net, trained = trained_with_masks(net, plan, settings, context)
-        return slimmed(net, plan, settings, context, {**notes, **trained})
+        net, trained = train_and_slim(net, graph, plan, settings, context)
+        return recalibrated(net, plan, settings, context, {**notes, **trained})
 
 
 def _train_sparse(
@@ -234,12 +235,12 @@ def _train_in_rounds(
 
     After an interruption the resumed training comes to the same plan.
     """
-    policy = _policy(net, settings, context)
-    masked = mask(net, None, shape=context.shape)
+    policy = _policy(net, graph, settings, context)
+    masked = mask(net, None, graph=graph)
     budget, table = _budget(graph, settings), _table(settings)
 
     def decide(graph_now: Graph, budget_now: Budget, within: Plan | None) -> Plan:
-        measured = importance(masked, settings, context, within)
+        measured = importance(masked, settings, context, within=within)
         constraints = replace(_constraints(settings), within=within)
         return planning.select(
             graph_now,
@@ -269,25 +270,25 @@ def _train_in_rounds(
 
 
 def _policy(
-    net: HybridBlock, settings: PruneSettings, context: StageContext
+    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
 ) -> str | Policy:
     """Return the selection, with the data that it follows measured."""
     if settings.sensitivity is not None:
-        return BySensitivity(_sensitivity(net, settings, context))
+        return BySensitivity(_sensitivity(net, graph, settings, context))
     if settings.selection != Greedy.name or not settings.effects:
         return settings.selection
-    measured = effects(
+    measured = output_sensitivity(
         net,
         context.batches(net, settings.effects),
-        criterion=importance(net, settings, context),
-        shape=context.shape,
+        criterion=importance(net, settings, context, graph=graph),
+        graph=graph,
         seed=context.seed,
     )
     return Greedy(measured)
 
 
 def _sensitivity(
-    net: HybridBlock, settings: PruneSettings, context: StageContext
+    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
 ) -> planning.Sensitivity:
     images = settings.sensitivity.images
     context.to_device(net)
@@ -295,10 +296,10 @@ def _sensitivity(
         net,
         lambda masked: context.accuracy(masked, training_images=images),
         ratios=settings.sensitivity.ratios,
-        criterion=importance(net, settings, context),
+        criterion=importance(net, settings, context, graph=graph),
         groups=settings.groups,
         cache=context.folder / SENSITIVITY,
-        shape=context.shape,
+        graph=graph,
         seed=context.seed,
     )
 
