@@ -239,24 +239,6 @@ def test_chart_without_groups_is_refused_and_the_old_one_stays(tmp_path):
 # ---------------------------------------------------------------- curves
 
 
-def test_log_is_read_in_its_two_kinds(tmp_path):
-    steps, judged = report.read_log(log_of(tmp_path / "log.jsonl"))
-    assert [s["step"] for s in steps] == list(range(12))
-    assert [v["mAP"] for v in judged] == [0.0, 0.1, 0.2]
-
-
-@pytest.mark.parametrize("tail", ['{"kind": "st', '{"kind": "step"', '"step"', "{}"])
-def test_cut_last_line_is_left_out(tmp_path, tail):
-    steps, judged = report.read_log(log_of(tmp_path / "log.jsonl", tail=tail))
-    assert (len(steps), len(judged)) == (12, 3)
-
-
-def test_broken_line_before_the_last_is_named(tmp_path):
-    path = log_of(tmp_path / "log.jsonl", tail='{"kind":\n{"kind": "step"}\n')
-    with pytest.raises(ValueError, match=r"log\.jsonl: line 16 is not a record"):
-        report.read_log(path)
-
-
 def test_missing_log_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.jsonl: No such file"):
         report.curves({"full": tmp_path / "none.jsonl"}, tmp_path / "c.png")

@@ -14,7 +14,7 @@ from gluon_compress.report.tables import (
     plan_table,
     precision_table,
 )
-from gluon_compress.report.training_curves import curves, part_curves, read_log
+from gluon_compress.report.training_curves import curves, part_curves
 
 __all__ = [
     "Boxes",
@@ -34,7 +34,6 @@ __all__ = [
     "plan_chart",
     "plan_table",
     "precision_table",
-    "read_log",
     "save_image",
     "sensitivity_chart",
 ]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import matplotlib
@@ -14,31 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gluon_compress.report.charts import LINES, STYLE, save_figure
-
-
-def read_log(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
-    """Return the step and the validation records of a ``log.jsonl``.
-
-    A last line that was cut short, by a kill for instance, is left out.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file, or a line before the last is not JSON.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    found: dict[str, list] = {"step": [], "validation": []}
-    for i, line in enumerate(lines):
-        try:
-            record = json.loads(line)
-            found[record["kind"]].append(record)
-        except (ValueError, KeyError, TypeError):
-            if i < len(lines) - 1:
-                raise ValueError(f"{path}: line {i + 1} is not a record") from None
-    return found["step"], found["validation"]
+from gluon_compress.train.log import read_log
 
 
 @matplotlib.rc_context(STYLE)
