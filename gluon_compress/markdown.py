@@ -31,9 +31,9 @@ def table(
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     if text_columns is not None:
         sides = ["left" if name in text_columns else "right" for name in head]
-        options = {"disable_numparse": True, "colalign": sides}
         names = [name.replace("|", "\\|") for name in head]
-        return tabulate(cells, names, "pipe", **options) + "\n"
+        text = tabulate(cells, names, "pipe", disable_numparse=True, colalign=sides)
+        return f"{text}\n"
     widths = [max(map(len, column)) for column in zip(head, *cells)]
     aligned = sum(widths) + 3 * len(widths) < ALIGNED
     text = tabulate(

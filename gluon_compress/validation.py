@@ -27,6 +27,7 @@ from __future__ import annotations
 import inspect
 import re
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Dict,
@@ -61,10 +62,13 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 
 
-_ModelMetaclass: Any = type(BaseModel)
+if TYPE_CHECKING:  # pydantic does not export it
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 
-class _OneLineErrors(_ModelMetaclass):
+class _OneLineErrors(ModelMetaclass):
     """Makes ``Schedule(epochs=0)`` raise one line, as ``parse`` does."""
 
     def __call__(cls, *args: Any, **values: Any) -> Any:  # noqa: N805
