@@ -288,7 +288,7 @@ class Tagged:
     registry is read at every check, so a row that is added to it is enough.
     """
 
-    def __init__(self, tag: str, classes: Callable[[], Mapping[str, type]]) -> None:
+    def __init__(self, tag: str, classes: Callable[[], Mapping[str, Any]]) -> None:
         self.tag, self.classes = tag, classes
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -309,7 +309,7 @@ class Tagged:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Dict[str, Any]:
         """List the classes."""
-        union = Union[tuple(self.classes().values())]
+        union: Any = Union[tuple(self.classes().values())]
         return handler(TypeAdapter(union).core_schema)
 
 
