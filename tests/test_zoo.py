@@ -49,7 +49,7 @@ def made(nets, tmp_path_factory):
     exports = tmp_path_factory.mktemp("exports")
     models.save(nets[0], exports / "detector", "compact")
     models.save(nets[1], exports / "thin", "compact")
-    metric = zoo.Metric("mAP", 0.5, "cats test")
+    metric = zoo.Metric(name="mAP", value=0.5, on="cats test")
     for name, source, kind in (
         (DETECTOR, "detector", "float16"),
         (THIN, "thin", "float16"),
