@@ -8,7 +8,6 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.checks import few
 from gluon_compress.graph import ChannelGroup, Graph
 from gluon_compress.latency import LatencyTable
 from gluon_compress.plan.budget import Budget, cost_model_for
@@ -16,6 +15,7 @@ from gluon_compress.plan.constraints import DEFAULT, Constraints, free_groups
 from gluon_compress.plan.cost_model import CostModel
 from gluon_compress.plan.importance import best_first, importance_of
 from gluon_compress.plan.plan import Plan
+from gluon_compress.validation import few
 
 
 @dataclass(frozen=True)
