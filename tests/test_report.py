@@ -65,7 +65,7 @@ def test_markdown_columns_are_aligned():
     lines = report.cost_table([FULL, SMALL]).splitlines()
     bars = {tuple(i for i, c in enumerate(line) if c == "|") for line in lines}
     assert len(bars) == 1
-    assert set(lines[1]) == set("|:- ")
+    assert set(lines[1]) == set("|:-")
 
 
 def test_bar_in_a_name_does_not_split_its_cell():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Callable, Mapping, Sequence
 
@@ -122,8 +123,9 @@ class _GroupSums:
         constant = np.ones(len(tensors))
         for row, tensor in enumerate(tensors):
             if tensor is not None:
-                constant[row] = (tensor.places < 0).sum()
-                groups = self._group_of_id[tensor.places]
+                ids = np.asarray(tensor.places)
+                constant[row] = (ids < 0).sum()
+                groups = self._group_of_id[ids]
                 np.add.at(per_index[row], groups[groups >= 0], 1)
         return _Linear(per_index, constant)
 
@@ -144,7 +146,10 @@ class _WeightSizes:
         full = np.array([np.prod(shapes[name], dtype=float) for name in names])
         # Channels of the axes that shrink, multiplied: the rest is a constant factor.
         shrinking = np.array(
-            [np.prod([1.0] + [len(t.places) for t in graph.axes[n]]) for n in names]
+            [
+                math.prod(len(np.asarray(t.places)) for t in graph.axes[name])
+                for name in names
+            ]
         )
         factor = full / shrinking
         running, macs = states(graph.nodes), _macs_of_weights(graph)

@@ -63,7 +63,9 @@ def delete(
         _check_one_stays(graph, shares)
     importance = importance_of(graph, criterion, seed)
     least = bounds(graph, "minimum", minimum, multiple)
-    kept = {group.name: range(group.width) for group in graph.groups}
+    kept: dict[str, Sequence[int]] = {
+        group.name: range(group.width) for group in graph.groups
+    }
     for group in free_groups(graph):
         name, full = group.name, group.width
         _, share = _first_match(shares, name)

@@ -88,8 +88,8 @@ def best_first(indices: Sequence[int], importance: np.ndarray) -> np.ndarray:
     importance : ndarray
         Of all indices of the group, ``(width,)``.
     """
-    indices = np.asarray(indices, int)
-    return indices[np.argsort(-importance[indices], kind="stable")]
+    array = np.asarray(indices, int)
+    return array[np.argsort(-importance[array], kind="stable")]
 
 
 def _checked(group: ChannelGroup, importance: Mapping[str, Sequence]) -> np.ndarray:
@@ -187,11 +187,18 @@ def _free(graph: Graph) -> list[ChannelGroup]:
     return [group for group in graph.groups if not group.frozen]
 
 
+def _values(graph: Graph, parameter: str) -> np.ndarray:
+    """Return the values of a parameter, which ``importance_of`` has checked."""
+    array = graph.params[parameter]
+    assert array is not None
+    return array.asnumpy().astype(np.float64)
+
+
 def _by_weights(graph: Graph, measure: Callable) -> dict[str, np.ndarray]:
     """Return the mean over a group's producers of their normalised measures."""
     layers = []
     for name, axis in _weights(graph).items():
-        weight = graph.params[name].asnumpy().astype(np.float64)
+        weight = _values(graph, name)
         values = measure(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1))
         scale = np.sqrt(np.square(values).mean())
         layers.append((name, axis, values / scale if scale > 0 else values))
@@ -206,7 +213,7 @@ def _weights(graph: Graph) -> dict[str, int]:
         if operator.weight_input is not None:
             weight = graph.nodes[node["inputs"][operator.weight_input][0]]
             if weight["op"] == "null" and weight["name"] in graph.axes:
-                axes = [tensor.axis for tensor in graph.axes[weight["name"]]]
+                axes = [tensor.axis or 0 for tensor in graph.axes[weight["name"]]]
                 axis_of[weight["name"]] = max(axes) if operator.weight_axis else 0
     return axis_of
 
@@ -221,8 +228,7 @@ def _scales(graph: Graph) -> list[tuple]:
         gamma = graph.nodes[node["inputs"][1][0]]["name"]
         fixed = attribute(node["attrs"], "fix_gamma", operator.running_statistics)
         if not fixed and gamma in graph.axes:
-            values = np.abs(graph.params[gamma].asnumpy().astype(np.float64))
-            rows.append((gamma, 0, values))
+            rows.append((gamma, 0, np.abs(_values(graph, gamma))))
     return rows
 
 
@@ -239,13 +245,13 @@ def _gather(graph: Graph, layers: list[tuple]) -> dict[str, list[np.ndarray]]:
     """
     result: dict[str, list] = {group.name: [] for group in _free(graph)}
     for name, axis, values in layers:
-        places = [t.places for t in graph.axes[name] if t.axis == axis]
-        if not places:
+        tensors = [tensor for tensor in graph.axes[name] if tensor.axis == axis]
+        if not tensors:
             continue
-        total = len(graph.alive({}))
-        removable = places[0] >= 0
-        sums = np.bincount(places[0][removable], values[removable], minlength=total)
-        counts = np.bincount(places[0][removable], minlength=total)
+        total, ids = len(graph.alive({})), np.asarray(tensors[0].places)
+        removable = ids >= 0
+        sums = np.bincount(ids[removable], values[removable], minlength=total)
+        counts = np.bincount(ids[removable], minlength=total)
         for group in _free(graph):
             of_group = graph.places(group)
             if counts[of_group].all():

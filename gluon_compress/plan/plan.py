@@ -35,7 +35,7 @@ class Plan:
         If a group keeps nothing, or its indices are not ascending whole numbers from 0.
     """
 
-    keep: Mapping[str, tuple[int, ...]]
+    keep: Mapping[str, Sequence[int]]
     net: str = ""
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,7 +84,7 @@ class Plan:
         lines.append(f'  "keep": {keep}')
         write_atomically(path, "{\n" + "\n".join(lines) + "\n}\n")
 
-    def kept(self, group: ChannelGroup) -> tuple[int, ...]:
+    def kept(self, group: ChannelGroup) -> Sequence[int]:
         """Return the indices that a group keeps."""
         return self.keep.get(group.name, tuple(range(group.width)))
 
@@ -190,7 +190,7 @@ def _indices(group: str, kept: Sequence) -> tuple[int, ...]:
                 f"group {group!r} keeps {i} after {before}; "
                 "allowed: ascending, each index once"
             )
-        before = i
+        before = int(i)
     return tuple(int(i) for i in kept)
 
 
@@ -203,7 +203,7 @@ def _check_keys(path: Any, stored: dict) -> None:
         if name not in stored:
             raise ValueError(f"{path}: {name}: this key is missing")
         if not isinstance(stored[name], kind):
-            what = {str: "a text", dict: "an object {...}"}.get(kind)
+            what = "a text" if kind is str else "an object {...}"
             raise ValueError(f"{path}: {name} is {stored[name]!r}; allowed: {what}")
 
 

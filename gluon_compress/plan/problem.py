@@ -142,7 +142,7 @@ class PruningProblem:
         """Tell whether levels ``(groups,)`` meet the budget."""
         return bool(self.load(levels)[0] <= 1)
 
-    def levels_below(self, counts: Sequence[float]) -> np.ndarray:
+    def levels_below(self, counts: Sequence[float] | np.ndarray) -> np.ndarray:
         """Return the largest levels with at most the given numbers of indices.
 
         A group whose widths are all larger gets its lowest level.
@@ -165,7 +165,9 @@ class PruningProblem:
         made_by : mapping, optional
             Notes for the plan, JSON.
         """
-        keep = {group.name: range(group.width) for group in self.graph.groups}
+        keep: dict[str, Sequence[int]] = {
+            group.name: range(group.width) for group in self.graph.groups
+        }
         widths = self.widths_at(np.asarray(levels))
         for group, indices, width in zip(self.groups, self.channels, widths):
             keep[group.name] = sorted(int(i) for i in indices[:width])

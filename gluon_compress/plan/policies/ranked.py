@@ -26,7 +26,7 @@ class Global:
             counts = [
                 len(row) - np.searchsorted(row, threshold, "left") for row in ascending
             ]
-            return problem.levels_below(counts)
+            return problem.levels_below(np.array(counts))
 
         def mean_importance(k: int, level: int) -> float:
             start, stop = problem.widths[k][level - 1 : level + 1]
