@@ -18,7 +18,7 @@ from gluon_compress.compression.algorithm import (
     StageOutput,
 )
 from gluon_compress.compression.channels import (
-    ChannelSettings,
+    ChannelPruningSettings,
     Importance,
     decided_once,
     importance,
@@ -83,7 +83,7 @@ Bound = Annotated[
 ]
 
 
-class PruneSettings(ChannelSettings):
+class PruneSettings(ChannelPruningSettings):
     """Choose channels under a budget, train with masks, and slim.
 
     Parameters

@@ -136,7 +136,7 @@ class DetectionTask(Task):
             taps,
             loss,
             weights=settings.losses,
-            settings=settings,
+            settings=settings.loss_settings,
             **context,
         )
         widths = dict(zip(family.map_names(teacher), family.map_widths(teacher)))
