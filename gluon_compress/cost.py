@@ -77,7 +77,8 @@ class Cost:
         }
 
     def __str__(self) -> str:
-        table = [("layer", "operator", "output", "MACs", "params", "bytes")]
+        head = ("layer", "operator", "output", "MACs", "params", "bytes")
+        table: list[tuple[str, ...]] = [head]
         for row in self.rows:
             output = "x".join(str(n) for n in row.output[1:])
             table.append((row.name, row.op, output, *_written(row)))
@@ -114,7 +115,8 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     if plan is not None:
         plan.check(graph)
     alive = graph.alive(plan.keep if plan is not None else {})
-    running, seen = states(graph.nodes), set()
+    running = states(graph.nodes)
+    seen: set[str] = set()
     rows = []
     for i, node in enumerate(graph.nodes):
         if node["op"] == "null":
@@ -125,7 +127,7 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     return Cost(tuple(rows))
 
 
-def _own_parameters(graph: Graph, node: dict, seen: set) -> list:
+def _own_parameters(graph: Graph, node: dict, seen: set[str]) -> list:
     """Return a node's entries that are parameters no earlier node has."""
     own = []
     for entry in node["inputs"]:

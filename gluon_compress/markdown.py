@@ -1,37 +1,51 @@
-"""Formats Markdown tables whose columns are aligned in the source, too."""
+"""Tables and figures as Markdown shows them."""
 
 from __future__ import annotations
 
-from typing import Any, Collection, Iterable, Sequence
+from typing import Collection, Iterable, Sequence
 
-import tabulate
+from tabulate import tabulate
+
+ALIGNED = 100  # characters of the longest line of a table with aligned columns
 
 
-def markdown_table(
+def table(
     head: Sequence[str],
-    rows: Iterable[Sequence[Any]],
+    rows: Iterable[Sequence],
     *,
-    text_columns: Collection[str] = (),
+    text_columns: Collection[str] | None = None,
 ) -> str:
-    """Return a Markdown table.
+    """Return a table, with a line break at its end.
 
     Parameters
     ----------
     head : sequence of str
+        The names of the columns.
     rows : iterable of sequences
-        A cell that is not text is shown by ``str``.
-    text_columns : collection of str
-        Names of the columns to align left. Default: the first column.
+        Cells, shown as ``str`` writes them; a ``|`` in them is escaped. Columns are
+        aligned in the source where that keeps lines short.
+    text_columns : collection of str, optional
+        Names of columns of text. The others are numbers, which are aligned to the
+        right, and all columns are aligned in the source.
     """
-    text_columns = text_columns or head[:1]
-    return tabulate.tabulate(
-        [[_escaped(cell) for cell in row] for row in rows],
-        [_escaped(name) for name in head],
-        tablefmt="pipe",
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    if text_columns is not None:
+        sides = ["left" if name in text_columns else "right" for name in head]
+        names = [name.replace("|", "\\|") for name in head]
+        text = tabulate(cells, names, "pipe", disable_numparse=True, colalign=sides)
+        return f"{text}\n"
+    widths = [max(map(len, column)) for column in zip(head, *cells)]
+    aligned = sum(widths) + 3 * len(widths) < ALIGNED
+    text = tabulate(
+        cells,
+        head,
+        "github",
         disable_numparse=True,
-        colalign=["left" if name in text_columns else "right" for name in head],
+        stralign="left" if aligned else None,
     )
+    return f"{text}\n"
 
 
-def _escaped(cell: Any) -> str:
-    return str(cell).replace("|", "\\|")
+def percent(value: float | None) -> str:
+    """Return a share in percent, with one digit; a dash for none."""
+    return "–" if value is None else f"{100 * value:.1f}"

@@ -27,6 +27,7 @@ from __future__ import annotations
 import inspect
 import re
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Dict,
@@ -61,10 +62,13 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 
 
-_ModelMetaclass: Any = type(BaseModel)
+if TYPE_CHECKING:  # pydantic does not export it
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 
-class _OneLineErrors(_ModelMetaclass):
+class _OneLineErrors(ModelMetaclass):
     """Makes ``Schedule(epochs=0)`` raise one line, as ``parse`` does."""
 
     def __call__(cls, *args: Any, **values: Any) -> Any:  # noqa: N805
@@ -288,7 +292,7 @@ class Tagged:
     registry is read at every check, so a row that is added to it is enough.
     """
 
-    def __init__(self, tag: str, classes: Callable[[], Mapping[str, type]]) -> None:
+    def __init__(self, tag: str, classes: Callable[[], Mapping[str, Any]]) -> None:
         self.tag, self.classes = tag, classes
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -309,7 +313,7 @@ class Tagged:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Dict[str, Any]:
         """List the classes."""
-        union = Union[tuple(self.classes().values())]
+        union: Any = Union[tuple(self.classes().values())]
         return handler(TypeAdapter(union).core_schema)
 
 

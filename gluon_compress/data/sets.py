@@ -312,20 +312,20 @@ def voc_gluoncv(root: str | os.PathLike, splits: str | Sequence) -> Detections:
     """
     root = Path(root)
     if isinstance(splits, str):
-        name = splits
-        splits = [
-            (year, name) for year in YEARS if _voc_list(root, year, name).exists()
-        ]
-        if not splits:
-            places = " and ".join(str(_voc_list(root, year, name)) for year in YEARS)
+        lists = {(year, splits): _voc_list(root, year, splits) for year in YEARS}
+        pairs = [split for split, path in lists.items() if path.exists()]
+        if not pairs:
+            places = " and ".join(map(str, lists.values()))
             raise ValueError(f"{places}: there is no such file")
-    for year, name in splits:
+    else:
+        pairs = list(splits)
+    for year, name in pairs:
         if not _voc_list(root, year, name).exists():
             raise ValueError(f"{_voc_list(root, year, name)}: there is no such file")
     try:
-        found = VOCDetection(str(root), splits)
+        found = VOCDetection(str(root), pairs)
     except (OSError, SyntaxError, AttributeError, TypeError) as error:
-        raise ValueError(f"{root}: GluonCV cannot read {splits}: {error}") from None
+        raise ValueError(f"{root}: GluonCV cannot read {pairs}: {error}") from None
     files = [found._image_path.format(*item) for item in found._items]
     return Detections(files, found._label_cache, found.classes)
 

@@ -79,7 +79,8 @@ def get_model(
     if classes is not None and (name in known or _is_built_here(name)):
         classes = class_names(classes)
     if name not in known:
-        given = {"pretrained": pretrained, "pretrained_base": pretrained_base}
+        given: dict[str, Any] = {"pretrained": pretrained}
+        given["pretrained_base"] = pretrained_base
         given.update(root=root, ctx=ctx, classes=classes)
         return _other(name, given, others)
     if others:
