@@ -85,12 +85,12 @@ class DetectorSettings(ModelSettings):
         counts = {n: len(rows) for n, rows in lists.items() if rows is not None}
         if "sizes" in counts:
             counts["sizes"] -= 1
-        first = next(iter(counts), None)
-        for name, maps in counts.items():
-            if maps != counts[first]:
-                allowed = f"{counts[first]} numbers, one for each map as in {first}"
+        for name, count in counts.items():
+            first, maps = next(iter(counts.items()))
+            if count != maps:
+                allowed = f"{maps} numbers, one for each map as in {first}"
                 if name == "sizes":
-                    allowed = f"{counts[first] + 1} rising numbers, one more than maps"
+                    allowed = f"{maps + 1} rising numbers, one more than maps"
                 raise self.error(name, allowed)
 
 
