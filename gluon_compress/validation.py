@@ -61,10 +61,13 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 
 
-class _OneLineErrors(type(BaseModel)):  # type: ignore[misc]
+_ModelMetaclass: Any = type(BaseModel)
+
+
+class _OneLineErrors(_ModelMetaclass):
     """Makes ``Schedule(epochs=0)`` raise one line, as ``parse`` does."""
 
-    def __call__(cls, *args: Any, **values: Any) -> Any:
+    def __call__(cls, *args: Any, **values: Any) -> Any:  # noqa: N805
         try:
             return super().__call__(*args, **values)
         except ValidationError as error:

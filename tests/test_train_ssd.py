@@ -40,7 +40,7 @@ def place(tmp_path_factory):
     few_toys(folder / "toy", 20, train=8, test=4)
     net = models.build(MODEL["name"], CLASSES, extras=(32, 32, 32))
     graph = models.graph_of(net)
-    delete(graph, {"*": 0.5}, multiple=1, net=MODEL["name"]).save(folder / "plan.json")
+    delete(graph, {"*": 0.5}, multiple=1).save(folder / "plan.json")
     models.save(net, folder / "teacher", "teacher")
     return folder
 

@@ -56,6 +56,8 @@ def importance(
     net: HybridBlock,
     settings: ChannelSettings,
     context: StageContext,
+    *,
+    graph: Graph | None = None,
     within: Plan | None = None,
 ) -> Importance:
     """Return the criterion's name, or the importance of channels if it needs data.
@@ -65,6 +67,8 @@ def importance(
     net : HybridBlock
     settings : ChannelSettings
     context : StageContext
+    graph : Graph, optional
+        Of the net with its present values; None: it is traced.
     within : Plan, optional
         Channels that are still there; the others are masked while measuring.
     """
@@ -81,6 +85,7 @@ def importance(
         context.step_loss(net),
         prepare=prepare,
         shape=context.shape,
+        graph=graph,
     )
 
 
@@ -107,25 +112,52 @@ def notes_on(plan: Plan, graph: Graph) -> Dict[str, Any]:
     return {"groups": planning.explain(graph, plan), "made_by": dict(plan.made_by)}
 
 
-def trained_with_masks(
-    net: HybridBlock, plan: Plan, settings: ChannelSettings, context: StageContext
+def train_and_slim(
+    net: HybridBlock,
+    graph: Graph,
+    plan: Plan,
+    settings: ChannelSettings,
+    context: StageContext,
 ) -> tuple[HybridBlock, Dict[str, Any]]:
-    """Return the net with the plan as masks, trained, if the settings say so."""
+    """Return the slim net, after training with masks if the settings say so, and notes.
+
+    Parameters
+    ----------
+    net : HybridBlock
+    graph : Graph
+        Of the net with its present values.
+    plan : Plan
+    settings : ChannelSettings
+    context : StageContext
+    """
     if settings.train is None:
-        return net, {}
-    masked = mask(net, plan, shape=context.shape)
-    return masked, context.fit(masked, settings.train)
+        return slim(net, plan, graph=graph), {}
+    masked = mask(net, plan, graph=graph)
+    notes = context.fit(masked, settings.train)
+    return slim(masked, plan, shape=context.shape), notes
 
 
-def slimmed(
+def recalibrated(
     net: HybridBlock,
     plan: Plan,
     settings: ChannelSettings,
     context: StageContext,
     notes: Mapping[str, Any],
 ) -> StageOutput:
-    """Slim a net, recalibrate BatchNorm, and note how accurate it was before that."""
-    net, artifacts = slim(net, plan, shape=context.shape), {PLAN: plan}
+    """Measure BatchNorm statistics of a slim net anew; note how accurate it was before.
+
+    Parameters
+    ----------
+    net : HybridBlock
+        Slim.
+    plan : Plan
+        That made it slim.
+    settings : ChannelSettings
+    context : StageContext
+    notes : mapping
+        On what happened so far.
+    """
+    artifacts = {PLAN: plan}
     if not settings.recalibrate:
         return StageOutput(net, notes, artifacts)
     context.to_device(net)

@@ -21,8 +21,8 @@ from gluon_compress.compression.channels import (
     decided_once,
     importance,
     notes_on,
-    slimmed,
-    trained_with_masks,
+    recalibrated,
+    train_and_slim,
     untrained_criterion,
 )
 from gluon_compress.graph import Graph
@@ -67,9 +67,9 @@ class Delete(Algorithm):
         self, net: HybridBlock, settings: DeleteSettings, context: DryRunContext
     ) -> StageOutput:
         """Delete channels of an untrained net."""
-        criterion = untrained_criterion(settings)
-        plan = _decide(context.trace(net), criterion, settings, context)
-        return StageOutput(slim(net, plan, shape=context.shape), {}, {PLAN: plan})
+        criterion, graph = untrained_criterion(settings), context.trace(net)
+        plan = _decide(graph, criterion, settings, context)
+        return StageOutput(slim(net, plan, graph=graph), {}, {PLAN: plan})
 
     def apply(
         self, net: HybridBlock, settings: DeleteSettings, context: StageContext
@@ -78,13 +78,13 @@ class Delete(Algorithm):
         graph = context.trace(net)
 
         def decide() -> Plan:
-            measured = importance(net, settings, context)
+            measured = importance(net, settings, context, graph=graph)
             return _decide(graph, measured, settings, context)
 
         plan = decided_once(decide, settings, context)
         notes: Dict[str, Any] = notes_on(plan, graph)
-        net, trained = trained_with_masks(net, plan, settings, context)
-        return slimmed(net, plan, settings, context, {**notes, **trained})
+        net, trained = train_and_slim(net, graph, plan, settings, context)
+        return recalibrated(net, plan, settings, context, {**notes, **trained})
 
 
 def _decide(

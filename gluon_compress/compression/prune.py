@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 from mxnet.gluon import HybridBlock
 from pydantic import Field
@@ -23,24 +23,31 @@ from gluon_compress.compression.channels import (
     decided_once,
     importance,
     notes_on,
+    recalibrated,
     saved,
-    slimmed,
-    trained_with_masks,
+    train_and_slim,
     untrained_criterion,
 )
 from gluon_compress.graph import Graph
 from gluon_compress.latency import LatencyTable
-from gluon_compress.plan import SELECTIONS, Budget, Plan
-from gluon_compress.plan.constraints import held
-from gluon_compress.plan.cost_model import Meter
+from gluon_compress.plan import (
+    SELECTIONS,
+    Budget,
+    BySensitivity,
+    Constraints,
+    CostModel,
+    Greedy,
+    Plan,
+    Policy,
+)
 from gluon_compress.prune import (
     BatchNormL1Settings,
     Rounds,
     SensitivitySettings,
     bn_l1_step,
-    effects,
     mask,
     mask_in_rounds,
+    output_sensitivity,
     plan_of,
     sensitivity,
     slim,
@@ -56,7 +63,6 @@ from gluon_compress.validation import (
     listed,
 )
 
-GREEDY, BY_SENSITIVITY = "greedy", "sensitivity"
 SENSITIVITY = "sensitivity.json"
 _COSTS = ("macs", "params", "bytes", "latency_ms")
 _RATIO = "_ratio"
@@ -118,7 +124,7 @@ class PruneSettings(ChannelSettings):
     budget: Dict[Limit, Positive]
     classes: Optional[Count] = None
     latency_table: Optional[NonEmptyStr] = None
-    selection: Annotated[str, OneOf(lambda: SELECTIONS)] = GREEDY
+    selection: Annotated[str, OneOf(lambda: SELECTIONS)] = Greedy.name
     minimum: Optional[Bound] = None
     maximum: Optional[Bound] = None
     groups: Annotated[Tuple[NonEmptyStr, ...], Field(min_length=1)] = ("*",)
@@ -132,7 +138,7 @@ class PruneSettings(ChannelSettings):
     def check(self) -> None:
         """Check the budget, and that settings are there that others need."""
         self._check_budget()
-        if (self.selection == BY_SENSITIVITY) != (self.sensitivity is not None):
+        if (self.selection == BySensitivity.name) != (self.sensitivity is not None):
             allowed = "images and ratios with selection 'sensitivity', else null"
             raise self.error("sensitivity", allowed)
         if self.rounds is not None:
@@ -180,10 +186,11 @@ class Prune(Algorithm):
         What needs trained values is left out. It does not change what is possible.
         """
         if settings.sensitivity is not None:
-            settings = settings.replace(selection=GREEDY, sensitivity=None)
+            settings = settings.replace(selection=Greedy.name, sensitivity=None)
         criterion = untrained_criterion(settings)
-        plan = _decide(net, context.trace(net), criterion, settings, context)
-        return StageOutput(slim(net, plan, shape=context.shape), {}, {PLAN: plan})
+        graph, policy = context.trace(net), settings.selection
+        plan = _decide(net, graph, criterion, policy, settings, context)
+        return StageOutput(slim(net, plan, graph=graph), {}, {PLAN: plan})
 
     def apply(
         self, net: HybridBlock, settings: PruneSettings, context: StageContext
@@ -194,20 +201,21 @@ class Prune(Algorithm):
             notes["sparsity"] = _train_sparse(net, settings.sparsity, context)
         graph = context.trace(net)
         if settings.rounds is not None:
-            net, plan, trained = _train_in_rounds(net, graph, settings, context)
+            masked, plan, trained = _train_in_rounds(net, graph, settings, context)
             notes.update(trained)
             notes.update(notes_on(plan, graph))
-            return slimmed(net, plan, settings, context, notes)
+            net = slim(masked, plan, shape=context.shape)
+            return recalibrated(net, plan, settings, context, notes)
 
         def decide() -> Plan:
-            evidence = _evidence(net, settings, context)
-            measured = importance(net, settings, context)
-            return _decide(net, graph, measured, settings, context, **evidence)
+            policy = _policy(net, graph, settings, context)
+            measured = importance(net, settings, context, graph=graph)
+            return _decide(net, graph, measured, policy, settings, context)
 
         plan = decided_once(decide, settings, context)
         notes.update(notes_on(plan, graph))
-        net, trained = trained_with_masks(net, plan, settings, context)
-        return slimmed(net, plan, settings, context, {**notes, **trained})
+        net, trained = train_and_slim(net, graph, plan, settings, context)
+        return recalibrated(net, plan, settings, context, {**notes, **trained})
 
 
 def _train_sparse(
@@ -227,20 +235,21 @@ def _train_in_rounds(
 
     After an interruption the resumed training comes to the same plan.
     """
-    evidence = _evidence(net, settings, context)
-    masked = mask(net, None, shape=context.shape)
+    policy = _policy(net, graph, settings, context)
+    masked = mask(net, None, graph=graph)
     budget, table = _budget(graph, settings), _table(settings)
 
     def decide(graph_now: Graph, budget_now: Budget, within: Plan | None) -> Plan:
-        measured = importance(masked, settings, context, within)
-        return _select(
+        measured = importance(masked, settings, context, within=within)
+        constraints = replace(_constraints(settings), within=within)
+        return planning.select(
             graph_now,
             budget_now,
             measured,
-            settings,
-            context,
-            within=within,
-            **evidence,
+            selection=policy,
+            constraints=constraints,
+            table=table,
+            seed=context.seed,
         )
 
     callback = mask_in_rounds(
@@ -253,34 +262,33 @@ def _train_in_rounds(
         "multiple": settings.multiple,
         "rounds": settings.rounds.to_json(),
         "seed": context.seed,
-        "held": held(graph, settings.groups, settings.leave, ends=settings.ends),
+        "held": _constraints(settings).protected_groups(graph),
         "widths": {group.name: group.width for group in graph.groups},
     }
     plan = replace(plan_of(masked), made_by=made_by)
     return masked, saved(plan, settings, context), notes
 
 
-def _evidence(
-    net: HybridBlock, settings: PruneSettings, context: StageContext
-) -> Dict[str, Any]:
-    """Return what the selection follows beside importance, as ``select`` takes it."""
+def _policy(
+    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
+) -> str | Policy:
+    """Return the selection, with the data that it follows measured."""
     if settings.sensitivity is not None:
-        return {"sensitivity": _sensitivity(net, settings, context)}
-    if settings.selection != GREEDY or not settings.effects:
-        return {}
-    batches = context.batches(net, settings.effects)
-    measured = effects(
+        return BySensitivity(_sensitivity(net, graph, settings, context))
+    if settings.selection != Greedy.name or not settings.effects:
+        return settings.selection
+    measured = output_sensitivity(
         net,
-        batches,
-        criterion=importance(net, settings, context),
-        shape=context.shape,
+        context.batches(net, settings.effects),
+        criterion=importance(net, settings, context, graph=graph),
+        graph=graph,
         seed=context.seed,
     )
-    return {"effects": measured}
+    return Greedy(measured)
 
 
 def _sensitivity(
-    net: HybridBlock, settings: PruneSettings, context: StageContext
+    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
 ) -> planning.Sensitivity:
     images = settings.sensitivity.images
     context.to_device(net)
@@ -288,10 +296,10 @@ def _sensitivity(
         net,
         lambda masked: context.accuracy(masked, training_images=images),
         ratios=settings.sensitivity.ratios,
-        criterion=importance(net, settings, context),
+        criterion=importance(net, settings, context, graph=graph),
         groups=settings.groups,
         cache=context.folder / SENSITIVITY,
-        shape=context.shape,
+        graph=graph,
         seed=context.seed,
     )
 
@@ -300,57 +308,46 @@ def _decide(
     net: HybridBlock,
     graph: Graph,
     measured: Importance,
+    policy: str | Policy,
     settings: PruneSettings,
     context: DryRunContext,
-    **evidence: Any,
 ) -> Plan:
     """Choose channels, under a budget for another number of classes if that is set."""
-    if settings.classes is None:
-        budget = _budget(graph, settings)
-        return _select(graph, budget, measured, settings, context, **evidence)
-    counted = context.trace(context.with_classes(net, settings.classes))
-    budget = _budget(counted, settings)
-    plan = _select(counted, budget, measured, settings, context, **evidence)
+    counted = graph
+    if settings.classes is not None:
+        counted = context.trace(context.with_classes(net, settings.classes))
+    plan = planning.select(
+        counted,
+        _budget(counted, settings),
+        measured,
+        selection=policy,
+        constraints=_constraints(settings),
+        table=_table(settings),
+        seed=context.seed,
+    )
+    if counted is graph:
+        return plan
     # The predictors, the only groups of another width, stay whole.
     keep = {g.name: plan.keep[g.name] for g in graph.groups if not g.frozen}
     widths = {group.name: group.width for group in graph.groups}
     return replace(plan, keep=keep, made_by={**plan.made_by, "widths": widths})
 
 
-def _select(
-    graph: Graph,
-    budget: Budget,
-    measured: Importance,
-    settings: PruneSettings,
-    context: DryRunContext,
-    *,
-    within: Plan | None = None,
-    effects: Mapping | None = None,
-    sensitivity: planning.Sensitivity | None = None,
-) -> Plan:
-    return planning.select(
-        graph,
-        budget,
-        measured,
-        selection=settings.selection,
+def _constraints(settings: PruneSettings) -> Constraints:
+    return Constraints(
         multiple=settings.multiple,
         minimum=settings.minimum,
         maximum=settings.maximum,
         groups=settings.groups,
-        leave=settings.leave,
+        ignored=settings.leave,
         ends=settings.ends,
-        within=within,
-        table=_table(settings),
-        effects=effects,
-        sensitivity=sensitivity,
-        seed=context.seed,
     )
 
 
 def _budget(graph: Graph, settings: PruneSettings) -> Budget:
     """Turn shares of what the net costs into absolute limits."""
-    meter, limits = Meter(graph, _table(settings)), {}
-    full = meter.totals(meter.full[None])
+    model, limits = CostModel(graph, _table(settings)), {}
+    full = model.costs(model.full[None])
     for name, limit in settings.budget.items():
         if name.endswith(_RATIO):
             name = name[: -len(_RATIO)]

@@ -18,7 +18,7 @@ from gluon_compress.graph.annotations import mask_names
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.latency import LatencyTable
 from gluon_compress.plan import Budget, Plan
-from gluon_compress.plan.budget import meter_of
+from gluon_compress.plan.budget import cost_model_for
 from gluon_compress.prune.masks import set_mask
 from gluon_compress.prune.slimming import traced
 from gluon_compress.validation import Count, OneOf, Settings
@@ -210,10 +210,12 @@ def _between(
     budget: Budget, graph: Graph, left: float, table: LatencyTable | None
 ) -> Budget:
     """Return the budget of a round on the way from the full cost to the target."""
-    meter = meter_of(graph, budget, table)
-    full = meter.totals(meter.full[None])
+    model = cost_model_for(graph, budget, table)
+    full = model.costs(model.full[None])
     limits = budget.limits.items()
-    return Budget(**{n: v + (float(full[n][0]) - v) * left for n, v in limits})
+    return budget.with_limits(
+        {n: v + (float(full[n][0]) - v) * left for n, v in limits}
+    )
 
 
 def _soften(masks: Mapping, factor: float) -> None:

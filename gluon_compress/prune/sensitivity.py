@@ -15,7 +15,7 @@ from typing_extensions import Annotated
 from gluon_compress.graph import ChannelGroup, Graph
 from gluon_compress.plan import Sensitivity
 from gluon_compress.plan.constraints import matching
-from gluon_compress.plan.importance import best_first, scores
+from gluon_compress.plan.importance import best_first, importance_of
 from gluon_compress.prune.masks import mask
 from gluon_compress.prune.slimming import traced
 from gluon_compress.prune.taylor_importance import gates_of, keep_only
@@ -83,8 +83,7 @@ def sensitivity(
     Returns
     -------
     Sensitivity
-        For ``select(..., selection="sensitivity", sensitivity=...)`` with the same
-        criterion.
+        For ``select(..., selection=BySensitivity(...))`` with the same criterion.
 
     Raises
     ------
@@ -95,7 +94,7 @@ def sensitivity(
     """
     ratios = _checked(ratios)
     graph = traced(net, None, shape, graph)
-    worth, chosen = scores(graph, criterion, seed), matching(graph, groups)
+    worth, chosen = importance_of(graph, criterion, seed), matching(graph, groups)
     name = criterion if isinstance(criterion, str) else "given"
     mark = fingerprint(graph, [name, ratios], worth)
     found = _cached(cache, mark)

@@ -1,11 +1,11 @@
-"""What a compression did, for the eye: charts, drawn detections, tables, one page.
+"""Reports on a compression: charts, drawn detections, tables and an HTML page.
 
-Every figure comes in as a value; nothing is measured here.
+Nothing is measured here; every figure is passed in.
 """
 
 from gluon_compress.report.boxes import Boxes, draw
 from gluon_compress.report.charts import Point, pareto
-from gluon_compress.report.page import Page, Picture, cost_html, html
+from gluon_compress.report.page import Page, Picture, html
 from gluon_compress.report.pictures import Example, detections, save_image
 from gluon_compress.report.plan_charts import kept_chart, plan_chart, sensitivity_chart
 from gluon_compress.report.tables import (
@@ -23,7 +23,6 @@ __all__ = [
     "Page",
     "Picture",
     "Point",
-    "cost_html",
     "cost_table",
     "curves",
     "part_curves",

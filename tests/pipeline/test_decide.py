@@ -22,6 +22,7 @@ from gluon_compress import (
     slim,
     trace,
 )
+from gluon_compress.plan import Constraints
 from gluon_compress.recipe import load_recipe
 from gluon_compress.storage.atomic import read_json
 
@@ -205,8 +206,8 @@ def test_budget_of_more_classes_gives_one_structure_to_all(tmp_path):
     net = build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(32, 32, 32))
     plan.check(models.graph_of(net))
     twin = models.graph_of(models.with_classes(net, [str(i) for i in range(20)]))
-    how = {"groups": row["groups"], "multiple": 4}
-    there = select(twin, Budget(**row["budget"]), **how)
+    constraints = Constraints(groups=row["groups"], multiple=4)
+    there = select(twin, Budget(**row["budget"]), constraints=constraints)
     trunk = [name for name in plan.keep if name.startswith("mobilenet_")]
     assert [plan.keep[n] for n in trunk] == [there.keep[n] for n in trunk]
     assert 0.97 < count(twin, there).macs / 6e7 <= 1

@@ -25,7 +25,7 @@ from gluon_compress.distill import LOSSES
 from gluon_compress.model_folder import load_symbol
 from gluon_compress.models.ssd import VOC_CLASSES, raw_head
 from gluon_compress.pipeline.stages import compress, finetune
-from gluon_compress.plan import Plan
+from gluon_compress.plan import Constraints, Plan
 from gluon_compress.recipe import DetectionRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
@@ -350,8 +350,7 @@ def test_channels_are_judged_on_the_images_where_asked(place, tmp_path):
         Budget(macs=0.6 * macs(net)),
         "l1",
         selection="uniform",
-        multiple=1,
-        groups=["mobilenet_*"],
+        constraints=Constraints(multiple=1, groups=["mobilenet_*"]),
     )
     assert [len(k) for k in by_weight.keep.values()] == [
         len(k) for k in decision.keep.values()

@@ -27,6 +27,7 @@ from gluon_compress import (
     trace,
 )
 from gluon_compress.models.ssd import training
+from gluon_compress.plan import Constraints
 from gluon_compress.prune import SCHEDULES, Rounds, mask_in_rounds, plan_of, set_mask
 from gluon_compress.train import BEST, Progress, Schedule, fit, load_best
 from nets import NETS, batch, chain, difference, random_plan, ready
@@ -65,7 +66,8 @@ def target(net) -> Budget:
 
 
 def decide(graph, budget, within) -> Plan:
-    return select(graph, budget, "l1", multiple=1, ends=True, within=within)
+    constraints = Constraints(multiple=1, ends=True, within=within)
+    return select(graph, budget, "l1", constraints=constraints)
 
 
 def schedule(epochs: int, **more) -> Schedule:
@@ -215,7 +217,8 @@ def test_channels_under_a_soft_mask_train_and_come_back(tmp_path):
             for g in graph.groups
             if not g.frozen
         }
-        return select(graph, budget, worth, multiple=1, ends=True)
+        constraints = Constraints(multiple=1, ends=True)
+        return select(graph, budget, worth, constraints=constraints)
 
     _, seen = train(tmp_path, Rounds(count=3, soft=True), decide=spy)
     for group, kept in seen[0][0].items():
@@ -338,7 +341,8 @@ def by_taylor(folder, soft: bool, loss, options) -> gluon.HybridBlock:
     def how(graph, budget, within):
         data = islice(Batches().epoch(0), 2)
         worth = taylor(net, data, cross_entropy, prepare=as_masked, shape=SHAPE)
-        return select(graph, budget, worth, multiple=1, ends=True, within=within)
+        constraints = Constraints(multiple=1, ends=True, within=within)
+        return select(graph, budget, worth, constraints=constraints)
 
     callbacks = [callback_of(net, Rounds(count=3, soft=soft), how)]
     plan = {"callbacks": callbacks, "options": options}
@@ -394,7 +398,8 @@ def test_a_detector_is_masked_through_the_block_that_is_trained():
     full = count(models.graph_of(masked))
 
     def by_l1(graph, budget, within):
-        return select(graph, budget, "l1", multiple=8, ends=True, within=within)
+        constraints = Constraints(multiple=8, ends=True, within=within)
+        return select(graph, budget, "l1", constraints=constraints)
 
     budget = Budget.share(full, macs=0.5)
     shape = models.graph_of(net).inputs["data"]

@@ -11,7 +11,7 @@ from mxnet.gluon import nn
 
 from gluon_compress import mask, models, trace
 from gluon_compress.models.ssd import training
-from gluon_compress.plan.importance import scores
+from gluon_compress.plan.importance import importance_of
 from gluon_compress.prune import bn_l1_step
 from gluon_compress.train import fit
 from nets import (
@@ -172,7 +172,7 @@ def test_training_makes_scales_small(tmp_path):
         schedule = SHORT.replace(epochs=10, weight_decay=0.0)
         fit(net, Batches(3), step, schedule, tmp_path / name, options=QUIET)
         graph = trace(net, (1, 2, 4, 4))
-        sizes.append(scores(graph, "bn_scale")["conv0"].mean())
+        sizes.append(importance_of(graph, "bn_scale")["conv0"].mean())
     assert sizes[1] < 0.7 * sizes[0]
 
 

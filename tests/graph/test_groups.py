@@ -42,7 +42,7 @@ from nets import (
     with_input,
 )
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 
 # Group to width, or to (width, channels per index). A width below 0 is a frozen group.
 GROUPS = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, Plan, count, select, trace
-from gluon_compress.plan import delete, explain
+from gluon_compress.plan import Constraints, Greedy, delete, explain
 from gluon_compress.plan.constraints import FIRST
 from nets import (
     NETS,
@@ -85,7 +85,7 @@ def test_two_groups_share_what_they_save_together():
 
 def test_rows_say_what_was_not_pruned_and_why(graph):
     budget = Budget.share(count(graph), macs=0.6)
-    plan = select(graph, budget, leave=("conv3",))
+    plan = select(graph, budget, constraints=Constraints(ignored=("conv3",)))
     rows = {row["name"]: row for row in explain(graph, plan)}
     assert list(rows) == [group.name for group in graph.groups]
     assert rows["conv0"]["held"] == FIRST
@@ -104,7 +104,7 @@ def test_rows_say_what_was_not_pruned_and_why(graph):
 def test_what_an_earlier_row_pruned_is_not_said_to_be_held(graph):
     first = delete(graph, {"conv3": 0.5}, multiple=1, minimum=1)
     budget = Budget.share(count(graph), macs=0.6)
-    later = select(graph, budget, leave=("conv3",))
+    later = select(graph, budget, constraints=Constraints(ignored=("conv3",)))
     both = Plan({**later.keep, **first.keep}, made_by=later.made_by)
     rows = {row["name"]: row for row in explain(graph, both)}
     assert both.made_by["held"]["conv3"] == "left alone by 'conv3'"
@@ -160,7 +160,7 @@ def test_effects_that_were_followed_are_told(graph):
     free = [group.name for group in graph.groups if not group.frozen]
     found = {name: 0.5 + i for i, name in enumerate(free)}
     budget = Budget.share(count(graph), macs=0.5)
-    rows = explain(graph, select(graph, budget, effects=found))
+    rows = explain(graph, select(graph, budget, selection=Greedy(found)))
     assert {n: e for n, e in parts(rows, "effect").items() if e is not None} == found
     plain = explain(graph, select(graph, budget))
     assert set(parts(plain, "effect").values()) == {None}
