@@ -124,9 +124,7 @@ class Settings(BaseModel, metaclass=_OneLineErrors):
         if cls.model_config["extra"] == "forbid":
             for key in content:
                 if key not in cls.model_fields:
-                    allowed = listed(cls.model_fields)
-                    context = {"key": str(key), "allowed": allowed}
-                    raise PydanticCustomError(UNKNOWN_KEY, "no such key", context)
+                    raise unknown_key(key, cls.model_fields)
         return {key: _with_tuples(value) for key, value in content.items()}
 
     @field_validator("*", mode="wrap")
@@ -206,6 +204,12 @@ def not_allowed(value: Any, allowed: str, key: str = "") -> Exception:
     """
     context = {"key": key, "value": value, "allowed": allowed}
     return PydanticCustomError(NOT_ALLOWED, "not allowed", context)
+
+
+def unknown_key(key: Any, names: Iterable[str]) -> Exception:
+    """Return the error that a validator raises for a key that is not one of some."""
+    context = {"key": str(key), "allowed": listed(names)}
+    return PydanticCustomError(UNKNOWN_KEY, "no such key", context)
 
 
 def wrong(place: str, value: Any, allowed: str) -> ValueError:

@@ -54,17 +54,20 @@ def run(args) -> None:
 
 
 def _examples(nets, paths, threshold: float):
-    from gluon_compress import report, summary
+    from gluon_compress import report
     from gluon_compress.data.images import read_image
+    from gluon_compress.detector import Detector, GluonPredictor
 
+    detectors = [Detector(GluonPredictor(net)) for net in nets]
     for path in paths:
         try:
             image = read_image(path)
         except ValueError as error:
             print(f"skipped {error}")
             continue
-        found = (summary.detect(net, image, threshold) for net in nets)
-        yield report.Example(image, *found, name=path.name)
+        found = [detector.find(image, threshold) for detector in detectors]
+        boxes = [report.Boxes(corners, ids, scores) for ids, scores, corners in found]
+        yield report.Example(image, *boxes, name=path.name)
 
 
 def _cost(where: str, net) -> str:

@@ -52,8 +52,9 @@ def given(args: argparse.Namespace, *names: str) -> dict:
 
 def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
     """Run the stages of a recipe, print the table and where the report lies."""
-    from gluon_compress import pipeline, summary, train
+    from gluon_compress import pipeline, train
     from gluon_compress.recipe import DATA_FOLDER
+    from gluon_compress.report.run_report import table
 
     if args.data:
         os.environ[DATA_FOLDER] = args.data
@@ -64,6 +65,6 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
         recipe, args.out, resume=args.resume, options=options, facts=environment()
     )
     out, last = Path(args.out), list(results["stages"])[-1]
-    print(summary.table(results))
+    print(table(results))
     print(f"report: {out / 'report' / 'index.html'}")
     print(f"model:  {out / last / 'model'}")

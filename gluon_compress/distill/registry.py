@@ -65,7 +65,7 @@ class DistillationLoss:
     compute: Callable[[Pair, Any], Array]
     needs: tuple[str, ...] = ()
     on_maps: bool = False
-    Config: type = NoSettings
+    Config: type[Settings] = NoSettings
     kind: str | None = None
     check: Callable | None = None
 

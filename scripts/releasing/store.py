@@ -32,7 +32,9 @@ def trained(args, draft: Path) -> Any:
             break
     write_json(folder / "result.json", {**whole, "released": stored})
     split = getattr(recipe.data, "test", recipe.data.val)
-    metric = zoo.Metric(key, stored[kind], f"{_data(args, recipe)} {split}")
+    metric = zoo.Metric(
+        name=key, value=stored[kind], on=f"{_data(args, recipe)} {split}"
+    )
     return _entry(args, draft, recipe, figures, metric=metric, weights=weights)
 
 
