@@ -22,7 +22,7 @@ from gluon_compress.plan import Constraints
 from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.zoo import get, index, weights
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DETECTOR, THIN = "ssd_tiny_cats", "thin_cats"
 COUNTS = {"params": 1, "macs": 1, "bytes": 1}
 FACTS = {"licence": "MIT", "command": "scripts/train.py", "hours": 1.5, "data": "cats"}
