@@ -25,6 +25,7 @@ setup(
     package_dir={ZOO: "model_zoo"},
     package_data={ZOO: ["*.json", "**/*.json"]},
     python_requires=">=3.8,<3.12",
+    entry_points={"console_scripts": ["gluon-compress=gluon_compress.cli:main"]},
     install_requires=[
         "mxnet==1.9.1",
         "gluoncv==0.10.5.post0",

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+from typing import Mapping
 
+from gluon_compress.checks import part
 from gluon_compress.recipe.classifier import (
     KINDS,
     Classifier,
@@ -53,15 +55,21 @@ __all__ = [
 ]
 
 
-def load_recipe(path: str | os.PathLike) -> Recipe | ClassifierRecipe:
+def load_recipe(source: str | os.PathLike | Mapping) -> Recipe | ClassifierRecipe:
     """Read a recipe of either kind; its data tell which it is.
+
+    Parameters
+    ----------
+    source : path or mapping
+        A file, or a recipe's JSON.
 
     Raises
     ------
     ValueError
-        As the ``load`` of both.
+        As the ``load`` of both; for a mapping without a file's name.
     """
-    content = read_json(path)
-    data = content.get("data") if isinstance(content, dict) else None
-    images = isinstance(data, dict) and data.get("kind") in KINDS
-    return (ClassifierRecipe if images else Recipe).load(path)
+    content = source if isinstance(source, Mapping) else read_json(source)
+    data = content.get("data") if isinstance(content, Mapping) else None
+    images = isinstance(data, Mapping) and data.get("kind") in KINDS
+    kind = ClassifierRecipe if images else Recipe
+    return part(kind)(content, "") if content is source else kind.load(source)
