@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import importlib
 import resource
+import runpy
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
 import pytest
+
+from gluon_compress.cli import COMMANDS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -59,14 +62,20 @@ def script(monkeypatch):
 
 
 @pytest.fixture
-def call(script, capsys, monkeypatch):
-    """Return a function that runs a script: status, standard output, and error."""
+def call(capsys, monkeypatch):
+    """Return a function that runs a command: status, standard output, and error."""
 
     def run(name: str, *options) -> tuple[int, str, str]:
-        module = script(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py"])
         with pytest.raises(SystemExit) as end:
-            script("common").main(module.run, module.arguments(), map(str, options))
+            command_of(name).main([str(option) for option in options])
         return (end.value.code or 0, *capsys.readouterr())
 
     return run
+
+
+def command_of(name: str):
+    """Return the command of a script or subcommand, without running it."""
+    if not (_SCRIPTS / f"{name}.py").exists():
+        return COMMANDS[name]
+    return runpy.run_path(str(_SCRIPTS / f"{name}.py"))["COMMAND"]

@@ -1,12 +1,10 @@
+"""Commands on model folders and deployed folders."""
+
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -15,215 +13,11 @@ import numpy as np
 import pytest
 
 from gluon_compress import models
+from gluon_compress.cli.detect import DETECT
+from gluon_compress.cli.evaluate import precision_page
 from refusals import assert_refused
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-MODULES = sorted(SCRIPTS.glob("*.py"))
-NAMES = [p.stem for p in MODULES if p.read_text("utf-8").startswith("#!")]
 CLASSES = ("cat", "dog")
-
-
-# ---------------------------------------------------------------- how scripts end
-
-
-def ended(script, capsys, action) -> tuple[int, str, str]:
-    common = script("common")
-    with pytest.raises(SystemExit) as end:
-        common.main(action, common.parser("d"), [])
-    return (end.value.code or 0, *capsys.readouterr())
-
-
-def raiser(error: BaseException):
-    def run(_):
-        raise error
-
-    return run
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_scripts_alone_can_be_started(path):
-    text = path.read_text("utf-8")
-    started = '\nif __name__ == "__main__":\n' in text
-    assert text.startswith("#!/usr/bin/env python\n") == started
-    assert os.access(path, os.X_OK) == started
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "line"),
-    [
-        (ValueError("group 'a':\n  too small"), 2, "error: group 'a': too small\n"),
-        (
-            FileNotFoundError(2, "No such file", "x.txt"),
-            2,
-            "error: x.txt: No such file\n",
-        ),
-        (OSError("disk"), 2, "error: disk\n"),
-        (ArithmeticError("the loss became nan"), 1, "error: the loss became nan\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_error_is_one_line_and_a_status(script, capsys, error, status, line):
-    code, out, text = ended(script, capsys, raiser(error))
-    assert (code, out) == (status, "")
-    assert text.endswith(": " + line)
-    assert text.count("\n") == 1
-
-
-def test_success_says_nothing_of_its_own(script, capsys):
-    assert ended(script, capsys, lambda _: None) == (0, "", "")
-
-
-def test_own_mistakes_are_not_dressed_up_as_bad_input(script):
-    common = script("common")
-    with pytest.raises(KeyError):
-        common.main(raiser(KeyError("x")), common.parser("d"), [])
-
-
-def test_traceback_is_there_when_asked_for(script):
-    common = script("common")
-    with pytest.raises(ValueError, match="place"):
-        common.main(raiser(ValueError("place")), common.parser("d"), ["--traceback"])
-
-
-def test_ctrl_c_ends_a_process_with_130(tmp_path):
-    (tmp_path / "waits.py").write_text(
-        # A job in the background may have been told to ignore it.
-        "import signal, time\nfrom common import main, parser\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def run(_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
-        "main(run, parser('d'))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "waits.py")],
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
-        assert process.stderr.read() == "waits.py: interrupted\n"
-
-
-# ---------------------------------------------------------------- every script
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_help_says_what_a_script_is_for(name):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    first = (SCRIPTS / f"{name}.py").read_text().split('"""')[1].splitlines()[0]
-    assert " ".join(first.split()) in " ".join(done.stdout.split())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_unknown_option_is_named(name):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / f"{name}.py"), "--nonsense"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"{name}.py: error: ")
-
-
-# ---------------------------------------------------------------- what inputs mean
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("cpu", ("cpu0",)),
-        ("cpu(0,1)", ("cpu0", "cpu1")),
-        ("gpu", ("gpu0",)),
-        ("gpu(1)", ("gpu1",)),
-        ("gpu(0, 1,10)", ("gpu0", "gpu1", "gpu10")),
-    ],
-)
-def test_devices_have_names(script, text, names):
-    assert script("inputs").devices(text) == names
-
-
-@pytest.mark.parametrize(
-    "text", ["", "tpu", "gpu()", "gpu(0,0)", "gpu(-1)", "0", "cpu(0),gpu(0)"]
-)
-def test_unknown_device_is_refused(script, text):
-    with pytest.raises(Exception, match=re.escape(repr(text)) + "; allowed: cpu, gpu"):
-        script("inputs").devices(text)
-
-
-def test_gpu_that_is_not_there_is_named(script, monkeypatch):
-    monkeypatch.setattr(mx.context, "num_gpus", lambda: 1)
-    inputs = script("inputs")
-    assert inputs.contexts(("gpu0",)) == (mx.gpu(0),)
-    with pytest.raises(ValueError, match="gpu1: MXNet sees 1 GPUs"):
-        inputs.contexts(("gpu0", "gpu1"))
-
-
-def test_pictures_of_a_folder_are_its_images(script, tmp_path):
-    for name in ("b.PNG", "a.jpg", "notes.txt"):
-        (tmp_path / name).touch()
-    found = script("places").pictures([tmp_path], tmp_path / "out", (".jpg", ".png"))
-    names = [(image.name, target.name) for image, target in found.items()]
-    assert names == [("a.jpg", "a.jpg"), ("b.PNG", "b.PNG")]
-
-
-@pytest.mark.parametrize(
-    ("places", "out", "message"),
-    [
-        (["none.jpg"], "out", r"none\.jpg: there is no such file or folder"),
-        (["empty"], "out", r"empty: no image; allowed: \.jpg"),
-        (["notes.txt"], "out", r"notes\.txt: no image; allowed: \.jpg"),
-        (["a.jpg"], ".", r"a\.jpg: its picture would replace"),
-        (["a.jpg", "more"], "out", r"more/a\.jpg: its picture would replace"),
-    ],
-)
-def test_pictures_never_replace_anything(script, tmp_path, places, out, message):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "more").mkdir()
-    for name in ("a.jpg", "notes.txt", "more/a.jpg"):
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=message):
-        script("places").pictures(
-            [tmp_path / p for p in places], tmp_path / out, (".jpg",)
-        )
-
-
-@pytest.mark.parametrize(("given", "used"), [(None, "cores"), ("1", "1")])
-def test_all_cores_are_used_unless_told_otherwise(script, monkeypatch, given, used):
-    common = script("common")
-    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
-    if given is None:
-        monkeypatch.delenv("OMP_NUM_THREADS")
-    seen = []
-    with pytest.raises(SystemExit):
-        common.main(
-            lambda args: seen.append(os.environ["OMP_NUM_THREADS"]),
-            common.parser("a test"),
-            [],
-        )
-    assert seen == [str(common.cores()) if used == "cores" else used]
-
-
-def test_result_holds_figures_and_environment(script, tmp_path):
-    path = script("outputs").write_result(tmp_path / "new", {"mAP": 0.5})
-    content = json.loads(path.read_text())
-    assert content["mAP"] == 0.5
-    assert {"commit", "date", "hardware", "versions"} <= set(content)
-
-
-# ---------------------------------------------------------------- on a model
 
 
 @pytest.fixture(scope="module")
@@ -304,57 +98,6 @@ def test_detect_names_the_file_that_it_cannot_write(
     assert status == 2
     target = tmp_path / "out" / place
     assert error == f"detect.py: error: {target}: Is a directory\n"
-
-
-@pytest.mark.parametrize("name", ["detect", "evaluate", "export", "benchmark"])
-@pytest.mark.parametrize("below", ["", "one/two"])
-def test_file_in_place_of_the_results_is_named(script, capsys, tmp_path, name, below):
-    (tmp_path / "file").write_text("mine")
-    given = {"detect": ["m", "i"], "evaluate": ["m", "--data", "d"], "export": ["m"]}
-    options = [*given.get(name, []), "--out", str(tmp_path / "file" / below)]
-    with pytest.raises(SystemExit) as end:
-        script(name).arguments().parse_args(options)
-    assert end.value.code == 2
-    message = f"argument --out: '{tmp_path / 'file'}' is a file; allowed: a folder"
-    assert message in capsys.readouterr().err
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-WRITERS = {
-    "evaluate": ["m", "--data", "d"],
-    "evaluate_classifier": ["m", "--data", "d"],
-    "evaluate_runtimes": ["--net", "m", "e", "--data", "d"],
-    "benchmark": [],
-    "benchmark_mxnet": [],
-    "benchmark_distillation": [],
-    "benchmark_data": ["--data", "d"],
-    "measure_latency": ["full", "--table", "t"],
-    "plan": ["--recipe", "r"],
-}
-OF_A_RUN = '{"stages": {}, "latency": {}, "data": {}, "seed": 0}'
-OF_A_STAGE = '{"stage": "full", "mAP": 0.8, "classes": {}}'
-
-
-@pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("content", [OF_A_RUN, OF_A_STAGE, "[1]", "no JSON"])
-def test_result_of_something_else_is_not_replaced(call, tmp_path, name, content):
-    (tmp_path / "result.json").write_text(content)
-    refused = call(name, *WRITERS[name], "--out", tmp_path)
-    assert_refused(refused, f"{tmp_path}/result.json is the result of something else")
-    assert (tmp_path / "result.json").read_text() == content
-
-
-def test_result_of_the_script_itself_is_replaced(script, tmp_path):
-    (tmp_path / "result.json").write_text('{"stages": {}, "classes": 20, "date": ""}')
-    options = ["--recipe", "r", "--out", str(tmp_path)]
-    assert script("plan").arguments().parse_args(options).out == str(tmp_path)
-
-
-def test_plan_of_something_else_is_not_replaced(call, tmp_path):
-    (tmp_path / "plan.json").write_text("mine")
-    refused = call("plan", "--recipe", "r", "--out", tmp_path)
-    assert_refused(refused, "plan.json is not of this script; choose a new folder")
-    assert (tmp_path / "plan.json").read_text() == "mine"
 
 
 def test_detect_refuses_when_no_image_can_be_read(call, model, images, tmp_path):
@@ -552,16 +295,16 @@ def test_runtimes_are_held_against_gluon(call, model, deployed, images, tmp_path
         ("int8", -1.1, "no"),
     ],
 )
-def test_page_says_whether_a_runtime_is_near_enough(script, precision, points, met):
+def test_page_says_whether_a_runtime_is_near_enough(precision, points, met):
     first = {"runtime": "gluon", "precision": "float32", "mAP": 0.75}
     row = {"runtime": "r", "precision": precision, "mAP": 0.75 + points / 100}
     data = {"root": "bccd", "split": "test"}
     result = {"nets": {"edge": [first, row]}, "metric": "voc07", "data": data}
-    last = script("evaluate_runtimes").page_of(result).splitlines()[-1]
-    assert last.startswith(f"| r | {precision} |")
-    assert last.endswith(
-        f"| {points:+.2f} | {'0.1' if precision != 'int8' else '1.0'} | {met} |"
-    )
+    last = precision_page(result).splitlines()[-1]
+    cells = [cell.strip() for cell in last.strip("|").split("|")]
+    assert cells[:2] == ["r", precision]
+    most = "0.1" if precision != "int8" else "1.0"
+    assert cells[3:] == [f"{points:+.2f}", most, met]
 
 
 def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
@@ -598,7 +341,7 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
         (["--precision", "int8"], ["--precision int8: only with --runtime"]),
         (["--precision", "float32"], ["--precision float32: only with --runtime"]),
         (["--threads", "2"], ["--threads 2: only with --runtime"]),
-        ([], ["kind is 'ssd-deployed'; give --runtime mxnet, onnxruntime"]),
+        ([], ["kind is 'ssd-deployed'; give --runtime: mxnet, onnxruntime"]),
     ],
     ids=[
         "runtime",
@@ -660,10 +403,37 @@ def test_missing_model_is_named(call, images, tmp_path, name):
 
 
 @pytest.mark.parametrize("value", ["1.5", "-0.1", "nan", "half"])
-def test_detect_names_a_wrong_threshold(script, capsys, value):
+def test_detect_names_a_wrong_threshold(capsys, value):
     with pytest.raises(SystemExit) as end:
-        script("detect").arguments().parse_args(
-            ["m", "i", "--out", "o", f"--threshold={value}"]
-        )
+        DETECT.parser().parse_args(["m", "i", "--out", "o", f"--threshold={value}"])
     assert end.value.code == 2
     assert f"'{value}'; allowed: a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_evaluate_compares_with_a_deployed_folder(
+    call, model, deployed, images, tmp_path
+):
+    options = ("--deployed", deployed, "--data", images, "--out", tmp_path / "out")
+    assert call("evaluate", model, *options)[0] == 0
+    assert (tmp_path / "out" / "precision.md").exists()
+    refused = call("evaluate", model, "--deployed", deployed, "--data", images)
+    assert_refused(refused, "--deployed", "--out")
+
+
+def test_bench_times_a_model_and_every_runtime(call, model, deployed, tmp_path):
+    for folder, runtime in ((model, "gluon"), (deployed, "mxnet")):
+        out = tmp_path / runtime
+        assert call("bench", folder, "--seconds", "1", "--out", out)[0] == 0
+        (row,) = json.loads((out / "result.json").read_text())["rows"]
+        assert (row["runtime"], row["precision"]) == (runtime, "float32")
+        assert row["ms_quartiles"][0] <= row["ms"] <= row["ms_quartiles"][1]
+    refused = call("bench", model, "--runtimes", "mxnet")
+    assert_refused(refused, "--runtimes", "deployed")
+
+
+def test_models_lists_what_has_weights(call):
+    _, every, _ = call("models")
+    _, trained, _ = call("models", "--pretrained")
+    assert len(trained.splitlines()) < len(every.splitlines())
+    assert "not trained" in every
+    assert "not trained" not in trained
