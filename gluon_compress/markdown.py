@@ -6,6 +6,8 @@ from typing import Iterable, Sequence
 
 from tabulate import tabulate
 
+ALIGNED = 100  # characters of the longest line of a table with aligned columns
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence]) -> str:
     """Return a table, with a line break at its end.
@@ -15,10 +17,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence]) -> str:
     head : sequence of str
         The names of the columns.
     rows : iterable of sequences
-        Cells, shown as ``str`` writes them; a ``|`` in them is escaped.
+        Cells, shown as ``str`` writes them; a ``|`` in them is escaped. Columns are
+        aligned in the source where that keeps lines short.
     """
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    return f"{tabulate(cells, head, 'github', disable_numparse=True)}\n"
+    widths = [max(map(len, column)) for column in zip(head, *cells)]
+    aligned = sum(widths) + 3 * len(widths) < ALIGNED
+    text = tabulate(
+        cells,
+        head,
+        "github",
+        disable_numparse=True,
+        stralign="left" if aligned else None,
+    )
+    return f"{text}\n"
 
 
 def percent(value: float | None) -> str:

@@ -39,7 +39,7 @@ ARROWS = {
     # what holds it together
     "models": {"checks", "graph", "cost", "plan", "prune", "distill", "model_folder"},
     "deployment": {"graph", "model_folder", "models", "data", *BOTTOM},
-    "zoo": {"graph", "model_folder", "models", *BOTTOM},
+    "zoo": {"graph", "model_folder", "models", "provenance", *BOTTOM},
     "report": {"graph", "plan", "cost", "storage"},
     "markdown": set(),
     "cli": ANYTHING,

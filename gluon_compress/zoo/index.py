@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from gluon_compress import checks as c
 from gluon_compress.checks import key, section
+from gluon_compress.provenance import runs_of
 from gluon_compress.storage.atomic import read_json, write_json
 
 FORMAT = 1
@@ -205,9 +206,7 @@ def training_of(name: str) -> str | None:
 
 def _needed(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the recipes whose runs, ``runs/NAME/...``, one starts from, in order."""
-    parts = [recipe.get(part) or {} for part in ("model", "student", "distillation")]
-    starts = [p.get(k, "") for p in parts for k in ("trunk", "weights", "teacher")]
-    names = [PurePosixPath(start).parts[1] for start in starts if "runs/" in start]
+    names = [run.parts[1] for run in runs_of(recipe)]
     files = [folder() / name / "recipe.json" for name in dict.fromkeys(names)]
     made = [read_json(file) for file in files if file.is_file()]
     found = [one for before in made for one in (*_needed(before), before)]
