@@ -14,6 +14,8 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import Any, Mapping
 
+from gluon_compress.version import __version__
+
 # Of the checkout that this file is part of; no checkout where the package is installed.
 ROOT = Path(__file__).resolve().parents[1]
 DISTRIBUTION = "gluon_compress"
@@ -43,11 +45,8 @@ def environment() -> dict[str, Any]:
 
 
 def version() -> str:
-    """Return the version of this package, as its metadata states it."""
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:  # run from a folder of sources
-        return "0+unknown"
+    """Return the version of this package."""
+    return __version__
 
 
 def runs_of(recipe: Mapping[str, Any]) -> list[PurePosixPath]:

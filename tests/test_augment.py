@@ -11,14 +11,8 @@ from gluoncv.data.transforms.presets.ssd import (
     SSDDefaultValTransform,
 )
 
-from gluon_compress.data.ssd_transforms import (
-    FILL,
-    MEAN,
-    STD,
-    normalize,
-    ssd_train_sample,
-    ssd_val_sample,
-)
+from gluon_compress.data.normalization import MEAN, STD, normalize
+from gluon_compress.data.ssd_transforms import FILL, ssd_train_sample, ssd_val_sample
 
 SIZE = 60
 COUNT = 500

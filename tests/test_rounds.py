@@ -27,7 +27,7 @@ from gluon_compress import (
     trace,
 )
 from gluon_compress.models import head
-from gluon_compress.prune import CURVES, Rounds, mask_in_rounds, plan_of, set_mask
+from gluon_compress.prune import SCHEDULES, Rounds, mask_in_rounds, plan_of, set_mask
 from gluon_compress.recipe import Schedule
 from gluon_compress.train import BEST, Progress, fit, load_best
 from nets import NETS, batch, chain, difference, random_plan, ready
@@ -119,10 +119,10 @@ def test_curves_end_at_the_target():
         assert Rounds(4).left(number) == pytest.approx(left)
         linear = Rounds(4, curve="linear").left(number)
         assert linear == pytest.approx(1 - number / 4)
-    assert set(CURVES) == {"cubic", "linear"}
+    assert set(SCHEDULES) == {"cubic", "linear"}
 
 
-@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize("curve", SCHEDULES)
 def test_budgets_go_from_the_full_cost_to_the_target(tmp_path, curve):
     budgets = []
 

@@ -9,6 +9,7 @@ from gluon_compress.data.batches import Batches, EarlyBatches, SSDTargets
 from gluon_compress.data.classes import ClassTargets, Mixup
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
+from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.data.recordio import RecordBatches, Records, sample
 from gluon_compress.data.sets import (
     Detections,
@@ -19,7 +20,6 @@ from gluon_compress.data.sets import (
 )
 from gluon_compress.data.ssd_transforms import (
     RESIZE,
-    normalize,
     ssd_train_sample,
     ssd_val_sample,
 )
@@ -27,6 +27,7 @@ from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc_xml import class_names
 
 __all__ = [
+    "MEAN",
     "RESIZE",
     "Batches",
     "ClassTargets",
@@ -36,6 +37,7 @@ __all__ = [
     "Mixup",
     "RecordBatches",
     "Records",
+    "STD",
     "SSDTargets",
     "VOCLayout",
     "class_names",

@@ -13,7 +13,8 @@ from typing import Callable, Iterator, Sequence
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.data.ssd_transforms import normalize
+from gluon_compress.boxes import STDS, corner_from_center, encode_deltas, iou
+from gluon_compress.data.normalization import normalize
 
 LAST = ("keep", "discard", "fill")
 
@@ -189,13 +190,12 @@ class SSDTargets:
         anchors: mx.nd.NDArray,
         *,
         iou: float = 0.5,
-        stds: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
+        stds: Sequence[float] = STDS,
     ) -> None:
-        self.iou, self.stds = np.float32(iou), np.array(stds, np.float32)
+        self.iou, self.stds = np.float32(iou), tuple(stds)
         center = anchors.asnumpy().reshape(-1, 4).astype(np.float32)
-        half = center[:, 2:] * np.float32(0.5)
-        # One row a coordinate: overlaps are rows of all anchors.
-        self._corner = np.hstack([center[:, :2] - half, center[:, :2] + half]).T.copy()
+        # Column-major, for ``boxes.iou``.
+        self.corner_anchors = np.asfortranarray(corner_from_center(center))
 
     def __call__(self, labels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return the targets of a batch.
@@ -211,37 +211,19 @@ class SSDTargets:
             Class targets ``(B, A)``, 0 for the background, and box targets
             ``(B, A, 4)``, 0 for the background; float32.
         """
-        count = self._corner.shape[1]
+        count = len(self.corner_anchors)
         classes = np.zeros((len(labels), count), np.float32)
         deltas = np.zeros((len(labels), count, 4), np.float32)
         for label, row, boxes in zip(labels, classes, deltas):
             if len(label):
                 label = np.asarray(label, np.float32)
-                matches = match(self._overlaps(label[:, :4]), self.iou)
+                matches = match(iou(label[:, :4], self.corner_anchors), self.iou)
                 at = np.flatnonzero(matches >= 0)
                 row[at] = label[matches[at], 4] + 1
-                boxes[at] = self._encode(at, label[matches[at], :4])
+                boxes[at] = encode_deltas(
+                    label[matches[at], :4], self.corner_anchors[at], self.stds
+                )
         return classes, deltas
-
-    def _overlaps(self, boxes: np.ndarray) -> np.ndarray:
-        """Return the intersection over union of boxes and anchors, ``(M, A)``."""
-        left, top, right, bottom = self._corner
-        x0, y0, x1, y1 = boxes.T[:, :, None]
-        common = np.minimum(right, x1) - np.maximum(left, x0)
-        height = np.minimum(bottom, y1) - np.maximum(top, y0)
-        np.maximum(common, 0, out=common)
-        common *= np.maximum(height, 0, out=height)
-        areas = (right - left) * (bottom - top) + (x1 - x0) * (y1 - y0)
-        areas -= common
-        return np.divide(common, areas, out=common)
-
-    def _encode(self, at: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """Return the box deltas from anchors to objects (Liu et al. 2016, 2.2)."""
-        anchors = self._corner[:, at].T
-        size, own = boxes[:, 2:] - boxes[:, :2], anchors[:, 2:] - anchors[:, :2]
-        half = np.float32(0.5)
-        shift = boxes[:, :2] + size * half - (anchors[:, :2] + own * half)
-        return np.hstack([shift / own, np.log(size / own)]) / self.stds
 
 
 def match(overlaps: np.ndarray, iou: float) -> np.ndarray:

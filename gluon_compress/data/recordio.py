@@ -19,7 +19,7 @@ from mxnet import recordio
 
 from gluon_compress.data.batches import Sample, drawn, padded
 from gluon_compress.data.imagenet_transforms import ASPECTS, CENTRE
-from gluon_compress.data.ssd_transforms import MEAN, STD
+from gluon_compress.data.normalization import MEAN, STD
 
 _SEEDS = 2**31 - 1
 

@@ -8,13 +8,12 @@ are resized; colours change last, at the size of the net's input.
 
 from __future__ import annotations
 
-from typing import Sequence
-
 import cv2
 import numpy as np
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from gluon_compress.boxes import iou
+from gluon_compress.data.normalization import MEAN
+
 # How an image is resized to the net's input, by GluonCV's rule: the names of OpenCV's
 # interpolations where it is larger both ways, smaller both ways, or neither.
 RESIZE = {"larger": "area", "smaller": "cubic", "otherwise": "linear"}
@@ -117,36 +116,6 @@ def ssd_val_sample(
     return view, boxes.astype(np.float32)
 
 
-def normalize(
-    images: Sequence[np.ndarray],
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-) -> np.ndarray:
-    """Return images as the nets take them: channels first, minus mean, over std.
-
-    Parameters
-    ----------
-    images : numpy.ndarray, or sequence of its parts
-        ``(B, H, W, 3)``, uint8, RGB.
-    mean, std : sequence of float
-        Of each channel, for values in 0..1. Default: those of ImageNet.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(B, 3, H, W)``, float32.
-    """
-    height, width, _ = images[0].shape
-    out = np.empty((len(images), 3, height, width), np.float32)
-    scale = 1 / (255 * np.array(std, np.float32))
-    shift = np.array(mean, np.float32) / np.array(std, np.float32)
-    for image, planes in zip(images, out):
-        for channel, plane in enumerate(planes):
-            np.multiply(image[..., channel], scale[channel], out=plane)
-            plane -= shift[channel]
-    return out
-
-
 def _fitting(width: int, height: int, size: int) -> int:
     """Return the interpolation that ``RESIZE`` names for an image of such sides."""
     smaller, larger = max(width, height) < size, min(width, height) > size
@@ -176,7 +145,8 @@ def _random_crop(boxes: np.ndarray, canvas: np.ndarray, rng) -> tuple:
     trials = _draw_crops(canvas, len(MIN_OVERLAPS) * TRIALS, rng)
     if len(boxes) == 0:
         return boxes, trials[0]
-    least = _overlaps(trials, boxes).min(axis=1).reshape(-1, TRIALS)
+    overlaps = iou(trials.astype(np.float32), boxes[:, :4].astype(np.float32))
+    least = overlaps.min(axis=1).reshape(-1, TRIALS)
     enough = least >= np.array(MIN_OVERLAPS)[:, None]
     first = enough.argmax(axis=1) + TRIALS * np.arange(len(MIN_OVERLAPS))
     whole = np.array([0, 0, *canvas])
@@ -197,17 +167,6 @@ def _draw_crops(canvas: np.ndarray, count: int, rng) -> np.ndarray:
     sizes = np.maximum((canvas * shape).astype(int), 1)
     corners = rng.integers(0, np.maximum(canvas - sizes, 1))
     return np.hstack([corners, corners + sizes])
-
-
-def _overlaps(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of each crop with each box."""
-    boxes = boxes[:, :4].astype(np.float32)
-    crops = crops.astype(np.float32)
-    low = np.maximum(crops[:, None, :2], boxes[:, :2])
-    high = np.minimum(crops[:, None, 2:], boxes[:, 2:])
-    common = np.maximum(high - low, 0).prod(axis=2)
-    areas = [(c[:, 2:] - c[:, :2]).prod(axis=1) for c in (crops, boxes)]
-    return common / (areas[0][:, None] + areas[1] - common)
 
 
 def _inside(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:

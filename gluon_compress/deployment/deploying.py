@@ -23,12 +23,12 @@ from gluon_compress.deployment.postprocess import Decoding
 from gluon_compress.deployment.reference import Right
 from gluon_compress.deployment.runtimes import RUNTIMES
 from gluon_compress.graph import pair_of
-from gluon_compress.graph.context import PRODUCERS
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.model_folder import check_name, save_pair, versions
 from gluon_compress.models.lean import LEAST_SCORE
 from gluon_compress.models.ssd import anchors_of, image_size
-from gluon_compress.storage.artifacts import MANIFEST, drafted, sums_of
+from gluon_compress.storage.artifacts import MANIFEST, atomic_directory, checksums
 from gluon_compress.storage.atomic import write_json
 
 CONVERTERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # what made files
@@ -90,7 +90,7 @@ def deploy(
     calibrating = np.zeros((0, *shape[1:]), np.float32) if images is None else shown
     graph = Graph(name, *head_graph(net), shape, calibrating, calibration)
     right = Right(*pair_of(net), shown[:CHECKED])
-    with drafted(folder, KIND) as draft:
+    with atomic_directory(folder, KIND) as draft:
         made = {}
         for one in formats:
             made[one] = _write(FORMATS[one], graph, draft)
@@ -100,7 +100,7 @@ def deploy(
             made["mxnet"].update(_whole(net, draft, name, right))
         np.save(draft / ANCHORS, anchors_of(net).asnumpy()[0])
         manifest = _manifest(net, graph, right.outputs.shape, made)
-        manifest.update(nms=limits, files=sums_of(draft))
+        manifest.update(nms=limits, files=checksums(draft))
         checked(manifest)
         write_json(draft / MANIFEST, manifest)
     return manifest
@@ -150,7 +150,7 @@ def _first_departure(how: Format, graph: Graph, image: np.ndarray) -> str:
     layers as outputs of one graph, runtimes would not join them as they do.)
     """
     nodes, _ = take_apart(graph.symbol)
-    names = [node["name"] for node in nodes if node["op"] in PRODUCERS]
+    names = [n["name"] for n in nodes if operator_of(n["op"]).weight_input is not None]
     inside = graph.symbol.get_internals()
 
     def departs(name: str) -> bool:

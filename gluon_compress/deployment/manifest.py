@@ -24,7 +24,7 @@ from gluon_compress.data import RESIZE
 from gluon_compress.deployment.formats import BATCH, FORMATS
 from gluon_compress.deployment.int8 import CALIBRATIONS
 from gluon_compress.models.manifest import POSITIVE, Anchors, Decode, stated_classes
-from gluon_compress.storage.artifacts import MANIFEST, sums, verified
+from gluon_compress.storage.artifacts import MANIFEST, valid_checksums, verified
 
 KIND = "ssd-deployed"
 ANCHORS = "anchors.npy"
@@ -98,7 +98,7 @@ class Deployed:
     decode: Decode = key(part(Decode))
     nms: Nms = key(part(Nms))
     formats: dict = key(map_of(part(Written), *FORMATS))
-    files: dict = key(sums)
+    files: dict = key(valid_checksums)
 
     def disagreement(self) -> tuple | None:
         """Name what fits neither the anchors, nor the classes, nor the files."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, iou
 from gluon_compress.distill.adapters import strides
 
 
@@ -39,7 +40,7 @@ class Anchors:
 
     center_boxes: np.ndarray
     maps: tuple[tuple[int, int, int], ...]
-    stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    stds: tuple[float, ...] = STDS
     taps: tuple[int, ...] | None = None
     stride: int = 1
 
@@ -76,13 +77,13 @@ def near_objects(
     list of numpy.ndarray
         Ones and zeros, float32, ``(B, H, W)`` each.
     """
-    corners = _corner(anchors.center_boxes)
+    corners = corner_from_center(anchors.center_boxes)
     fits = np.zeros(classes.shape, bool)
     for row, label, delta in zip(fits, classes, deltas):
         at = np.flatnonzero(label > 0)
         if len(at):
-            boxes = _decoded(delta[at], anchors.center_boxes[at], anchors.stds)
-            overlaps = _overlaps(_distinct(_corner(boxes)), corners)
+            boxes = decode_deltas(delta[at], anchors.center_boxes[at], anchors.stds)
+            overlaps = iou(_distinct(corner_from_center(boxes)), corners)
             best = overlaps.max(axis=1, keepdims=True)
             row[:] = (overlaps >= share * best).any(axis=0)
     cells = _cells(fits, anchors.maps)
@@ -109,31 +110,7 @@ def _cells(fits: np.ndarray, maps: tuple) -> list[np.ndarray]:
     ]
 
 
-def _decoded(deltas: np.ndarray, center_boxes: np.ndarray, stds: tuple) -> np.ndarray:
-    """Return the center boxes that anchors and their deltas stand for."""
-    moved, size = deltas * np.float32(stds), center_boxes[:, 2:]
-    return np.hstack(
-        [center_boxes[:, :2] + moved[:, :2] * size, np.exp(moved[:, 2:]) * size]
-    )
-
-
-def _corner(center_boxes: np.ndarray) -> np.ndarray:
-    half = center_boxes[:, 2:] / 2
-    return np.hstack([center_boxes[:, :2] - half, center_boxes[:, :2] + half])
-
-
 def _distinct(corner_boxes: np.ndarray) -> np.ndarray:
     """Drop boxes that are equal to a tenth of a pixel: positives of one object."""
     _, first = np.unique(corner_boxes.round(1), axis=0, return_index=True)
     return corner_boxes[first]
-
-
-def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of corner boxes, ``(M, A)``."""
-    x0, y0, x1, y1 = boxes.T[:, :, None]
-    left, top, right, bottom = others.T
-    width = np.minimum(right, x1) - np.maximum(left, x0)
-    height = np.minimum(bottom, y1) - np.maximum(top, y0)
-    common = np.maximum(width, 0) * np.maximum(height, 0)
-    areas = (right - left) * (bottom - top) + (x1 - x0) * (y1 - y0)
-    return common / (areas - common)

@@ -18,11 +18,11 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress.checks import class_names
 from gluon_compress.cost import count
-from gluon_compress.graph import Graph, trace
+from gluon_compress.data import MEAN, STD
+from gluon_compress.graph import Graph, register_adapter, trace
 from gluon_compress.model_folder import (
     MANIFEST,
     export,
-    kind_checked,
     load_symbol,
     read_manifest,
 )
@@ -31,10 +31,12 @@ from gluon_compress.models.classifier import KIND
 from gluon_compress.models.manifest import stated_config
 from gluon_compress.models.mobilenet import mobilenet_trunk
 from gluon_compress.models.resnet import resnet_trunk
-from gluon_compress.models.ssd import MEAN, STD, VOC_CLASSES, SSDConfig, image_size
+from gluon_compress.models.ssd import VOC_CLASSES, SSDConfig, image_size
 from gluon_compress.models.trunk import classifier_trunk
 from gluon_compress.plan import delete
 from gluon_compress.prune import slim
+
+register_adapter(SSD, head.ADAPTER)
 
 ANCHORS = ("size", "sizes", "ratios", "steps", "lite")  # what a manifest says of them
 
@@ -150,7 +152,7 @@ def load_trunk(folder: str | os.PathLike) -> tuple[HybridBlock, list[mx.sym.Symb
         If the folder holds the export of a detector, or a file of it is broken.
     """
     if "kind" in read_manifest(folder):  # those of ``export`` need not have one
-        kind_checked(folder, KIND)
+        read_manifest(folder, KIND)
     return classifier_trunk(*load_symbol(folder))
 
 
@@ -197,7 +199,7 @@ def load(folder: str | os.PathLike) -> SSD:
     ValueError
         If the folder holds no detector's export, or a file of it is broken.
     """
-    manifest = kind_checked(folder, "ssd")
+    manifest = read_manifest(folder, "ssd")
     head_and_values = load_symbol(folder)
     try:
         return from_manifest(manifest, *head_and_values)

@@ -17,12 +17,12 @@ from mxnet import autograd
 from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
 from gluon_compress.checks import class_names
+from gluon_compress.data import MEAN, STD
 from gluon_compress.distill import soft_target_loss
 from gluon_compress.graph import block_of, pair_of, symbol_of
 from gluon_compress.graph.symbols import put_together, take_apart
-from gluon_compress.model_folder import export, kind_checked, load_symbol
+from gluon_compress.model_folder import export, load_symbol, read_manifest
 from gluon_compress.models.initialize import completed, start_values
-from gluon_compress.models.ssd import MEAN, STD
 
 KIND = "classifier"
 
@@ -69,6 +69,12 @@ def build_classifier(
         raise ValueError(f"{name} at {size} pixels: {gist}") from None
     if shapes != [(1, len(classes))]:
         raise ValueError(f"{name} gives {shapes}; allowed: one score for each class")
+    return _for_images(net, size)
+
+
+def _for_images(net: HybridBlock, size: int) -> Any:
+    """Let a net state the shape of its input."""
+    net.input_shape = (1, 3, size, size)
     return net
 
 
@@ -145,8 +151,9 @@ def load_classifier(folder: str | os.PathLike) -> tuple[SymbolBlock, dict]:
     ValueError
         If the folder holds no classifier's export, or a file of it is broken.
     """
-    manifest = kind_checked(folder, KIND)
-    return block_of(*load_symbol(folder)), manifest
+    manifest = read_manifest(folder, KIND)
+    net = block_of(*load_symbol(folder))
+    return _for_images(net, manifest["size"]), manifest
 
 
 def with_classes(
@@ -180,7 +187,7 @@ def with_classes(
         variable["attrs"] = {}
     symbol, names = put_together(nodes, heads), {node["name"] for node in new}
     kept = {name: value for name, value in params.items() if name not in names}
-    return block_of(symbol, completed(symbol, kept, size, seed=seed))
+    return _for_images(block_of(symbol, completed(symbol, kept, size, seed=seed)), size)
 
 
 def feature_parameters(symbol: mx.sym.Symbol) -> set[str]:

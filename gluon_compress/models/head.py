@@ -20,7 +20,7 @@ from mxnet.gluon import SymbolBlock
 
 from gluon_compress.checks import class_names
 from gluon_compress.distill import Anchors, adapt, strides, thin
-from gluon_compress.graph import FORMS, Form, pair_of
+from gluon_compress.graph import NetAdapter, pair_of
 from gluon_compress.graph.context import attribute
 from gluon_compress.models.initialize import start_values
 from gluon_compress.models.ssd import (
@@ -353,8 +353,14 @@ def supervised(base_loss: Callable) -> Callable:
     return step
 
 
+def _input_shape(net: SSD) -> tuple[int, int, int, int]:
+    size = image_size(net)
+    return (1, 3, size, size)
+
+
 # What tracing and slimming need to know about this kind of net.
-FORMS[SSD] = Form(
+ADAPTER = NetAdapter(
     raw_head,
     lambda net, symbol, params: from_head(symbol, params, config_of(net)),
+    _input_shape,
 )

@@ -12,10 +12,8 @@ from gluoncv.model_zoo.ssd import SSD
 from gluoncv.model_zoo.ssd.anchor import LiteAnchorGenerator, SSDAnchorGenerator
 from mxnet.gluon import HybridBlock, SymbolBlock
 
+from gluon_compress.boxes import STDS
 from gluon_compress.models.lean import LeanSSD
-
-# Of the images that GluonCV's nets are trained on, for RGB in 0..1.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 LEAST, MOST = 32, 4096  # pixels; sizes outside are not looked at
 ROOM, SMALL_ROOM = 64, 16  # cells a side that GluonCV's first, and least, anchors have
@@ -75,7 +73,7 @@ class SSDConfig:
     ratios: tuple[tuple[float, ...], ...] = (THIN, WIDE, WIDE, WIDE, THIN, THIN)
     steps: tuple[float, ...] = (8, 16, 32, 64, 100, 300)
     extras: tuple[int, ...] = (512, 256, 256)
-    stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    stds: tuple[float, ...] = STDS
     nms_thresh: float = 0.45
     nms_topk: int = 400
     post_nms: int = 100

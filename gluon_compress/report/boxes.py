@@ -13,6 +13,8 @@ import numpy as np
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
+from gluon_compress.boxes import intersects
+
 # Dark enough for white text; neighbours differ in lightness too, for those who do
 # not see all colours (after Okabe and Ito 2008).
 PALETTE = (
@@ -256,10 +258,6 @@ def _free_place(pen, box: np.ndarray, text: str, text_font, taken: list):
         place = (int(x), int(y), int(x + wide), int(y + high))
         if x < 0 or y < 0 or place[3] >= rows:
             continue
-        if not any(_overlap(place, other) for other in taken):
+        if not any(intersects(place, other, touching=True) for other in taken):
             return place
     return None
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
-    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from gluon_compress.boxes import contains, intersects
 from gluon_compress.storage.atomic import write_atomically
 
 DPI = 130
@@ -132,7 +133,7 @@ def name_points(axes, points: Sequence[Point], legend) -> list[tuple]:
             label.update_positions(renderer)
             # Of the text alone: the annotation's own extent holds its line too.
             box = Text.get_window_extent(label, renderer).extents
-            if _inside(box, frame) and not any(_cover(box, t) for t in taken):
+            if contains(frame, box) and not any(intersects(box, t) for t in taken):
                 break
         taken.append(tuple(box))
     return taken[-len(points) :]
@@ -166,15 +167,6 @@ _AROUND = tuple(
         (-7, -10, "right"),
     )
 )
-
-
-def _cover(a: Sequence[float], b: Sequence[float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _inside(box: Sequence[float], frame: Sequence[float]) -> bool:
-    low = box[0] >= frame[0] and box[1] >= frame[1]
-    return low and box[2] <= frame[2] and box[3] <= frame[3]
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
