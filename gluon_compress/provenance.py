@@ -14,12 +14,9 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import Any, Mapping
 
-from gluon_compress.version import __version__
-
 # Of the checkout that this file is part of; no checkout where the package is installed.
 ROOT = Path(__file__).resolve().parents[1]
-DISTRIBUTION = "gluon_compress"
-PACKAGES = (DISTRIBUTION, "mxnet", "gluoncv", "numpy", "opencv-python")
+PACKAGES = ("gluon_compress", "mxnet", "gluoncv", "numpy", "opencv-python")
 OPTIONAL_PACKAGES = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")
 
 
@@ -42,11 +39,6 @@ def environment() -> dict[str, Any]:
         "hardware": {"cpu": cpu_name(), "cores": cores(), "threads": threads()},
         "versions": {"python": platform.python_version(), **_package_versions()},
     }
-
-
-def version() -> str:
-    """Return the version of this package."""
-    return __version__
 
 
 def runs_of(recipe: Mapping[str, Any]) -> list[PurePosixPath]:

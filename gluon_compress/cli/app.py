@@ -8,7 +8,8 @@ import sys
 from dataclasses import dataclass
 from typing import Callable, Mapping, NoReturn, Sequence
 
-from gluon_compress.provenance import cores, version
+from gluon_compress.provenance import cores
+from gluon_compress.version import __version__
 
 BAD_INPUT, DIVERGED, INTERRUPTED = 2, 1, 130  # exit statuses
 
@@ -76,7 +77,7 @@ def dispatch(
         description="Compress detectors and classifiers of Gluon, and deploy them.",
         epilog="gluon-compress COMMAND --help shows the options of a command.",
     )
-    parser.add_argument("--version", action="version", version=version())
+    parser.add_argument("--version", action="version", version=__version__)
     rows = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for name, command in commands.items():
         row = rows.add_parser(

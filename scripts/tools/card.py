@@ -189,7 +189,7 @@ def _limits(entry: Any) -> str:
     page = re.search(r"--out runs/(\w+) ", entry.command)
     if page and (ROOT / "docs" / f"{page[1]}.md").exists():
         text += (
-            f". [{page[1]}.md](../../docs/{page[1]}.md) compares it with other nets, some "
-            "of them trained for longer"
+            f". [{page[1]}.md](../../docs/{page[1]}.md) compares it with other nets, "
+            "some of them trained for longer"
         )
     return f"{text}."
