@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import resource
 import runpy
 import sys
@@ -43,22 +42,6 @@ def full_disk():
 
 
 _SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Return a function that imports a file of the scripts folder."""
-    monkeypatch.syspath_prepend(str(_SCRIPTS))
-    earlier = set(sys.modules)
-
-    def load(name: str):
-        return importlib.import_module(name)
-
-    yield load
-    for name in set(sys.modules) - earlier:  # names as plain as "export" must not stay
-        place = _SCRIPTS / name.replace(".", "/")
-        if place.with_suffix(".py").exists() or place.is_dir():
-            del sys.modules[name]
 
 
 @pytest.fixture

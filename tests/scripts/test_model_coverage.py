@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import model_coverage, model_coverage_page
 from gluon_compress.storage.atomic import read_json
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 MODEL = {
     "kind": "classifier",
@@ -41,15 +42,15 @@ FOUND = {
 
 
 @pytest.fixture
-def page(script) -> str:
-    return script("supported.page").page(FOUND)
+def page() -> str:
+    return model_coverage_page.page(FOUND)
 
 
 def rows(page: str, title: str) -> list[list[str]]:
     """Return the cells of the table below a title, without its head."""
     section = page.split(f"## {title}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [line.strip("| ").split(" | ") for line in lines[2:]]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def test_totals_count_what_was_traced_halved_and_equal(page):
@@ -92,7 +93,7 @@ def test_other_page_is_refused(call, tmp_path):
     assert "supported_models.md: is not what supported_models.json gives" in error
 
 
-def test_page_is_made_from_what_is_stored(call, tmp_path, script):
+def test_page_is_made_from_what_is_stored(call, tmp_path):
     stored = tmp_path / "supported_models.json"
     stored.write_text(json.dumps(FOUND), encoding="utf-8")
     options = ("--out", tmp_path, "--models", "resnet18_v1b")
@@ -113,8 +114,8 @@ def test_page_in_docs_is_made_from_the_results_beside_it(call):
     assert call("supported_models", "--check")[0] == 0
 
 
-def test_kinds_of_models(script):
-    kind_of = script("supported.zoo").kind_of
+def test_kinds_of_models():
+    kind_of = model_coverage.kind_of
     kinds = {
         "resnet50_v1d": "classifier",
         "cifar_resnet20_v1": "classifier",
@@ -130,32 +131,32 @@ def test_kinds_of_models(script):
     assert {name: kind_of(name) for name in kinds} == kinds
 
 
-def test_usual_sizes(script):
-    shape_of = script("supported.zoo").shape_of
+def test_usual_sizes():
+    shape_of = model_coverage.shape_of
     sizes = {"resnet18_v1": 224, "inceptionv3": 299, "nasnet_4_1056": 331}
     sizes.update(ssd_300_vgg16_atrous_coco=300, yolo3_darknet53_coco=416)
     assert {name: shape_of(name)[2] for name in sizes} == sizes
 
 
-def test_error_of_a_model_is_kept_in_one_line(script):
+def test_error_of_a_model_is_kept_in_one_line():
     def measure(name):
         raise ValueError(f"{name}\n  is wrong")
 
-    found = script("supported.measure").alone(measure, "it")
+    found = model_coverage.in_fork(measure, "it")
     assert found == {"failed": "ValueError: it is wrong"}
 
 
-def test_model_that_ends_the_process_is_told(script):
-    found = script("supported.measure").alone(lambda name: os._exit(9), "it")
+def test_model_that_ends_the_process_is_told():
+    found = model_coverage.in_fork(lambda name: os._exit(9), "it")
     assert re.match("the process ended without a word", found["failed"])
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Cannot decide type:UserWarning")  # by GluonCV
 @pytest.mark.parametrize("name", ["cifar_resnet20_v1", "ssd_300_mobilenet0.25_coco"])
-def test_models_are_measured(name, script):
+def test_models_are_measured(name):
     # Without a process of its own, so that coverage and debuggers see it.
-    found = script("supported.measure").measured(name)
+    found = model_coverage.measure(name)
     assert set(found) == set(MODEL) - {"kind"}
     assert found["macs_left"] <= found["macs"] / 2
     assert found["prunable_params"] > 0.99 * found["params"]

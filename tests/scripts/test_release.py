@@ -18,8 +18,9 @@ from gluon_compress.zoo import index
 from images import NAMES, few_toys, write_folder
 from test_classifier import TRAIN
 from test_pipeline import RECIPE
+from tools.card import training
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LICENCE = ("--licence", "MIT")
 
 
@@ -127,7 +128,7 @@ def test_card_has_the_figures(call, classified, own):
         assert words in card
 
 
-def test_float32_is_kept_where_float16_costs_too_much(call, classified, own, script):
+def test_float32_is_kept_where_float16_costs_too_much(call, classified, own):
     worse = iter([0.0, None])
     honest = pipeline.judge
 
@@ -157,61 +158,61 @@ def test_failure_changes_nothing(call, classified, own, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "model", "told"),
+    ("kind", "model", "start"),
     [
-        ("ssd", {"trunk": "runs/t/full/model"}, "Its trunk, `runs/t/full/model`, is"),
-        ("ssd", {}, "It starts from random values."),
+        ("ssd", {"trunk": "runs/t/full/model"}, "`runs/t/full/model`"),
+        ("ssd", {}, "starts from random values"),
         ("classifier", {}, "[recipe.json](recipe.json).\n"),
     ],
 )
-def test_card_says_what_an_untrained_model_starts_from(
-    script, tmp_path, kind, model, told
-):
+def test_card_says_what_an_untrained_model_starts_from(tmp_path, kind, model, start):
     (tmp_path / "recipe.json").write_text(json.dumps({"model": model}))
     entry = SimpleNamespace(kind=kind, weights=None, command="scripts/a.py", hours=2)
-    text = script("releasing.training").training(entry, tmp_path) + "\n"
-    assert told in text
-    assert text.count("starts from") + text.count("trunk, ") == (kind == "ssd")
+    assert start in training(entry, tmp_path) + "\n"
 
 
-def test_card_says_what_a_run_needs_before_it(script, tmp_path):
-    folders = [tmp_path / name for name in ("set/mine", "set/start", "set/teacher")]
-    pets, zoo = (
-        {"hours": 1, "data": {"root": f"../data/{name}"}} for name in ("pets", "zoo")
-    )
-    named = {"model": "runs/set/start/full", "teacher": "runs/set/teacher/full", **pets}
-    taught = {"hours": 2, "start": "runs/set/start/full", **pets}
-    for folder, recipe in zip(folders, (pets, {**zoo, "hours": 0.4}, taught)):
-        folder.mkdir(parents=True)
-        (folder / "recipe.json").write_text(json.dumps(recipe))
+def recipe_of(root: str, hours: float, **nets: str) -> dict:
+    return {"hours": hours, "data": {"root": root}, "model": nets}
+
+
+def test_card_says_what_a_run_needs_before_it(tmp_path):
+    start, teacher = "runs/set/start/full", "runs/set/teacher/full"
+    rows = {
+        "start": recipe_of("zoo", 0.4),
+        "teacher": recipe_of("pets", 2, start=start),
+    }
+    folder = tmp_path / "set"
+    (folder / "teacher").mkdir(parents=True)
+    experiments = {name: {"recipe": recipe} for name, recipe in rows.items()}
+    content = {"base": {}, "experiments": experiments}
+    (folder / "experiments.json").write_text(json.dumps(content))
     took = [{"train_seconds": s, "hardware": {"threads": 2}} for s in (1800, 3600)]
     stages = {"full": took[0], "1_prune": {}, "compact": took[1]}
-    (folders[2] / "result.json").write_text(json.dumps({"stages": stages}))
+    result = json.dumps({"stages": stages})
+    (folder / "teacher" / "result.json").write_text(result)
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "recipe.json").write_text(json.dumps(named))
     entry = SimpleNamespace(weights=True, command="a", hours=1, data="Pets")
-    training = script("releasing.training").training
-    text = training(entry, tmp_path / "own")
-    start = "[set/start](../set/start/recipe.json) (about 0.4 hours)"
-    assert (
-        f"{start}, [set/teacher](../set/teacher/recipe.json) (1.5 hours on 2 threads)."
-        in text
+    links = (
+        "[set/start](../set/experiments.json) (about 0.4 hours), "
+        "[set/teacher](../set/experiments.json) (1.5 hours on 2 threads)."
     )
-    assert "looked for in DIR/zoo and DIR/pets, without it in `../data/zoo`" in text
-    named = {"teacher": "runs/set/teacher/a", **pets}
-    (tmp_path / "own" / "recipe.json").write_text(json.dumps(named))
-    again = training(entry, tmp_path / "own")  # what a teacher starts from counts, too
-    assert f"{start}, [set/teacher]" in again
-    assert text.count("set/start/") == again.count("set/start/") == 1
-    assert "needs" not in training(entry, folders[0])
+    # What a teacher starts from counts, too.
+    for recipe in (
+        recipe_of("pets", 1, weights=start, teacher=teacher),
+        recipe_of("pets", 1, teacher=teacher),
+    ):
+        (tmp_path / "own" / "recipe.json").write_text(json.dumps(recipe))
+        text = training(entry, tmp_path / "own")
+        assert links in text
+        assert "DIR/zoo and DIR/pets" in text
+        assert "--data DIR" in text
 
 
-def test_card_names_no_net_that_the_zoo_cannot_make(script, tmp_path):
-    named = {"model": {"weights": "runs/mine/full/model"}, "data": {"root": "pets"}}
-    named["hours"] = 1
-    (tmp_path / "recipe.json").write_text(json.dumps(named))
+def test_card_names_no_net_that_the_zoo_cannot_make(tmp_path):
+    recipe = recipe_of("pets", 1, weights="runs/mine/full/model")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     entry = SimpleNamespace(weights=True, command="a", hours=1, data="Pets")
-    assert "mine" not in script("releasing.training").training(entry, tmp_path)
+    assert "mine" not in training(entry, tmp_path)
 
 
 def test_structure_is_the_same_in_every_process(call, own, tmp_path):
@@ -226,7 +227,7 @@ def test_structure_is_the_same_in_every_process(call, own, tmp_path):
         for file in ("recipe.json", "plan.json"):
             assert (symbol / file).read_bytes() == (ROOT / source / file).read_bytes()
     assert found[0] == found[1]
-    assert "Its trunk, `runs/" in (symbol / "README.md").read_text("utf-8")
+    assert "Its backbone, `runs/" in (symbol / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The script that makes latency tables."""
+"""The command that makes latency tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 import gluon_compress as gc
 from gluon_compress import latency
+from gluon_compress.cli import latency as command
 from nets import SHAPE, ready, wide
 from test_latency import made_up
 
@@ -21,10 +22,9 @@ def waiting(monkeypatch):
 
 
 @pytest.fixture
-def small(script, monkeypatch):
+def small(monkeypatch):
     """Let names stand for a small net, and its times be made up."""
-    subjects = script("subjects")
-    monkeypatch.setattr(subjects, "net_of", lambda name: ready(wide()))
+    monkeypatch.setattr(command, "net_of", lambda name: ready(wide()))
     monkeypatch.setattr(gc, "measure_units", lambda graph, known: made_up(graph))
     monkeypatch.setattr(latency, "nets_ms", lambda nets, shape: [2.0] * len(nets))
 
