@@ -1,38 +1,58 @@
-"""Tables and figures as Markdown shows them."""
+"""Formats tables and figures for Markdown; columns are aligned in the source, too."""
 
 from __future__ import annotations
 
-from typing import Iterable, Sequence
+from typing import Any, Collection, Iterable, Sequence
 
-from tabulate import tabulate
+import tabulate
 
-ALIGNED = 100  # characters of the longest line of a table with aligned columns
+ALIGNED = 120  # characters of the longest line of a table with aligned columns
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """Return a table, with a line break at its end.
+def markdown_table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    text_columns: Collection[str] = (),
+) -> str:
+    """Return a Markdown table.
+
+    Columns are aligned in the source where that keeps its lines short.
 
     Parameters
     ----------
     head : sequence of str
-        The names of the columns.
     rows : iterable of sequences
-        Cells, shown as ``str`` writes them; a ``|`` in them is escaped. Columns are
-        aligned in the source where that keeps lines short.
+        A cell that is not text is shown by ``str``.
+    text_columns : collection of str
+        Names of the columns to align left. Default: the first column.
     """
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *cells)]
-    aligned = sum(widths) + 3 * len(widths) < ALIGNED
-    text = tabulate(
+    text_columns = text_columns or head[:1]
+    names = [_escaped(name) for name in head]
+    cells = [[_escaped(cell) for cell in row] for row in rows]
+    columns = zip(names, *cells)
+    is_narrow = sum(3 + max(map(len, column)) for column in columns) < ALIGNED
+    alignment = {
+        "colalign": ["left" if name in text_columns else "right" for name in head]
+    }
+    return tabulate.tabulate(
         cells,
-        head,
-        "github",
+        names,
+        tablefmt="pipe",
         disable_numparse=True,
-        stralign="left" if aligned else None,
+        **(alignment if is_narrow else {"stralign": None}),
     )
-    return f"{text}\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a Markdown table as a part of a page, with a line break at its end."""
+    return f"{markdown_table(head, rows)}\n"
 
 
 def percent(value: float | None) -> str:
     """Return a share in percent, with one digit; a dash for none."""
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _escaped(cell: Any) -> str:
+    return str(cell).replace("|", "\\|")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
@@ -58,12 +59,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     """Time way by way, print the table, and write the result where asked to."""
-    from gluon_compress.deployment.manifest import KIND
+    from gluon_compress.deployment.manifest import is_deployed
     from gluon_compress.markdown import table
     from gluon_compress.model_folder import read_manifest
 
     manifest = read_manifest(args.model)
-    ways = _deployed(args) if manifest.get("kind") == KIND else _gluon(args)
+    ways = _deployed(args) if is_deployed(manifest) else _gluon(args)
     rows = []
     for runtime, precision, run in ways:
         low, middle, high = statistics.quantiles(timed(run, args.seconds), n=4)
@@ -102,17 +103,12 @@ def _gluon(args: argparse.Namespace) -> Iterator[Way]:
     import mxnet as mx
 
     from gluon_compress import models
-    from gluon_compress.model_folder import read_manifest
-    from gluon_compress.models.classifier import load_classifier
 
-    if read_manifest(args.model).get("kind") == "classifier":
-        net, _ = load_classifier(args.model)
-    else:
-        net = models.load(args.model)
+    net = models.load(args.model)
     net.collect_params().reset_ctx(context)
     net.hybridize(static_alloc=True, static_shape=True)
-    shape = (1, *read_manifest(args.model)["input"]["shape"][1:])
-    image = mx.nd.random.normal(shape=shape, ctx=context)
+    height, width = models.input_size(net)
+    image = mx.nd.random.normal(shape=(1, 3, height, width), ctx=context)
 
     def run() -> None:
         net(image)
@@ -124,32 +120,28 @@ def _gluon(args: argparse.Namespace) -> Iterator[Way]:
 def _deployed(args: argparse.Namespace) -> Iterator[Way]:
     import numpy as np
 
-    from gluon_compress.deployment import RUNTIMES as OPEN
-    from gluon_compress.deployment import manifest
-    from gluon_compress.deployment.predictor import READS
+    from gluon_compress.deployment import RUNTIMES as OPENERS
+    from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions
     from gluon_compress.model_folder import read_manifest
 
-    formats = manifest.read(args.model).formats
-    content = read_manifest(args.model)
-    shape = content["input"]["shape"]
+    manifest = read_manifest(args.model)
+    entries, shape = manifest["formats"], manifest["input"]["shape"]
     image = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-    for (runtime, precision), readable in READS.items():
-        name = next((name for name in readable if name in formats), None)
-        wanted = (
-            runtime in (args.runtimes or RUNTIMES)
-            and precision in (args.precisions or PRECISIONS)
-            and name is not None
-        )
-        if not wanted:
+    for runtime, precision in runtimes_and_precisions():
+        readable = [f for f in formats_of(runtime, precision) if f in entries]
+        is_wanted = runtime in (args.runtimes or RUNTIMES)
+        if not readable or not is_wanted:
             continue
-        files = [Path(args.model, f) for f in content["formats"][name]["files"]]
+        if precision not in (args.precisions or PRECISIONS):
+            continue
+        files = [Path(args.model, file) for file in entries[readable[0]]["files"]]
         threads = None if runtime == "mxnet" else args.threads
         try:
-            net = OPEN[runtime](files, threads)
+            net = OPENERS[runtime].open(files, threads)
         except ValueError as error:  # it is not installed
             print(f"skipped {runtime} {precision}: {error}")
             continue
-        yield runtime, precision, lambda net=net: net(image)
+        yield runtime, precision, partial(net, image)
 
 
 BENCH = Command(TEXT, _add_options, _bench)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 from gluon_compress.cli.app import Command
-from gluon_compress.cli.detector import load_detector
 from gluon_compress.cli.image_files import images_of, others_in, pictures, without
 from gluon_compress.cli.options import (
     above_0,
     add_devices,
     add_runtime,
+    contexts,
     folder,
+    loading_options,
     share,
 )
 
@@ -77,12 +78,13 @@ def _detect(args: argparse.Namespace) -> None:
     """Detect on every image, draw, and write the list."""
     from gluon_compress import report
     from gluon_compress.data.images import EXTENSIONS, read_image
+    from gluon_compress.detector import load_detector
     from gluon_compress.storage.atomic import write_json
 
     sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     out, results = Path(args.out), []
     targets = pictures(args.images, out, EXTENSIONS)
-    detector = load_detector(args)
+    detector = load_detector(args.model, **loading_options(args))
     reason = f"no image by its name ({', '.join(EXTENSIONS)})"
     others = others_in(args.images, EXTENSIONS)
     skipped = [{"file": str(path), "reason": reason} for path in others]
@@ -95,7 +97,7 @@ def _detect(args: argparse.Namespace) -> None:
             skipped.append({"file": str(path), "reason": without(path, str(error))})
             print(f"skipped {error}")
             continue
-        boxes = detector.find(image, args.threshold)
+        boxes = _boxes(detector, image, args.threshold)
         width = width_of(*image.shape[:2])
         picture = report.draw(image, boxes, detector.classes, width=width)
         report.save_image(picture, target)
@@ -108,15 +110,24 @@ def _detect(args: argparse.Namespace) -> None:
     write_json(out / "detections.json", content)
 
 
+def _boxes(detector: Any, image: Any, threshold: float) -> Any:
+    from gluon_compress import report
+
+    ids, scores, corner_boxes = detector.find(image, threshold)
+    return report.Boxes(corner_boxes, ids, scores)
+
+
 def _compare(args: argparse.Namespace) -> None:
     """Let both detect on the images, and draw it."""
-    from gluon_compress import models, report
+    from gluon_compress import report
     from gluon_compress.data.images import EXTENSIONS
+    from gluon_compress.detector import load_detector
 
     if Path(args.out).suffix.lower() not in EXTENSIONS:
         raise ValueError(f"--out {args.out}; allowed: {', '.join(EXTENSIONS)}")
     paths = images_of(args.images, EXTENSIONS)
-    before, after = (models.load(folder) for folder in (args.before, args.after))
+    context = contexts(args.ctx)[0]
+    before, after = (load_detector(f, ctx=context) for f in (args.before, args.after))
     if before.classes != after.classes:
         raise ValueError(
             f"{args.after}: finds {list(after.classes)}; {args.before} finds "
@@ -126,13 +137,13 @@ def _compare(args: argparse.Namespace) -> None:
     drawn = list(islice(examples, args.limit))
     if not drawn:
         raise ValueError(f"none of the {len(paths)} images can be read")
-    heads = (_cost("before", before), _cost("after", after))
+    heads = (_cost("before", args.before), _cost("after", args.after))
     report.detections(drawn, before.classes, args.out, heads=heads)
     print(args.out)
 
 
-def _examples(nets: Sequence, paths: Sequence[Path], threshold: float) -> Iterator:
-    from gluon_compress import report, summary
+def _examples(detectors: Sequence, paths: Sequence[Path], threshold: float) -> Iterator:
+    from gluon_compress import report
     from gluon_compress.data.images import read_image
 
     for path in paths:
@@ -141,17 +152,15 @@ def _examples(nets: Sequence, paths: Sequence[Path], threshold: float) -> Iterat
         except ValueError as error:
             print(f"skipped {error}")
             continue
-        boxes = (summary.detect(net, image, threshold) for net in nets)
+        boxes = (_boxes(detector, image, threshold) for detector in detectors)
         yield report.Example(image, *boxes, name=path.name)
 
 
-def _cost(when: str, net: Any) -> str:
-    import gluon_compress as gc
+def _cost(when: str, folder: str) -> str:
     from gluon_compress import models
 
-    size = models.image_size(net)
-    cost = gc.count(gc.trace(net, shape=(1, 3, size, size)))
-    return f"{when}: {cost.macs / 1e9:.2f} GMACs, {cost.bytes / 1e6:.1f} MB"
+    cost = models.cost_of(models.load(folder))
+    return f"{when}: {cost['macs'] / 1e9:.2f} GMACs, {cost['bytes'] / 1e6:.1f} MB"
 
 
 DETECT = Command(DETECT_TEXT, _add_detect_options, _detect)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping
 
 from gluon_compress.cli.app import Command
-from gluon_compress.cli.detector import Detector, in_runtime, load_detector
 from gluon_compress.cli.image_files import without
 from gluon_compress.cli.options import (
     add_devices,
     add_out,
     add_runtime,
     contexts,
+    loading_options,
     refuse,
     write_result,
 )
@@ -27,11 +27,11 @@ TEXT = """Measure a model on labelled images: mAP of a detector, top-1 of a clas
   %(prog)s runs/demo/compact/model --deployed edge --data DATA --out runs/eval
   %(prog)s runs/imagenette/resnet50_v1d/full/model --data DATA
 
-The folder's manifest says what it is: a detector, a classifier, or, with --runtime, a
-deployed detector. A detector's DATA is in VOC layout; a classifier's DATA/SPLIT has one
-folder a class, and the middle of each image is taken at the size it was trained at.
-With --deployed, the same detector is measured in Gluon and in every runtime that reads
-the deployed folder, which also writes precision.md.
+The folder's manifest says what it is: a detector or a classifier, and, with --runtime,
+deployed. A detector's DATA is in VOC layout; a classifier's DATA/SPLIT has one folder a
+class, and the middle of each image is taken at the size it was trained at. With
+--deployed, the same detector is measured in Gluon and in every runtime that reads the
+deployed folder, which also writes precision.md.
 """
 CLASSIFIER_TEXT = """Measure the top-1 of a classifier's folder, one folder a class.
 
@@ -47,10 +47,10 @@ RUNTIMES_TEXT = """Compare the mAP of deployed folders, in every runtime, with G
 Measures in all runtimes that read a format of the deployed folder; writes result.json
 and precision.md.
 """
-BATCH = 64
+BATCH, DETECTOR_BATCH = 64, 8
 MOST = {"float32": 0.1, "int8": 1.0}  # points of mAP that a runtime may differ by
 HEAD = ("runtime", "precision", "mAP at 0.5", "points off", "at most", "met")
-OF_DETECTORS = ("classes", "unknown", "metric", "runtime", "precision", "threads")
+OF_DETECTORS = ("classes", "unknown", "metric", "deployed")
 
 
 # ---------------------------------------------------------------- options
@@ -90,6 +90,7 @@ def _add_classifier_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="ROOT", help="holds the split")
     parser.add_argument("--split", help="folder in it; default: val")
     add_out(parser, "model", "top1", required=False)
+    parser.set_defaults(runtime=None, precision=None, threads=None)
 
 
 def _add_runtimes_options(parser: argparse.ArgumentParser) -> None:
@@ -111,71 +112,84 @@ def _add_runtimes_options(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     """Measure what the folder's manifest says it is."""
-    from gluon_compress.model_folder import read_manifest
-
-    if read_manifest(args.model).get("kind") == "classifier":
-        refuse(args, (*OF_DETECTORS, "deployed"), f"{args.model} is a classifier")
-        _evaluate_classifier(args)
-    elif getattr(args, "deployed", None):
+    if getattr(args, "deployed", None):
         refuse(args, ("runtime", "precision", "threads"), "not with --deployed")
         if not args.out:
             raise ValueError(f"--deployed {args.deployed}: needs --out")
         args.net = [(args.model, args.deployed)]
         _evaluate_runtimes(args)
+        return
+    options = loading_options(args)
+    from gluon_compress.detector import Detector, load_predictor
+
+    predictor = load_predictor(args.model, **options)
+    if predictor.postprocess.finds_boxes:
+        _evaluate_detector(args, Detector(predictor))
     else:
-        _evaluate_detector(args)
+        refuse(args, OF_DETECTORS, f"{args.model} is a classifier")
+        _evaluate_classifier(args, predictor)
 
 
-def _evaluate_detector(args: argparse.Namespace) -> None:
-    detector = load_detector(args)
+def _evaluate_detector(args: argparse.Namespace, detector: Any) -> None:
     from gluon_compress import report
 
     images = labelled(args, detector.classes)
     figures = precisions_of(detector, images, _metric(args))
     shown = {"mAP": figures["mAP"], **figures["classes"]}
     print(report.precision_table({f"{_metric(args)} AP": shown}))
-    print(f"mAP at IoU 0.5 to 0.95: {100 * figures['mAP_50_95']:.1f}")
+    print(f"mAP at IoU 0.5 to 0.95: {100 * figures['voc_mAP_50_95']:.1f}")
     for file, reason in images.problems:
         print(f"skipped {file}: {without(file, reason)}")
     source = source_of(args, images, "test")
     for name, count in source["repairs"].items():
         print(f"repairs: {name} {count}")
     if args.out:
-        runtime = {
-            "runtime": args.runtime or "gluon",
-            "precision": args.precision or "float32",
-        }
-        model = {**_identity(args.model), **runtime}
-        print(write_result(args.out, {"model": model, "data": source, **figures}))
-
-
-def _evaluate_classifier(args: argparse.Namespace) -> None:
-    device = contexts(args.ctx)[0]
-    from gluon_compress import data
-    from gluon_compress.evaluate import top1
-    from gluon_compress.models.classifier import load_classifier
-
-    net, manifest = load_classifier(args.model)
-    net.collect_params().reset_ctx(device)
-    net.hybridize(static_alloc=True, static_shape=True)
-    size = manifest["input"]["shape"][-1]
-    folder = Path(args.data, args.split or "val")
-    images = data.ImageFolder(folder, manifest["classes"])
-    sample = partial(data.crop_val_sample, size=size)
-    batches = data.Batches(images, sample, BATCH, shuffle=False)
-    accuracy = top1(lambda batch: net(batch.as_in_context(device)), batches.epoch(0))
-    print(f"top-1 at {size} pixels: {100 * accuracy:.1f}, {len(images)} images")
-    if args.out:
-        source = source_of(args, images, "val")
-        content = {"model": _identity(args.model), "data": source, "top1": accuracy}
+        content = {"model": _identity(args), "data": source, **figures}
         print(write_result(args.out, content))
 
 
-def _identity(folder: str) -> dict[str, Any]:
+def _evaluate_classifier(args: argparse.Namespace, predictor: Any) -> None:
+    from gluon_compress import data
+    from gluon_compress.evaluate import top1
+    from gluon_compress.sizes import size_text
+
+    size = (predictor.height, predictor.width)
+    folder = Path(args.data, args.split or "val")
+    images = data.ImageFolder(folder, predictor.classes)
+    batches = data.Batches(
+        images,
+        partial(data.crop_val_sample, size=size),
+        predictor.max_batch or BATCH,
+        shuffle=False,
+        normalized=predictor.preprocess.normalized,
+    )
+    accuracy = top1(partial(_votes, predictor), batches.epoch(0))
+    shown = f"top-1 at {size_text(size)} pixels: {100 * accuracy:.1f}"
+    print(f"{shown}, {len(images)} images")
+    if args.out:
+        source = source_of(args, images, "val")
+        content = {"model": _identity(args), "data": source, "top1": accuracy}
+        print(write_result(args.out, content))
+
+
+def _votes(predictor: Any, batch: Any) -> Any:
+    """Return ``(B, C)``: 1 for the most probable class of each image, else 0."""
+    import numpy as np
+
+    ids, _ = predictor.detect(batch.asnumpy())
+    return np.eye(len(predictor.classes))[ids[:, 0]]
+
+
+def _identity(args: argparse.Namespace) -> dict[str, Any]:
     from gluon_compress.model_folder import read_manifest
 
-    manifest = read_manifest(folder)
-    return {"name": manifest["name"], "files": manifest["files"]}
+    manifest = read_manifest(args.model)
+    return {
+        "name": manifest["name"],
+        "files": manifest["files"],
+        "runtime": args.runtime or "gluon",
+        "precision": args.precision or "float32",
+    }
 
 
 # ---------------------------------------------------------------- labelled images
@@ -200,17 +214,21 @@ def labelled(args: argparse.Namespace, classes: Any) -> Any:
     return images
 
 
-def precisions_of(detector: Detector, images: Any, metric: str) -> dict[str, Any]:
+def precisions_of(detector: Any, images: Any, metric: str) -> dict[str, Any]:
     """Return what ``evaluate.precisions`` does, of any detector."""
     from gluon_compress import data
     from gluon_compress.evaluate import precisions
 
-    sample = partial(data.ssd_val_sample, size=detector.size)
+    size = (detector.height, detector.width)
     batches = data.Batches(
-        images, sample, detector.batch, shuffle=False, normalized=detector.normalized
+        images,
+        partial(data.ssd_val_sample, size=size),
+        detector.max_batch or DETECTOR_BATCH,
+        shuffle=False,
+        normalized=detector.preprocess.normalized,
     )
     return precisions(
-        detector.detect, batches, images.classes, size=detector.size, metric=metric
+        detector.detect, batches, images.classes, size=size, metric=metric
     )
 
 
@@ -231,17 +249,21 @@ def _metric(args: argparse.Namespace) -> str:
 
 def _evaluate_runtimes(args: argparse.Namespace) -> None:
     """Measure net by net in every runtime, and write both files."""
+    from gluon_compress.detector import load_detector
+
     nets: dict[str, list] = {}
     images = None
     for model, deployed in args.net:
-        gluon = argparse.Namespace(model=model, ctx=args.ctx, runtime=None)
-        ways = [("gluon", "float32", load_detector(gluon))]
-        ways += [(*way, in_runtime(deployed, *way)) for way in _ways(deployed)]
+        gluon = load_detector(model, ctx=contexts(args.ctx)[0])
+        ways = [("gluon", "float32", gluon)]
+        for runtime, precision in _ways(deployed):
+            detector = load_detector(deployed, runtime=runtime, precision=precision)
+            ways.append((runtime, precision, detector))
         rows = nets[Path(deployed).name] = []
         for runtime, precision, detector in ways:
             images = labelled(args, detector.classes)
             figures = precisions_of(detector, images, _metric(args))
-            means = {key: figures[key] for key in ("mAP", "mAP_50_95")}
+            means = {key: figures[key] for key in ("mAP", "voc_mAP_50_95")}
             rows.append({"runtime": runtime, "precision": precision, **means})
     source = source_of(args, images, "test")
     content = {"nets": nets, "metric": _metric(args), "data": source}
@@ -254,10 +276,11 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
 def _ways(folder: str) -> list[tuple[str, str]]:
     """Return each runtime and precision that reads a format of a deployed folder."""
     from gluon_compress.deployment import manifest
-    from gluon_compress.deployment.predictor import READS
+    from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions
 
     formats = set(manifest.read(folder).formats)
-    return [way for way, read in READS.items() if formats & set(read)]
+    ways = runtimes_and_precisions()
+    return [way for way in ways if formats & set(formats_of(*way))]
 
 
 def precision_page(result: Mapping[str, Any]) -> str:

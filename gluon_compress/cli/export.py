@@ -61,12 +61,11 @@ def _export(args: argparse.Namespace) -> None:
         raise ValueError(f"--out {args.out}: is the model folder itself")
     from gluon_compress import models
     from gluon_compress.model_folder import check, read_manifest
-    from gluon_compress.models.head import head_block
     from gluon_compress.train.checkpoint import read_checkpoint
 
     net = models.load(args.model)
     if args.checkpoint:
-        parameters = head_block(net).collect_params().values()
+        parameters = models.family_of(net).training_net(net).collect_params().values()
         read_checkpoint(args.checkpoint, list(parameters))
     name = args.name or read_manifest(args.model)["name"]
     if args.formats:
@@ -93,10 +92,10 @@ def _deploy(net: Any, name: str, args: argparse.Namespace) -> dict[str, float]:
 
     images = None
     if args.images:
-        images, skipped = deployment.read_inputs(
-            images_in(args.images),
-            models.image_size(net),
-            args.calibration_images or COUNT,
+        images, skipped = (
+            models.family_of(net)
+            .preprocess(net)
+            .read(images_in(args.images), args.calibration_images or COUNT)
         )
         for reason in skipped:
             print(f"skipped {reason}")

@@ -128,12 +128,21 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def refuse_idle_runtime(args: argparse.Namespace) -> None:
-    """Raise ValueError for an option that would do nothing."""
+def loading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``detector.load_predictor`` takes beside the folder.
+
+    Raises
+    ------
+    ValueError
+        For an option that would do nothing, or a GPU that does not exist.
+    """
     if args.runtime is None:
         refuse(args, ("precision", "threads"), "only with --runtime")
-    elif args.ctx != CPU:
+        return {"ctx": contexts(args.ctx)[0]}
+    if args.ctx != CPU:
         raise ValueError(f"--ctx {args.ctx[0]}: with --runtime only cpu")
+    options = {name: getattr(args, name) for name in ("precision", "threads")}
+    return {"runtime": args.runtime, **options}
 
 
 def _either(names: Sequence[str]) -> str:

@@ -192,12 +192,9 @@ def changed(content: Content, path: str) -> Any:
     ValueError
         Naming the file, the key, its value and what is allowed.
     """
-    from gluon_compress.recipe import load_recipe
+    from gluon_compress.recipe import parse_recipe
 
-    try:
-        return load_recipe(content)
-    except ValueError as error:
-        raise ValueError(f"{path}, with the options: {error}") from None
+    return parse_recipe(content, path)
 
 
 def with_own_data(recipe: Content, args: argparse.Namespace) -> Content:
@@ -287,9 +284,7 @@ def _prune(args: argparse.Namespace) -> None:
 
 
 def _refuse_own_data(recipe: Any, args: argparse.Namespace) -> None:
-    from gluon_compress.recipe import ClassifierRecipe
-
-    if isinstance(recipe, ClassifierRecipe):
+    if recipe.task != "detection":
         refuse(args, ("images", "test", "classes"), "only for detectors")
 
 

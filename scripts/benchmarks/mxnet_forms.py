@@ -47,12 +47,11 @@ PROFILED, PROFILE_WARM_UP = 20, 5  # runs
 
 def form_of(net: Any, form: str) -> Any:
     """Return the head of a detector in one of ``FORMS``."""
-    from gluon_compress.models.family import family_of
-
     from gluon_compress.deployment.fold import fold
     from gluon_compress.deployment.pad_channels import pad_channels
     from gluon_compress.deployment.runtimes import FUSED
     from gluon_compress.graph import block_of, pair_of
+    from gluon_compress.models.family import family_of
 
     steps = list(FORMS)[: list(FORMS).index(form) + 1]
     joined = "joined" in steps
@@ -145,7 +144,7 @@ def plans_of(name: str, table_file: str) -> tuple[Any, Any, Any, dict[str, Any]]
     """Return graph, latency table, and the plans in MACs and in milliseconds."""
     import gluon_compress as gc
     from gluon_compress import pipeline
-    from gluon_compress.recipe import load_recipe
+    from gluon_compress.recipe import parse_recipe
     from gluon_compress.storage.atomic import read_json
 
     recipe = read_json(ZOO / name / "recipe.json")
@@ -161,7 +160,7 @@ def plans_of(name: str, table_file: str) -> tuple[Any, Any, Any, dict[str, Any]]
     budget["latency_ms"] = gc.predict_latency(graph, table, in_macs)
     row = {**row, "budget": budget, "latency_table": str(file)}
     in_ms, _ = pipeline.decide(
-        load_recipe({**recipe, "compression": [*others, row]}),
+        parse_recipe({**recipe, "compression": [*others, row]}),
         recipe["data"]["classes"],
     )
     return full, graph, table, {"MACs": in_macs, "milliseconds": in_ms}

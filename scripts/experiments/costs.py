@@ -44,13 +44,13 @@ def with_plans(zoo: Path) -> list[str]:
 def _of_20_classes(zoo: Path, name: str) -> dict[str, Any]:
     """Return what a net that was pruned by its own weights costs with 20 classes."""
     import gluon_compress as gc
-    from gluon_compress.models import VOC_CLASSES, head
+    from gluon_compress.models import VOC_CLASSES, with_classes
 
     folder = zoo / name
     recipe = read_set(folder.parent)[folder.name].recipe
     net = gc.build(recipe["model"]["name"], recipe["data"]["classes"])
     small = gc.slim(net, gc.Plan.load(folder / PLAN))
-    net = head.with_classes(small, VOC_CLASSES)
+    net = with_classes(small, VOC_CLASSES)
     return gc.count(gc.trace(net, shape=(1, 3, 300, 300))).figures()
 
 

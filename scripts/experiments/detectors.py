@@ -32,7 +32,7 @@ HEAD = (
     *("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95"),
     "least of a class",
 )
-FIGURES = {"mAP at 0.5": "mAP", "at 0.5:0.95": "mAP_50_95"}
+FIGURES = {"mAP at 0.5": "mAP", "at 0.5:0.95": "voc_mAP_50_95"}
 # (net, net, least difference of their mAP at IoU 0.5 in points; 0: any above it).
 AIMS = (
     ("compact_distilled", "mobilenet", 3.2),
@@ -142,7 +142,7 @@ def _row(folder: Path, net: str, stages: list) -> list[str]:
         f"{size / 1e6:.2f}",
         percent(statistics.mean(values)),
         percent(max(values) - min(values)) if len(values) > 1 else "–",
-        percent(mean_of(done, "mAP_50_95")),
+        percent(mean_of(done, "voc_mAP_50_95")),
         _worst_class(done),
     ]
 

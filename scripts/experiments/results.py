@@ -8,10 +8,11 @@ from typing import Any, Dict, Iterable, Mapping, Sequence
 
 from experiments.sets import RESULT, read_set
 from gluon_compress.storage.atomic import read_json, sha256, write_json
+from gluon_compress.validation import parse
 
 CHECKSUMS = "results.json"  # in the model zoo
 PUBLISHED = "published.json"  # figures of others, which are guarded too
-METRICS = ("mAP", "mAP_50_95", "top1")
+METRICS = ("mAP", "voc_mAP_50_95", "top1")
 # The last stage by net and seed; None for one that was not run.
 Groups = Dict[str, Dict[int, Any]]
 
@@ -36,7 +37,7 @@ def check(zoo: Path) -> None:
         Naming the one that is missing, altered, or was never noted.
     """
     file = zoo / CHECKSUMS
-    checksums = read_json(file)
+    checksums = parse(Dict[str, str], read_json(file), file)
     for name, checksum in checksums.items():
         if not (zoo / name).is_file():
             raise ValueError(f"{zoo / name}: this result is missing")
@@ -69,10 +70,19 @@ def results_of(folder: Path) -> dict[str, Any]:
     results = {}
     for name, experiment in experiments.items():
         path = experiment.result
-        results[name] = read_json(path) if path.exists() else None
+        results[name] = _renamed(read_json(path)) if path.exists() else None
         if results[name] is not None and not _has_figures(results[name]):
             raise ValueError(f"{path}: has no stages with figures from 0 to 1")
     return results
+
+
+def _renamed(content: Any) -> Any:
+    """Return a result whose older name of a metric, which claimed COCO's, is gone."""
+    stages = content.get("stages") if isinstance(content, dict) else None
+    for stage in stages.values() if isinstance(stages, dict) else ():
+        if isinstance(stage, dict) and "mAP_50_95" in stage:
+            stage.setdefault("voc_mAP_50_95", stage.pop("mAP_50_95"))
+    return content
 
 
 def _has_figures(content: Any) -> bool:

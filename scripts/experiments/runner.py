@@ -68,7 +68,7 @@ def _chosen(folder: Path, pattern: str) -> list[Experiment]:
 def run_one(experiment: Experiment, out: Path) -> None:
     """Run an experiment, and before it what it starts from; store or compare."""
     from gluon_compress import pipeline, train
-    from gluon_compress.recipe import load_recipe
+    from gluon_compress.recipe import parse_recipe
     from gluon_compress.storage.atomic import read_json
 
     os.chdir(ROOT)  # recipes name their files from here
@@ -77,7 +77,7 @@ def run_one(experiment: Experiment, out: Path) -> None:
     place = out / experiment.name
     print(f"{experiment.name}: begins", flush=True)
     options = train.Options(progress=False)
-    recipe = load_recipe(experiment.recipe)
+    recipe = parse_recipe(experiment.recipe, experiment.name)
     pipeline.run(recipe, place, resume=True, options=options, facts=environment())
     result = place / experiment.result.name
     if experiment.result.exists():

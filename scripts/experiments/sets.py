@@ -36,7 +36,7 @@ class Experiment:
     name : str
         With its seed, if there are several.
     recipe : dict
-        JSON, as ``gluon_compress.recipe.load_recipe`` takes it.
+        JSON, as ``gluon_compress.recipe.parse_recipe`` takes it.
     folder : Path
         Of its result and plan.
     """

@@ -25,7 +25,7 @@ point, otherwise in float32. With --untrained the folder holds a recipe and a pl
 what is released is the structure they give.
 """
 NEAR = 1e-3  # of the metric: what float16 may cost
-METRICS = {"Recipe": "mAP", "ClassifierRecipe": "top1"}
+METRICS = {"detection": "mAP", "classification": "top1"}
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def _trained(args: argparse.Namespace, draft: Path) -> Any:
     source, folder = Path(args.run), draft / args.name
     recipe, result = load_recipe(source / "recipe.json"), read_json(source / RESULT)
     stage = list(result["stages"])[-1]
-    key = METRICS[type(recipe).__name__]
+    key = METRICS[recipe.task]
     figures, released = result["stages"][stage], {}
     for kind in ("float16", "float32"):
         weights = zoo.release(source / stage / "model", draft, args.name, kind=kind)
