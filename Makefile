@@ -1,12 +1,13 @@
 # One environment, .venv, serves everything; scripts/venv.sh makes it when it is not current.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs-check clean
+.PHONY: help venv lock demo test lint docs-check wheel clean
 
 PY := .venv/bin/python
 CORES := $(shell nproc 2>/dev/null || echo 2)
 # MXNet is fastest with one thread for each core.
 export OMP_NUM_THREADS ?= $(CORES)
+export UV ?= uv
 
 RECIPE ?= model_zoo/ssd_300_toy/recipe.json
 OUT ?= runs/demo
@@ -17,6 +18,9 @@ help:  ## Show this list
 
 venv:  ## Make .venv with everything in it (PYTHON=... chooses the Python, 3.8 to 3.11)
 	@scripts/venv.sh
+
+lock:  ## Refresh constraints/, the versions that make venv installs (needs uv)
+	@scripts/lock.sh
 
 demo: venv  ## Train, prune, distil, evaluate and export a detector on made-up data
 	@$(PY) scripts/run_pipeline.py --recipe $(RECIPE) --out $(OUT) --resume
@@ -32,6 +36,11 @@ lint: venv  ## Check style and format
 docs-check: venv  ## Run every command that README and docs show, on small data
 	@$(PY) scripts/check_docs.py $(ARGS)
 
+wheel: venv  ## Build two wheels in dist/: the package, and the released weights
+	@rm -rf build packaging/weights/build dist/gluon_compress*.whl
+	@$(PY) -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist . packaging/weights
+	@ls -s --block-size=MB dist/gluon_compress*.whl
+
 clean:  ## Remove .venv and what Python and its tools left behind; runs/ stays
-	@rm -rf .venv .venv-install.log build dist *.egg-info .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-install.log build dist *.egg-info packaging/weights/build packaging/weights/*.egg-info .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

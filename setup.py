@@ -1,5 +1,6 @@
 """Installs the package; the pins are the versions it is tested with."""
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,19 +12,26 @@ if not (3, 8) <= sys.version_info[:2] <= (3, 11):  # older pips find it out too 
 # MXNet 1.9.1 writes ONNX with up to 1.16; ONNX Runtime quantises with ml_dtypes.
 ONNX = ["onnx==1.16.2", "onnxruntime>=1.16,<2", "ml_dtypes<0.6"]
 ZOO = "gluon_compress.model_zoo"
-README = Path(__file__).parent / "README.md"
+ROOT = Path(__file__).resolve().parent
+VERSION = runpy.run_path(str(ROOT / "gluon_compress" / "version.py"))["__version__"]
+README = ROOT / "README.md"
+# Index, structures, plans and recipes of models. Experiments stay in the checkout, and
+# weights are a package of their own, see packaging/weights.
+MODELS = [folder.parent.name for folder in ROOT.glob("model_zoo/*/recipe.json")]
 
 setup(
     name="gluon_compress",
-    version="0.1.0",
+    version=VERSION,
     description="Lightweight object detectors by model compression, on MXNet Gluon",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=[*find_packages(include=["gluon_compress", "gluon_compress.*"]), ZOO],
-    # Index, structures, plans and recipes; weights are fetched when they are wanted.
     package_dir={ZOO: "model_zoo"},
-    package_data={ZOO: ["*.json", "**/*.json"]},
+    package_data={
+        ZOO: ["index.json", *(f"{name}/*.json" for name in sorted(MODELS))],
+        "gluon_compress.report": ["*.html"],
+    },
     python_requires=">=3.8,<3.12",
     install_requires=[
         "mxnet==1.9.1",

@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Sequence
 
 import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import Graph
-from gluon_compress.graph.context import attribute
+from gluon_compress.graph.context import size_of
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import states
 
 BYTES = 4  # of one float32
@@ -96,55 +97,6 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(words + numbers).rstrip()
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= int(n)
-    return size
-
-
-def convolution_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
-    """Every output position meets one filter: output size x inputs of a group x k²."""
-    weight = shapes[1]
-    return _size(out) * _size(weight[1:])
-
-
-def deconvolution_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
-    """Every input position meets one filter: input size x outputs of a group x k²."""
-    return _size(shapes[0]) * _size(shapes[1][1:])
-
-
-def dense_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
-    """Output size x input features."""
-    return _size(out) * shapes[1][1]
-
-
-def product_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
-    """Output size x length of the axis that is summed over."""
-    turned = attribute(attrs, "transpose_a", False)
-    if len(shapes[0]) < 3:
-        return _size(out) * shapes[0][0 if turned else -1]
-    return _size(out) * shapes[0][-2 if turned else -1]
-
-
-# Operator to a function (attributes, input shapes, output shape) -> MACs of a batch.
-FORMULAS: dict[str, Callable[[Mapping, Sequence, Sequence], int]] = {
-    "Convolution": convolution_macs,
-    "Convolution_v1": convolution_macs,
-    # The weight comes later; finding the places that are read is not counted.
-    "_contrib_DeformableConvolution": lambda attrs, shapes, out: convolution_macs(
-        attrs, shapes[1:], out
-    ),
-    "_contrib_ModulatedDeformableConvolution": lambda attrs, shapes, out: (
-        convolution_macs(attrs, shapes[2:], out)
-    ),
-    "Deconvolution": deconvolution_macs,
-    "FullyConnected": dense_macs,
-    "dot": product_macs,
-    "batch_dot": product_macs,
-}
-
-
 def count(graph: Graph, plan: Any = None) -> Cost:
     """Return what a net costs, or what it would cost with a plan applied.
 
@@ -168,8 +120,8 @@ def count(graph: Graph, plan: Any = None) -> Cost:
         if node["op"] == "null":
             continue
         own = _own_parameters(graph, node, seen)
-        if own or node["op"] in FORMULAS:
-            rows.append(_row(graph, i, alive, (own, running)))
+        if own or operator_of(node["op"]).macs is not None:
+            rows.append(_row(graph, i, alive, own, running))
     return Cost(tuple(rows))
 
 
@@ -186,24 +138,25 @@ def _own_parameters(graph: Graph, node: dict, seen: set) -> list:
     return own
 
 
-def _row(graph: Graph, i: int, alive: np.ndarray, parameters: tuple) -> Row:
-    node, (own, running) = graph.nodes[i], parameters
+def _row(
+    graph: Graph, i: int, alive: np.ndarray, parameters: Sequence, running: set
+) -> Row:
+    """Return the cost of a node; ``parameters`` are the entries counted with it."""
+    node, macs_of = graph.nodes[i], operator_of(graph.nodes[i]["op"]).macs
     out = graph.kept_shape((i, 0), alive)
     macs = activations = 0
-    if node["op"] in FORMULAS:
+    if macs_of is not None:
         shapes = [graph.kept_shape(entry, alive) for entry in node["inputs"]]
-        batch = graph.batch
-        macs = FORMULAS[node["op"]](node["attrs"], shapes, out) // batch
-        activations = _size(out) // batch
+        macs = macs_of(node["attrs"], shapes, out) // graph.batch
+        activations = size_of(out) // graph.batch
     sizes = {
-        graph.nodes[entry[0]]["name"]: _size(graph.kept_shape(entry, alive))
-        for entry in own
+        graph.nodes[entry[0]]["name"]: size_of(graph.kept_shape(entry, alive))
+        for entry in parameters
     }
     trained = sum(size for name, size in sizes.items() if name not in running)
     stored = BYTES * sum(sizes.values())
-    return Row(
-        graph.found.names[i], node["op"], out, macs, trained, stored, activations
-    )
+    name = graph.found.names[i]
+    return Row(name, node["op"], out, macs, trained, stored, activations)
 
 
 @dataclass(frozen=True)

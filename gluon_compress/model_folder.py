@@ -25,10 +25,9 @@ from gluon_compress.graph import block_of, pair_of
 from gluon_compress.storage.artifacts import (
     FORMAT,
     MANIFEST,
-    drafted,
-    kind_checked,  # noqa: F401  as the next
-    read_manifest,  # noqa: F401  here for who reads exports
-    sums_of,
+    atomic_directory,
+    checksums,
+    read_manifest,  # noqa: F401  for those who read exports
     verified,
 )
 from gluon_compress.storage.atomic import write_json
@@ -106,13 +105,13 @@ def export(
         kind, or the reloaded net differs; nothing has been changed then.
     """
     check_name(name)
-    with drafted(folder, (info or {}).get("kind")) as draft:
+    with atomic_directory(folder, (info or {}).get("kind")) as draft:
         symbol, params = pair_of(net)
         stored, input_name = save_pair(symbol, params, draft, name)
         reference = reference or _own_reference(symbol, stored, shape)
         _save_reference(draft / f"{name}-check.npz", reference)
         manifest = _manifest(symbol, name, input_name, shape, info or {})
-        manifest["files"] = sums_of(draft)
+        manifest["files"] = checksums(draft)
         differences = _compare(draft, manifest, reference, tolerance)
         manifest["max_difference"] = {
             kind: max(d[kind] for d in differences.values())

@@ -57,13 +57,13 @@ def detect(net: SSD, image: np.ndarray, threshold: float) -> report.Boxes:
     threshold : float
         Lowest score that counts.
     """
-    size = models.image_size(net)
+    size = models.input_size(net)
     height, width = image.shape[:2]
     view, _ = ssd_val_sample(image, np.zeros((0, 6), np.float32), size)
     device = next(iter(net.collect_params().values())).list_ctx()[0]
     outputs = net(mx.nd.array(normalize(view[None]), ctx=device))
     ids, scores, corner_boxes = (o[0].asnumpy() for o in outputs)
-    scale = (width / size, height / size)
+    scale = (width / size[1], height / size[0])
     return report.Boxes.of_output(
         ids, scores, corner_boxes, threshold=threshold, scale=scale
     )

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 from checking.commands import Command, commands_of
 from common import main, parser
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 from releasing.training import PYTHON
 
 LONGEST = 1200  # seconds, for one command

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Callable, Sequence
 
-from facts import cores, environment  # noqa: F401  for scripts
+from gluon_compress.provenance import cores, environment  # noqa: F401  for scripts
 from inputs import above_0, contexts, devices, folder, share  # noqa: F401
 from outputs import add_out, write_result  # noqa: F401
 

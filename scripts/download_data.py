@@ -15,13 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from common import main, parser
-from downloads.obtain import is_there, obtain
-from downloads.sets import FOD, chosen, table
 
 
 def arguments():
     """Return the parser of this script."""
-    made = parser(f"{__doc__}\nThe sets:\n\n{table()}\n\n{FOD}")
+    from gluon_compress.data.public import FOD, describe_datasets
+
+    made = parser(f"{__doc__}\nThe sets:\n\n{describe_datasets()}\n\n{FOD}")
     made.add_argument("sets", nargs="+", metavar="SET", help="any of those above")
     made.add_argument("--root", required=True, metavar="DIR", help="for all sets")
     made.add_argument(
@@ -36,13 +36,16 @@ def arguments():
 
 def run(args) -> None:
     """Refuse what cannot go well, then put one set after the other in its place."""
-    root, sets = Path(args.root).expanduser(), chosen(args.sets)
+    from gluon_compress.data import public
+
+    root, sets = Path(args.root).expanduser(), public.public_datasets(args.sets)
     if root.exists() and not root.is_dir():
         raise ValueError(f"--root {root}: is no folder")
     for dataset in sets.values():
-        is_there(dataset, root)
+        public.is_complete(dataset, root)
     for name, dataset in sets.items():
-        new = obtain(dataset, root, args.mirror, keep=args.keep)
+        options = {"mirror": args.mirror, "keep": args.keep}
+        new = public.download_dataset(dataset, root, **options)
         was = "" if new else ", complete already: nothing to do"
         print(f"{name}: {root / dataset.place}{was}", flush=True)
 

@@ -42,7 +42,8 @@ def run(args) -> None:
             images = labelled(args, net.classes)
             figures = precisions_of(net, images, args.metric)
             how = {"runtime": runtime or "gluon", "precision": precision or "float32"}
-            rows.append({**how, **{key: figures[key] for key in ("mAP", "mAP_50_95")}})
+            keys = ("mAP", "voc_mAP_50_95")
+            rows.append({**how, **{key: figures[key] for key in keys}})
     content = {"nets": nets, "metric": args.metric, "data": source(args, images)}
     result = write_result(args.out, content)
     page = page_of(json.loads(result.read_text(encoding="utf-8")))

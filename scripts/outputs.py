@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Mapping
 
-from facts import environment
+from gluon_compress.provenance import environment
 from inputs import folder
 
 RESULT = "result.json"

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 from tables import by_net, percent, table
 
 HEAD = (

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from common import main, parser
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 from releasing.card import card
 from releasing.store import trained, untrained
 from reproducing.sums import note

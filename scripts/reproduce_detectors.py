@@ -17,7 +17,7 @@ from functools import partial
 from common import main
 from detectors import page, points_of
 from experiments import carry_out, experiment_parser
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 
 PAGES = {path.stem: path for path in (ROOT / "scripts" / "pages").glob("*.md")}
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from common import main
 from experiments import carry_out, experiment_parser
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 from imagenette import page
 
 RECIPES = ROOT / "model_zoo" / "imagenette"

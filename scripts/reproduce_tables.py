@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common import main, parser, write_result
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 from reproducing import costs, plans, sums
 from reproducing.page import detectors, page_of, readme_of
 

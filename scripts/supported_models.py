@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from common import main, parser
-from facts import ROOT, environment
+from gluon_compress.provenance import ROOT, environment
 from supported.measure import alone, measured
 from supported.page import page
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv with the package (editable) and its dev extra, unless it is current.
+# Makes .venv with the package (editable) and its dev extra, unless it is current. All
+# versions are those of constraints/pyXY.txt, which `make lock` refreshes.
 # PYTHON chooses the Python; otherwise the first fitting one on the PATH is taken.
 set -u -o pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -60,10 +61,21 @@ make_empty() {
         fail "$python -m venv failed; its output is in $LOG"
 }
 
+constraints() {
+    echo "constraints/py$($VENV/bin/python -c 'import sys
+print("%d%d" % sys.version_info[:2])').txt"
+}
+
+pip_install() {
+    $VENV/bin/python -m pip install --disable-pip-version-check \
+        --constraint "$(constraints)" "$@" </dev/null 2>&1
+}
+
 install() {
     echo "make venv: installing (some minutes the first time; details in $LOG)"
-    $VENV/bin/python -m pip install --disable-pip-version-check -e '.[dev]' \
-        </dev/null 2>&1 | tee "$LOG" |
+    # The locked setuptools builds the package, not the newest one of a build of its own.
+    { pip_install pip setuptools wheel &&
+        pip_install --no-build-isolation -e '.[dev]'; } | tee "$LOG" |
         sed -un 's/^ *Downloading \([^ ]*\/\)*/  getting /p
                  s/^Installing collected packages: .*/  unpacking (about a minute)/p' ||
         fail "pip failed: $(grep -a '^ERROR' "$LOG" | tail -n 1) (all it said is in $LOG)"
@@ -74,18 +86,14 @@ install() {
 settle_cv2() {
     $VENV/bin/python -c 'import cv2' >>"$LOG" 2>&1 && return
     echo "make venv: no desktop libraries here, taking the headless OpenCV"
-    local version
-    version=$(sed -n 's/.*"opencv-python==\([0-9.]*\)".*/\1/p' setup.py)
-    $VENV/bin/python -m pip install --disable-pip-version-check --no-deps \
-        --force-reinstall "opencv-python-headless==$version" </dev/null >>"$LOG" 2>&1 ||
+    pip_install --no-deps --force-reinstall opencv-python-headless >>"$LOG" ||
         fail "OpenCV does not load, nor could its headless build be installed; see $LOG"
 }
 
 # ncnn's converter is a program inside a wheel that asks for PyTorch, which only the
 # wheel's Python part uses. Without it, its tests are skipped.
 settle_pnnx() {
-    $VENV/bin/python -m pip install --disable-pip-version-check --no-deps \
-        'pnnx==20260526' </dev/null >>"$LOG" 2>&1 ||
+    pip_install --no-deps pnnx >>"$LOG" ||
         echo "make venv: no pnnx here; detectors cannot be exported for ncnn"
 }
 
@@ -95,8 +103,11 @@ check_imports() {
         fail "installed, but: ${error##*$'\n'} (for a missing lib*.so on Debian: apt-get install libgomp1 libquadmath0)"
 }
 
-# Two lines: a new setup.py may ask for more, a moved checkout breaks paths in .venv.
-current=$(cksum <setup.py && pwd) || fail "setup.py is missing"
+# Making an environment empties its folder, which may be another checkout's.
+[ ! -L $VENV ] || fail "$VENV is a link to $(readlink $VENV); remove the link first"
+# Two lines: other requirements need an installation, a moved checkout a new .venv.
+current=$(set -o pipefail; cat setup.py constraints/*.txt | cksum && pwd) ||
+    fail "setup.py or constraints/ is missing"
 stamped=$(cat "$STAMP" 2>/dev/null)
 if [ -z "$stamped" ] || [ "${stamped#*$'\n'}" != "$PWD" ] || ! is_wanted_python; then
     make_empty

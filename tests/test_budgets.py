@@ -66,7 +66,7 @@ def test_tiny_net_is_never_above_a_limit_and_takes_what_fits(name, selection):
 def zoo(name: str):
     """Return the graph of a net of usual size; weights do not matter here."""
     if name == "ssd":
-        return models.trace_head(build("ssd_300_resnet50_v1d", classes=["a", "b"]))
+        return models.graph_of(build("ssd_300_resnet50_v1d", classes=["a", "b"]))
     mx.random.seed(0)
     net = gluoncv.model_zoo.get_model(name, pretrained=False)
     net.initialize(mx.init.Xavier())

@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 
 from gluon_compress import count, models, pipeline, trace
+from gluon_compress.distill import distil_step
 from gluon_compress.latency import measure_units, predict_latency
-from gluon_compress.models.classifier import (
-    build_classifier,
-    load_classifier,
-    save_classifier,
-    step_loss,
-    taught_step,
-)
 from gluon_compress.pipeline.classification import CLASSIFICATION
 from gluon_compress.pipeline.job import open_job
 from gluon_compress.plan import Plan, Sensitivity
@@ -74,8 +68,9 @@ def test_stages_leave_their_results(place):
     for name, stage in results["stages"].items():
         assert stage["metric"] == "top-1 at 48 pixels"
         assert stage["top1"] * 9 == pytest.approx(round(stage["top1"] * 9))
-        net, manifest = load_classifier(place / "run" / name / "model")
-        assert tuple(manifest["classes"]) == NAMES
+        net = models.load(place / "run" / name / "model")
+        assert models.family_of(net).classes_of(net) == NAMES
+        assert models.input_size(net) == (48, 48)
         assert count(trace(net, (1, 3, 48, 48))).macs == stage["macs"]
     assert results["data"]["train"]["images"] == 24
 
@@ -100,7 +95,7 @@ def test_compact_classifier_is_a_trunk(place):
         "ssd_300_mobilenet0.25", ("cat",), trunk=place / "run" / "compact" / "model"
     )
     whole = models.build("ssd_300_mobilenet0.25", ("cat",))
-    assert models.size_of(net)["macs"] < models.size_of(whole)["macs"]
+    assert models.cost_of(net)["macs"] < models.cost_of(whole)["macs"]
 
 
 def test_report_shows_accuracy_plan_and_curves(place):
@@ -207,7 +202,7 @@ def test_measured_sensitivity_guides_the_plan(place, tmp_path):
 
 @pytest.mark.slow
 def test_latency_is_limited_by_a_table(place, tmp_path):
-    net, _ = load_classifier(place / "run" / "full" / "model")
+    net = models.load(place / "run" / "full" / "model")
     graph = trace(net, (1, 3, 48, 48))
     table = measure_units(graph, repeats=1, rounds=1)
     table.save(tmp_path / "table.json")
@@ -310,13 +305,11 @@ def test_early_epochs_are_of_the_training_alone(place, tmp_path):
 )
 def test_no_classifier(name, message):
     with pytest.raises(ValueError, match=message):
-        build_classifier(name, NAMES, size=64)
+        models.build(name, NAMES, size=64)
 
 
 def test_same_seed_same_start():
-    nets = [
-        build_classifier("mobilenet0.25", NAMES, size=32, seed=s) for s in (1, 1, 2)
-    ]
+    nets = [models.build("mobilenet0.25", NAMES, size=32, seed=s) for s in (1, 1, 2)]
     values = [next(iter(n.collect_params().values())).data().asnumpy() for n in nets]
     assert (values[0] == values[1]).all()
     assert (values[0] != values[2]).any()
@@ -430,18 +423,22 @@ def test_another_classifier_teaches_from_the_start(place, tmp_path):
 
 
 def test_net_is_its_own_best_teacher(place):
-    net, _ = load_classifier(weights(place))
-    step = taught_step(net, weight=1.0, temperature=2.0)
+    net = models.load(weights(place))
+    family = models.family_of(net)
+    block, loss = family.training_net(net), family.loss(net)
+    step = distil_step(block, (), loss, weights={"soft_targets": 1.0})
     batch = mx.nd.random.normal(shape=(3, 3, 48, 48)), mx.nd.eye(3)
-    loss, parts = step(net, batch)
+    total, parts = step(block, batch)
+    assert set(parts) == {"labels", "soft_targets"}
     assert parts["soft_targets"].asscalar() == pytest.approx(0, abs=1e-6)
-    assert loss.asscalar() == pytest.approx(step_loss(net, batch)[0].asscalar())
+    alone, _ = models.supervised_step(loss)(block, batch)
+    assert total.asscalar() == pytest.approx(alone.asscalar())
 
 
 def test_teacher_of_other_classes_is_refused_at_once(place, tmp_path):
-    net = build_classifier("mobilenet0.25", ("cat", "dog"), size=48)
+    net = models.build("mobilenet0.25", ("cat", "dog"), size=48)
     folder = tmp_path / "teacher"
-    save_classifier(net, folder, "teacher", classes=("cat", "dog"), size=48)
+    models.save(net, folder, "teacher")
     content = {**TRAIN, "distillation": {"teacher": str(folder)}}
     with pytest.raises(ValueError, match=r"teacher: its classes are \['cat', 'dog'\]"):
         pipeline.run(recipe_in(place, content), tmp_path / "run", options=QUIET)

@@ -23,7 +23,6 @@ from gluon_compress import (
     slim,
     trace,
 )
-from gluon_compress.models import head
 from gluon_compress.recipe import ClassifierRecipe, Recipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 
@@ -59,14 +58,14 @@ def test_all_rows_make_one_plan_for_the_whole_net(tmp_path):
     recipe = Recipe.load(written(tmp_path))
     plan, costs = pipeline.decide(recipe, ("cat", "dog"))
     net = build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(32, 32, 32))
-    graph = models.trace_head(net)
+    graph = models.graph_of(net)
     plan.check(graph)
     assert plan.net == "ssd_300_mobilenet0.25"
     assert {n: c["macs"] for n, c in costs.items()} == {
         "full": count(graph).macs,
         "compact": count(graph, plan).macs,
     }
-    assert count(models.trace_head(slim(net, plan))).macs == costs["compact"]["macs"]
+    assert count(models.graph_of(slim(net, plan))).macs == costs["compact"]["macs"]
     assert [len(plan.keep[f"expand_conv{i}"]) for i in range(3)] == [16] * 3
     # Half of what the deletion has left.
     assert costs["compact"]["macs"] < 0.5 * costs["full"]["macs"]
@@ -129,7 +128,7 @@ def test_detector_in_the_order_of_the_paper_keeps_its_budgets(tmp_path):
     student, how = recipe.student, {"trunk": tmp_path / "trunk"}
     assert Path(student.trunk).parts[1] == "resnet50_v1d_compact_imagenet"
     net = build(student.name, recipe.data.classes, extras=student.extras, **how)
-    cost = count(models.trace_head(net))
+    cost = count(models.graph_of(net))
     assert 0.97 * 2.31e9 < cost.macs <= 2.31e9
     assert 0.97 * 16.3e6 < cost.bytes <= 16.3e6
 
@@ -149,7 +148,7 @@ def test_structure_needs_no_trunk_that_is_not_there_yet(
     ]
     assert (found, costs) == pipeline.decide(plain, ("cat", "dog"))
     net, _ = pipeline.structure(recipe, ("cat", "dog"), found)
-    assert count(models.trace_head(net)).macs == costs["compact"]["macs"]
+    assert count(models.graph_of(net)).macs == costs["compact"]["macs"]
 
 
 def test_trunk_that_is_there_gives_its_values(tmp_path, monkeypatch):
@@ -205,8 +204,8 @@ def test_budget_of_more_classes_gives_one_structure_to_all(tmp_path):
     recipe = Recipe.load(written(tmp_path, compression=[{**row, "classes": 20}]))
     plan, costs = pipeline.decide(recipe, ("cat", "dog"))
     net = build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(32, 32, 32))
-    plan.check(models.trace_head(net))
-    twin = models.trace_head(head.with_classes(net, [str(i) for i in range(20)]))
+    plan.check(models.graph_of(net))
+    twin = models.graph_of(models.with_classes(net, [str(i) for i in range(20)]))
     how = {"groups": row["groups"], "multiple": 4}
     there = select(twin, Budget(**row["budget"]), **how)
     trunk = [name for name in plan.keep if name.startswith("mobilenet_")]

@@ -64,7 +64,7 @@ def test_labels_of_a_criterion_decide_which_half_goes():
 
 
 def test_detector_is_measured_at_its_raw_head():
-    from gluon_compress.models import build
+    from gluon_compress import build
 
     net = build("ssd_300_mobilenet0.25", ["cell"], width=0.25, seed=1)
     found = effects(net, [batch((2, 3, 300, 300))], shape=(1, 3, 300, 300))

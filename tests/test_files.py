@@ -89,14 +89,14 @@ def test_sha256_of_more_than_one_block(tmp_path):
 
 
 def test_errors_of_the_system_get_a_name_if_they_have_none(tmp_path):
-    with pytest.raises(OSError, match="No space") as error, atomic.named(tmp_path):
+    with pytest.raises(OSError, match="No space") as error, atomic.errors_for(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.filename == str(tmp_path)
     assert error.value.errno == errno.ENOSPC
-    with pytest.raises(FileNotFoundError) as error, atomic.named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, atomic.errors_for(tmp_path):
         (tmp_path / "none").read_bytes()
     assert error.value.filename == str(tmp_path / "none")
-    with pytest.raises(OSError, match="^no number$"), atomic.named(tmp_path):
+    with pytest.raises(OSError, match="^no number$"), atomic.errors_for(tmp_path):
         raise OSError("no number")
 
 

@@ -12,7 +12,14 @@ from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_compress import slim
-from gluon_compress.graph import RULES, ChannelGroup, pair_of, trace, trace_any
+from gluon_compress.graph import (
+    OPERATORS,
+    ChannelGroup,
+    NetAdapter,
+    Operator,
+    pair_of,
+    trace,
+)
 from gluon_compress.graph.channels import balanced_sets
 from gluon_compress.graph.names import structural_names
 from nets import (
@@ -427,9 +434,29 @@ def test_hybridized_net_is_traced():
     assert found(trace(net, SHAPE))["conv0"].width == 8
 
 
-def test_shape_is_guessed_where_a_dense_layer_fixes_it():
-    net = ready(NETS["flatten_dense"]())
-    assert trace_any(net).inputs["data"] in [(1, 3, n, n) for n in (8, 9, 10)]
+def test_shape_is_not_guessed():
+    with pytest.raises(ValueError, match="give shape="):
+        trace(ready(chain()))
+
+
+def test_net_that_states_its_shape_needs_no_other():
+    net = ready(chain())
+    net.input_shape = SHAPE
+    assert trace(net).inputs == {"data": SHAPE}
+
+
+def test_slim_net_states_the_shape_it_was_traced_with():
+    small = slim(ready(chain()), None, shape=SHAPE)
+    assert trace(small).inputs == {"data": SHAPE}
+
+
+def test_net_may_carry_its_adapter():
+    net = ready(chain())
+    head = net[:2]
+    net.net_adapter = NetAdapter(
+        lambda net: head(mx.sym.var("data")), lambda *_: None, lambda net: SHAPE
+    )
+    assert list(found(trace(net))) == ["conv0", "conv1"]
 
 
 def test_net_that_draws_random_numbers_in_training_is_traced_as_it_infers():
@@ -484,10 +511,10 @@ def test_layer_that_does_not_trace_is_named():
 
 
 def test_rule_that_fails_names_operator_and_layer(monkeypatch):
-    def broken(step):
+    def broken(op):
         raise IndexError("no such axis")
 
-    monkeypatch.setitem(RULES, "Pooling", broken)
+    monkeypatch.setitem(OPERATORS, "Pooling", Operator(broken))
     with pytest.raises(
         ValueError, match="operator Pooling .* for 'pool0': Index.* axis"
     ):

@@ -23,8 +23,7 @@ from gluon_compress.data import make_toy
 from gluon_compress.data.toy import CLASSES
 from gluon_compress.distill import LOSSES
 from gluon_compress.model_folder import load_symbol
-from gluon_compress.models import head
-from gluon_compress.models.ssd import VOC_CLASSES
+from gluon_compress.models.ssd import VOC_CLASSES, raw_head
 from gluon_compress.pipeline.detection import DETECTION
 from gluon_compress.pipeline.job import open_job
 from gluon_compress.pipeline.stages import compress, finetune
@@ -93,7 +92,7 @@ def test_every_stage_has_a_result_a_model_and_its_origin(place):
         net = models.load(place / "run" / stage / "model")
         assert result["commit"] == "abc"
         assert result["data"]["train"] == {"images": 8, "skipped": 0, "repairs": {}}
-        assert models.size_of(net)["macs"] == result["macs"]
+        assert models.cost_of(net)["macs"] == result["macs"]
         assert 0 <= result["mAP"] <= 1
 
 
@@ -105,15 +104,15 @@ def test_compact_net_meets_the_budget_and_lost_its_branch_channels(place):
     full, compact = (
         models.load(place / "run" / name / "model") for name in ("full", "compact")
     )
-    widths = head.map_widths(full)[3:]
-    assert head.map_widths(compact)[3:] == tuple(w // 2 for w in widths)
+    widths = raw_head.map_widths(full)[3:]
+    assert raw_head.map_widths(compact)[3:] == tuple(w // 2 for w in widths)
 
 
 @pytest.mark.slow
 def test_plan_on_disk_is_what_was_cut(place):
     plan = Plan.load(place / "run" / "1_prune" / "plan.json")
     full = models.load(place / "run" / "full" / "model")
-    graph = models.trace_head(full)
+    graph = models.graph_of(full)
     plan.check(graph)
     assert plan.net == "ssd_300_mobilenet0.25"
     assert plan.made_by["commit"] == "abc"
@@ -125,7 +124,7 @@ def test_plan_on_disk_is_what_was_cut(place):
 def test_one_plan_holds_what_all_rows_left_of_the_full_net(place):
     plan = Plan.load(place / "run" / "plan.json")
     full, compact = (models.load(place / "run" / n / "model") for n in ENDS)
-    assert models.size_of(slim(full, plan)) == models.size_of(compact)
+    assert models.cost_of(slim(full, plan)) == models.cost_of(compact)
     first, second = (
         Plan.load(place / "run" / name / "plan.json") for name in STAGES[1:3]
     )
@@ -204,7 +203,8 @@ def test_only_the_taps_that_a_recipe_names_are_compared(tmp_path):
     full, _ = DETECTION.build(job, job.train.classes)
     lesson = DETECTION.lesson(job, full, full)
     outputs = lesson.block(mx.nd.ones((1, 3, 300, 300)))
-    assert [output.shape[2] for output in outputs[2:]] == [3, 10]  # each second cell
+    sides = [outputs[name].shape[2] for name in ("map4", "map1")]
+    assert sides == [3, 10]  # each second cell
     batch = next(iter(DETECTION.batches(job, full, recipe.finetune).epoch(0)))
     loss, parts = lesson.step_loss(lesson.block, batch)
     assert np.isfinite(loss.asscalar())
@@ -286,7 +286,7 @@ def test_detector_is_built_on_a_trunk_that_was_pruned_as_a_classifier(place, tmp
     assert list(results["stages"]) == ["full", "compact"]
     compact = models.load(tmp_path / "run" / "compact" / "model")
     # Half of 128, 256 and 256 channels.
-    assert head.map_widths(compact)[:3] == (32, 64, 128)
+    assert raw_head.map_widths(compact)[:3] == (32, 64, 128)
 
 
 def test_files_that_are_left_out_are_named(tmp_path, caplog):
@@ -378,7 +378,7 @@ def test_channels_are_judged_on_the_images_where_asked(place, tmp_path):
     decision = Plan.load(tmp_path / "plan.json")
     assert decision.made_by["criterion"] == "taylor"
     by_weight = select(
-        models.trace_head(net),
+        models.graph_of(net),
         Budget(macs=0.6 * macs(net)),
         "l1",
         selection="uniform",
@@ -393,7 +393,7 @@ def test_channels_are_judged_on_the_images_where_asked(place, tmp_path):
 
 
 def macs(net) -> int:
-    return models.size_of(net)["macs"]
+    return models.cost_of(net)["macs"]
 
 
 def test_set_without_objects_is_refused_before_training(tmp_path):

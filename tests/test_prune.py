@@ -396,10 +396,15 @@ def test_net_without_values_is_refused(way):
         way(chain(), None, shape=SHAPE)
 
 
-def test_shape_that_no_usual_one_fits_is_asked_for():
-    net = nn.HybridSequential()
-    net.add(conv(4), nn.Flatten(), nn.Dense(3))
-    ready(net, (1, 3, 37, 41))
-    with pytest.raises(ValueError, match=r"give shape=\.\.\."):
-        slim(net, None)
-    assert slim(net, None, shape=(1, 3, 37, 41)) is not None
+@pytest.mark.parametrize("way", [mask, slim])
+def test_shape_that_is_not_stated_is_asked_for(way):
+    with pytest.raises(ValueError, match="give shape="):
+        way(ready(chain()), None)
+
+
+@pytest.mark.parametrize("way", [mask, slim])
+def test_graph_spares_another_tracing(way):
+    net, plan = prepared("residual")
+    graph = trace(net, SHAPE)
+    traced, again = way(net, plan, graph=graph), way(net, plan, shape=SHAPE)
+    assert difference(traced(batch()), again(batch())) == 0

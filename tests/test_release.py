@@ -10,8 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress import models, pipeline, zoo
-from gluon_compress.models import classifier
+from gluon_compress import build, models, pipeline, zoo
 from gluon_compress.recipe import ClassifierRecipe, Recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.zoo import index
@@ -50,13 +49,8 @@ def classified(tmp_path):
     data = {**TRAIN["data"], "root": str(tmp_path / "images")}
     (tmp_path / "recipe.json").write_text(json.dumps({**TRAIN, "data": data}))
     recipe = ClassifierRecipe.load(tmp_path / "recipe.json")
-    net = classifier.build_classifier("mobilenet0.25", NAMES, size=48)
-    how = {"classes": NAMES, "size": 48}
-    finished(
-        tmp_path,
-        recipe,
-        lambda place: classifier.save_classifier(net, place, "compact", **how),
-    )
+    net = models.build("mobilenet0.25", NAMES, size=48)
+    finished(tmp_path, recipe, lambda place: models.save(net, place, "compact"))
     return tmp_path / "run"
 
 
@@ -68,7 +62,7 @@ def detected(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps({**RECIPE, "data": data}))
     recipe = Recipe.load(tmp_path / "recipe.json")
     names = pipeline.TASKS[Recipe].open_sets(recipe)[0].classes
-    net = models.build("ssd_300_mobilenet0.25", names, width=0.5, extras=(32, 32, 32))
+    net = build("ssd_300_mobilenet0.25", names, width=0.5, extras=(32, 32, 32))
     finished(tmp_path, recipe, lambda place: models.save(net, place, "compact"))
     return tmp_path / "run"
 

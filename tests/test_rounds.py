@@ -26,8 +26,8 @@ from gluon_compress import (
     taylor,
     trace,
 )
-from gluon_compress.models import head
-from gluon_compress.prune import CURVES, Rounds, mask_in_rounds, plan_of, set_mask
+from gluon_compress.models.ssd import training
+from gluon_compress.prune import SCHEDULES, Rounds, mask_in_rounds, plan_of, set_mask
 from gluon_compress.recipe import Schedule
 from gluon_compress.train import BEST, Progress, fit, load_best
 from nets import NETS, batch, chain, difference, random_plan, ready
@@ -119,10 +119,10 @@ def test_curves_end_at_the_target():
         assert Rounds(4).left(number) == pytest.approx(left)
         linear = Rounds(4, curve="linear").left(number)
         assert linear == pytest.approx(1 - number / 4)
-    assert set(CURVES) == {"cubic", "linear"}
+    assert set(SCHEDULES) == {"cubic", "linear"}
 
 
-@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize("curve", SCHEDULES)
 def test_budgets_go_from_the_full_cost_to_the_target(tmp_path, curve):
     budgets = []
 
@@ -386,22 +386,23 @@ def test_a_detector_is_masked_through_the_block_that_is_trained():
     net = models.build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(64, 32, 32))
     images = mx.nd.array(np.random.RandomState(0).randn(1, 3, 300, 300))
     masked = mask(net, None)
-    block = head.head_block(masked)
-    full = count(models.trace_head(masked))
+    block = training.training_net(masked)
+    full = count(models.graph_of(masked))
 
     def by_l1(graph, budget, within):
         return select(graph, budget, "l1", multiple=8, ends=True, within=within)
 
     budget = Budget.share(full, macs=0.5)
-    shape = models.trace_head(net).inputs["data"]
+    shape = models.graph_of(net).inputs["data"]
     callback = mask_in_rounds(masked, budget, by_l1, Rounds(2), shape=shape)
     shares = []
     for epoch in (0, 1):
         callback(block, Progress(epoch=epoch, epochs=2))
         plan = plan_of(masked)
-        shares.append(count(models.trace_head(masked), plan).macs / full.macs)
-        small = head.head_block(slim(masked, plan))
-        assert difference(block(images), small(images)) < 1e-5
+        shares.append(count(models.graph_of(masked), plan).macs / full.macs)
+        small = training.training_net(slim(masked, plan))
+        pair = [[*net(images).values()] for net in (block, small)]
+        assert difference(*pair) < 1e-5
     assert shares[1] <= 0.5 < shares[0] <= 0.5 + 0.5 * 0.5**3
 
 

@@ -200,42 +200,6 @@ def test_pictures_never_replace_anything(script, tmp_path, places, out, message)
         )
 
 
-# ---------------------------------------------------------------- facts
-
-
-def test_environment_states_where_a_result_comes_from(script):
-    found = script("facts").environment()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["date"])
-    assert found["versions"]["mxnet"] == mx.__version__
-    assert found["hardware"]["cores"] >= 1
-    assert found["commit"] is None or re.fullmatch("[0-9a-f]{40}", found["commit"])
-
-
-def test_outside_a_checkout_there_is_no_commit(script, monkeypatch, tmp_path):
-    facts = script("facts")
-    monkeypatch.setattr(facts, "ROOT", tmp_path)
-    found = facts.environment()
-    assert (found["commit"], found["modified"]) == (None, None)
-
-
-def test_commit_and_changes_are_those_of_the_checkout(script, monkeypatch, tmp_path):
-    def git(*command: str) -> str:
-        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=no"]
-        place = ["git", "-C", str(tmp_path)]
-        return subprocess.check_output([*place, *who, *command], text=True).strip()
-
-    facts = script("facts")
-    monkeypatch.setattr(facts, "ROOT", tmp_path)
-    git("init", "-q")
-    (tmp_path / "a").write_text("1")
-    git("add", "a")
-    git("commit", "-qm", "first")
-    clean = facts.environment()
-    (tmp_path / "a").write_text("2")
-    assert (clean["commit"], clean["modified"]) == (git("rev-parse", "HEAD"), False)
-    assert facts.environment()["modified"] is True
-
-
 @pytest.mark.parametrize(("given", "used"), [(None, "cores"), ("1", "1")])
 def test_all_cores_are_used_unless_told_otherwise(script, monkeypatch, given, used):
     common = script("common")
@@ -250,12 +214,6 @@ def test_all_cores_are_used_unless_told_otherwise(script, monkeypatch, given, us
             [],
         )
     assert seen == [str(common.cores()) if used == "cores" else used]
-
-
-@pytest.mark.parametrize(("value", "threads"), [("3", 3), ("4,2", 4)])
-def test_threads_are_those_that_are_set(script, monkeypatch, value, threads):
-    monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert script("facts").environment()["hardware"]["threads"] == threads
 
 
 def test_result_holds_figures_and_environment(script, tmp_path):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = "bash cat cksum dirname env find grep make mkdir mktemp rm sed sh tail tee tr"
+CONSTRAINTS = sorted((ROOT / "constraints").glob("*.txt"))
+TOOLS = "bash cat cksum dirname env find grep make mkdir mktemp readlink rm sed sh"
 
 # Answers like a Python that can make environments; notes in pip.calls each time that
 # pip installs this package.
@@ -18,11 +22,12 @@ PYTHON = """#!/bin/sh
 case "$1 $2" in
     "-m venv") mkdir -p "$4/bin" && cat "$0" >"$4/bin/python" &&
         chmod +x "$4/bin/python" ;;
-    "-m pip") case "$*" in *" -e "*) echo call >>pip.calls ;; esac
+    "-m pip") echo "$*" >>pip.calls
         [ "${PIP_STATUS:-0}" = 0 ] || echo "ERROR: no such host"
         exit "${PIP_STATUS:-0}" ;;
     "-m pytest") echo "=== 1 failed, 2 passed in 0.12s ==="; exit 1 ;;
     "-V "*) echo "Python 3.9.0" ;;
+    "-c "*) case "$2" in *print*) echo 39 ;; esac ;;
 esac
 """
 BROKEN = "#!/bin/sh\necho 'command not found' >&2\nexit 127\n"
@@ -35,10 +40,12 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin = folder / "a checkout", folder / "bin"
         self.bin.mkdir()
-        for name in ("Makefile", "setup.py", "scripts/venv.sh", ".ci/run"):
+        constraints = [f"constraints/{path.name}" for path in CONSTRAINTS]
+        own = ("Makefile", "setup.py", "scripts/venv.sh", ".ci/run")
+        for name in (*own, *constraints):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.folder / name)
-        for tool in (*TOOLS.split(), "chmod", "touch"):
+        for tool in (*TOOLS.split(), "chmod", "tail", "tee", "touch", "tr"):
             (self.bin / tool).symlink_to(shutil.which(tool))
 
     def add_python(self, name: str, content: str = PYTHON) -> None:
@@ -59,9 +66,13 @@ class Checkout:
     def make(self, target: str, **variables: str) -> subprocess.CompletedProcess:
         return self.run("make", target, **variables)
 
-    def pip_calls(self) -> int:
+    def pip_calls(self) -> list[str]:
         calls = self.folder / "pip.calls"
-        return len(calls.read_text().splitlines()) if calls.exists() else 0
+        return calls.read_text().splitlines() if calls.exists() else []
+
+    def installs(self) -> int:
+        """Return how often pip has installed the package."""
+        return sum(" -e " in call for call in self.pip_calls())
 
 
 @pytest.fixture
@@ -121,27 +132,59 @@ def test_failing_pip_is_one_line_and_never_current(checkout):
         assert len(lines_of_ours(result)) == 1
         assert "ERROR: no such host" in result.stderr
         assert ".venv-install.log" in result.stderr
-    assert checkout.pip_calls() == 2
+    assert not (checkout.folder / ".venv" / ".installed").exists()
 
 
 def test_current_environment_is_left_alone(checkout):
     checkout.add_python("python3.10")
     assert checkout.make("venv").returncode == 0
-    calls = checkout.pip_calls()
+    calls = checkout.installs()
     again = checkout.make("venv")
     assert again.returncode == 0
     assert again.stdout == ""
-    assert checkout.pip_calls() == calls
+    assert checkout.installs() == calls
 
 
 def test_changed_setup_installs_again(checkout):
     checkout.add_python("python3.10")
     checkout.make("venv")
-    calls = checkout.pip_calls()
+    calls = checkout.installs()
     with open(checkout.folder / "setup.py", "a") as setup:
         setup.write("# another pin\n")
     checkout.make("venv")
-    assert checkout.pip_calls() == calls + 1
+    assert checkout.installs() == calls + 1
+
+
+def test_changed_constraints_install_again(checkout):
+    checkout.add_python("python3.10")
+    checkout.make("venv")
+    with open(checkout.folder / "constraints" / "py39.txt", "a") as constraints:
+        constraints.write("another==1.0\n")
+    checkout.make("venv")
+    assert checkout.installs() == 2
+
+
+def test_every_install_is_constrained_to_the_locked_versions(checkout):
+    checkout.add_python("python3.9")
+    assert checkout.make("venv").returncode == 0
+    calls = checkout.pip_calls()
+    assert " pip setuptools wheel" in calls[0]
+    assert all(" --constraint constraints/py39.txt " in call for call in calls)
+    assert all("--no-build-isolation" in call for call in calls if " -e " in call)
+
+
+def test_environment_that_is_a_link_is_refused_and_left_alone(checkout, tmp_path):
+    checkout.add_python("python3.9")
+    other = tmp_path / "another environment"
+    other.mkdir()
+    (other / "mine").write_text("mine")
+    (checkout.folder / ".venv").symlink_to(other)
+    result = checkout.make("venv")
+    assert result.returncode != 0
+    (line,) = lines_of_ours(result)
+    assert ".venv is a link" in line
+    assert str(other) in line
+    assert [path.name for path in other.iterdir()] == ["mine"]
 
 
 def test_moved_checkout_makes_a_new_environment(checkout):
@@ -151,7 +194,7 @@ def test_moved_checkout_makes_a_new_environment(checkout):
     (checkout.folder / ".venv" / "old").touch()
     result = checkout.make("venv")
     assert "from" in result.stdout
-    assert checkout.pip_calls() == 2
+    assert checkout.installs() == 2
 
 
 def test_ci_ends_with_the_closing_line_and_the_status(checkout):
@@ -159,3 +202,34 @@ def test_ci_ends_with_the_closing_line_and_the_status(checkout):
     result = checkout.run(".ci/run", CI="true")
     assert result.returncode != 0
     assert result.stdout.splitlines()[-1] == "=== 1 failed, 2 passed in 0.12s ==="
+
+
+@pytest.fixture
+def requirements(monkeypatch) -> list[Requirement]:
+    """Return what setup.py asks for, the dev extra included."""
+    given: dict = {}
+    monkeypatch.setattr("setuptools.setup", lambda **settings: given.update(settings))
+    runpy.run_path(str(ROOT / "setup.py"))
+    required = (*given["install_requires"], *given["extras_require"]["dev"])
+    return [Requirement(line) for line in required]
+
+
+def pins(path: Path) -> dict[str, str]:
+    lines = path.read_text().splitlines()
+    stated = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in stated}
+
+
+def test_every_supported_python_is_locked():
+    names = [path.name for path in CONSTRAINTS]
+    assert names == ["py310.txt", "py311.txt", "py38.txt", "py39.txt"]
+
+
+@pytest.mark.parametrize("path", CONSTRAINTS, ids=lambda path: path.stem)
+def test_locked_versions_are_those_that_setup_allows(path, requirements):
+    locked = pins(path)
+    for requirement in requirements:
+        assert locked[canonicalize_name(requirement.name)] in requirement.specifier
+    tools = (ROOT / "constraints" / "tools.in").read_text().splitlines()
+    for requirement in (Requirement(line) for line in tools if line[0] != "#"):
+        assert locked[canonicalize_name(requirement.name)] in requirement.specifier

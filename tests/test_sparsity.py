@@ -10,9 +10,9 @@ from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_compress import mask, models, trace
-from gluon_compress.models import head
+from gluon_compress.models.ssd import training
 from gluon_compress.plan.importance import scores
-from gluon_compress.prune import sparse_step
+from gluon_compress.prune import bn_l1_step
 from gluon_compress.train import fit
 from nets import (
     SHAPE,
@@ -70,7 +70,7 @@ def test_slope_is_the_weight_times_the_sign(hybrid):
     net = signed(ready(residual()))
     if hybrid:
         net.hybridize(static_alloc=True, static_shape=True)
-    step = sparse_step(nothing, net, 0.3, shape=SHAPE)
+    step = bn_l1_step(nothing, net, 0.3, shape=SHAPE)
     found = slopes(net, step, gammas(net))
     assert len(found) == 3
     for slope, gamma in zip(found, gammas(net)):
@@ -85,7 +85,7 @@ def test_slopes_are_added_to_those_of_the_loss():
         return (net(data[0]) ** 2).sum(), {}
 
     alone = slopes(net, own, net.collect_params(".*(gamma|weight)").values())
-    step = sparse_step(own, net, 0.3, shape=SHAPE)
+    step = bn_l1_step(own, net, 0.3, shape=SHAPE)
     both = slopes(net, step, net.collect_params(".*(gamma|weight)").values())
     for p, a, b in zip(net.collect_params(".*(gamma|weight)").values(), alone, both):
         extra = 0.3 * np.sign(p.data().asnumpy()) if p.name.endswith("gamma") else 0
@@ -94,7 +94,7 @@ def test_slopes_are_added_to_those_of_the_loss():
 
 def test_the_part_is_the_weight_times_the_sum_of_sizes():
     net = signed(ready(chain()))
-    loss, parts = sparse_step(nothing, net, 0.3, shape=SHAPE)(net, (batch(),))
+    loss, parts = bn_l1_step(nothing, net, 0.3, shape=SHAPE)(net, (batch(),))
     expected = 0.3 * sum(np.abs(g.data().asnumpy()).sum() for g in gammas(net))
     assert list(parts) == ["own", "sparsity"]
     assert parts["sparsity"].asscalar() == pytest.approx(expected)
@@ -105,7 +105,7 @@ def test_scales_of_channels_that_stay_are_left_alone():
     net = nn.HybridSequential()
     net.add(unit(8), unit(5))  # the second one's channels are outputs
     ready(net)
-    step = sparse_step(nothing, net, 0.3, shape=SHAPE)
+    step = bn_l1_step(nothing, net, 0.3, shape=SHAPE)
     first, last = slopes(net, step, gammas(net))
     np.testing.assert_allclose(first, 0.3, rtol=1e-6)
     assert (last == 0).all()
@@ -117,13 +117,13 @@ def test_a_scale_for_channels_of_both_kinds_is_pulled_in_part():
         return m["out"](F.relu(y))
 
     net = ready(Wired(wire, a=conv(6), norm=nn.BatchNorm(), out=nn.Dense(5)))
-    (found,) = slopes(net, sparse_step(nothing, net, 0.3, shape=SHAPE), gammas(net))
+    (found,) = slopes(net, bn_l1_step(nothing, net, 0.3, shape=SHAPE), gammas(net))
     np.testing.assert_allclose(found, [0.3] * 6 + [0] * 3, rtol=1e-6)
 
 
 def test_a_scale_for_two_groups_is_pulled_in_whole():
     net = ready(dense_block())
-    found = slopes(net, sparse_step(nothing, net, 0.3, shape=SHAPE), gammas(net))
+    found = slopes(net, bn_l1_step(nothing, net, 0.3, shape=SHAPE), gammas(net))
     assert [len(slope) for slope in found] == [8, 14]
     for slope in found:
         np.testing.assert_allclose(slope, 0.3, rtol=1e-6)
@@ -132,7 +132,7 @@ def test_a_scale_for_two_groups_is_pulled_in_whole():
 def test_scales_that_are_not_trained_do_not_count():
     net = ready(chain())
     gammas(net)[0].grad_req = "null"
-    _, parts = sparse_step(nothing, net, 1, shape=SHAPE)(net, (batch(),))
+    _, parts = bn_l1_step(nothing, net, 1, shape=SHAPE)(net, (batch(),))
     left = np.abs(gammas(net)[1].data().asnumpy()).sum()
     assert parts["sparsity"].asscalar() == pytest.approx(left)
 
@@ -142,7 +142,7 @@ def test_two_devices_make_the_update_of_one(tmp_path):
     for name, ctx in (("one", (mx.cpu(),)), ("two", (mx.cpu(0), mx.cpu(1)))):
         net = conv_net()
         net.collect_params().reset_ctx(list(ctx))
-        step = sparse_step(nothing, net, 0.3, shape=(1, 2, 4, 4))
+        step = bn_l1_step(nothing, net, 0.3, shape=(1, 2, 4, 4))
         options = replace(QUIET, ctx=ctx)
         schedule = replace(ONE_STEP, learning_rate=0.1)
         fit(net, Batches(1), step, schedule, tmp_path / name, options=options)
@@ -159,7 +159,7 @@ def test_masked_nets_and_weight_zero_are_allowed():
     def own(net, data):
         return (net(data[0]) ** 2).sum(), {}
 
-    step = sparse_step(own, net, 0, shape=SHAPE)
+    step = bn_l1_step(own, net, 0, shape=SHAPE)
     expected = slopes(net, own, gammas(net), data)
     assert same(slopes(net, step, gammas(net), data), expected)
 
@@ -168,7 +168,7 @@ def test_training_makes_scales_small(tmp_path):
     sizes = []
     for name, weight in (("without", 0), ("with", 0.2)):
         net = conv_net(dropout=0.0)
-        step = sparse_step(cross_entropy, net, weight, shape=(1, 2, 4, 4))
+        step = bn_l1_step(cross_entropy, net, weight, shape=(1, 2, 4, 4))
         schedule = replace(SHORT, epochs=10, weight_decay=0.0)
         fit(net, Batches(3), step, schedule, tmp_path / name, options=QUIET)
         graph = trace(net, (1, 2, 4, 4))
@@ -180,13 +180,13 @@ def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
     ends = []
     for name, step_loss in (("whole", cross_entropy), ("cut", stopped(4))):
         net = conv_net()
-        step = sparse_step(step_loss, net, 0.01, shape=(1, 2, 4, 4))
+        step = bn_l1_step(step_loss, net, 0.01, shape=(1, 2, 4, 4))
         options = replace(QUIET, save_minutes=0)
         try:
             fit(net, Batches(3), step, SHORT, tmp_path / name, options=options)
         except Stop:
             net = conv_net()
-            step = sparse_step(cross_entropy, net, 0.01, shape=(1, 2, 4, 4))
+            step = bn_l1_step(cross_entropy, net, 0.01, shape=(1, 2, 4, 4))
             options = replace(QUIET, resume=True)
             fit(net, Batches(3), step, SHORT, tmp_path / name, options=options)
         ends.append(values(net))
@@ -195,13 +195,13 @@ def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
 
 def test_a_detector_is_trained_through_its_block():
     net = models.build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(64, 32, 32))
-    block = head.head_block(net)
+    block = training.training_net(net)
     images = mx.nd.array(np.random.RandomState(0).randn(1, 3, 300, 300))
 
     def own(net, data):
-        return 0 * net(data[0])[0].sum(), {}
+        return 0 * net(data[0])["class_scores"].sum(), {}
 
-    step = sparse_step(own, net, 0.3)
+    step = bn_l1_step(own, net, 0.3)
     found = slopes(block, step, gammas(net), (images,))
     for slope in found:
         np.testing.assert_allclose(slope, 0.3, rtol=1e-6)
@@ -214,16 +214,16 @@ def test_a_detector_is_trained_through_its_block():
 @pytest.mark.parametrize("weight", [-1e-4, math.nan, math.inf, True, "1e-4", None])
 def test_a_weight_that_makes_no_sense_is_refused(weight):
     with pytest.raises(ValueError, match="weight of sparsity is .*; allowed: a num"):
-        sparse_step(nothing, ready(chain()), weight, shape=SHAPE)
+        bn_l1_step(nothing, ready(chain()), weight, shape=SHAPE)
 
 
 def test_a_net_without_scales_is_refused():
     with pytest.raises(ValueError, match="no trained BatchNorm scale of a channel"):
-        sparse_step(nothing, ready(plain()), 1e-4, shape=SHAPE)
+        bn_l1_step(nothing, ready(plain()), 1e-4, shape=SHAPE)
 
 
 def test_scales_fixed_at_one_are_no_scales():
     net = nn.HybridSequential()
     net.add(conv(8), nn.BatchNorm(scale=False), nn.Activation("relu"), nn.Dense(3))
     with pytest.raises(ValueError, match="no trained BatchNorm scale of a channel"):
-        sparse_step(nothing, ready(net), 1e-4, shape=SHAPE)
+        bn_l1_step(nothing, ready(net), 1e-4, shape=SHAPE)

@@ -13,7 +13,8 @@ from gluoncv import model_zoo
 
 from gluon_compress import delete, export, models, pipeline
 from gluon_compress.data.toy import CLASSES
-from gluon_compress.models import head
+from gluon_compress.models import ssd
+from gluon_compress.models.ssd import raw_head
 from gluon_compress.recipe import Recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
@@ -39,7 +40,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train_ssd")
     few_toys(folder / "toy", 20, train=8, test=4)
     net = models.build(MODEL["name"], CLASSES, extras=(32, 32, 32))
-    graph = models.trace_head(net)
+    graph = models.graph_of(net)
     delete(graph, {"*": 0.5}, multiple=1, net=MODEL["name"]).save(folder / "plan.json")
     models.save(net, folder / "teacher", "teacher")
     return folder
@@ -54,7 +55,7 @@ def recipe_in(place, **changes) -> Recipe:
 
 
 def macs(folder) -> int:
-    return models.size_of(models.load(folder))["macs"]
+    return models.cost_of(models.load(folder))["macs"]
 
 
 @pytest.mark.slow
@@ -68,8 +69,8 @@ def test_net_trains_in_the_structure_of_a_plan(place, tmp_path, masks):
     found = macs(tmp_path / "run" / "full" / "model")
     assert found == stage["macs"] < 0.5 * macs(place / "teacher")
     # Masks or not, the same channels are there.
-    widths = head.map_widths(models.load(tmp_path / "run" / "full" / "model"))
-    whole = head.map_widths(models.load(place / "teacher"))
+    widths = raw_head.map_widths(models.load(tmp_path / "run" / "full" / "model"))
+    whole = raw_head.map_widths(models.load(place / "teacher"))
     assert widths == tuple(width // 2 for width in whole)
 
 
@@ -115,7 +116,7 @@ def test_training_starts_from_a_detector(place, tmp_path, classes):
     pipeline.run(recipe, tmp_path / "run", options=QUIET)
     found = models.load(tmp_path / "run" / "full" / "model")
     assert tuple(found.classes) == CLASSES
-    assert head.config_of(found).sizes == sizes
+    assert ssd.config_of(found).sizes == sizes
     assert same(start.box_predictors, found.box_predictors)
     assert same(start.class_predictors, found.class_predictors) == (classes == CLASSES)
 

@@ -5,7 +5,7 @@ in them; ``augment`` changes a sample; ``batches`` puts samples and their target
 together ahead of the training; ``toy`` makes a set up.
 """
 
-from gluon_compress.data.batches import Batches, EarlyBatches, SSDTargets
+from gluon_compress.data.batches import Batches, EarlyBatches
 from gluon_compress.data.classes import ClassTargets, Mixup
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
@@ -41,7 +41,7 @@ __all__ = [
     "Preprocess",
     "RecordBatches",
     "Records",
-    "SSDTargets",
+    "STD",
     "VOCLayout",
     "as_rgb",
     "class_names",

@@ -14,7 +14,7 @@ from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import FORMATS, Format, InferenceGraph
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
 from gluon_compress.deployment.runtimes import RUNTIMES
-from gluon_compress.graph.context import PRODUCERS
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import take_apart
 
 
@@ -139,7 +139,7 @@ def first_departure(
     layers as outputs of one graph, runtimes would not fuse them as they do.)
     """
     nodes, _ = take_apart(graph.symbol)
-    names = [node["name"] for node in nodes if node["op"] in PRODUCERS]
+    names = [n["name"] for n in nodes if operator_of(n["op"]).weight_input is not None]
     internals = graph.symbol.get_internals()
 
     def departs(name: str) -> bool:

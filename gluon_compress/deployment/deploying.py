@@ -14,7 +14,7 @@ from gluon_compress.deployment.manifest import DEPLOYED, checked
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
 from gluon_compress.graph import pair_of
 from gluon_compress.model_folder import check_name, save_pair, versions
-from gluon_compress.storage.artifacts import MANIFEST, drafted, sums_of
+from gluon_compress.storage.artifacts import MANIFEST, atomic_directory, checksums
 from gluon_compress.storage.atomic import write_json
 
 CONVERTERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # what made files
@@ -81,7 +81,7 @@ def deploy(
     )
     reference = _reference(net, deployable, images[:CHECKED])
     check = FormatCheck(deployable, graph, reference)
-    with drafted(folder, deployable.kind + DEPLOYED) as draft:
+    with atomic_directory(folder, deployable.kind + DEPLOYED) as draft:
         entries = {}
         for format_name in formats:
             file_format = FORMATS[format_name]
@@ -112,7 +112,7 @@ def deploy(
             "cost": deployable.cost,
             "formats": entries,
             "versions": versions(*CONVERTERS),
-            "files": sums_of(draft),
+            "files": checksums(draft),
         }
         checked(manifest)
         write_json(draft / MANIFEST, manifest)

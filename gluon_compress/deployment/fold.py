@@ -7,11 +7,10 @@ from typing import Mapping, Sequence
 import mxnet as mx
 import numpy as np
 
+from gluon_compress.graph.annotations import bake_weights
 from gluon_compress.graph.context import attribute
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
-
-# Layers that BatchNorm folds into, and the axis of their weights that it scales.
-FOLDABLE = {"Convolution": 0, "FullyConnected": 0, "Deconvolution": 1}
 
 
 def fold(
@@ -22,6 +21,7 @@ def fold(
     A layer's weight ``w`` and bias ``b`` become ``w * s`` and ``b * s + beta - mean *
     s`` with ``s = gamma / sqrt(var + eps)`` (Jacob et al. 2018, section 3.2).
     BatchNorm behind anything else, or behind a layer that something else reads, stays.
+    Annotated weights are replaced by the values that layers read of them first.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def fold(
     tuple
         Symbol and parameters.
     """
-    nodes, heads = take_apart(symbol)
+    nodes, heads, params = bake_weights(*take_apart(symbol), params)
     uses = _uses(nodes, heads)
     values = dict(params)
     for i, node in enumerate(nodes):
@@ -65,12 +65,12 @@ def _uses(nodes: Sequence[dict], heads: Sequence) -> list[int]:
 
 def _folds(nodes: Sequence[dict], place: int, uses: Sequence[int]) -> bool:
     node = nodes[place]
-    if node["op"] != "BatchNorm" or attribute(node["attrs"], "axis", 1) != 1:
+    running = operator_of(node["op"]).running_statistics
+    if not running or attribute(node["attrs"], "axis", 1) != 1:
         return False
     layer = nodes[node["inputs"][0][0]]
-    if layer["op"] not in FOLDABLE or attribute(
-        node["attrs"], "output_mean_var", False
-    ):
+    moments_read = attribute(node["attrs"], "output_mean_var", False)
+    if not operator_of(layer["op"]).foldable or moments_read:
         return False
     plain = attribute(layer["attrs"], "layout", None) in (None, "NCHW", "NCW", "NCDHW")
     groups = attribute(layer["attrs"], "num_group", 1)
@@ -91,7 +91,7 @@ def _folded(nodes: Sequence, node: dict, layer: dict, params: Mapping) -> tuple:
         shift += scale * _exact(params[nodes[layer["inputs"][2][0]]["name"]])
     weight = _exact(params[nodes[layer["inputs"][1][0]]["name"]])
     shape = [1] * weight.ndim
-    shape[FOLDABLE[layer["op"]]] = -1
+    shape[operator_of(layer["op"]).weight_axis] = -1
     return mx.nd.array(weight * scale.reshape(shape)), mx.nd.array(shift)
 
 

@@ -1,20 +1,41 @@
-"""Which channels live or die together: atoms, what unites them, what keeps them alive.
+"""Channel ids: what unites them, what keeps them alive, and a tensor described by them.
 
-An *atom* is a number for one channel as an operator produced it. An array of atoms
-describes a tensor: it has the tensor's number of axes, and each axis is either as long
-as the tensor's or 1, which means "the same all along it". A negative number is a
-*fixed* channel that can never be removed; it stands for the reason.
+A *channel id* numbers one channel as an operator produced it. An array of ids describes
+a tensor: it has as many axes as the tensor, and each axis is either as long as the
+tensor's or 1, which means "the same all along it". A negative number is a *fixed*
+channel, which can never be removed; it encodes the reason.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
 
 
-class Atoms:
-    """Hand out atoms and remember what is said about them, to be solved at the end."""
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's shape, and along ``axis`` the position of each channel.
+
+    ``places`` numbers the channels of all groups; -1 is a channel that always stays.
+    """
+
+    shape: tuple[int, ...]
+    axis: int | None = None
+    places: np.ndarray | None = None
+
+    def kept(self, alive: np.ndarray) -> tuple[int, ...]:
+        """Return the shape when only the positions marked alive are kept."""
+        if self.axis is None:
+            return self.shape
+        shape = list(self.shape)
+        shape[self.axis] = int(alive[self.places].sum())
+        return tuple(shape)
+
+
+class ChannelIds:
+    """Hand out channel ids, record constraints on them, and solve these at the end."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -25,12 +46,12 @@ class Atoms:
         self._blocks: list[tuple[np.ndarray, str]] = []
 
     def fresh(self, count: int) -> np.ndarray:
-        """Return so many new atoms, one axis."""
+        """Return ``count`` new ids, one axis."""
         self.count += count
         return np.arange(self.count - count, self.count)
 
     def fixed(self, reason: str, ndim: int = 1) -> np.ndarray:
-        """Return the array of a tensor whose channels all stay, for one reason."""
+        """Describe a tensor whose channels all stay, for one reason."""
         if reason not in self._codes:
             self._reasons.append(reason)
             self._codes[reason] = -len(self._reasons)
@@ -40,14 +61,14 @@ class Atoms:
         """Return the reason that a negative number stands for."""
         return self._reasons[-code - 1]
 
-    def freeze(self, atoms: np.ndarray, reason: str) -> None:
+    def freeze(self, ids: np.ndarray, reason: str) -> None:
         """Keep channels alive; the first reason given is the one that is shown."""
-        atoms = np.unique(atoms)
+        ids = np.unique(ids)
         code = int(self.fixed(reason or "its channels are fixed")[0])
-        self._frozen.append((atoms[atoms >= 0], code))
+        self._frozen.append((ids[ids >= 0], code))
 
     def unite(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Let atoms at the same positions share their fate; the arrays broadcast."""
+        """Keep or remove ids at the same positions together; the arrays broadcast."""
         left, right = (a.ravel() for a in np.broadcast_arrays(left, right))
         for mine, other in ((left, right), (right, left)):
             for code in np.unique(other[other < 0]):
@@ -56,12 +77,12 @@ class Atoms:
         self._pairs.append((left[both], right[both]))
 
     def balance(self, blocks: np.ndarray, reason: str) -> None:
-        """Let every block, a row, lose as many channels as the others.
+        """Let every block (a row) lose the same number of channels.
 
-        That is all an operator needs that cuts its channels into equal parts: what is
-        kept stays in order, so each part still gets its own channels. Which of them go
-        together is left open until ``settle_blocks``, when all else is known; the
-        reason is for those that find nothing to go with.
+        An operator that cuts its channels into equal parts needs no more than this:
+        what is kept stays in order, so each part still gets its own channels. Which
+        channels go together is decided in ``settle_blocks``, when everything else is
+        known; ``reason`` is for channels that find no partner.
         """
         self._blocks.append((blocks, reason))
 
@@ -84,9 +105,9 @@ class Atoms:
         self._blocks = []
 
     def solve(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return each atom's component and each component's reason code, 0 if free.
+        """Return each id's component and each component's reason code, 0 if free.
 
-        A component is named by its smallest atom, so the second array is as long as
+        A component is named by its smallest id, so the second array is as long as
         the first and only meant to be read at component numbers.
         """
         labels = np.arange(self.count)
@@ -94,8 +115,8 @@ class Atoms:
             left, right = (np.concatenate(side) for side in zip(*self._pairs))
             labels = _components(labels, left, right)
         codes = np.zeros(self.count, int)
-        for atoms, code in reversed(self._frozen):
-            codes[labels[atoms]] = code
+        for ids, code in reversed(self._frozen):
+            codes[labels[ids]] = code
         return labels, codes
 
 
@@ -149,40 +170,40 @@ def balanced_sets(counts: np.ndarray) -> tuple[list[list[int]], list[int]]:
 
 
 def labelled(
-    atoms: np.ndarray, labels: np.ndarray, fixed: int | None = None
+    ids: np.ndarray, labels: np.ndarray, fixed: int | None = None
 ) -> np.ndarray:
-    """Return every atom's label; fixed channels become ``fixed``, or stay as is."""
-    result = np.array(atoms) if fixed is None else np.full(atoms.shape, fixed)
-    free = atoms >= 0
-    result[free] = labels[atoms[free]]
+    """Return every id's label; fixed channels become ``fixed``, or stay as is."""
+    result = np.array(ids) if fixed is None else np.full(ids.shape, fixed)
+    free = ids >= 0
+    result[free] = labels[ids[free]]
     return result
 
 
-def compress(atoms: np.ndarray) -> np.ndarray:
+def compress(ids: np.ndarray) -> np.ndarray:
     """Return the same description with axes of equal entries shortened to 1."""
-    for axis, length in enumerate(atoms.shape):
+    for axis, length in enumerate(ids.shape):
         if length > 1:
-            first = np.take(atoms, [0], axis)
-            if (atoms == first).all():
-                atoms = first
-    return atoms
+            first = np.take(ids, [0], axis)
+            if (ids == first).all():
+                ids = first
+    return ids
 
 
-def varying(atoms: np.ndarray) -> list[int]:
-    """Return the axes along which an array of atoms is not constant."""
-    return [axis for axis, length in enumerate(atoms.shape) if length > 1]
+def varying(ids: np.ndarray) -> list[int]:
+    """Return the axes along which an array of ids is not constant."""
+    return [axis for axis, length in enumerate(ids.shape) if length > 1]
 
 
-def along(atoms: np.ndarray, axis: int, length: int) -> np.ndarray:
-    """Return the atoms along one axis, full length, of an array constant elsewhere."""
-    return np.broadcast_to(atoms.reshape(-1), (length,))
+def along(ids: np.ndarray, axis: int, length: int) -> np.ndarray:
+    """Return the ids along one axis, full length, of an array constant elsewhere."""
+    return np.broadcast_to(ids.reshape(-1), (length,))
 
 
-def placed(atoms: np.ndarray, axis: int, ndim: int) -> np.ndarray:
+def placed(ids: np.ndarray, axis: int, ndim: int) -> np.ndarray:
     """Return a one-axis array as the description of a tensor of ``ndim`` axes."""
     shape = [1] * ndim
-    shape[axis] = len(atoms)
-    return atoms.reshape(shape)
+    shape[axis] = len(ids)
+    return ids.reshape(shape)
 
 
 def rectangular(known: np.ndarray) -> int:
@@ -194,7 +215,7 @@ def rectangular(known: np.ndarray) -> int:
 
     def left(axis: int) -> int:
         rows = np.moveaxis(known, axis, 0).reshape(known.shape[axis], -1)
-        tied = Atoms()
+        tied = ChannelIds()
         names, small = np.unique(rows, return_inverse=True)
         tied.fresh(len(names))
         small = small.reshape(rows.shape)

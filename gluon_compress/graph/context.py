@@ -1,4 +1,4 @@
-"""One operator of a graph, as the rule for its channels sees it."""
+"""What the functions of an operator's row are given: one operator of a graph."""
 
 from __future__ import annotations
 
@@ -8,79 +8,129 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.graph.channels import Atoms, along, varying
-
-# Operators that make new channels, and which of their inputs is the weight.
-PRODUCERS = {
-    "Convolution": 1,
-    "Convolution_v1": 1,
-    "Deconvolution": 1,
-    "Embedding": 1,
-    "FullyConnected": 1,
-    "_contrib_DeformableConvolution": 2,
-    "_contrib_ModulatedDeformableConvolution": 3,
-}
+from gluon_compress.graph.channels import ChannelIds, Tensor, along, varying
 
 
 @dataclass(frozen=True)
-class Step:
-    """One operator of the graph, as its rule sees it.
+class OpContext:
+    """One operator of the graph, as its channel rule sees it.
 
     Parameters
     ----------
-    op, name : str
+    type, name : str
+        The operator, and the node's name.
     attrs : mapping
         As stored in the symbol: text to text.
     shapes, out_shapes : sequence of tuple
         Of the inputs and of the outputs.
     ids : callable
-        ``ids(k)`` returns the atoms of input ``k``.
+        ``ids(k)`` returns the channel ids of input ``k``.
     carry : callable
-        ``carry(k, axis, atoms)`` says that input ``k``, a parameter, has these
-        channels along an axis; atoms of several rows say so of as many equal blocks
-        of its rows (grouped convolution).
-    atoms : Atoms
+        ``carry(k, axis, ids)`` says that input ``k``, a parameter, has these channels
+        along an axis. Ids of several rows say so for as many equal blocks of its rows
+        (grouped convolution).
+    channels : ChannelIds
+        Hands out new ids, unites and freezes them.
     """
 
-    op: str
+    type: str
     name: str
     attrs: Mapping[str, str]
     shapes: Sequence[tuple]
     out_shapes: Sequence[tuple]
     ids: Callable[[int], np.ndarray]
     carry: Callable[[int, int, np.ndarray], None]
-    atoms: Atoms
+    channels: ChannelIds
 
     def attr(self, key: str, default: Any = None) -> Any:
         """Return an attribute as a Python value; "None" counts as absent."""
         return attribute(self.attrs, key, default)
 
-    def freeze(self, atoms: np.ndarray, why: str) -> None:
-        """Freeze channels for what this operator does with them."""
-        self.atoms.freeze(atoms, f"{self.op} {self.name!r} {why}")
+    def freeze(self, ids: np.ndarray, why: str) -> None:
+        """Freeze channels because of what this operator does with them."""
+        self.channels.freeze(ids, f"{self.type} {self.name!r} {why}")
 
-    def alike(self, blocks: np.ndarray) -> None:
+    def balance(self, blocks: np.ndarray) -> None:
         """Let blocks of channels, one a row, always keep the same number."""
         if len(blocks) > 1:
-            reason = f"{self.op} {self.name!r} needs as many channels in each block"
-            self.atoms.balance(blocks, reason)
+            reason = f"{self.type} {self.name!r} needs as many channels in each block"
+            self.channels.balance(blocks, reason)
 
     def tie(self, ids: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-        """Let positions along axes share their fate; return the first ones' atoms."""
+        """Unite positions along axes; return the ids of the first ones."""
         first = ids
         for axis in axes:
             first = np.take(first, [0], axis)
-        self.atoms.unite(ids, first)
+        self.channels.unite(ids, first)
         return first
 
     def channel(self, k: int, axis: int) -> np.ndarray:
-        """Return input ``k``'s atoms along one axis; what varies elsewhere is tied."""
-        atoms, length = self.ids(k), self.shapes[k][axis]
-        others = [a for a in varying(atoms) if a != axis]
-        if others and atoms.shape[axis] == 1:
-            self.freeze(atoms, "needs all positions of its input")
-            return self.atoms.fixed("", 1).repeat(length)
-        return along(self.tie(atoms, others), axis, length)
+        """Return input ``k``'s ids along one axis; what varies elsewhere is tied."""
+        ids, length = self.ids(k), self.shapes[k][axis]
+        others = [a for a in varying(ids) if a != axis]
+        if others and ids.shape[axis] == 1:
+            self.freeze(ids, "needs all positions of its input")
+            return self.channels.fixed("", 1).repeat(length)
+        return along(self.tie(ids, others), axis, length)
+
+
+@dataclass(frozen=True)
+class SlimContext:
+    """One operator of a net that loses channels, as its rewrite sees it.
+
+    Parameters
+    ----------
+    attrs : mapping
+        As stored in the symbol: text to text.
+    inputs, outputs : sequence of Tensor
+        Before the channels are removed.
+    alive : ndarray
+        Which channels stay, see ``Graph.alive``.
+    shapes, out_shapes : sequence of tuple
+        Of inputs and outputs when the channels are gone.
+    """
+
+    attrs: Mapping[str, str]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    alive: np.ndarray
+    shapes: Sequence[tuple]
+    out_shapes: Sequence[tuple]
+
+    def attr(self, key: str, default: Any = None) -> Any:
+        """Return an attribute as a Python value; "None" counts as absent."""
+        return attribute(self.attrs, key, default)
+
+    def moved(self, axis: int, position: int | None) -> int | None:
+        """Return where a position along an axis of input 0 moves to."""
+        tensor = self.inputs[0]
+        if position is None or tensor.axis != axis:
+            return position
+        length = tensor.shape[axis]
+        position = position + length if position < 0 else min(position, length)
+        return int(self.alive[tensor.places[:position]].sum())
+
+
+@dataclass(frozen=True)
+class ZeroContext:
+    """One operator of whose output removed channels must be zero.
+
+    Parameters
+    ----------
+    attrs : mapping
+        As stored in the symbol: text to text.
+    count : int
+        Inputs of the operator.
+    removable : sequence of int
+        Inputs that have channels which can be removed.
+    zeroed : sequence of int
+        Of these, the ones that are zero in removed channels anyway.
+    """
+
+    attrs: Mapping[str, str]
+    count: int
+    removable: Sequence[int]
+    zeroed: Sequence[int] = ()
 
 
 def attribute(attrs: Mapping[str, str], key: str, default: Any = None) -> Any:
@@ -99,56 +149,30 @@ def numbers(attrs: Mapping[str, str], key: str) -> tuple:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def axis_of(step: Step, key: str, default: int, k: int = 0) -> int:
+def axis_of(op: OpContext, key: str, default: int, k: int = 0) -> int:
     """Return an axis attribute, counted from the front."""
-    return step.attr(key, default) % len(step.shapes[k])
+    return op.attr(key, default) % len(op.shapes[k])
 
 
-# Says of a slim net's convolution how its groups were pruned, see ``whole_groups``.
-GROUPED = "__channel_groups__"
+def size_of(shape: Sequence[int]) -> int:
+    """Return how many numbers a tensor of this shape has."""
+    size = 1
+    for n in shape:
+        size *= int(n)
+    return size
 
 
-def tied_groups(attrs: Mapping[str, str]) -> bool:
-    """Tell whether a convolution has groups, or had before the net was slimmed."""
-    return attribute(attrs, "num_group", 1) > 1 or GROUPED in attrs
+def unknown(op: OpContext) -> list:
+    """No rule: everything the operator touches stays, and the reason names it."""
+    return _frozen(op, f"no rule for operator {op.type} ({op.name})")
 
 
-def whole_groups(attrs: Mapping[str, str], in_channels: int) -> bool:
-    """Tell whether a grouped convolution loses whole groups or channels of each.
-
-    Many thin groups (depthwise is the extreme) are removed whole; of few wide ones
-    each loses as many channels as the others. Either way all keep the same number.
-    A slim net stays with what was true of the net it came from, so that plans for the
-    one and for the other can be composed.
-    """
-    groups = attribute(attrs, "num_group", 1)
-    if GROUPED in attrs:
-        return attrs[GROUPED] == "whole"
-    return groups > 1 and groups >= in_channels // groups
-
-
-SUMS = ("sum", "sum_axis", "nansum")
-
-
-def reduced_axes(attrs: Mapping[str, str], ndim: int) -> list[int]:
-    """Return the axes that a reduction removes, counted from the front."""
-    axes = [axis % ndim for axis in numbers(attrs, "axis")] or list(range(ndim))
-    if attribute(attrs, "exclude", False):
-        return [axis for axis in range(ndim) if axis not in axes]
-    return axes
-
-
-def unknown(step: Step) -> list:
-    """No rule: everything it touches stays, and the reason names it."""
-    return _kept(step, f"no rule for operator {step.op} ({step.name})")
-
-
-def unknown_form(step: Step) -> list:
+def unknown_form(op: OpContext) -> list:
     """A rule that does not hold for these attributes: as if there were none."""
-    return _kept(step, f"no rule for this form of operator {step.op} ({step.name})")
+    return _frozen(op, f"no rule for this form of operator {op.type} ({op.name})")
 
 
-def _kept(step: Step, reason: str) -> list:
-    for k in range(len(step.shapes)):
-        step.atoms.freeze(step.ids(k), reason)
-    return [step.atoms.fixed(reason, len(out)) for out in step.out_shapes]
+def _frozen(op: OpContext, reason: str) -> list:
+    for k in range(len(op.shapes)):
+        op.channels.freeze(op.ids(k), reason)
+    return [op.channels.fixed(reason, len(out)) for out in op.out_shapes]

@@ -9,17 +9,18 @@ from typing import Iterable, Mapping, Sequence
 import numpy as np
 
 from gluon_compress.graph.channels import (
-    Atoms,
+    ChannelIds,
+    Tensor,
     compress,
     labelled,
     rectangular,
     varying,
 )
-from gluon_compress.graph.context import PRODUCERS, Step, unknown
+from gluon_compress.graph.context import OpContext
 from gluon_compress.graph.names import structural_names, unused
-from gluon_compress.graph.rules import RULES
+from gluon_compress.graph.operators import operator_of
 
-# A parameter that is used like any tensor needs an atom per position.
+# A parameter that is used like any tensor needs a channel id per position.
 LARGEST = 1 << 20
 
 
@@ -51,26 +52,6 @@ class ChannelGroup:
     frozen: str = ""
     size: int = 1
     layers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor's shape, and along ``axis`` the place of each position's channel.
-
-    ``places`` numbers all channels of all groups; -1 is a channel that always stays.
-    """
-
-    shape: tuple[int, ...]
-    axis: int | None = None
-    places: np.ndarray | None = None
-
-    def kept(self, alive: np.ndarray) -> tuple[int, ...]:
-        """Return the shape when only the places marked alive are kept."""
-        if self.axis is None:
-            return self.shape
-        shape = list(self.shape)
-        shape[self.axis] = int(alive[self.places].sum())
-        return tuple(shape)
 
 
 @dataclass(frozen=True)
@@ -133,7 +114,7 @@ class _Tracing:
     def __init__(self, nodes, names, shapes, inputs) -> None:
         self.nodes, self.names, self.shapes = nodes, names, shapes
         self.inputs = set(inputs)
-        self.atoms = Atoms()
+        self.channels = ChannelIds()
         self.outputs: list[list[np.ndarray]] = []
         self.carried: dict[int, dict[int, list[np.ndarray]]] = {}
         self.whole: dict[int, np.ndarray] = {}
@@ -149,37 +130,37 @@ class _Tracing:
         node, shapes = self.nodes[i], self.shapes[i]
         if node["op"] == "null":
             reason = f"network input {node['name']!r}"
-            self.outputs.append([self.atoms.fixed(reason, len(shapes[0]))])
+            self.outputs.append([self.channels.fixed(reason, len(shapes[0]))])
             return
-        step = Step(
+        op = OpContext(
             node["op"],
             self.names[i],
             node["attrs"],
             [self.shapes[e[0]][e[1]] for e in node["inputs"]],
             shapes,
             lambda k: self._ids(node["inputs"][k]),
-            lambda k, axis, atoms: self._carry(node["inputs"][k], axis, atoms),
-            self.atoms,
+            lambda k, axis, ids: self._carry(node["inputs"][k], axis, ids),
+            self.channels,
         )
         try:
-            found = RULES.get(node["op"], unknown)(step)
+            found = operator_of(node["op"]).rule(op)
         except (ValueError, IndexError, KeyError, TypeError, AssertionError) as error:
             raise ValueError(
-                f"the rule of operator {step.op} does not hold for {step.name!r}: "
+                f"the rule of operator {op.type} does not hold for {op.name!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        found = [self._settled(compress(atoms), step) for atoms in found]
-        for atoms, shape in zip(found, shapes):
-            assert len(atoms.shape) == len(shape), (node, atoms.shape, shape)
-            assert all(a in (1, n) for a, n in zip(atoms.shape, shape)), node
+        found = [self._settled(compress(ids), op) for ids in found]
+        for ids, shape in zip(found, shapes):
+            assert len(ids.shape) == len(shape), (node, ids.shape, shape)
+            assert all(a in (1, n) for a, n in zip(ids.shape, shape)), node
         self.outputs.append(found)
 
-    def _settled(self, atoms: np.ndarray, step: Step) -> np.ndarray:
+    def _settled(self, ids: np.ndarray, op: OpContext) -> np.ndarray:
         """Freeze the channel of a tensor that has only one."""
-        if atoms.size > 1 or atoms.reshape(-1)[0] < 0:
-            return atoms
-        step.freeze(atoms, "has a single channel")
-        return self.atoms.fixed("", atoms.ndim)
+        if ids.size > 1 or ids.reshape(-1)[0] < 0:
+            return ids
+        op.freeze(ids, "has a single channel")
+        return self.channels.fixed("", ids.ndim)
 
     def _is_parameter(self, i: int) -> bool:
         return (
@@ -193,25 +174,25 @@ class _Tracing:
         if i not in self.whole:
             shape = self.shapes[i][0]
             if int(np.prod(shape)) <= LARGEST:
-                atoms = self.atoms.fresh(int(np.prod(shape))).reshape(shape)
-                atoms = compress(atoms)
+                ids = self.channels.fresh(int(np.prod(shape))).reshape(shape)
+                ids = compress(ids)
             else:
                 reason = f"parameter {self.names[i]!r} is not cut"
-                atoms = self.atoms.fixed(reason, len(shape))
-            single = atoms.size == 1
-            self.whole[i] = self.atoms.fixed("", len(shape)) if single else atoms
+                ids = self.channels.fixed(reason, len(shape))
+            single = ids.size == 1
+            self.whole[i] = self.channels.fixed("", len(shape)) if single else ids
         return self.whole[i]
 
-    def _carry(self, entry: Sequence, axis: int, atoms: np.ndarray) -> None:
+    def _carry(self, entry: Sequence, axis: int, ids: np.ndarray) -> None:
         i = entry[0]
         if not self._is_parameter(i):
             name, computed = self.names[i], self.outputs[i][entry[1]]
-            self.atoms.freeze(atoms, f"{name!r} is computed where a parameter is due")
-            self.atoms.freeze(computed, f"{name!r} is a layer's weight")
+            self.channels.freeze(ids, f"{name!r} is computed where a parameter is due")
+            self.channels.freeze(computed, f"{name!r} is a layer's weight")
             return
-        atoms = atoms.reshape(-1, atoms.shape[-1])
-        assert self.shapes[i][0][axis] == atoms.shape[1], (self.nodes[i], axis)
-        self.carried.setdefault(i, {}).setdefault(axis, []).append(atoms)
+        ids = ids.reshape(-1, ids.shape[-1])
+        assert self.shapes[i][0][axis] == ids.shape[1], (self.nodes[i], axis)
+        self.carried.setdefault(i, {}).setdefault(axis, []).append(ids)
 
     def close(self, heads: Sequence) -> None:
         """Add what holds for the graph as one: shared parameters, outputs, shapes."""
@@ -220,44 +201,44 @@ class _Tracing:
             self._close_parameter(i, axes, uses[i])
         for k, (i, out, *_) in enumerate(heads):
             name = self.names[i]
-            atoms = self._ids([i, out])
-            self.atoms.freeze(atoms, f"network output {k} ({name})")
+            ids = self._ids([i, out])
+            self.channels.freeze(ids, f"network output {k} ({name})")
         while self._tie_rectangles():
             pass
-        self.atoms.settle_blocks()
+        self.channels.settle_blocks()
 
     def _close_parameter(self, i: int, axes: Mapping[int, list], uses: int) -> None:
         name = self.names[i]
-        for atoms in axes.values():
-            rows = np.lcm.reduce([len(use) for use in atoms])
-            atoms[:] = [np.repeat(use, rows // len(use), axis=0) for use in atoms]
-            for other in atoms[1:]:
-                self.atoms.unite(atoms[0], other)
-            if len(atoms) < uses or i in self.whole:
+        for ids in axes.values():
+            rows = np.lcm.reduce([len(use) for use in ids])
+            ids[:] = [np.repeat(use, rows // len(use), axis=0) for use in ids]
+            for other in ids[1:]:
+                self.channels.unite(ids[0], other)
+            if len(ids) < uses or i in self.whole:
                 reason = f"parameter {name!r} is shared by unlike operators"
-                self.atoms.freeze(atoms[0], reason)
+                self.channels.freeze(ids[0], reason)
                 if i in self.whole:
-                    self.atoms.freeze(self.whole[i], reason)
+                    self.channels.freeze(self.whole[i], reason)
 
     def _tie_rectangles(self) -> bool:
         """Tie what would leave a ragged tensor; tell whether anything was tied."""
-        labels, codes = self.atoms.solve()
+        labels, codes = self.channels.solve()
         tied = False
-        for atoms in self.all_atoms():
-            if len(varying(atoms)) < 2:
+        for ids in self.all_ids():
+            if len(varying(ids)) < 2:
                 continue
-            known = compress(labelled(atoms, labels))
+            known = compress(labelled(ids, labels))
             free = known[known >= 0]
             if len(varying(known)) < 2 or (codes[free] != 0).all():
                 continue
             rows = np.moveaxis(known, rectangular(known), 0)
             rows = rows.reshape(len(rows), -1)
-            self.atoms.unite(rows, rows[:, :1])
+            self.channels.unite(rows, rows[:, :1])
             tied = True
         return tied
 
-    def all_atoms(self) -> list[np.ndarray]:
-        """Return the atoms of all tensors and of parameters used as tensors."""
+    def all_ids(self) -> list[np.ndarray]:
+        """Return the ids of all tensors and of parameters used as tensors."""
         return [a for outs in self.outputs for a in outs] + list(self.whole.values())
 
 
@@ -266,7 +247,7 @@ class _Naming:
 
     def __init__(self, tracing: _Tracing) -> None:
         self.tracing, self.nodes = tracing, tracing.nodes
-        self.labels, self.codes = tracing.atoms.solve()
+        self.labels, self.codes = tracing.channels.solve()
         self.names = tracing.names
         self.axes = self._parameter_axes()
 
@@ -274,14 +255,14 @@ class _Naming:
         found = []
         for i, axes in self.tracing.carried.items():
             found += [(i, axis, uses[0][0]) for axis, uses in sorted(axes.items())]
-        for i, atoms in self.tracing.whole.items():
-            axes = varying(atoms := self._known(atoms))
+        for i, ids in self.tracing.whole.items():
+            axes = varying(ids := self._known(ids))
             if len(axes) == 1:
-                found.append((i, axes[0], atoms.reshape(-1)))
+                found.append((i, axes[0], ids.reshape(-1)))
         return sorted(found, key=lambda row: row[:2])
 
-    def _known(self, atoms: np.ndarray) -> np.ndarray:
-        return compress(labelled(atoms, self.labels))
+    def _known(self, ids: np.ndarray) -> np.ndarray:
+        return compress(labelled(ids, self.labels))
 
     def groups(self) -> Groups:
         """Return the groups with their places in every tensor."""
@@ -291,7 +272,7 @@ class _Naming:
         layers: dict[tuple, dict] = {}
         seen: set[int] = set()
         for i, node in enumerate(self.nodes):
-            if node["op"] not in PRODUCERS:
+            if operator_of(node["op"]).weight_input is None:
                 continue
             channels = self._known(self.tracing.outputs[i][0]).reshape(-1)
             values, first, counts = np.unique(
@@ -312,9 +293,9 @@ class _Naming:
     def _signatures(self) -> np.ndarray:
         """Return a number per component that tells where it occurs, and how often."""
         marks = np.zeros(len(self.labels), np.uint64)
-        everywhere = self.tracing.all_atoms() + [atoms for *_, atoms in self.axes]
-        for key, atoms in enumerate(everywhere):
-            known = self._known(atoms)
+        everywhere = self.tracing.all_ids() + [ids for *_, ids in self.axes]
+        for key, ids in enumerate(everywhere):
+            known = self._known(ids)
             values, counts = np.unique(known[known >= 0], return_counts=True)
             marks[values] += _mixed(counts.astype(np.uint64), key)
         return marks
@@ -325,7 +306,7 @@ class _Naming:
         groups, starts, total, used = [], {}, 0, set()
         for number, (key, labels) in enumerate(members.items()):
             name = unused(self.names[origin[key][0]], used)
-            frozen = self.tracing.atoms.reason(key[1]) if key[1] else ""
+            frozen = self.tracing.channels.reason(key[1]) if key[1] else ""
             if not frozen and len(labels) == 1:
                 frozen = "a single index cannot be removed"
             starts[name] = total
@@ -344,16 +325,16 @@ class _Naming:
 
     def _carriers(self, group_of: np.ndarray, count: int) -> list[tuple[str, ...]]:
         names: list[dict] = [{} for _ in range(count)]
-        for i, _, atoms in self.axes:
-            known = labelled(atoms, self.labels, -1)
+        for i, _, ids in self.axes:
+            known = labelled(ids, self.labels, -1)
             for number in np.unique(group_of[known]):
                 if number >= 0:
                     names[number][self.names[i]] = True
         return [tuple(found) for found in names]
 
     def _tensors(self, place: np.ndarray) -> tuple[list, dict, dict]:
-        def tensor(shape: tuple, atoms: np.ndarray, axis: int | None = None) -> Tensor:
-            places = place[labelled(atoms, self.labels, -1)]
+        def tensor(shape: tuple, ids: np.ndarray, axis: int | None = None) -> Tensor:
+            places = place[labelled(ids, self.labels, -1)]
             places = compress(places)
             axes = varying(places)
             assert len(axes) < 2
@@ -366,8 +347,8 @@ class _Naming:
             for shapes, outputs in zip(self.tracing.shapes, self.tracing.outputs)
         ]
         axes: dict[str, list[Tensor]] = {}
-        for i, axis, atoms in self.axes:
-            found = tensor(self.tracing.shapes[i][0], atoms, axis)
+        for i, axis, ids in self.axes:
+            found = tensor(self.tracing.shapes[i][0], ids, axis)
             if found.axis is not None:
                 axes.setdefault(self.nodes[i]["name"], []).append(found)
         return tensors, axes, self._blocks(place)

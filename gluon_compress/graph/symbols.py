@@ -1,4 +1,4 @@
-"""The nodes of a symbol: taken apart, put together, stripped of masks, given shapes.
+"""The nodes of a symbol: taken apart, put together, given shapes.
 
 A node is the dict that MXNet's JSON has: ``op`` ("null" for a variable), ``name``,
 ``attrs`` (text to text) and ``inputs``, a list of ``[node, output, version]``.
@@ -13,7 +13,6 @@ from typing import Mapping, Sequence
 
 import mxnet as mx
 
-MASK = "__channel_mask__"  # marks the variables that masks are made of
 # Marks constants such as anchors, which a symbol alone cannot tell from parameters.
 CONSTANT = "__constant_value__"
 
@@ -27,7 +26,7 @@ def take_apart(symbol: mx.sym.Symbol) -> tuple[list[dict], list]:
 
 def put_together(nodes: Sequence[dict], heads: Sequence) -> mx.sym.Symbol:
     """Return the symbol of nodes; those that no head needs are left out."""
-    nodes, heads = _reachable(nodes, heads)
+    nodes, heads, _ = reachable(nodes, heads)
     stored = {
         "nodes": nodes,
         "arg_nodes": [i for i, node in enumerate(nodes) if node["op"] == "null"],
@@ -42,7 +41,10 @@ def _version() -> int:
     return major * 10000 + minor * 100 + patch
 
 
-def _reachable(nodes: Sequence[dict], heads: Sequence) -> tuple[list, list]:
+def reachable(
+    nodes: Sequence[dict], heads: Sequence
+) -> tuple[list[dict], list, list[int]]:
+    """Return the nodes that heads need, the heads, and each node's number before."""
     needed = {head[0] for head in heads}
     for i in range(len(nodes) - 1, -1, -1):
         if i in needed:
@@ -54,33 +56,7 @@ def _reachable(nodes: Sequence[dict], heads: Sequence) -> tuple[list, list]:
         return [[where[e[0]], *e[1:]] for e in entries]
 
     result = [{**nodes[i], "inputs": moved(nodes[i]["inputs"])} for i in kept]
-    return result, moved(heads)
-
-
-def without_masks(nodes: Sequence[dict], heads: Sequence) -> tuple[list, list]:
-    """Return the nodes as they were before masks were put in."""
-    made_of_masks: set[int] = set()
-    instead: dict[int, list] = {}
-    result = []
-
-    def moved(entries: Sequence) -> list:
-        return [instead.get(e[0], e) for e in entries]
-
-    for i, node in enumerate(nodes):
-        node = {**node, "inputs": moved(node["inputs"])}
-        sources = [entry[0] in made_of_masks for entry in node["inputs"]]
-        if MASK in node["attrs"] or (sources and all(sources)):
-            made_of_masks.add(i)
-        elif node["op"] == "broadcast_mul" and sources == [False, True]:
-            instead[i] = node["inputs"][0]
-        result.append(node)
-    return _reachable(result, moved(heads))
-
-
-def mask_names(nodes: Sequence[dict]) -> dict[str, str]:
-    """Return the variable of each masked group, by the group's name."""
-    found = ((node["attrs"].get(MASK), node["name"]) for node in nodes)
-    return {group: name for group, name in found if group}
+    return result, moved(heads), kept
 
 
 def variables(nodes: Sequence[dict]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
@@ -13,14 +13,24 @@ from mxnet import autograd
 from mxnet.gluon import Constant, HybridBlock, SymbolBlock
 
 from gluon_compress.graph import symbols
-from gluon_compress.graph.context import attribute
-from gluon_compress.graph.groups import ChannelGroup, Groups, Tensor, find_groups
-
-SHAPE = (1, 3, 224, 224)
+from gluon_compress.graph.annotations import (
+    CHANNEL_MASK,
+    FIXED,
+    Annotation,
+    NewAnnotation,
+    annotate_output,
+    annotate_weight,
+    annotations_of,
+    is_parameter,
+    strip,
+    stripped,
+)
+from gluon_compress.graph.channels import Tensor
+from gluon_compress.graph.groups import ChannelGroup, Groups, find_groups
 
 
 @dataclass(frozen=True)
-class Setting:
+class ParamAttrs:
     """How a parameter is trained; ``constant`` ones are not counted as parameters."""
 
     grad_req: str = "write"
@@ -30,28 +40,62 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Annotated:
+    """The symbol of a graph with its weight masks and fake quantisers.
+
+    Parameters
+    ----------
+    nodes, heads
+        As ``symbols.take_apart`` gives them, without channel masks.
+    plain : list
+        For each node its number in the plain symbol, None for nodes of annotations.
+    params : dict
+        Values of the annotations' own parameters, copies.
+    settings : dict
+        Their names to ParamAttrs.
+    targets : frozenset of str
+        Names of the nodes whose outputs are annotated.
+    """
+
+    nodes: list[dict]
+    heads: list
+    plain: list[int | None]
+    params: dict[str, mx.nd.NDArray | None]
+    settings: dict[str, ParamAttrs]
+    targets: frozenset[str]
+
+    @property
+    def annotations(self) -> list[Annotation]:
+        """The annotations; numbers of sources are those of ``nodes`` here."""
+        return annotations_of(self.nodes)
+
+
+@dataclass(frozen=True)
 class Graph:
     """A net as nodes, values and channel groups; nothing in it is ever changed.
 
     Parameters
     ----------
     nodes, heads
-        The symbol without masks, see ``nodes.take_apart``.
+        The plain symbol, without any annotations, see ``symbols.take_apart``.
     params : dict
         Name to NDArray, copies; None where a parameter has no value yet.
     settings : dict
-        Name to Setting.
+        Name to ParamAttrs.
     inputs : dict
         Name to shape.
     found : Groups
+    annotated : Annotated
+        The symbol with what tracing looks through and slimming keeps.
     """
 
     nodes: list[dict]
     heads: list
     params: dict[str, mx.nd.NDArray | None]
-    settings: dict[str, Setting]
+    settings: dict[str, ParamAttrs]
     inputs: dict[str, tuple]
     found: Groups
+    annotated: Annotated
 
     @property
     def groups(self) -> list[ChannelGroup]:
@@ -65,7 +109,7 @@ class Graph:
 
     @property
     def symbol(self) -> mx.sym.Symbol:
-        """The symbol of the net, without masks."""
+        """The symbol of the net, without annotations."""
         return symbols.put_together(self.nodes, self.heads)
 
     @property
@@ -134,20 +178,37 @@ class Graph:
         return result
 
 
+def stated_shape(net: Any) -> Any:
+    """Return the input shape that a net states itself, None if it states none.
+
+    Nets that this package makes of others keep the shape they were traced with, in
+    their attribute ``input_shape``.
+    """
+    return getattr(net, "input_shape", None)
+
+
 @dataclass(frozen=True)
-class Form:
+class NetAdapter:
     """How a kind of net becomes a symbol, and a net again.
+
+    A net carries its adapter in the attribute ``net_adapter``, or its class has one in
+    ``NET_ADAPTERS``, see ``register_adapter``.
 
     Parameters
     ----------
     symbol : callable
-        ``symbol(net, inputs) -> Symbol`` or ``symbol(net) -> Symbol``.
+        ``symbol(net) -> Symbol``: what is traced, pruned and exported.
     rebuild : callable
-        ``rebuild(net, symbol, params) -> net`` with the values loaded.
+        ``rebuild(net, symbol, params) -> net`` of the same kind, with the values
+        loaded.
+    shape : callable
+        ``shape(net) -> tuple, dict or None``: the input shape, as for ``trace``, where
+        a net of this kind knows it.
     """
 
     symbol: Callable[[Any], mx.sym.Symbol]
     rebuild: Callable[[Any, mx.sym.Symbol, dict], HybridBlock]
+    shape: Callable[[Any], Any] = stated_shape
 
 
 def _call(net: HybridBlock) -> mx.sym.Symbol:
@@ -193,25 +254,33 @@ def block_of(symbol: mx.sym.Symbol, params: Mapping) -> SymbolBlock:
     return block
 
 
-FORMS: dict[type, Form] = {
-    HybridBlock: Form(_call, lambda net, *pair: block_of(*pair)),
-    tuple: Form(lambda net: net[0], lambda net, *pair: block_of(*pair)),
+NET_ADAPTERS: dict[type, NetAdapter] = {
+    HybridBlock: NetAdapter(_call, lambda net, *pair: block_of(*pair)),
+    tuple: NetAdapter(lambda net: net[0], lambda net, *pair: block_of(*pair)),
 }
 
 
-def form_of(net: Any) -> Form:
-    """Return the form of a net by its type or the nearest base type.
+def register_adapter(kind: type, adapter: NetAdapter) -> None:
+    """Say how a kind of net is traced and rebuilt, if not by calling it."""
+    NET_ADAPTERS[kind] = adapter
+
+
+def adapter_of(net: Any) -> NetAdapter:
+    """Return the adapter that a net carries, or else that of its nearest base type.
 
     Raises
     ------
     ValueError
         If it is not a HybridBlock nor a pair of symbol and parameters.
     """
+    carried = getattr(net, "net_adapter", None)
+    if isinstance(carried, NetAdapter):
+        return carried
     pair = isinstance(net, tuple) and len(net) == 2
     if not isinstance(net, tuple) or (pair and isinstance(net[0], mx.sym.Symbol)):
         for base in type(net).__mro__:
-            if base in FORMS:
-                return FORMS[base]
+            if base in NET_ADAPTERS:
+                return NET_ADAPTERS[base]
     raise ValueError(
         f"a net is a HybridBlock or a pair (symbol, params), not {type(net).__name__}"
     )
@@ -225,9 +294,9 @@ def symbol_of(net: Any) -> mx.sym.Symbol:
     ValueError
         If the net cannot be called with a symbol.
     """
-    form = form_of(net)
+    adapter = adapter_of(net)
     try:
-        return form.symbol(net)
+        return adapter.symbol(net)
     except Exception as error:  # the net's own code may raise anything
         gist = str(error).strip().splitlines() or [""]
         raise ValueError(
@@ -266,7 +335,7 @@ def pair_of(net: Any) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     return symbol, params
 
 
-def trace(net: Any, shape: Sequence = SHAPE) -> Graph:
+def trace(net: Any, shape: Any = None) -> Graph:
     """Return a net's symbol, values and channel groups.
 
     Parameters
@@ -277,27 +346,67 @@ def trace(net: Any, shape: Sequence = SHAPE) -> Graph:
     shape : tuple or dict
         Shape of the input (batch, channels, height, width), or a shape by name for
         several inputs. A (symbol, params) pair has the inputs that are no parameters.
+        May be left out for nets that state it: detectors, and whatever ``mask``,
+        ``slim`` and the like return.
 
     Returns
     -------
     Graph
-        Counting works without values; masks in the net are left out.
+        Counting works without values; annotations in the net are looked through.
 
     Raises
     ------
     ValueError
-        If the net does not trace or the shape does not fit it.
+        If the net does not trace, or the shape is needed or does not fit the net.
     """
-    nodes, heads = symbols.without_masks(*symbols.take_apart(symbol_of(net)))
+    nodes, heads = strip(*symbols.take_apart(symbol_of(net)), [CHANNEL_MASK])
     params, settings = _values(net, nodes)
-    inputs = _inputs(nodes, params, shape)
+    annotated, plain, plain_heads = _looked_through(nodes, heads, params, settings)
+    for name in (*annotated.params, *annotated.settings):
+        params.pop(name, None)
+        settings.pop(name, None)
+    inputs = _inputs(plain, params, input_shape(net, shape))
     known = {n: v.shape for n, v in params.items() if v is not None}
-    shapes = symbols.output_shapes(nodes, heads, {**known, **inputs})
-    for name in symbols.variables(nodes):
+    shapes = symbols.output_shapes(plain, plain_heads, {**known, **inputs})
+    for name in symbols.variables(plain):
         if name not in inputs:
             params.setdefault(name, None)
-    groups = find_groups(nodes, heads, shapes, inputs)
-    return Graph(nodes, heads, params, settings, inputs, groups)
+    groups = find_groups(plain, plain_heads, shapes, inputs)
+    return Graph(plain, plain_heads, params, settings, inputs, groups, annotated)
+
+
+def input_shape(net: Any, shape: Any = None) -> Any:
+    """Return the shape that is given, or else the one that the net states.
+
+    Raises
+    ------
+    ValueError
+        If there is neither.
+    """
+    shape = adapter_of(net).shape(net) if shape is None else shape
+    if shape is None:
+        raise ValueError(
+            f"{type(net).__name__} does not state the shape of its input: give shape="
+        )
+    return shape
+
+
+def _looked_through(
+    nodes: list[dict], heads: list, params: Mapping, settings: Mapping
+) -> tuple[Annotated, list[dict], list]:
+    """Return the annotated symbol, and the nodes and heads of the plain one."""
+    plain, plain_heads, kept = stripped(nodes, heads)
+    numbers = dict(zip(kept, range(len(kept))))
+    own = [node["name"] for node in nodes if is_parameter(node)]
+    annotated = Annotated(
+        nodes,
+        heads,
+        [numbers.get(i) for i in range(len(nodes))],
+        {name: params.get(name) for name in own},
+        {name: settings[name] for name in own if name in settings},
+        frozenset(a.target for a in annotations_of(nodes)) if own else frozenset(),
+    )
+    return annotated, plain, plain_heads
 
 
 def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
@@ -307,13 +416,14 @@ def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
     mx.nd.waitall()
     used, running = symbols.variables(nodes), symbols.states(nodes)
     marked = {node["name"] for node in nodes if symbols.CONSTANT in node["attrs"]}
+    fixed = running | marked | {n["name"] for n in nodes if FIXED in n["attrs"]}
     if isinstance(net, tuple):
         given = {re.sub("^(arg|aux):", "", n): v for n, v in net[1].items()}
         params = {n: given[n].copy() for n in used if n in given}
         default = {}
         for name in params:
-            trained = "null" if name in running or name in marked else "write"
-            default[name] = Setting(trained, constant=name in marked)
+            trained = "null" if name in fixed else "write"
+            default[name] = ParamAttrs(trained, constant=name in marked)
         return params, default
     given = {p.name: p for p in net.collect_params().values()}
     params, settings = {}, {}
@@ -323,7 +433,7 @@ def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
             params[name] = None if p._data is None else p.list_data()[0].copy()
             constant = name in marked or isinstance(p, Constant)
             trained = "null" if constant else p.grad_req
-            settings[name] = Setting(trained, p.lr_mult, p.wd_mult, constant)
+            settings[name] = ParamAttrs(trained, p.lr_mult, p.wd_mult, constant)
     return params, settings
 
 
@@ -350,50 +460,118 @@ def _checked(shape: Any) -> tuple:
     return tuple(int(n) for n in shape)
 
 
-# Heights and widths of common inputs: a dense layer behind a flattened map fits one.
-SIZES = (224, 300, 299, 32, 28, 64, 96, 128, 160, 192, 256, 320, 416, 512, 16, 8, 331)
-SIZES += (24, 48, 20, 10, 12, 14, 9, 7, 6, 5, 4, 227, 288, 336, 384, 448, 608, 640)
+def rebuild(net: Any, graph: Graph, symbol: mx.sym.Symbol, params: dict) -> Any:
+    """Return a net of a symbol, of the kind and trained as the one it came from.
+
+    Parameters
+    ----------
+    net : HybridBlock or (symbol, params)
+        Left as it is.
+    graph : Graph
+        Of the net.
+    symbol : Symbol
+    params : dict
+        Values of all its parameters. Those that the graph does not have are not
+        trained.
+    """
+    result = adapter_of(net).rebuild(net, symbol, params)
+    settings = {**graph.settings, **graph.annotated.settings}
+    for parameter in result.collect_params().values():
+        if parameter.name in settings:
+            setting = settings[parameter.name]
+            parameter.grad_req = setting.grad_req
+            parameter.lr_mult, parameter.wd_mult = setting.lr_mult, setting.wd_mult
+        elif parameter.name in params and parameter.name not in graph.params:
+            parameter.grad_req = "null"
+    devices = _devices(net)
+    if len(devices) > 1:  # a graph has the values of the first
+        result.collect_params().reset_ctx(devices)
+    shapes = list(graph.inputs.values())
+    result.input_shape = shapes[0] if len(shapes) == 1 else dict(graph.inputs)
+    return result
 
 
-def trace_any(net: Any) -> Graph:
-    """Return a net's graph for the first usual input shape that fits its parameters.
+def with_constant_mark(node: dict, settings: Mapping[str, ParamAttrs]) -> dict:
+    """Return a node that says so if it is a constant, which no symbol tells."""
+    attrs = settings.get(node["name"])
+    if node["op"] != "null" or attrs is None or not attrs.constant:
+        return node
+    return {**node, "attrs": {**node["attrs"], symbols.CONSTANT: "1"}}
+
+
+def _devices(net: Any) -> list[mx.Context]:
+    """Return the devices that a net's parameters lie on."""
+    if isinstance(net, tuple):
+        return []
+    values = (p for p in net.collect_params().values() if p._data is not None)
+    return next((p.list_ctx() for p in values), [])
+
+
+def annotate(
+    net: Any,
+    *,
+    weights: Mapping[str, NewAnnotation] | None = None,
+    outputs: Mapping[str, NewAnnotation] | None = None,
+    shape: Any = None,
+    graph: Graph | None = None,
+) -> Any:
+    """Return a net with masks of single weights or fake quantisers written into it.
+
+    Tracing, counting, masking and slimming work on it as on the plain net, and slimming
+    cuts the new parameters like the tensors they belong to.
+
+    Parameters
+    ----------
+    net : HybridBlock or (symbol, params)
+        Left as it is. With annotations or without, masked or not.
+    weights, outputs : mapping
+        Name of a parameter, or of an operator's node or a network input, to what is
+        written between it and everything that reads it. Names are those of
+        ``graph.nodes``.
+    shape : tuple or dict, optional
+        As for ``trace``.
+    graph : Graph, optional
+        Of this net as it is now, so that it is not traced again.
 
     Raises
     ------
     ValueError
-        If none fits; ``trace`` with the right shape says more.
+        As for ``annotate_weight`` and ``annotate_output``, or if the net has no values.
+
+    Examples
+    --------
+    A mask of single weights, which is not trained::
+
+        def masked(x, mask):
+            return mx.sym.broadcast_mul(x, mask)
+
+        mask = AnnotationParameter(values, axes=(0, 1, 2, 3))
+        net = annotate(net, weights={"conv0_weight": NewAnnotation(
+            "weight_mask", masked, {"mask": mask})}, shape=(1, 3, 32, 32))
     """
-    nodes, heads = symbols.without_masks(*symbols.take_apart(symbol_of(net)))
-    params, _ = _values(net, nodes)
-    known = {n: v.shape for n, v in params.items() if v is not None}
-    first = None
-    for size in SIZES:
-        shape = _guess(nodes, params, size)
-        try:
-            inputs = _inputs(nodes, params, shape)
-            symbols.output_shapes(nodes, heads, {**known, **inputs})
-        except ValueError as error:
-            first = first or error
-            continue
-        return trace(net, shape)
-    raise ValueError(f"no usual input shape fits the net, give shape=...: {first}")
+    symbol, params = pair_of(net)
+    graph = trace(net, shape) if graph is None else graph
+    nodes, heads = symbols.take_apart(symbol)
+    nodes = [with_constant_mark(node, graph.settings) for node in nodes]
+    settings = dict(graph.annotated.settings)
 
+    def add(target: str, new: NewAnnotation) -> None:
+        for role, parameter in new.parameters.items():
+            params[f"{target}_{role}"] = parameter.value
+            trained = "write" if parameter.trained else "null"
+            settings[f"{target}_{role}"] = ParamAttrs(trained)
 
-def _guess(nodes: Sequence[dict], params: Mapping, size: int) -> tuple:
-    """Return an input shape for the first layer whose weight tells its channels."""
-    for node in nodes:
-        weight = (
-            params.get(nodes[node["inputs"][1][0]]["name"])
-            if len(node["inputs"]) > 1
-            else None
-        )
-        if weight is None:
-            continue
-        if node["op"] == "Convolution":
-            groups = attribute(node["attrs"], "num_group", 1)
-            return (1, weight.shape[1] * groups, *[size] * (weight.ndim - 2))
-        if node["op"] == "FullyConnected":
-            return (1, weight.shape[1])
-        if node["op"] == "Deconvolution":
-            return (1, weight.shape[0], *[size] * (weight.ndim - 2))
-    return (1, 3, size, size)
+    for name, new in (weights or {}).items():
+        if name not in graph.params:
+            raise ValueError(f"the net has no weight {name!r} to annotate")
+        nodes, heads = annotate_weight(nodes, heads, name, params[name].shape, new)
+        add(name, new)
+    tensors = {n["name"]: outs for n, outs in zip(graph.nodes, graph.tensors)}
+    for name, new in (outputs or {}).items():
+        if name not in tensors or name in graph.params:
+            raise ValueError(f"the net has no output {name!r} to annotate")
+        nodes, heads = annotate_output(nodes, heads, name, tensors[name][0].shape, new)
+        add(name, new)
+    annotated = replace(graph.annotated, settings=settings)
+    symbol = symbols.put_together(nodes, heads)
+    return rebuild(net, replace(graph, annotated=annotated), symbol, params)

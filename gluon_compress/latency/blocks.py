@@ -10,36 +10,13 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import Graph, Tensor
-from gluon_compress.graph.context import attribute, whole_groups
+from gluon_compress.graph.context import attribute
+from gluon_compress.graph.layer_rules import whole_groups
+from gluon_compress.graph.operators import CHANNELWISE, FOLLOWER, LAYER, operator_of
 from gluon_compress.graph.symbols import put_together
 
 BLOCK = 8  # channels; kernels are slower for other counts than multiples of it
 
-# Layers with an input width and an output width of their own.
-LAYERS = ("Convolution", "Deconvolution", "FullyConnected")
-# They treat each channel alone: as many go in as come out.
-EVEN = (
-    "Activation",
-    "BatchNorm",
-    "Dropout",
-    "LeakyReLU",
-    "Pooling",
-    "UpSampling",
-    "_copy",
-    "_div_scalar",
-    "_mul_scalar",
-    "_plus_scalar",
-    "broadcast_add",
-    "broadcast_mul",
-    "clip",
-    "elemwise_add",
-    "elemwise_mul",
-    "relu",
-    "sigmoid",
-)
-# They are timed with what they follow: alone they would get their input in another
-# memory layout than there, and BatchNorm takes several times as long on the plain one.
-FOLLOWERS = ("Activation", "BatchNorm", "LeakyReLU", "clip", "relu", "sigmoid")
 # What says nothing on how long an operator takes, or is a width.
 SILENT = ("num_filter", "num_hidden", "num_group", "workspace", "eps", "momentum")
 SILENT += ("fix_gamma", "use_global_stats", "cudnn_off", "cudnn_tune")
@@ -77,7 +54,7 @@ class Unit:
         Operators, attributes and shapes but for the widths: units of one kind take
         the same time at the same widths, whatever net they are of.
     how : str
-        ``layer`` has two widths; ``tied`` (depthwise layers and what is in ``EVEN``)
+        ``layer`` has two widths; ``tied`` (depthwise layers and channelwise operators)
         one; of ``rest`` only the whole is timed and the output's share counted.
     nodes : tuple of int
         In the order of the graph.
@@ -119,7 +96,7 @@ def units_of(graph: Graph) -> list[Unit]:
         chain = [i]
         while _how(graph, i) != "rest" and chain[-1] not in ends:
             after = users.get(chain[-1], [])
-            if len(after) != 1 or graph.nodes[after[0]]["op"] not in FOLLOWERS:
+            if len(after) != 1 or _latency(graph, after[0]) != FOLLOWER:
                 break
             chain.append(after[0])
         taken.update(chain)
@@ -141,18 +118,25 @@ def _shape(graph: Graph, entry: Sequence) -> tuple[int, ...]:
     return graph.tensors[entry[0]][entry[1]].shape
 
 
+def _latency(graph: Graph, i: int) -> str:
+    return operator_of(graph.nodes[i]["op"]).latency
+
+
 def _how(graph: Graph, i: int) -> str:
     """Return how a unit that starts with a node depends on widths."""
     node = graph.nodes[i]
     data, out = data_inputs(graph, i), graph.tensors[i][0].shape
     shapes = [_shape(graph, node["inputs"][k]) for k in data]
-    if node["op"] in LAYERS and data == [0]:
+    if _latency(graph, i) == LAYER and data == [0]:
         channels = shapes[0][1]
         wide = node["op"] != "FullyConnected"
         return "tied" if wide and whole_groups(node["attrs"], channels) else "layer"
     whole = {s[1] for s in shapes if len(s) > 1} == set(out[1:2])
-    flat = node["op"] in EVEN and len(data) == len(node["inputs"])
-    if whole and (flat or node["op"] == "BatchNorm"):
+    channelwise = _latency(graph, i) in (CHANNELWISE, FOLLOWER)
+    # Of operators with parameters only BatchNorm's follow from the width alone.
+    plain = len(data) == len(node["inputs"])
+    plain = plain or operator_of(node["op"]).running_statistics
+    if whole and channelwise and plain:
         axes = {t.axis for t in (graph.tensor(node["inputs"][k]) for k in data)}
         return "tied" if axes <= {1, None} else "rest"
     return "rest"
@@ -169,7 +153,7 @@ def _unit(graph: Graph, nodes: tuple[int, ...]) -> Unit:
         note = f" groups={groups}" if groups > 1 else ""
     elif how == "tied":
         inputs, outputs = _side(graph, data, 1), NOTHING
-        if first["op"] in LAYERS:
+        if _latency(graph, nodes[0]) == LAYER:
             step = inputs.full // groups
             out = graph.tensors[nodes[0]][0].shape[1]
             note = f" groups of {step} to {out // groups}"
@@ -296,7 +280,7 @@ def _copy(graph: Graph, unit: Unit, widths: Sequence[int], place: tuple) -> list
 def _resized(graph: Graph, unit: Unit, widths: Sequence[int]) -> dict[str, str]:
     """Return the attributes of a layer's node that widths change."""
     node = graph.nodes[unit.nodes[0]]
-    if node["op"] not in LAYERS or unit.how == "rest":
+    if _latency(graph, unit.nodes[0]) != LAYER or unit.how == "rest":
         return {}
     if node["op"] == "FullyConnected":
         return {"num_hidden": str(widths[1])}

@@ -9,7 +9,7 @@ from typing import Callable, Mapping, Sequence
 
 import mxnet as mx
 
-from gluon_compress.graph import Graph, form_of
+from gluon_compress.graph import Graph, block_of
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.latency.blocks import Unit, copies, knots, units_of
 from gluon_compress.latency.table import (
@@ -165,7 +165,7 @@ def net_ms(symbol: mx.sym.Symbol, given: Mapping[str, tuple], repeats: int) -> f
     """
     clock, values = _clock(), _values(symbol, given)
     params = {n: v for n, v in values.items() if not n.startswith("data")}
-    block = form_of((symbol, params)).rebuild(None, symbol, params)
+    block = block_of(symbol, params)
     inputs = [values[n] for n in symbol.list_inputs() if n not in params]
     best = math.inf
     for number in range(WARMUP + repeats):

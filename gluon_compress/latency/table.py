@@ -18,10 +18,7 @@ from __future__ import annotations
 
 import math
 import os
-import platform
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import mxnet as mx
@@ -29,6 +26,7 @@ import numpy as np
 
 from gluon_compress.graph import Graph
 from gluon_compress.latency.blocks import BLOCK, Unit, units_of
+from gluon_compress.provenance import cpu_name, threads
 from gluon_compress.storage.atomic import read_json, write_json
 
 FORMAT = 1
@@ -41,25 +39,9 @@ def this_machine() -> dict[str, str]:
     ``waiting`` is how threads wait for each other (``OMP_WAIT_POLICY``). Unless it is
     ``active``, they fall asleep between two operators; that costs about 0.1 ms each.
     """
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    cpu = model.group(1) if model else platform.processor() or platform.machine()
     waiting = os.environ.get("OMP_WAIT_POLICY", "").lower() or "default"
-    facts = {"cpu": cpu, "threads": str(threads()), "waiting": waiting}
+    facts = {"cpu": cpu_name(), "threads": str(threads()), "waiting": waiting}
     return {**facts, "mxnet": mx.__version__}
-
-
-def threads() -> int:
-    """Return how many threads MXNet computes with: OMP_NUM_THREADS, or every core."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if given.isdigit() and int(given) > 0:
-        return int(given)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

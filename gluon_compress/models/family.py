@@ -1,62 +1,56 @@
-"""The kinds of nets that are deployed; a stand-in until the family interface is in."""
+"""The kinds of nets, one row each, and which of them a net is."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gluoncv.model_zoo.ssd import SSD
+from gluon_compress.graph import register_adapter
+from gluon_compress.models.base import Family
+from gluon_compress.models.classifier import ClassifierFamily
+from gluon_compress.models.ssd.family import SSDFamily
 
-from gluon_compress.data import Preprocess
-from gluon_compress.models import classifier_inference, ssd_inference
-from gluon_compress.postprocess import SoftmaxPostprocess
+__all__ = ["FAMILIES", "Family", "family_named", "family_of", "family_that_builds"]
 
+FAMILIES: dict[str, Family] = {
+    family.kind: family for family in (SSDFamily(), ClassifierFamily())
+}
 
-class SSDFamily:
-    """Deployment of SSDs."""
-
-    kind = "ssd"
-    preprocess = staticmethod(ssd_inference.preprocess)
-    postprocess = staticmethod(ssd_inference.postprocess)
-    inference_graph = staticmethod(ssd_inference.inference_graph)
-    results_graph = staticmethod(ssd_inference.results_graph)
-
-    @staticmethod
-    def classes_of(net: Any) -> tuple:
-        """Return the names of the classes."""
-        return tuple(net.classes)
-
-    @staticmethod
-    def results(net: Any, batch: Any) -> tuple:
-        """Return ids, scores and corner boxes."""
-        return tuple(part.asnumpy() for part in net(batch))
+# GluonCV's own nets of these classes are traced like ours.
+for _family in FAMILIES.values():
+    for _type in _family.net_types:
+        register_adapter(_type, _family.net_adapter())
 
 
-class ClassifierFamily:
-    """Deployment of classifiers."""
+def family_of(net: Any) -> Family:
+    """Return the family of a net.
 
-    kind = "classifier"
-    inference_graph = staticmethod(classifier_inference.inference_graph)
-
-    @staticmethod
-    def preprocess(net: Any) -> Preprocess:
-        """Return how images are validated."""
-        return Preprocess.centre_crop(*net.input_size)
-
-    @staticmethod
-    def postprocess(net: Any) -> SoftmaxPostprocess:
-        """Return the most probable classes."""
-        return SoftmaxPostprocess()
-
-    @staticmethod
-    def results_graph(net: Any) -> None:
-        """There is none."""
-
-    @staticmethod
-    def classes_of(net: Any) -> tuple:
-        """Return the names of the classes."""
-        return tuple(net.classes)
+    Raises
+    ------
+    ValueError
+        If it has none: it was not built or loaded here.
+    """
+    for family in FAMILIES.values():
+        if family.owns(net):
+            return family
+    raise ValueError(
+        f"a {type(net).__name__} of no known kind; allowed: nets that build, load or "
+        f"get_model of this package returned, of kind {', '.join(FAMILIES)}"
+    )
 
 
-def family_of(net: Any) -> Any:
-    """Return the family of a net."""
-    return SSDFamily if isinstance(net, SSD) else ClassifierFamily
+def family_named(kind: Any) -> Family:
+    """Return a family by its kind, as manifests state it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind.
+    """
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(f"kind is {kind!r}; allowed: {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
+
+
+def family_that_builds(name: str) -> Family | None:
+    """Return the family that has a model of this name, or None."""
+    return next((f for f in FAMILIES.values() if name in f.models()), None)

@@ -8,12 +8,13 @@ from typing import Any, Sequence
 
 from mxnet.gluon import HybridBlock
 
-from gluon_compress import data
+from gluon_compress import data, models
 from gluon_compress.deployment import fused
+from gluon_compress.distill import distil_step
 from gluon_compress.evaluate import top1
 from gluon_compress.graph import Graph
 from gluon_compress.graph import trace as trace_net
-from gluon_compress.models import classifier
+from gluon_compress.models import NamedBlock, family_of, supervised_step
 from gluon_compress.pipeline.job import Job, Lesson, Task, cut, teacher_of
 from gluon_compress.recipe import ClassifierRecipe, Schedule
 
@@ -44,7 +45,7 @@ def build(job: Job, classes: Sequence[str]) -> tuple[HybridBlock, None]:
     if model.weights is not None:
         return loaded(job.recipe, model.weights, classes), None
     seed = job.recipe.seed
-    net = classifier.build_classifier(model.name, classes, size=size, seed=seed)
+    net = models.build(model.name, classes, size=size, seed=seed)
     return cut(job, net, model), None
 
 
@@ -52,27 +53,23 @@ def loaded(
     recipe: ClassifierRecipe, folder: str, classes: Sequence[str]
 ) -> HybridBlock:
     """Return the net of an export, and refuse one of other classes."""
-    net, manifest = classifier.load_classifier(folder)
-    if tuple(manifest["classes"]) != tuple(classes):
+    net = load(folder)
+    own = family_of(net).classes_of(net)
+    if own != tuple(classes):
         raise ValueError(
-            f"{folder}: its classes are {manifest['classes']}, those of the data "
-            f"{list(classes)}"
+            f"{folder}: its classes are {list(own)}, those of the data {list(classes)}"
         )
     return net
 
 
 def save(job: Job, net: Any, folder: Path, name: str) -> dict:
     """Write the net as an export."""
-    size = job.recipe.data.size
-    return classifier.save_classifier(
-        net, folder, name, classes=job.train.classes, size=size
-    )
+    return models.save(net, folder, name)
 
 
 def load(folder: Path) -> HybridBlock:
     """Return the net of an export."""
-    net, _ = classifier.load_classifier(folder)
-    return net
+    return models.load(folder, "classifier")
 
 
 def trace(job: Job, net: Any) -> Graph:
@@ -144,13 +141,19 @@ def validation(job: Job, net: HybridBlock, dataset: Any) -> dict:
 
 def lesson(job: Job, net: HybridBlock, teacher: HybridBlock | None) -> Lesson:
     """Teach from labels, and from another classifier where there is one."""
+    family = family_of(net)
+    block, loss = family.training_net(net), family.loss(net)
     if teacher is None:
-        return Lesson(net, classifier.step_loss)
+        return Lesson(block, supervised_step(loss))
     how = job.recipe.distillation
-    step = classifier.taught_step(
-        fused(teacher, job.options.ctx), weight=how.weight, temperature=how.temperature
+    step = distil_step(
+        NamedBlock(fused(teacher, job.options.ctx), block.names),
+        (),
+        loss,
+        weights={"soft_targets": how.weight},
+        settings={"temperature": how.temperature},
     )
-    return Lesson(net, step)
+    return Lesson(block, step)
 
 
 def block(net: HybridBlock) -> HybridBlock:

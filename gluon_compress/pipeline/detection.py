@@ -1,4 +1,4 @@
-"""SSD detectors as a task of the pipeline."""
+"""Detectors as a task of the pipeline."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Sequence
 
-from gluoncv.model_zoo.ssd import SSD
+from mxnet.gluon import HybridBlock
 
 from gluon_compress import data, models
+from gluon_compress.building import build as build_net
 from gluon_compress.checks import few
 from gluon_compress.deployment import fused
-from gluon_compress.distill import ON_TAPS, Settings, distil_step, needs_taps
+from gluon_compress.distill import distil_step, losses_of, needs_taps
 from gluon_compress.evaluate import precisions
 from gluon_compress.graph import Graph
-from gluon_compress.models import head, ssd
+from gluon_compress.models import NamedBlock, family_of, supervised_step
 from gluon_compress.pipeline.job import Job, Lesson, Task, cut, teacher_of
 from gluon_compress.recipe import Data, Distillation, Model, Recipe, Schedule
+from gluon_compress.sizes import size_pair, size_text
 
 # Keys of a recipe's model that leave the rest to the model itself.
 OWN = ("sizes", "ratios", "steps", "extras")
@@ -67,19 +69,19 @@ def _with_objects(config: Data, split: str):
     return opened
 
 
-def build(job: Job, classes: Sequence[str]) -> tuple[SSD, SSD | None]:
+def build(job: Job, classes: Sequence[str]) -> tuple[HybridBlock, HybridBlock | None]:
     """Build all nets at once, so that a wrong name is found in seconds."""
     recipe = job.recipe
     start = _build(job, recipe.model, classes)
     student = None if recipe.student is None else _build(job, recipe.student, classes)
     found = teacher_of(job, start, classes)
     if found is not None:
-        head.check_teacher(student or start, found)
+        family_of(found).check_teacher(student or start, found)
         _taps(recipe.distillation, found)
     return start, student
 
 
-def _build(job: Job, model: Model, classes: Sequence[str]) -> SSD:
+def _build(job: Job, model: Model, classes: Sequence[str]) -> HybridBlock:
     recipe = job.recipe
     if model.weights is not None:
         return cut(job, loaded(recipe, model.weights, classes), model)
@@ -87,7 +89,7 @@ def _build(job: Job, model: Model, classes: Sequence[str]) -> SSD:
         return cut(job, _started(recipe, model.start, classes), model)
     how = recipe.evaluate
     given = {name: vars(model)[name] for name in OWN}
-    net = models.build(
+    net = build_net(
         model.name,
         classes,
         width=model.width,
@@ -102,66 +104,66 @@ def _build(job: Job, model: Model, classes: Sequence[str]) -> SSD:
     return cut(job, net, model)
 
 
-def loaded(recipe: Recipe, folder: str, classes: Sequence[str]) -> SSD:
+def loaded(recipe: Recipe, folder: str, classes: Sequence[str]) -> HybridBlock:
     """Return the net of an export, and refuse one of other classes or another size."""
     net = _sized(recipe, folder)
-    if tuple(net.classes) != tuple(classes):
+    own = family_of(net).classes_of(net)
+    if own != tuple(classes):
         raise ValueError(
-            f"{folder}: its classes are {list(net.classes)}, those of the data "
-            f"{list(classes)}"
+            f"{folder}: its classes are {list(own)}, those of the data {list(classes)}"
         )
     return net
 
 
-def _started(recipe: Recipe, folder: str, classes: Sequence[str]) -> SSD:
+def _started(recipe: Recipe, folder: str, classes: Sequence[str]) -> HybridBlock:
     """Return the net of an export, its class predictors new if its classes differ."""
     net = _sized(recipe, folder)
-    if tuple(net.classes) == tuple(classes):
+    if family_of(net).classes_of(net) == tuple(classes):
         return net
-    return head.with_classes(net, classes, seed=recipe.seed)
+    return models.with_classes(net, classes, seed=recipe.seed)
 
 
-def _sized(recipe: Recipe, folder: str) -> SSD:
+def _sized(recipe: Recipe, folder: str) -> HybridBlock:
     """Return the net of an export, and refuse one for images of another size."""
     net = models.load(folder)
-    if models.image_size(net) != recipe.data.size:
+    size = models.input_size(net)
+    if size != size_pair(recipe.data.size):
         raise ValueError(
-            f"{folder}: its images are {models.image_size(net)} pixels, data.size is "
-            f"{recipe.data.size}"
+            f"{folder}: its images are {size_text(size)} pixels, data.size is "
+            f"{size_text(recipe.data.size)}"
         )
     return net
 
 
-def save(job: Job, net: SSD, folder: Path, name: str) -> dict:
+def save(job: Job, net: HybridBlock, folder: Path, name: str) -> dict:
     """Write the raw head as an export."""
     return models.save(net, folder, name)
 
 
-def trace(job: Job, net: SSD) -> Graph:
+def trace(job: Job, net: HybridBlock) -> Graph:
     """Trace the raw head."""
-    return models.trace_head(net)
+    return models.graph_of(net)
 
 
-def with_classes(net: SSD, classes: int) -> SSD:
+def with_classes(net: HybridBlock, classes: int) -> HybridBlock:
     """Return the detector with so many classes, of no names."""
-    return head.with_classes(net, [str(number) for number in range(classes)])
+    return models.with_classes(net, [str(number) for number in range(classes)])
 
 
-def batches(job: Job, net: SSD, schedule: Schedule) -> data.Batches:
+def batches(job: Job, net: HybridBlock, schedule: Schedule) -> data.Batches:
     """Return endless epochs of augmented images with the targets of a net's anchors."""
     sample = partial(data.ssd_train_sample, size=job.recipe.data.size)
-    stds = ssd.config_of(net).stds
     return data.Batches(
         job.train,
         sample,
         schedule.batch_size,
         seed=job.recipe.seed,
         last="fill",  # one shape for every step
-        targets=data.SSDTargets(ssd.anchors_of(net), stds=stds),
+        targets=family_of(net).targets(net),
     )
 
 
-def accuracy(job: Job, net: SSD, dataset: Any) -> dict:
+def accuracy(job: Job, net: HybridBlock, dataset: Any) -> dict:
     """Return mAP and the precision of each class, and how they were measured."""
     how, device = job.recipe.evaluate, job.options.ctx[0]
     net.hybridize(static_alloc=True, static_shape=True)
@@ -169,62 +171,61 @@ def accuracy(job: Job, net: SSD, dataset: Any) -> dict:
     return precisions(
         lambda images: net(images.as_in_context(device)),
         data.Batches(dataset, sample, 8, shuffle=False).epoch(0),
-        net.classes,
+        family_of(net).classes_of(net),
         size=job.recipe.data.size,
         metric=how.metric,
         iou=how.iou,
     )
 
 
-def validation(job: Job, net: SSD, dataset: Any) -> dict:
+def validation(job: Job, net: HybridBlock, dataset: Any) -> dict:
     """Return mAP and the precision of each class."""
     figures = accuracy(job, net, dataset)
     return {"mAP": figures["mAP"], **figures["classes"]}
 
 
-def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
+def lesson(job: Job, net: HybridBlock, teacher: HybridBlock | None) -> Lesson:
     """Teach from labels, and from another detector where there is one."""
-    how = job.recipe.distillation
+    how, family = job.recipe.distillation, family_of(net)
     if teacher is None:
-        return Lesson(head.head_block(net), head.supervised(head.ssd_loss()))
-    taps, every = _taps(how, teacher), head.map_widths(teacher)
-    widths = [every[i] for i in head.tap_numbers(teacher, taps)]
-    taught = head.head_block(teacher, taps=taps, stride=how.stride)
-    taught = fused(taught, job.options.ctx)
+        return Lesson(family.training_net(net), supervised_step(family.loss(net)))
+    taps = _taps(how, teacher)
+    widths = dict(zip(family.map_names(teacher), family.map_widths(teacher)))
+    block = family.training_net(teacher, taps, stride=how.stride)
     step = distil_step(
-        taught,
+        NamedBlock(fused(block, job.options.ctx), block.names),
         taps,
-        head.ssd_loss(),
+        family.loss(net),
         weights=how.losses,
-        settings=_settings(how),
-        anchors=head.map_anchors(net, taps, stride=how.stride) if taps else None,
+        settings=how,
+        **(family.loss_context(net, taps, stride=how.stride) if taps else {}),
     )
-    form = {"taps": taps, "adapters": widths, "stride": how.stride}
-    return Lesson(head.head_block(net, **form, seed=job.recipe.seed), step)
+    adapters = [widths[name] for name in taps]
+    form = {"adapters": adapters, "stride": how.stride, "seed": job.recipe.seed}
+    return Lesson(family.training_net(net, taps, **form), step)
 
 
-def _taps(how: Distillation, teacher: SSD) -> Sequence[str]:
+def _taps(how: Distillation, teacher: HybridBlock) -> Sequence[str]:
     """Return the names of the teacher's maps that a recipe's losses compare."""
     if needs_taps(how.losses):
-        taps = head.map_names(teacher) if how.taps is None else how.taps
-        head.tap_numbers(teacher, taps)  # refuses names that do not exist
-        return taps
+        names = family_of(teacher).map_names(teacher)
+        for name in how.taps or ():
+            if name not in names:
+                raise ValueError(f"tap {name!r}; allowed: {', '.join(names)}")
+        return names if how.taps is None else how.taps
     if how.taps is not None:
+        losses = losses_of(family_of(teacher).kind)
+        on_maps = [name for name, loss in losses.items() if loss.on_maps]
         raise ValueError(
             f"distillation.taps {list(how.taps)}: no loss that has a weight compares "
-            f"maps; those that do: {', '.join(ON_TAPS)}"
+            f"maps; those that do: {', '.join(on_maps)}"
         )
     return ()
 
 
-def _settings(how: Distillation) -> Settings:
-    return Settings(
-        temperature=how.temperature,
-        background=how.background,
-        margin=how.margin,
-        near=how.near,
-        channel_temperature=how.channel_temperature,
-    )
+def block(net: HybridBlock) -> HybridBlock:
+    """Return the net in its form for training."""
+    return family_of(net).training_net(net)
 
 
 DETECTION = Task(
@@ -235,7 +236,7 @@ DETECTION = Task(
     trace=trace,
     with_classes=with_classes,
     batches=batches,
-    block=head.head_block,
+    block=block,
     loaded=loaded,
     lesson=lesson,
     accuracy=accuracy,

@@ -15,6 +15,7 @@ from gluon_compress.plan import Budget, Plan, Sensitivity
 from gluon_compress.plan.constraints import held
 from gluon_compress.plan.cost_model import Meter
 from gluon_compress.prune import (
+    bn_l1_step,
     effects,
     mask,
     mask_in_rounds,
@@ -23,7 +24,6 @@ from gluon_compress.prune import (
     sensitivity,
     set_mask,
     slim,
-    sparse_step,
     taylor,
 )
 from gluon_compress.recipe import Delete, Prune, Schedule, Sparsity
@@ -80,7 +80,7 @@ def _train_sparse(job: Job, net: Any, how: Sparsity, folder: Path) -> dict:
     shape = job.task.trace(job, net).inputs["data"]
 
     def sparse(step_loss: Callable) -> Callable:
-        return sparse_step(step_loss, net, how.weight, shape=shape)
+        return bn_l1_step(step_loss, net, how.weight, shape=shape)
 
     return _fit(job, net, None, how.train, folder, wrap=sparse)
 

@@ -10,13 +10,11 @@ from typing import Any, Mapping, Sequence, Union
 import numpy as np
 
 from gluon_compress.graph import ChannelGroup, Graph
-from gluon_compress.graph.context import PRODUCERS
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.plan.plan import listed
 
 FIRST = "first layer, protected unless ends=True"
 LAST = "last layer, protected unless ends=True"
-# What these read of later inputs is a shape, no values.
-LIKE = ("slice_like", "broadcast_like", "reshape_like", "_contrib_BilinearResize2D")
 
 # A number of channels, a share of the width, either by pattern, or what is usual.
 Bound = Union[int, float, Mapping[str, Union[int, float]], None]
@@ -101,10 +99,11 @@ def first_layers(graph: Graph) -> set[str]:
     """
     raw, found = [False] * len(graph.nodes), set()
     for i, node in enumerate(graph.nodes):
-        read = node["inputs"][:1] if node["op"] in LIKE else node["inputs"]
+        operator = operator_of(node["op"])
+        read = node["inputs"][:1] if operator.size_inputs else node["inputs"]
         if node["op"] == "null":
             raw[i] = node["name"] in graph.inputs
-        elif node["op"] not in PRODUCERS:
+        elif operator.weight_input is None:
             raw[i] = any(raw[entry[0]] for entry in read)
         elif raw[node["inputs"][0][0]]:
             found.add(graph.found.names[i])
@@ -123,7 +122,7 @@ def last_layers(graph: Graph) -> set[str]:
         if i in seen:
             continue
         seen.add(i)
-        if graph.nodes[i]["op"] in PRODUCERS:
+        if operator_of(graph.nodes[i]["op"]).weight_input is not None:
             found.add(graph.found.names[i])
         else:
             ahead += [entry[0] for entry in graph.nodes[i]["inputs"]]

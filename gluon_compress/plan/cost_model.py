@@ -6,9 +6,9 @@ from typing import Sequence
 
 import numpy as np
 
-from gluon_compress.cost import BYTES, FORMULAS, count
+from gluon_compress.cost import BYTES, count
 from gluon_compress.graph import Graph, Tensor
-from gluon_compress.graph.context import PRODUCERS
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import states
 from gluon_compress.latency import LatencyTable
 from gluon_compress.latency.blocks import Side, units_of
@@ -144,15 +144,16 @@ class Meter:
         """Return the MACs that each weight takes part in, all its uses together."""
         macs: dict[str, float] = {}
         for i, node in enumerate(self.graph.nodes):
-            if node["op"] in FORMULAS and len(node["inputs"]) > 1:
-                place = node["inputs"][PRODUCERS.get(node["op"], 1)]
+            operator = operator_of(node["op"])
+            if operator.macs is not None and len(node["inputs"]) > 1:
+                place = node["inputs"][operator.weight_input or 1]
                 weight = self.graph.nodes[place[0]]["name"]
                 if weight in names:
                     shapes = [
                         self.graph.tensors[e[0]][e[1]].shape for e in node["inputs"]
                     ]
                     out = self.graph.tensors[i][0].shape
-                    found = FORMULAS[node["op"]](node["attrs"], shapes, out)
+                    found = operator.macs(node["attrs"], shapes, out)
                     macs[weight] = macs.get(weight, 0.0) + found // self.graph.batch
         return macs
 

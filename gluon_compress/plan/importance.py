@@ -8,9 +8,8 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 
 from gluon_compress.graph import ChannelGroup, Graph
-from gluon_compress.graph.context import PRODUCERS, attribute
-
-NORMS = ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "InstanceNorm")
+from gluon_compress.graph.context import attribute
+from gluon_compress.graph.operators import operator_of
 
 
 def scores(
@@ -184,12 +183,12 @@ def _weights(graph: Graph) -> dict[str, int]:
     """Return the weights that produce channels, and the axis of these."""
     found = {}
     for node in graph.nodes:
-        if node["op"] in PRODUCERS:
-            weight = graph.nodes[node["inputs"][PRODUCERS[node["op"]]][0]]
+        operator = operator_of(node["op"])
+        if operator.weight_input is not None:
+            weight = graph.nodes[node["inputs"][operator.weight_input][0]]
             if weight["op"] == "null" and weight["name"] in graph.axes:
                 axes = [tensor.axis for tensor in graph.axes[weight["name"]]]
-                turned = node["op"] in ("Deconvolution", "Embedding")
-                found[weight["name"]] = max(axes) if turned else 0
+                found[weight["name"]] = max(axes) if operator.weight_axis else 0
     return found
 
 
@@ -197,10 +196,11 @@ def _scales(graph: Graph) -> list[tuple]:
     """Return the trained scales of normalisation layers."""
     found = []
     for node in graph.nodes:
-        if node["op"] not in NORMS or len(node["inputs"]) < 2:
+        operator = operator_of(node["op"])
+        if not operator.normalizes or len(node["inputs"]) < 2:
             continue
         gamma = graph.nodes[node["inputs"][1][0]]["name"]
-        fixed = attribute(node["attrs"], "fix_gamma", node["op"] != "InstanceNorm")
+        fixed = attribute(node["attrs"], "fix_gamma", operator.running_statistics)
         if not fixed and gamma in graph.axes:
             values = np.abs(graph.params[gamma].asnumpy().astype(np.float64))
             found.append((gamma, 0, values))

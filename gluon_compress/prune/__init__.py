@@ -1,32 +1,36 @@
-"""A plan applied to a net: as masks, which can be taken back, or by cutting.
+"""A plan applied to a net: as masks, which can be taken back, or by removing channels.
 
-``slimming`` cuts; ``masks`` multiplies by zero instead; ``zeros`` finds where that must
-be done for both to be the same; ``importance`` takes the gradient of masks, ``effects``
-and ``sensitivity`` ask what a net does with part of a group. ``rounds`` sets masks
-while a net trains, ``sparsity`` prepares it for them, ``recalibration`` repairs what
-they leave wrong.
+``slimming`` removes channels; ``masks`` multiplies them by zero instead, and
+``mask_placement`` finds where that must be done for both to be the same. Importance is
+measured on data by ``taylor_importance`` (the gradient of masks), ``perturbation`` (the
+change of the outputs) and ``sensitivity`` (the change of accuracy). ``iterative`` sets
+masks while a net trains, ``bn_l1`` prepares the net for them, and ``recalibration``
+measures BatchNorm statistics anew.
 """
 
-from gluon_compress.prune.bn_l1 import sparse_step
-from gluon_compress.prune.iterative import CURVES, Rounds, mask_in_rounds, plan_of
+from gluon_compress.prune.bn_l1 import bn_l1_step
+from gluon_compress.prune.iterative import SCHEDULES, Rounds, mask_in_rounds, plan_of
 from gluon_compress.prune.masks import mask, set_mask
-from gluon_compress.prune.perturbation import effects
+from gluon_compress.prune.perturbation import output_sensitivity
 from gluon_compress.prune.recalibration import recalibrate
 from gluon_compress.prune.sensitivity import sensitivity
 from gluon_compress.prune.slimming import slim
 from gluon_compress.prune.taylor_importance import taylor
 
+effects = output_sensitivity  # the name that recipes and plans have for its result
+
 __all__ = [
-    "CURVES",
+    "SCHEDULES",
     "Rounds",
+    "bn_l1_step",
     "effects",
     "mask",
     "mask_in_rounds",
+    "output_sensitivity",
     "plan_of",
     "recalibrate",
     "sensitivity",
     "set_mask",
     "slim",
-    "sparse_step",
     "taylor",
 ]

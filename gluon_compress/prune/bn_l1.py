@@ -1,4 +1,4 @@
-"""Training that makes BatchNorm scales small, so that channels can go at less cost."""
+"""Network slimming: train BatchNorm scales towards zero before pruning."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import numpy as np
 
 from gluon_compress.graph import Graph
 from gluon_compress.graph.context import attribute
-from gluon_compress.prune.recalibration import BATCH_NORMS
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.prune.slimming import traced
 
+PART = "sparsity"  # of the loss in logs, which keep the name
 
-def sparse_step(
-    step_loss: Callable, net: Any, weight: float, *, shape: Sequence | None = None
+
+def bn_l1_step(
+    step_loss: Callable,
+    net: Any,
+    weight: float,
+    *,
+    shape: Any = None,
+    graph: Graph | None = None,
 ) -> Callable:
     """Return a step loss for ``fit`` that also pulls BatchNorm scales towards zero.
 
@@ -29,16 +36,16 @@ def sparse_step(
         ``step_loss(net, batch) -> (loss, {part: value})``.
     net : HybridBlock
         Has the parameters that are trained, with masks or without: the block that
-        ``fit`` gets, or the detector behind a ``models.head.head_block``.
+        ``fit`` gets, or the detector behind a ``Family.training_net``.
     weight : float
         From 0. Liu et al. use 1e-5 to 1e-4, with a loss that is a mean over images.
-    shape : tuple, optional
+    shape, graph
         As for ``slim``.
 
     Returns
     -------
     callable
-        Its part ``sparsity`` is ``weight * sum |gamma|``.
+        Its part ``sparsity``, as logs name it, is ``weight * sum |gamma|``.
 
     Raises
     ------
@@ -47,10 +54,8 @@ def sparse_step(
     """
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if not number or not math.isfinite(weight) or weight < 0:
-        raise ValueError(
-            f"the weight of sparsity is {weight!r}; allowed: a number from 0"
-        )
-    places = _scales(traced(net, None, shape))
+        raise ValueError(f"bn_l1: weight is {weight!r}; allowed: a number from 0")
+    places = _scales(traced(net, None, shape, graph))
     trained = {p.name: p for p in net.collect_params().values()}
     scales = [
         (trained[name], mx.nd.array(places[name]))
@@ -69,8 +74,8 @@ def sparse_step(
             (parameter.data(device).abs() * which.as_in_context(device)).sum()
             for parameter, which in scales
         ]
-        sparsity = weight * mx.nd.add_n(*sizes)
-        return loss + sparsity, {**parts, "sparsity": sparsity}
+        penalty = weight * mx.nd.add_n(*sizes)
+        return loss + penalty, {**parts, PART: penalty}
 
     return step
 
@@ -79,9 +84,8 @@ def _scales(graph: Graph) -> dict[str, np.ndarray]:
     """Return, for each scale, ones where its channel can be removed."""
     found = {}
     for node in graph.nodes:
-        if node["op"] in BATCH_NORMS and not attribute(
-            node["attrs"], "fix_gamma", True
-        ):
+        trained = not attribute(node["attrs"], "fix_gamma", True)
+        if operator_of(node["op"]).running_statistics and trained:
             name = graph.nodes[node["inputs"][1][0]]["name"]
             for tensor in graph.axes.get(name, ()):
                 found[name] = (tensor.places >= 0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Masks that are decided in rounds while a net trains: gradual, soft, or at once.
+"""Iterative pruning: masks decided in rounds while a net trains, hard or soft.
 
 What a round decides is a function of the values that the net has at its beginning,
 its masks among them. All of that is in a checkpoint, so a run that is killed and
@@ -14,15 +14,16 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import Graph, symbol_of
-from gluon_compress.graph.symbols import mask_names, take_apart
+from gluon_compress.graph.annotations import mask_names
+from gluon_compress.graph.symbols import take_apart
 from gluon_compress.latency import LatencyTable
 from gluon_compress.plan import Budget, Plan
 from gluon_compress.plan.budget import meter_of
 from gluon_compress.prune.masks import set_mask
 from gluon_compress.prune.slimming import traced
 
-# The part of the way that is left when a share of the rounds is done.
-CURVES: dict[str, Callable[[float], float]] = {
+# What is left of the way from the full net to the budget after a share of the rounds.
+SCHEDULES: dict[str, Callable[[float], float]] = {
     "cubic": lambda done: (1 - done) ** 3,
     "linear": lambda done: 1 - done,
 }
@@ -42,7 +43,7 @@ class Rounds:
     soft : bool
         Hard rounds (False) mask more and more: the budget goes the way, and what is
         masked stays so. In soft rounds the budget is the target from the first, and
-        masked channels are multiplied by a leak that goes the way from 1 to 0. They
+        masked channels are multiplied by a factor that goes from 1 to 0. They
         train and may come back, until the last round is hard.
     epochs : int, optional
         Epochs that the rounds are spread over; those behind them belong to the last
@@ -66,9 +67,9 @@ class Rounds:
                 raise ValueError(
                     f"rounds: {name} is {value!r}; allowed: a whole number from 1"
                 )
-        if self.curve not in CURVES:
+        if self.curve not in SCHEDULES:
             raise ValueError(
-                f"rounds: curve is {self.curve!r}; allowed: {', '.join(CURVES)}"
+                f"rounds: curve is {self.curve!r}; allowed: {', '.join(SCHEDULES)}"
             )
         if not isinstance(self.soft, bool):
             raise ValueError(f"rounds: soft is {self.soft!r}; allowed: True or False")
@@ -97,7 +98,7 @@ class Rounds:
 
     def left(self, number: int) -> float:
         """Return the part of the way that is left in a round, counted from 1."""
-        return CURVES[self.curve](number / self.count)
+        return SCHEDULES[self.curve](number / self.count)
 
 
 def mask_in_rounds(
@@ -106,7 +107,7 @@ def mask_in_rounds(
     decide: Callable[[Graph, Budget, Plan | None], Plan],
     rounds: Rounds,
     *,
-    shape: Any,
+    shape: Any = None,
     table: LatencyTable | None = None,
 ) -> Callable:
     """Return a callback for ``fit`` that sets the masks of a net in rounds.
@@ -115,7 +116,7 @@ def mask_in_rounds(
     ----------
     net : HybridBlock
         What ``mask`` returned. The block that is trained must have its parameters: it
-        is the net itself, or for instance ``models.head.head_block`` of a detector.
+        is the net itself, or for instance ``Family.training_net`` of a detector.
     budget : Budget
         The target.
     decide : callable
@@ -125,8 +126,8 @@ def mask_in_rounds(
         channel may come back. It must follow from the net's values; what it draws by
         MXNet is drawn again after a resume.
     rounds : Rounds
-    shape : tuple or dict
-        Of the input that the budget is for, as for ``trace``.
+    shape : tuple or dict, optional
+        Of the input that the budget is for, as for ``slim``.
     table : LatencyTable, optional
         For a budget of latency, as for ``select``.
 
@@ -147,10 +148,10 @@ def mask_in_rounds(
     -----
     Soft masks follow He et al. 2018 (soft filter pruning, algorithm 1): all channels
     are updated and who is masked is decided anew. A channel that is set to zero in
-    front of a ReLU has no gradient, though, and would never return; hence the leak,
-    a factor that falls from round to round (Cai et al. 2020, softer pruning, where it
-    acts on the filters). It acts in forward and backward passes alike, so training
-    costs what it costs with hard masks.
+    front of a ReLU has no gradient, though, and would never return. Hence the
+    soft-pruning factor, which falls from round to round (Cai et al. 2020, softer
+    pruning, where it acts on the filters). It acts in forward and backward passes
+    alike, so training costs what it costs with hard masks.
     """
     masks = _masks(net)
 
@@ -162,14 +163,14 @@ def mask_in_rounds(
         left = rounds.left(starts.index(progress.epoch) + 1)
         graph = traced(net, None, shape)
         if rounds.soft:
-            plan, leak = decide(graph, budget, None), left
+            plan, factor = decide(graph, budget, None), left
         else:
-            plan, leak = (
+            plan, factor = (
                 decide(graph, _between(budget, graph, left, table), plan_of(net)),
                 0,
             )
-        set_mask(net, plan, shape=shape)
-        _soften(masks, leak)
+        set_mask(net, plan, graph=graph)
+        _soften(masks, factor)
         progress.best = progress.best_epoch = None
 
     return callback
@@ -225,8 +226,8 @@ def _between(
     return Budget(**{n: v + (float(full[n][0]) - v) * left for n, v in limits})
 
 
-def _soften(masks: Mapping, leak: float) -> None:
+def _soften(masks: Mapping, factor: float) -> None:
     """Let a share of the masked channels' values through."""
     for parameter in masks.values():
         values = parameter.list_data()[0].asnumpy()
-        parameter.set_data(mx.nd.array(np.maximum(values, leak)))
+        parameter.set_data(mx.nd.array(np.maximum(values, factor)))

@@ -6,17 +6,26 @@ from typing import Any, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
-from mxnet.ndarray.ndarray import _DTYPE_NP_TO_MX
 
-from gluon_compress.graph import Graph, symbol_of
+from gluon_compress.graph import Graph, rebuild, symbol_of
+from gluon_compress.graph.annotations import (
+    CHANNEL_MASK,
+    marked,
+    mask_names,
+    parameter_node,
+    sources_of,
+)
 from gluon_compress.graph.context import attribute
-from gluon_compress.graph.symbols import MASK, mask_names, put_together, take_apart
+from gluon_compress.graph.operators import operator_of
+from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.plan import Plan
-from gluon_compress.prune.mask_placement import Demand
-from gluon_compress.prune.slimming import rebuilt, slim_node, traced
+from gluon_compress.prune.mask_placement import MaskPlacement
+from gluon_compress.prune.slimming import slim_node, traced
 
 
-def mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> Any:
+def mask(
+    net: Any, plan: Plan | None, *, shape: Any = None, graph: Graph | None = None
+) -> Any:
     """Return a net whose channels outside a plan are multiplied by zero.
 
     Every group that may lose channels gets one parameter ``<group>_mask`` of ones and
@@ -25,18 +34,18 @@ def mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> Any:
 
     Parameters
     ----------
-    net, plan, shape
+    net, plan, shape, graph
         As for ``slim``.
 
     Raises
     ------
     ValueError
-        If the plan does not fit the net, or the net has no values.
+        If the plan does not fit the net, the net has no values, or the shape is needed.
     """
-    graph = traced(net, plan, shape)
+    graph = traced(net, plan, shape, graph)
     sample = _sample(graph)
     writer = _MaskWriter(graph, sample.dtype)
-    params = dict(graph.params)
+    params = {**graph.params, **graph.annotated.params}
     for name, value in _mask_values(graph, plan).items():
         params[name] = mx.nd.array(value, ctx=sample.ctx, dtype=sample.dtype)
     for name, value in writer.indices.items():
@@ -44,10 +53,12 @@ def mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> Any:
     symbol = put_together(writer.nodes, writer.heads)
     used = set(symbol.list_inputs())
     params = {name: value for name, value in params.items() if name in used}
-    return rebuilt(net, graph, symbol, params)
+    return rebuild(net, graph, symbol, params)
 
 
-def set_mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> None:
+def set_mask(
+    net: Any, plan: Plan | None, *, shape: Any = None, graph: Graph | None = None
+) -> None:
     """Change which channels of a masked net are alive, in place.
 
     Parameters
@@ -56,7 +67,7 @@ def set_mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> N
         What ``mask`` returned.
     plan : Plan or None
         None brings every channel back.
-    shape : tuple, optional
+    shape, graph
         As for ``slim``.
 
     Raises
@@ -68,7 +79,7 @@ def set_mask(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> N
     names = mask_names(nodes)
     if not names:
         raise ValueError("the net has no masks; mask(net, plan) returns one that has")
-    values = _mask_values(traced(net, plan, shape), plan)
+    values = _mask_values(traced(net, plan, shape, graph), plan)
     parameters = {p.name: p for p in net.collect_params().values()}
     for name in names.values():
         parameters[name].set_data(mx.nd.array(values[name]))
@@ -96,10 +107,14 @@ def _mask_name(group: str) -> str:
 
 
 class _MaskWriter:
-    """The nodes of a graph with masks written in."""
+    """The nodes of a graph with masks written in, behind annotations that are there.
+
+    Numbers of nodes are those of ``graph.annotated``, but for places and edges of the
+    mask placement, which are of the plain graph.
+    """
 
     def __init__(self, graph: Graph, dtype: type) -> None:
-        self.graph, self.demand, self.dtype = graph, Demand(graph), dtype
+        self.graph, self.placement, self.dtype = graph, MaskPlacement(graph), dtype
         self.nodes: list[dict] = []
         self.indices: dict[str, np.ndarray] = {}
         self.variables: dict[str, int] = {}
@@ -107,25 +122,47 @@ class _MaskWriter:
         self.products: dict[tuple, int] = {}
         self.readers = self._readers()
         self.starts = [graph.found.starts[group.name] for group in graph.groups]
-        whole = graph.alive({})
-        for i in range(len(graph.nodes)):
-            node = slim_node(graph, i, whole)
-            inputs = self._inputs(i, node)
-            folded = self._folds(i)
-            if folded:
-                inputs[1:3] = self._masked_scale(i, inputs)
-            self.where[i] = self._add({**node, "inputs": inputs})
-            if not folded:
-                for out in range(len(graph.tensors[i])):
-                    if (i, out) in self.demand.masked:
-                        self.products[i, out] = self._product((i, out))
-        self.heads = [[self.where[h[0]], *h[1:]] for h in graph.heads]
+        plain, whole = graph.annotated.plain, graph.alive({})
+        self.sources = sources_of(graph.annotated.nodes)
+        for number, node in enumerate(graph.annotated.nodes):
+            i = plain[number]
+            if i is None:
+                self._copy(number, node)
+            else:
+                self._write(
+                    number, i, {**node, "attrs": slim_node(graph, i, whole)["attrs"]}
+                )
+        self.heads = [[self.where[h[0]], *h[1:]] for h in graph.annotated.heads]
+
+    def _write(self, number: int, i: int, node: dict) -> None:
+        """Write a plain node, and the masks that belong behind it."""
+        inputs = self._inputs(i, node)
+        folded = self._folds(i)
+        if folded:
+            inputs[1:3] = self._masked_scale(i, inputs)
+        self.where[number] = self._add({**node, "inputs": inputs})
+        if not folded:
+            for out in range(len(self.graph.tensors[i])):
+                if (i, out) in self.placement.masked:
+                    product = self._product((i, out), number, node["name"])
+                    self.products[number, out] = product
+
+    def _copy(self, number: int, node: dict) -> None:
+        """Write an annotation's node; a mask of its source acts on its result too."""
+        inputs = [[self.where[e[0]], *e[1:]] for e in node["inputs"]]
+        self.where[number] = self._add({**node, "inputs": inputs})
+        source = self.sources.get(number)
+        if source is not None:
+            place = (self.graph.annotated.plain[source[0]], source[1])
+            if place in self.placement.masked and not self._folds(place[0]):
+                product = self._product(place, number, node["name"])
+                self.products[number, 0] = product
 
     def _inputs(self, i: int, node: dict) -> list:
         result = []
         for k, entry in enumerate(node["inputs"]):
             product = self.products.get((entry[0], entry[1]))
-            if product is not None and (i, k) in self.demand.edges:
+            if product is not None and (i, k) in self.placement.edges:
                 result.append([product, 0, 0])
             else:
                 result.append([self.where[entry[0]], *entry[1:]])
@@ -146,14 +183,15 @@ class _MaskWriter:
         who read the output must want the zeros.
         """
         node = self.graph.nodes[i]
-        if node["op"] != "BatchNorm" or (i, 0) not in self.demand.masked:
+        running = operator_of(node["op"]).running_statistics
+        if not running or (i, 0) not in self.placement.masked:
             return False
         scale, shift = (self.graph.nodes[e[0]] for e in node["inputs"][1:3])
         if attribute(node["attrs"], "fix_gamma", True) or scale["op"] != "null":
             return False
         values = [self.graph.params[v["name"]] for v in (scale, shift)]
         return all(value.dtype == self.dtype for value in values) and all(
-            edge in self.demand.edges for edge in self.readers[i, 0]
+            edge in self.placement.edges for edge in self.readers[i, 0]
         )
 
     def _masked_scale(self, i: int, inputs: list) -> list:
@@ -165,10 +203,9 @@ class _MaskWriter:
         for kind, entry in zip(("gamma", "beta"), inputs[1:3]):
             # Behind a product, the shape no longer follows from the input's.
             variable = self.nodes[entry[0]]
-            variable["attrs"] = {**variable["attrs"], "__shape__": f"({length},)"}
-            product = {"name": f"{name}_{kind}_masked", "op": "broadcast_mul"}
-            place = self._add({**product, "attrs": {}, "inputs": [entry, vector]})
-            products.append([place, 0, 0])
+            if variable["op"] == "null":
+                variable["attrs"] = {**variable["attrs"], "__shape__": f"({length},)"}
+            products.append(self._multiplied(f"{name}_{kind}", entry, vector))
         return products
 
     def _add(self, node: dict) -> int:
@@ -180,25 +217,29 @@ class _MaskWriter:
         entries = [[i, 0, 0] for i in inputs]
         return self._add({"op": op, "name": name, "attrs": texts, "inputs": entries})
 
+    def _multiplied(self, name: str, entry: list, vector: list) -> list:
+        product = {"op": "broadcast_mul", "name": f"{name}_masked", "attrs": {}}
+        product = marked(product, CHANNEL_MASK, f"{name}_masked")
+        return [self._add({**product, "inputs": [entry, vector]}), 0, 0]
+
     def _variable(self, name: str, group: str, length: int, dtype: Any) -> int:
         if name not in self.variables:
-            code = _DTYPE_NP_TO_MX[np.dtype(dtype).type]
-            shape = f"({length},)"
-            attrs = {MASK: group, "__shape__": shape, "__dtype__": str(code)}
-            node = {"op": "null", "name": name, "attrs": attrs, "inputs": []}
+            node = parameter_node(name, CHANNEL_MASK, group, (length,), dtype)
             self.variables[name] = self._add(node)
         return self.variables[name]
 
-    def _product(self, place: tuple) -> int:
-        tensor = self.graph.tensor(place)
-        name = self.graph.nodes[place[0]]["name"] + (f"_{place[1]}" if place[1] else "")
+    def _product(self, place: tuple, number: int, name: str) -> int:
+        """Write the product of a node's output, annotated or not, and its mask."""
+        tensor, output = self.graph.tensor(place), place[1]
+        annotated = self.graph.annotated.plain[number] is None
+        if output and not annotated:
+            name = f"{name}_{output}"
         vector = self._vector(tensor.places, name)
         shape = [1] * len(tensor.shape)
         shape[tensor.axis] = -1
         mask = self._op("Reshape", f"{name}_mask", [vector], shape=tuple(shape))
-        source = [self.where[place[0]], place[1], 0]
-        product = {"op": "broadcast_mul", "name": f"{name}_masked", "attrs": {}}
-        return self._add({**product, "inputs": [source, [mask, 0, 0]]})
+        source = [self.where[number], 0 if annotated else output, 0]
+        return self._multiplied(name, source, [mask, 0, 0])[0]
 
     def _in_order(self, places: np.ndarray) -> list:
         """Return the groups that a tensor has, in the order they begin in it."""

@@ -1,4 +1,4 @@
-"""How far a net's outputs move when half of one channel group at a time is masked."""
+"""How far a net's outputs move when half of one channel group is masked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gluon_compress.graph import block_of, pair_of
+from gluon_compress.graph import Graph, block_of, pair_of
 from gluon_compress.plan.importance import best_first, scores
 from gluon_compress.prune.masks import mask
 from gluon_compress.prune.slimming import traced
@@ -15,35 +15,35 @@ from gluon_compress.prune.taylor_importance import arrays_for, gates_of, keep_on
 KEPT = 0.5
 
 
-def effects(
+def output_sensitivity(
     net: Any,
     batches: Iterable,
     *,
     criterion: str | Mapping[str, Sequence] = "l1",
     kept: float = KEPT,
-    shape: Sequence | None = None,
+    shape: Any = None,
+    graph: Graph | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Return the effect of every group on what a net puts out, for ``select``.
+    """Return how much each group changes what a net puts out, for ``select``.
 
     Some groups do next to nothing in a net, others carry everything, and no norm of a
-    group's own weights tells which. So one group at a time loses its least worthy
-    channels, all others stay, and the effect is the mean squared change of the
-    outputs, as a share of their variance over the samples. Nothing is trained, no
-    label is needed; a few dozen samples tell groups apart that differ by orders of
-    magnitude.
+    group's own weights tells which. So one group at a time loses its least important
+    channels, and its effect is the mean squared change of the outputs as a share of
+    their variance over the samples. Nothing is trained and no labels are needed; a few
+    dozen samples tell groups apart whose effects differ by orders of magnitude.
 
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        Left as it is; of a detector it is the raw head that is looked at.
+        Left as it is; of a detector, the outputs are those of the raw head.
     batches : iterable
         Arrays of images, or tuples that begin with one.
     criterion : str or mapping
         Which channels go, as for ``select``.
     kept : float
         Share of a group's channels that stay, above 0 and below 1.
-    shape : tuple, optional
+    shape, graph
         As for ``slim``.
     seed : int
         For the criterion ``random``.
@@ -61,9 +61,9 @@ def effects(
     """
     if not 0 < kept < 1:
         raise ValueError(f"kept is {kept!r}; allowed: above 0 and below 1")
-    graph = traced(net, None, shape)
+    graph = traced(net, None, shape, graph)
     worth = scores(graph, criterion, seed)
-    block = block_of(*pair_of(mask(net, None, shape=shape)))
+    block = block_of(*pair_of(mask(net, None, graph=graph)))
     block.hybridize(static_alloc=True, static_shape=True)
     gates = gates_of(block)
     if not gates:
@@ -97,7 +97,7 @@ def _outputs(block: Any, images: Sequence) -> list[np.ndarray]:
 def _spread(outputs: Sequence[np.ndarray]) -> list[float]:
     """Return the variance of each output over the samples."""
     if not outputs or len(outputs[0]) < 2:
-        raise ValueError("effects are measured on two samples at least")
+        raise ValueError("output sensitivity needs at least two samples")
     spread = [float(np.square(o - o.mean(axis=0)).mean()) for o in outputs]
     if not np.isfinite(spread).all():
         raise ValueError("an output of the net is not finite")

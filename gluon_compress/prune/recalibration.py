@@ -14,14 +14,12 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
-from gluon_compress.graph import FORMS, trace
+from gluon_compress.graph import block_of, pair_of, rebuild, trace
 from gluon_compress.graph.context import attribute
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, states, take_apart
-from gluon_compress.graph.tracing import pair_of
-from gluon_compress.prune.slimming import rebuilt
 from gluon_compress.prune.taylor_importance import arrays_for
 
-BATCH_NORMS = ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm")
 KEPT = ("eps", "fix_gamma", "axis")  # attributes that the statistics depend on
 EPSILON = 1e-3  # MXNet's default
 
@@ -49,7 +47,7 @@ def recalibrate(net: Any, batches: Iterable) -> HybridBlock:
     Returns
     -------
     HybridBlock
-        What the net's form rebuilds, as ``mask`` and ``slim`` do. A net without
+        What the net's adapter rebuilds, as ``mask`` and ``slim`` do. A net without
         BatchNorm is copied.
 
     Raises
@@ -75,7 +73,7 @@ def recalibrate(net: Any, batches: Iterable) -> HybridBlock:
     if names:
         for batch in _chain(first, waiting):
             _add_batch(found, names, _outputs(block, batch, len(inputs)), len(batch[0]))
-    return rebuilt(net, graph, symbol, {**params, **_values(found, names, params)})
+    return rebuild(net, graph, symbol, {**params, **_values(found, names, params)})
 
 
 def _shapes(inputs: Sequence[str], batch: Any) -> Any:
@@ -106,7 +104,7 @@ def _measuring(symbol: mx.sym.Symbol, params: Mapping) -> tuple[Any, list[dict]]
         node = {**node, "inputs": [instead.get(e[0], e) for e in node["inputs"]]}
         if node["op"] == "Dropout":
             instead[i] = node["inputs"][0]
-        if node["op"] in BATCH_NORMS:
+        if operator_of(node["op"]).running_statistics:
             mean, variance = (nodes[e[0]]["name"] for e in node["inputs"][3:5])
             epsilon = attribute(node["attrs"], "eps", EPSILON)
             names.append({"mean": mean, "variance": variance, "epsilon": epsilon})
@@ -118,15 +116,13 @@ def _measuring(symbol: mx.sym.Symbol, params: Mapping) -> tuple[Any, list[dict]]
     if left:
         raise ValueError(
             f"{sorted(left)[0]!r} is a running statistic of another operator than "
-            f"{', '.join(BATCH_NORMS)}; it cannot be measured"
+            "BatchNorm; it cannot be measured"
         )
     if not names:
         return None, []
     measuring = put_together(changed, heads)
     used = set(measuring.list_inputs())
-    block = FORMS[tuple].rebuild(
-        None, measuring, {n: v for n, v in params.items() if n in used}
-    )
+    block = block_of(measuring, {n: v for n, v in params.items() if n in used})
     block.hybridize(static_alloc=True)
     return block, names
 

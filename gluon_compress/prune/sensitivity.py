@@ -29,7 +29,8 @@ def sensitivity(
     criterion: str | Mapping[str, Sequence] = "l1",
     groups: Sequence[str] = ("*",),
     cache: Any = None,
-    shape: Sequence | None = None,
+    shape: Any = None,
+    graph: Graph | None = None,
     seed: int = 0,
 ) -> Sensitivity:
     """Measure the accuracy of a net with each group masked at several widths.
@@ -56,7 +57,7 @@ def sensitivity(
         Of a JSON file that is written after every group. If it is there, what it holds
         is not measured again. ``accuracy`` and its data are not part of what it is
         compared by: with others, use another file.
-    shape : tuple, optional
+    shape, graph
         As for ``slim``.
     seed : int
         For the criterion ``random``.
@@ -75,12 +76,12 @@ def sensitivity(
         ratios.
     """
     ratios = _checked(ratios)
-    graph = traced(net, None, shape)
+    graph = traced(net, None, shape, graph)
     worth, chosen = scores(graph, criterion, seed), matching(graph, groups)
     name = criterion if isinstance(criterion, str) else "given"
     mark = fingerprint(graph, [name, ratios], worth)
     found = _cached(cache, mark)
-    masked = mask(net, None, shape=shape)
+    masked = mask(net, None, graph=graph)
     gates = gates_of(masked)
     if found is None:
         found = Sensitivity(accuracy(masked), {}, {}, name, mark)
@@ -123,6 +124,9 @@ def fingerprint(graph: Graph, how: Any, worth: Mapping[str, np.ndarray]) -> str:
         if node["op"] == "null" and value is not None:
             total.update(f"{value.shape} {value.dtype}".encode())
             total.update(value.asnumpy().tobytes())
+    for value in graph.annotated.params.values():
+        total.update(f"{value.shape} {value.dtype}".encode())
+        total.update(value.asnumpy().tobytes())
     heads = [head[:2] for head in graph.heads]
     shapes = [list(shape) for shape in graph.inputs.values()]
     total.update(json.dumps([heads, shapes, how]).encode())

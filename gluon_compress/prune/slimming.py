@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.graph import Graph, Tensor, form_of, trace, trace_any
-from gluon_compress.graph.context import (
-    GROUPED,
-    attribute,
-    numbers,
-    tied_groups,
-    whole_groups,
-)
-from gluon_compress.graph.symbols import CONSTANT, output_shapes, put_together
+from gluon_compress.graph import Graph, Tensor, rebuild, trace
+from gluon_compress.graph.annotations import is_parameter, parameter_axes
+from gluon_compress.graph.context import SlimContext
+from gluon_compress.graph.operators import operator_of
+from gluon_compress.graph.symbols import output_shapes, put_together
+from gluon_compress.graph.tracing import with_constant_mark
 from gluon_compress.plan import Plan
 
 
-def slim(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> Any:
+def slim(
+    net: Any, plan: Plan | None, *, shape: Any = None, graph: Graph | None = None
+) -> Any:
     """Return a net without the channels that a plan does not keep.
 
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        Left as it is. Masks in it are dropped.
+        Left as it is. Channel masks in it are dropped. Masks of single weights and fake
+        quantisers stay; their parameters are cut like the tensors they belong to.
     plan : Plan or None
         None keeps everything.
-    shape : tuple, optional
-        Shape of the input; by default the first usual one that fits the net.
+    shape : tuple or dict, optional
+        Shape of the input, as for ``trace``; needed unless the net states it.
+    graph : Graph, optional
+        Of this net with its present values, so that it is not traced again.
 
     Returns
     -------
     HybridBlock
-        What the net's form rebuilds, a SymbolBlock for most.
+        What the net's adapter rebuilds, a SymbolBlock for most.
 
     Raises
     ------
     ValueError
-        If the plan does not fit the net, or the net has no values.
+        If the plan does not fit the net, the net has no values, or the shape is needed.
 
     Notes
     -----
@@ -47,18 +49,22 @@ def slim(net: Any, plan: Plan | None, *, shape: Sequence | None = None) -> Any:
     maps whose channels are no multiples of 16 (and runs ``slice`` on one), in slim
     nets as in any other. ``select`` keeps multiples of 16 by default.
     """
-    graph = traced(net, plan, shape)
+    graph = traced(net, plan, shape, graph)
     alive = graph.alive(plan.keep if plan else {})
     nodes = [slim_node(graph, i, alive) for i in range(len(graph.nodes))]
     params = {name: _slim_value(graph, name, alive) for name in graph.params}
     _check_slim(graph, nodes, params, alive)
-    return rebuilt(net, graph, put_together(nodes, graph.heads), params)
+    own = _slim_annotations(graph, alive)
+    symbol = put_together(_with_annotations(graph, nodes, own), graph.annotated.heads)
+    return rebuild(net, graph, symbol, {**params, **own})
 
 
-def traced(net: Any, plan: Plan | None, shape: Sequence | None) -> Graph:
+def traced(
+    net: Any, plan: Plan | None, shape: Any = None, graph: Graph | None = None
+) -> Graph:
     """Return the graph of a net that has values and that a plan fits."""
-    graph = trace_any(net) if shape is None else trace(net, shape)
-    for name, value in graph.params.items():
+    graph = trace(net, shape) if graph is None else graph
+    for name, value in (*graph.params.items(), *graph.annotated.params.items()):
         if value is None:
             raise ValueError(f"parameter {name!r} has no value: initialise the net")
     if plan is not None:
@@ -66,58 +72,106 @@ def traced(net: Any, plan: Plan | None, shape: Sequence | None) -> Graph:
     return graph
 
 
-def rebuilt(net: Any, graph: Graph, symbol: mx.sym.Symbol, params: dict) -> Any:
-    """Return a net of a symbol, trained as the one it came from; new values are not."""
-    result = form_of(net).rebuild(net, symbol, params)
-    added = set(params) - set(graph.params)
-    for parameter in result.collect_params().values():
-        setting = graph.settings.get(parameter.name)
-        if setting is not None:
-            parameter.grad_req = setting.grad_req
-            parameter.lr_mult, parameter.wd_mult = setting.lr_mult, setting.wd_mult
-        elif parameter.name in added:
-            parameter.grad_req = "null"
-    devices = _devices(net)
-    if len(devices) > 1:  # a graph has the values of the first
-        result.collect_params().reset_ctx(devices)
-    return result
-
-
-def _devices(net: Any) -> list[mx.Context]:
-    """Return the devices that a net's parameters lie on."""
-    if isinstance(net, tuple):
-        return []
-    known = (p for p in net.collect_params().values() if p._data is not None)
-    return next((p.list_ctx() for p in known), [])
-
-
 def slim_node(graph: Graph, i: int, alive: np.ndarray) -> dict:
     """Return a node with the attributes it has when only ``alive`` is kept."""
     node = graph.nodes[i]
     # Declared shapes have the old widths and would contradict the new ones.
     attrs = {k: v for k, v in node["attrs"].items() if k != "__shape__"}
-    if node["op"] in REWRITES:
-        attrs.update(REWRITES[node["op"]](_Cut(graph, i, alive)))
-    setting = graph.settings.get(node["name"])
-    if node["op"] == "null" and setting is not None and setting.constant:
-        attrs[CONSTANT] = "1"
-    return {**node, "attrs": attrs}
+    if node["op"] == "null" and node["name"] in graph.annotated.targets:
+        attrs["__shape__"] = str(graph.kept_shape((i, 0), alive))
+    rewrite = operator_of(node["op"]).rewrite
+    if rewrite is not None:
+        attrs.update(rewrite(_context(graph, i, alive)))
+    return with_constant_mark({**node, "attrs": attrs}, graph.settings)
+
+
+def _context(graph: Graph, i: int, alive: np.ndarray) -> SlimContext:
+    node, outputs = graph.nodes[i], graph.tensors[i]
+    return SlimContext(
+        node["attrs"],
+        [graph.tensor(entry) for entry in node["inputs"]],
+        outputs,
+        alive,
+        [graph.kept_shape(entry, alive) for entry in node["inputs"]],
+        [tensor.kept(alive) for tensor in outputs],
+    )
 
 
 def _slim_value(graph: Graph, name: str, alive: np.ndarray) -> mx.nd.NDArray:
     value = graph.params[name]
     if name not in graph.axes:
         return value
+    return _cut(
+        value, range(value.ndim), graph.axes[name], graph.blocks.get(name), alive
+    )
+
+
+def _cut(
+    value: mx.nd.NDArray,
+    axes: Sequence[int],
+    tensors: Sequence[Tensor],
+    blocks: np.ndarray | None,
+    alive: np.ndarray,
+) -> mx.nd.NDArray:
+    """Return the part of a value that lies along the channels that stay.
+
+    Parameters
+    ----------
+    value : NDArray
+        The axes of the tensor it belongs to are ``axes``; lengths of 1 stay.
+    tensors : sequence of Tensor
+        The axes of that tensor that lose channels.
+    blocks : ndarray or None
+        Positions along the second axis, block by block of rows, where these differ.
+    """
     array = value.asnumpy()
-    axes = graph.axes[name]
-    if name in graph.blocks:
-        blocks = alive[graph.blocks[name]]
-        parts = np.split(array, len(blocks))
-        array = np.concatenate([p[:, kept] for p, kept in zip(parts, blocks)])
-        axes = [along for along in axes if along.axis != 1]
-    for along in axes:
-        array = np.compress(alive[along.places], array, along.axis)
+    # Blocks are blocks of all rows: the second axis comes first.
+    for tensor in sorted(tensors, key=lambda tensor: tensor.axis != 1):
+        if tensor.axis not in axes:
+            continue
+        axis = list(axes).index(tensor.axis)
+        if array.shape[axis] == 1 and tensor.shape[tensor.axis] > 1:
+            continue
+        if tensor.axis == 1 and blocks is not None:
+            parts = np.split(array, len(blocks), list(axes).index(0))
+            kept = [np.compress(alive[b], p, axis) for p, b in zip(parts, blocks)]
+            array = np.concatenate(kept, list(axes).index(0))
+        else:
+            array = np.compress(alive[tensor.places], array, axis)
     return mx.nd.array(array, ctx=value.ctx, dtype=value.dtype)
+
+
+def _slim_annotations(graph: Graph, alive: np.ndarray) -> dict[str, mx.nd.NDArray]:
+    """Return the values of the annotations' parameters, cut like what they annotate."""
+    annotated, values = graph.annotated, {}
+    variables = {node["name"]: node for node in annotated.nodes if is_parameter(node)}
+    for annotation in annotated.annotations if variables else ():
+        i, output = annotated.plain[annotation.source[0]], annotation.source[1]
+        tensors, blocks = [graph.tensors[i][output]], None
+        if annotation.target in graph.params:
+            tensors = graph.axes.get(annotation.target, [])
+            blocks = graph.blocks.get(annotation.target)
+        for name in annotation.parameters:
+            value, axes = annotated.params[name], parameter_axes(variables[name])
+            lengths = dict(zip(axes, value.shape))
+            if blocks is not None and lengths.get(1, 1) > 1 == lengths.get(0, 1):
+                raise ValueError(
+                    f"annotation parameter {name!r} lies along input channels, and the "
+                    f"groups of {annotation.target!r} lose different ones"
+                )
+            values[name] = _cut(value, axes, tensors, blocks, alive)
+    return values
+
+
+def _with_annotations(graph: Graph, nodes: Sequence[dict], values: Mapping) -> list:
+    """Return slim nodes with the graph's annotations among them."""
+    result = []
+    for number, node in zip(graph.annotated.plain, graph.annotated.nodes):
+        attrs = node["attrs"] if number is None else nodes[number]["attrs"]
+        if is_parameter(node):
+            attrs = {**attrs, "__shape__": str(values[node["name"]].shape)}
+        result.append({**node, "attrs": attrs})
+    return result
 
 
 def _check_slim(graph: Graph, nodes: list, params: dict, alive: np.ndarray) -> None:
@@ -127,133 +181,3 @@ def _check_slim(graph: Graph, nodes: list, params: dict, alive: np.ndarray) -> N
     for node, shapes, tensors in zip(nodes, found, graph.tensors):
         promised = [t.kept(alive) for t in tensors]
         assert node["op"] == "null" or shapes == promised, (node, shapes, promised)
-
-
-class _Cut:
-    """A node that loses channels, as its rewriting sees it."""
-
-    def __init__(self, graph: Graph, i: int, alive: np.ndarray) -> None:
-        self.graph, self.alive = graph, alive
-        self.node, self.outputs = graph.nodes[i], graph.tensors[i]
-
-    def attr(self, key: str, default: Any = None) -> Any:
-        return attribute(self.node["attrs"], key, default)
-
-    def input(self, k: int) -> Tensor:
-        return self.graph.tensor(self.node["inputs"][k])
-
-    def shape(self, k: int) -> tuple:
-        return self.graph.kept_shape(self.node["inputs"][k], self.alive)
-
-    def out(self) -> tuple:
-        return self.outputs[0].kept(self.alive)
-
-    def moved(self, axis: int, position: int | None) -> int | None:
-        """Return where a position along an axis of input 0 is after the cut."""
-        tensor = self.input(0)
-        if position is None or tensor.axis != axis:
-            return position
-        length = tensor.shape[axis]
-        position = position + length if position < 0 else min(position, length)
-        return int(self.alive[tensor.places[:position]].sum())
-
-
-def _convolution(cut: _Cut) -> dict:
-    outs, inner = cut.out()[1], cut.shape(1)[1]
-    total = outs if cut.node["op"] == "Deconvolution" else cut.shape(0)[1]
-    new = {"num_filter": str(outs), "num_group": str(total // inner)}
-    if tied_groups(cut.node["attrs"]):
-        whole = whole_groups(cut.node["attrs"], cut.input(0).shape[1])
-        new[GROUPED] = "whole" if whole else "each"
-    return new
-
-
-def _deformable(cut: _Cut) -> dict:
-    return {"num_filter": str(cut.out()[1])}
-
-
-def _dense(cut: _Cut) -> dict:
-    return {"num_hidden": str(cut.out()[-1])}
-
-
-def _embedding(cut: _Cut) -> dict:
-    return {"output_dim": str(cut.out()[-1])}
-
-
-def _slice_axis(cut: _Cut) -> dict:
-    axis = cut.attr("axis") % len(cut.input(0).shape)
-    ends = {key: cut.moved(axis, cut.attr(key)) for key in ("begin", "end")}
-    return {key: str(value) for key, value in ends.items()}
-
-
-def _slice(cut: _Cut) -> dict:
-    ends = {key: numbers(cut.node["attrs"], key) for key in ("begin", "end")}
-    return {
-        key: str(tuple(cut.moved(axis, p) for axis, p in enumerate(positions)))
-        for key, positions in ends.items()
-    }
-
-
-def _split(cut: _Cut) -> dict:
-    axis = cut.attr("axis", 1) % len(cut.input(0).shape)
-    indices = numbers(cut.node["attrs"], "indices")
-    moved = [cut.moved(axis, position) for position in indices]
-    return {"indices": str(moved)} if indices else {}
-
-
-def _broadcast(cut: _Cut) -> dict:
-    sizes = zip(numbers(cut.node["attrs"], "shape"), cut.out())
-    return {"shape": str(tuple(new if old else 0 for old, new in sizes))}
-
-
-def _reshape(cut: _Cut) -> dict:
-    """Replace the numbers of the shape that stand for axes that lose channels."""
-    shape, lost = list(numbers(cut.node["attrs"], "shape")), cut.outputs[0].axis
-    if lost is not None:
-        for position, axis in written_axes(shape, len(cut.input(0).shape)):
-            if axis == lost:
-                shape[position] = cut.out()[axis]
-    return {"shape": str(tuple(shape))} if shape else {}
-
-
-def written_axes(shape: Sequence[int], ndim: int) -> list[tuple[int, int]]:
-    """Return (position, output axis) of the plain numbers in a Reshape's shape.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        With MXNet's codes: 0 copies an axis, -1 is inferred, -2 copies the rest, -3
-        joins two axes, -4 splits one into the two numbers that follow.
-    ndim : int
-        Of the input.
-    """
-    found, read, made, position = [], 0, 0, 0
-    while position < len(shape):
-        code = shape[position]
-        if code == -4:
-            pair = ((position + 1, made), (position + 2, made + 1))
-            found += [at for at in pair if shape[at[0]] > 0]
-            position += 2
-        elif code > 0:
-            found.append((position, made))
-        made += {-2: ndim - read, -4: 2}.get(code, 1)
-        read += {-2: ndim - read, -3: 2}.get(code, 1)
-        position += 1
-    return found
-
-
-REWRITES = {
-    "Convolution": _convolution,
-    "Convolution_v1": _convolution,
-    "Deconvolution": _convolution,
-    "FullyConnected": _dense,
-    "_contrib_DeformableConvolution": _deformable,
-    "_contrib_ModulatedDeformableConvolution": _deformable,
-    "Embedding": _embedding,
-    "slice_axis": _slice_axis,
-    "slice": _slice,
-    "_split_v2": _split,
-    "broadcast_to": _broadcast,
-    "Reshape": _reshape,
-    "reshape": _reshape,
-}

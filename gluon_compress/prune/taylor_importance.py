@@ -1,4 +1,4 @@
-"""What channels are worth to a loss on data, by the gradient of their masks."""
+"""Importance of channels for a loss on data, by the gradient of their masks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import Parameter
 
-from gluon_compress.graph import symbol_of
-from gluon_compress.graph.symbols import mask_names, take_apart
+from gluon_compress.graph import Graph, symbol_of
+from gluon_compress.graph.annotations import mask_names
+from gluon_compress.graph.symbols import take_apart
 from gluon_compress.plan.importance import check_finite
 from gluon_compress.prune.masks import mask
 from gluon_compress.prune.slimming import traced
@@ -22,15 +23,16 @@ def taylor(
     step_loss: Callable,
     *,
     prepare: Callable | None = None,
-    shape: Sequence | None = None,
+    shape: Any = None,
+    graph: Graph | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the first-order worth of every index, for ``select``.
+    """Return the first-order importance of every index, for ``select``.
 
     A mask of one is a gate, and the derivative of the loss by it is the sum of
     activation times gradient over all that the index stands for, so its square is the
     first-order change of the loss when the index goes (Molchanov et al. 2019,
-    equation 8, "gates"). Worth is the mean over batches of these squares, each group's
-    divided by their norm so that groups of different depth compare.
+    equation 8, "gates"). Importance is the mean over batches of these squares, divided
+    by their norm in each group so that groups of different depth compare.
 
     Parameters
     ----------
@@ -42,14 +44,14 @@ def taylor(
         ``step_loss(net, batch) -> (loss, {part: value})``, as for ``fit``.
     prepare : callable, optional
         Makes of the net with masks the block that ``step_loss`` is called with, for
-        instance ``models.head.head_block`` for a detector.
-    shape : tuple, optional
+        instance ``Family.training_net`` for a detector.
+    shape, graph
         As for ``slim``.
 
     Returns
     -------
     dict
-        Group to worth; groups that cannot lose channels are left out.
+        Group to importance; groups that cannot lose channels are left out.
 
     Raises
     ------
@@ -57,8 +59,9 @@ def taylor(
         If there is not one batch, a parameter or a gradient is not finite, or the net
         has no values.
     """
-    check_finite(traced(net, None, shape))
-    masked = mask(net, None, shape=shape)
+    graph = traced(net, None, shape, graph)
+    check_finite(graph)
+    masked = mask(net, None, graph=graph)
     gates = gates_of(masked)
     _derive(masked, gates)
     block = prepare(masked) if prepare else masked
@@ -109,6 +112,6 @@ def _derive(masked: Any, gates: Mapping[str, Parameter]) -> None:
         gate.grad_req = "write"
 
 
-def _normalised(worth: np.ndarray) -> np.ndarray:
-    norm = np.sqrt(np.square(worth).mean())
-    return worth / norm if norm > 0 else worth
+def _normalised(importance: np.ndarray) -> np.ndarray:
+    norm = np.sqrt(np.square(importance).mean())
+    return importance / norm if norm > 0 else importance

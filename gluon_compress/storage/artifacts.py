@@ -1,167 +1,206 @@
-"""Folders that are whole or absent: files, and a manifest that states their sums."""
+"""Artifact folders: complete or absent, with a manifest that lists their checksums.
+
+A folder is written under a temporary name beside its final one and put in place in a
+single step, so a reader sees either the earlier folder or the new one. Reading never
+changes anything on disk: what a killed writer left behind is cleaned up by the next
+writer of the same folder.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import os
 import re
 import shutil
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator, Tuple
 
-from gluon_compress.checks import (
-    key,
-    list_of,
-    map_of,
-    part,
-    section,
-    text,
-    whole,
+from pydantic import ConfigDict, Field
+from typing_extensions import Annotated
+
+from gluon_compress.storage.atomic import errors_for, file_lock, read_json, sha256
+from gluon_compress.validation import (
+    Allowed,
+    Count,
+    CountOrZero,
+    NonEmptyStr,
+    Settings,
+    Sha256,
+    parse,
     wrong,
 )
-from gluon_compress.storage.atomic import named, read_json, sha256
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
-def _digits(value: Any, place: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
-        raise wrong(place, value, "64 hexadecimal digits")
-    return value
+class FileChecksum(Settings):
+    """The checksum and the size of a file, as a manifest states them.
+
+    Parameters
+    ----------
+    sha256 : str
+    bytes : int
+    """
+
+    sha256: Sha256
+    bytes: CountOrZero
 
 
-@section
-class Sum:
-    """What a manifest states of a file."""
-
-    sha256: str = key(_digits)
-    bytes: int = key(whole(0))
+FileName = Annotated[
+    str, Field(pattern=r"^\w[\w.-]*$"), Allowed("names of files in the folder itself")
+]
+FileChecksums = Dict[FileName, FileChecksum]
 
 
-def sums(value: Any, place: str) -> dict[str, Sum]:
-    """Accept the sums of files that lie in the folder itself, by their names."""
-    found = map_of(part(Sum))(value, place)
-    for name in found:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise wrong(place, name, "names of files in the folder itself")
-    return found
+class ManifestInput(Settings):
+    """What every manifest states of the net's input."""
+
+    model_config = ConfigDict(extra="ignore")
+    shape: Tuple[Count, ...]
+
+
+class CommonManifest(Settings):
+    """What the manifest of every artifact states; each kind adds its own keys."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: NonEmptyStr
+    input: ManifestInput
+    outputs: Any
+    files: FileChecksums
+
+
+def valid_checksums(value: Any, place: str) -> FileChecksums:
+    """Return the ``files`` of a manifest; raise ValueError if they are invalid."""
+    return parse(FileChecksums, value, place)
 
 
 @contextmanager
-def drafted(folder: str | os.PathLike, kind: str | None = None) -> Iterator[Path]:
-    """Hand out an empty folder that becomes ``folder`` if all goes well.
+def atomic_directory(
+    folder: str | os.PathLike, kind: str | None = None
+) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``folder`` when the block succeeds.
+
+    Parameters
+    ----------
+    folder : path
+        A new folder, or an artifact of the same kind, which is replaced in one step.
+    kind : str, optional
+        The ``kind`` of the new manifest.
+
+    Yields
+    ------
+    Path
+        The draft to fill. It is removed if the block raises.
+
+    Raises
+    ------
+    ValueError
+        If ``folder`` holds anything but an artifact of this kind. It is left as it was,
+        as after any other error.
+    OSError
+        If the draft cannot be written; the error names ``folder``.
+    """
+    folder = Path(folder)
+    if folder.is_symlink():
+        folder = folder.resolve()  # the link stays, what it leads to is replaced
+    _undo_interrupted_swap(folder)
+    _check_replaceable(folder, kind)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_dead_drafts(folder)
+    with _locked_draft(folder) as draft:
+        yield draft
+        with errors_for(folder, instead=True):
+            _flush(draft)
+            _check_replaceable(folder, kind)  # others may have written meanwhile
+            _put_in_place(draft, folder)
+
+
+def checksums(folder: Path) -> dict[str, dict]:
+    """Return sha256 and size of each file in a folder, for its manifest."""
+    return {
+        path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+    }
+
+
+def verified(folder: str | os.PathLike) -> dict:
+    """Return the manifest of an artifact after checking every file against it.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing or altered, or the manifest is invalid; the file is named.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    while True:
+        try:
+            _check_files(folder, manifest)
+            return manifest
+        except ValueError:
+            # A writer may have replaced the folder between the manifest and the files.
+            latest = read_manifest(folder)
+            if latest == manifest:
+                raise
+            manifest = latest
+
+
+def _check_files(folder: Path, manifest: dict) -> None:
+    for name, stated in manifest["files"].items():
+        path = folder / name
+        try:
+            digits = sha256(path)
+        except (FileNotFoundError, IsADirectoryError):
+            raise ValueError(f"{path}: this file of the export is missing") from None
+        if digits != stated["sha256"]:
+            raise ValueError(f"{path}: altered or cut short, its sha256 differs")
+
+
+def read_manifest(folder: str | os.PathLike, kind: str | None = None) -> dict:
+    """Return the manifest of an artifact folder.
 
     Parameters
     ----------
     folder : path
     kind : str, optional
-        What the new manifest states as its ``kind``.
+        The only ``kind`` to accept. Default: any.
 
     Raises
     ------
     ValueError
-        If the folder holds anything but an export of this kind; nothing has been
-        changed then, as after any error in between.
+        If there is no manifest, or it is invalid, of another format, or of another
+        kind.
     """
-    folder = Path(folder)
-    _restore(folder)
-    _check_replaceable(folder, kind)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    with named(folder, instead=True):
-        draft.mkdir()
-    try:
-        yield draft
-        with named(folder, instead=True):
-            _put_in_place(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def sums_of(folder: Path) -> dict[str, dict]:
-    """Return sha256 and size of each file in a folder, for its manifest."""
-    return {p.name: _sum_of(p) for p in sorted(folder.iterdir())}
-
-
-def verified(folder: str | os.PathLike) -> dict:
-    """Return the manifest of an export whose files are as they were written.
-
-    Raises
-    ------
-    ValueError
-        Naming the file that is missing, altered or of a newer format.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    for name, facts in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(f"{path}: this file of the export is missing")
-        if sha256(path) != facts["sha256"]:
-            raise ValueError(f"{path}: altered or cut short, its sha256 is another")
-    return manifest
-
-
-def read_manifest(folder: str | os.PathLike) -> dict:
-    """Return the manifest of an export.
-
-    Raises
-    ------
-    ValueError
-        If there is none, it is of a newer format or not a manifest, or it states sums
-        of anything but files in the folder.
-    """
-    folder = Path(folder)
-    _restore(folder)
-    path = folder / MANIFEST
+    path = Path(folder) / MANIFEST
     manifest = read_json(path)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{path}: format is {found!r}; this version reads {FORMAT}")
-    missing = {"name", "input", "outputs", "files"} - set(manifest)
-    if missing:
-        raise ValueError(f"{path}: key {min(missing)!r} is missing")
-    try:
-        text(manifest["name"], "name")
-        list_of(whole(1))(_of(manifest["input"], "shape"), "input.shape")
-        sums(manifest["files"], "files")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    number = manifest.get("format") if isinstance(manifest, dict) else None
+    if number != FORMAT:
+        raise ValueError(f"{path}: format is {number!r}; this version reads {FORMAT}")
+    parse(CommonManifest, manifest, path)
+    if kind is not None and manifest.get("kind") != kind:
+        raise wrong(f"{path}: kind", manifest.get("kind"), repr(kind))
     return manifest
-
-
-def _of(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else None
-
-
-def kind_checked(folder: str | os.PathLike, kind: str) -> dict:
-    """Return the manifest of an export of a kind; raise ValueError for any other."""
-    manifest = read_manifest(folder)
-    if manifest.get("kind") != kind:
-        raise wrong(
-            f"{Path(folder) / MANIFEST}: kind", manifest.get("kind"), repr(kind)
-        )
-    return manifest
-
-
-def _sum_of(path: Path) -> dict:
-    return {"sha256": sha256(path), "bytes": path.stat().st_size}
 
 
 def _check_replaceable(folder: Path, kind: str | None) -> None:
-    """Refuse to replace a folder that holds anything but an export of a kind."""
-    if not folder.exists():
+    """Refuse to replace a folder that holds anything but an artifact of a kind."""
+    try:
+        present = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
         return
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: is a file; an export is a folder")
-    present = {p.name for p in folder.iterdir()}
+    except NotADirectoryError:
+        raise ValueError(f"{folder}: is a file; an export is a folder") from None
     manifest = read_manifest(folder) if MANIFEST in present else None
-    known = {MANIFEST, *manifest["files"]} if manifest else set()
-    if present - known:
+    foreign = present - {MANIFEST, *(manifest["files"] if manifest else ())}
+    if foreign:
         raise ValueError(
-            f"{folder}: holds {min(present - known)!r}, which is not of an export; "
+            f"{folder}: holds {min(foreign)!r}, which does not belong to an export; "
             "choose a new folder"
         )
     if manifest and manifest.get("kind") != kind:
@@ -171,19 +210,129 @@ def _check_replaceable(folder: Path, kind: str | None) -> None:
         )
 
 
-def _earlier(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.earlier")
+@contextmanager
+def _locked_draft(folder: Path) -> Iterator[Path]:
+    """Make a draft beside a folder and hold a lock on it, which marks it as alive."""
+    handle = None
+    while handle is None:
+        draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+        with errors_for(folder, instead=True):
+            draft.mkdir()
+        handle = _open_locked(draft)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        os.close(handle)
+
+
+def _open_locked(draft: Path) -> int | None:
+    """Lock a new draft; return None if another writer removed it before that."""
+    try:
+        handle = os.open(draft, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    _try_lock(handle)
+    if draft.exists():
+        return handle
+    os.close(handle)
+    return None
+
+
+def _remove_dead_drafts(folder: Path) -> None:
+    """Remove drafts whose writers were killed; a living writer holds a lock on its."""
+    pattern = re.compile(re.escape(f".{folder.name}.") + r"[0-9a-f]{32}\.tmp")
+    for draft in folder.parent.iterdir():
+        if pattern.fullmatch(draft.name) and draft.is_dir():
+            with suppress(OSError):
+                handle = os.open(draft, os.O_RDONLY)
+                if _try_lock(handle):
+                    shutil.rmtree(draft, ignore_errors=True)
+                os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    """Lock an open folder; return False if it is locked or its disk has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _flush(draft: Path) -> None:
+    """Make sure that a power cut cannot leave the folder without its content."""
+    for path in (*draft.rglob("*"), draft):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:
-    earlier = _earlier(folder)
-    if folder.exists():
-        os.rename(folder, earlier)
-    os.rename(draft, folder)
-    shutil.rmtree(earlier, ignore_errors=True)
+    """Give a draft its name; an earlier folder takes the draft's name instead."""
+    while True:
+        try:
+            return os.rename(draft, folder)  # replaces nothing, or an empty folder
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        try:
+            return _exchange(draft, folder)
+        except FileNotFoundError:
+            continue  # another writer's swap, see below, is at it
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+                raise
+        return _swap(draft, folder)
 
 
-def _restore(folder: Path) -> None:
-    """Bring back the earlier export if we were stopped between the two renames."""
-    if not folder.exists() and _earlier(folder).exists():
-        os.rename(_earlier(folder), folder)
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange two names in one step, where the kernel and the disk can do that."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):  # glibc before 2.28, or not Linux
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    names = (AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second))
+    if libc.renameat2(*names, RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fspath(second))
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    """Exchange two names in two steps; for a moment there is no such folder."""
+    with _swapping(folder):
+        aside = _aside(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(folder, aside)
+        try:
+            os.rename(draft, folder)
+        except BaseException:
+            os.rename(aside, folder)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _undo_interrupted_swap(folder: Path) -> None:
+    """Bring back the earlier folder if a writer was killed in the middle of a swap."""
+    if not _aside(folder).exists():
+        return
+    with _swapping(folder):
+        if folder.exists():
+            shutil.rmtree(_aside(folder), ignore_errors=True)
+        elif _aside(folder).exists():
+            os.rename(_aside(folder), folder)
+
+
+@contextmanager
+def _swapping(folder: Path) -> Iterator[None]:
+    lock = folder.with_name(f".{folder.name}.lock")
+    with file_lock(lock):
+        try:
+            yield
+        finally:
+            lock.unlink()
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.earlier")

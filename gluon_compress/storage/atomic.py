@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writing, locks, JSON that names its errors."""
+"""Writes and reads files atomically, locks them, and names the file in every error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = 1 << 20
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
-    """Write a file so that its name holds the old or the new content, never a part.
+    """Write a file so that a reader sees the old or the new content, never a part.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
     Raises
     ------
     OSError
-        Of this path, if it cannot be written; what was there before is still there.
+        If it cannot be written. The error names ``path``; the old content stays.
     """
     path = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
-    # Its own name per writer: two processes must not fill one temporary file.
+    # A unique name: two processes must not write to one temporary file.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with named(path, instead=True):
+        with errors_for(path, instead=True):
             with open(temporary, "xb") as file:
                 file.write(content)
                 file.flush()
@@ -53,12 +53,12 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write JSON atomically: two spaces of indent, keys in their given order.
 
-    NaN, the precision of a class without objects for instance, is stored as null.
+    NaN is stored as null, for example the precision of a class without objects.
 
     Raises
     ------
     ValueError
-        For an infinite number, which JSON does not have.
+        If a number is infinite, which JSON cannot express.
     """
     try:
         text = json.dumps(
@@ -66,7 +66,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    # A name of a file that is no UTF-8 has lone surrogates: escaped, they are JSON.
+    # File names that are not UTF-8 contain lone surrogates; escaped, they are valid.
     write_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
@@ -81,13 +81,13 @@ def _without_nan(content: Any) -> Any:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises
     ------
     ValueError
-        If there is no such file, or it is not whole and valid JSON; the message
-        names the file and the position. A key that occurs twice is an error too.
+        If the file is missing or is not valid JSON, or a key occurs twice. The message
+        names the file and the position.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -101,25 +101,25 @@ def read_json(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path}: not JSON at {place}: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text at byte {error.start}") from None
-    except _Twice as error:
+    except _DuplicateKey as error:
         raise ValueError(f"{path}: key {error} is there twice") from None
 
 
-class _Twice(Exception):
-    """A key that an object has twice; JSON itself would keep the last silently."""
+class _DuplicateKey(Exception):
+    """A duplicate key; ``json`` would silently keep the last value."""
 
 
 def _distinct(pairs: list) -> dict:
     content: dict = {}
     for key, value in pairs:
         if key in content:
-            raise _Twice(repr(key))
+            raise _DuplicateKey(repr(key))
         content[key] = value
     return content
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Return a file's SHA-256 sum as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     total = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(BLOCK), b""):
@@ -128,39 +128,52 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 @contextmanager
-def held(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Open a file to read and append, alone: others wait, and the log says so.
+def file_lock(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open a file for reading and appending, and hold an exclusive lock on it.
 
-    The system lets go of it when a process ends, however it ends. Who holds the file
-    may rename or remove it; those who wait then make a new one.
+    Other processes wait for the lock, and say so in the log. The system releases it
+    when the process ends, however it ends. The holder may rename or remove the file;
+    waiting processes then create a new one. A link is not followed but an OSError.
     """
     path = Path(path)
     while True:
-        with open(path, "ab+") as file:
+        with open(path, "ab+", opener=_open_no_link) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                LOG.warning("%s: another process is at it, waiting", path)
+                LOG.warning("%s: locked by another process, waiting", path)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if is_at(path, file):
+            if _is_at(path, file):
                 yield file
                 return
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Return whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
-def named(path: str | os.PathLike, *, instead: bool = False) -> Iterator[None]:
-    """Name a file in errors that name none, as the system's are on a full disk.
+def errors_for(path: str | os.PathLike, *, instead: bool = False) -> Iterator[None]:
+    """Name a file in OSErrors that name none, such as "No space left on device".
 
     Parameters
     ----------
     path : path
     instead : bool
-        Name it in errors of other files, too: temporary ones, which nobody asked for.
+        Also replace other names, such as those of temporary files.
 
     Raises
     ------
     OSError
-        What the system raised, of the same number, with this path as its file.
+        The original error with this path as its file.
     """
     try:
         yield
@@ -168,11 +181,3 @@ def named(path: str | os.PathLike, *, instead: bool = False) -> Iterator[None]:
         if error.errno is None or (error.filename is not None and not instead):
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-
-
-def is_at(path: Path, file: IO[bytes]) -> bool:
-    """Return whether an open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

@@ -10,11 +10,11 @@ from typing import Any, Mapping, Sequence
 
 from gluon_compress import checks as c
 from gluon_compress.checks import key, section
+from gluon_compress.models import FAMILIES
 from gluon_compress.storage.atomic import read_json, write_json
 
 FORMAT = 1
 NAME = "index.json"
-KINDS = ("classifier", "ssd")
 # Installed, the folder lies in the package; in a checkout beside it.
 _PLACES = (Path(__file__).parents[1], Path(__file__).parents[2])
 
@@ -66,6 +66,16 @@ class Weights:
         return None
 
 
+def _kind(value: Any, place: str) -> str:
+    return c.one_of(*FAMILIES)(value, place)
+
+
+def _size(value: Any, place: str) -> Any:
+    if isinstance(value, (list, tuple)):
+        return c.list_of(c.whole(1), exactly=2)(value, place)
+    return c.whole(1)(value, place)
+
+
 @section
 class Entry:
     """A model of the zoo.
@@ -75,11 +85,11 @@ class Entry:
     name : str
         Of the model and of its folder.
     kind : str
-        One of ``KINDS``.
+        One of ``models.FAMILIES``.
     classes : tuple of str
     data : str
         The data set it was trained on, or is meant for.
-    size : int
+    size : int or (int, int)
         Height and width of its images, pixels.
     params, macs, bytes : int
         As ``gluon_compress.count`` states them; bytes are those of float32.
@@ -96,10 +106,10 @@ class Entry:
     """
 
     name: str = key(c.text)
-    kind: str = key(c.one_of(*KINDS))
+    kind: str = key(_kind)
     classes: tuple = key(c.list_of(c.text, least=1))
     data: str = key(c.text)
-    size: int = key(c.whole(1))
+    size: Any = key(_size)
     params: int = key(c.whole(1))
     macs: int = key(c.whole(1))
     bytes: int = key(c.whole(1))

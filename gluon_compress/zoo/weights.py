@@ -1,7 +1,8 @@
-"""Weights: stored once, in float16, and found in a checkout, a cache or elsewhere."""
+"""Finds, loads and stores the weights of released models."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Mapping
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.storage.download import Patience, fetch, intact
+from gluon_compress.storage.download import fetch, intact
 from gluon_compress.zoo.index import Entry, folder, training_of
 
 LOG = logging.getLogger(__name__)
 REPO = "GLUON_COMPRESS_REPO"
-PATIENCE = Patience()
+# What ``pip install gluon_compress_weights`` adds: the released folders, whole.
+PACKAGE = "gluon_compress_weights"
 KINDS = ("float16", "float32")
 
 
@@ -24,26 +26,27 @@ def cache() -> Path:
     return Path(mx.base.data_dir()).expanduser() / "models"
 
 
-def find(
-    entry: Entry,
-    root: str | os.PathLike | None = None,
-    patience: Patience = PATIENCE,
-) -> Path:
-    """Return the file of a model's weights, from elsewhere if need be.
+def zoos() -> list[Path]:
+    """Return the folders that may hold weights: the model zoo, and the package's."""
+    spec = importlib.util.find_spec(PACKAGE)
+    installed = spec.submodule_search_locations if spec else ()
+    return [folder(), *map(Path, installed or ())]
+
+
+def find(entry: Entry, root: str | os.PathLike | None = None) -> Path:
+    """Return the file of a model's weights, after downloading it if necessary.
 
     Parameters
     ----------
     entry : Entry
     root : path, optional
         The cache; by default that of ``cache``.
-    patience : Patience
-        With the server.
 
     Returns
     -------
     Path
-        In the model zoo itself if it is there, otherwise in the cache, where it is
-        fetched to from the address that ``GLUON_COMPRESS_REPO`` holds.
+        In the model zoo itself, or in the installed weights package; otherwise in the
+        cache, downloaded from the address in ``GLUON_COMPRESS_REPO``.
 
     Raises
     ------
@@ -60,23 +63,24 @@ def find(
         )
     stored = entry.weights
     total = f"sha256:{stored.sha256}"
-    own = folder() / stored.file
-    if own.is_file():
-        if intact(own, total):
-            return own
-        LOG.warning("%s: altered or cut short; looking for it elsewhere", own)
+    for path in (zoo / stored.file for zoo in zoos()):
+        if path.is_file():
+            if intact(path, total):
+                return path
+            LOG.warning("%s: altered or cut short; looking for it elsewhere", path)
     place = cache() if root is None else Path(root).expanduser()
     name = Path(stored.file)
     cached = place / f"{name.stem}-{stored.sha256[:8]}{name.suffix}"
     base = os.environ.get(REPO)
     if base:
         url = f"{base.rstrip('/')}/{stored.file}"
-        return fetch(url, cached, total, size=stored.bytes, patience=patience)
+        return fetch(url, cached, total, size=stored.bytes)
     if cached.is_file() and intact(cached, total):
         return cached
     raise ValueError(
-        f"model {entry.name!r}: its weights are neither in {own.parent} nor intact at "
-        f"{cached}; set {REPO} to the address of a model_zoo to fetch them from"
+        f"model {entry.name!r}: its weights are neither in {folder() / entry.name} nor "
+        f"intact at {cached}; install {PACKAGE}, or set {REPO} to the address of a "
+        "model_zoo to fetch them from"
     )
 
 

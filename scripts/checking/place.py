@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 
 SMALL = {"name": "ssd_300_mobilenet0.25", "extras": [32, 32, 32]}
 ONCE = {"epochs": 1, "batch_size": 8, "learning_rate": 0.01}

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 from releasing.figures import rows
 from releasing.training import training
 from releasing.use import use

@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from facts import ROOT, environment
+from gluon_compress.provenance import ROOT, environment
 from reproducing.sums import note
 
 STARTS = re.compile(r'"runs/([^/"]+)/([^/"]+)/([^"]+)"')

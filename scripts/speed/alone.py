@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Mapping
 
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 from speed.settings import Setting
 
 

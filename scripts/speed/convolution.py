@@ -15,7 +15,7 @@ def deploy_conv(folder: Path, formats: Sequence[str]) -> Path:
     import mxnet as mx
 
     from gluon_compress.deployment.formats import FORMATS, InferenceGraph
-    from gluon_compress.storage.artifacts import drafted, sums_of
+    from gluon_compress.storage.artifacts import atomic_directory, checksums
     from gluon_compress.storage.atomic import write_json
 
     shape = (1, CHANNELS, CELLS, CELLS)
@@ -30,14 +30,14 @@ def deploy_conv(folder: Path, formats: Sequence[str]) -> Path:
         "net", symbol, params, shape, noise((2, *shape[1:])), "naive"
     )
     macs = LAYERS * CHANNELS**2 * 9 * CELLS**2
-    with drafted(folder) as draft:
+    with atomic_directory(folder) as draft:
         made = {}
         for name in formats:
             files = [f"net{ending}" for ending in FORMATS[name].files]
             made[name] = {"files": files, **FORMATS[name].write(graph, draft)}
         manifest = {"format": 1, "name": "net", "outputs": [], "formats": made}
         manifest["input"] = {"name": "data", "shape": shape}
-        manifest.update(cost={"macs": macs}, files=sums_of(draft))
+        manifest.update(cost={"macs": macs}, files=checksums(draft))
         write_json(draft / "manifest.json", manifest)
     return folder
 

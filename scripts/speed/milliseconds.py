@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 
 SHAPE = (1, 3, 300, 300)
 

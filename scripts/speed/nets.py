@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Sequence
 
-from facts import ROOT
+from gluon_compress.provenance import ROOT
 from speed.convolution import CONV, deploy_conv, noise
 
 # Nets of 20 classes at 300 x 300, and what is built for each, with a plan or without.

@@ -9,7 +9,7 @@ from mxnet.gluon import nn
 from gluon_compress.deployment import fold, fused
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.graph.symbols import take_apart
-from gluon_compress.models import head
+from gluon_compress.models.ssd import training
 from nets import NETS, Wired, batch, conv, difference, ready, unit
 from runtimes import detector
 
@@ -115,9 +115,9 @@ def test_nets_of_the_zoo_fold(name):
 
 
 def test_fused_net_computes_what_its_net_does():
-    net = head.head_block(detector(), taps=("map0", "map5"), stride=2)
+    net = training.training_net(detector(), taps=("map0", "map5"), stride=2)
     images = mx.nd.random.normal(shape=(2, 3, 300, 300))
-    wanted, found = net(images), fused(net)(images)
+    wanted, found = list(net(images).values()), fused(net)(images)
     assert len(wanted) == len(found) == 4
     for ours, its in zip(wanted, found):
         difference = np.abs(ours.asnumpy() - its.asnumpy()).max()

@@ -1,4 +1,4 @@
-"""What of an SSD runs outside Gluon: its graph in one output, and how to read it."""
+"""How an SSD infers: preprocess, postprocess, and the graphs that runtimes get."""
 
 from __future__ import annotations
 
@@ -11,23 +11,18 @@ from mxnet import autograd
 
 from gluon_compress.data import Preprocess
 from gluon_compress.graph import pair_of
-from gluon_compress.models.head import map_symbols
-from gluon_compress.models.lean import LEAST_SCORE
-from gluon_compress.models.ssd import anchors_of, config_of, image_size
+from gluon_compress.models.ssd.anchors import anchors_of
+from gluon_compress.models.ssd.build import config_of
+from gluon_compress.models.ssd.fast_nms import MIN_SCORE
+from gluon_compress.models.ssd.raw_head import map_symbols
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.postprocess.ssd import JOINED, SSDSettings
 
 
 def preprocess(net: SSD) -> Preprocess:
     """Return what an image goes through before an SSD sees it."""
-    height, width = input_size(net)
+    height, width = config_of(net).size
     return Preprocess(height=height, width=width)
-
-
-def input_size(net: SSD) -> tuple[int, int]:
-    """Return height and width of an SSD's input, pixels."""
-    size = image_size(net)
-    return size if isinstance(size, tuple) else (size, size)
 
 
 def postprocess(net: SSD) -> SSDPostprocess:
@@ -44,7 +39,7 @@ def postprocess(net: SSD) -> SSDPostprocess:
         nms_thresh=config.nms_thresh,
         nms_topk=config.nms_topk,
         post_nms=config.post_nms,
-        least_score=LEAST_SCORE,
+        least_score=MIN_SCORE,
     )
     return SSDPostprocess(anchors_of(net).asnumpy()[0], settings)
 
@@ -107,7 +102,7 @@ def results_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """
     with autograd.predict_mode():
         # Programs without a manifest read the input's size here; 0 is any batch.
-        data = mx.sym.var("data", shape=(0, 3, *input_size(net)))
+        data = mx.sym.var("data", shape=(0, 3, *config_of(net).size))
         symbol = mx.sym.Group(list(net(data)))
     mx.nd.waitall()  # as ``pair_of`` does
     params = {p.name: p.data() for p in net.collect_params().values()}

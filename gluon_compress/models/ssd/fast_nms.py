@@ -1,15 +1,15 @@
-"""GluonCV's SSD with an inference that decodes no more boxes than its NMS looks at."""
+"""GluonCV's SSD with fast inference: only boxes that NMS looks at are decoded."""
 
 from __future__ import annotations
 
 from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 
-LEAST_SCORE = 0.01  # GluonCV's: a score up to it counts as none
+MIN_SCORE = 0.01  # GluonCV's: a score up to it counts as none
 STEP = 1 << 16  # between the ranks of two classes: more than there are anchors
 
 
-class LeanSSD(SSD):
+class FastSSD(SSD):
     """An SSD whose detections are GluonCV's, for a small part of their cost.
 
     GluonCV decodes a box for every class and anchor and hands them all to its NMS,
@@ -37,7 +37,7 @@ class LeanSSD(SSD):
             best,
             overlap_thresh=self.nms_thresh,
             topk=self.nms_topk,
-            valid_thresh=LEAST_SCORE,
+            valid_thresh=MIN_SCORE,
             id_index=0,
             score_index=1,
             coord_start=2,
@@ -62,7 +62,7 @@ class LeanSSD(SSD):
         inside = F.broadcast_lesser(anchor, F.reshape(F.sum(ones), shape=(1, 1)))
         anchor = anchor * inside
         score = F.gather_nd(shares, F.stack(row, anchor, label + 1, axis=0)) * inside
-        valid = score > LEAST_SCORE
+        valid = score > MIN_SCORE
         heads = (
             F.where(valid, label, F.ones_like(label) * -1),
             F.where(valid, score, F.zeros_like(score)),

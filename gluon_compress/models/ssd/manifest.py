@@ -1,4 +1,4 @@
-"""What the manifest of a detector states beside its head, checked before its use."""
+"""What the manifest of an SSD states beside its raw head, checked before use."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from gluon_compress.checks import (
     text,
     truth,
     whole,
+    wrong,
 )
-from gluon_compress.models.ssd import SSDConfig
+from gluon_compress.data.normalization import MEAN, STD
+from gluon_compress.models.ssd.config import SSDConfig
+from gluon_compress.models.ssd.raw_head import OUTPUTS
+from gluon_compress.sizes import written_size
 
+KIND = "ssd"
+ANCHORS = ("size", "sizes", "ratios", "steps", "lite")
+NMS = ("nms_thresh", "nms_topk", "post_nms")
 POSITIVE = number(0, above=True)
 
 
@@ -26,11 +33,20 @@ def stated_classes(value: Any, place: str) -> tuple[str, ...]:
     return class_names(list_of(text)(value, place))
 
 
+def stated_size(value: Any, place: str) -> Any:
+    """Accept the side of a square, or height and width."""
+    if not isinstance(value, (list, tuple)):
+        return whole(1)(value, place)
+    if len(value) != 2:
+        raise wrong(place, value, "a whole number, or height and width")
+    return tuple(whole(1)(side, f"{place}[{i}]") for i, side in enumerate(value))
+
+
 @section
 class Anchors:
     """Which anchors a detector has, for an image of which size."""
 
-    size: int = key(whole(1))
+    size: Any = key(stated_size)
     sizes: tuple = key(list_of(POSITIVE))
     ratios: tuple = key(list_of(list_of(POSITIVE)))
     steps: tuple = key(list_of(POSITIVE))
@@ -63,8 +79,23 @@ class Stated:
     nms: Nms = key(part(Nms))
 
 
+def manifest_of(config: SSDConfig) -> dict[str, Any]:
+    """Return what a manifest states about an SSD beside its raw head."""
+    values = {**asdict(config), "size": written_size(config.size)}
+    return {
+        "kind": KIND,
+        "outputs": list(OUTPUTS),
+        "classes": list(config.classes),
+        "mean": list(MEAN),
+        "std": list(STD),
+        "anchors": {name: values[name] for name in ANCHORS},
+        "decode": {"stds": values["stds"]},
+        "nms": {name: values[name] for name in NMS},
+    }
+
+
 def stated_config(manifest: Mapping[str, Any]) -> SSDConfig:
-    """Return what a manifest states of a detector; its extra stages are in the head.
+    """Return the configuration that a manifest states; extra stages are in the symbol.
 
     Raises
     ------

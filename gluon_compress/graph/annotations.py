@@ -1,0 +1,517 @@
+"""Annotations of a symbol: masks and fake quantisers that tracing looks through.
+
+An annotation is a small subgraph between a tensor, its *source*, and everything that
+reads the tensor. It works element by element and has parameters of its own::
+
+    conv0_weight --> [broadcast_mul] --> conv0        kind: weight_mask
+                          ^
+                  conv0_weight_mask
+
+Its nodes carry a mark, an attribute of the symbol, so they are found again when the
+symbol was saved, loaded or composed. ``strip`` takes annotations out and leaves the
+plain symbol, ``annotate_weight`` and ``annotate_output`` put them in, and
+``annotations_of`` lists them. Tracing, counting and timing see the plain symbol.
+Slimming cuts the parameters of an annotation like the tensor it belongs to: each
+parameter states the axes of that tensor along which its own axes lie.
+
+Three kinds exist. ``channel_mask`` is what ``prune.mask`` writes; it is dropped when a
+net is slimmed. ``weight_mask`` and ``fake_quant`` stay.
+
+Two things must hold for an annotation, or masking and slimming would differ: every
+element depends on no other element of the source, and zero stays zero.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from typing import Any, Callable, Collection, Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+from mxnet.ndarray.ndarray import _DTYPE_NP_TO_MX
+
+from gluon_compress.graph import rules
+from gluon_compress.graph.operators import operator_of
+from gluon_compress.graph.symbols import (
+    put_together,
+    reachable,
+    take_apart,
+    variables,
+)
+
+CHANNEL_MASK, WEIGHT_MASK, FAKE_QUANT = "channel_mask", "weight_mask", "fake_quant"
+KINDS = (CHANNEL_MASK, WEIGHT_MASK, FAKE_QUANT)
+
+# The attributes that annotations are known by. An operator's mark holds the name of its
+# annotation. A parameter's holds its role; of a channel mask, the name of the group.
+MARKS = {kind: f"__{kind}__" for kind in KINDS}
+AXES = "__annotation_axes__"  # axes of the source along which a parameter's axes lie
+FIXED = "__annotation_fixed__"  # on parameters that are not trained
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """An annotation as it was found in a symbol.
+
+    Parameters
+    ----------
+    kind, name : str
+    target : str
+        The node whose output is annotated: a parameter's name, or a layer's.
+    source : tuple of int
+        The annotated tensor: number of that node, and of its output.
+    parameters : tuple of str
+        The annotation's own variables.
+    """
+
+    kind: str
+    name: str
+    target: str
+    source: tuple[int, int]
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AnnotationParameter:
+    """A parameter of a new annotation.
+
+    Parameters
+    ----------
+    value : NDArray
+    axes : tuple of int
+        For each axis of the value, the axis of the annotated tensor that it lies along:
+        ``(0,)`` for a scale per output channel of a convolution's weight, ``(1,)`` for
+        one per channel of a map ``(B, C, H, W)``, all axes for a mask of single
+        weights. Empty for a single number.
+    trained : bool
+    """
+
+    value: mx.nd.NDArray
+    axes: tuple[int, ...] = ()
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class NewAnnotation:
+    """What is to be written into a symbol.
+
+    Parameters
+    ----------
+    kind : str
+        ``weight_mask`` or ``fake_quant``.
+    build : callable
+        ``build(x, **parameters) -> Symbol``: the annotated tensor. ``x`` is the tensor,
+        the parameters are shaped so that they broadcast against it. Only operators that
+        work element by element are allowed.
+    parameters : mapping
+        Role to ``AnnotationParameter``. The variable of a role is named
+        ``<node>_<role>``.
+    """
+
+    kind: str
+    build: Callable[..., mx.sym.Symbol]
+    parameters: Mapping[str, AnnotationParameter] = field(default_factory=dict)
+
+
+# Reading.
+
+
+def strip(
+    nodes: Sequence[dict], heads: Sequence, kinds: Collection[str] = KINDS
+) -> tuple[list[dict], list]:
+    """Return the symbol without annotations of some kinds.
+
+    Parameters
+    ----------
+    nodes, heads
+        As ``symbols.take_apart`` gives them; left as they are.
+    kinds : collection of str
+        Of ``KINDS``.
+
+    Raises
+    ------
+    ValueError
+        If an annotation reads more than one tensor.
+    """
+    nodes, heads, _ = stripped(nodes, heads, kinds)
+    return nodes, heads
+
+
+def stripped(
+    nodes: Sequence[dict], heads: Sequence, kinds: Collection[str] = KINDS
+) -> tuple[list[dict], list, list[int]]:
+    """As ``strip``; the third value is each remaining node's number before."""
+    scan = _Scan(nodes, kinds)
+    return reachable(scan.nodes, scan.moved(heads))
+
+
+class _Scan:
+    """One pass over a symbol that tells what belongs to annotations.
+
+    ``instead`` gives the tensor to read in place of an annotation's node; ``own`` has
+    the variables of every node that is computed from annotations' parameters alone;
+    ``members`` are the nodes of annotations that read a tensor, with their kinds and
+    names.
+    """
+
+    def __init__(self, nodes: Sequence[dict], kinds: Collection[str]) -> None:
+        marks = {MARKS[kind]: kind for kind in KINDS if kind in kinds}
+        self.instead: dict[int, list] = {}
+        self.own: dict[int, tuple[str, ...]] = {}
+        self.members: dict[int, tuple[str, str]] = {}
+        self.nodes = []
+        for i, node in enumerate(nodes):
+            node = {**node, "inputs": self.moved(node["inputs"])}
+            self.nodes.append(node)
+            kind = next((marks[key] for key in marks if key in node["attrs"]), None)
+            outside = [e for e in node["inputs"] if e[0] not in self.own]
+            if not outside and (kind or node["inputs"]):
+                self.own[i] = self._variables(node)
+            elif kind or self._is_unmarked_mask(node, kinds):
+                self._check_source(node, outside)
+                name = node["attrs"][MARKS[kind]] if kind else node["name"]
+                self.members[i] = (kind or CHANNEL_MASK, name)
+                self.instead[i] = outside[0]
+
+    def moved(self, entries: Sequence) -> list:
+        """Return entries that read sources where annotations were read."""
+        return [self.instead.get(e[0], e) for e in entries]
+
+    def _variables(self, node: dict) -> tuple[str, ...]:
+        if node["op"] == "null":
+            return (node["name"],)
+        names = [name for e in node["inputs"] for name in self.own[e[0]]]
+        return tuple(dict.fromkeys(names))
+
+    def _is_unmarked_mask(self, node: dict, kinds: Collection[str]) -> bool:
+        """Recognise channel masks of symbols in which only variables were marked."""
+        if node["op"] != "broadcast_mul" or CHANNEL_MASK not in kinds:
+            return False
+        return [e[0] in self.own for e in node["inputs"]] == [False, True]
+
+    def _check_source(self, node: dict, outside: Sequence) -> None:
+        if any(e[:2] != outside[0][:2] for e in outside):
+            names = sorted({self.nodes[e[0]]["name"] for e in outside})
+            raise ValueError(
+                f"annotation node {node['name']!r} reads {', '.join(names)}; allowed: "
+                "one tensor"
+            )
+
+
+def annotations_of(
+    nodes: Sequence[dict], kinds: Collection[str] = KINDS
+) -> list[Annotation]:
+    """Return the annotations of a symbol, in the order of its nodes.
+
+    Parameters
+    ----------
+    nodes : sequence
+        As ``symbols.take_apart`` gives them.
+    kinds : collection of str
+        Of ``KINDS``.
+    """
+    scan = _Scan(nodes, kinds)
+    sources: dict[tuple, list] = {}
+    parameters: dict[tuple, dict] = {}
+    for i, key in scan.members.items():
+        sources.setdefault(key, scan.instead[i])
+        for entry in scan.nodes[i]["inputs"]:
+            names = dict.fromkeys(scan.own.get(entry[0], ()))
+            parameters.setdefault(key, {}).update(names)
+    return [
+        Annotation(*key, nodes[i]["name"], (i, out), tuple(parameters[key]))
+        for key, (i, out, *_) in sources.items()
+    ]
+
+
+def sources_of(nodes: Sequence[dict]) -> dict[int, tuple[int, int]]:
+    """Return the annotated tensor of every node that computes an annotation."""
+    return {i: (e[0], e[1]) for i, e in _Scan(nodes, KINDS).instead.items()}
+
+
+def is_parameter(node: dict) -> bool:
+    """Tell whether a node is a variable that belongs to annotations."""
+    return node["op"] == "null" and not set(MARKS.values()).isdisjoint(node["attrs"])
+
+
+def mask_names(nodes: Sequence[dict]) -> dict[str, str]:
+    """Return the variable of each masked group, by the group's name."""
+    mark = MARKS[CHANNEL_MASK]
+    pairs = ((n["attrs"].get(mark), n["name"]) for n in nodes if n["op"] == "null")
+    return {group: name for group, name in pairs if group}
+
+
+def parameter_axes(node: dict) -> tuple[int, ...]:
+    """Return the axes of the annotated tensor along which a parameter's axes lie."""
+    return ast.literal_eval(node["attrs"].get(AXES, "()"))
+
+
+# Writing.
+
+
+def marked(node: dict, kind: str, name: str) -> dict:
+    """Return a node with the mark of an annotation."""
+    return {**node, "attrs": {**node["attrs"], MARKS[kind]: name}}
+
+
+def parameter_node(
+    name: str, kind: str, role: str, shape: Sequence[int], dtype: Any
+) -> dict:
+    """Return the variable of an annotation's parameter."""
+    attrs = {
+        MARKS[kind]: role,
+        "__shape__": str(tuple(shape)),  # it does not follow from the input's
+        "__dtype__": str(_DTYPE_NP_TO_MX[np.dtype(dtype).type]),
+    }
+    return {"op": "null", "name": name, "attrs": attrs, "inputs": []}
+
+
+def annotate_weight(
+    nodes: Sequence[dict],
+    heads: Sequence,
+    weight: str,
+    shape: Sequence[int],
+    new: NewAnnotation,
+) -> tuple[list[dict], list]:
+    """Return a symbol in which a weight is read through a new annotation.
+
+    Where the weight is annotated already, the new annotation goes around the others.
+
+    Parameters
+    ----------
+    nodes, heads
+        As ``symbols.take_apart`` gives them; left as they are.
+    weight : str
+        Name of a variable.
+    shape : sequence of int
+        Of the weight.
+    new : NewAnnotation
+
+    Raises
+    ------
+    ValueError
+        If there is no such variable, a parameter does not fit its shape or exists, or
+        the annotation does not work element by element.
+    """
+    numbers = [i for i, n in enumerate(nodes) if n["op"] == "null"]
+    place = next((i for i in numbers if nodes[i]["name"] == weight), None)
+    if place is None or is_parameter(nodes[place]):
+        raise ValueError(f"the net has no weight {weight!r} to annotate")
+    nodes = list(nodes)
+    # The shape of a variable that no layer reads directly does not follow.
+    attrs = {**nodes[place]["attrs"], "__shape__": str(tuple(shape))}
+    nodes[place] = {**nodes[place], "attrs": attrs}
+    return _inserted(nodes, heads, (place, 0), shape, new)
+
+
+def annotate_output(
+    nodes: Sequence[dict],
+    heads: Sequence,
+    layer: str,
+    shape: Sequence[int],
+    new: NewAnnotation,
+    *,
+    output: int = 0,
+) -> tuple[list[dict], list]:
+    """Return a symbol in which an output is read through a new annotation.
+
+    Channel masks of the output act behind the annotation.
+
+    Parameters
+    ----------
+    nodes, heads
+        As ``symbols.take_apart`` gives them; left as they are.
+    layer : str
+        Name of the operator's node, or of an input of the network.
+    shape : sequence of int
+        Of the output.
+    new : NewAnnotation
+    output : int
+        Which output of the node.
+
+    Raises
+    ------
+    ValueError
+        If there is no such node or more than one, a parameter does not fit its shape or
+        exists, or the annotation does not work element by element.
+    """
+    places = [i for i, node in enumerate(nodes) if node["name"] == layer]
+    if len(places) != 1:
+        raise ValueError(f"the net has {len(places)} nodes {layer!r} to annotate")
+    return _inserted(nodes, heads, (places[0], output), shape, new)
+
+
+def _inserted(
+    nodes: Sequence[dict],
+    heads: Sequence,
+    source: tuple[int, int],
+    shape: Sequence[int],
+    new: NewAnnotation,
+) -> tuple[list[dict], list]:
+    """Return the symbol with an annotation between a tensor and its readers."""
+    target = nodes[source[0]]["name"]
+    number = sum(
+        a.kind == new.kind and a.source == source for a in annotations_of(nodes)
+    )
+    suffix = new.kind + (f"_{number}" if number else "")
+    name = f"{target}_{source[1]}_{suffix}" if source[1] else f"{target}_{suffix}"
+    used = set(variables(nodes))
+    for role, parameter in new.parameters.items():
+        _check_parameter(f"{target}_{role}", parameter, shape, used)
+    place, output = _outermost(nodes, source)
+    built, head = _built(target, name, len(shape), new)
+    # ``built`` begins with the tensor itself; the others come right behind the node.
+    shift = len(built) - 1
+
+    def after(entry: Sequence) -> list:
+        if tuple(entry[:2]) == (place, output):
+            return [place + head, 0, 0]
+        return [entry[0] + shift * (entry[0] > place), *entry[1:]]
+
+    def within(entry: Sequence) -> list:
+        return [place, output, 0] if entry[0] == 0 else [place + entry[0], *entry[1:]]
+
+    first, last = list(nodes[: place + 1]), nodes[place + 1 :]
+    inner = [{**n, "inputs": [within(e) for e in n["inputs"]]} for n in built[1:]]
+    outer = [{**n, "inputs": [after(e) for e in n["inputs"]]} for n in last]
+    return first + inner + outer, [after(h) for h in heads]
+
+
+def _check_parameter(
+    name: str, parameter: AnnotationParameter, shape: Sequence[int], used: set
+) -> None:
+    if name in used:
+        raise ValueError(f"the net has a parameter {name!r} already")
+    own, axes = parameter.value.shape, parameter.axes
+    single = not axes and parameter.value.size == 1
+    fits = len(own) == len(axes) and all(
+        axis < len(shape) and n in (1, shape[axis]) for n, axis in zip(own, axes)
+    )
+    if not single and not fits:
+        raise ValueError(
+            f"annotation parameter {name!r} of shape {own} does not lie along the axes "
+            f"{axes} of a tensor of shape {tuple(shape)}"
+        )
+
+
+def _outermost(nodes: Sequence[dict], source: tuple[int, int]) -> tuple[int, int]:
+    """Return the tensor that readers of a source get, channel masks aside."""
+    scan = _Scan(nodes, (WEIGHT_MASK, FAKE_QUANT))
+    ends = [i for i, e in scan.instead.items() if tuple(e[:2]) == source]
+    return (ends[-1], 0) if ends else source
+
+
+def _built(
+    target: str, name: str, ndim: int, new: NewAnnotation
+) -> tuple[list[dict], int]:
+    """Return an annotation's nodes, the annotated tensor first, and its result."""
+    roles = {f"{target}_{role}": role for role in new.parameters}
+    tensor = mx.sym.var(name)
+    ready = {
+        role: _broadcast_ready(mx.sym.var(own), new.parameters[role], ndim, own)
+        for own, role in roles.items()
+    }
+    nodes, heads = take_apart(new.build(tensor, **ready))
+    if len(heads) != 1 or name not in variables(nodes):
+        raise ValueError(f"annotation {name!r} must make one tensor of the one it gets")
+    result = []
+    for node in nodes:
+        if node["name"] in roles and node["op"] == "null":
+            result.append(_parameter(node["name"], roles[node["name"]], new))
+        elif node["op"] == "null" and node["name"] != name:
+            raise ValueError(
+                f"annotation {name!r} has an unknown input {node['name']!r}"
+            )
+        else:
+            result.append(marked(_checked(node, name), new.kind, name))
+    order = [i for i, n in enumerate(nodes) if n["op"] == "null" and n["name"] == name]
+    order += [i for i in range(len(nodes)) if i != order[0]]
+    where = {old: new for new, old in enumerate(order)}
+    moved = [
+        {**result[i], "inputs": [[where[e[0]], *e[1:]] for e in result[i]["inputs"]]}
+        for i in order
+    ]
+    return moved, where[heads[0][0]]
+
+
+def _broadcast_ready(
+    variable: mx.sym.Symbol, parameter: AnnotationParameter, ndim: int, name: str
+) -> mx.sym.Symbol:
+    """Return a parameter in a shape that broadcasts against the annotated tensor."""
+    axes = parameter.axes
+    if not axes or axes == tuple(range(ndim)):
+        return variable
+    if len(axes) == 1:
+        shape = tuple(-1 if axis == axes[0] else 1 for axis in range(ndim))
+    elif axes == tuple(range(len(axes))):
+        shape = tuple(0 if axis in axes else 1 for axis in range(ndim))
+    else:
+        raise ValueError(
+            f"annotation parameter {name!r} lies along the axes {axes}; allowed: one "
+            "axis, the first ones, or all"
+        )
+    return mx.sym.Reshape(variable, shape=shape, name=f"{name}_shaped")
+
+
+def _parameter(name: str, role: str, new: NewAnnotation) -> dict:
+    parameter = new.parameters[role]
+    value = parameter.value
+    node = parameter_node(name, new.kind, role, value.shape, value.dtype)
+    node["attrs"][AXES] = str(tuple(parameter.axes))
+    if not parameter.trained:
+        node["attrs"][FIXED] = "1"
+    return node
+
+
+def _checked(node: dict, name: str) -> dict:
+    """Refuse an operator that does not work element by element."""
+    alone = operator_of(node["op"]).rule in (rules.same, rules.elementwise)
+    shaped = node["op"] == "Reshape" and node["name"].endswith("_shaped")
+    if node["op"] != "null" and not alone and not shaped:
+        raise ValueError(
+            f"annotation {name!r} has the operator {node['op']}; allowed: operators "
+            "that work element by element"
+        )
+    return node
+
+
+# Computing what layers read.
+
+
+def bake_weights(
+    nodes: Sequence[dict], heads: Sequence, params: Mapping[str, mx.nd.NDArray]
+) -> tuple[list[dict], list, dict[str, mx.nd.NDArray]]:
+    """Return a symbol whose annotated weights are replaced by what layers read of them.
+
+    The net computes the same. Annotations of outputs stay, and so do channel masks.
+
+    Parameters
+    ----------
+    nodes, heads
+        As ``symbols.take_apart`` gives them; left as they are.
+    params : mapping
+        Values of all parameters; left as they are.
+    """
+    scan = _Scan(nodes, (WEIGHT_MASK, FAKE_QUANT))
+    weights = {
+        i: entry
+        for i, entry in scan.instead.items()
+        if nodes[entry[0]]["op"] == "null" and nodes[entry[0]]["name"] in params
+    }
+    if not weights:
+        return list(nodes), list(heads), dict(params)
+    ends = {entry[0]: i for i, entry in weights.items()}  # the last one is the result
+    symbol = put_together(nodes, [[end, 0, 0] for end in ends.values()])
+    needed = {name: params[name] for name in symbol.list_inputs()}
+    values = symbol.eval(ctx=next(iter(needed.values())).context, **needed)
+    names = [nodes[i]["name"] for i in ends]
+
+    def moved(entries: Sequence) -> list:
+        return [weights.get(e[0], e) for e in entries]
+
+    plain = [{**node, "inputs": moved(node["inputs"])} for node in nodes]
+    plain, heads, _ = reachable(plain, moved(heads))
+    used = set(variables(plain))
+    kept = {name: value for name, value in params.items() if name in used}
+    return plain, heads, {**kept, **dict(zip(names, values))}

@@ -1,0 +1,211 @@
+"""Layers with weights: channel rule, rewrite when slimmed, zeros and MACs.
+
+A layer consumes the channels of its input and makes new ones. Matrix products of
+computed tensors have no rule yet; their MACs are counted here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from gluon_compress.graph.channels import placed, varying
+from gluon_compress.graph.context import (
+    OpContext,
+    SlimContext,
+    attribute,
+    size_of,
+    unknown_form,
+)
+
+# Says on a slim net's convolution how its groups were pruned, see ``whole_groups``.
+GROUPED = "__channel_groups__"
+
+
+def tied_groups(attrs: Mapping[str, str]) -> bool:
+    """Tell whether a convolution has groups, or had before the net was slimmed."""
+    return attribute(attrs, "num_group", 1) > 1 or GROUPED in attrs
+
+
+def whole_groups(attrs: Mapping[str, str], in_channels: int) -> bool:
+    """Tell whether a grouped convolution loses whole groups or channels of each.
+
+    Many thin groups (depthwise is the extreme) are removed whole; of few wide ones,
+    each loses as many channels as the others. Either way all keep the same number.
+    A slim net keeps to what was true of the net it came from, so that plans for the
+    one and for the other can be composed.
+    """
+    groups = attribute(attrs, "num_group", 1)
+    if GROUPED in attrs:
+        return attrs[GROUPED] == "whole"
+    return groups > 1 and groups >= in_channels // groups
+
+
+# Convolutions.
+
+
+def convolution(op: OpContext) -> list:
+    """Input channels are consumed, output channels are new; groups tie both."""
+    if not _channels_first(op):
+        return unknown_form(op)
+    outs, ins = op.channels.fresh(op.attr("num_filter")), op.channel(0, 1)
+    inner = _tie_groups(op, outs, ins)[1] if tied_groups(op.attrs) else ins
+    op.carry(1, 0, outs)
+    if inner is not None:
+        op.carry(1, 1, inner)
+    if len(op.shapes) > 2:
+        op.carry(2, 0, outs)
+    return [placed(outs, 1, len(op.out_shapes[0]))]
+
+
+def deconvolution(op: OpContext) -> list:
+    """As a convolution whose weight has its first two axes swapped."""
+    if not _channels_first(op):
+        return unknown_form(op)
+    outs, ins = op.channels.fresh(op.attr("num_filter")), op.channel(0, 1)
+    inner = _tie_groups(op, outs, ins)[0] if tied_groups(op.attrs) else outs
+    op.carry(1, 0, ins)
+    if inner is not None:
+        op.carry(1, 1, inner)
+    if len(op.shapes) > 2:
+        op.carry(2, 0, outs)
+    return [placed(outs, 1, len(op.out_shapes[0]))]
+
+
+def _channels_first(op: OpContext) -> bool:
+    return str(op.attr("layout", "NC")).startswith("NC")
+
+
+def deformable(weight: int) -> Any:
+    """Return the rule of a deformable convolution with its weight at one input.
+
+    It is a convolution of which each deformable group reads its channels at places of
+    its own; the inputs before the weight state these places.
+    """
+
+    def rule(op: OpContext) -> list:
+        outs, ins = op.channels.fresh(op.attr("num_filter")), op.channel(0, 1)
+        for k in range(1, weight):
+            op.freeze(op.ids(k), "reads places from it")
+        op.balance(ins.reshape(op.attr("num_deformable_group", 1), -1))
+        inner = _tie_groups(op, outs, ins)[1] if tied_groups(op.attrs) else ins
+        op.carry(weight, 0, outs)
+        if inner is not None:
+            op.carry(weight, 1, inner)
+        if len(op.shapes) > weight + 1:
+            op.carry(weight + 1, 0, outs)
+        return [placed(outs, 1, len(op.out_shapes[0]))]
+
+    return rule
+
+
+def _tie_groups(op: OpContext, outs: np.ndarray, ins: np.ndarray) -> tuple:
+    """Tie channels of grouped convolution; return what each group has of them."""
+    groups, whole = op.attr("num_group", 1), whole_groups(op.attrs, len(ins))
+    outs, ins = outs.reshape(groups, -1), ins.reshape(groups, -1)
+    if whole:
+        op.channels.unite(ins, ins[:, :1])
+        op.channels.unite(outs, ins[:, :1])
+        return None, None
+    op.balance(ins)
+    op.balance(outs)
+    return outs, ins
+
+
+def rewrite_convolution(slim: SlimContext) -> dict[str, str]:
+    """State the new numbers of filters and groups."""
+    return _rewrite_groups(slim, total=slim.shapes[0][1])
+
+
+def rewrite_deconvolution(slim: SlimContext) -> dict[str, str]:
+    """State the new numbers of filters and groups."""
+    return _rewrite_groups(slim, total=slim.out_shapes[0][1])
+
+
+def _rewrite_groups(slim: SlimContext, total: int) -> dict[str, str]:
+    outs, inner = slim.out_shapes[0][1], slim.shapes[1][1]
+    new = {"num_filter": str(outs), "num_group": str(total // inner)}
+    if tied_groups(slim.attrs):
+        whole = whole_groups(slim.attrs, slim.inputs[0].shape[1])
+        new[GROUPED] = "whole" if whole else "each"
+    return new
+
+
+def rewrite_filters(slim: SlimContext) -> dict[str, str]:
+    """State the new number of filters."""
+    return {"num_filter": str(slim.out_shapes[0][1])}
+
+
+def convolution_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
+    """Every output position meets one filter: output size x inputs of a group x k²."""
+    return size_of(out) * size_of(shapes[1][1:])
+
+
+def deformable_macs(weight: int) -> Any:
+    """Return the MACs of a convolution; finding the places read is not counted."""
+    return lambda attrs, shapes, out: size_of(out) * size_of(shapes[weight][1:])
+
+
+def deconvolution_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
+    """Every input position meets one filter: input size x outputs of a group x k²."""
+    return size_of(shapes[0]) * size_of(shapes[1][1:])
+
+
+# Dense layers, embeddings and products.
+
+
+def dense(op: OpContext) -> list:
+    """Input features are consumed, output features are new."""
+    ids, shape, out = op.ids(0), op.shapes[0], op.out_shapes[0]
+    units = op.channels.fresh(op.attr("num_hidden"))
+    if op.attr("flatten", True):
+        length = int(np.prod(shape[1:]))
+        full = np.broadcast_to(ids, (1, *shape[1:])) if varying(ids) else ids
+        ins = np.broadcast_to(full.reshape(-1), (length,))
+        if ids.shape[0] > 1:
+            op.freeze(ids, "mixes the batch")
+            ins = op.channels.fixed("").repeat(length)
+    else:
+        ins = op.channel(0, len(shape) - 1)
+    op.carry(1, 0, units)
+    op.carry(1, 1, ins)
+    if len(op.shapes) > 2:
+        op.carry(2, 0, units)
+    return [placed(units, len(out) - 1, len(out))]
+
+
+def rewrite_dense(slim: SlimContext) -> dict[str, str]:
+    """State the new number of features."""
+    return {"num_hidden": str(slim.out_shapes[0][-1])}
+
+
+def dense_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
+    """Output size x input features."""
+    return size_of(out) * shapes[1][1]
+
+
+def embedding(op: OpContext) -> list:
+    """Output features are new."""
+    op.freeze(op.ids(0), "reads indices")
+    outs, ndim = op.channels.fresh(op.attr("output_dim")), len(op.out_shapes[0])
+    op.carry(1, 1, outs)
+    return [placed(outs, ndim - 1, ndim)]
+
+
+def rewrite_embedding(slim: SlimContext) -> dict[str, str]:
+    """State the new number of features."""
+    return {"output_dim": str(slim.out_shapes[0][-1])}
+
+
+def product_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
+    """Output size x length of the axis that is summed over."""
+    turned = attribute(attrs, "transpose_a", False)
+    if len(shapes[0]) < 3:
+        return size_of(out) * shapes[0][0 if turned else -1]
+    return size_of(out) * shapes[0][-2 if turned else -1]
+
+
+def sums_channels(attrs: Mapping, axis: int, shape: Sequence[int]) -> bool:
+    """A layer sums over its input channels, unless it loses whole groups of them."""
+    return not (axis == 1 and whole_groups(attrs, shape[1]))

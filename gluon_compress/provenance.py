@@ -1,0 +1,92 @@
+"""Records where a result comes from: commit, date, hardware and versions.
+
+Imports nothing but the standard library, so that it is cheap to ask.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from gluon_compress.version import __version__
+
+# Of the checkout that this file is part of; no checkout where the package is installed.
+ROOT = Path(__file__).resolve().parents[1]
+DISTRIBUTION = "gluon_compress"
+PACKAGES = (DISTRIBUTION, "mxnet", "gluoncv", "numpy", "opencv-python")
+OPTIONAL_PACKAGES = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")
+
+
+def environment() -> dict[str, Any]:
+    """Return the commit, date, hardware and versions that a result is made with.
+
+    Returns
+    -------
+    dict
+        ``commit`` (str) and ``modified`` (bool, whether tracked files differ from the
+        commit), both None outside a checkout; ``date`` in UTC; ``hardware`` with
+        ``cpu``, ``cores`` and ``threads``; ``versions`` of Python and packages, None
+        for one that is not installed.
+    """
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
+    return {
+        "commit": commit,
+        "modified": None if commit is None else bool(changes),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "hardware": {"cpu": cpu_name(), "cores": cores(), "threads": threads()},
+        "versions": {"python": platform.python_version(), **_package_versions()},
+    }
+
+
+def version() -> str:
+    """Return the version of this package."""
+    return __version__
+
+
+def cpu_name() -> str:
+    """Return the model name of this machine's processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model.group(1) if model else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Return how many threads MXNet computes with: OMP_NUM_THREADS, or every core."""
+    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(setting) if setting.isdigit() and int(setting) > 0 else cores()
+
+
+def _git(*command: str) -> str | None:
+    if not (ROOT / ".git").exists():  # another project's repository may be around us
+        return None
+    try:
+        return subprocess.check_output(
+            ["git", "-C", str(ROOT), *command], text=True, stderr=subprocess.DEVNULL
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _package_versions() -> dict[str, str | None]:
+    installed = {
+        distribution.metadata["Name"]: distribution.version
+        for distribution in importlib.metadata.distributions()
+    }
+    optional = [name for name in OPTIONAL_PACKAGES if name in installed]
+    return {name: installed.get(name) for name in (*PACKAGES, *optional)}

@@ -1,1 +1,0 @@
-"""The public sets that ``download_data.py`` knows, and how they get into place."""

@@ -1,0 +1,75 @@
+"""The package's public names load on use, and nothing else takes their place."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gluon_compress as gc
+from gluon_compress import names
+from gluon_compress.deployment.formats import FORMATS
+from gluon_compress.deployment.int8 import CALIBRATIONS
+from gluon_compress.deployment.runtimes import RUNTIMES
+
+PACKAGE = Path(gc.__file__).parent
+
+
+def run(code: str) -> str:
+    return subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+
+
+def test_importing_the_package_does_not_load_mxnet():
+    code = "import sys, gluon_compress, gluon_compress.names, gluon_compress.provenance"
+    assert run(f"{code}; print('mxnet' in sys.modules)") == "False"
+
+
+def test_public_names_are_the_objects_of_their_modules():
+    for module, public in gc._NAMES.items():
+        for name in public:
+            assert getattr(gc, name) is getattr(importlib.import_module(module), name)
+
+
+def test_type_checkers_see_the_same_names():
+    source = (PACKAGE / "__init__.py").read_text()
+    imports = re.findall(r"^    from (\S+) import (\S+) as \2$", source, re.MULTILINE)
+    expected = {(m, name) for m, public in gc._NAMES.items() for name in public}
+    assert set(imports) == expected
+
+
+def test_no_module_takes_the_place_of_a_public_name():
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    assert not modules & set(gc.__all__)
+
+
+def test_modules_are_attributes_too():
+    assert gc.storage is importlib.import_module("gluon_compress.storage")
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="nonsense"):
+        gc.nonsense  # noqa: B018
+
+
+def test_dir_lists_what_is_not_loaded():
+    assert set(gc.__all__) <= set(dir(gc))
+
+
+def test_version_is_that_of_the_metadata():
+    assert gc.__version__[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("listed", "registered"),
+    [
+        (names.RUNTIMES, RUNTIMES),
+        (names.FORMATS, FORMATS),
+        (names.CALIBRATIONS, CALIBRATIONS),
+    ],
+)
+def test_names_in_help_are_the_ones_of_the_registries(listed, registered):
+    assert list(listed) == list(registered)
