@@ -178,7 +178,7 @@ def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
         raise ValueError("int8 needs images to calibrate on, and there are none")
     inputs = iter([{"data": image[None]} for image in graph.images])
 
-    class Reader(tool.CalibrationDataReader):
+    class Reader(tool.CalibrationDataReader):  # type: ignore[name-defined]
         def get_next(self):
             return next(inputs, None)
 

@@ -160,9 +160,9 @@ class DeployedManifest(Settings):
             if name not in self.files:
                 raise self.error("files", f"one of them {name!r}, with its sum")
         for name, entry in self.formats.items():
-            allowed = entry.files_allowed(name, self.files)
-            if allowed:
-                raise not_allowed(entry.files, allowed, f"formats.{name}.files")
+            expected = entry.files_allowed(name, self.files)
+            if expected is not None:
+                raise not_allowed(entry.files, expected, f"formats.{name}.files")
 
     @property
     def postprocess_class(self) -> Any:
