@@ -26,10 +26,10 @@ _NAMES = {
     "gluon_compress.distill": ("distil_step",),
     "gluon_compress.evaluate": ("coco_map", "top1", "voc_map"),
     "gluon_compress.model_folder": ("check", "export"),
-    "gluon_compress.train": ("Options", "fit"),
+    "gluon_compress.train": ("Options", "Schedule", "fit"),
     # 5. The nets and recipes of this package.
     "gluon_compress.building": ("build",),
-    "gluon_compress.recipe": ("ClassifierRecipe", "Recipe", "Schedule"),
+    "gluon_compress.recipe": ("Recipe", "load_recipe"),
     "gluon_compress.zoo": ("get_model", "list_models"),
     # 6. Deploy to edge runtimes.
     "gluon_compress.deployment": ("Predictor", "deploy"),
@@ -69,10 +69,10 @@ if TYPE_CHECKING:
     from gluon_compress.prune import set_mask as set_mask
     from gluon_compress.prune import slim as slim
     from gluon_compress.prune import taylor as taylor
-    from gluon_compress.recipe import ClassifierRecipe as ClassifierRecipe
     from gluon_compress.recipe import Recipe as Recipe
-    from gluon_compress.recipe import Schedule as Schedule
+    from gluon_compress.recipe import load_recipe as load_recipe
     from gluon_compress.train import Options as Options
+    from gluon_compress.train import Schedule as Schedule
     from gluon_compress.train import fit as fit
     from gluon_compress.zoo import get_model as get_model
     from gluon_compress.zoo import list_models as list_models

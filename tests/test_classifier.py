@@ -12,13 +12,12 @@ import pytest
 from gluon_compress import count, models, pipeline, trace
 from gluon_compress.distill import distil_step
 from gluon_compress.latency import measure_units, predict_latency
-from gluon_compress.pipeline.classification import CLASSIFICATION
-from gluon_compress.pipeline.job import open_job
 from gluon_compress.plan import Plan, Sensitivity
-from gluon_compress.recipe import ClassifierRecipe
+from gluon_compress.recipe import ClassificationRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import NAMES, write_folder, write_records
+from recipes import job_of
 
 QUIET = Options(progress=False)
 STEPS = {"epochs": 4, "batch_size": 6, "learning_rate": 0.05}
@@ -46,10 +45,10 @@ PRUNE = {
 }
 
 
-def recipe_in(folder, content, **data) -> ClassifierRecipe:
+def recipe_in(folder, content, **data) -> ClassificationRecipe:
     data = {**content["data"], "root": str(folder / "images"), **data}
     (folder / "recipe.json").write_text(json.dumps({**content, "data": data}))
-    return ClassifierRecipe.load(folder / "recipe.json")
+    return load_recipe(folder / "recipe.json")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +111,7 @@ def test_resumed_run_equals_the_uninterrupted(place, tmp_path):
         path = tmp_path / "run" / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(tmp_path / "run" / "1_prune" / "model")
-    recipe = ClassifierRecipe.load(place / "recipe.json")
+    recipe = load_recipe(place / "recipe.json")
     pipeline.run(recipe, tmp_path / "run", resume=True, options=QUIET)
     name = "compact/model/compact-0000.params"
     both = [mx.nd.load(str(p / "run" / name)) for p in (place, tmp_path)]
@@ -167,7 +166,7 @@ def test_gradual_pruning_is_resumed_behind_its_training(gradual, tmp_path):
         shutil.rmtree(tmp_path / "run" / left)
     for left in ("1_prune/result.json", "result.json"):
         (tmp_path / "run" / left).unlink()
-    recipe = ClassifierRecipe.load(gradual / "recipe.json")
+    recipe = load_recipe(gradual / "recipe.json")
     pipeline.run(recipe, tmp_path / "run", resume=True, options=QUIET)
     names = [root / "1_prune" / "plan.json" for root in (gradual, tmp_path / "run")]
     assert names[0].read_bytes() == names[1].read_bytes()
@@ -282,12 +281,12 @@ def test_worth_and_sensitivity_are_measured_on_records_too(tmp_path):
 
 def test_early_epochs_are_of_the_training_alone(place, tmp_path):
     recipe = recipe_in(place, PRUNE)
-    job = open_job(CLASSIFICATION, recipe, tmp_path, QUIET, {})
+    job = job_of(recipe, tmp_path)
     sides = {
         name: [next(batches.epoch(n))[0].shape[-1] for n in (0, 2, 3)]
         for name, batches in (
-            ("train", CLASSIFICATION.batches(job, None, recipe.train)),
-            ("finetune", CLASSIFICATION.batches(job, None, recipe.finetune)),
+            ("train", job.batches(None, recipe.train)),
+            ("finetune", job.batches(None, recipe.finetune)),
         )
     }
     assert sides == {"train": [32, 32, 48], "finetune": [48, 48, 48]}

@@ -22,8 +22,8 @@ from gluon_compress.distill import (
 )
 from gluon_compress.models.ssd import AnchorGrid
 from gluon_compress.models.taps import adapt
-from gluon_compress.recipe import Distillation, Schedule
-from gluon_compress.train import Options, fit
+from gluon_compress.recipe.detection import DetectorDistillation as Distillation
+from gluon_compress.train import Options, Schedule, fit
 
 LOSSES = losses_of("ssd")
 ALL = {"scores": 1.0, "boxes": 1.0, "features": 1.0}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -15,7 +14,7 @@ from gluon_compress import delete, export, models, pipeline
 from gluon_compress.data.toy import CLASSES
 from gluon_compress.models import ssd
 from gluon_compress.models.ssd import raw_head
-from gluon_compress.recipe import Recipe
+from gluon_compress.recipe import DetectionRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import few_toys
@@ -41,17 +40,17 @@ def place(tmp_path_factory):
     few_toys(folder / "toy", 20, train=8, test=4)
     net = models.build(MODEL["name"], CLASSES, extras=(32, 32, 32))
     graph = models.graph_of(net)
-    delete(graph, {"*": 0.5}, multiple=1, net=MODEL["name"]).save(folder / "plan.json")
+    delete(graph, {"*": 0.5}, multiple=1).save(folder / "plan.json")
     models.save(net, folder / "teacher", "teacher")
     return folder
 
 
-def recipe_in(place, **changes) -> Recipe:
+def recipe_in(place, **changes) -> DetectionRecipe:
     """Write a recipe and read it; ``model`` adds to what is there."""
     content = {**RECIPE, **changes, "model": {**MODEL, **changes.get("model", {})}}
     content["data"] = {**content["data"], "root": str(place / "toy")}
     (place / "recipe.json").write_text(json.dumps(content), encoding="utf-8")
-    return Recipe.load(place / "recipe.json")
+    return load_recipe(place / "recipe.json")
 
 
 def macs(folder) -> int:
@@ -295,7 +294,7 @@ def test_own_images_come_with_their_own_classes(script, place, monkeypatch):
     made = script("run_pipeline").arguments()
     base = ["--recipe", "r.json", "--out", "runs/mine"]
     with_own_data = script("runs").with_own_data
-    named = replace(recipe, data=replace(recipe.data, classes=("cell",)))
+    named = recipe.replace(data=recipe.data.replace(classes=("cell",)))
     assert with_own_data(named, made.parse_args(base)) == named
     args = made.parse_args([*base, "--images", "pets", "--seed", "3"])
     found = with_own_data(named, args)

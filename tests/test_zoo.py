@@ -18,6 +18,7 @@ import servers
 from gluon_compress import models, zoo
 from gluon_compress.model_folder import export, load_symbol
 from gluon_compress.models.ssd import training
+from gluon_compress.plan import Constraints
 from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.zoo import get, index, weights
 
@@ -276,7 +277,8 @@ def test_devices_are_respected(own):
 def test_got_model_can_be_pruned_and_exported(own, tmp_path):
     net = gc.get_model(DETECTOR, pretrained=True)
     graph = gc.trace(net, shape=(1, 3, 300, 300))
-    plan = gc.select(graph, gc.Budget.share(gc.count(graph), macs=0.5), multiple=8)
+    budget = gc.Budget.share(gc.count(graph), macs=0.5)
+    plan = gc.select(graph, budget, constraints=Constraints(multiple=8))
     models.save(gc.slim(net, plan), tmp_path / "slim", "slim")
     assert models.load(tmp_path / "slim").classes == net.classes
 

@@ -7,6 +7,9 @@ together ahead of the training; ``toy`` makes a set up.
 
 from gluon_compress.data.batches import Batches, EarlyBatches
 from gluon_compress.data.classes import ClassTargets, Mixup
+from gluon_compress.data.classification import ClassificationData
+from gluon_compress.data.detection import DetectionData
+from gluon_compress.data.folders import DATA_FOLDER
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
 from gluon_compress.data.normalization import MEAN, STD, normalize
@@ -28,11 +31,14 @@ from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc_xml import class_names
 
 __all__ = [
+    "DATA_FOLDER",
     "MEAN",
     "RESIZE",
     "STD",
     "Batches",
     "ClassTargets",
+    "ClassificationData",
+    "DetectionData",
     "Detections",
     "EarlyBatches",
     "ImageFolder",

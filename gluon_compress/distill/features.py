@@ -6,14 +6,12 @@ from typing import Any, Callable
 
 from mxnet import nd
 
-from gluon_compress import checks as c
-from gluon_compress.checks import key, section
 from gluon_compress.distill import losses
 from gluon_compress.distill.registry import Array, DistillationLoss, Pair
+from gluon_compress.validation import Positive, Settings
 
 
-@section
-class ChannelSettings:
+class ChannelSettings(Settings):
     """Settings of ``channels``.
 
     Parameters
@@ -22,7 +20,7 @@ class ChannelSettings:
         Divides the features.
     """
 
-    channel_temperature: float = key(c.number(0, above=True), 4.0)
+    channel_temperature: Positive = 4.0
 
 
 def _features(pair: Pair, settings: Any) -> Array:

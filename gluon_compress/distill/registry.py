@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 
-from gluon_compress.checks import section
+from gluon_compress.validation import Settings
 
 Array = mx.nd.NDArray
 
 
-@section
-class NoSettings:
+class NoSettings(Settings):
     """A loss has nothing to set."""
 
 
@@ -57,7 +56,8 @@ class DistillationLoss:
     on_maps : bool
         Whether it compares feature maps, so that it needs at least one tap.
     Config : type
-        Its settings, a section; its fields are keys of a recipe's ``distillation``.
+        Its settings, a class of ``Settings``; the fields are keys of a recipe's
+        ``distillation``.
     kind : str, optional
         The family it is for; None: any.
     check : callable, optional
@@ -74,7 +74,7 @@ class DistillationLoss:
     def settings(self, source: Any) -> Any:
         """Return the loss's settings from a mapping or object that may hold more."""
         values = source if isinstance(source, Mapping) else _attributes(source)
-        names = {f.name for f in fields(self.Config)}
+        names = set(self.Config.model_fields)
         return self.Config(**{k: v for k, v in values.items() if k in names})
 
 

@@ -6,20 +6,17 @@ from typing import Any, Mapping, Sequence
 
 from mxnet import nd
 
-from gluon_compress import checks as c
-from gluon_compress.checks import key, section
 from gluon_compress.distill import losses
 from gluon_compress.distill.imitation_mask import imitation_masks
 from gluon_compress.distill.registry import Array, DistillationLoss, Pair
+from gluon_compress.validation import NonNegative, Positive, Settings, Share
 
 SCORES = "class_scores"  # (B, A, C + 1), class 0 is the background
 DELTAS = "box_deltas"  # (B, A, 4)
 OUTPUTS = (SCORES, DELTAS)
-_positive = c.number(0, above=True)
 
 
-@section
-class ScoreSettings:
+class ScoreSettings(Settings):
     """Settings of ``scores``.
 
     Parameters
@@ -28,11 +25,10 @@ class ScoreSettings:
         Divides both nets' logits.
     """
 
-    temperature: float = key(_positive, 2.0)
+    temperature: Positive = 2.0
 
 
-@section
-class WeightedScoreSettings:
+class WeightedScoreSettings(Settings):
     """Settings of ``weighted_scores``.
 
     Parameters
@@ -43,12 +39,11 @@ class WeightedScoreSettings:
         Weight of the background class.
     """
 
-    temperature: float = key(_positive, 2.0)
-    background: float = key(_positive, 1.5)
+    temperature: Positive = 2.0
+    background: Positive = 1.5
 
 
-@section
-class BoundedBoxSettings:
+class BoundedBoxSettings(Settings):
     """Settings of ``bounded_boxes``.
 
     Parameters
@@ -57,11 +52,10 @@ class BoundedBoxSettings:
         By how much the student has to be better than its teacher, in squared deltas.
     """
 
-    margin: float = key(c.number(0), 0.0)
+    margin: NonNegative = 0.0
 
 
-@section
-class ImitationSettings:
+class ImitationSettings(Settings):
     """Settings of ``imitation``.
 
     Parameters
@@ -71,7 +65,7 @@ class ImitationSettings:
         as near the object.
     """
 
-    near: float = key(c.number(0, 1, above=True), 0.5)
+    near: Share = 0.5
 
 
 def _scores(pair: Pair, settings: ScoreSettings) -> Array:

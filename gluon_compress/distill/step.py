@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, Callable, Mapping, Sequence
 
 from mxnet import autograd
@@ -120,7 +119,9 @@ def _check_weights(
 
 def _check_settings(settings: Any) -> None:
     """Refuse a mapping with a key that no loss has; objects may hold anything."""
-    allowed = sorted({f.name for loss in LOSSES.values() for f in fields(loss.Config)})
+    allowed = sorted(
+        {name for loss in LOSSES.values() for name in loss.Config.model_fields}
+    )
     for name in settings if isinstance(settings, Mapping) else ():
         if name not in allowed:
             raise ValueError(f"setting {name!r}; allowed: {', '.join(allowed)}")

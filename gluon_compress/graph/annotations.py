@@ -302,7 +302,7 @@ def annotate_weight(
     # The shape of a variable that no layer reads directly does not follow.
     attrs = {**nodes[place]["attrs"], "__shape__": str(tuple(shape))}
     nodes[place] = {**nodes[place], "attrs": attrs}
-    return _inserted(nodes, heads, (place, 0), shape, new)
+    return _inserted(nodes, heads, (place, 0), shape, new, weight)
 
 
 def annotate_output(
@@ -313,6 +313,7 @@ def annotate_output(
     new: NewAnnotation,
     *,
     output: int = 0,
+    call: int = 0,
 ) -> tuple[list[dict], list]:
     """Return a symbol in which an output is read through a new annotation.
 
@@ -329,17 +330,25 @@ def annotate_output(
     new : NewAnnotation
     output : int
         Which output of the node.
+    call : int
+        Which of the nodes of this name, where a layer is called several times.
 
     Raises
     ------
     ValueError
-        If there is no such node or more than one, a parameter does not fit its shape or
-        exists, or the annotation does not work element by element.
+        If there is no such node, a parameter does not fit its shape or exists, or the
+        annotation does not work element by element.
     """
     places = [i for i, node in enumerate(nodes) if node["name"] == layer]
-    if len(places) != 1:
+    if call >= len(places):
         raise ValueError(f"the net has {len(places)} nodes {layer!r} to annotate")
-    return _inserted(nodes, heads, (places[0], output), shape, new)
+    target = called(layer, call)
+    return _inserted(nodes, heads, (places[call], output), shape, new, target)
+
+
+def called(layer: str, call: int) -> str:
+    """Return the name that parameters of an output's annotation begin with."""
+    return f"{layer}.{call + 1}" if call else layer
 
 
 def _inserted(
@@ -348,9 +357,9 @@ def _inserted(
     source: tuple[int, int],
     shape: Sequence[int],
     new: NewAnnotation,
+    target: str,
 ) -> tuple[list[dict], list]:
     """Return the symbol with an annotation between a tensor and its readers."""
-    target = nodes[source[0]]["name"]
     number = sum(
         a.kind == new.kind and a.source == source for a in annotations_of(nodes)
     )

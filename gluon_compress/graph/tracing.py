@@ -21,6 +21,7 @@ from gluon_compress.graph.annotations import (
     annotate_output,
     annotate_weight,
     annotations_of,
+    called,
     is_parameter,
     strip,
     stripped,
@@ -527,7 +528,8 @@ def annotate(
     weights, outputs : mapping
         Name of a parameter, or of an operator's node or a network input, to what is
         written between it and everything that reads it. Names are those of
-        ``graph.nodes``.
+        ``graph.nodes``. Where a layer is called several times, each of its outputs gets
+        an annotation of its own.
     shape : tuple or dict, optional
         As for ``trace``.
     graph : Graph, optional
@@ -566,12 +568,18 @@ def annotate(
             raise ValueError(f"the net has no weight {name!r} to annotate")
         nodes, heads = annotate_weight(nodes, heads, name, params[name].shape, new)
         add(name, new)
-    tensors = {n["name"]: outs for n, outs in zip(graph.nodes, graph.tensors)}
+    tensors: dict[str, list[Tensor]] = {}
+    for node, outs in zip(graph.nodes, graph.tensors):
+        if node["name"] not in graph.params:
+            tensors.setdefault(node["name"], []).append(outs[0])
     for name, new in (outputs or {}).items():
-        if name not in tensors or name in graph.params:
+        if name not in tensors:
             raise ValueError(f"the net has no output {name!r} to annotate")
-        nodes, heads = annotate_output(nodes, heads, name, tensors[name][0].shape, new)
-        add(name, new)
+        for call, tensor in enumerate(tensors[name]):
+            nodes, heads = annotate_output(
+                nodes, heads, name, tensor.shape, new, call=call
+            )
+            add(called(name, call), new)
     annotated = replace(graph.annotated, settings=settings)
     symbol = symbols.put_together(nodes, heads)
     return rebuild(net, replace(graph, annotated=annotated), symbol, params)

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence, Tuple
 
 import mxnet as mx
 from gluoncv.model_zoo.model_zoo import _models
 from gluoncv.model_zoo.resnetv1b import ResNetV1b
 from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
-from gluon_compress import checks as c
-from gluon_compress.checks import class_names
 from gluon_compress.data import MEAN, STD, ClassTargets, Preprocess
 from gluon_compress.graph import pair_of, symbol_of
 from gluon_compress.graph.symbols import put_together, take_apart
@@ -26,6 +24,14 @@ from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.postprocess import SoftmaxPostprocess
 from gluon_compress.sizes import Size, size_pair, size_text, written_size
+from gluon_compress.validation import (
+    ClassNames,
+    Count,
+    Settings,
+    class_names,
+    parse,
+    wrong,
+)
 
 KIND = "classifier"
 OUTPUTS = ("class_scores",)
@@ -49,6 +55,13 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", class_names(self.classes))
         object.__setattr__(self, "size", size_pair(self.size))
+
+
+class ClassifierManifest(Settings):
+    """What a manifest states of a classifier."""
+
+    classes: ClassNames
+    shape: Tuple[Count, Count, Count, Count]
 
 
 class ClassifierFamily(Family):
@@ -127,16 +140,16 @@ class ClassifierFamily(Family):
 
     def config_from_manifest(self, manifest: Mapping[str, Any]) -> ClassifierConfig:
         """Return the configuration that a manifest states, checked key by key."""
-        if "classes" not in manifest:
-            raise ValueError("classes: this key is missing")
-        classes = c.list_of(c.text)(manifest["classes"], "classes")
-        sides = c.list_of(c.whole(1), exactly=4)(
-            manifest["input"]["shape"], "input.shape"
-        )[2:]
-        if "size" in manifest and size_pair(manifest["size"]) != sides:
-            allowed = f"{written_size(sides)}, for input.shape ends in {list(sides)}"
-            raise c.wrong("size", manifest["size"], allowed)
-        return ClassifierConfig(class_names(classes), sides)
+        stated = {
+            "classes": manifest.get("classes"),
+            "shape": manifest["input"]["shape"],
+        }
+        checked = parse(ClassifierManifest, stated)
+        size = checked.shape[2:]
+        if size_pair(manifest.get("size", size)) != size:
+            allowed = f"{written_size(size)}, for input.shape ends in {list(size)}"
+            raise wrong("size", manifest["size"], allowed)
+        return ClassifierConfig(checked.classes, size)
 
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of all parameters but those of the last layer."""

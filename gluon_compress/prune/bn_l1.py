@@ -12,6 +12,24 @@ from gluon_compress.graph import Graph
 from gluon_compress.graph.context import attribute
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.prune.slimming import traced
+from gluon_compress.train.schedule import Schedule
+from gluon_compress.validation import Positive, Settings
+
+
+class BatchNormL1Settings(Settings):
+    """Training that pulls BatchNorm scales towards zero before channels are chosen.
+
+    Parameters
+    ----------
+    weight : float
+        Of the sum of absolute scales in the loss.
+    train : Schedule
+        Of this training.
+    """
+
+    weight: Positive
+    train: Schedule
+
 
 PART = "sparsity"  # of the loss in logs, which keep the name
 

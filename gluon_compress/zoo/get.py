@@ -17,11 +17,11 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
 from gluon_compress.building import build
-from gluon_compress.checks import class_names
 from gluon_compress.model_folder import export, read_manifest
 from gluon_compress.models import family_named, family_that_builds
 from gluon_compress.models.initialize import with_missing_initialized
 from gluon_compress.storage.atomic import sha256
+from gluon_compress.validation import class_names
 from gluon_compress.zoo import weights
 from gluon_compress.zoo.index import folder, read, training_of, unknown
 

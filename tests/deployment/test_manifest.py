@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gluon_compress.deployment import manifest as manifests
-from gluon_compress.storage.artifacts import sums_of
+from gluon_compress.storage.artifacts import checksums
 
 ANCHORS = np.ones((7, 4), np.float32)
 ENTRY = {
@@ -64,7 +64,7 @@ def write(folder, content: dict):
     for file in ENTRY["files"] + ENTRY["whole"]:
         (folder / file).write_text(file)
     np.save(folder / "anchors.npy", ANCHORS)
-    content = {**content, "files": sums_of(folder)}
+    content = {**content, "files": checksums(folder)}
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
 

@@ -10,7 +10,6 @@ import mxnet as mx
 import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
-from gluon_compress.checks import class_names, wrong
 from gluon_compress.data import Preprocess
 from gluon_compress.model_folder import MANIFEST, load_symbol, read_manifest
 from gluon_compress.models.backbones import (
@@ -26,6 +25,7 @@ from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
 from gluon_compress.postprocess import SSDPostprocess
+from gluon_compress.validation import class_names, wrong
 
 CLASSIFIER = "classifier"  # the kind of folders that backbones are taken from
 # A backbone by name, and the fields of SSDConfig that differ from the defaults.

@@ -2,81 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
-from typing import Any, Mapping
+from dataclasses import asdict
+from typing import Any, Mapping, Tuple, Union
 
-from gluon_compress.checks import (
-    class_names,
-    key,
-    list_of,
-    number,
-    part,
-    section,
-    text,
-    truth,
-    whole,
-    wrong,
-)
+from pydantic import Field
+from typing_extensions import Annotated
+
 from gluon_compress.data.normalization import MEAN, STD
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.raw_head import OUTPUTS
 from gluon_compress.sizes import written_size
+from gluon_compress.validation import (
+    Allowed,
+    ClassNames,
+    Count,
+    Positive,
+    Settings,
+    parse,
+)
 
 KIND = "ssd"
-ANCHORS = ("size", "sizes", "ratios", "steps", "lite")
-NMS = ("nms_thresh", "nms_topk", "post_nms")
-POSITIVE = number(0, above=True)
+Limit = Annotated[int, Field(ge=-1), Allowed("a whole number from -1")]
 
 
-def stated_classes(value: Any, place: str) -> tuple[str, ...]:
-    """Accept a list of distinct names."""
-    return class_names(list_of(text)(value, place))
+class AnchorSettings(Settings):
+    """Which anchors an SSD has, for an image of which size."""
+
+    size: Annotated[
+        Union[Count, Tuple[Count, Count]],
+        Allowed("a whole number from 1, or height and width"),
+    ]
+    sizes: Tuple[Positive, ...]
+    ratios: Tuple[Tuple[Positive, ...], ...]
+    steps: Tuple[Positive, ...]
+    lite: bool
 
 
-def stated_size(value: Any, place: str) -> Any:
-    """Accept the side of a square, or height and width."""
-    if not isinstance(value, (list, tuple)):
-        return whole(1)(value, place)
-    if len(value) != 2:
-        raise wrong(place, value, "a whole number, or height and width")
-    return tuple(whole(1)(side, f"{place}[{i}]") for i, side in enumerate(value))
-
-
-@section
-class Anchors:
-    """Which anchors a detector has, for an image of which size."""
-
-    size: Any = key(stated_size)
-    sizes: tuple = key(list_of(POSITIVE))
-    ratios: tuple = key(list_of(list_of(POSITIVE)))
-    steps: tuple = key(list_of(POSITIVE))
-    lite: bool = key(truth)
-
-
-@section
-class Decode:
+class DecodeSettings(Settings):
     """What box deltas are multiplied by."""
 
-    stds: tuple = key(list_of(POSITIVE, exactly=4))
+    stds: Tuple[Positive, Positive, Positive, Positive]
 
 
-@section
-class Nms:
+class NmsSettings(Settings):
     """Which boxes stay, as GluonCV's ``SSD.set_nms`` takes it: -1 is no limit."""
 
-    nms_thresh: float = key(number(-1))
-    nms_topk: int = key(whole(-1))
-    post_nms: int = key(whole(-1))
+    nms_thresh: Annotated[float, Field(ge=-1), Allowed("a number from -1")]
+    nms_topk: Limit
+    post_nms: Limit
 
 
-@section
-class Stated:
-    """All that makes a detector of a head."""
+class SSDManifest(Settings):
+    """All that makes an SSD of a raw head."""
 
-    classes: tuple = key(stated_classes)
-    anchors: Anchors = key(part(Anchors))
-    decode: Decode = key(part(Decode))
-    nms: Nms = key(part(Nms))
+    classes: ClassNames
+    anchors: AnchorSettings
+    decode: DecodeSettings
+    nms: NmsSettings
 
 
 def manifest_of(config: SSDConfig) -> dict[str, Any]:
@@ -88,9 +70,9 @@ def manifest_of(config: SSDConfig) -> dict[str, Any]:
         "classes": list(config.classes),
         "mean": list(MEAN),
         "std": list(STD),
-        "anchors": {name: values[name] for name in ANCHORS},
-        "decode": {"stds": values["stds"]},
-        "nms": {name: values[name] for name in NMS},
+        "anchors": {name: values[name] for name in AnchorSettings.model_fields},
+        "decode": {name: values[name] for name in DecodeSettings.model_fields},
+        "nms": {name: values[name] for name in NmsSettings.model_fields},
     }
 
 
@@ -102,11 +84,12 @@ def stated_config(manifest: Mapping[str, Any]) -> SSDConfig:
     ValueError
         Naming a key that is missing or unknown, or its value and what is allowed.
     """
-    used = {f.name for f in fields(Stated)}
-    stated = part(Stated)({k: v for k, v in manifest.items() if k in used}, "")
-    constants = {
-        **asdict(stated.anchors),
-        **asdict(stated.decode),
-        **asdict(stated.nms),
-    }
-    return SSDConfig(classes=stated.classes, extras=(), **constants)
+    keys = SSDManifest.model_fields
+    stated = parse(SSDManifest, {k: v for k, v in manifest.items() if k in keys})
+    return SSDConfig(
+        classes=stated.classes,
+        extras=(),
+        **dict(stated.anchors),
+        **dict(stated.decode),
+        **dict(stated.nms),
+    )

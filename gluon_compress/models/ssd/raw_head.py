@@ -17,12 +17,12 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 from mxnet.gluon import SymbolBlock
 
-from gluon_compress.checks import class_names
 from gluon_compress.graph import pair_of
 from gluon_compress.graph.context import attribute
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.ssd.build import EXTRAS, config_of, ssd_around
 from gluon_compress.models.ssd.config import SSDConfig
+from gluon_compress.validation import class_names
 
 OUTPUTS = ("class_scores", "box_deltas")
 
