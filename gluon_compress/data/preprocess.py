@@ -91,6 +91,9 @@ class Interpolation(Settings):
         return cv2.resize(image, (int(width), int(height)), interpolation=flag)
 
 
+CROPPED = Interpolation(smaller="linear")  # how classifiers' images are resized
+
+
 class Preprocess(Settings):
     """What an image goes through before a net sees it.
 
@@ -131,7 +134,7 @@ class Preprocess(Settings):
     @classmethod
     def centre_crop(cls, height: int, width: int, **settings: Any) -> Preprocess:
         """Return how classifiers are validated: the short side scaled, then a crop."""
-        settings.setdefault("interpolation", Interpolation(smaller="linear"))
+        settings.setdefault("interpolation", CROPPED)
         return cls(height=height, width=width, keep_ratio=True, crop=CROP, **settings)
 
     @property
