@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Mapping
 
-import mxnet as mx
 import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress import models, report
-from gluon_compress.data import normalize, ssd_val_sample
+from gluon_compress.detector import Detector, GluonPredictor
 from gluon_compress.plan import Sensitivity
 from gluon_compress.recipe import Recipe
 from gluon_compress.train import read_log
@@ -57,16 +56,8 @@ def detect(net: SSD, image: np.ndarray, threshold: float) -> report.Boxes:
     threshold : float
         Lowest score that counts.
     """
-    size = models.input_size(net)
-    height, width = image.shape[:2]
-    view, _ = ssd_val_sample(image, np.zeros((0, 6), np.float32), size)
-    device = next(iter(net.collect_params().values())).list_ctx()[0]
-    outputs = net(mx.nd.array(normalize(view[None]), ctx=device))
-    ids, scores, corner_boxes = (o[0].asnumpy() for o in outputs)
-    scale = (width / size[1], height / size[0])
-    return report.Boxes.of_output(
-        ids, scores, corner_boxes, threshold=threshold, scale=scale
-    )
+    ids, scores, corner_boxes = Detector(GluonPredictor(net)).find(image, threshold)
+    return report.Boxes(corner_boxes, ids, scores)
 
 
 def write_report(

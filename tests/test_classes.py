@@ -74,7 +74,7 @@ def test_seen_area_and_aspect_are_within_their_limits():
     from gluon_compress.data.imagenet_transforms import _part
 
     for seed in range(200):
-        top, left, h, w = _part(image.shape[:2], 0.2, rng(seed))
+        top, left, h, w = _part(image.shape[:2], 0.2, 1.0, rng(seed))
         assert 0 <= top <= height - h
         assert 0 <= left <= width - w
         assert 0.19 <= h * w / (height * width) <= 1

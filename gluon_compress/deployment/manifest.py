@@ -11,8 +11,7 @@ from pydantic import ConfigDict
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.data import Preprocess
-from gluon_compress.deployment.formats import BATCH, FORMATS
-from gluon_compress.deployment.int8 import CALIBRATIONS
+from gluon_compress.deployment.formats import BATCH, CALIBRATIONS, FORMATS
 from gluon_compress.postprocess import POSTPROCESS, Postprocess
 from gluon_compress.postprocess.earlier import with_sections
 from gluon_compress.storage.artifacts import MANIFEST, verified

@@ -21,7 +21,7 @@ WARM = 2  # runs of each turn that are not counted
 
 def form_of(net: Any, form: str):
     """Return the head of a detector in one of ``FORMS``."""
-    from gluon_compress.deployment.fold import fold
+    from gluon_compress.deployment.folding import fold
     from gluon_compress.deployment.pad_channels import pad_channels
     from gluon_compress.deployment.runtimes import FUSED
     from gluon_compress.graph import block_of, pair_of
