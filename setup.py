@@ -33,6 +33,7 @@ setup(
         "gluon_compress.report": ["*.html"],
     },
     python_requires=">=3.8,<3.12",
+    entry_points={"console_scripts": ["gluon-compress=gluon_compress.cli:main"]},
     install_requires=[
         "mxnet==1.9.1",
         "gluoncv==0.10.5.post0",

@@ -1,4 +1,7 @@
-"""Names that ``--help`` lists, importable without MXNet."""
+"""Names that ``--help`` lists, importable without MXNet.
+
+The data sets' rows need more than that to import; a test compares both.
+"""
 
 from __future__ import annotations
 
@@ -8,3 +11,4 @@ from gluon_compress.deployment.runtimes import RUNTIMES as _RUNTIMES
 
 RUNTIMES, FORMATS = tuple(_RUNTIMES), tuple(_FORMATS)
 PRECISIONS = tuple(sorted({row.precision for row in _FORMATS.values()}))
+DATASETS = ("voc2007", "voc2012", "coco", "bccd", "imagenette")

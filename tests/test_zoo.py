@@ -21,6 +21,7 @@ from gluon_compress.models.ssd import training
 from gluon_compress.plan import Constraints
 from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.zoo import get, index, weights
+from tools.card import card
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTOR, THIN = "ssd_tiny_cats", "thin_cats"
@@ -576,16 +577,15 @@ def test_shipped_zoo_is_small_enough_to_clone():
     assert sum(p.stat().st_size for p in files) < 120e6
 
 
-def test_shipped_index_is_ordered(script):
+def test_shipped_index_is_ordered():
     content = json.loads((ROOT / "model_zoo" / index.NAME).read_text("utf-8"))
     names = [model["name"] for model in content["models"]]
     assert names == sorted(names)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[e.name for e in ENTRIES])
-def test_shipped_card_is_made_from_the_index(entry, script):
+def test_shipped_card_is_made_from_the_index(entry):
     folder = ROOT / "model_zoo" / entry.name
-    card = script("releasing.card").card
     assert (folder / "README.md").read_text("utf-8") == card(entry, folder)
 
 
