@@ -47,7 +47,7 @@ PROFILED, PROFILE_WARM_UP = 20, 5  # runs
 
 def form_of(net: Any, form: str) -> Any:
     """Return the head of a detector in one of ``FORMS``."""
-    from gluon_compress.deployment.fold import fold
+    from gluon_compress.deployment.folding import fold
     from gluon_compress.deployment.pad_channels import pad_channels
     from gluon_compress.deployment.runtimes import FUSED
     from gluon_compress.graph import block_of, pair_of

@@ -315,14 +315,14 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
 
     other = shutil.copytree(deployed, tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest.update(mean=[0, 0.5, 1], std=[1, 0.5, 2])
+    manifest["preprocess"].update(mean=[0, 0.5, 1], std=[1, 0.5, 2])
     (other / "manifest.json").write_text(json.dumps(manifest))
     given, detect = [], Predictor.detect
     monkeypatch.setattr(
         Predictor, "detect", lambda self, x: given.append(x) or detect(self, x)
     )
     assert call("evaluate", other, "--runtime", "mxnet", "--data", images)[0] == 0
-    right = Predictor(other).prepared(read_image(images / "JPEGImages" / "a.jpg"))
+    right = Predictor(other).preprocess(read_image(images / "JPEGImages" / "a.jpg"))[0]
     np.testing.assert_allclose(given[0][:1], right, atol=1e-6)
 
 
@@ -341,7 +341,7 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
         (["--precision", "int8"], ["--precision int8: only with --runtime"]),
         (["--precision", "float32"], ["--precision float32: only with --runtime"]),
         (["--threads", "2"], ["--threads 2: only with --runtime"]),
-        ([], ["kind is 'ssd-deployed'; give --runtime: mxnet, onnxruntime"]),
+        ([], ["'ssd-deployed'", "runtime", "mxnet, onnxruntime"]),
     ],
     ids=[
         "runtime",

@@ -1,12 +1,15 @@
-"""BatchNorm folded into the layer before it: the same net with fewer operators."""
+"""Nets for inference: BatchNorm folded into the layer before it, layers fused."""
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
+from mxnet.gluon import SymbolBlock
 
+from gluon_compress.deployment.runtimes import FUSED
+from gluon_compress.graph import block_of, pair_of
 from gluon_compress.graph.annotations import bake_weights
 from gluon_compress.graph.context import attribute
 from gluon_compress.graph.operators import operator_of
@@ -53,6 +56,26 @@ def fold(
     folded = put_together(nodes, heads)
     used = set(folded.list_inputs())
     return folded, {name: value for name, value in values.items() if name in used}
+
+
+def fused(net: Any, ctx: Sequence[mx.Context] | None = None) -> SymbolBlock:
+    """Return a net for inference alone: BatchNorm folded, on CPUs layers fused.
+
+    Parameters
+    ----------
+    net : HybridBlock or (symbol, params)
+        Left as it is; the values are copies.
+    ctx : sequence of Context, optional
+        Default: the CPU.
+    """
+    devices = list(ctx or [mx.cpu()])
+    symbol, params = fold(*pair_of(net))
+    if all(device.device_type == "cpu" for device in devices):
+        symbol = symbol.get_backend_symbol(FUSED)
+    block = block_of(symbol, params)
+    block.collect_params().reset_ctx(devices)
+    block.hybridize(static_alloc=True, static_shape=True)
+    return block
 
 
 def _uses(nodes: Sequence[dict], heads: Sequence) -> list[int]:
