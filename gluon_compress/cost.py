@@ -77,6 +77,7 @@ class Cost:
         }
 
     def __str__(self) -> str:
+        table: list[tuple[str, ...]]
         table = [("layer", "operator", "output", "MACs", "params", "bytes")]
         for row in self.rows:
             output = "x".join(str(n) for n in row.output[1:])
@@ -114,8 +115,8 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     if plan is not None:
         plan.check(graph)
     alive = graph.alive(plan.keep if plan is not None else {})
-    running, seen = states(graph.nodes), set()
-    rows = []
+    running, rows = states(graph.nodes), []
+    seen: set[str] = set()
     for i, node in enumerate(graph.nodes):
         if node["op"] == "null":
             continue

@@ -212,16 +212,18 @@ def annotations_of(
         Of ``KINDS``.
     """
     scan = _Scan(nodes, kinds)
-    sources: dict[tuple, list] = {}
-    parameters: dict[tuple, dict] = {}
+    sources: dict[tuple[str, str], list] = {}
+    parameters: dict[tuple[str, str], dict] = {}
     for i, key in scan.members.items():
         sources.setdefault(key, scan.instead[i])
         for entry in scan.nodes[i]["inputs"]:
             names = dict.fromkeys(scan.own.get(entry[0], ()))
             parameters.setdefault(key, {}).update(names)
     return [
-        Annotation(*key, nodes[i]["name"], (i, out), tuple(parameters[key]))
-        for key, (i, out, *_) in sources.items()
+        Annotation(
+            kind, name, nodes[i]["name"], (i, out), tuple(parameters[kind, name])
+        )
+        for (kind, name), (i, out, *_) in sources.items()
     ]
 
 

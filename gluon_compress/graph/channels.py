@@ -8,10 +8,12 @@ channel, which can never be removed; it encodes the reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Sequence
 
 import numpy as np
+
+NO_PLACES = np.zeros(0, int)
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,12 @@ class Tensor:
     """A tensor's shape, and along ``axis`` the position of each channel.
 
     ``places`` numbers the channels of all groups; -1 is a channel that always stays.
+    Without an axis no channel can be removed, and there are no places.
     """
 
     shape: tuple[int, ...]
     axis: int | None = None
-    places: np.ndarray | None = None
+    places: np.ndarray = field(default_factory=lambda: NO_PLACES)
 
     def kept(self, alive: np.ndarray) -> tuple[int, ...]:
         """Return the shape when only the positions marked alive are kept."""
@@ -154,7 +157,8 @@ def balanced_sets(counts: np.ndarray) -> tuple[list[list[int]], list[int]]:
     heads = np.array([rows[-1] for rows in waiting], float)
     sets: list[list[int]] = []
     while np.isfinite(heads).any():
-        total, chosen = np.zeros(kinds.shape[1], int), []
+        total = np.zeros(kinds.shape[1], int)
+        chosen: list[int] = []
         while not chosen or np.ptp(total):
             if not np.isfinite(heads).any():
                 return sets, sorted(chosen)

@@ -252,14 +252,14 @@ class _Naming:
         self.axes = self._parameter_axes()
 
     def _parameter_axes(self) -> list[tuple[int, int, np.ndarray]]:
-        found = []
-        for i, axes in self.tracing.carried.items():
-            found += [(i, axis, uses[0][0]) for axis, uses in sorted(axes.items())]
+        rows = []
+        for i, carried in self.tracing.carried.items():
+            rows += [(i, axis, uses[0][0]) for axis, uses in carried.items()]
         for i, ids in self.tracing.whole.items():
             axes = varying(ids := self._known(ids))
             if len(axes) == 1:
-                found.append((i, axes[0], ids.reshape(-1)))
-        return sorted(found, key=lambda row: row[:2])
+                rows.append((i, axes[0], ids.reshape(-1)))
+        return sorted(rows, key=lambda row: row[:2])
 
     def _known(self, ids: np.ndarray) -> np.ndarray:
         return compress(labelled(ids, self.labels))
@@ -303,7 +303,8 @@ class _Naming:
     def _placed(self, members: dict, origin: dict, layers: dict) -> Groups:
         place = np.full(len(self.labels) + 1, -1)
         group_of = np.full(len(self.labels) + 1, -1)
-        groups, starts, total, used = [], {}, 0, set()
+        groups, starts, total = [], {}, 0
+        used: set[str] = set()
         for number, (key, labels) in enumerate(members.items()):
             name = unused(self.names[origin[key][0]], used)
             frozen = self.tracing.channels.reason(key[1]) if key[1] else ""

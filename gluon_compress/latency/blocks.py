@@ -18,8 +18,10 @@ from gluon_compress.graph.symbols import put_together
 BLOCK = 8  # channels; kernels are slower for other counts than multiples of it
 
 # What says nothing on how long an operator takes, or is a width.
-SILENT = ("num_filter", "num_hidden", "num_group", "workspace", "eps", "momentum")
-SILENT += ("fix_gamma", "use_global_stats", "cudnn_off", "cudnn_tune")
+SILENT = {
+    *("num_filter", "num_hidden", "num_group", "workspace", "eps", "momentum"),
+    *("fix_gamma", "use_global_stats", "cudnn_off", "cudnn_tune"),
+}
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,9 @@ def _unit(graph: Graph, nodes: tuple[int, ...]) -> Unit:
             out = graph.tensors[nodes[0]][0].shape[1]
             note = f" groups of {step} to {out // groups}"
     else:
-        out = graph.tensors[nodes[0]][0]
-        first_axis = min(1, len(out.shape) - 1)
-        axis = first_axis if out.axis is None else out.axis
+        whole = graph.tensors[nodes[0]][0]
+        first_axis = min(1, len(whole.shape) - 1)
+        axis = first_axis if whole.axis is None else whole.axis
         inputs, outputs = _side(graph, [nodes[0], 0], axis), NOTHING
     return Unit(_kind(graph, nodes, how) + note, how, nodes, inputs, outputs, step)
 
@@ -187,9 +189,12 @@ def _kind(graph: Graph, nodes: tuple[int, ...], how: str) -> str:
     words = []
     for i in nodes:
         node = graph.nodes[i]
-        told = {k: v for k, v in node["attrs"].items() if k not in SILENT}
-        told = [f"{k}={v}" for k, v in sorted(told.items()) if not k.startswith("__")]
-        words.append(" ".join([node["op"], *told]))
+        attrs = [
+            f"{key}={value}"
+            for key, value in sorted(node["attrs"].items())
+            if key not in SILENT and not key.startswith("__")
+        ]
+        words.append(" ".join([node["op"], *attrs]))
     shapes = _data_shapes(graph, nodes[0], how, None)
     places = ["x".join("C" if n is None else str(n) for n in s) for s in shapes]
     return " + ".join(words) + " on " + ", ".join(places)
@@ -256,7 +261,7 @@ def copies(
 def _copy(graph: Graph, unit: Unit, widths: Sequence[int], place: tuple) -> list:
     """Append a copy of a unit to nodes; return its output."""
     nodes, sources, prefix, given = place
-    last = None
+    last: list = []
     for i in unit.nodes:
         node, ends = graph.nodes[i], []
         data = data_inputs(graph, i)

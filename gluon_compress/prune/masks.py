@@ -126,7 +126,7 @@ class _MaskWriter:
         self.sources = sources_of(graph.annotated.nodes)
         for number, node in enumerate(graph.annotated.nodes):
             i = plain[number]
-            if i is None:
+            if i < 0:
                 self._copy(number, node)
             else:
                 self._write(
@@ -231,13 +231,13 @@ class _MaskWriter:
     def _product(self, place: tuple, number: int, name: str) -> int:
         """Write the product of a node's output, annotated or not, and its mask."""
         tensor, output = self.graph.tensor(place), place[1]
-        annotated = self.graph.annotated.plain[number] is None
+        annotated = self.graph.annotated.plain[number] < 0
         if output and not annotated:
             name = f"{name}_{output}"
         vector = self._vector(tensor.places, name)
-        shape = [1] * len(tensor.shape)
-        shape[tensor.axis] = -1
-        mask = self._op("Reshape", f"{name}_mask", [vector], shape=tuple(shape))
+        axes = range(len(tensor.shape))
+        shape = tuple(-1 if axis == tensor.axis else 1 for axis in axes)
+        mask = self._op("Reshape", f"{name}_mask", [vector], shape=shape)
         source = [self.where[number], 0 if annotated else output, 0]
         return self._multiplied(name, source, [mask, 0, 0])[0]
 

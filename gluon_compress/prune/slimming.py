@@ -127,7 +127,7 @@ def _cut(
     array = value.asnumpy()
     # Blocks are blocks of all rows: the second axis comes first.
     for tensor in sorted(tensors, key=lambda tensor: tensor.axis != 1):
-        if tensor.axis not in axes:
+        if tensor.axis is None or tensor.axis not in axes:
             continue
         axis = list(axes).index(tensor.axis)
         if array.shape[axis] == 1 and tensor.shape[tensor.axis] > 1:
@@ -167,7 +167,7 @@ def _with_annotations(graph: Graph, nodes: Sequence[dict], values: Mapping) -> l
     """Return slim nodes with the graph's annotations among them."""
     result = []
     for number, node in zip(graph.annotated.plain, graph.annotated.nodes):
-        attrs = node["attrs"] if number is None else nodes[number]["attrs"]
+        attrs = node["attrs"] if number < 0 else nodes[number]["attrs"]
         if is_parameter(node):
             attrs = {**attrs, "__shape__": str(values[node["name"]].shape)}
         result.append({**node, "attrs": attrs})
