@@ -423,7 +423,8 @@ def _built(
         role: _broadcast_ready(mx.sym.var(own), new.parameters[role], ndim, own)
         for own, role in roles.items()
     }
-    nodes, heads = take_apart(new.build(tensor, **ready))
+    symbol = new.build(tensor, **ready)
+    nodes, heads = take_apart(symbol)
     if len(heads) != 1 or name not in variables(nodes):
         raise ValueError(f"annotation {name!r} must make one tensor of the one it gets")
     result = []
@@ -436,6 +437,9 @@ def _built(
             )
         else:
             result.append(marked(_checked(node, name), new.kind, name))
+    _check_zero(
+        symbol, name, ndim, {own: new.parameters[r] for own, r in roles.items()}
+    )
     order = [i for i, n in enumerate(nodes) if n["op"] == "null" and n["name"] == name]
     order += [i for i in range(len(nodes)) if i != order[0]]
     where = {old: new for new, old in enumerate(order)}
@@ -444,6 +448,30 @@ def _built(
         for i in order
     ]
     return moved, where[heads[0][0]]
+
+
+def _check_zero(
+    symbol: mx.sym.Symbol,
+    name: str,
+    ndim: int,
+    parameters: Mapping[str, AnnotationParameter],
+) -> None:
+    """Refuse an annotation that makes something else of zero.
+
+    Removed channels are zero in a masked net, and must be zero behind annotations.
+    """
+    shape = [1] * ndim
+    for parameter in parameters.values():
+        for n, axis in zip(parameter.value.shape, parameter.axes):
+            shape[axis] = max(shape[axis], n)
+    values = {own: p.value for own, p in parameters.items()}
+    first = next(iter(values.values()), mx.nd.zeros(1))
+    zeros = mx.nd.zeros(tuple(shape), ctx=first.context, dtype=first.dtype)
+    used = set(symbol.list_inputs())
+    values = {own: value for own, value in values.items() if own in used}
+    (result,) = symbol.eval(ctx=first.context, **{name: zeros}, **values)
+    if result.asnumpy().any():
+        raise ValueError(f"annotation {name!r} makes other values of zero; allowed: 0")
 
 
 def _broadcast_ready(

@@ -377,6 +377,19 @@ def test_annotation_that_mixes_elements_is_refused():
         annotate(net, weights={name: new}, shape=SHAPE)
 
 
+def test_annotation_that_moves_zero_is_refused():
+    # Channels that are gone must not come back behind a mask.
+    def shifted(x, scale):
+        return mx.sym.broadcast_add(x, scale)
+
+    net = ready(plain())
+    (name,) = list(weights_of(net))[:1]
+    parameters = fake_quant(np.array([1.0]), None).parameters
+    new = NewAnnotation(FAKE_QUANT, shifted, parameters)
+    with pytest.raises(ValueError, match="zero"):
+        annotate(net, weights={name: new}, shape=SHAPE)
+
+
 @pytest.mark.parametrize("key", ["weights", "outputs"])
 def test_unknown_target_is_refused(key):
     new = fake_quant(np.array([1.0]), None)
