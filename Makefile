@@ -30,8 +30,10 @@ test: export OMP_NUM_THREADS := 1
 test: venv  ## Run the tests (ARGS="-m 'not slow'" chooses among them)
 	@$(PY) -m pytest -n $(CORES) --dist loadfile $(ARGS)
 
-lint: venv  ## Check style and format
+lint: venv  ## Check style, format, types and the arrows between modules
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
 
 docs-check: venv  ## Run every command that README and docs show, on small data
 	@$(PY) scripts/check_docs.py $(ARGS)
@@ -42,5 +44,5 @@ wheel: venv  ## Build two wheels in dist/: the package, and the released weights
 	@ls -s --block-size=MB dist/gluon_compress*.whl
 
 clean:  ## Remove .venv and what Python and its tools left behind; runs/ stays
-	@rm -rf .venv .venv-install.log build dist *.egg-info packaging/weights/build packaging/weights/*.egg-info .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-install.log build dist *.egg-info packaging/weights/build packaging/weights/*.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

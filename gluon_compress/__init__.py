@@ -24,12 +24,12 @@ _NAMES = {
     ),
     # 4. Train, evaluate and export any net.
     "gluon_compress.distill": ("distil_step",),
-    "gluon_compress.evaluate": ("top1", "voc_map"),
+    "gluon_compress.evaluate": ("coco_map", "top1", "voc_map"),
     "gluon_compress.model_folder": ("check", "export"),
-    "gluon_compress.train": ("Options", "fit"),
+    "gluon_compress.train": ("Options", "Schedule", "fit"),
     # 5. The nets and recipes of this package.
-    "gluon_compress.models": ("build",),
-    "gluon_compress.recipe": ("ClassifierRecipe", "Recipe", "Schedule"),
+    "gluon_compress.building": ("build",),
+    "gluon_compress.recipe": ("Recipe", "load_recipe"),
     "gluon_compress.zoo": ("get_model", "list_models"),
     # 6. Deploy to edge runtimes.
     "gluon_compress.deployment": ("Predictor", "deploy"),
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gluon_compress.deployment import Predictor as Predictor
     from gluon_compress.deployment import deploy as deploy
     from gluon_compress.distill import distil_step as distil_step
+    from gluon_compress.evaluate import coco_map as coco_map
     from gluon_compress.evaluate import top1 as top1
     from gluon_compress.evaluate import voc_map as voc_map
     from gluon_compress.graph import ChannelGroup as ChannelGroup
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from gluon_compress.latency import predict_latency as predict_latency
     from gluon_compress.model_folder import check as check
     from gluon_compress.model_folder import export as export
-    from gluon_compress.models import build as build
+    from gluon_compress.building import build as build
     from gluon_compress.plan import Budget as Budget
     from gluon_compress.plan import Plan as Plan
     from gluon_compress.plan import delete as delete
@@ -68,10 +69,10 @@ if TYPE_CHECKING:
     from gluon_compress.prune import set_mask as set_mask
     from gluon_compress.prune import slim as slim
     from gluon_compress.prune import taylor as taylor
-    from gluon_compress.recipe import ClassifierRecipe as ClassifierRecipe
     from gluon_compress.recipe import Recipe as Recipe
-    from gluon_compress.recipe import Schedule as Schedule
+    from gluon_compress.recipe import load_recipe as load_recipe
     from gluon_compress.train import Options as Options
+    from gluon_compress.train import Schedule as Schedule
     from gluon_compress.train import fit as fit
     from gluon_compress.zoo import get_model as get_model
     from gluon_compress.zoo import list_models as list_models

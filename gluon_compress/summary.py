@@ -16,9 +16,9 @@ from gluoncv.model_zoo.ssd import SSD
 from gluon_compress import models, report
 from gluon_compress.data import normalize, ssd_val_sample
 from gluon_compress.plan import Sensitivity
-from gluon_compress.recipe import ClassifierRecipe, Recipe
+from gluon_compress.recipe import Recipe
+from gluon_compress.train import read_log
 
-FULL, COMPACT = "full", "compact"
 EXAMPLES = 4
 THRESHOLD = 0.4
 METRICS = {"voc07": "VOC 2007 (11 points)", "voc10": "VOC 2010 (area)"}
@@ -57,26 +57,26 @@ def detect(net: SSD, image: np.ndarray, threshold: float) -> report.Boxes:
     threshold : float
         Lowest score that counts.
     """
-    size = models.image_size(net)
+    size = models.input_size(net)
     height, width = image.shape[:2]
     view, _ = ssd_val_sample(image, np.zeros((0, 6), np.float32), size)
     device = next(iter(net.collect_params().values())).list_ctx()[0]
     outputs = net(mx.nd.array(normalize(view[None]), ctx=device))
     ids, scores, corner_boxes = (o[0].asnumpy() for o in outputs)
-    scale = (width / size, height / size)
+    scale = (width / size[1], height / size[0])
     return report.Boxes.of_output(
         ids, scores, corner_boxes, threshold=threshold, scale=scale
     )
 
 
 def write_report(
-    recipe: Recipe | ClassifierRecipe, results: Mapping[str, Any], out: str | Path, test
+    recipe: Recipe, results: Mapping[str, Any], out: str | Path, test
 ) -> Path:
     """Write ``report/`` in a run's folder and return its page.
 
     Parameters
     ----------
-    recipe : Recipe or ClassifierRecipe
+    recipe : Recipe
     results : mapping
         What ``pipeline.run`` returns.
     out : path
@@ -110,13 +110,16 @@ def write_report(
 
 
 def _ends(stages: Mapping[str, Any]) -> list[str]:
-    return [name for name in (FULL, COMPACT) if name in stages]
+    """Return the names of the first and the last stage."""
+    names = list(stages)
+    return list(dict.fromkeys([names[0], names[-1]]))
 
 
 def sentence(results: Mapping[str, Any]) -> str:
     """Return in words what was saved, and what the accuracy was measured on."""
     stages, data = results["stages"], results["data"]
-    full, last = stages[FULL], stages[_ends(results["stages"])[-1]]
+    ends = _ends(stages)
+    full, last = stages[ends[0]], stages[ends[-1]]
     saved = (
         f"The compact net has {last['macs'] / full['macs']:.1%} of the full one's "
         f"multiply-accumulates and {last['bytes'] / full['bytes']:.1%} of its bytes. "
@@ -132,23 +135,26 @@ def sentence(results: Mapping[str, Any]) -> str:
     )
 
 
-def _facts(recipe: Recipe | ClassifierRecipe, results: Mapping[str, Any]) -> dict:
+def _facts(recipe: Recipe, results: Mapping[str, Any]) -> dict:
     keys = ("seed", "commit", "date", "hardware", "versions", "data")
     facts = {key: results[key] for key in keys if results.get(key) is not None}
     rows = [row.algorithm for row in recipe.compression]
     tuned = f"{recipe.finetune.epochs} epochs" if recipe.finetune else "none"
-    taught: Any = "none"
-    if isinstance(recipe, Recipe) and recipe.distillation:
-        taught = dict(recipe.distillation.losses)
     return {
         "paper": recipe.paper,
         "command": recipe.command,
         "train": f"{recipe.train.epochs} epochs",
         "compression": ", ".join(rows) or "none",
         "fine-tuning": tuned,
-        "distillation": taught,
+        "distillation": _taught(recipe.distillation),
         **facts,
     }
+
+
+def _taught(distillation: Any) -> Any:
+    if distillation is None:
+        return "none"
+    return dict(getattr(distillation, "losses", {})) or "soft targets"
 
 
 def _plans(results: Mapping[str, Any], out: Path) -> list[report.Picture]:
@@ -189,7 +195,8 @@ def _curves(results: Mapping, out: Path, folder: Path) -> list[report.Picture]:
     logs = {name: log for name, log in logs.items() if log.exists()}
     if not logs:
         return []
-    measure = "mAP" if "mAP" in results["stages"][FULL] else "top1"
+    stages = results["stages"]
+    measure = "mAP" if "mAP" in stages[_ends(stages)[0]] else "top1"
     report.curves(logs, folder / "curves.png", measure=measure)
     caption = (
         "Training loss, validation and learning rate of each stage that trained. "
@@ -201,7 +208,7 @@ def _curves(results: Mapping, out: Path, folder: Path) -> list[report.Picture]:
 
 
 def _part_curves(logs: Mapping, folder: Path) -> list[report.Picture]:
-    steps = [step for log in logs.values() for step in report.read_log(log)[0]]
+    steps = [step for log in logs.values() for step in read_log(log)[0]]
     if not any(step["parts"] for step in steps):
         return []
     report.part_curves(logs, folder / "parts.png")

@@ -61,10 +61,13 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 
 
-class _OneLineErrors(type(BaseModel)):  # type: ignore[misc]
+_ModelMetaclass: Any = type(BaseModel)
+
+
+class _OneLineErrors(_ModelMetaclass):
     """Makes ``Schedule(epochs=0)`` raise one line, as ``parse`` does."""
 
-    def __call__(cls, *args: Any, **values: Any) -> Any:
+    def __call__(cls, *args: Any, **values: Any) -> Any:  # noqa: N805
         try:
             return super().__call__(*args, **values)
         except ValidationError as error:
@@ -98,7 +101,7 @@ class Settings(BaseModel, metaclass=_OneLineErrors):
         """Return the error that a (dotted) key of these settings has a wrong value."""
         value: Any = self
         for name in key.split("."):
-            value = getattr(value, name)
+            value = value[name] if isinstance(value, Mapping) else getattr(value, name)
         return not_allowed(value, allowed, key)
 
     def replace(self: S, **changes: Any) -> S:
@@ -175,7 +178,7 @@ def error_line(error: ValidationError, source: Any = "") -> str:
     context = problem.get("ctx", {})
     place = _dotted((*problem["loc"], *_key_of(context)))
     kind, allowed = problem["type"], _allowed(problem)
-    if kind == UNKNOWN_KEY:
+    if kind == UNKNOWN_KEY or "[key]" in problem["loc"]:
         line = f"{place}: no such key; allowed: {allowed}"
     elif kind == "missing":
         line = f"{place}: this key is missing"
@@ -359,7 +362,7 @@ def described(cls: type) -> Dict[str, str]:
     for base in reversed(cls.__mro__):
         text = inspect.cleandoc(base.__dict__.get("__doc__") or "")
         section = re.search(
-            r"^Parameters\n-+\n(.*?)(?=^\w.*\n-+$|\Z)", text, re.M | re.S
+            r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n-+$|\Z)", text, re.M | re.S
         )
         rows = re.split(r"^(?=\S)", section.group(1) if section else "", flags=re.M)
         for row in filter(str.strip, rows):

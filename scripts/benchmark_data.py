@@ -37,19 +37,19 @@ def run(args) -> None:
     from mxnet import autograd, gluon
 
     from gluon_compress import data, models
-    from gluon_compress.models import head, ssd
 
     images = data.VOCLayout(args.data, args.split)
     net = models.build(args.model, images.classes)
-    block, loss = head.head_block(net), head.supervised(head.ssd_loss())
+    family = models.family_of(net)
+    block, loss = family.training_net(net), models.supervised_step(family.loss(net))
     block.hybridize(static_alloc=True, static_shape=True)
     trainer = gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": 1e-4})
     batches = data.Batches(
         images,
-        partial(data.ssd_train_sample, size=models.image_size(net)),
+        partial(data.ssd_train_sample, size=models.input_size(net)),
         args.batch_size,
         last="fill",
-        targets=data.SSDTargets(ssd.anchors_of(net)),
+        targets=family.targets(net),
     )
 
     def speed(source) -> float:

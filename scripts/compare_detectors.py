@@ -68,12 +68,10 @@ def _examples(nets, paths, threshold: float):
 
 
 def _cost(where: str, net) -> str:
-    import gluon_compress as gc
     from gluon_compress import models
 
-    size = models.image_size(net)
-    cost = gc.count(gc.trace(net, shape=(1, 3, size, size)))
-    return f"{where}: {cost.macs / 1e9:.2f} GMACs, {cost.bytes / 1e6:.1f} MB"
+    cost = models.cost_of(net)
+    return f"{where}: {cost['macs'] / 1e9:.2f} GMACs, {cost['bytes'] / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":

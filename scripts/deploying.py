@@ -32,12 +32,13 @@ def refuse_idle(args) -> None:
 
 def deployed(net, name: str, args) -> dict[str, float]:
     """Write the folder; return by how much each format differs from the net."""
-    from gluon_compress import deployment, models
+    from gluon_compress import deployment
+    from gluon_compress.models.family import family_of
 
-    size, images = models.image_size(net), None
+    preprocess, images = family_of(net).preprocess(net), None
     if args.images:
         files, count = images_in(args.images), args.calibration_images or COUNT
-        images, skipped = deployment.read_inputs(files, size, count)
+        images, skipped = preprocess.read(files, count)
         for reason in skipped:
             print(f"skipped {reason}")
     how = {"formats": args.formats, "calibration": args.calibration or CALIBRATION}

@@ -15,7 +15,7 @@ HEAD = (
     *("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95"),
     "least of a class",
 )
-FIGURES = {"mAP at 0.5": "mAP", "at 0.5:0.95": "mAP_50_95"}
+FIGURES = {"mAP at 0.5": "mAP", "at 0.5:0.95": "voc_mAP_50_95"}
 MARK = "<!-- results -->"  # where tables come into a page's text
 
 
@@ -63,7 +63,7 @@ def _row(folder: Path, kind: str, found: list) -> list[str]:
     )
     cost = [f"{mean_of(done, 'macs') / 1e9:.3f}", f"{mean_of(done, 'bytes') / 1e6:.2f}"]
     spread = percent(max(values) - min(values)) if len(values) > 1 else "–"
-    strict = percent(mean_of(done, "mAP_50_95"))
+    strict = percent(mean_of(done, "voc_mAP_50_95"))
     middle = percent(statistics.mean(values))
     return [link, seeds, *cost, middle, spread, strict, _least(done)]
 

@@ -35,7 +35,7 @@ def run(args) -> None:
     figures = precisions_of(net, images, args.metric)
     shown = {"mAP": figures["mAP"], **figures["classes"]}
     print(report.precision_table({f"{args.metric} AP": shown}))
-    print(f"mAP at IoU 0.5 to 0.95: {100 * figures['mAP_50_95']:.1f}")
+    print(f"mAP at IoU 0.5 to 0.95: {100 * figures['voc_mAP_50_95']:.1f}")
     for file, reason in images.problems:
         print(f"skipped {file}: {without(file, reason)}")
     where = source(args, images)

@@ -33,17 +33,20 @@ def run(args) -> None:
     device = contexts(args.ctx)[0]
     from gluon_compress import data
     from gluon_compress.evaluate import top1
-    from gluon_compress.models.classifier import load_classifier
+    from gluon_compress.model_folder import read_manifest
+    from gluon_compress.models import family_of, load
+    from gluon_compress.sizes import size_text
 
-    net, manifest = load_classifier(args.model)
+    net, manifest = load(args.model, "classifier"), read_manifest(args.model)
     net.collect_params().reset_ctx(device)
     net.hybridize(static_alloc=True, static_shape=True)
-    size = manifest["input"]["shape"][-1]
-    images = data.ImageFolder(Path(args.data, args.split), manifest["classes"])
+    family = family_of(net)
+    size, classes = family.input_size(net), family.classes_of(net)
+    images = data.ImageFolder(Path(args.data, args.split), classes)
     sample = partial(data.crop_val_sample, size=size)
     batches = data.Batches(images, sample, BATCH, shuffle=False)
     found = top1(lambda batch: net(batch.as_in_context(device)), batches.epoch(0))
-    print(f"top-1 at {size} pixels: {100 * found:.1f}, {len(images)} images")
+    print(f"top-1 at {size_text(size)} pixels: {100 * found:.1f}, {len(images)} images")
     if args.out:
         where = {"root": Path(args.data).name, "split": args.split}
         model = {"name": manifest["name"], "files": manifest["files"]}

@@ -42,7 +42,8 @@ def run(args) -> None:
             images = labelled(args, net.classes)
             figures = precisions_of(net, images, args.metric)
             how = {"runtime": runtime or "gluon", "precision": precision or "float32"}
-            rows.append({**how, **{key: figures[key] for key in ("mAP", "mAP_50_95")}})
+            keys = ("mAP", "voc_mAP_50_95")
+            rows.append({**how, **{key: figures[key] for key in keys}})
     content = {"nets": nets, "metric": args.metric, "data": source(args, images)}
     result = write_result(args.out, content)
     page = page_of(json.loads(result.read_text(encoding="utf-8")))
@@ -70,10 +71,11 @@ def _parts(result: dict):
 
 def _ways(deployed: str) -> list[tuple[str, str, str]]:
     from gluon_compress.deployment import manifest
-    from gluon_compress.deployment.predictor import READS
+    from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions
 
-    there = set(manifest.read(deployed).formats)
-    return [(deployed, *pair) for pair, formats in READS.items() if there & {*formats}]
+    written = set(manifest.read(deployed).formats)
+    pairs = runtimes_and_precisions()
+    return [(deployed, *pair) for pair in pairs if written & {*formats_of(*pair)}]
 
 
 if __name__ == "__main__":

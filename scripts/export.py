@@ -34,7 +34,6 @@ def run(args) -> None:
     """Load, take the checkpoint's parameters, write, check, and list the files."""
     from gluon_compress import models
     from gluon_compress.model_folder import check, read_manifest
-    from gluon_compress.models.head import head_block
     from gluon_compress.train.checkpoint import read_checkpoint
 
     refuse_idle(args)
@@ -42,7 +41,7 @@ def run(args) -> None:
         raise ValueError(f"--out {args.out}: is the model folder itself")
     net = models.load(args.model)
     if args.checkpoint:
-        parameters = head_block(net).collect_params().values()
+        parameters = models.family_of(net).training_net(net).collect_params().values()
         read_checkpoint(args.checkpoint, list(parameters))
     name = args.name or read_manifest(args.model)["name"]
     if args.formats:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Callable, Sequence
 
 from inputs import contexts
-from runtime import RUNTIMES, refuse_idle
+from runtime import refuse_idle
 
 
 @dataclass(frozen=True)
@@ -37,42 +36,23 @@ def load_detector(args) -> Detector:
         If it cannot be loaded, or an option was given that would do nothing.
     """
     refuse_idle(args)
-    if args.runtime is None:
-        return _gluon(args)
-    from gluon_compress import report
-    from gluon_compress.deployment import Predictor
+    from gluon_compress import detector, report
 
-    how = {"precision": args.precision or "float32", "threads": args.threads}
-    predictor = Predictor(args.model, args.runtime, **how)
-
-    def find(image, threshold: float):
-        return report.Boxes.of_output(*predictor([image])[0], threshold=threshold)
-
-    return Detector(
-        lambda batch: predictor.detect(batch.asnumpy()),
-        predictor.normalized,
-        find,
-        predictor.classes,
-        predictor.size,
-        1 if predictor.one_by_one else 8,
+    options = {name: getattr(args, name) for name in ("precision", "threads")}
+    context = contexts(args.ctx)[0] if args.runtime is None else None
+    net = detector.load_detector(
+        args.model, runtime=args.runtime, ctx=context, **options
     )
 
+    def find(image, threshold: float):
+        ids, scores, corner_boxes = net.find(image, threshold)
+        return report.Boxes(corner_boxes, ids, scores)
 
-def _gluon(args) -> Detector:
-    context = contexts(args.ctx)[0]
-    from gluon_compress import data, models, summary
-    from gluon_compress.deployment.manifest import KIND
-    from gluon_compress.storage.artifacts import read_manifest
-
-    if read_manifest(args.model).get("kind") == KIND:
-        raise ValueError(f"{args.model}: kind is {KIND!r}; give --runtime {RUNTIMES}")
-    net = models.load(args.model)
-    net.collect_params().reset_ctx(context)
-    net.hybridize(static_alloc=True, static_shape=True)
     return Detector(
-        lambda batch: net(batch.as_in_context(context)),
-        data.normalize,
-        partial(summary.detect, net),
+        net.detect,
+        net.preprocess.normalized,
+        find,
         net.classes,
-        models.image_size(net),
+        net.height,
+        net.max_batch or 8,
     )

@@ -11,7 +11,6 @@ is trained first. DIR/compact/model is the result.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from common import main
 from runs import recipe_parser, run_recipe
@@ -41,20 +40,20 @@ def arguments():
 
 def run(args) -> None:
     """Read the recipe, put the options in, and run it."""
-    from gluon_compress.recipe import ClassifierRecipe, Prune
+    from gluon_compress.recipe import load_recipe
 
-    recipe = ClassifierRecipe.load(args.recipe)
+    recipe = load_recipe(args.recipe, task="classification")
     if recipe.finetune is None or not recipe.compression:
         raise ValueError(f"{args.recipe}: has no compression and finetune to prune by")
     given = {k: vars(args)[k] for k in ("budget", "criterion", "selection")}
     given = {name: value for name, value in given.items() if value is not None}
     rows = [
-        replace(row, **given) if isinstance(row, Prune) else row
+        row.replace(**given) if row.algorithm == "prune" else row
         for row in recipe.compression
     ]
-    model = replace(recipe.model, weights=args.weights or recipe.model.weights)
+    model = recipe.model.replace(weights=args.weights or recipe.model.weights)
     seed = recipe.seed if args.seed is None else args.seed
-    recipe = replace(recipe, model=model, compression=tuple(rows), seed=seed)
+    recipe = recipe.replace(model=model, compression=tuple(rows), seed=seed)
     run_recipe(recipe, args)
 
 

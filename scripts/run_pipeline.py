@@ -27,9 +27,10 @@ def arguments():
 
 def run(args) -> None:
     """Read the recipe and run it."""
-    from gluon_compress.recipe import Recipe
+    from gluon_compress.recipe import load_recipe
 
-    run_recipe(with_own_data(Recipe.load(args.recipe), args), args)
+    recipe = load_recipe(args.recipe, task="detection")
+    run_recipe(with_own_data(recipe, args), args)
 
 
 if __name__ == "__main__":

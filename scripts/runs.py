@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,13 @@ def add_own_data(made: argparse.ArgumentParser) -> None:
 
 def with_own_data(recipe: Any, args: argparse.Namespace) -> Any:
     """Return a recipe with the options of ``add_own_data`` that were given."""
-    data = replace(recipe.data, **given(args, "train", "test", "classes"))
+    data = recipe.data.replace(**given(args, "train", "test", "classes"))
     if args.images:
         # Absolute, so that the folder of recipes is not put before it; and the classes
         # of the recipe are those of other images.
         root, classes = os.path.abspath(args.images), args.classes or None
-        data = replace(data, kind="voc", root=root, classes=classes)
-    return replace(recipe, data=data, **given(args, "seed"))
+        data = data.replace(kind="voc", root=root, classes=classes)
+    return recipe.replace(data=data, **given(args, "seed"))
 
 
 def given(args: argparse.Namespace, *names: str) -> dict:

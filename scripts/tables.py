@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
-METRICS = ("mAP", "mAP_50_95", "top1")
+METRICS = ("mAP", "voc_mAP_50_95", "top1")
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -20,9 +20,18 @@ def results_of(folder: Path) -> dict[str, Any]:
     paths = {place.name: place / "result.json" for place in found}
     results = {n: read_json(p) if p.exists() else None for n, p in paths.items()}
     for name, result in results.items():
+        for stage in _stages(result):
+            if "mAP_50_95" in stage:  # its name until it claimed to be COCO's
+                stage.setdefault("voc_mAP_50_95", stage.pop("mAP_50_95"))
         if result is not None and not _is_result(result):
             raise ValueError(f"{paths[name]}: has no stages with figures from 0 to 1")
     return results
+
+
+def _stages(content: Any) -> list[dict]:
+    stages = content.get("stages") if isinstance(content, dict) else None
+    values = stages.values() if isinstance(stages, dict) else ()
+    return [stage for stage in values if isinstance(stage, dict)]
 
 
 def _is_result(content: Any) -> bool:

@@ -22,9 +22,9 @@ def arguments():
 
 def run(args) -> None:
     """Read the recipe, refuse one that prunes, and train."""
-    from gluon_compress.recipe import ClassifierRecipe
+    from gluon_compress.recipe import load_recipe
 
-    recipe = ClassifierRecipe.load(args.recipe)
+    recipe = load_recipe(args.recipe, task="classification")
     if recipe.finetune is not None:
         raise ValueError(f"{args.recipe}: compresses; that is for prune_backbone.py")
     run_recipe(recipe, args)

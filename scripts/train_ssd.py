@@ -15,8 +15,6 @@ DIR/full/model is the net that run_pipeline.py, evaluate.py and export.py take.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from common import main
 from runs import add_own_data, given, recipe_parser, run_recipe, with_own_data
 
@@ -39,19 +37,22 @@ def arguments():
 
 def run(args) -> None:
     """Read the recipe, put the options in, refuse one that compresses, and train."""
-    from gluon_compress.recipe import Distillation, Model, Recipe
+    from gluon_compress.recipe import load_recipe
+    from gluon_compress.recipe.detection import DetectorDistillation, DetectorSettings
 
-    recipe = Recipe.load(args.recipe)
+    recipe = load_recipe(args.recipe, task="detection")
     if recipe.finetune is not None:
         raise ValueError(f"{args.recipe}: compresses; that is for run_pipeline.py")
     model = recipe.model
     if args.start:  # which has a trunk and anchors of its own
-        model = Model(model.name, plan=model.plan, masks=model.masks)
-    model = replace(model, **given(args, "plan", "masks", "trunk", "start"))
-    recipe = with_own_data(replace(recipe, model=model), args)
+        kept = {"name": model.name, "plan": model.plan, "masks": model.masks}
+        model = DetectorSettings(**kept)
+    model = model.replace(**given(args, "plan", "masks", "trunk", "start"))
+    recipe = with_own_data(recipe.replace(model=model), args)
     if args.teacher:
-        how = recipe.distillation or Distillation()
-        recipe = replace(recipe, distillation=replace(how, teacher=args.teacher))
+        distillation = recipe.distillation or DetectorDistillation()
+        distillation = distillation.replace(teacher=args.teacher)
+        recipe = recipe.replace(distillation=distillation)
     run_recipe(recipe, args)
 
 

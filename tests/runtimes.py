@@ -7,7 +7,7 @@ import importlib.util
 import mxnet as mx
 import numpy as np
 
-from gluon_compress import models
+from gluon_compress import build
 from gluon_compress.deployment import FORMATS
 
 CLASSES = ("blue", "green", "red")
@@ -29,7 +29,7 @@ EVERY = [name for name in FORMATS if not missing(name)]
 
 def detector(**options):
     """Return a small detector whose BatchNorm does something; its scores are apart."""
-    made = models.build("ssd_300_mobilenet0.25_lite", CLASSES, width=0.5, **options)
+    made = build("ssd_300_mobilenet0.25_lite", CLASSES, width=0.5, **options)
     random = np.random.RandomState(0)
     for name, parameter in made.collect_params().items():
         if name.endswith(("gamma", "var")):
@@ -41,4 +41,15 @@ def detector(**options):
         else:
             continue
         parameter.set_data(mx.nd.array(value))
+    return made
+
+
+def classifier(size=(32, 48)):
+    """Return a small classifier of an input that is not square."""
+    made = build("cifar_resnet20_v1", CLASSES, size=size)
+    random = np.random.RandomState(0)
+    for name, parameter in made.collect_params().items():
+        if name.endswith(("gamma", "var")):
+            value = random.uniform(0.5, 1.5, parameter.shape)
+            parameter.set_data(mx.nd.array(value))
     return made

@@ -10,12 +10,13 @@ from gluoncv.model_zoo.ssd.target import SSDTargetGenerator
 
 from gluon_compress.boxes import iou
 from gluon_compress.data import VOCLayout
-from gluon_compress.data.batches import Batches, SSDTargets, match, padded
+from gluon_compress.data.batches import Batches, padded
 from gluon_compress.data.normalization import normalize
 from gluon_compress.data.ssd_transforms import (
     ssd_train_sample,
     ssd_val_sample,
 )
+from gluon_compress.models.ssd.training import SSDTargets, match
 
 
 class Numbers:

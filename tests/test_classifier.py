@@ -10,21 +10,14 @@ import numpy as np
 import pytest
 
 from gluon_compress import count, models, pipeline, trace
+from gluon_compress.distill import distil_step
 from gluon_compress.latency import measure_units, predict_latency
-from gluon_compress.models.classifier import (
-    build_classifier,
-    load_classifier,
-    save_classifier,
-    step_loss,
-    taught_step,
-)
-from gluon_compress.pipeline.classification import CLASSIFICATION
-from gluon_compress.pipeline.job import open_job
 from gluon_compress.plan import Plan, Sensitivity
-from gluon_compress.recipe import ClassifierRecipe
+from gluon_compress.recipe import ClassificationRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import NAMES, write_folder, write_records
+from recipes import job_of
 
 QUIET = Options(progress=False)
 STEPS = {"epochs": 4, "batch_size": 6, "learning_rate": 0.05}
@@ -52,10 +45,10 @@ PRUNE = {
 }
 
 
-def recipe_in(folder, content, **data) -> ClassifierRecipe:
+def recipe_in(folder, content, **data) -> ClassificationRecipe:
     data = {**content["data"], "root": str(folder / "images"), **data}
     (folder / "recipe.json").write_text(json.dumps({**content, "data": data}))
-    return ClassifierRecipe.load(folder / "recipe.json")
+    return load_recipe(folder / "recipe.json")
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +67,9 @@ def test_stages_leave_their_results(place):
     for name, stage in results["stages"].items():
         assert stage["metric"] == "top-1 at 48 pixels"
         assert stage["top1"] * 9 == pytest.approx(round(stage["top1"] * 9))
-        net, manifest = load_classifier(place / "run" / name / "model")
-        assert tuple(manifest["classes"]) == NAMES
+        net = models.load(place / "run" / name / "model")
+        assert models.family_of(net).classes_of(net) == NAMES
+        assert models.input_size(net) == (48, 48)
         assert count(trace(net, (1, 3, 48, 48))).macs == stage["macs"]
     assert results["data"]["train"]["images"] == 24
 
@@ -100,7 +94,7 @@ def test_compact_classifier_is_a_trunk(place):
         "ssd_300_mobilenet0.25", ("cat",), trunk=place / "run" / "compact" / "model"
     )
     whole = models.build("ssd_300_mobilenet0.25", ("cat",))
-    assert models.size_of(net)["macs"] < models.size_of(whole)["macs"]
+    assert models.cost_of(net)["macs"] < models.cost_of(whole)["macs"]
 
 
 def test_report_shows_accuracy_plan_and_curves(place):
@@ -117,7 +111,7 @@ def test_resumed_run_equals_the_uninterrupted(place, tmp_path):
         path = tmp_path / "run" / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(tmp_path / "run" / "1_prune" / "model")
-    recipe = ClassifierRecipe.load(place / "recipe.json")
+    recipe = load_recipe(place / "recipe.json")
     pipeline.run(recipe, tmp_path / "run", resume=True, options=QUIET)
     name = "compact/model/compact-0000.params"
     both = [mx.nd.load(str(p / "run" / name)) for p in (place, tmp_path)]
@@ -172,7 +166,7 @@ def test_gradual_pruning_is_resumed_behind_its_training(gradual, tmp_path):
         shutil.rmtree(tmp_path / "run" / left)
     for left in ("1_prune/result.json", "result.json"):
         (tmp_path / "run" / left).unlink()
-    recipe = ClassifierRecipe.load(gradual / "recipe.json")
+    recipe = load_recipe(gradual / "recipe.json")
     pipeline.run(recipe, tmp_path / "run", resume=True, options=QUIET)
     names = [root / "1_prune" / "plan.json" for root in (gradual, tmp_path / "run")]
     assert names[0].read_bytes() == names[1].read_bytes()
@@ -207,7 +201,7 @@ def test_measured_sensitivity_guides_the_plan(place, tmp_path):
 
 @pytest.mark.slow
 def test_latency_is_limited_by_a_table(place, tmp_path):
-    net, _ = load_classifier(place / "run" / "full" / "model")
+    net = models.load(place / "run" / "full" / "model")
     graph = trace(net, (1, 3, 48, 48))
     table = measure_units(graph, repeats=1, rounds=1)
     table.save(tmp_path / "table.json")
@@ -287,12 +281,12 @@ def test_worth_and_sensitivity_are_measured_on_records_too(tmp_path):
 
 def test_early_epochs_are_of_the_training_alone(place, tmp_path):
     recipe = recipe_in(place, PRUNE)
-    job = open_job(CLASSIFICATION, recipe, tmp_path, QUIET, {})
+    job = job_of(recipe, tmp_path)
     sides = {
         name: [next(batches.epoch(n))[0].shape[-1] for n in (0, 2, 3)]
         for name, batches in (
-            ("train", CLASSIFICATION.batches(job, None, recipe.train)),
-            ("finetune", CLASSIFICATION.batches(job, None, recipe.finetune)),
+            ("train", job.batches(None, recipe.train)),
+            ("finetune", job.batches(None, recipe.finetune)),
         )
     }
     assert sides == {"train": [32, 32, 48], "finetune": [48, 48, 48]}
@@ -310,13 +304,11 @@ def test_early_epochs_are_of_the_training_alone(place, tmp_path):
 )
 def test_no_classifier(name, message):
     with pytest.raises(ValueError, match=message):
-        build_classifier(name, NAMES, size=64)
+        models.build(name, NAMES, size=64)
 
 
 def test_same_seed_same_start():
-    nets = [
-        build_classifier("mobilenet0.25", NAMES, size=32, seed=s) for s in (1, 1, 2)
-    ]
+    nets = [models.build("mobilenet0.25", NAMES, size=32, seed=s) for s in (1, 1, 2)]
     values = [next(iter(n.collect_params().values())).data().asnumpy() for n in nets]
     assert (values[0] == values[1]).all()
     assert (values[0] != values[2]).any()
@@ -430,18 +422,22 @@ def test_another_classifier_teaches_from_the_start(place, tmp_path):
 
 
 def test_net_is_its_own_best_teacher(place):
-    net, _ = load_classifier(weights(place))
-    step = taught_step(net, weight=1.0, temperature=2.0)
+    net = models.load(weights(place))
+    family = models.family_of(net)
+    block, loss = family.training_net(net), family.loss(net)
+    step = distil_step(block, (), loss, weights={"soft_targets": 1.0})
     batch = mx.nd.random.normal(shape=(3, 3, 48, 48)), mx.nd.eye(3)
-    loss, parts = step(net, batch)
+    total, parts = step(block, batch)
+    assert set(parts) == {"labels", "soft_targets"}
     assert parts["soft_targets"].asscalar() == pytest.approx(0, abs=1e-6)
-    assert loss.asscalar() == pytest.approx(step_loss(net, batch)[0].asscalar())
+    alone, _ = models.supervised_step(loss)(block, batch)
+    assert total.asscalar() == pytest.approx(alone.asscalar())
 
 
 def test_teacher_of_other_classes_is_refused_at_once(place, tmp_path):
-    net = build_classifier("mobilenet0.25", ("cat", "dog"), size=48)
+    net = models.build("mobilenet0.25", ("cat", "dog"), size=48)
     folder = tmp_path / "teacher"
-    save_classifier(net, folder, "teacher", classes=("cat", "dog"), size=48)
+    models.save(net, folder, "teacher")
     content = {**TRAIN, "distillation": {"teacher": str(folder)}}
     with pytest.raises(ValueError, match=r"teacher: its classes are \['cat', 'dog'\]"):
         pipeline.run(recipe_in(place, content), tmp_path / "run", options=QUIET)

@@ -6,11 +6,6 @@ import pytest
 from mxnet import autograd, gluon, nd
 
 from gluon_compress.distill import (
-    LOSSES,
-    ON_TAPS,
-    Anchors,
-    Settings,
-    adapt,
     bounded_box_loss,
     box_loss,
     channel_loss,
@@ -18,15 +13,19 @@ from gluon_compress.distill import (
     feature_loss,
     hint_loss,
     imitation_loss,
-    near_objects,
+    imitation_masks,
+    losses_of,
     needs_taps,
     score_loss,
     soft_target_loss,
     weighted_score_loss,
 )
-from gluon_compress.recipe import Distillation, Schedule
-from gluon_compress.train import Options, fit
+from gluon_compress.models.ssd import AnchorGrid
+from gluon_compress.models.taps import adapt
+from gluon_compress.recipe.detection import DetectorDistillation as Distillation
+from gluon_compress.train import Options, Schedule, fit
 
+LOSSES = losses_of("ssd")
 ALL = {"scores": 1.0, "boxes": 1.0, "features": 1.0}
 
 
@@ -377,7 +376,7 @@ def test_channel_loss_of_one_cell_is_zero():
 FINE = [
     (5 + 10 * x, 5 + 10 * y, s, s) for y in range(4) for x in range(4) for s in (8, 12)
 ]
-ANCHORS = Anchors(
+ANCHORS = AnchorGrid(
     np.array([*FINE, (20, 20, 40, 40)], np.float32), ((4, 4, 2), (1, 1, 1))
 )
 
@@ -406,15 +405,15 @@ def test_cell_with_the_only_anchor_that_fits_is_near():
     # Anchor 11: 12 pixels around the middle of row 1, column 1. The object is its box;
     # the next cells' anchors overlap it by 2 x 12 of 264 pixels, their 8s by 0.
     targets = targets_of((11, (15, 15, 12, 12)))
-    assert marked(near_objects(*targets, ANCHORS, 0.5)) == [[(1, 1)], []]
+    assert marked(imitation_masks(*targets, ANCHORS, 0.5)) == [[(1, 1)], []]
 
 
 def test_cells_reach_as_far_as_the_share_says():
     # Between two cells: both overlap by 7 x 12 of 204 pixels, 0.41; those behind not.
     targets = targets_of((11, (20, 15, 12, 12)))
-    assert marked(near_objects(*targets, ANCHORS, 1.0)) == [[(1, 1), (1, 2)], []]
+    assert marked(imitation_masks(*targets, ANCHORS, 1.0)) == [[(1, 1), (1, 2)], []]
     # Their neighbours above and below by 7 x 2 of 274, an eighth of that; the 8s less.
-    wider = marked(near_objects(*targets, ANCHORS, 0.12))
+    wider = marked(imitation_masks(*targets, ANCHORS, 0.12))
     rows = [(i, j) for i in (0, 1, 2) for j in (1, 2)]
     assert wider[0] == rows
 
@@ -422,14 +421,14 @@ def test_cells_reach_as_far_as_the_share_says():
 def test_a_map_is_near_an_object_only_where_its_anchors_fit():
     # 36 x 36 of 40 x 40 is 0.81; an anchor of 12 x 12 within it 144 / 1296 = 0.11.
     targets = targets_of((32, (20, 20, 36, 36)))
-    assert marked(near_objects(*targets, ANCHORS, 0.5)) == [[], [(0, 0)]]
+    assert marked(imitation_masks(*targets, ANCHORS, 0.5)) == [[], [(0, 0)]]
 
 
 def test_cells_near_any_object_count_and_each_image_has_its_own():
     both = targets_of((1, (5, 5, 12, 12)), (31, (35, 35, 12, 12)))
     none = targets_of()
     batch = [np.concatenate(pair) for pair in zip(both, none)]
-    masks = near_objects(*batch, ANCHORS, 0.5)
+    masks = imitation_masks(*batch, ANCHORS, 0.5)
     assert marked(masks) == [[(0, 0), (3, 3)], []]
     assert [m.shape for m in masks] == [(2, 4, 4), (2, 1, 1)]
     assert not any(m[1].any() for m in masks)
@@ -441,8 +440,8 @@ def test_cell_stands_for_those_that_are_left_out():
     boxes = np.hstack([random.uniform(0, 80, (count, 2)), np.full((count, 2), 9.0)])
     classes = (random.rand(3, count) > 0.97).astype("float32")
     deltas = np.zeros((3, count, 4), "float32")
-    whole, small = near_objects(classes, deltas, Anchors(boxes, maps))
-    thin, same = near_objects(classes, deltas, Anchors(boxes, maps, stride=2))
+    whole, small = imitation_masks(classes, deltas, AnchorGrid(boxes, maps))
+    thin, same = imitation_masks(classes, deltas, AnchorGrid(boxes, maps, stride=2))
     assert thin.shape == (3, 4, 4)
     assert 0 < thin.sum() <= whole.sum()
     np.testing.assert_array_equal(same, small)
@@ -468,14 +467,14 @@ def test_near_cells_equal_a_slow_search():
         found = [overlap(anchor, box) for anchor in ANCHORS.center_boxes]
         near |= {i // 2 for i, v in enumerate(found) if v >= 0.4 * max(found)}
     expected = [[divmod(i, 4) for i in sorted(near - {16})], [(0, 0)] * (16 in near)]
-    assert marked(near_objects(*targets, ANCHORS, 0.4)) == expected
+    assert marked(imitation_masks(*targets, ANCHORS, 0.4)) == expected
 
 
 def test_anchors_that_do_not_fill_the_maps_are_named():
     with pytest.raises(
         ValueError, match=r"need boxes of shape \(33, 4\), not \(32, 4\)"
     ):
-        Anchors(np.zeros((32, 4)), ((4, 4, 2), (1, 1, 1)))
+        AnchorGrid(np.zeros((32, 4)), ((4, 4, 2), (1, 1, 1)))
 
 
 # --- the step ---------------------------------------------------------------------
@@ -512,7 +511,7 @@ def test_a_student_that_equals_its_teacher_loses_nothing():
 def test_the_loss_is_the_weighted_sum_of_its_parts():
     student, teacher = outputs(1), outputs(5)
     weights = {"scores": 2.0, "boxes": 0.5, "features": 3.0}
-    settings = Settings(temperature=4.0)
+    settings = {"temperature": 4.0}
     loss, parts = step_of(student, teacher, weights, settings=settings)
     assert parts["scores"] == score_loss(student[0], teacher[0], 4.0).asscalar()
     assert parts["boxes"] == box_loss(student[1], teacher[1], teacher[0]).asscalar()
@@ -521,11 +520,9 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     assert loss == pytest.approx(sum(w * parts[n] for n, w in weights.items()))
 
 
-def every_part(
-    student: list, teacher: list, weights: dict, settings: Settings
-) -> tuple:
+def every_part(student: list, teacher: list, weights: dict, settings: dict) -> tuple:
     """Return loss and parts of a batch with the targets of ``BATCH``."""
-    anchors = Anchors(normal(7, 17, 4) ** 2 + 4, ((4, 4, 1), (1, 1, 1)))
+    anchors = AnchorGrid(normal(7, 17, 4) ** 2 + 4, ((4, 4, 1), (1, 1, 1)))
     step = distil_step(
         lambda images: teacher,
         ["low", "high"],
@@ -535,7 +532,9 @@ def every_part(
         anchors=anchors,
     )
     loss, parts = step(lambda images: student, BATCH)
-    near = near_objects(*(t.asnumpy() for t in BATCH[1:]), anchors, settings.near)
+    near = imitation_masks(
+        *(t.asnumpy() for t in BATCH[1:]), anchors, settings.get("near", 0.5)
+    )
     named = {name: part.asscalar() for name, part in parts.items()}
     return loss.asscalar(), named, [nd.array(mask) for mask in near]
 
@@ -551,9 +550,8 @@ def test_every_loss_has_its_settings_and_its_weight():
         outputs(5, anchors=17, widths=()),
     )
     student, teacher = [*student, *TAPPED[:2]], [*teacher, *TAPPED[2:]]
-    settings = Settings(
-        temperature=3, background=2, margin=900, near=0.7, channel_temperature=2
-    )
+    settings = {"temperature": 3, "background": 2, "margin": 900}
+    settings.update(near=0.7, channel_temperature=2)
     weights = {name: 0.25 * (i + 1) for i, name in enumerate(LOSSES)}
     loss, parts, near = every_part(student, teacher, weights, settings)
     classes, deltas = BATCH[1:]
@@ -581,7 +579,7 @@ def test_every_loss_has_its_settings_and_its_weight():
 
 def test_an_equal_student_loses_nothing_but_the_entropy_and_what_labels_say():
     own = [*outputs(1, anchors=17, widths=()), *TAPPED[:2]]
-    _, parts, _ = every_part(own, own, dict.fromkeys(LOSSES, 1.0), Settings())
+    _, parts, _ = every_part(own, own, dict.fromkeys(LOSSES, 1.0), {})
     others = set(LOSSES) - {"weighted_scores", "bounded_boxes"}
     assert [parts[name] for name in others] == pytest.approx([0] * 6, abs=1e-5)
     assert parts["bounded_boxes"] == 0  # not better than its teacher, not worse either
@@ -595,7 +593,7 @@ def test_the_teacher_runs_once_however_many_losses_there_are():
         return [*outputs(5, anchors=17, widths=()), *TAPPED[2:]]
 
     student = [*outputs(1, anchors=17, widths=()), *TAPPED[:2]]
-    anchors = Anchors(normal(7, 17, 4) ** 2 + 4, ((4, 4, 1), (1, 1, 1)))
+    anchors = AnchorGrid(normal(7, 17, 4) ** 2 + 4, ((4, 4, 1), (1, 1, 1)))
     weights = dict.fromkeys(LOSSES, 1.0)
     step = distil_step(
         teacher, ["low", "high"], zero_loss, weights=weights, anchors=anchors
@@ -606,18 +604,24 @@ def test_the_teacher_runs_once_however_many_losses_there_are():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_taps_are_needed_by_the_losses_on_features_alone(name):
-    assert needs_taps({name: 1.0, "scores": 1.0}) == (name in ON_TAPS)
+    on_maps = ("features", "hints", "imitation", "channels")
+    assert needs_taps({name: 1.0, "scores": 1.0}) == (name in on_maps)
     assert not needs_taps({name: 0.0})
 
 
+def defaults() -> dict:
+    """Return the settings of all losses of detectors, as they are by default."""
+    return {k: v for loss in LOSSES.values() for k, v in vars(loss.Config()).items()}
+
+
 def test_a_recipe_knows_the_losses_and_their_settings():
-    names = list(LOSSES)
-    assert Distillation(losses=dict.fromkeys(names, 1.0)).losses.keys() == set(names)
-    with pytest.raises(ValueError, match=f"no such key; allowed: {', '.join(names)}$"):
+    losses = dict.fromkeys(LOSSES, 1.0)
+    assert Distillation(losses=losses).losses.keys() == set(LOSSES)
+    with pytest.raises(ValueError, match="logits"):
         Distillation(losses={"logits": 1.0})
     recipe = vars(Distillation())
-    assert {name: recipe[name] for name in vars(Settings())} == vars(Settings())
-    assert set(recipe) == {"teacher", "losses", "taps", "stride", *vars(Settings())}
+    assert {name: recipe[name] for name in defaults()} == defaults()
+    assert set(recipe) == {"teacher", "losses", "taps", "stride", *defaults()}
 
 
 def test_the_base_loss_is_kept_and_its_parts_are_left_alone():
@@ -725,7 +729,7 @@ def test_a_distilled_student_comes_closer_to_its_teacher(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "taps", "options", "message"),
     [
-        ({"logits": 1.0}, ["a"], {}, "'logits'; allowed: scores, boxes, features, we"),
+        ({"logits": 1.0}, ["a"], {}, "'logits'; allowed: scores, boxes, "),
         ({"scores": -1.0}, ["a"], {}, "weight of 'scores' is -1.0; allowed: from 0"),
         ({"features": 1.0}, [], {}, "'features' needs at least one tap"),
         ({"hints": 1.0}, [], {}, "'hints' needs at least one tap"),
@@ -755,21 +759,58 @@ def test_wrong_settings_are_named(weights, taps, options, message):
     ],
 )
 def test_wrong_constants_are_named(name, value):
+    taps, anchors = ["low", "high"], {"anchors": ANCHORS}
+    weights = dict.fromkeys(LOSSES, 1.0)
     with pytest.raises(ValueError, match=f"{name} is {value}; allowed: a number"):
-        Settings(**{name: value})
+        distil_step(
+            None, taps, None, weights=weights, settings={name: value}, **anchors
+        )
+
+
+def test_a_setting_that_no_loss_has_is_named():
+    with pytest.raises(ValueError, match="'warmth'; allowed: .*temperature"):
+        distil_step(None, [], None, settings={"warmth": 2})
+
+
+def test_settings_may_be_any_object_that_holds_them():
+    recipe = Distillation(temperature=4.0)
+    student, teacher = outputs(1), outputs(5)
+    _, parts = step_of(student, teacher, {"scores": 1.0}, settings=recipe)
+    assert parts["scores"] == score_loss(student[0], teacher[0], 4.0).asscalar()
+
+
+def test_outputs_may_come_by_name():
+    names = ("class_scores", "box_deltas", "low", "high")
+    student, teacher = outputs(1), outputs(5)
+    expected = step_of(student, teacher, ALL)[1]
+
+    def first(own, batch) -> tuple:
+        return (own["class_scores"] * 0).sum(), {"class": nd.zeros(1)}
+
+    step = distil_step(
+        lambda images: dict(zip(names, teacher)), names[2:], first, weights=ALL
+    )
+    _, parts = step(lambda images: dict(zip(names, student)), [nd.zeros(1)])
+    assert {name: part.asscalar() for name, part in parts.items()} == expected
+
+
+def test_an_output_that_a_loss_needs_and_a_net_lacks_is_named():
+    step = distil_step(lambda images: {"class_scores": nd.ones((1, 2, 3))}, [], None)
+    with pytest.raises(ValueError, match="teacher gives no 'box_deltas'"):
+        step(lambda images: outputs(1, widths=()), [nd.zeros(1)])
 
 
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        ({"anchors": 5}, {}, r"class scores: the student gives \(2, 5, 3\), the teach"),
+        ({"anchors": 5}, {}, r"class_scores: the student gives \(2, 5, 3\), the teach"),
         (
             {"widths": (2, 4)},
             {},
             r"high: the student gives \(2, 4, 4, 4\), the teacher",
         ),
-        ({"widths": (2,)}, {}, "the student gives 3 and the teacher 4"),
-        ({}, {"widths": ()}, "the student gives 4 and the teacher 2"),
+        ({"widths": (2,)}, {}, "the student gives 3"),
+        ({}, {"widths": ()}, "the teacher gives 2"),
     ],
 )
 def test_outputs_that_do_not_match_are_named(student, teacher, message):

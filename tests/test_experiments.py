@@ -13,7 +13,7 @@ from gluoncv.utils.bbox import bbox_iou
 
 from gluon_compress import list_models, models, pipeline
 from gluon_compress.data import VOCLayout
-from gluon_compress.models.ssd import anchors_of, image_size
+from gluon_compress.models.ssd import anchors_of
 from gluon_compress.recipe import load_recipe
 from gluon_compress.storage import atomic
 
@@ -336,7 +336,7 @@ def shares_met_by_anchors(data: VOCLayout, recipe) -> dict[str, float]:
     """Return per class the share of objects that an anchor overlaps by half."""
     net = models.build(recipe.model.name, data.classes, sizes=recipe.model.sizes)
     centers = anchors_of(net).asnumpy()[0]
-    half, to = centers[:, 2:] / 2, (image_size(net),) * 2
+    half, to = centers[:, 2:] / 2, models.input_size(net)[::-1]
     anchors = np.concatenate([centers[:, :2] - half, centers[:, :2] + half], axis=1)
     found = {name: [] for name in data.classes}
     for index in range(len(data)):

@@ -91,6 +91,7 @@ def test_wheel_holds_no_experiments(package):
     assert package.stat().st_size < 2e6
 
 
+@pytest.mark.slow
 def test_wheel_of_weights_holds_the_released_folders(weights):
     names = {f"gluon_compress_weights/{name}" for name in RELEASED}
     assert {name.rsplit("/", 1)[0] for name in names_in(weights)} == names

@@ -24,7 +24,8 @@ from gluon_compress import (
 from gluon_compress.latency import measuring, nets_ms
 from gluon_compress.latency.blocks import copies, data_inputs, knots, units_of
 from gluon_compress.latency.table import Grid, this_machine
-from gluon_compress.plan.cost_model import LATENCY, Meter
+from gluon_compress.plan import Constraints, CostModel
+from gluon_compress.plan.cost_model import LATENCY
 from nets import NETS, SHAPE, chain, random_plan, ready, wide
 
 
@@ -133,10 +134,10 @@ def test_totals_of_many_widths_are_the_slow_sums(name):
     graph = trace(ready(NETS[name]()), SHAPE)
     rs = np.random.RandomState(0)
     noisy = made_up(graph, lambda a, b: 0.001 * a * (b + 1) * rs.uniform(0.7, 1.3))
-    meter = Meter(graph, noisy)
+    model = CostModel(graph, noisy)
     plans = [Plan.everything(graph), *(random_plan(graph, n) for n in range(4))]
-    widths = [[len(plan.kept(g)) for g in meter.groups] for plan in plans]
-    totals = meter.totals(np.array(widths, int).reshape(len(plans), -1))[LATENCY]
+    widths = [[len(plan.kept(g)) for g in model.groups] for plan in plans]
+    totals = model.costs(np.array(widths, int).reshape(len(plans), -1))[LATENCY]
     assert totals.tolist() == [predict_latency(graph, noisy, p) for p in plans]
 
 
@@ -189,11 +190,11 @@ def test_times_that_rise_stay_as_they_are():
 
 def test_latency_never_falls_with_a_width(graph):
     rs = np.random.RandomState(3)
-    meter = Meter(graph, made_up(graph, lambda a, b: rs.uniform(1, 9)))
-    for column in range(len(meter.groups)):
-        rows = np.repeat(meter.full[None] // 2, meter.full[column], 0)
-        rows[:, column] = np.arange(meter.full[column]) + 1
-        assert (np.diff(meter.totals(rows)[LATENCY]) >= 0).all()
+    model = CostModel(graph, made_up(graph, lambda a, b: rs.uniform(1, 9)))
+    for column in range(len(model.groups)):
+        rows = np.repeat(model.full[None] // 2, model.full[column], 0)
+        rows[:, column] = np.arange(model.full[column]) + 1
+        assert (np.diff(model.costs(rows)[LATENCY]) >= 0).all()
 
 
 # Plans for a latency.
@@ -203,14 +204,19 @@ def test_latency_never_falls_with_a_width(graph):
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_latency_is_met_closely(graph, table, share, multiple):
     limit = share * predict_latency(graph, table)
-    plan = select(graph, Budget(latency_ms=limit), table=table, multiple=multiple)
+    plan = select(
+        graph,
+        Budget(latency_ms=limit),
+        constraints=Constraints(multiple=multiple),
+        table=table,
+    )
     assert predict_latency(graph, table, plan) <= limit
-    meter = Meter(graph, table)
-    widths = np.array([len(plan.kept(g)) for g in meter.groups])
+    model = CostModel(graph, table)
+    widths = np.array([len(plan.kept(g)) for g in model.groups])
     steps = np.eye(len(widths), dtype=int) * multiple
-    more = np.minimum(widths + steps, meter.full)
+    more = np.minimum(widths + steps, model.full)
     more = more[(more != widths).any(1)]  # no wider group fits any more
-    assert (meter.totals(more)[LATENCY] > limit).all()
+    assert (model.costs(more)[LATENCY] > limit).all()
 
 
 @pytest.mark.parametrize("binding", ["macs", "bytes", "params", "latency_ms"])
@@ -219,7 +225,9 @@ def test_latency_goes_with_other_limits(graph, table, binding):
     whole = {n: getattr(cost, n) for n in ("macs", "bytes", "params")}
     whole["latency_ms"] = full
     limits = {n: (0.4 if n == binding else 0.95) * v for n, v in whole.items()}
-    plan = select(graph, Budget(**limits), table=table, multiple=1)
+    plan = select(
+        graph, Budget(**limits), constraints=Constraints(multiple=1), table=table
+    )
     after = count(graph, plan)
     found = {n: getattr(after, n) for n in ("macs", "bytes", "params")}
     found["latency_ms"] = predict_latency(graph, table, plan)

@@ -7,7 +7,7 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet.gluon import SymbolBlock
 
 from gluon_compress import models
-from gluon_compress.models.ssd import SSDConfig, build_ssd
+from gluon_compress.models.ssd import SSDConfig, build_ssd, raw_head
 
 CLASSES = ("a", "b", "c")
 
@@ -28,7 +28,7 @@ def detector(classes=CLASSES, *, size: int = 64, spread: float = 0.5, **nms):
     )
     trunk = SymbolBlock(mx.sym.Group([x, y]), mx.sym.var("data", dtype="float32"))
     net = build_ssd((trunk, [x, y]), config)
-    models.head.initialize(net)
+    raw_head.initialize_head(net)
     random = np.random.RandomState(0)
     for predictor in net.class_predictors:
         weight = predictor.predictor.weight
@@ -105,13 +105,13 @@ def test_without_a_limit_it_is_gluoncv_itself(nms):
     assert_same(*both(detector(**nms), photos()))
 
 
-def test_built_loaded_and_slim_detectors_are_lean(tmp_path):
-    from gluon_compress.models.lean import LeanSSD
+def test_built_loaded_and_slim_detectors_are_fast(tmp_path):
+    from gluon_compress.models.ssd.fast_nms import FastSSD
 
-    net = models.build("ssd_300_mobilenet0.25_lite", CLASSES, width=0.25)
+    net = models.build("ssd_300_mobilenet0.25_lite", CLASSES)
     models.save(net, tmp_path / "model", "net")
     loaded = models.load(tmp_path / "model")
-    assert isinstance(net, LeanSSD)
-    assert isinstance(loaded, LeanSSD)
+    assert isinstance(net, FastSSD)
+    assert isinstance(loaded, FastSSD)
     images = photos(1, 300)
     assert_same(loaded(images), net(images))

@@ -9,14 +9,17 @@ from gluoncv import model_zoo
 from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 
-from gluon_compress import count, models
-from gluon_compress.data import SSDTargets
-from gluon_compress.distill import near_objects
+from gluon_compress import build, count, models
+from gluon_compress.distill import imitation_masks
 from gluon_compress.graph import trace
 from gluon_compress.model_folder import export, read_manifest
-from gluon_compress.models import head, ssd
-from gluon_compress.models.resnet import resnet_trunk
-from gluon_compress.models.trunk import classifier_trunk, find_taps
+from gluon_compress.models import ssd
+from gluon_compress.models.backbones import (
+    classifier_backbone,
+    find_taps,
+    resnet_backbone,
+)
+from gluon_compress.models.ssd import SSDTargets, raw_head, training
 from gluon_compress.plan import delete
 from gluon_compress.prune import slim
 
@@ -35,14 +38,22 @@ def images() -> mx.nd.NDArray:
 
 
 def outputs(block, images) -> list[np.ndarray]:
-    return [o.asnumpy() for o in block(images)]
+    found = block(images)
+    found = found.values() if isinstance(found, dict) else found
+    return [o.asnumpy() for o in found]
+
+
+def maps_of(net: SSD, images, **settings) -> list[mx.nd.NDArray]:
+    """Return the feature maps that a net gives for training."""
+    block = training.training_net(net, **settings)
+    return list(block(images).values())[2:]
 
 
 def raw(net: SSD, images) -> list[np.ndarray]:
     """Run the unchanged raw head of a net."""
     names = net.collect_params()
     data = mx.sym.var("data", dtype="float32")
-    block = mx.gluon.SymbolBlock(head.raw_head(net), data, params=names)
+    block = mx.gluon.SymbolBlock(raw_head.raw_head(net), data, params=names)
     return outputs(block, images)
 
 
@@ -61,14 +72,14 @@ def test_full_detector_is_as_large_as_computed():
     net = models.build("ssd_300_resnet50_v1d")
     learned = [p for p in net.collect_params().values() if p.grad_req != "null"]
     assert sum(p.data().size for p in learned) == pytest.approx(31.7e6, rel=2e-3)
-    assert head.map_widths(net) == (512, 1024, 2048, 512, 256, 256)
+    assert raw_head.map_widths(net) == (512, 1024, 2048, 512, 256, 256)
     assert net.classes == list(models.VOC_CLASSES)
 
 
 def test_trunk_that_gluoncv_has_pruned_carries_a_detector():
     net = models.build("ssd_300_resnet50_v1d_0.11", CLASSES, extras=(64, 32, 32))
     # The widths of its stages are those that GluonCV publishes.
-    assert head.map_widths(net) == (16, 80, 784, 64, 32, 32)
+    assert raw_head.map_widths(net) == (16, 80, 784, 64, 32, 32)
 
 
 def test_anchors_are_the_classic_8732(net):
@@ -106,32 +117,32 @@ def test_lite_detector_has_the_1917_anchors_of_gluoncv(lite):
 @pytest.mark.slow
 def test_lite_mobilenet_costs_what_is_published_of_it():
     """1.148 GMACs and 23.3 MB for the 20 classes of VOC."""
-    cost = count(models.trace_head(models.build("ssd_300_mobilenet1.0_lite")))
+    cost = count(models.graph_of(models.build("ssd_300_mobilenet1.0_lite")))
     assert cost.macs == pytest.approx(1.148e9, rel=1e-3)
     assert cost.bytes == pytest.approx(23.3e6, rel=2e-3)
 
 
 @pytest.mark.slow
 def test_mobilenet_on_the_six_maps_costs_more():
-    cost = count(models.trace_head(models.build("ssd_300_mobilenet1.0")))
+    cost = count(models.graph_of(models.build("ssd_300_mobilenet1.0")))
     assert cost.macs == pytest.approx(1.81e9, rel=5e-3)
     assert cost.bytes == pytest.approx(26.8e6, rel=5e-3)
 
 
 def test_lite_detector_survives_pruning_and_its_folder(lite, images, tmp_path):
-    small = slim(lite, delete(models.trace_head(lite), {"*": 0.5}, multiple=1))
+    small = slim(lite, delete(models.graph_of(lite), {"*": 0.5}, multiple=1))
     models.save(small, tmp_path / "model", "lite")
     loaded = models.load(tmp_path / "model")
     assert ssd.config_of(loaded) == ssd.config_of(lite)
     assert ssd.config_of(loaded).lite
     assert ssd.config_of(loaded).predictor_kernel == (1, 1)
     assert_close(outputs(loaded, images), outputs(small, images))
-    assert_close(outputs(head.head_block(loaded), images), raw(small, images))
+    assert_close(outputs(training.training_net(loaded), images), raw(small, images))
 
 
 def test_teacher_with_the_usual_anchors_is_refused_by_a_lite_student(lite, net):
     with pytest.raises(ValueError, match="anchor"):
-        head.check_teacher(lite, net)
+        training.check_teacher(lite, net)
 
 
 def test_training_form_gives_scores_deltas_and_anchors(net, images):
@@ -150,13 +161,13 @@ def test_inference_form_gives_ids_scores_and_boxes(net, images):
 
 
 def test_head_block_gives_what_the_raw_head_gives(net, images):
-    assert_close(outputs(head.head_block(net), images), raw(net, images))
+    assert_close(outputs(training.training_net(net), images), raw(net, images))
 
 
 def test_thin_taps_have_every_second_cell_of_maps_that_are_large(net, images):
-    names = head.map_names(net)
-    maps = head.head_block(net, taps=names)(images)[2:]
-    thin = head.head_block(net, taps=names, stride=2)(images)[2:]
+    names = raw_head.map_names(net)
+    maps = maps_of(net, images, taps=names)
+    thin = maps_of(net, images, taps=names, stride=2)
     assert [m.shape[2] for m in thin] == [19, 10, 5, 5, 3, 1]
     for whole, part in zip(maps, thin):
         step = 2 if whole.shape[2] > 5 else 1
@@ -165,25 +176,28 @@ def test_thin_taps_have_every_second_cell_of_maps_that_are_large(net, images):
 
 def test_adapters_are_the_same_on_fewer_cells(net, images):
     how = {"taps": ("map0", "map4"), "adapters": (8, 4), "seed": 3}
-    whole, part = (head.head_block(net, **how, stride=s)(images)[2:] for s in (1, 2))
+    whole, part = (maps_of(net, images, **how, stride=s) for s in (1, 2))
     assert_close([part[0].asnumpy()], [whole[0].asnumpy()[:, :, ::2, ::2]])
     assert_close([part[1].asnumpy()], [whole[1].asnumpy()])
 
 
 def test_head_block_gives_adapted_taps(net, images):
-    block = head.head_block(net, taps=("map1", "map4"), adapters=(8, 4))
-    assert [o.shape[1:3] for o in block(images)[2:]] == [(8, 19), (4, 3)]
+    block = training.training_net(net, taps=("map1", "map4"), adapters=(8, 4))
+    found = block(images)
+    assert list(found) == ["class_scores", "box_deltas", "map1", "map4"]
+    assert found["map1"].shape[1:3] == (8, 19)
+    assert found["map4"].shape[1:3] == (4, 3)
     assert not any("adapter" in name for name in net.collect_params())
 
 
 def test_taps_are_the_maps_that_predictors_read(net, images):
-    maps = head.head_block(net, taps=head.map_names(net))(images)[2:]
-    assert tuple(m.shape[1] for m in maps) == head.map_widths(net)
+    maps = maps_of(net, images, taps=raw_head.map_names(net))
+    assert tuple(m.shape[1] for m in maps) == raw_head.map_widths(net)
     assert [m.shape[2] for m in maps] == [38, 19, 10, 5, 3, 1]
 
 
 def test_map_anchors_belong_to_the_cells_of_their_maps(net):
-    anchors = head.map_anchors(net)
+    anchors = ssd.anchor_grid(net)
     sides = (38, 19, 10, 5, 3, 1)
     each = (4, 6, 6, 6, 4, 4)
     assert anchors.maps == tuple((n, n, k) for n, k in zip(sides, each))
@@ -203,12 +217,12 @@ def test_cells_near_an_object_lie_on_the_map_of_its_size(net):
     # smallest square that the third map has, 111, overlaps it by a twelfth.
     label = np.array([[84, 184, 116, 216, 0, 0]], np.float32)
     targets = SSDTargets(ssd.anchors_of(net))([label])
-    masks = near_objects(*targets, head.map_anchors(net), 0.5)
+    masks = imitation_masks(*targets, ssd.anchor_grid(net), 0.5)
     rows, columns = np.nonzero(masks[0][0])
     assert (rows + 0.5).mean() * 8 == pytest.approx(200)
     assert (columns + 0.5).mean() * 8 == pytest.approx(100)
     assert not any(mask.any() for mask in masks[2:])
-    chosen = near_objects(*targets, head.map_anchors(net, ["map3", "map0"]), 0.5)
+    chosen = imitation_masks(*targets, ssd.anchor_grid(net, ["map3", "map0"]), 0.5)
     assert [mask.shape for mask in chosen] == [(1, 5, 5), (1, 38, 38)]
     assert (chosen[1] == masks[0]).all()
 
@@ -216,7 +230,7 @@ def test_cells_near_an_object_lie_on_the_map_of_its_size(net):
 def test_a_tap_that_does_not_exist_is_answered_with_those_that_do(net):
     message = "tap 'map6'; allowed: map0, map1, map2, map3, map4, map5"
     with pytest.raises(ValueError, match=message):
-        head.head_block(net, taps=("map0", "map6"))
+        training.training_net(net, taps=("map0", "map6"))
 
 
 @pytest.mark.parametrize(
@@ -243,21 +257,21 @@ def test_teacher_with_other_classes_or_anchors_is_refused(net, change, message):
     options = {"classes": CLASSES, "extras": (64, 32, 32), **change}
     teacher = models.build("ssd_300_mobilenet0.25", **options)
     with pytest.raises(ValueError, match=message):
-        head.check_teacher(net, teacher)
+        training.check_teacher(net, teacher)
 
 
 def test_teacher_of_another_trunk_and_width_is_welcome(net):
     teacher = models.build("ssd_300_resnet18_v1b", CLASSES, extras=(32, 16, 16))
-    head.check_teacher(net, teacher)
+    training.check_teacher(net, teacher)
 
 
 def test_head_block_trains_the_net_itself(net, images):
     fresh = models.build("ssd_300_mobilenet0.25", CLASSES, extras=(64, 32, 32))
-    block = head.head_block(fresh)
+    block = training.training_net(fresh)
     before = raw(fresh, images)
     trainer = mx.gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": 0.1})
     with autograd.record():
-        loss = (block(images)[0] ** 2).mean()
+        loss = (block(images)["class_scores"] ** 2).mean()
     loss.backward()
     trainer.step(1)
     moved = np.abs(raw(fresh, images)[0] - before[0]).max()
@@ -313,9 +327,11 @@ def test_configuration_is_read_back():
 
 
 def test_width_narrows_the_whole_detector(net):
-    narrow = models.build("ssd_300_mobilenet0.25", CLASSES, **TINY)
+    narrow = build("ssd_300_mobilenet0.25", CLASSES, **TINY)
     assert isinstance(narrow, SSD)
-    assert head.map_widths(narrow) == tuple(w // 4 for w in head.map_widths(net))
+    assert raw_head.map_widths(narrow) == tuple(
+        w // 4 for w in raw_head.map_widths(net)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -341,13 +357,13 @@ def test_slim_detector_takes_new_classes(slimmed, images):
 )
 def test_other_classes_keep_everything_but_the_class_predictors(kind, images):
     net = models.build(kind, CLASSES, seed=3)
-    more = head.with_classes(net, ["a", "b", "c", "d", "e"], seed=4)
+    more = raw_head.with_classes(net, ["a", "b", "c", "d", "e"], seed=4)
     assert list(net.classes) == list(CLASSES)
-    assert head.map_widths(more) == head.map_widths(net)
+    assert raw_head.map_widths(more) == raw_head.map_widths(net)
     (scores, deltas), (_, before) = raw(more, images), raw(net, images)
     assert scores.shape == (*deltas.shape[:2], 6)
     assert_close([deltas], [before])
-    again = head.with_classes(net, ["a", "b", "c", "d", "e"], seed=4)
+    again = raw_head.with_classes(net, ["a", "b", "c", "d", "e"], seed=4)
     assert (raw(again, images)[0] == scores).all()
     assert ssd.config_of(more).lite == ssd.config_of(net).lite
 
@@ -390,7 +406,7 @@ def test_manifest_states_what_the_head_does_not_hold(slimmed, tmp_path):
         ({"width": 0.5, "trunk": "any"}, "width 0.5 of .*; allowed with a trunk: 1"),
         ({"size_of": 1}, "option 'size_of'; allowed: .*sizes"),
         ({"sizes": (1, 2)}, "6 lists of ratios need 7 sizes"),
-        ({"extras": (8, 8)}, "2 stages for 6 maps; the trunk has 3 taps, not 4"),
+        ({"extras": (8, 8)}, "2 stages for 6 maps; the backbone has 3 taps, not 4"),
         ({"extras": (8,) * 6}, "6 stages for 6 maps; allowed: fewer"),
         ({"classes": ("a", "a")}, "distinct names"),
         ({"classes": ()}, "distinct names"),
@@ -401,12 +417,12 @@ def test_manifest_states_what_the_head_does_not_hold(slimmed, tmp_path):
 )
 def test_wrong_argument_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        models.build(**{"name": "ssd_300_mobilenet0.25", **arguments})
+        build(**{"name": "ssd_300_mobilenet0.25", **arguments})
 
 
 def test_thin_net_has_every_layer():
     # Of the first layer's 8 channels less than half a channel is left.
-    thin = models.build("ssd_300_mobilenet0.25", CLASSES, width=0.05)
+    thin = build("ssd_300_mobilenet0.25", CLASSES, width=0.05)
     assert thin.collect_params()["mobilenet_conv0_weight"].shape[0] == 1
 
 
@@ -424,10 +440,10 @@ SIZES = [  # name, options, the smallest size and the largest
 def test_sizes_at_the_ends_give_one_score_for_each_anchor(name, options, least, most):
     for size in (least, most):
         net = models.build(name, CLASSES, size=size, **options)
-        _, shapes, _ = head.raw_head(net).infer_shape(data=(1, 3, size, size))
+        _, shapes, _ = raw_head.raw_head(net).infer_shape(data=(1, 3, size, size))
         anchors = ssd.anchors_of(net).shape[1]
         assert [shape[1] for shape in shapes] == [anchors, anchors]
-        assert min(shape[2] for shape in head._map_shapes(net)) >= 1
+        assert min(shape[2] for shape in raw_head.map_shapes(net)) >= 1
 
 
 @pytest.mark.parametrize(("name", "options", "least", "most"), SIZES)
@@ -453,7 +469,7 @@ def test_folder_of_another_kind_is_named(tmp_path):
     symbol = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=2, name="dense")
     params = {"dense_weight": mx.nd.ones((2, 3)), "dense_bias": mx.nd.ones(2)}
     export((symbol, params), tmp_path / "m", "dense", shape=(1, 3), info={})
-    with pytest.raises(ValueError, match="manifest.json: kind is None; allowed: 'ssd'"):
+    with pytest.raises(ValueError, match="manifest.json: kind is None; allowed: ssd"):
         models.load(tmp_path / "m")
 
 
@@ -502,13 +518,13 @@ def test_structure_without_weights_is_named(slimmed, tmp_path):
 
 def test_detector_is_no_trunk(slimmed, tmp_path):
     models.save(slimmed, tmp_path / "m", "m")
-    with pytest.raises(ValueError, match="json: kind is 'ssd'; allowed: 'classifier'"):
+    with pytest.raises(ValueError, match="json: kind is 'ssd'; allowed.* 'classifier'"):
         models.build("ssd_300_resnet50_v1d", CLASSES, trunk=tmp_path / "m")
 
 
 @pytest.mark.parametrize("name", ["resnet18_v1b", "resnet50_v1d"])
 def test_taps_found_in_a_symbol_are_the_stages(name):
-    net, taps = resnet_trunk(name)
+    net, taps = resnet_backbone(name)
     found = find_taps(net(mx.sym.var("data")))
     assert [t.name for t in found] == [t.name for t in taps]
 
@@ -546,9 +562,9 @@ def test_detector_on_a_trunk_pruned_as_a_classifier(tmp_path, images):
     params = {p.name: p.data() for p in small.collect_params().values()}
     export((symbol, params), tmp_path / "trunk", "trunk", shape=(1, 3, 64, 64), info={})
     net = models.build("ssd_300_resnet18_v1b", CLASSES, trunk=tmp_path / "trunk")
-    assert head.map_widths(net)[:3] == (32, 64, 128)
+    assert raw_head.map_widths(net)[:3] == (32, 64, 128)
     own = {n: p.data().asnumpy() for n, p in net.collect_params().items()}
-    _, taps = classifier_trunk(symbol, params)
+    _, taps = classifier_backbone(symbol, params)
     for name in taps[-1].list_arguments()[1:]:
         np.testing.assert_array_equal(own[name], params[name].asnumpy())
     assert net(images)[0].shape == (2, 100, 1)

@@ -66,7 +66,7 @@ def test_python_of_readme_and_guide_runs(number, tmp_path):
 
 
 def test_pages_have_python_to_run():
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 6
 
 
 def test_commands_of_a_page_are_found(script, tmp_path):

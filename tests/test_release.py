@@ -10,14 +10,13 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress import models, pipeline, zoo
-from gluon_compress.models import classifier
-from gluon_compress.recipe import ClassifierRecipe, Recipe
+from gluon_compress import build, models, pipeline, zoo
+from gluon_compress.recipe import load_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.zoo import index
 from images import NAMES, few_toys, write_folder
+from recipes import RECIPE
 from test_classifier import TRAIN
-from test_pipeline import RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
 LICENCE = ("--licence", "MIT")
@@ -25,10 +24,10 @@ LICENCE = ("--licence", "MIT")
 
 def finished(folder, recipe, save) -> None:
     """Write what a run of a recipe leaves of its last stage."""
-    name = {Recipe: "mAP", ClassifierRecipe: "top1"}[type(recipe)]
+    name = pipeline.task_of(recipe).metric
     made = folder / "run"
     manifest = save(made / "compact" / "model")
-    net = pipeline.TASKS[type(recipe)].load(made / "compact" / "model")
+    net = pipeline.task_of(recipe).load(made / "compact" / "model")
     figures = {**pipeline.judge(recipe, net), "params": 5, "macs": 6, "bytes": 7}
     assert name in figures
     speed = {"median_ms": 3.25, "threads": "1"}
@@ -49,14 +48,9 @@ def classified(tmp_path):
     write_folder(tmp_path / "images", train=1, val=3)
     data = {**TRAIN["data"], "root": str(tmp_path / "images")}
     (tmp_path / "recipe.json").write_text(json.dumps({**TRAIN, "data": data}))
-    recipe = ClassifierRecipe.load(tmp_path / "recipe.json")
-    net = classifier.build_classifier("mobilenet0.25", NAMES, size=48)
-    how = {"classes": NAMES, "size": 48}
-    finished(
-        tmp_path,
-        recipe,
-        lambda place: classifier.save_classifier(net, place, "compact", **how),
-    )
+    recipe = load_recipe(tmp_path / "recipe.json")
+    net = models.build("mobilenet0.25", NAMES, size=48)
+    finished(tmp_path, recipe, lambda place: models.save(net, place, "compact"))
     return tmp_path / "run"
 
 
@@ -66,9 +60,9 @@ def detected(tmp_path):
     few_toys(tmp_path / "toy", images=5, train=2, test=2)
     data = {**RECIPE["data"], "kind": "voc", "root": str(tmp_path / "toy")}
     (tmp_path / "recipe.json").write_text(json.dumps({**RECIPE, "data": data}))
-    recipe = Recipe.load(tmp_path / "recipe.json")
-    names = pipeline.TASKS[Recipe].open_sets(recipe)[0].classes
-    net = models.build("ssd_300_mobilenet0.25", names, width=0.5, extras=(32, 32, 32))
+    recipe = load_recipe(tmp_path / "recipe.json")
+    names = pipeline.task_of(recipe).open_data().train.classes
+    net = build("ssd_300_mobilenet0.25", names, width=0.5, extras=(32, 32, 32))
     finished(tmp_path, recipe, lambda place: models.save(net, place, "compact"))
     return tmp_path / "run"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, count, report, select, trace
+from gluon_compress.plan import Constraints, Greedy
 from gluon_compress.report import Figures, Page, Picture
 from gluon_compress.report.tables import cost_cells, number
 from nets import SHAPE, ready, wide
@@ -64,7 +65,7 @@ def test_markdown_columns_are_aligned():
     lines = report.cost_table([FULL, SMALL]).splitlines()
     bars = {tuple(i for i, c in enumerate(line) if c == "|") for line in lines}
     assert len(bars) == 1
-    assert set(lines[1]) == set("|:- ")
+    assert set(lines[1]) == set("|:-")
 
 
 def test_bar_in_a_name_does_not_split_its_cell():
@@ -110,7 +111,7 @@ def test_figures_have_three_digits(value, text):
 def test_plan_table_has_a_line_a_group_and_says_what_was_left_whole():
     graph = trace(ready(wide()), SHAPE)
     budget = Budget.share(count(graph), macs=0.6)
-    plan = select(graph, budget, minimum={"conv4": 1.0})
+    plan = select(graph, budget, constraints=Constraints(minimum={"conv4": 1.0}))
     lines = report.plan_table(graph, plan).splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert rows[0][:5] == ["group", "width", "kept", "MACs saved", "bytes saved"]
@@ -139,7 +140,7 @@ def test_plan_table_shows_effects_where_they_were_measured():
     plan = select(
         graph,
         Budget.share(count(graph), macs=0.5),
-        effects=dict.fromkeys(free, 0.25),
+        selection=Greedy(dict.fromkeys(free, 0.25)),
     )
     lines = [line.split("|") for line in report.plan_table(graph, plan).splitlines()]
     assert lines[0][4].strip() == "effect"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -13,8 +12,9 @@ from gluoncv import model_zoo
 
 from gluon_compress import delete, export, models, pipeline
 from gluon_compress.data.toy import CLASSES
-from gluon_compress.models import head
-from gluon_compress.recipe import Recipe
+from gluon_compress.models import ssd
+from gluon_compress.models.ssd import raw_head
+from gluon_compress.recipe import DetectionRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import few_toys
@@ -39,22 +39,22 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train_ssd")
     few_toys(folder / "toy", 20, train=8, test=4)
     net = models.build(MODEL["name"], CLASSES, extras=(32, 32, 32))
-    graph = models.trace_head(net)
-    delete(graph, {"*": 0.5}, multiple=1, net=MODEL["name"]).save(folder / "plan.json")
+    graph = models.graph_of(net)
+    delete(graph, {"*": 0.5}, multiple=1).save(folder / "plan.json")
     models.save(net, folder / "teacher", "teacher")
     return folder
 
 
-def recipe_in(place, **changes) -> Recipe:
+def recipe_in(place, **changes) -> DetectionRecipe:
     """Write a recipe and read it; ``model`` adds to what is there."""
     content = {**RECIPE, **changes, "model": {**MODEL, **changes.get("model", {})}}
     content["data"] = {**content["data"], "root": str(place / "toy")}
     (place / "recipe.json").write_text(json.dumps(content), encoding="utf-8")
-    return Recipe.load(place / "recipe.json")
+    return load_recipe(place / "recipe.json")
 
 
 def macs(folder) -> int:
-    return models.size_of(models.load(folder))["macs"]
+    return models.cost_of(models.load(folder))["macs"]
 
 
 @pytest.mark.slow
@@ -68,8 +68,8 @@ def test_net_trains_in_the_structure_of_a_plan(place, tmp_path, masks):
     found = macs(tmp_path / "run" / "full" / "model")
     assert found == stage["macs"] < 0.5 * macs(place / "teacher")
     # Masks or not, the same channels are there.
-    widths = head.map_widths(models.load(tmp_path / "run" / "full" / "model"))
-    whole = head.map_widths(models.load(place / "teacher"))
+    widths = raw_head.map_widths(models.load(tmp_path / "run" / "full" / "model"))
+    whole = raw_head.map_widths(models.load(place / "teacher"))
     assert widths == tuple(width // 2 for width in whole)
 
 
@@ -115,7 +115,7 @@ def test_training_starts_from_a_detector(place, tmp_path, classes):
     pipeline.run(recipe, tmp_path / "run", options=QUIET)
     found = models.load(tmp_path / "run" / "full" / "model")
     assert tuple(found.classes) == CLASSES
-    assert head.config_of(found).sizes == sizes
+    assert ssd.config_of(found).sizes == sizes
     assert same(start.box_predictors, found.box_predictors)
     assert same(start.class_predictors, found.class_predictors) == (classes == CLASSES)
 
@@ -294,7 +294,7 @@ def test_own_images_come_with_their_own_classes(script, place, monkeypatch):
     made = script("run_pipeline").arguments()
     base = ["--recipe", "r.json", "--out", "runs/mine"]
     with_own_data = script("runs").with_own_data
-    named = replace(recipe, data=replace(recipe.data, classes=("cell",)))
+    named = recipe.replace(data=recipe.data.replace(classes=("cell",)))
     assert with_own_data(named, made.parse_args(base)) == named
     args = made.parse_args([*base, "--images", "pets", "--seed", "3"])
     found = with_own_data(named, args)

@@ -120,6 +120,14 @@ def test_an_unknown_key_is_named_with_the_keys_that_exist():
     assert "algorithm, hours" in message
 
 
+def test_a_key_that_a_dict_does_not_allow_is_an_unknown_key():
+    class Weights(Settings):
+        losses: Dict[Literal["a", "b"], float] = {}
+
+    with pytest.raises(ValueError, match=r"^losses\.c: no such key; allowed: a, b$"):
+        Weights(losses={"c": 1})
+
+
 def test_a_missing_key_is_named():
     with pytest.raises(ValueError, match=r"^day\.json: name: "):
         parse(Day, {}, "day.json")

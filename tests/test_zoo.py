@@ -17,7 +17,8 @@ import gluon_compress as gc
 import servers
 from gluon_compress import models, zoo
 from gluon_compress.model_folder import export, load_symbol
-from gluon_compress.models import classifier, head
+from gluon_compress.models.ssd import training
+from gluon_compress.plan import Constraints
 from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.zoo import get, index, weights
 
@@ -33,7 +34,7 @@ def nets():
     detector = models.build(
         "ssd_300_mobilenet0.25", ["cat", "dog"], extras=(32, 16, 16)
     )
-    small = classifier.build_classifier("mobilenet0.25", ["cat", "dog"], size=32)
+    small = models.build("mobilenet0.25", ["cat", "dog"], size=32)
     for net in (detector, small):
         for parameter in net.collect_params().values():
             if parameter.grad_req != "null":
@@ -47,8 +48,7 @@ def made(nets, tmp_path_factory):
     place = tmp_path_factory.mktemp("zoo")
     exports = tmp_path_factory.mktemp("exports")
     models.save(nets[0], exports / "detector", "compact")
-    how = {"classes": ["cat", "dog"], "size": 32}
-    classifier.save_classifier(nets[1], exports / "thin", "compact", **how)
+    models.save(nets[1], exports / "thin", "compact")
     metric = zoo.Metric("mAP", 0.5, "cats test")
     for name, source, kind in (
         (DETECTOR, "detector", "float16"),
@@ -104,7 +104,8 @@ def test_detector_comes_as_it_was_but_for_rounding(own, nets):
     assert tuple(net.classes) == ("cat", "dog")
     image = mx.nd.array(np.random.RandomState(0).randn(1, 3, 300, 300))
     for found, wanted in zip(
-        head.head_block(net)(image), head.head_block(nets[0])(image)
+        training.training_net(net)(image).values(),
+        training.training_net(nets[0])(image).values(),
     ):
         scale = np.abs(wanted.asnumpy()).max()
         assert 0 < np.abs((found - wanted).asnumpy()).max() < 1e-2 * scale
@@ -170,7 +171,7 @@ def test_other_classes_keep_all_but_class_predictors(own):
     net = gc.get_model(DETECTOR, pretrained=True, classes=["a", "b", "c"])
     after = values(net)
     assert tuple(net.classes) == ("a", "b", "c")
-    assert head.head_block(net)(mx.nd.zeros((1, 3, 300, 300)))[0].shape[2] == 4
+    assert net.num_classes + 1 == 4
     changed = {n for n in before if not np.array_equal(before[n], after.get(n))}
     assert changed
     assert all(predictor(name) for name in changed)
@@ -276,7 +277,8 @@ def test_devices_are_respected(own):
 def test_got_model_can_be_pruned_and_exported(own, tmp_path):
     net = gc.get_model(DETECTOR, pretrained=True)
     graph = gc.trace(net, shape=(1, 3, 300, 300))
-    plan = gc.select(graph, gc.Budget.share(gc.count(graph), macs=0.5), multiple=8)
+    budget = gc.Budget.share(gc.count(graph), macs=0.5)
+    plan = gc.select(graph, budget, constraints=Constraints(multiple=8))
     models.save(gc.slim(net, plan), tmp_path / "slim", "slim")
     assert models.load(tmp_path / "slim").classes == net.classes
 
@@ -393,13 +395,13 @@ def test_trunk_of_a_full_detector_is_gluoncvs(own, monkeypatch, tmp_path):
 
     def stub(name, **how):
         asked.update(how, name=name)
-        return classifier.build_classifier(name, ["x", "y"], size=64, seed=5)
+        return models.build(name, ["x", "y"], size=64, seed=5)
 
     monkeypatch.setattr(get, "gluoncv_model", stub)
     how = {"pretrained_base": True, "root": tmp_path, "classes": ["cat"]}
     net = gc.get_model("ssd_300_mobilenet0.25", **how)
     assert asked == {"name": "mobilenet0.25", "pretrained": True, "root": str(tmp_path)}
-    wanted = values(classifier.build_classifier("mobilenet0.25", ["x"], seed=5))
+    wanted = values(models.build("mobilenet0.25", ["x"], seed=5))
     found = values(net)
     trunk = [
         n for n in found if n.startswith("mobilenet") and n.endswith("conv3_weight")

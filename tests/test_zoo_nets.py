@@ -172,7 +172,7 @@ def detector():
         size = parameter.shape
         random = np.random.RandomState(size[0]).uniform(0.5, 1.5, size)
         parameter.set_data(mx.nd.array(random))
-    graph = models.trace_head(net)
+    graph = models.graph_of(net)
     plan = select(graph, Budget.share(count(graph), macs=0.5), "l1")
     own = {"net": net, "graph": graph, "plan": plan, "small": slim(net, plan)}
     return SimpleNamespace(**own)
@@ -200,7 +200,7 @@ def test_detector_has_its_predictors_frozen(detector):
 
 @slow
 def test_half_a_detector_costs_half(detector):
-    left = count(models.trace_head(detector.small))
+    left = count(models.graph_of(detector.small))
     assert left == count(detector.graph, detector.plan)
     assert 0.49 < left.macs / count(detector.graph).macs <= 0.5
 

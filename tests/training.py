@@ -12,8 +12,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon, nd
 
-from gluon_compress.recipe import Schedule
-from gluon_compress.train import BEST, LAST, LOG, Options, fit
+from gluon_compress.train import BEST, LAST, LOG, Options, Schedule, fit
 
 QUIET = Options(progress=False)
 EAGER = replace(QUIET, save_minutes=0)
@@ -21,7 +20,7 @@ EAGER = replace(QUIET, save_minutes=0)
 ONE_STEP = Schedule(
     epochs=1, learning_rate=0.5, warmup_epochs=0, momentum=0.0, weight_decay=0.0
 )
-SHORT = replace(ONE_STEP, epochs=2, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+SHORT = ONE_STEP.replace(epochs=2, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
 
 
 class Batches:
@@ -122,7 +121,7 @@ def run_judged(tmp_path, scores: list):
         seen.append(values(net))
         return {"mAP": next(left), "cat": np.float32(0.5)}
 
-    schedule = replace(SHORT, epochs=len(scores))
+    schedule = SHORT.replace(epochs=len(scores))
     end = fit(
         net,
         Batches(1),

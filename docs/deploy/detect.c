@@ -1,9 +1,10 @@
-/* Prints what an exported detector finds on an image: MXNet's C predict API alone.
+/* Prints what a deployed detector finds in an image, with MXNet's C predict API alone.
  *
  *   detect NAME-whole-symbol.json NAME-whole-0000.params IMAGE.ppm [LEAST_SCORE]
  *
- * IMAGE is a binary PPM (P6) of 8 bits, LEAST_SCORE from 0 to 1 (0.5). Every line is a
- * class number, a score and a corner box (xmin ymin xmax ymax) in pixels of the image.
+ * manifest.json lies beside the symbol and says how images are prepared. IMAGE is a
+ * binary PPM (P6) of 8 bits, LEAST_SCORE is 0 to 1 (default: 0.5). Every line is a class
+ * number, a score and a corner box (xmin ymin xmax ymax) in pixels of the image.
  * Status 2: bad input.
  */
 #include <stdbool.h> /* before MXNet's header, which needs both */
@@ -15,8 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum Resize { AREA, CUBIC, LINEAR }; /* larger both ways, smaller both ways, neither */
-static const float MEAN[3] = {0.485f, 0.456f, 0.406f}, STD[3] = {0.229f, 0.224f, 0.225f};
+enum Resize { AREA, CUBIC, LINEAR };
+
+/* What the manifest states of images. */
+typedef struct {
+  int height, width;
+  float mean[3], std[3];
+  enum Resize larger, smaller, otherwise; /* than the input both ways, or neither */
+} Preprocess;
 
 static void fail(const char *what, const char *why) {
   fprintf(stderr, "detect: %s: %.*s\n", what, (int)strcspn(why, "\n"), why);
@@ -87,13 +94,16 @@ static int within(int at, int length) { return at < 0 ? 0 : at < length ? at : l
 static float cut(float value, int part) { return (int)(value * part) / (float)part; }
 
 /* Resizes as OpenCV does, its roundings included, scales and puts channels first. */
-static float *prepare(const unsigned char *pixels, int width, int height, int size) {
-  double across = (double)width / size, down = (double)height / size;
-  enum Resize how = across > 1 && down > 1 ? AREA : across < 1 && down < 1 ? CUBIC : LINEAR;
+static float *prepare(const unsigned char *pixels, int width, int height,
+                      const Preprocess *to) {
+  double across = (double)width / to->width, down = (double)height / to->height;
+  enum Resize how = across > 1 && down > 1   ? to->larger
+                    : across < 1 && down < 1 ? to->smaller
+                                             : to->otherwise;
   bool even = how == AREA && (across != 2 || down != 2); /* where a half is rounded to */
-  float *input = malloc(sizeof(float) * 3 * size * size);
-  for (int y = 0; y < size; ++y)
-    for (int x = 0; x < size; ++x) {
+  float *input = malloc(sizeof(float) * 3 * to->height * to->width);
+  for (int y = 0; y < to->height; ++y)
+    for (int x = 0; x < to->width; ++x) {
       float sum[3] = {0, 0, 0};
       for (int i = (int)(y * down) - 2; i <= (y + 1) * down + 2; ++i) {
         float high = share(how, i, y, down), row[3] = {0, 0, 0};
@@ -108,20 +118,69 @@ static float *prepare(const unsigned char *pixels, int width, int height, int si
       for (int c = 0; c < 3; ++c) {
         int level = (int)(sum[c] + 0.5f);
         if (even && level - sum[c] == 0.5f) level &= ~1;
-        input[(c * size + y) * size + x] = (within(level, 256) / 255.0f - MEAN[c]) / STD[c];
+        float value = within(level, 256) / 255.0f - to->mean[c];
+        input[(c * to->height + y) * to->width + x] = value / to->std[c];
       }
     }
   return input;
 }
 
-/* The side of the input, from the first shape that the symbol states, that of the data. */
-static int side(const char *symbol, const char *path) {
+/* The value behind a key, wherever in the manifest it is; NULL: there is none. */
+static const char *value_of(const char *manifest, const char *key) {
+  char quoted[32];
+  snprintf(quoted, sizeof quoted, "\"%s\"", key);
+  for (const char *at = manifest; (at = strstr(at, quoted)); ++at) {
+    const char *after = at + strlen(quoted);
+    after += strspn(after, " \n\r\t");
+    if (*after == ':') return after + 1 + strspn(after + 1, " \n\r\t");
+  }
+  return NULL;
+}
+
+static void read_three(const char *manifest, const char *key, float *values,
+                       const char *path) {
+  const char *at = value_of(manifest, key);
+  if (!at || sscanf(at, "[ %f , %f , %f", values, values + 1, values + 2) != 3)
+    fail(path, "does not state mean and std of three channels");
+}
+
+static enum Resize read_resize(const char *manifest, const char *key, enum Resize usual,
+                               const char *path) {
+  const char *at = value_of(manifest, key);
+  if (!at) return usual; /* an early manifest does not state it */
+  if (strncmp(at, "\"area\"", 6) == 0) return AREA;
+  if (strncmp(at, "\"cubic\"", 7) == 0) return CUBIC;
+  if (strncmp(at, "\"linear\"", 8) == 0) return LINEAR;
+  fail(path, "states an interpolation other than area, cubic and linear");
+  return usual;
+}
+
+/* Reads the manifest beside a symbol, of this version or an earlier one. */
+static Preprocess read_preprocess(const char *symbol, const char *symbol_path) {
+  Preprocess made;
+  /* The symbol states the shape of its input first. */
   const char *at = strstr(symbol, "\"__shape__\"");
-  int high = 0, wide = 0;
-  if (!at || sscanf(at + 11, " : \"(0, 3, %4d, %4d)", &high, &wide) != 2 || high < 1 ||
-      high != wide)
-    fail(path, "does not state the size of its input as a whole detector does");
-  return high;
+  if (!at || sscanf(at + 11, " : \"(0, 3, %4d, %4d)", &made.height, &made.width) != 2 ||
+      made.height < 1 || made.width < 1)
+    fail(symbol_path, "does not state the size of its input as a whole detector does");
+  char path[4096];
+  const char *slash = strrchr(symbol_path, '/');
+  int folder = slash ? (int)(slash - symbol_path) + 1 : 0;
+  if (snprintf(path, sizeof path, "%.*smanifest.json", folder, symbol_path) >=
+      (int)sizeof path)
+    fail(symbol_path, "has too long a name");
+  long unused;
+  char *manifest = read_file(path, &unused);
+  read_three(manifest, "mean", made.mean, path);
+  read_three(manifest, "std", made.std, path);
+  const char *ratio = value_of(manifest, "keep_ratio");
+  if (ratio && strncmp(ratio, "false", 5) != 0)
+    fail(path, "states keep_ratio, which this program does not do");
+  made.larger = read_resize(manifest, "larger", AREA, path);
+  made.smaller = read_resize(manifest, "smaller", CUBIC, path);
+  made.otherwise = read_resize(manifest, "otherwise", LINEAR, path);
+  free(manifest);
+  return made;
 }
 
 static float *output(PredictorHandle net, uint32_t index, uint32_t width, uint32_t *rows) {
@@ -134,7 +193,7 @@ static float *output(PredictorHandle net, uint32_t index, uint32_t width, uint32
   return values;
 }
 
-/* Holds the names of parameters against those that a symbol needs beside its input. */
+/* Compares the names of parameters with those that a symbol needs beside its input. */
 static void compare(const char *symbol, NDListHandle params, uint32_t count,
                     const char *path) {
   uint32_t needed = 0, dimensions;
@@ -164,23 +223,23 @@ int main(int argc, char **argv) {
   const char *name = "data", *symbol = read_file(argv[1], &unused);
   const char *params = read_file(argv[2], &length);
   unsigned char *pixels = read_ppm(argv[3], &width, &height);
-  uint32_t size = side(symbol, argv[1]), ends[2] = {0, 4}, shape[4] = {1, 3, size, size};
-  uint32_t count, rows;
+  Preprocess to = read_preprocess(symbol, argv[1]);
+  uint32_t ends[2] = {0, 4}, shape[4] = {1, 3, to.height, to.width}, count, rows;
   NDListHandle list;
   PredictorHandle net;
   check(MXNDListCreate(params, (int)length, &list, &count), argv[2]);
   check(MXPredCreate(symbol, params, (int)length, 1, 0, 1, &name, ends, shape, &net), argv[1]);
   compare(symbol, list, count, argv[2]); /* what it lacks, MXNet takes for 0 */
-  float *input = prepare(pixels, width, height, size), scale = size;
-  check(MXPredSetInput(net, name, input, 3 * size * size), "input");
+  float *input = prepare(pixels, width, height, &to);
+  float across = (float)width / to.width, down = (float)height / to.height;
+  check(MXPredSetInput(net, name, input, 3 * to.height * to.width), "input");
   check(MXPredForward(net), "forward");
   float *ids = output(net, 0, 1, &rows), *scores = output(net, 1, 1, &rows);
   float *boxes = output(net, 2, 4, &rows);
   for (uint32_t i = 0; i < rows; ++i)
     if (ids[i] >= 0 && scores[i] >= least)
-      printf("%d %.4f %.1f %.1f %.1f %.1f\n", (int)ids[i], scores[i],
-             boxes[4 * i] * width / scale, boxes[4 * i + 1] * height / scale,
-             boxes[4 * i + 2] * width / scale, boxes[4 * i + 3] * height / scale);
+      printf("%d %.4f %.1f %.1f %.1f %.1f\n", (int)ids[i], scores[i], boxes[4 * i] * across,
+             boxes[4 * i + 1] * down, boxes[4 * i + 2] * across, boxes[4 * i + 3] * down);
   if (fflush(stdout) != 0 || ferror(stdout)) fail("standard output", "cannot be written");
   _Exit(0); /* by return, MXNet's threads now and then abort or hang as it is taken down */
 }

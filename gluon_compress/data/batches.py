@@ -1,4 +1,4 @@
-"""Which samples a batch holds, what each anchor learns, and how both are made ahead.
+"""Batches of samples and targets, made ahead in threads.
 
 Nothing here runs an MXNet operator: one that waits behind those of a training step
 takes longer than the work itself.
@@ -13,7 +13,6 @@ from typing import Callable, Iterator, Sequence
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.boxes import STDS, corner_from_center, encode_deltas, iou
 from gluon_compress.data.normalization import normalize
 
 LAST = ("keep", "discard", "fill")
@@ -29,7 +28,7 @@ class Batches:
     dataset
         ``len`` and ``[i]`` -> (image, label).
     sample : callable
-        ``sample(image, label, rng=rng)`` -> (image ``(S, S, 3)``, uint8, label);
+        ``sample(image, label, rng=rng)`` -> (image ``(H, W, 3)``, uint8, label);
         ``functools.partial(ssd_train_sample, size=300)`` for instance.
     batch_size : int
     seed : int
@@ -40,7 +39,7 @@ class Batches:
         The last batch of an epoch, where it is smaller: ``keep`` it, ``discard`` it,
         or ``fill`` it with samples from the epoch's beginning.
     targets : callable, optional
-        Labels to a tuple of arrays (``SSDTargets``). None: the labels themselves,
+        Labels to a tuple of arrays (``Family.targets``). None: the labels themselves,
         padded with -1 to ``(B, M, 6)``, or class ids ``(B,)``.
     mix : callable, optional
         ``mix(arrays, rng)`` -> arrays, called with a whole batch (``Mixup``).
@@ -167,103 +166,6 @@ def padded(labels: Sequence) -> tuple[np.ndarray]:
     for row, label in zip(out, labels):
         row[: len(label)] = label
     return (out,)
-
-
-class SSDTargets:
-    """Turns the labels of a batch into what SSD's loss compares with.
-
-    The targets are those of GluonCV's ``SSDTargetGenerator`` as its training transform
-    uses it, in a tenth of the time, which its operators spend on sorting all overlaps.
-
-    Parameters
-    ----------
-    anchors : NDArray
-        Center boxes in pixels, ``(1, A, 4)``.
-    iou : float
-        Overlap from which an anchor belongs to an object.
-    stds : sequence of float
-        What box deltas are divided by.
-    """
-
-    def __init__(
-        self,
-        anchors: mx.nd.NDArray,
-        *,
-        iou: float = 0.5,
-        stds: Sequence[float] = STDS,
-    ) -> None:
-        self.iou, self.stds = np.float32(iou), tuple(stds)
-        center = anchors.asnumpy().reshape(-1, 4).astype(np.float32)
-        # Column-major, for ``boxes.iou``.
-        self.corner_anchors = np.asfortranarray(corner_from_center(center))
-
-    def __call__(self, labels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the targets of a batch.
-
-        Parameters
-        ----------
-        labels : sequence of numpy.ndarray
-            ``(M, 5+)`` each: corner box in pixels, class id.
-
-        Returns
-        -------
-        tuple
-            Class targets ``(B, A)``, 0 for the background, and box targets
-            ``(B, A, 4)``, 0 for the background; float32.
-        """
-        count = len(self.corner_anchors)
-        classes = np.zeros((len(labels), count), np.float32)
-        deltas = np.zeros((len(labels), count, 4), np.float32)
-        for label, row, boxes in zip(labels, classes, deltas):
-            if len(label):
-                label = np.asarray(label, np.float32)
-                matches = match(iou(label[:, :4], self.corner_anchors), self.iou)
-                at = np.flatnonzero(matches >= 0)
-                row[at] = label[matches[at], 4] + 1
-                boxes[at] = encode_deltas(
-                    label[matches[at], :4], self.corner_anchors[at], self.stds
-                )
-        return classes, deltas
-
-
-def match(overlaps: np.ndarray, iou: float) -> np.ndarray:
-    """Return which object each anchor belongs to.
-
-    Every object gets the free anchor that overlaps it most, the best pairs first. Then
-    an anchor that overlaps its best object as much as any does, or at least by ``iou``,
-    gets that object (Liu et al. 2016, section 2.2, "matching strategy"). What does not
-    overlap at all is never matched: an object without an area belongs to no anchor.
-
-    Parameters
-    ----------
-    overlaps : numpy.ndarray
-        ``(M, A)``, M at least 1.
-    iou : float
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(A,)``: object index, -1 for the background.
-    """
-    nearest, most = overlaps.argmax(axis=0), overlaps.max(axis=0)
-    best = overlaps.argmax(axis=1)
-    peaks = overlaps[np.arange(len(overlaps)), best]
-    near = (most >= iou) | (most >= peaks[nearest])
-    matches = np.where(near & (most > 0), nearest, -1)
-    left, values, taken = set(range(len(overlaps))), peaks.copy(), []
-    while left:
-        # As in a stable sort of all pairs: of equal ones the first anchor comes first.
-        chosen = min(left, key=lambda i: (-values[i], best[i], i))
-        if best[chosen] in taken:
-            row = overlaps[chosen].copy()
-            row[taken] = -1
-            best[chosen], values[chosen] = row.argmax(), row.max()
-            continue
-        left.remove(chosen)
-        if values[chosen] > 1e-12:
-            taken.append(best[chosen])
-            matches[best[chosen]] = chosen
-    return matches
 
 
 class EarlyBatches:

@@ -8,9 +8,12 @@ colours. All changes of colour are one matrix, applied at the size of the net's 
 from __future__ import annotations
 
 import math
+from typing import Sequence
 
 import cv2
 import numpy as np
+
+from gluon_compress.sizes import Size, size_pair
 
 ASPECTS = (3 / 4, 4 / 3)
 TRIALS = 10
@@ -31,7 +34,7 @@ _DIRECTIONS = np.array(
 def crop_train_sample(
     image: np.ndarray,
     label: int,
-    size: int,
+    size: Size,
     rng: np.random.Generator,
     *,
     least_area: float = 0.08,
@@ -46,7 +49,7 @@ def crop_train_sample(
         ``(H, W, 3)``, uint8, RGB; not changed.
     label : int
         Handed on.
-    size : int
+    size : int or (int, int)
         Height and width of the result, pixels.
     rng : numpy.random.Generator
         The only source of chance.
@@ -60,11 +63,13 @@ def crop_train_sample(
     Returns
     -------
     tuple
-        Image ``(size, size, 3)``, uint8, and ``label``.
+        Image ``(H, W, 3)``, uint8, and ``label``.
     """
-    top, left, height, width = _part(image.shape[:2], least_area, rng)
+    rows, columns = size_pair(size)
+    stretch = columns / rows
+    top, left, height, width = _part(image.shape[:2], least_area, stretch, rng)
     part = image[top : top + height, left : left + width]
-    view = _resize(part, size, size)
+    view = _resize(part, columns, rows)
     if rng.random() < 0.5:
         view = cv2.flip(view, 1)
     if jitter or lighting:
@@ -75,7 +80,7 @@ def crop_train_sample(
 def crop_val_sample(
     image: np.ndarray,
     label: int,
-    size: int,
+    size: Size,
     rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, int]:
     """Return the centre of an image and its class.
@@ -90,28 +95,35 @@ def crop_val_sample(
     Returns
     -------
     tuple
-        Image ``(size, size, 3)``, uint8: the middle of the image whose shorter side
-        is ``size / 0.875``, and ``label``.
+        Image ``(H, W, 3)``, uint8: the centre of the image, which is resized so that
+        it just covers ``size / 0.875``, and ``label``.
     """
     height, width = image.shape[:2]
-    scale = math.ceil(size / CENTRE) / min(height, width)
+    rows, columns = size_pair(size)
+    scale = max(math.ceil(rows / CENTRE) / height, math.ceil(columns / CENTRE) / width)
     height, width = round(height * scale), round(width * scale)
     view = _resize(image, width, height)
-    top, left = (height - size) // 2, (width - size) // 2
-    return np.ascontiguousarray(view[top : top + size, left : left + size]), label
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return np.ascontiguousarray(view[top : top + rows, left : left + columns]), label
 
 
-def _part(shape, least_area: float, rng) -> tuple[int, int, int, int]:
-    """Draw a part by its area and aspect; the largest square where none fits."""
+def _part(
+    shape: Sequence[int], least_area: float, stretch: float, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw a part by its area and aspect; the largest of the result's where none fits.
+
+    ``stretch`` is width over height of the result, which aspects are relative to.
+    """
     height, width = shape
     areas = rng.uniform(least_area, 1, TRIALS) * height * width
-    aspects = np.exp(rng.uniform(*np.log(ASPECTS), TRIALS))
+    aspects = np.exp(rng.uniform(*np.log(ASPECTS), TRIALS)) * stretch
     for w, h in np.rint(np.sqrt([areas * aspects, areas / aspects])).astype(int).T:
         if 0 < w <= width and 0 < h <= height:
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
             return int(top), int(left), int(h), int(w)
-    side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side, side
+    h = max(round(min(height, width / stretch)), 1)
+    w = max(round(min(width, height * stretch)), 1)
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:

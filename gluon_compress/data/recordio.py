@@ -20,6 +20,7 @@ from mxnet import recordio
 from gluon_compress.data.batches import Sample, drawn, padded
 from gluon_compress.data.imagenet_transforms import ASPECTS, CENTRE
 from gluon_compress.data.normalization import MEAN, STD
+from gluon_compress.sizes import Size, size_pair
 
 _SEEDS = 2**31 - 1
 
@@ -120,7 +121,7 @@ class RecordBatches:
     ----------
     records : Records
     batch_size : int
-    size : int
+    size : int or (int, int)
         Height and width of the images, pixels.
     changes : mapping, optional
         ``least_area``, ``jitter`` and ``lighting``, as in ``crop_train_sample``. None:
@@ -138,7 +139,7 @@ class RecordBatches:
         self,
         records: Records,
         batch_size: int,
-        size: int,
+        size: Size,
         *,
         changes: Mapping[str, float] | None = None,
         seed: int = 0,
@@ -157,7 +158,7 @@ class RecordBatches:
         self._options = {
             "path_imgrec": str(records.path),
             "path_imgidx": str(records.index),
-            "data_shape": (3, size, size),
+            "data_shape": (3, *size_pair(size)),
             "batch_size": batch_size,
             "shuffle": shuffle,
             "round_batch": True,
@@ -218,5 +219,5 @@ def _train_view(least_area: float, jitter: float, lighting: float) -> dict:
     }
 
 
-def _val_view(size: int) -> dict:
-    return {"resize": math.ceil(size / CENTRE)}
+def _val_view(size: Size) -> dict:
+    return {"resize": math.ceil(max(size_pair(size)) / CENTRE)}

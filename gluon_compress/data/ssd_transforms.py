@@ -8,11 +8,14 @@ are resized; colours change last, at the size of the net's input.
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import cv2
 import numpy as np
 
 from gluon_compress.boxes import iou
 from gluon_compress.data.normalization import MEAN
+from gluon_compress.sizes import Size, size_pair
 
 # How an image is resized to the net's input, by GluonCV's rule: the names of OpenCV's
 # interpolations where it is larger both ways, smaller both ways, or neither.
@@ -39,7 +42,7 @@ _FROM_YIQ = np.array([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.107, 1.705]
 
 
 def ssd_train_sample(
-    image: np.ndarray, label: np.ndarray, size: int, rng: np.random.Generator
+    image: np.ndarray, label: np.ndarray, size: Size, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a random view of an image for SSD training, and the boxes seen in it.
 
@@ -54,7 +57,7 @@ def ssd_train_sample(
         ``(H, W, 3)``, uint8, RGB; not changed.
     label : numpy.ndarray
         ``(M, 4+)``: corner boxes in pixels and anything else; M may be 0.
-    size : int
+    size : int or (int, int)
         Height and width of the result, pixels.
     rng : numpy.random.Generator
         The only source of chance.
@@ -62,7 +65,7 @@ def ssd_train_sample(
     Returns
     -------
     tuple
-        Image ``(size, size, 3)``, uint8, and label ``(N, 4+)``, float32, in its
+        Image ``(H, W, 3)``, uint8, and label ``(N, 4+)``, float32, in its
         pixels. A box whose centre is outside the crop is left out, the others are
         clipped to it; N is 0 only if M is.
 
@@ -72,6 +75,7 @@ def ssd_train_sample(
     as in the authors' own 8-bit code, and the edge of an expanded image falls on a
     whole pixel of the result (the boxes go with it).
     """
+    size = size_pair(size)
     colour = _colour_matrix(rng)
     height, width = image.shape[:2]
     canvas, offset = _expand(width, height, rng)
@@ -80,18 +84,18 @@ def ssd_train_sample(
     boxes, crop = _random_crop(boxes, canvas, rng)
     interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
     seen, placed = _place(crop, offset, (width, height), size)
-    view = _render(image, seen, placed, (size, interpolation, colour))
+    view = _render(image, seen, placed, size, interpolation, colour)
     boxes = _follow(boxes, offset, seen, placed)
     if rng.random() < 0.5:
         view = cv2.flip(view, 1)
-        boxes[:, [0, 2]] = size - boxes[:, [2, 0]]
+        boxes[:, [0, 2]] = size[1] - boxes[:, [2, 0]]
     return view, boxes.astype(np.float32)
 
 
 def ssd_val_sample(
     image: np.ndarray,
     label: np.ndarray,
-    size: int,
+    size: Size,
     rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the whole image resized, and its boxes with it.
@@ -106,19 +110,21 @@ def ssd_val_sample(
     Returns
     -------
     tuple
-        Image ``(size, size, 3)``, uint8, and label ``(M, 4+)``, float32.
+        Image ``(H, W, 3)``, uint8, and label ``(M, 4+)``, float32.
     """
     height, width = image.shape[:2]
-    view = _resize(image, size, size, _fitting(width, height, size))
-    scale = np.array([size / width, size / height] * 2)
+    rows, columns = size_pair(size)
+    view = _resize(image, columns, rows, _fitting(image.shape, (rows, columns)))
+    scale = np.array([columns / width, rows / height] * 2)
     boxes = label.astype(np.float64)
     boxes[:, :4] *= scale
     return view, boxes.astype(np.float32)
 
 
-def _fitting(width: int, height: int, size: int) -> int:
+def _fitting(shape: Sequence[int], size: tuple[int, int]) -> int:
     """Return the interpolation that ``RESIZE`` names for an image of such sides."""
-    smaller, larger = max(width, height) < size, min(width, height) > size
+    smaller = shape[0] < size[0] and shape[1] < size[1]
+    larger = shape[0] > size[0] and shape[1] > size[1]
     name = RESIZE["smaller" if smaller else "larger" if larger else "otherwise"]
     return getattr(cv2, f"INTER_{name.upper()}")
 
@@ -180,7 +186,9 @@ def _inside(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
     return kept[(held & solid).all(axis=1)]
 
 
-def _place(crop, offset, shape, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _place(
+    crop: np.ndarray, offset: np.ndarray, shape: Sequence[int], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return which part of the image a crop sees and where in the result it goes.
 
     Both are (xmin, ymin, xmax, ymax) in whole pixels, of the image and the result.
@@ -188,27 +196,34 @@ def _place(crop, offset, shape, size: int) -> tuple[np.ndarray, np.ndarray]:
     seen = np.concatenate(
         [np.maximum(crop[:2] - offset, 0), np.minimum(crop[2:] - offset, shape)]
     )
-    scale = size / (crop[2:] - crop[:2])
+    sides = np.array(size[::-1])  # width, height
+    scale = sides / (crop[2:] - crop[:2])
     placed = (seen + np.tile(offset - crop[:2], 2)) * np.tile(scale, 2)
     placed = np.rint(placed).astype(int)
     # A sliver of the image is seen as one pixel, not as none.
-    placed[:2] = np.minimum(placed[:2], size - 1)
+    placed[:2] = np.minimum(placed[:2], sides - 1)
     placed[2:] = np.maximum(placed[2:], placed[:2] + 1)
     return seen, placed
 
 
-def _render(image, seen, placed, how: tuple) -> np.ndarray:
-    size, interpolation, colour = how
+def _render(
+    image: np.ndarray,
+    seen: np.ndarray,
+    placed: np.ndarray,
+    size: tuple[int, int],
+    interpolation: int,
+    colour: np.ndarray | None,
+) -> np.ndarray:
     x0, y0, x1, y1 = seen
     left, top, right, bottom = placed
     if x0 >= x1 or y0 >= y1:  # an image without objects may be missed
-        return np.full((size, size, 3), FILL, np.uint8)
+        return np.full((*size, 3), FILL, np.uint8)
     part = _resize(image[y0:y1, x0:x1], right - left, bottom - top, interpolation)
     if colour is not None:
         part = cv2.transform(part, colour)
-    if part.shape[:2] == (size, size):
+    if part.shape[:2] == size:
         return part
-    view = np.full((size, size, 3), FILL, np.uint8)
+    view = np.full((*size, 3), FILL, np.uint8)
     view[top:bottom, left:right] = part
     return view
 

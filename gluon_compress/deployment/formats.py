@@ -1,7 +1,7 @@
-"""The files of each edge runtime, written from one head graph.
+"""File formats of edge runtimes, all written from one graph.
 
-A row of ``FORMATS`` writes files named after the detector into a folder, and returns
-what the manifest says of them beside their names.
+A row of ``FORMATS`` writes the files of a format into a folder, and returns what the
+manifest states of them beside their names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.deployment import int8
-from gluon_compress.deployment.runtimes import needed
+from gluon_compress.deployment.runtimes import RUNTIMES, import_optional
 from gluon_compress.model_folder import save_pair
 
 OPSET = 13  # that of the operators which mx.onnx writes
@@ -30,7 +30,7 @@ BATCH = "batch"  # the name of an axis of any length
 
 
 @dataclass(frozen=True)
-class Graph:
+class InferenceGraph:
     """A graph to write.
 
     Parameters
@@ -58,7 +58,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Format:
-    """How files are written, and who runs them.
+    """How the files of a format are written, and which runtime checks them.
 
     Parameters
     ----------
@@ -74,33 +74,33 @@ class Format:
         ``float32`` or ``int8``.
     """
 
-    write: Callable[[Graph, Path], dict]
+    write: Callable[[InferenceGraph, Path], dict]
     runtime: str
     files: tuple[str, ...]
     tolerance: float = 1e-4
     precision: str = "float32"
 
 
-def _mxnet(graph: Graph, folder: Path) -> dict:
+def _mxnet(graph: InferenceGraph, folder: Path) -> dict:
     save_pair(graph.symbol, graph.params, folder, graph.name)
     return {}
 
 
-def _onnx(graph: Graph, folder: Path) -> dict:
+def _onnx(graph: InferenceGraph, folder: Path) -> dict:
     return _write_onnx(graph, folder / f"{graph.name}.onnx", batch=1)
 
 
-def _onnx_dynamic(graph: Graph, folder: Path) -> dict:
+def _onnx_dynamic(graph: InferenceGraph, folder: Path) -> dict:
     return _write_onnx(graph, folder / f"{graph.name}-dynamic.onnx", batch=BATCH)
 
 
-def _write_onnx(graph: Graph, path: Path, *, batch: int | str) -> dict:
+def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     """Write a graph by MXNet's own exporter, and mend what this leaves to mend.
 
     It stamps the installed onnx's newest opset on operators of an earlier one, and
     lists all weights as inputs, so that no runtime can fold or pack them.
     """
-    onnx = needed("onnx", "onnx")
+    onnx = import_optional("onnx", "onnx")
     dynamic = {}
     if batch == BATCH:
         shape = (BATCH, *graph.shape[1:])
@@ -121,9 +121,9 @@ def _write_onnx(graph: Graph, path: Path, *, batch: int | str) -> dict:
     return {"opset": OPSET, "batch": batch}
 
 
-def _openvino(graph: Graph, folder: Path) -> dict:
+def _openvino(graph: InferenceGraph, folder: Path) -> dict:
     """Convert the ONNX file of any batch by OpenVINO's own converter."""
-    openvino = needed("openvino", "openvino")
+    openvino = import_optional("openvino", "openvino")
     with tempfile.TemporaryDirectory() as place:
         _onnx_dynamic(graph, Path(place))
         model = openvino.convert_model(Path(place) / f"{graph.name}-dynamic.onnx")
@@ -131,7 +131,7 @@ def _openvino(graph: Graph, folder: Path) -> dict:
     return {"batch": BATCH}
 
 
-def _ncnn(graph: Graph, folder: Path) -> dict:
+def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
     """Convert the ONNX file by pnnx, ncnn's own converter, a program in its wheel."""
     converter = _pnnx()
     shape = ",".join(map(str, graph.shape))
@@ -162,7 +162,7 @@ def _pnnx() -> str:
     return program
 
 
-def _int8(graph: Graph, folder: Path) -> dict:
+def _int8(graph: InferenceGraph, folder: Path) -> dict:
     """Quantise by MXNet's oneDNN passes, calibrated on the graph's images."""
     pair = int8.quantize(
         graph.symbol, graph.params, graph.images, calibration=graph.calibration
@@ -171,9 +171,9 @@ def _int8(graph: Graph, folder: Path) -> dict:
     return {"calibration": graph.calibration, "images": len(graph.images)}
 
 
-def _onnx_int8(graph: Graph, folder: Path) -> dict:
+def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
     """Quantise by ONNX Runtime, in the form that OpenVINO reads too."""
-    tool = needed("onnxruntime.quantization", "onnx")
+    tool = import_optional("onnxruntime.quantization", "onnx")
     if len(graph.images) == 0:
         raise ValueError("int8 needs images to calibrate on, and there are none")
     inputs = iter([{"data": image[None]} for image in graph.images])
@@ -198,7 +198,7 @@ def _onnx_int8(graph: Graph, folder: Path) -> dict:
             weight_type=tool.QuantType.QInt8,
             calibrate_method=methods[graph.calibration],
         )
-    onnx = needed("onnx", "onnx")
+    onnx = import_optional("onnx", "onnx")
     model = onnx.load(str(folder / f"{graph.name}-int8.onnx"))
     onnx.checker.check_model(model, full_check=True)
     (opset,) = [one.version for one in model.opset_import if not one.domain]
@@ -230,3 +230,29 @@ FORMATS: dict[str, Format] = {
     "int8": Format(_int8, "mxnet", INT8, ROUNDED, "int8"),
     "onnx-int8": Format(_onnx_int8, "onnxruntime", ("-int8.onnx",), ROUNDED, "int8"),
 }
+
+
+def formats_of(runtime: str, precision: str) -> tuple[str, ...]:
+    """Return the formats that a runtime reads in a precision, the preferred first.
+
+    Raises
+    ------
+    ValueError
+        If there is no such runtime, or it has no such precision.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime {runtime!r}; allowed: {', '.join(RUNTIMES)}")
+    formats = RUNTIMES[runtime].formats
+    matching = tuple(f for f in formats if FORMATS[f].precision == precision)
+    if not matching:
+        allowed = sorted({FORMATS[f].precision for f in formats})
+        raise ValueError(
+            f"precision {precision!r} of {runtime}; allowed: {', '.join(allowed)}"
+        )
+    return matching
+
+
+def runtimes_and_precisions() -> list[tuple[str, str]]:
+    """Return every runtime with each of its precisions."""
+    pairs = [(r, FORMATS[f].precision) for r in RUNTIMES for f in RUNTIMES[r].formats]
+    return list(dict.fromkeys(pairs))

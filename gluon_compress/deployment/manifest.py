@@ -1,147 +1,192 @@
-"""What the manifest of a deployed folder states, each key checked before its use."""
+"""What the manifest of a deployed folder states, checked before its use."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
-from gluon_compress.checks import (
-    key,
-    list_of,
-    map_of,
-    number,
-    one_of,
-    optional,
-    part,
-    section,
-    text,
-    whole,
-    wrong,
-)
-from gluon_compress.data import RESIZE
+import numpy as np
+from pydantic import ConfigDict
+from typing_extensions import Annotated, Literal
+
+from gluon_compress.data import Preprocess
 from gluon_compress.deployment.formats import BATCH, FORMATS
 from gluon_compress.deployment.int8 import CALIBRATIONS
-from gluon_compress.models.manifest import POSITIVE, Anchors, Decode, stated_classes
-from gluon_compress.storage.artifacts import MANIFEST, valid_checksums, verified
+from gluon_compress.postprocess import POSTPROCESS, Postprocess
+from gluon_compress.postprocess.earlier import with_sections
+from gluon_compress.storage.artifacts import MANIFEST, verified
+from gluon_compress.validation import (
+    Allowed,
+    ClassNames,
+    Count,
+    NonEmptyStr,
+    NonNegative,
+    OneOf,
+    Settings,
+    Tagged,
+    not_allowed,
+    parse,
+    wrong,
+)
 
-KIND = "ssd-deployed"
-ANCHORS = "anchors.npy"
-
-
-def _resize(value: Any, place: str) -> dict:
-    if value != RESIZE:
-        raise wrong(place, value, f"{RESIZE}, which is all that is done here")
-    return value
-
-
-def _batch(value: Any, place: str) -> int | str:
-    if value not in (1, BATCH) or value is True:
-        raise wrong(place, value, f"1 or {BATCH!r}")
-    return value
-
-
-@section
-class Input:
-    """What goes in."""
-
-    name: str = key(text)
-    shape: tuple = key(list_of(whole(1), exactly=4))
-    resize: dict = key(_resize, RESIZE)
+DEPLOYED = "-deployed"  # what the kind of a family ends in where it is deployed
 
 
-@section
-class Output:
-    """What comes out."""
+class Input(Settings):
+    """What goes in.
 
-    name: str = key(text)
-    shape: tuple = key(list_of(whole(1), exactly=3))
+    Parameters
+    ----------
+    name : str
+        Of the graph's input.
+    shape : tuple of int
+        Of one image, with its batch axis.
+    """
 
+    model_config = ConfigDict(extra="ignore")
 
-@section
-class Nms:
-    """Which boxes stay, as ``Decoding`` has it."""
-
-    nms_thresh: float = key(number(0, 1, above=True))
-    nms_topk: int = key(whole(1))
-    post_nms: int = key(whole(1))
-    least_score: float = key(number(0, 1))
-
-
-@section
-class Written:
-    """What was written in a format, how, and how far off it was."""
-
-    files: tuple = key(list_of(text))
-    precision: str = key(one_of("float32", "int8"))
-    difference: float = key(number(0))
-    allowed: float | None = key(optional(number(0)), None)
-    opset: int | None = key(optional(whole(1)), None)
-    batch: int | str = key(_batch, BATCH)
-    calibration: str | None = key(optional(one_of(*CALIBRATIONS)), None)
-    images: int | None = key(optional(whole(1)), None)
-    whole: tuple = key(list_of(text), ())
-    whole_difference: float | None = key(optional(number(0)), None)
+    name: NonEmptyStr
+    shape: Tuple[Count, Count, Count, Count]
 
 
-@section
-class Deployed:
-    """All that a predictor takes from a manifest."""
+class Output(Settings):
+    """What comes out.
 
-    input: Input = key(part(Input))
-    outputs: tuple = key(list_of(part(Output), exactly=1))
-    classes: tuple = key(stated_classes)
-    mean: tuple = key(list_of(number(0, 1), exactly=3))
-    std: tuple = key(list_of(POSITIVE, exactly=3))
-    anchors: Anchors = key(part(Anchors))
-    decode: Decode = key(part(Decode))
-    nms: Nms = key(part(Nms))
-    formats: dict = key(map_of(part(Written), *FORMATS))
-    files: dict = key(valid_checksums)
+    Parameters
+    ----------
+    name : str
+        By which the postprocess asks for it.
+    shape : tuple of int
+        For one image, with its batch axis.
+    """
 
-    def disagreement(self) -> tuple | None:
-        """Name what fits neither the anchors, nor the classes, nor the files."""
-        size, width = self.anchors.size, self.outputs[0].shape[2]
-        if self.input.shape != (1, 3, size, size):
-            allowed = f"{[1, 3, size, size]}, for anchors.size is {size}"
-            return "input.shape", list(self.input.shape), allowed
-        if len(self.classes) + 5 != width:
-            allowed = f"{width - 5} names, for outputs[0].shape ends in {width}"
-            return "classes", list(self.classes), allowed
-        if ANCHORS not in self.files:
-            return "files", list(self.files), f"one of them {ANCHORS!r}, with its sum"
-        for name, written in self.formats.items():
-            problem = self._unfit(name, written)
-            if problem:
-                return f"formats.{name}.files", list(written.files), problem
-        return None
+    name: NonEmptyStr
+    shape: Tuple[Count, ...]
 
-    def _unfit(self, name: str, written: Written) -> str | None:
-        """Return what the files of a format should be, if they are not."""
+
+class FormatEntry(Settings):
+    """What was written in a format, and how far it is off.
+
+    Parameters
+    ----------
+    files : tuple of str
+        In the order of the format's endings.
+    precision : str
+        ``float32`` or ``int8``.
+    difference : float
+        Largest difference from the net in this format's runtime, relative to the
+        output's scale; for int8 the root mean square.
+    allowed : float, optional
+        What it may be, if it is not the format's own tolerance.
+    opset : int, optional
+        Of ONNX.
+    batch : int or str
+        1, or ``batch`` for any number of images.
+    calibration : str, optional
+        Of int8.
+    images : int, optional
+        How many images int8 was calibrated on.
+    whole : tuple of str
+        Files of the graph that includes the postprocess, if there is one.
+    whole_difference : float, optional
+        How far its results are off.
+    """
+
+    files: Tuple[NonEmptyStr, ...]
+    precision: Literal["float32", "int8"]
+    difference: NonNegative
+    allowed: Optional[NonNegative] = None
+    opset: Optional[Count] = None
+    batch: Annotated[
+        Union[Literal[1], Literal["batch"]], Allowed(f"1 or {BATCH!r}")
+    ] = BATCH  # type: ignore[assignment]
+    calibration: Optional[Annotated[str, OneOf(lambda: CALIBRATIONS)]] = None
+    images: Optional[Count] = None
+    whole: Tuple[NonEmptyStr, ...] = ()
+    whole_difference: Optional[NonNegative] = None
+
+    def files_allowed(self, name: str, present: Mapping[str, Any]) -> Optional[str]:
+        """Return what the files of a format should be, or None if they are."""
         endings = FORMATS[name].files
-        if len(written.files) != len(endings) or not all(
-            file.endswith(ending) for file, ending in zip(written.files, endings)
+        if len(self.files) != len(endings) or not all(
+            file.endswith(ending) for file, ending in zip(self.files, endings)
         ):
             return f"names that end in {' and '.join(endings)}"
-        if not {*written.files, *written.whole} <= set(self.files):
+        if not {*self.files, *self.whole} <= set(present):
             return "files of the folder whose sha256 is in files"
         return None
 
 
-def checked(manifest: Mapping[str, Any]) -> Deployed:
-    """Return what a predictor takes from a manifest; the rest is for the reader.
+class DeployedManifest(Settings):
+    """All that a predictor takes from a manifest; other keys are for the reader.
+
+    Parameters
+    ----------
+    input : Input
+        Shape and name of the graph's input.
+    outputs : tuple of Output
+        In the order in which runtimes give them.
+    classes : tuple of str
+        Names by class id.
+    preprocess : Preprocess
+        What an image goes through before.
+    postprocess : dict
+        ``kind``, a row of ``POSTPROCESS``, and its settings.
+    formats : dict
+        What was written, by format.
+    files : dict
+        sha256 and bytes of each file.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: Input
+    outputs: Tuple[Output, ...]
+    classes: ClassNames
+    preprocess: Preprocess
+    postprocess: Annotated[
+        Any, Tagged("kind", lambda: {k: p.Settings for k, p in POSTPROCESS.items()})
+    ]
+    formats: Dict[Annotated[str, OneOf(lambda: FORMATS)], FormatEntry]
+    files: Dict[str, Dict[str, Any]]
+
+    def check(self) -> None:
+        """Refuse what does not fit together."""
+        if self.input.shape != self.preprocess.shape:
+            allowed = f"{list(self.preprocess.shape)}, as preprocess states it"
+            raise self.error("input.shape", allowed)
+        for name in self.postprocess_class.arrays:
+            if name not in self.files:
+                raise self.error("files", f"one of them {name!r}, with its sum")
+        for name, entry in self.formats.items():
+            allowed = entry.files_allowed(name, self.files)
+            if allowed:
+                raise not_allowed(entry.files, allowed, f"formats.{name}.files")
+
+    @property
+    def postprocess_class(self) -> Any:
+        """The row of ``POSTPROCESS`` that decodes the outputs."""
+        return POSTPROCESS[self.postprocess.kind]
+
+    @property
+    def output_shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """Shapes of the outputs for one image, by name."""
+        return {output.name: output.shape for output in self.outputs}
+
+
+def checked(manifest: Mapping[str, Any]) -> DeployedManifest:
+    """Return what a predictor takes from a manifest, of an earlier version too.
 
     Raises
     ------
     ValueError
         Naming a key that is missing or unknown, or its value and what is allowed.
     """
-    used = {f.name for f in fields(Deployed)}
-    return part(Deployed)({k: v for k, v in manifest.items() if k in used}, "")
+    return parse(DeployedManifest, with_sections(manifest))
 
 
-def read(folder: str | os.PathLike) -> Deployed:
+def read(folder: str | os.PathLike) -> DeployedManifest:
     """Return the checked manifest of a folder whose files are as they were written.
 
     Raises
@@ -150,13 +195,39 @@ def read(folder: str | os.PathLike) -> Deployed:
         If ``deploy`` did not write the folder, a file of it is missing or altered, or
         its manifest states what cannot be; the file and the key are named.
     """
-    manifest, place = verified(folder), Path(folder) / MANIFEST
-    if manifest.get("kind") != KIND:
-        raise ValueError(
-            f"{place}: kind is {manifest.get('kind')!r}; allowed: {KIND!r}, which "
-            "scripts/export.py --formats writes"
-        )
+    manifest, path = verified(folder), Path(folder) / MANIFEST
+    if not is_deployed(manifest):
+        raise wrong(f"{path}: kind", manifest.get("kind"), "that of a deployed folder")
     try:
         return checked(manifest)
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
+
+
+def is_deployed(manifest: Mapping[str, Any]) -> bool:
+    """Return whether a manifest is that of a deployed folder."""
+    return str(manifest.get("kind")).endswith(DEPLOYED)
+
+
+def read_postprocess(
+    folder: str | os.PathLike, manifest: DeployedManifest
+) -> Postprocess:
+    """Return the postprocess of a deployed folder.
+
+    Raises
+    ------
+    ValueError
+        If one of its arrays cannot be read, or does not fit the outputs or classes.
+    """
+    arrays = {}
+    for name in manifest.postprocess_class.arrays:
+        try:
+            arrays[name] = np.load(Path(folder) / name)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {name}: {error}") from None
+    try:
+        made = manifest.postprocess_class.from_state(manifest.postprocess, arrays)
+        made.check(manifest.output_shapes, manifest.classes)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    return made

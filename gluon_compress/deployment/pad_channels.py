@@ -1,4 +1,4 @@
-"""Predictors as wide as MXNet's kernels: a net in memory, not on disk.
+"""Channels padded to whole blocks of MXNet's kernels, in memory, not on disk.
 
 oneDNN's blocked kernels of MXNet 1.9.1 take whole blocks of 16 output channels. A
 convolution of any other width leaves them for a slower path: a predictor of 38 x 38
@@ -19,10 +19,10 @@ BLOCK = 32
 LAST = (0, 2, 3, 1)  # channels last
 
 
-def widen(
+def pad_channels(
     symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray]
 ) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
-    """Return a head with the same outputs whose predictors fill their kernels.
+    """Return a graph with the same outputs whose last convolutions fill their kernels.
 
     A convolution that only a transpose to channels last reads gets channels of zeros up
     to a multiple of ``BLOCK``, which are cut off behind the transpose.
@@ -39,16 +39,16 @@ def widen(
         inputs = [[where[e[0]], *e[1:]] for e in node["inputs"]]
         made.append({**node, "inputs": inputs})
         where[i] = len(made) - 1
-        cut = _widened(nodes, node, made, values)
+        cut = _padded(nodes, node, made, values)
         if cut is not None:
             made.append({**cut, "inputs": [[where[i], 0, 0]]})
             where[i] = len(made) - 1
-    widened = put_together(made, [[where[h[0]], *h[1:]] for h in heads])
-    return widened, values
+    padded = put_together(made, [[where[h[0]], *h[1:]] for h in heads])
+    return padded, values
 
 
-def _widened(nodes: Sequence, node: dict, made: Sequence, values: dict) -> dict | None:
-    """Widen the convolution before a transpose; return what cuts its channels off."""
+def _padded(nodes: Sequence, node: dict, made: Sequence, values: dict) -> dict | None:
+    """Pad the convolution before a transpose; return what cuts its channels off."""
     if node["op"] != "transpose" or attribute(node["attrs"], "axes") != LAST:
         return None
     place = node["inputs"][0][0]

@@ -1,39 +1,142 @@
-"""A deployed detector in any runtime: images to ids, scores and corner boxes."""
+"""A deployed net in any runtime: images to boxes, or to classes and probabilities."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
+from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from gluon_compress.data import normalize
+from gluon_compress.data import Preprocess
 from gluon_compress.data.images import read_image
 from gluon_compress.deployment import manifest
-from gluon_compress.deployment.formats import BATCH
-from gluon_compress.deployment.postprocess import Decoding, detections
-from gluon_compress.deployment.preprocess import as_rgb, prepared
+from gluon_compress.deployment.formats import BATCH, formats_of
 from gluon_compress.deployment.runtimes import RUNTIMES
-from gluon_compress.storage.artifacts import MANIFEST
-
-# Which of a runtime's formats are taken, the first that was exported.
-READS = {
-    ("mxnet", "float32"): ("mxnet",),
-    ("mxnet", "int8"): ("int8",),
-    ("onnxruntime", "float32"): ("onnx-dynamic", "onnx"),
-    ("onnxruntime", "int8"): ("onnx-int8",),
-    ("openvino", "int8"): ("onnx-int8",),
-    ("openvino", "float32"): ("openvino", "onnx-dynamic", "onnx"),
-    ("ncnn", "float32"): ("ncnn",),
-    ("opencv", "float32"): ("onnx",),
-}
 
 
-class Predictor:
-    """A detector of a deployed folder, in one of its runtimes.
+class ImagePredictor(ABC):
+    """Runs a net on images of any size; subclasses run it on prepared batches.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        Names by class id.
+    preprocess : data.Preprocess
+        What images go through before.
+    postprocess : type or Postprocess
+        Whose ``in_images`` brings results back to images.
+    max_batch : int, optional
+        How many images the net takes at once; None is any number.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        preprocess: Preprocess,
+        postprocess: Any,
+        max_batch: int | None = None,
+    ) -> None:
+        self.classes, self.max_batch = tuple(classes), max_batch
+        self.preprocess, self.postprocess = preprocess, postprocess
+
+    @property
+    def height(self) -> int:
+        """Height of the net's input, pixels."""
+        return self.preprocess.height
+
+    @property
+    def width(self) -> int:
+        """Width of the net's input, pixels."""
+        return self.preprocess.width
+
+    @abstractmethod
+    def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the results for inputs that are prepared already.
+
+        Parameters
+        ----------
+        batch : ndarray
+            ``(B, 3, height, width)``, float32, as ``preprocess`` makes it.
+
+        Returns
+        -------
+        tuple of ndarray
+            Of a detector, ids ``(B, N, 1)``, scores ``(B, N, 1)`` and corner boxes
+            ``(B, N, 4)`` in pixels of the input; rows without a detection are -1. Of a
+            classifier, ids and probabilities ``(B, K)``.
+        """
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[tuple]:
+        """Return the results for each image, best first.
+
+        Parameters
+        ----------
+        images : sequence of ndarray
+            Of any size: RGB ``(H, W, 3)``, RGBA or grey, of 8 or 16 bits.
+
+        Returns
+        -------
+        list of tuple
+            Of a detector, ids ``(N,)``, scores ``(N,)`` and corner boxes ``(N, 4)`` in
+            pixels of the image. Of a classifier, ids ``(K,)`` and probabilities
+            ``(K,)`` of the most probable classes.
+
+        Raises
+        ------
+        ValueError
+            For anything but a sequence of such images.
+        """
+        pairs = [self.preprocess(image) for image in _as_list(images)]
+        if not pairs:
+            return []
+        inputs, placements = zip(*pairs)
+        batches = inputs if self.max_batch == 1 else [np.concatenate(inputs)]
+        rows = [self.detect(batch) for batch in batches]
+        results = [np.concatenate(parts) for parts in zip(*rows)]
+        return self.postprocess.in_images(results, placements)
+
+    def stream(self, files: Iterable[str | os.PathLike]) -> Iterator[tuple]:
+        """Run on image files one by one; the next is read while the net runs.
+
+        Parameters
+        ----------
+        files : iterable of path
+            JPEG or PNG; taken as they are asked for, so it may be endless.
+
+        Yields
+        ------
+        tuple
+            The file, and what calling the predictor returns for its image, or for a
+            file that cannot be read the ValueError that says why.
+        """
+        with ThreadPoolExecutor(1) as reader:
+            upcoming = None
+            for file in files:
+                last, upcoming = upcoming, (file, reader.submit(self._read, file))
+                if last is not None:
+                    yield self._finished(*last)
+            if upcoming is not None:
+                yield self._finished(*upcoming)
+
+    def _read(self, file: str | os.PathLike) -> tuple | ValueError:
+        try:
+            return self.preprocess(read_image(file))
+        except ValueError as error:
+            return error
+
+    def _finished(self, file: str | os.PathLike, reading: Future) -> tuple:
+        read = reading.result()
+        if isinstance(read, ValueError):
+            return file, read
+        batch, placement = read
+        return file, self.postprocess.in_images(self.detect(batch), [placement])[0]
+
+
+class Predictor(ImagePredictor):
+    """A deployed detector or classifier in one of its runtimes.
 
     Parameters
     ----------
@@ -45,6 +148,15 @@ class Predictor:
         ``float32`` or ``int8``.
     threads : int, optional
         At least 1. Default: the runtime's own choice.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Names by class id.
+    height, width : int
+        Of the net's input, pixels.
+    max_batch : int or None
+        How many images the export takes at once; None is any number.
 
     Raises
     ------
@@ -66,110 +178,29 @@ class Predictor:
             raise ValueError(f"threads is {threads}; allowed: at least 1")
         folder = Path(folder)
         stated = manifest.read(folder)
-        written = _chosen(folder, stated, runtime, precision)
-        self.classes, self.size = stated.classes, stated.anchors.size
-        self.normalized = partial(normalize, mean=stated.mean, std=stated.std)
-        self.one_by_one = written.batch != BATCH
-        anchors, stds = _anchors(folder, stated), stated.decode.stds
-        self.decoding = Decoding(anchors, stds, **vars(stated.nms))
-        files = [folder / file for file in written.files]
+        entry = _chosen(folder, stated, runtime, precision)
+        super().__init__(
+            stated.classes,
+            stated.preprocess,
+            manifest.read_postprocess(folder, stated),
+            None if entry.batch == BATCH else 1,
+        )
+        self._output_shapes = stated.output_shapes
+        files = [folder / file for file in entry.files]
         try:
-            self._run = RUNTIMES[runtime](files, threads)
+            self._run = RUNTIMES[runtime].open(files, threads)
         except ValueError:  # says what is wrong: a missing module, threads
             raise
         except Exception as error:  # each runtime has its own
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{files[0]}: {runtime} cannot load it: {why}") from None
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[tuple]:
-        """Return for each image its ids, scores and corner boxes, best first.
+    def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the results for inputs that are prepared already."""
+        return self.postprocess.decode(self.outputs(batch))
 
-        Parameters
-        ----------
-        images : sequence of ndarray
-            Of any size: RGB ``(H, W, 3)``, RGBA or grey, of 8 or 16 bits.
-
-        Returns
-        -------
-        list of tuple
-            Ids ``(N,)``, scores ``(N,)`` and corner boxes ``(N, 4)`` in pixels of the
-            image.
-
-        Raises
-        ------
-        ValueError
-            For anything but a sequence of such images.
-        """
-        if getattr(images, "ndim", 4) != 4:
-            shape = f"one array of shape {images.shape}"
-            raise ValueError(f"images is {shape}; allowed: a list of images")
-        if not isinstance(images, (Sequence, np.ndarray)):
-            raise ValueError(f"images is {images!r}; allowed: a list of images")
-        views = [as_rgb(image) for image in images]
-        rows = [self.prepared(view) for view in views]
-        if not self.one_by_one and rows:
-            rows = [np.concatenate(rows)]
-        found = [self.detect(batch) for batch in rows]
-        parts = [np.concatenate(part) for part in zip(*found)]
-        return [
-            _to_pixels(*(part[i] for part in parts), view.shape, self.size)
-            for i, view in enumerate(views)
-        ]
-
-    def prepared(self, image: np.ndarray) -> np.ndarray:
-        """Return an image of any size as the net takes it, ``(1, 3, size, size)``."""
-        return prepared(image, self.size, self.normalized)
-
-    def stream(self, files: Iterable[str | os.PathLike]) -> Iterator[tuple]:
-        """Detect on image files one by one; the next is read while the net runs.
-
-        Parameters
-        ----------
-        files : iterable of path
-            JPEG or PNG; taken as they are asked for, so that it may be endless.
-
-        Yields
-        ------
-        tuple
-            The file, and what calling the predictor returns for its image. For a file
-            that cannot be read the ValueError that says why, instead.
-        """
-        with ThreadPoolExecutor(1) as reader:
-            coming = None
-            for file in files:
-                last, coming = coming, (file, reader.submit(self._read, file))
-                if last is not None:
-                    yield self._finished(*last)
-            if coming is not None:
-                yield self._finished(*coming)
-
-    def _read(self, file: str | os.PathLike) -> tuple:
-        """Return an image's shape and its input, or why there is none, and None."""
-        try:
-            image = read_image(file)
-        except ValueError as error:
-            return error, None
-        return image.shape, self.prepared(image)
-
-    def _finished(self, file: str | os.PathLike, reading: Future) -> tuple:
-        shape, batch = reading.result()
-        if batch is None:
-            return file, shape
-        found = (part[0] for part in self.detect(batch))
-        return file, _to_pixels(*found, shape, self.size)
-
-    def detect(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ids ``(B, N, 1)``, scores and corner boxes for prepared images.
-
-        Parameters
-        ----------
-        batch : ndarray
-            ``(B, 3, size, size)``, float32, as ``normalized`` makes it.
-        """
-        return detections(self.predictions(batch), self.decoding)
-
-    def predictions(self, batch: np.ndarray) -> np.ndarray:
-        """Return what the head says of prepared images, ``(B, A, C + 5)``.
+    def outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the net's outputs ``(B, ...)`` for prepared images, by name.
 
         Raises
         ------
@@ -177,55 +208,42 @@ class Predictor:
             For a shape that the export was not made for.
         """
         batch = np.ascontiguousarray(batch, np.float32)
-        expected = (3, self.size, self.size)
+        expected = self.preprocess.shape[1:]
         if batch.ndim != 4 or batch.shape[1:] != expected or not len(batch):
             raise ValueError(f"a batch of shape {batch.shape}; allowed: B x {expected}")
-        if self.one_by_one and len(batch) > 1:
+        if self.max_batch is not None and len(batch) > self.max_batch:
             raise ValueError(
-                f"a batch of {len(batch)} images; this export was made for 1"
+                f"a batch of {len(batch)} images; this export was made for "
+                f"{self.max_batch}"
             )
-        shape = (len(batch), len(self.decoding.anchors), len(self.classes) + 5)
-        return self._run(batch)[0].reshape(shape)
+        return {
+            name: np.asarray(output).reshape(len(batch), *shape[1:])
+            for (name, shape), output in zip(
+                self._output_shapes.items(), self._run(batch)
+            )
+        }
+
+
+def _as_list(images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Refuse anything but a sequence of images."""
+    if isinstance(images, np.ndarray) and images.ndim != 4:
+        shape = f"one array of shape {images.shape}"
+        raise ValueError(f"images is {shape}; allowed: a list of images")
+    if not isinstance(images, (Sequence, np.ndarray)) or isinstance(images, str):
+        kind = type(images).__name__
+        raise ValueError(f"images is of type {kind}; allowed: a list of images")
+    return images
 
 
 def _chosen(
-    folder: Path, stated: manifest.Deployed, runtime: str, precision: str
-) -> manifest.Written:
+    folder: Path, stated: manifest.DeployedManifest, runtime: str, precision: str
+) -> manifest.FormatEntry:
     """Return the exported format that a runtime reads."""
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime {runtime!r}; allowed: {', '.join(RUNTIMES)}")
-    wanted = READS.get((runtime, precision))
-    if wanted is None:
-        allowed = sorted(p for r, p in READS if r == runtime)
-        raise ValueError(f"precision {precision!r} of {runtime}; allowed: {allowed}")
-    for name in wanted:
+    formats = formats_of(runtime, precision)
+    for name in formats:
         if name in stated.formats:
             return stated.formats[name]
     raise ValueError(
-        f"{folder}: {runtime} reads the format {' or '.join(wanted)}; the folder has "
+        f"{folder}: {runtime} reads the format {' or '.join(formats)}; the folder has "
         f"{', '.join(stated.formats) or 'none'}"
     )
-
-
-def _anchors(folder: Path, stated: manifest.Deployed) -> np.ndarray:
-    """Return the anchors, one for each row of the output."""
-    shape = (stated.outputs[0].shape[1], 4)
-    try:
-        anchors = np.load(folder / manifest.ANCHORS)
-    except ValueError as error:
-        raise ValueError(f"{folder / manifest.ANCHORS}: {error}") from None
-    if anchors.dtype != np.float32 or not np.isfinite(anchors).all():
-        raise ValueError(f"{folder / manifest.ANCHORS}: allowed: numbers of float32")
-    if anchors.shape != shape:
-        raise ValueError(
-            f"{folder / manifest.ANCHORS}: {anchors.shape}; allowed: {shape}, for "
-            f"outputs[0].shape in {MANIFEST}"
-        )
-    return anchors
-
-
-def _to_pixels(ids, scores, boxes, shape: Sequence[int], size: int) -> tuple:
-    """Return the valid rows, with boxes in pixels of an image of such a shape."""
-    valid = ids[:, 0] >= 0
-    scale = np.array([shape[1] / size, shape[0] / size] * 2, np.float32)
-    return ids[valid, 0].astype(int), scores[valid, 0], boxes[valid] * scale

@@ -1,11 +1,16 @@
-"""Runtimes by name: each opens its files and runs a batch."""
+"""Edge runtimes: each opens the files of a format and runs batches.
+
+A new runtime is one class here and its row in ``RUNTIMES``; if it reads a format of its
+own, this is one row in ``formats.FORMATS``.
+"""
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -13,14 +18,14 @@ from mxnet.gluon import SymbolBlock
 
 from gluon_compress.deployment import int8
 from gluon_compress.deployment.fold import fold
-from gluon_compress.deployment.pad_channels import widen
+from gluon_compress.deployment.pad_channels import pad_channels
 from gluon_compress.graph import block_of, pair_of
 
 FUSED = "MKLDNN"  # MXNet's back end that joins convolutions with what follows them
 
 
 def fused(net: Any, ctx: Sequence[mx.Context] | None = None) -> SymbolBlock:
-    """Return a net for inference alone: BatchNorm folded, and joined layers on CPUs.
+    """Return a net for inference alone: BatchNorm folded, on CPUs layers fused.
 
     Parameters
     ----------
@@ -39,7 +44,7 @@ def fused(net: Any, ctx: Sequence[mx.Context] | None = None) -> SymbolBlock:
     return block
 
 
-def needed(module: str, extra: str) -> ModuleType:
+def import_optional(module: str, extra: str) -> ModuleType:
     """Import an optional module.
 
     Raises
@@ -57,7 +62,7 @@ def needed(module: str, extra: str) -> ModuleType:
 
 
 class MXNet:
-    """MXNet, fused and with wide predictors, on ``OMP_NUM_THREADS`` threads."""
+    """MXNet on ``OMP_NUM_THREADS`` threads, layers fused and channels padded."""
 
     def __init__(self, files: Sequence[Path], threads: int | None = None) -> None:
         if threads is not None:
@@ -65,13 +70,13 @@ class MXNet:
                 f"threads is {threads} for MXNet, which takes them from "
                 "OMP_NUM_THREADS when it starts; allowed: None"
             )
-        place = Path(str(files[0])[: -len("-symbol.json")])
-        if place.name.endswith("-int8"):
-            symbol, params = int8.load(place)
+        stem = Path(str(files[0])[: -len("-symbol.json")])
+        if stem.name.endswith("-int8"):
+            symbol, params = int8.load(stem)
         else:
             stored = mx.nd.load(str(files[1]))
             params = {key.split(":", 1)[1]: value for key, value in stored.items()}
-            symbol, params = widen(mx.sym.load(str(files[0])), params)
+            symbol, params = pad_channels(mx.sym.load(str(files[0])), params)
             symbol = symbol.get_backend_symbol(FUSED)
         self._net = block_of(symbol, params)
         self._net.hybridize(static_alloc=True, static_shape=True)
@@ -87,7 +92,7 @@ class ONNXRuntime:
     """ONNX Runtime on the CPU."""
 
     def __init__(self, files: Sequence[Path], threads: int | None = None) -> None:
-        runtime = needed("onnxruntime", "onnx")
+        runtime = import_optional("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         # Threads that wait for the next run would take the cores of everything else.
@@ -106,7 +111,7 @@ class OpenVINO:
     """OpenVINO on the CPU, in float32 unless the file says otherwise."""
 
     def __init__(self, files: Sequence[Path], threads: int | None = None) -> None:
-        openvino = needed("openvino", "openvino")
+        openvino = import_optional("openvino", "openvino")
         settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
@@ -115,15 +120,15 @@ class OpenVINO:
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for a batch, float32."""
-        found = self._request.infer({0: batch})
-        return [found[output] for output in self._outputs]
+        results = self._request.infer({0: batch})
+        return [results[output] for output in self._outputs]
 
 
 class Ncnn:
-    """ncnn on the CPU, in float32; it knows no batches and runs images one by one."""
+    """ncnn on the CPU, in float32; images of a batch run one by one."""
 
     def __init__(self, files: Sequence[Path], threads: int | None = None) -> None:
-        self._ncnn = needed("ncnn", "ncnn")
+        self._ncnn = import_optional("ncnn", "ncnn")
         self._net = self._ncnn.Net()
         options = self._net.opt
         options.use_fp16_packed = options.use_fp16_storage = False
@@ -144,10 +149,10 @@ class Ncnn:
     def _one(self, image: np.ndarray) -> list[np.ndarray]:
         extractor = self._net.create_extractor()
         extractor.input(self._input, self._ncnn.Mat(image))
-        found = [extractor.extract(name) for name in self._outputs]
-        if any(status != 0 for status, _ in found):
+        results = [extractor.extract(name) for name in self._outputs]
+        if any(status != 0 for status, _ in results):
             raise ValueError(f"ncnn does not run an input of shape {image.shape}")
-        return [np.array(value) for _, value in found]
+        return [np.array(value) for _, value in results]
 
 
 class OpenCV:
@@ -170,10 +175,27 @@ class OpenCV:
         return [np.concatenate(parts) for parts in zip(*rows)]
 
 
-RUNTIMES: dict[str, Callable] = {
-    "mxnet": MXNet,
-    "onnxruntime": ONNXRuntime,
-    "openvino": OpenVINO,
-    "ncnn": Ncnn,
-    "opencv": OpenCV,
+@dataclass(frozen=True)
+class Runtime:
+    """How a runtime is opened, and what it reads.
+
+    Parameters
+    ----------
+    open : callable
+        ``open(files, threads=None) -> run``; ``run(batch)`` takes ``(B, 3, H, W)`` and
+        returns the list of outputs, float32.
+    formats : tuple of str
+        Rows of ``formats.FORMATS``, the preferred first.
+    """
+
+    open: Callable
+    formats: Tuple[str, ...]
+
+
+RUNTIMES: dict[str, Runtime] = {
+    "mxnet": Runtime(MXNet, ("mxnet", "int8")),
+    "onnxruntime": Runtime(ONNXRuntime, ("onnx-dynamic", "onnx", "onnx-int8")),
+    "openvino": Runtime(OpenVINO, ("openvino", "onnx-dynamic", "onnx", "onnx-int8")),
+    "ncnn": Runtime(Ncnn, ("ncnn",)),
+    "opencv": Runtime(OpenCV, ("onnx",)),
 }

@@ -1,12 +1,10 @@
-"""What a student learns from a teacher: scores, boxes and feature taps.
+"""What a student learns from a teacher, as losses that see named outputs of both.
 
-A student and a teacher here are blocks whose outputs are class scores
-``(B, A, C + 1)``, box deltas ``(B, A, 4)`` and then any number of taps
-``(B, K, H, W)``, in the same order and with the same shapes.
+``step`` lists the losses by name and adds them to a base loss; ``ssd``,
+``classification`` and ``features`` hold their rows, ``losses`` the equations.
 """
 
-from gluon_compress.distill.adapters import adapt, strides, thin
-from gluon_compress.distill.imitation_mask import Anchors, near_objects
+from gluon_compress.distill.imitation_mask import imitation_masks
 from gluon_compress.distill.losses import (
     bounded_box_loss,
     box_loss,
@@ -18,20 +16,13 @@ from gluon_compress.distill.losses import (
     soft_target_loss,
     weighted_score_loss,
 )
-from gluon_compress.distill.step import (
-    LOSSES,
-    ON_TAPS,
-    Settings,
-    distil_step,
-    needs_taps,
-)
+from gluon_compress.distill.registry import DistillationLoss, Pair
+from gluon_compress.distill.step import LOSSES, distil_step, losses_of, needs_taps
 
 __all__ = [
     "LOSSES",
-    "ON_TAPS",
-    "Anchors",
-    "Settings",
-    "adapt",
+    "DistillationLoss",
+    "Pair",
     "bounded_box_loss",
     "box_loss",
     "channel_loss",
@@ -39,11 +30,10 @@ __all__ = [
     "feature_loss",
     "hint_loss",
     "imitation_loss",
-    "near_objects",
+    "imitation_masks",
+    "losses_of",
     "needs_taps",
     "score_loss",
     "soft_target_loss",
-    "strides",
-    "thin",
     "weighted_score_loss",
 ]

@@ -1,60 +1,20 @@
-"""Which cells of a map lie near an object, from a batch's targets and the anchors.
+"""Which cells of a feature map lie near an object: the mask of ``imitation``.
 
-It is NumPy on arrays that are there already, so that it runs while MXNet computes
-what the nets say.
+It works in NumPy on a batch's targets, so that it runs while MXNet computes the nets'
+outputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, iou
-from gluon_compress.distill.adapters import strides
+from gluon_compress.boxes import corner_from_center, decode_deltas, iou
+from gluon_compress.models.ssd.anchors import AnchorGrid
+from gluon_compress.models.taps import subsampling
 
 
-@dataclass(frozen=True)
-class Anchors:
-    """The anchors of a detector, and the map cells that they belong to.
-
-    Parameters
-    ----------
-    center_boxes : numpy.ndarray
-        Pixels, ``(A, 4)``: map by map, row by row, all of a cell together.
-    maps : tuple
-        (height, width, anchors of a cell) of each map.
-    stds : tuple of float
-        What box deltas are multiplied by.
-    taps : tuple of int or None
-        The maps whose cells are asked for; None: all.
-    stride : int
-        Every so-manyth cell in each direction is asked for, as ``strides`` says;
-        it is near an object if any of the cells it stands for is.
-
-    Raises
-    ------
-    ValueError
-        If the maps do not have that many anchors.
-    """
-
-    center_boxes: np.ndarray
-    maps: tuple[tuple[int, int, int], ...]
-    stds: tuple[float, ...] = STDS
-    taps: tuple[int, ...] | None = None
-    stride: int = 1
-
-    def __post_init__(self) -> None:
-        count = sum(height * width * each for height, width, each in self.maps)
-        if np.shape(self.center_boxes) != (count, 4):
-            raise ValueError(
-                f"anchors: maps {self.maps} need boxes of shape {(count, 4)}, not "
-                f"{np.shape(self.center_boxes)}"
-            )
-
-
-def near_objects(
-    classes: np.ndarray, deltas: np.ndarray, anchors: Anchors, share: float = 0.5
+def imitation_masks(
+    classes: np.ndarray, deltas: np.ndarray, anchors: AnchorGrid, share: float = 0.5
 ) -> list[np.ndarray]:
     """Return a mask for each tap: the cells with an anchor that fits an object well.
 
@@ -68,7 +28,7 @@ def near_objects(
         Class targets, ``(B, A)``; anchors above 0 are positives.
     deltas : numpy.ndarray
         Box targets, ``(B, A, 4)``.
-    anchors : Anchors
+    anchors : AnchorGrid
     share : float
         Above 0, up to 1.
 
@@ -87,17 +47,17 @@ def near_objects(
             best = overlaps.max(axis=1, keepdims=True)
             row[:] = (overlaps >= share * best).any(axis=0)
     cells = _cells(fits, anchors.maps)
-    every = strides([height for height, _, _ in anchors.maps], anchors.stride)
-    cells = [_pooled(mask, step) for mask, step in zip(cells, every)]
+    steps = subsampling([sides[:2] for sides in anchors.maps], anchors.stride)
+    cells = [_pooled(mask, step) for mask, step in zip(cells, steps)]
     return cells if anchors.taps is None else [cells[i] for i in anchors.taps]
 
 
 def _pooled(mask: np.ndarray, step: int) -> np.ndarray:
     """Return the largest value of each block of cells, ``step`` a side."""
-    short = [(0, 0), *((0, -side % step) for side in mask.shape[1:])]
-    whole = np.pad(mask, short)
-    images, height, width = whole.shape
-    blocks = whole.reshape(images, height // step, step, width // step, step)
+    missing = [(0, 0), *((0, -side % step) for side in mask.shape[1:])]
+    padded = np.pad(mask, missing)
+    images, height, width = padded.shape
+    blocks = padded.reshape(images, height // step, step, width // step, step)
     return blocks.max(axis=(2, 4))
 
 

@@ -242,7 +242,7 @@ def imitation_loss(
     student, teacher : sequence of NDArray
         Taps, ``(B, K, H, W)`` each.
     near : sequence of NDArray
-        Ones and zeros, ``(B, H, W)`` each: ``near_objects``.
+        Ones and zeros, ``(B, H, W)`` each: ``imitation_masks``.
 
     Returns
     -------

@@ -1,98 +1,271 @@
-"""Classifiers by GluonCV's names, and the folder form they are kept in.
+"""Classifiers by GluonCV's names as a family of nets.
 
-A classifier's folder is an export whose manifest states its classes and its images; a
-detector takes its trunk from it (``build(..., trunk=folder)``).
+A detector takes its backbone from a classifier's folder (``build(..., trunk=folder)``).
 """
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence, Tuple
 
 import mxnet as mx
 from gluoncv.model_zoo.model_zoo import _models
 from gluoncv.model_zoo.resnetv1b import ResNetV1b
-from mxnet import autograd
 from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
-from gluon_compress.checks import class_names
-from gluon_compress.data import MEAN, STD
-from gluon_compress.distill import soft_target_loss
-from gluon_compress.graph import block_of, pair_of, symbol_of
+from gluon_compress.data import MEAN, STD, ClassTargets, Preprocess
+from gluon_compress.graph import pair_of, symbol_of
 from gluon_compress.graph.symbols import put_together, take_apart
-from gluon_compress.model_folder import export, load_symbol, read_manifest
-from gluon_compress.models.initialize import completed, start_values
+from gluon_compress.models.backbones import STRIDES, taps_by_stride
+from gluon_compress.models.base import Family, Params
+from gluon_compress.models.initialize import initialize, with_missing_initialized
+from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.taps import adapt, subsample, subsampling
+from gluon_compress.postprocess import SoftmaxPostprocess
+from gluon_compress.sizes import Size, size_pair, size_text, written_size
+from gluon_compress.validation import (
+    ClassNames,
+    Count,
+    Settings,
+    class_names,
+    parse,
+    wrong,
+)
 
 KIND = "classifier"
+OUTPUTS = ("class_scores",)
+DEFAULT_SIZE = 224
 
 
-def build_classifier(
-    name: str, classes: Sequence[str], *, size: int = 224, seed: int = 0
-) -> HybridBlock:
-    """Return a classifier of GluonCV's zoo with its parameters at their start.
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a classifier is beside its network.
 
     Parameters
     ----------
-    name : str
-        As GluonCV's ``get_model`` takes it.
-    classes : sequence of str
-    size : int
-        Height and width of the images, pixels.
-    seed : int
-        Decides the starting values.
-
-    Returns
-    -------
-    HybridBlock
-        Images ``(B, 3, size, size)`` to scores ``(B, classes)``.
-
-    Raises
-    ------
-    ValueError
-        For a name GluonCV does not have, a net that is no classifier, or classes that
-        are not distinct names.
-
-    Notes
-    -----
-    Residual blocks that can start as the identity do so (Goyal et al. 2017, section
-    5.1), as in GluonCV's own training of ImageNet.
+    classes : tuple of str
+    size : tuple of int
+        Height and width of the input, pixels; one number stands for a square.
     """
-    classes = class_names(classes)
-    net = _get(name, len(classes))
-    try:
-        symbol = symbol_of(net)
-        start_values(net, symbol, size, seed=seed)
-        _, shapes, _ = symbol.infer_shape(data=(1, 3, size, size))
-    except (mx.MXNetError, ValueError) as error:
-        gist = str(error).splitlines()[0]
-        raise ValueError(f"{name} at {size} pixels: {gist}") from None
-    if shapes != [(1, len(classes))]:
-        raise ValueError(f"{name} gives {shapes}; allowed: one score for each class")
-    return _for_images(net, size)
+
+    classes: tuple[str, ...]
+    size: tuple[int, int] = (DEFAULT_SIZE, DEFAULT_SIZE)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes))
+        object.__setattr__(self, "size", size_pair(self.size))
 
 
-def _for_images(net: HybridBlock, size: int) -> Any:
-    """Let a net state the shape of its input."""
-    net.input_shape = (1, 3, size, size)
-    return net
+class ClassifierManifest(Settings):
+    """What a manifest states of a classifier."""
+
+    classes: ClassNames
+    shape: Tuple[Count, Count, Count, Count]
+
+
+class ClassifierFamily(Family):
+    """Nets with one score a class."""
+
+    kind = KIND
+    Config = ClassifierConfig
+    output_names = OUTPUTS
+
+    def models(self) -> Sequence[str]:
+        """Return the names of GluonCV's zoo that are no detectors and the like."""
+        return [name for name, make in _models.items() if _has_no_base(make)]
+
+    def build(
+        self,
+        name: str,
+        classes: Sequence[str],
+        *,
+        size: Size = DEFAULT_SIZE,
+        seed: int = 0,
+    ) -> HybridBlock:
+        """Return an untrained classifier of GluonCV's zoo.
+
+        Parameters
+        ----------
+        name : str
+            As GluonCV's ``get_model`` takes it.
+        classes : sequence of str
+        size : int or (int, int)
+            Height and width of the images, pixels.
+        seed : int
+            Decides the initial values.
+
+        Returns
+        -------
+        HybridBlock
+            Images ``(B, 3, H, W)`` to scores ``(B, classes)``.
+
+        Raises
+        ------
+        ValueError
+            For a name GluonCV does not have, a net that is no classifier, or classes
+            that are not distinct names.
+
+        Notes
+        -----
+        Residual blocks that can start as the identity do so (Goyal et al. 2017, section
+        5.1), as in GluonCV's own training of ImageNet.
+        """
+        config = ClassifierConfig(classes, size)
+        net = _get(name, len(config.classes))
+        try:
+            symbol = symbol_of(net)
+            initialize(net, symbol, size, seed=seed)
+            _, shapes, _ = symbol.infer_shape(data=(1, 3, *config.size))
+        except (mx.MXNetError, ValueError) as error:
+            gist = str(error).splitlines()[0]
+            raise ValueError(f"{name} at {size_text(size)} pixels: {gist}") from None
+        if shapes != [(1, len(config.classes))]:
+            raise ValueError(
+                f"{name} gives {shapes}; allowed: one score for each class"
+            )
+        return self.describe(net, config)
+
+    def manifest(self, net: HybridBlock) -> dict[str, Any]:
+        """Return classes and input."""
+        config = self.config_of(net)
+        return {
+            "kind": KIND,
+            "classes": list(config.classes),
+            "mean": list(MEAN),
+            "std": list(STD),
+            "size": written_size(config.size),
+            "outputs": list(OUTPUTS),
+        }
+
+    def config_from_manifest(self, manifest: Mapping[str, Any]) -> ClassifierConfig:
+        """Return the configuration that a manifest states, checked key by key."""
+        stated = {
+            "classes": manifest.get("classes"),
+            "shape": manifest["input"]["shape"],
+        }
+        checked = parse(ClassifierManifest, stated)
+        size = checked.shape[2:]
+        if size_pair(manifest.get("size", size)) != size:
+            allowed = f"{written_size(size)}, for input.shape ends in {list(size)}"
+            raise wrong("size", manifest["size"], allowed)
+        return ClassifierConfig(checked.classes, size)
+
+    def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
+        """Return the names of all parameters but those of the last layer."""
+        nodes, heads = take_apart(symbol)
+        last = {nodes[e[0]]["name"] for e in _last_layer(nodes, heads)["inputs"]}
+        return {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - last
+
+    def with_classes(
+        self, net: HybridBlock, classes: Sequence[str], *, seed: int = 0
+    ) -> HybridBlock:
+        """Return a classifier whose last layer is new.
+
+        Raises
+        ------
+        ValueError
+            If the classes are not distinct names, or the last layer cannot be found.
+        """
+        config = ClassifierConfig(classes, self.input_size(net))
+        pair = _with_outputs(*pair_of(net), len(config.classes), config.size, seed)
+        return self.from_symbol(*pair, config)
+
+    def training_net(
+        self,
+        net: HybridBlock,
+        taps: Sequence[str] = (),
+        *,
+        adapters: Sequence[int] = (),
+        stride: int = 1,
+        seed: int = 0,
+    ) -> NamedBlock:
+        """Return the net itself with named outputs, or its symbol with taps."""
+        if not taps:
+            return NamedBlock(net, OUTPUTS)
+        scores, size = self.to_symbol(net), self.input_size(net)
+        maps = _maps(scores)
+        for name in taps:
+            if name not in maps:
+                raise ValueError(f"tap {name!r}; allowed: {', '.join(maps)}")
+        chosen = [maps[name] for name in taps]
+        _, shapes, _ = mx.sym.Group(chosen).infer_shape(data=(1, 3, *size))
+        steps = subsampling([shape[2:] for shape in shapes], stride)
+        outputs = (
+            adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
+        )
+        symbol = mx.sym.Group([scores, *outputs])
+        data = mx.sym.var("data", dtype="float32")
+        block = SymbolBlock(symbol, data, params=net.collect_params())
+        initialize(block, symbol, size, seed=seed)
+        return NamedBlock(block, (*OUTPUTS, *taps))
+
+    def targets(self, net: HybridBlock, *, smoothing: float = 0.0) -> Callable:
+        """Return ``ClassTargets``: class ids to probabilities."""
+        return ClassTargets(len(self.classes_of(net)), smoothing=smoothing)
+
+    def loss(self, net: HybridBlock) -> Callable:
+        """Return the cross-entropy with target probabilities ``(B, C)``."""
+        return cross_entropy
+
+    def map_names(self, net: HybridBlock) -> tuple[str, ...]:
+        """Return the names of the maps at strides 8, 16 and 32, where there are any."""
+        return tuple(_maps(self.to_symbol(net)))
+
+    def map_widths(self, net: HybridBlock) -> tuple[int, ...]:
+        """Return the channels of each map."""
+        maps = mx.sym.Group(list(_maps(self.to_symbol(net)).values()))
+        _, shapes, _ = maps.infer_shape(data=(1, 3, *self.input_size(net)))
+        return tuple(shape[1] for shape in shapes)
+
+    def preprocess(self, net: HybridBlock) -> Preprocess:
+        """Return how images are resized, cropped to their centre and normalized."""
+        return Preprocess.centre_crop(*self.input_size(net))
+
+    def postprocess(self, net: HybridBlock) -> SoftmaxPostprocess:
+        """Return the softmax and the most probable classes."""
+        return SoftmaxPostprocess()
+
+    def inference_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
+        """Return the symbol with the output ``class_scores``, and its parameters."""
+        symbol, params = pair_of(net)
+        nodes, heads = take_apart(symbol)
+        nodes[heads[0][0]]["name"] = OUTPUTS[0]
+        return put_together(nodes, heads), params
+
+
+def cross_entropy(outputs: Any, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:
+    """Return the cross-entropy of scores with the target probabilities of a batch."""
+    scores = named(outputs, OUTPUTS)["class_scores"]
+    log_shares = mx.nd.log_softmax(scores, axis=1)
+    return -(log_shares * batch[1]).sum(axis=1).mean(), {}
+
+
+def _maps(symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
+    by_stride = taps_by_stride(symbol)
+    maps = [by_stride[stride] for stride in STRIDES if stride in by_stride]
+    return {f"map{i}": tap for i, tap in enumerate(maps)}
+
+
+def _has_no_base(make: Callable) -> bool:
+    # Nets that know of a base are detectors and the like, and would fetch it.
+    return "pretrained_base" not in signature(make).parameters
 
 
 def _get(name: str, classes: int) -> HybridBlock:
     make = _models.get(name.lower())
-    # Nets that know of a base are detectors and the like, and would fetch it.
-    if make is not None and "pretrained_base" not in signature(make).parameters:
+    if make is not None and _has_no_base(make):
         for extra in ({"last_gamma": True}, {}):  # not every net knows it
             try:
                 net = make(pretrained=False, classes=classes, **extra)
             except (TypeError, Warning):  # Darknet raises a Warning
                 continue
-            return _with_classes(net, classes)
+            return _resized_output(net, classes)
     allowed = "classifiers of GluonCV, as resnet50_v1d or mobilenet1.0"
     raise ValueError(f"model {name!r}; allowed: {allowed}")
 
 
-def _with_classes(net: HybridBlock, classes: int) -> HybridBlock:
+def _resized_output(net: HybridBlock, classes: int) -> HybridBlock:
     """Give GluonCV's pruned ResNets, whose widths come from a file, other classes."""
     if isinstance(net, ResNetV1b) and net.fc.weight.shape[0] != classes:
         with net.name_scope():
@@ -100,101 +273,20 @@ def _with_classes(net: HybridBlock, classes: int) -> HybridBlock:
     return net
 
 
-def step_loss(net: HybridBlock, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:
-    """Return the cross-entropy with target probabilities ``(B, C)``, for ``fit``."""
-    images, targets = batch
-    return _cross_entropy(net(images), targets), {}
-
-
-def _cross_entropy(scores: mx.nd.NDArray, targets: mx.nd.NDArray) -> mx.nd.NDArray:
-    return -(mx.nd.log_softmax(scores, axis=1) * targets).sum(axis=1).mean()
-
-
-def taught_step(teacher: Callable, *, weight: float, temperature: float) -> Callable:
-    """Return the step loss of a student: ``step_loss`` plus what the teacher adds.
-
-    Parameters
-    ----------
-    teacher : callable
-        Images to scores ``(B, C)``; called once a batch, in inference form.
-    weight : float
-        Of ``distill.soft_target_loss``.
-    temperature : float
-    """
-
-    def step(net: HybridBlock, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:
-        images, targets = batch
-        with autograd.pause():
-            wanted = teacher(images)
-        scores = net(images)
-        soft = soft_target_loss(scores, wanted, temperature)
-        labels = _cross_entropy(scores, targets)
-        return labels + weight * soft, {"labels": labels, "soft_targets": soft}
-
-    return step
-
-
-def save_classifier(
-    net: Any, folder: str | os.PathLike, name: str, *, classes: Sequence[str], size: int
-) -> dict:
-    """Write a classifier as an export; return the manifest."""
-    info = {"kind": KIND, "classes": list(classes), "mean": list(MEAN)}
-    info = {**info, "std": list(STD), "size": size, "outputs": ["class_scores"]}
-    return export(net, folder, name, shape=(1, 3, size, size), info=info)
-
-
-def load_classifier(folder: str | os.PathLike) -> tuple[SymbolBlock, dict]:
-    """Return the classifier that ``save_classifier`` wrote, and its manifest.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no classifier's export, or a file of it is broken.
-    """
-    manifest = read_manifest(folder, KIND)
-    net = block_of(*load_symbol(folder))
-    return _for_images(net, manifest["size"]), manifest
-
-
-def with_classes(
-    net: Any, classes: Sequence[str], *, size: int = 224, seed: int = 0
-) -> SymbolBlock:
-    """Return a classifier of other classes on the same features.
-
-    Parameters
-    ----------
-    net : HybridBlock or (symbol, params)
-        Initialised, slim or not; left as it is.
-    classes : sequence of str
-    size : int
-        Height and width of the images, pixels.
-    seed : int
-        Decides the starting values of the last layer, which is new.
-
-    Raises
-    ------
-    ValueError
-        If the classes are not distinct names, or the last layer cannot be found.
-    """
-    classes = class_names(classes)
-    symbol, params = pair_of(net)
+def _with_outputs(
+    symbol: mx.sym.Symbol, params: Params, count: int, size: Size, seed: int
+) -> tuple[mx.sym.Symbol, dict]:
+    """Return a symbol whose last layer has ``count`` outputs and is new, and values."""
     nodes, heads = take_apart(symbol)
     last = _last_layer(nodes, heads)
     width = {"FullyConnected": "num_hidden", "Convolution": "num_filter"}[last["op"]]
-    last["attrs"] = {**last["attrs"], width: str(len(classes))}
+    last["attrs"] = {**last["attrs"], width: str(count)}
     new = [nodes[entry[0]] for entry in last["inputs"][1:]]
-    for variable in new:  # what is stated there are the shapes of before
+    for variable in new:  # their attributes state the shapes of before
         variable["attrs"] = {}
     symbol, names = put_together(nodes, heads), {node["name"] for node in new}
-    kept = {name: value for name, value in params.items() if name not in names}
-    return _for_images(block_of(symbol, completed(symbol, kept, size, seed=seed)), size)
-
-
-def feature_parameters(symbol: mx.sym.Symbol) -> set[str]:
-    """Return the names of all parameters but those of the last layer."""
-    nodes, heads = take_apart(symbol)
-    last = {nodes[e[0]]["name"] for e in _last_layer(nodes, heads)["inputs"]}
-    return {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - last
+    values = {name: value for name, value in params.items() if name not in names}
+    return symbol, with_missing_initialized(symbol, values, size, seed=seed)
 
 
 def _last_layer(nodes: list[dict], heads: Sequence) -> dict:

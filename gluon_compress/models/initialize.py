@@ -1,4 +1,4 @@
-"""The values that parameters start from, the same for one seed."""
+"""Initial values of parameters, the same for one seed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import Mapping, Sequence
 
 import mxnet as mx
 
+from gluon_compress.sizes import Size, size_pair
 
-def start_values(
+
+def initialize(
     block: mx.gluon.HybridBlock,
     symbol: mx.sym.Symbol,
-    size: int,
+    size: Size,
     *,
     seed: int = 0,
     ctx: mx.Context | None = None,
 ) -> None:
-    """Give every parameter that has no value yet its starting value.
+    """Give every parameter that has no value yet its initial value.
 
     Convolutions start as in He et al. 2015 (equation 10, fan-out), dense layers as
     small normal numbers; what a layer asks for itself (zero for the last BatchNorm
@@ -27,7 +29,7 @@ def start_values(
         Changed in place.
     symbol : Symbol
         What it computes from ``data``.
-    size : int
+    size : int or (int, int)
         Height and width of the input, pixels.
     seed : int
     ctx : Context, optional
@@ -36,31 +38,31 @@ def start_values(
     if not missing:  # a shared parameter may have its value already
         return
     mx.random.seed(seed)
-    shapes, _, states = symbol.infer_shape(data=(1, 3, size, size))
+    shapes, _, states = symbol.infer_shape(data=(1, 3, *size_pair(size)))
     names = symbol.list_arguments() + symbol.list_auxiliary_states()
-    known = dict(zip(names, (*shapes, *states)))
+    shape_of = dict(zip(names, (*shapes, *states)))
     for name, parameter in missing.items():
-        parameter.shape = known[name]
+        parameter.shape = shape_of[name]
         # As a default: what a layer asks for itself comes first.
-        start = _initializer(name, known[name])
+        start = _initializer(name, shape_of[name])
         parameter.initialize(ctx=ctx or mx.cpu(), default_init=start)
 
 
-def completed(
+def with_missing_initialized(
     symbol: mx.sym.Symbol,
     values: Mapping[str, mx.nd.NDArray],
-    size: int,
+    size: Size,
     *,
     seed: int = 0,
 ) -> dict[str, mx.nd.NDArray]:
-    """Return values for all that a symbol computes with from ``data``.
+    """Return values for all parameters of a symbol of ``data``.
 
     Parameters
     ----------
     symbol : Symbol
     values : mapping
-        Those that there are; the others get their starting values.
-    size : int
+        By name; parameters that are missing get their initial values.
+    size : int or (int, int)
         Height and width of the input, pixels.
     seed : int
     """
@@ -70,7 +72,7 @@ def completed(
         parameters[name].shape = value.shape
         parameters[name].initialize(mx.init.Zero(), ctx=value.ctx)
         parameters[name].set_data(value)
-    start_values(block, symbol, size, seed=seed)
+    initialize(block, symbol, size, seed=seed)
     return {name: parameter.data() for name, parameter in parameters.items()}
 
 

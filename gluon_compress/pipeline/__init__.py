@@ -1,10 +1,20 @@
-"""The main job: from a recipe to an exported, evaluated compact detector, in stages.
+"""Runs of recipes: train, compress, fine-tune, evaluate, export and report.
 
 ``run`` goes through the stages, ``decide`` only plans, ``structure`` builds what was
-decided, ``judge`` measures any net on a recipe's images; ``stages`` says what each
-stage does; ``job`` holds what they work with: the recipe, its data, the untrained nets.
+decided, ``judge`` measures any net on a recipe's images. ``task`` is the interface of
+detection and classification; ``stages`` says what each stage does.
 """
 
-from gluon_compress.pipeline.run import TASKS, decide, judge, run, structure
+from gluon_compress.pipeline.run import TASKS, decide, judge, run, structure, task_of
+from gluon_compress.pipeline.stages import COMPACT, FULL
 
-__all__ = ["TASKS", "decide", "judge", "run", "structure"]
+__all__ = [
+    "COMPACT",
+    "FULL",
+    "TASKS",
+    "decide",
+    "judge",
+    "run",
+    "structure",
+    "task_of",
+]

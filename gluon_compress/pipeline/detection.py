@@ -1,244 +1,191 @@
-"""SSD detectors as a task of the pipeline."""
+"""Detection as a task of the pipeline."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Dict, Mapping, Sequence
 
-from gluoncv.model_zoo.ssd import SSD
+import mxnet as mx
+from mxnet.gluon import HybridBlock
 
 from gluon_compress import data, models
-from gluon_compress.checks import few
+from gluon_compress.building import build
 from gluon_compress.deployment import fused
-from gluon_compress.distill import ON_TAPS, Settings, distil_step, needs_taps
+from gluon_compress.distill import distil_step, losses_of, needs_taps
 from gluon_compress.evaluate import precisions
-from gluon_compress.graph import Graph
-from gluon_compress.models import head, ssd
-from gluon_compress.pipeline.job import Job, Lesson, Task, cut, teacher_of
-from gluon_compress.recipe import Data, Distillation, Model, Recipe, Schedule
+from gluon_compress.models import NamedBlock, family_of, supervised_step
+from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
+from gluon_compress.recipe.detection import (
+    DetectionRecipe,
+    DetectorDistillation,
+    DetectorSettings,
+)
+from gluon_compress.sizes import size_text
+from gluon_compress.train import Schedule
+from gluon_compress.validation import listed
 
-# Keys of a recipe's model that leave the rest to the model itself.
-OWN = ("sizes", "ratios", "steps", "extras")
-# Kinds of data whose classes and objects are those that GluonCV's loader gives.
-LOADERS = {"gluoncv_voc": data.voc_gluoncv, "coco": data.coco_gluoncv}
-
-
-def open_sets(recipe: Recipe) -> tuple:
-    """Open the splits of a recipe; without one for validation it is the test's."""
-    config = recipe.data
-    train, test = (_with_objects(config, n) for n in (config.train, config.test))
-    val = test if config.val is None else _with_objects(config, config.val)
-    return train, val, test
+VAL_BATCH = 8
+# What a recipe may leave to the model itself.
+_ANCHORS = ("sizes", "ratios", "steps", "extras")
 
 
-def _dataset(config: Data, split: str):
-    root = config.folder()
-    if config.kind == "toy":
-        data.make_toy(root)
-    if config.kind in LOADERS:
-        opened = LOADERS[config.kind](root, split)
-        _check_classes(config, opened.classes)
-        return opened
-    return data.VOCLayout(root, split, config.classes, difficult=config.difficult)
+class DetectionTask(Task):
+    """Find boxes and their classes in images."""
 
+    metric = "mAP"
+    recipe: DetectionRecipe
 
-def _check_classes(config: Data, there: Sequence[str]) -> None:
-    """Refuse classes that a set cannot have, for its loader knows no others."""
-    if config.classes is None:
-        return
-    wanted = data.class_names(config.folder(), config.classes)
-    if tuple(wanted) != tuple(there):
-        raise ValueError(
-            f"data.classes is {few(wanted, 20)}; kind {config.kind!r} gives "
-            f"{few(there, 20)}; allowed: the same in the same order, or none"
+    def build(self, classes: Sequence[str]) -> tuple[HybridBlock, HybridBlock]:
+        """Build all nets at once, so that a wrong name is found in seconds."""
+        recipe = self.recipe
+        full = self._build(recipe.model, classes)
+        student = full
+        if recipe.student is not None:
+            student = self._build(recipe.student, classes)
+        teacher = self.teacher(full, classes)
+        if teacher is not None:
+            family_of(student).check_teacher(student, teacher)
+            _taps(recipe.distillation, teacher)
+        return full, student
+
+    def _build(self, model: DetectorSettings, classes: Sequence[str]) -> HybridBlock:
+        if model.weights is not None:
+            net = self.load_fitting(model.weights, classes)
+        elif model.start is not None:
+            net = self._started(model.start, classes)
+        else:
+            net = self._new(model, classes)
+        return self.with_plan(net, model)
+
+    def _new(self, model: DetectorSettings, classes: Sequence[str]) -> HybridBlock:
+        recipe = self.recipe
+        anchors = {name: getattr(model, name) for name in _ANCHORS}
+        return build(
+            model.name,
+            classes,
+            width=model.width,
+            trunk=model.trunk,
+            seed=recipe.seed,
+            size=recipe.data.size,
+            nms_thresh=recipe.evaluate.nms_thresh,
+            nms_topk=recipe.evaluate.nms_topk,
+            post_nms=recipe.evaluate.post_nms,
+            **{name: value for name, value in anchors.items() if value is not None},
         )
 
+    def _started(self, folder: str, classes: Sequence[str]) -> HybridBlock:
+        """Return an exported net, its class predictors new if its classes differ."""
+        net = self._load_sized(folder)
+        if family_of(net).classes_of(net) == tuple(classes):
+            return net
+        return models.with_classes(net, classes, seed=self.recipe.seed)
 
-def _with_objects(config: Data, split: str):
-    """Open a split, and refuse it if there is nothing to learn or to find in it."""
-    opened = _dataset(config, split)
-    labels = (opened.label(i) for i in range(len(opened)))
-    if not any((label[:, 5] == 0).any() for label in labels):
-        raise ValueError(
-            f"{config.folder()}: the {len(opened)} images of {split!r} hold no object "
-            "that is not difficult"
-        )
-    return opened
-
-
-def build(job: Job, classes: Sequence[str]) -> tuple[SSD, SSD | None]:
-    """Build all nets at once, so that a wrong name is found in seconds."""
-    recipe = job.recipe
-    start = _build(job, recipe.model, classes)
-    student = None if recipe.student is None else _build(job, recipe.student, classes)
-    found = teacher_of(job, start, classes)
-    if found is not None:
-        head.check_teacher(student or start, found)
-        _taps(recipe.distillation, found)
-    return start, student
-
-
-def _build(job: Job, model: Model, classes: Sequence[str]) -> SSD:
-    recipe = job.recipe
-    if model.weights is not None:
-        return cut(job, loaded(recipe, model.weights, classes), model)
-    if model.start is not None:
-        return cut(job, _started(recipe, model.start, classes), model)
-    how = recipe.evaluate
-    given = {name: vars(model)[name] for name in OWN}
-    net = models.build(
-        model.name,
-        classes,
-        width=model.width,
-        trunk=model.trunk,
-        seed=recipe.seed,
-        size=recipe.data.size,
-        nms_thresh=how.nms_thresh,
-        nms_topk=how.nms_topk,
-        post_nms=how.post_nms,
-        **{name: value for name, value in given.items() if value is not None},
-    )
-    return cut(job, net, model)
-
-
-def loaded(recipe: Recipe, folder: str, classes: Sequence[str]) -> SSD:
-    """Return the net of an export, and refuse one of other classes or another size."""
-    net = _sized(recipe, folder)
-    if tuple(net.classes) != tuple(classes):
-        raise ValueError(
-            f"{folder}: its classes are {list(net.classes)}, those of the data "
-            f"{list(classes)}"
-        )
-    return net
-
-
-def _started(recipe: Recipe, folder: str, classes: Sequence[str]) -> SSD:
-    """Return the net of an export, its class predictors new if its classes differ."""
-    net = _sized(recipe, folder)
-    if tuple(net.classes) == tuple(classes):
+    def load_fitting(self, folder: str, classes: Sequence[str]) -> HybridBlock:
+        """Return the net of an exported model; refuse one of other classes or size."""
+        net = self._load_sized(folder)
+        check_classes(net, folder, classes)
         return net
-    return head.with_classes(net, classes, seed=recipe.seed)
 
+    def _load_sized(self, folder: str) -> HybridBlock:
+        net = self.load(folder)
+        size, expected = models.input_size(net), self.recipe.data.input_size
+        if size != tuple(expected):
+            raise ValueError(
+                f"{folder}: its images are {size_text(size)} pixels, data.size is "
+                f"{size_text(expected)}"
+            )
+        return net
 
-def _sized(recipe: Recipe, folder: str) -> SSD:
-    """Return the net of an export, and refuse one for images of another size."""
-    net = models.load(folder)
-    if models.image_size(net) != recipe.data.size:
-        raise ValueError(
-            f"{folder}: its images are {models.image_size(net)} pixels, data.size is "
-            f"{recipe.data.size}"
+    def with_classes(self, net: HybridBlock, classes: int) -> HybridBlock:
+        """Return the detector with a number of classes without names."""
+        return models.with_classes(net, [str(number) for number in range(classes)])
+
+    def open_data(self) -> Splits:
+        """Open the splits; without one for validation it is the test split."""
+        settings = self.recipe.data
+        train, test = settings.open(settings.train), settings.open(settings.test)
+        val = test if settings.val is None else settings.open(settings.val)
+        return Splits(train, val, test)
+
+    def batches(
+        self, dataset: Any, net: HybridBlock, schedule: Schedule
+    ) -> data.Batches:
+        """Return endless epochs of augmented images and the targets of the net."""
+        return data.Batches(
+            dataset,
+            partial(data.ssd_train_sample, size=self.recipe.data.size),
+            schedule.batch_size,
+            seed=self.recipe.seed,
+            last="fill",  # one shape for every step
+            targets=family_of(net).targets(net),
         )
-    return net
+
+    def lesson(
+        self, net: HybridBlock, teacher: HybridBlock | None, ctx: Context
+    ) -> Lesson:
+        """Teach from labels, and from another detector where there is one."""
+        family, settings = family_of(net), self.recipe.distillation
+        loss = family.loss(net)
+        if teacher is None:
+            return Lesson(family.training_net(net), supervised_step(loss))
+        taps, stride = _taps(settings, teacher), settings.stride
+        context = family.loss_context(net, taps, stride=stride) if taps else {}
+        theirs = family.training_net(teacher, taps, stride=stride)
+        step = distil_step(
+            NamedBlock(fused(theirs, ctx), theirs.names),
+            taps,
+            loss,
+            weights=settings.losses,
+            settings=settings,
+            **context,
+        )
+        widths = dict(zip(family.map_names(teacher), family.map_widths(teacher)))
+        block = family.training_net(
+            net,
+            taps,
+            adapters=[widths[name] for name in taps],
+            stride=stride,
+            seed=self.recipe.seed,
+        )
+        return Lesson(block, step)
+
+    def evaluate(
+        self, net: HybridBlock, dataset: Any, ctx: mx.Context
+    ) -> Dict[str, Any]:
+        """Return mAP and the precision of each class, and how they were measured."""
+        recipe = self.recipe
+        net.hybridize(static_alloc=True, static_shape=True)
+        sample = partial(data.ssd_val_sample, size=recipe.data.size)
+        return precisions(
+            lambda images: net(images.as_in_context(ctx)),
+            data.Batches(dataset, sample, VAL_BATCH, shuffle=False).epoch(0),
+            family_of(net).classes_of(net),
+            size=recipe.data.size,
+            metric=recipe.evaluate.metric,
+            iou=recipe.evaluate.iou,
+        )
+
+    def validate(
+        self, net: HybridBlock, dataset: Any, ctx: mx.Context
+    ) -> Mapping[str, float]:
+        """Return mAP and the precision of each class."""
+        figures = self.evaluate(net, dataset, ctx)
+        return {"mAP": figures["mAP"], **figures["classes"]}
 
 
-def save(job: Job, net: SSD, folder: Path, name: str) -> dict:
-    """Write the raw head as an export."""
-    return models.save(net, folder, name)
-
-
-def trace(job: Job, net: SSD) -> Graph:
-    """Trace the raw head."""
-    return models.trace_head(net)
-
-
-def with_classes(net: SSD, classes: int) -> SSD:
-    """Return the detector with so many classes, of no names."""
-    return head.with_classes(net, [str(number) for number in range(classes)])
-
-
-def batches(job: Job, net: SSD, schedule: Schedule) -> data.Batches:
-    """Return endless epochs of augmented images with the targets of a net's anchors."""
-    sample = partial(data.ssd_train_sample, size=job.recipe.data.size)
-    stds = ssd.config_of(net).stds
-    return data.Batches(
-        job.train,
-        sample,
-        schedule.batch_size,
-        seed=job.recipe.seed,
-        last="fill",  # one shape for every step
-        targets=data.SSDTargets(ssd.anchors_of(net), stds=stds),
-    )
-
-
-def accuracy(job: Job, net: SSD, dataset: Any) -> dict:
-    """Return mAP and the precision of each class, and how they were measured."""
-    how, device = job.recipe.evaluate, job.options.ctx[0]
-    net.hybridize(static_alloc=True, static_shape=True)
-    sample = partial(data.ssd_val_sample, size=job.recipe.data.size)
-    return precisions(
-        lambda images: net(images.as_in_context(device)),
-        data.Batches(dataset, sample, 8, shuffle=False).epoch(0),
-        net.classes,
-        size=job.recipe.data.size,
-        metric=how.metric,
-        iou=how.iou,
-    )
-
-
-def validation(job: Job, net: SSD, dataset: Any) -> dict:
-    """Return mAP and the precision of each class."""
-    figures = accuracy(job, net, dataset)
-    return {"mAP": figures["mAP"], **figures["classes"]}
-
-
-def lesson(job: Job, net: SSD, teacher: SSD | None) -> Lesson:
-    """Teach from labels, and from another detector where there is one."""
-    how = job.recipe.distillation
-    if teacher is None:
-        return Lesson(head.head_block(net), head.supervised(head.ssd_loss()))
-    taps, every = _taps(how, teacher), head.map_widths(teacher)
-    widths = [every[i] for i in head.tap_numbers(teacher, taps)]
-    taught = head.head_block(teacher, taps=taps, stride=how.stride)
-    taught = fused(taught, job.options.ctx)
-    step = distil_step(
-        taught,
-        taps,
-        head.ssd_loss(),
-        weights=how.losses,
-        settings=_settings(how),
-        anchors=head.map_anchors(net, taps, stride=how.stride) if taps else None,
-    )
-    form = {"taps": taps, "adapters": widths, "stride": how.stride}
-    return Lesson(head.head_block(net, **form, seed=job.recipe.seed), step)
-
-
-def _taps(how: Distillation, teacher: SSD) -> Sequence[str]:
+def _taps(settings: DetectorDistillation, teacher: HybridBlock) -> Sequence[str]:
     """Return the names of the teacher's maps that a recipe's losses compare."""
-    if needs_taps(how.losses):
-        taps = head.map_names(teacher) if how.taps is None else how.taps
-        head.tap_numbers(teacher, taps)  # refuses names that do not exist
-        return taps
-    if how.taps is not None:
+    family = family_of(teacher)
+    if needs_taps(settings.losses):
+        names = family.map_names(teacher)
+        for name in settings.taps or ():
+            if name not in names:
+                raise ValueError(f"tap {name!r}; allowed: {listed(names)}")
+        return names if settings.taps is None else settings.taps
+    if settings.taps is not None:
+        on_maps = [n for n, loss in losses_of(family.kind).items() if loss.on_maps]
         raise ValueError(
-            f"distillation.taps {list(how.taps)}: no loss that has a weight compares "
-            f"maps; those that do: {', '.join(ON_TAPS)}"
+            f"distillation.taps is {list(settings.taps)}; allowed: null, unless a loss "
+            f"on feature maps has a weight: {listed(on_maps)}"
         )
     return ()
-
-
-def _settings(how: Distillation) -> Settings:
-    return Settings(
-        temperature=how.temperature,
-        background=how.background,
-        margin=how.margin,
-        near=how.near,
-        channel_temperature=how.channel_temperature,
-    )
-
-
-DETECTION = Task(
-    open_sets=open_sets,
-    build=build,
-    save=save,
-    load=models.load,
-    trace=trace,
-    with_classes=with_classes,
-    batches=batches,
-    block=head.head_block,
-    loaded=loaded,
-    lesson=lesson,
-    accuracy=accuracy,
-    validation=validation,
-    metric="mAP",
-)

@@ -1,7 +1,7 @@
-"""The main job: from a recipe to an exported, evaluated compact net, in stages.
+"""A run: from a recipe to an exported, evaluated compact net, stage by stage.
 
-Every stage is a folder. Its ``result.json`` is written last, so a stage that has one
-is complete: ``--resume`` loads its model and goes on behind it.
+Every stage is a folder. Its ``result.json`` is written last, so a stage that has one is
+complete; a resumed run loads its model and continues with the next stage.
 """
 
 from __future__ import annotations
@@ -9,55 +9,71 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Dict, Mapping, Sequence, Type
 
 import mxnet as mx
+from mxnet.gluon import HybridBlock
 
 from gluon_compress import cost, data, train
-from gluon_compress.pipeline.classification import CLASSIFICATION
-from gluon_compress.pipeline.detection import DETECTION
-from gluon_compress.pipeline.job import LOG, Job, Task, open_job, place
+from gluon_compress.compression import PLAN
+from gluon_compress.pipeline.classification import ClassificationTask
+from gluon_compress.pipeline.detection import DetectionTask
 from gluon_compress.pipeline.stages import (
-    PLAN,
-    compose,
+    COMPACT,
+    FULL,
+    LOGGER,
+    Job,
+    composed,
     compress,
+    dry_run,
     finetune,
-    rehearse,
+    open_job,
+    to_devices,
     train_full,
 )
+from gluon_compress.pipeline.task import Task
 from gluon_compress.plan import Plan
+from gluon_compress.provenance import environment
 from gluon_compress.prune import slim
-from gluon_compress.recipe import ClassifierRecipe, Recipe
+from gluon_compress.recipe import Recipe, load_recipe
 from gluon_compress.storage.atomic import read_json, write_json
-from gluon_compress.summary import COMPACT, FULL, write_report
+from gluon_compress.summary import write_report
 
-RESULT, MODEL = "result.json", "model"
-TASKS: dict[type, Task] = {Recipe: DETECTION, ClassifierRecipe: CLASSIFICATION}
+RECIPE, RESULT, MODEL = "recipe.json", "result.json", "model"
+TASKS: Dict[str, Type[Task]] = {
+    "detection": DetectionTask,
+    "classification": ClassificationTask,
+}
+
+
+def task_of(recipe: Recipe) -> Task:
+    """Return the task of a recipe."""
+    return TASKS[recipe.task](recipe)
 
 
 def run(
-    recipe: Recipe | ClassifierRecipe,
+    recipe: Recipe,
     out: str | Path,
     *,
     resume: bool = False,
     options: train.Options | None = None,
     facts: Mapping[str, Any] | None = None,
-) -> dict:
+) -> Dict[str, Any]:
     """Run every stage of a recipe that has no result yet.
 
     Parameters
     ----------
-    recipe : Recipe or ClassifierRecipe
-        One without ``finetune`` is trained, and that is all.
+    recipe : Recipe
+        One without ``finetune`` only trains the full net.
     out : path
-        A new or empty folder, or with ``resume`` that of an earlier run.
+        A new or empty folder, or with ``resume`` the folder of an earlier run.
     resume : bool
-        Go on where an earlier run of the same recipe was stopped.
+        Continue an interrupted run of the same recipe.
     options : train.Options, optional
         ``seed`` and ``resume`` are set here.
     facts : mapping, optional
-        Commit, hardware and versions, for every ``result.json``.
+        Commit, hardware and versions, for every ``result.json``; by default what
+        ``provenance.environment`` returns.
 
     Returns
     -------
@@ -73,44 +89,126 @@ def run(
     out = Path(out)
     _check_folder(recipe, out, resume)
     options = replace(options or train.Options(), seed=recipe.seed, resume=True)
-    job = open_job(TASKS[type(recipe)], recipe, out, options, facts or {})
-    start, student = job.task.build(job, job.train.classes)
+    task = task_of(recipe)
+    facts = environment() if facts is None else facts
+    job = open_job(task, out, options, facts)
+    full, student = task.build(job.classes)
     if not (out / FULL / RESULT).exists():
-        rehearse(job, student or start)
+        dry_run(task, student)
     out.mkdir(parents=True, exist_ok=True)
-    recipe.save(out / "recipe.json")
-    full = _stage(job, FULL, partial(train_full, job, start))
-    before = net = student or full
-    done = [FULL]
-    for number, row in enumerate(recipe.compression, 1):
-        name = f"{number}_{row.algorithm}"
-        net = _stage(job, name, partial(compress, job, net, row))
-        done.append(name)
-    if recipe.compression:
-        plans = [Plan.load(out / name / PLAN) for name in done[1:]]
-        compose(job, before, plans).save(out / PLAN)
+    recipe.save(out / RECIPE)
+    results = _run_stages(job, full, student)
+    total = _with_speed(job, results)
+    write_report(recipe, total, out, job.splits.test)
+    return total
+
+
+def _run_stages(
+    job: Job, full: HybridBlock, student: HybridBlock
+) -> Dict[str, Dict[str, Any]]:
+    """Run the stages and return their results by name."""
+    recipe, out = job.recipe, job.out
+    trained = _stage(job, FULL, partial(train_full, job, full))
+    before = net = trained if student is full else student
+    names = [f"{i}_{row.algorithm}" for i, row in enumerate(recipe.compression, 1)]
+    for name, row in zip(names, recipe.compression):
+        net = _stage(job, name, partial(_compressed, job, net, row))
+    files = [out / name / PLAN for name in names]
+    plan = composed(job.task, before, [Plan.load(f) for f in files if f.exists()])
+    if plan is not None:
+        plan.save(out / PLAN)
+    names = [FULL, *names]
     if recipe.finetune is not None:
-        _stage(job, COMPACT, partial(finetune, job, net, full))
-        done.append(COMPACT)
-    results = {name: read_json(out / name / RESULT) for name in done}
-    whole = _measure_speed(job, results)
-    write_report(recipe, whole, out, job.test)
-    return whole
+        _stage(job, COMPACT, partial(finetune, job, net, trained))
+        names.append(COMPACT)
+    return {name: read_json(out / name / RESULT) for name in names}
 
 
-def decide(
-    recipe: Recipe | ClassifierRecipe, classes: Sequence[str]
-) -> tuple[Plan, dict[str, dict]]:
+def _compressed(
+    job: Job, net: HybridBlock, row: Any, folder: Path
+) -> tuple[HybridBlock, Mapping[str, Any]]:
+    output = compress(job, net, row, folder)
+    return output.net, output.notes
+
+
+def _stage(
+    job: Job,
+    name: str,
+    work: Callable[[Path], tuple[HybridBlock, Mapping[str, Any]]],
+) -> HybridBlock:
+    """Return the net of a stage: as an earlier run left it, or the work's result."""
+    folder, task = job.out / name, job.task
+    if (folder / RESULT).exists():
+        return task.load(folder / MODEL)
+    folder.mkdir(parents=True, exist_ok=True)
+    net, notes = work(folder)
+    to_devices(net, job.options.ctx[:1])
+    figures = {**cost.count(task.trace(net)).figures(), **job.evaluate(net)}
+    to_devices(net, [mx.cpu()])
+    manifest = task.save(net, folder / MODEL, name)
+    figures["export_difference"] = manifest["max_difference"]
+    write_json(folder / RESULT, {"stage": name, **figures, **notes, **_origin(job)})
+    return net
+
+
+def _origin(job: Job) -> Dict[str, Any]:
+    """Return data, seed, commit, hardware and versions, for a ``result.json``."""
+    settings = job.recipe.data
+    counts = {
+        "train": data.counted(job.splits.train),
+        "test": data.counted(job.splits.test),
+    }
+    images = {"kind": settings.kind, "root": settings.root, **counts}
+    return {"data": images, "seed": job.recipe.seed, **job.facts}
+
+
+def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:
+    """Time the full and the compact net one after the other; write the run's result."""
+    path, task = job.out / RESULT, job.task
+    if path.exists():
+        return read_json(path)
+    latency = {}
+    for name in (FULL, COMPACT):
+        if name in results:
+            block = task.training_block(task.load(job.out / name / MODEL))
+            latency[name] = asdict(cost.measure_latency(block, task.shape))
+    total = {"stages": results, "latency": latency, **_origin(job)}
+    write_json(path, total)
+    return total
+
+
+def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+    if out.is_file():
+        raise ValueError(f"{out}: is a file; results need a folder")
+    if out.resolve() == recipe.data.folder().resolve():
+        raise ValueError(f"{out}: is the folder of the data; results need another")
+    earlier = out / RECIPE
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not resume:
+        raise ValueError(f"{out}: is not empty; --resume continues an earlier run")
+    if not earlier.exists():
+        raise ValueError(f"{out}: holds no {RECIPE} of an earlier run to resume")
+    before, now = load_recipe(earlier).to_json(), recipe.to_json()
+    changed = [key for key in now if now[key] != before.get(key)]
+    if changed:
+        raise ValueError(
+            f"{earlier}: {changed[0]!r} differs from the recipe given; resume with the "
+            "same recipe, or choose a new folder"
+        )
+
+
+def decide(recipe: Recipe, classes: Sequence[str]) -> tuple[Plan, Dict[str, dict]]:
     """Return what a recipe's compression keeps of its net before any training.
 
-    Nothing but the recipe is needed: values are those that the seed gives, groups count
-    as often as they have layers, and ``l1`` stands in for a criterion that needs data.
-    A trunk of ``model`` that is not there yet is one with such values, too.
+    Only the recipe is needed: values are initial ones, groups count as often as they
+    have layers, and ``l1`` stands in for a criterion that needs data. If the trunk of
+    ``model`` does not exist yet, it has initial values too.
 
     Parameters
     ----------
-    recipe : Recipe or ClassifierRecipe
-        Its compression may have no limit of accuracy or latency but what it states.
+    recipe : Recipe
+        The budgets of its compression must not depend on what a training measures.
     classes : sequence of str
 
     Returns
@@ -122,25 +220,25 @@ def decide(
     Raises
     ------
     ValueError
-        If a name is unknown, or a budget cannot be met.
+        If a name is unknown, a budget cannot be met, or no row makes a plan.
     """
-    task, recipe = TASKS[type(recipe)], _with_what_is_there(recipe)
-    job = Job(task, recipe, Path(), None, None, None, train.Options(progress=False))
-    start, student = task.build(job, classes)
-    net = student or start
-    plan, small = rehearse(job, net)
-    nets = {FULL: net, COMPACT: small}
-    return plan, {n: cost.count(task.trace(job, m)).figures() for n, m in nets.items()}
+    task = task_of(_with_existing_trunk(recipe))
+    _, net = task.build(classes)
+    plan, compact = dry_run(task, net)
+    if plan is None:
+        plan = Plan.everything(task.trace(net), recipe.model.name)
+    nets = {FULL: net, COMPACT: compact}
+    return plan, {n: cost.count(task.trace(one)).figures() for n, one in nets.items()}
 
 
 def structure(
-    recipe: Recipe | ClassifierRecipe, classes: Sequence[str], plan: Plan
-) -> tuple[Any, Callable]:
+    recipe: Recipe, classes: Sequence[str], plan: Plan
+) -> tuple[HybridBlock, Callable]:
     """Return a recipe's net as a plan leaves it, untrained, and what saves it.
 
     Parameters
     ----------
-    recipe : Recipe or ClassifierRecipe
+    recipe : Recipe
         As for ``decide``.
     classes : sequence of str
     plan : Plan
@@ -149,38 +247,35 @@ def structure(
     Returns
     -------
     (HybridBlock, callable)
-        ``save(net, folder, name)`` writes such a net as an export.
+        ``save(net, folder, name)`` writes such a net as an exported model.
 
     Raises
     ------
     ValueError
-        If a name is unknown, or the plan is of another net.
+        If a name is unknown, or the plan is for another net.
     """
-    task, recipe = TASKS[type(recipe)], _with_what_is_there(recipe)
-    named = SimpleNamespace(classes=tuple(classes))  # all that saving asks of images
-    job = Job(task, recipe, Path(), named, None, None, train.Options(progress=False))
-    start, student = task.build(job, classes)
-    graph = task.trace(job, student or start)
-    plan.check(graph)
-    net = slim(student or start, plan, shape=graph.inputs["data"])
-    return net, partial(task.save, job)
+    task = task_of(_with_existing_trunk(recipe))
+    _, net = task.build(classes)
+    plan.check(task.trace(net))
+    slimmed = slim(net, plan, shape=task.shape)
+    return slimmed, task.save
 
 
-def _with_what_is_there(recipe: Any) -> Any:
+def _with_existing_trunk(recipe: Any) -> Any:
     """Return a recipe for structure alone, which a trunk's values do not change.
 
-    A student's trunk may have been pruned, so that one has to be there.
+    A student's trunk may have been pruned, so that one has to exist.
     """
     trunk = getattr(recipe.model, "trunk", None)
     if trunk is None or Path(trunk).exists():
         return recipe
-    LOG.warning("%s: is not there; its structure is built from random values", trunk)
-    return replace(recipe, model=replace(recipe.model, trunk=None))
+    LOGGER.warning("%s: does not exist; its structure gets initial values", trunk)
+    return recipe.replace(model=recipe.model.replace(trunk=None))
 
 
 def judge(
-    recipe: Recipe | ClassifierRecipe, net: Any, options: train.Options | None = None
-) -> dict:
+    recipe: Recipe, net: HybridBlock, options: train.Options | None = None
+) -> Dict[str, Any]:
     """Return how good a net is on the images that a recipe tests with.
 
     Raises
@@ -188,67 +283,6 @@ def judge(
     ValueError
         If they cannot be opened.
     """
-    task = TASKS[type(recipe)]
-    job = open_job(task, recipe, Path(), options or train.Options(), {})
-    place(net, job.options.ctx[:1])
-    return task.accuracy(job, net, job.test)
-
-
-def _check_folder(recipe: Any, out: Path, resume: bool) -> None:
-    if out.is_file():
-        raise ValueError(f"{out}: is a file; results need a folder")
-    if out.resolve() == recipe.data.folder().resolve():
-        raise ValueError(f"{out}: is the folder of the data; results need another")
-    earlier = out / "recipe.json"
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not resume:
-        raise ValueError(f"{out}: is not empty; --resume goes on with an earlier run")
-    if not earlier.exists():
-        raise ValueError(f"{out}: holds no recipe.json of an earlier run to resume")
-    before, now = asdict(type(recipe).load(earlier)), asdict(recipe)
-    changed = [key for key in now if now[key] != before[key]]
-    if changed:
-        raise ValueError(
-            f"{earlier}: {changed[0]!r} differs from the recipe given; resume the "
-            "recipe that was begun, or choose a new folder"
-        )
-
-
-def _stage(job: Job, name: str, make: Callable[[Path], tuple[Any, dict]]) -> Any:
-    """Return the net of a stage: as an earlier run left it, or made now."""
-    folder = job.out / name
-    if (folder / RESULT).exists():
-        return job.task.load(folder / MODEL)
-    folder.mkdir(parents=True, exist_ok=True)
-    net, notes = make(folder)
-    place(net, job.options.ctx[:1])
-    size = cost.count(job.task.trace(job, net)).figures()
-    figures = {**size, **job.task.accuracy(job, net, job.test)}
-    place(net, [mx.cpu()])
-    manifest = job.task.save(job, net, folder / MODEL, name)
-    figures["export_difference"] = manifest["max_difference"]
-    write_json(folder / RESULT, {"stage": name, **figures, **notes, **_origin(job)})
-    return net
-
-
-def _origin(job: Job) -> dict:
-    sets = {"train": job.train, "test": job.test}
-    images = {split: data.counted(dataset) for split, dataset in sets.items()}
-    facts = {"kind": job.recipe.data.kind, "root": job.recipe.data.root, **images}
-    return {"data": facts, "seed": job.recipe.seed, **job.facts}
-
-
-def _measure_speed(job: Job, results: dict) -> dict:
-    """Time the full and the compact net one after the other, and write it all."""
-    path = job.out / RESULT
-    if path.exists():
-        return read_json(path)
-    speed = {}
-    for name in (n for n in (FULL, COMPACT) if n in results):
-        net = job.task.load(job.out / name / MODEL)
-        shape = job.task.trace(job, net).inputs["data"]
-        speed[name] = asdict(cost.measure_latency(job.task.block(net), shape))
-    whole = {"stages": results, "latency": speed, **_origin(job)}
-    write_json(path, whole)
-    return whole
+    job = open_job(task_of(recipe), Path(), options or train.Options(), {})
+    to_devices(net, job.options.ctx[:1])
+    return job.evaluate(net)

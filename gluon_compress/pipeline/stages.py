@@ -1,340 +1,305 @@
-"""What each stage does: train, decide and cut, fine-tune with a teacher."""
+"""The stages of a run: train the full net, compress it, fine-tune the compact net.
+
+``Job`` is a run's recipe with its data opened. The contexts are what a compression
+algorithm gets to see of it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import logging
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Dict, Mapping, Sequence
 
-from gluon_compress import data, plan, prune, train
-from gluon_compress.graph import Graph
-from gluon_compress.latency import LatencyTable
-from gluon_compress.pipeline.job import Job, Lesson, place, teacher_of
-from gluon_compress.plan import Budget, Plan, Sensitivity
-from gluon_compress.plan.constraints import held
-from gluon_compress.plan.cost_model import Meter
-from gluon_compress.prune import (
-    bn_l1_step,
-    effects,
-    mask,
-    mask_in_rounds,
-    plan_of,
-    recalibrate,
-    sensitivity,
-    set_mask,
-    slim,
-    taylor,
+import mxnet as mx
+from mxnet.gluon import Block, HybridBlock
+
+from gluon_compress import data, train
+from gluon_compress.compression import (
+    ALGORITHMS,
+    DryRunContext,
+    StageContext,
+    StageOutput,
 )
-from gluon_compress.recipe import Delete, Prune, Schedule, Sparsity
-from gluon_compress.report import read_log
+from gluon_compress.graph import Graph
+from gluon_compress.pipeline.task import Splits, Task
+from gluon_compress.plan import Plan
+from gluon_compress.prune import mask, slim
+from gluon_compress.train import Schedule
 
-PLAN, SENSITIVITY = "plan.json", "sensitivity.json"
-TAYLOR = "taylor"  # the criterion that needs data
-GREEDY = "greedy"  # the selection that follows effects
-
-
-def train_full(job: Job, net: Any, folder: Path) -> tuple[Any, dict]:
-    """Train the full net, or take it as it was loaded."""
-    recipe = job.recipe
-    if recipe.model.weights is not None:
-        return net, {"weights": recipe.model.weights}
-    alone = recipe.finetune is None
-    teacher = teacher_of(job, None, job.train.classes) if alone else None
-    if not recipe.model.masks:
-        return net, _fit(job, net, teacher, recipe.train, folder)
-    decision = Plan.load(recipe.model.plan)
-    masked = mask(net, decision, shape=job.task.trace(job, net).inputs["data"])
-    notes = _fit(job, masked, teacher, recipe.train, folder)
-    return slim(masked, decision), notes
+FULL, COMPACT = "full", "compact"  # the first and the last stage
+LOGGER = logging.getLogger(__name__)
+MOST_PROBLEMS = 10  # files that are named when they are left out; results count all
 
 
-def compress(job: Job, net: Any, row, folder: Path) -> tuple[Any, dict]:
-    """Decide what stays, train with masks where the row asks for it, and slim."""
-    notes: dict[str, Any] = {}
-    if isinstance(row, Prune) and row.sparsity is not None:
-        notes["sparsity"] = _train_sparse(job, net, row.sparsity, folder / "sparsity")
-    graph = job.task.trace(job, net)
-    rounds = row.rounds if isinstance(row, Prune) else None
-    if rounds is not None:  # after an interruption the training tells the plan again
-        measured = _measured(job, net, row, folder)
-        net = mask(net, None)
-        callback = _rounds(job, net, row, graph, measured)
-        notes.update(_fit(job, net, None, row.train, folder, callbacks=[callback]))
-        decision = _saved(job, _plan_of(job, net, row, graph), row, folder)
-    elif (folder / PLAN).exists():  # decided before an interruption
-        decision = Plan.load(folder / PLAN)
-    else:
-        measured = _measured(job, net, row, folder)
-        decision = _decide(job, net, row, _worth(job, net, row), measured)
-        decision = _saved(job, decision, row, folder)
-    decision.check(graph)
-    notes.update(groups=plan.explain(graph, decision), made_by=dict(decision.made_by))
-    if row.train is not None and rounds is None:
-        net = mask(net, decision)
-        notes.update(_fit(job, net, None, row.train, folder))
-    return _recalibrated(job, slim(net, decision), row, notes)
+@dataclass(frozen=True)
+class Job:
+    """A run of a recipe: its data, a folder for results, and how to train.
+
+    Parameters
+    ----------
+    task : Task
+        With the recipe.
+    splits : Splits
+        Its data.
+    out : Path
+        Folder of the run; each stage has a folder in it.
+    options : train.Options
+        Devices, seed and progress bars.
+    facts : mapping
+        Commit, hardware and versions, for every ``result.json``.
+    """
+
+    task: Task
+    splits: Splits
+    out: Path
+    options: train.Options
+    facts: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> Any:
+        """The task's recipe."""
+        return self.task.recipe
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.splits.train.classes)
+
+    def batches(self, net: HybridBlock, schedule: Schedule) -> Any:
+        """Return endless epochs of training batches."""
+        return self.task.batches(self.splits.train, net, schedule)
+
+    def evaluate(self, net: HybridBlock, dataset: Any = None) -> Dict[str, Any]:
+        """Measure a net on the test images, or on another data set."""
+        dataset = self.splits.test if dataset is None else dataset
+        return self.task.evaluate(net, dataset, self.options.ctx[0])
 
 
-def _train_sparse(job: Job, net: Any, how: Sparsity, folder: Path) -> dict:
-    shape = job.task.trace(job, net).inputs["data"]
+def open_job(
+    task: Task, out: Path, options: train.Options, facts: Mapping[str, Any]
+) -> Job:
+    """Open the data of a recipe; log which files are left out and what was repaired.
 
-    def sparse(step_loss: Callable) -> Callable:
-        return bn_l1_step(step_loss, net, how.weight, shape=shape)
-
-    return _fit(job, net, None, how.train, folder, wrap=sparse)
-
-
-def _saved(job: Job, decision: Plan, row: Prune | Delete, folder: Path) -> Plan:
-    named = {"criterion": row.criterion, "commit": job.facts.get("commit")}
-    made_by = {**decision.made_by, **named}
-    decision = replace(decision, net=job.recipe.model.name, made_by=made_by)
-    decision.save(folder / PLAN)
-    return decision
-
-
-def _rounds(
-    job: Job, net: Any, row: Prune, graph: Graph, measured: Mapping
-) -> Callable:
-    """Return the callback that decides masks in rounds by the row's criterion."""
-
-    def decide(now: Graph, budget: Budget, within: Plan | None) -> Plan:
-        worth = _worth(job, net, row, within)
-        return _select(job, row, now, budget, worth=worth, within=within, **measured)
-
-    return mask_in_rounds(
-        net,
-        _budget(graph, row),
-        decide,
-        prune.Rounds(**asdict(row.rounds)),
-        shape=graph.inputs["data"],
-        table=_table(row),
-    )
+    Raises
+    ------
+    ValueError
+        As ``Task.open_data``.
+    """
+    splits = task.open_data()
+    named = {"train": splits.train, "val": splits.val, "test": splits.test}
+    if splits.test is splits.val:
+        del named["test"]
+    for split, dataset in named.items():
+        for file, reason in dataset.problems[:MOST_PROBLEMS]:
+            LOGGER.warning("%s: left out: %s: %s", split, file, reason)
+        if len(dataset.problems) > MOST_PROBLEMS:
+            LOGGER.warning(
+                "%s: and %d more", split, len(dataset.problems) - MOST_PROBLEMS
+            )
+        repairs = data.counted(dataset).get("repairs")
+        if repairs:
+            counts = ", ".join(f"{name} {count}" for name, count in repairs.items())
+            LOGGER.warning("%s: repairs: %s", split, counts)
+    return Job(task, splits, out, options, facts)
 
 
-def _plan_of(job: Job, net: Any, row: Prune, graph: Graph) -> Plan:
-    """Return what rounds came to, with the notes that a plan made at once has."""
-    made_by = {
-        "selection": row.selection,
-        "budget": _budget(graph, row).limits,
-        "multiple": row.multiple,
-        "rounds": asdict(row.rounds),
-        "seed": job.recipe.seed,
-        "held": held(graph, row.groups, row.leave, ends=row.ends),
-        "widths": {group.name: group.width for group in graph.groups},
-    }
-    return replace(plan_of(net), made_by=made_by)
+class DryRun(DryRunContext):
+    """What compression algorithms see of a recipe before any training."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.model, self.seed = task.recipe.model.name, task.recipe.seed
+        self.shape = task.shape
+
+    def trace(self, net: HybridBlock) -> Graph:
+        """Return the graph of a net for an input of ``shape``."""
+        return self._task.trace(net)
+
+    def with_classes(self, net: HybridBlock, classes: int) -> HybridBlock:
+        """Return the net as it would be with a number of classes."""
+        return self._task.with_classes(net, classes)
 
 
-def _recalibrated(job: Job, net: Any, row, notes: dict) -> tuple[Any, dict]:
-    """Measure BatchNorm anew, and note how accurate the net was before."""
-    if not row.recalibrate:
-        return net, notes
-    metric = job.task.metric
-    place(net, job.options.ctx[:1])
-    before = job.task.accuracy(job, net, job.test)[metric]
-    batches = job.task.batches(job, net, job.recipe.finetune).epoch(0)
-    net = recalibrate(net, islice(batches, row.recalibrate))
-    return net, {**notes, "before_recalibration": {metric: before}}
+class Stage(DryRun, StageContext):
+    """What a compression algorithm sees of a run."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        super().__init__(job.task)
+        self._job, self.folder = job, folder
+        self.commit, self.metric = job.facts.get("commit"), job.task.metric
+
+    def fit(
+        self,
+        net: HybridBlock,
+        schedule: Schedule,
+        *,
+        folder: Path | None = None,
+        callbacks: Sequence[Callable] = (),
+        step_callbacks: Sequence[Callable] = (),
+        wrap: Callable[[Callable], Callable] | None = None,
+    ) -> Dict[str, Any]:
+        """Train a net on labels, in place, and return notes on the training."""
+        return fit(
+            self._job,
+            net,
+            None,
+            schedule,
+            folder or self.folder,
+            callbacks=callbacks,
+            step_callbacks=step_callbacks,
+            wrap=wrap,
+        )
+
+    def batches(self, net: HybridBlock, count: int) -> Any:
+        """Return some batches, of the size and augmentation of the fine-tuning."""
+        batches = self._job.batches(net, self._job.recipe.finetune)
+        return islice(batches.epoch(0), count)
+
+    def training_block(self, net: HybridBlock) -> HybridBlock:
+        """Return the block that is trained; it shares its parameters with the net."""
+        return self._job.task.training_block(net)
+
+    def step_loss(self, net: HybridBlock) -> Callable:
+        """Return the step loss for labels."""
+        return self._job.task.lesson(net, None, self._job.options.ctx).step_loss
+
+    def accuracy(self, net: HybridBlock, training_images: int | None = None) -> float:
+        """Return the accuracy on the test images, or on some training images."""
+        dataset = None
+        if training_images is not None:
+            train_set = self._job.splits.train
+            dataset = data.sample(train_set, training_images, seed=self.seed)
+        return self._job.evaluate(net, dataset)[self.metric]
+
+    def to_device(self, net: HybridBlock) -> None:
+        """Move a net to the device that accuracy is measured on."""
+        to_devices(net, self._job.options.ctx[:1])
 
 
-def _worth(
-    job: Job, net: Any, row: Prune | Delete, within: Plan | None = None
-) -> str | dict:
-    """Return the criterion, or what channels are worth by it where it needs data."""
-    if row.criterion != TAYLOR:
-        return row.criterion
-    shape = job.task.trace(job, net).inputs["data"]
-
-    def prepare(gated: Any) -> Any:
-        set_mask(gated, within, shape=shape)  # what is gone must not answer
-        return job.task.block(gated)
-
-    batches = job.task.batches(job, net, job.recipe.finetune).epoch(0)
-    return taylor(
-        net,
-        islice(batches, row.batches),
-        job.task.lesson(job, net, None).step_loss,
-        prepare=prepare,
-        shape=shape,
-    )
-
-
-def _measured(job: Job, net: Any, row: Prune | Delete, folder: Path) -> dict[str, Any]:
-    """Return what the row's selection follows beside worth, as ``select`` takes it."""
-    if isinstance(row, Delete):
-        return {}
-    if row.sensitivity is not None:
-        return {"sensitivity": _sensitivity(job, net, row, folder)}
-    if row.selection != GREEDY or not row.effects:
-        return {}
-    batches = job.task.batches(job, net, job.recipe.finetune).epoch(0)
-    found = effects(
-        net,
-        islice(batches, row.effects),
-        criterion=_worth(job, net, row),
-        shape=job.task.trace(job, net).inputs["data"],
-        seed=job.recipe.seed,
-    )
-    return {"effects": found}
-
-
-def _sensitivity(job: Job, net: Any, row: Prune, folder: Path) -> Sensitivity:
-    how = row.sensitivity
-    images = data.sample(job.train, how.images, seed=job.recipe.seed)
-    place(net, job.options.ctx[:1])
-    return sensitivity(
-        net,
-        lambda masked: job.task.accuracy(job, masked, images)[job.task.metric],
-        ratios=how.ratios,
-        criterion=_worth(job, net, row),
-        groups=row.groups,
-        cache=folder / SENSITIVITY,
-        shape=job.task.trace(job, net).inputs["data"],
-        seed=job.recipe.seed,
-    )
-
-
-def _decide(
-    job: Job,
-    net: Any,
-    row: Prune | Delete,
-    worth: str | dict,
-    measured: Mapping | None = None,
-) -> Plan:
-    graph = job.task.trace(job, net)
-    if isinstance(row, Delete):
-        seed = job.recipe.seed
-        return plan.delete(graph, row.keep, worth, multiple=row.multiple, seed=seed)
-    counted = graph
-    if row.classes is not None:
-        counted = job.task.trace(job, job.task.with_classes(net, row.classes))
-    budget = _budget(counted, row)
-    made = _select(job, row, counted, budget, worth=worth, **(measured or {}))
-    if counted is graph:
-        return made
-    # The predictors, whose groups are the only ones of another width, stay whole.
-    keep = {g.name: made.keep[g.name] for g in graph.groups if not g.frozen}
-    widths = {group.name: group.width for group in graph.groups}
-    return replace(made, keep=keep, made_by={**made.made_by, "widths": widths})
-
-
-def _select(
-    job: Job,
-    row: Prune,
-    graph: Graph,
-    budget: Budget,
-    *,
-    worth: str | dict,
-    within: Plan | None = None,
-    effects: Mapping | None = None,
-    sensitivity: Sensitivity | None = None,
-) -> Plan:
-    return plan.select(
-        graph,
-        budget,
-        worth,
-        selection=row.selection,
-        multiple=row.multiple,
-        minimum=row.minimum,
-        maximum=row.maximum,
-        groups=row.groups,
-        leave=row.leave,
-        ends=row.ends,
-        within=within,
-        table=_table(row),
-        effects=effects,
-        sensitivity=sensitivity,
-        seed=job.recipe.seed,
-    )
-
-
-def _budget(graph: Graph, row: Prune) -> Budget:
-    """Turn shares of the net before into absolute limits."""
-    meter, ending, whole = Meter(graph, _table(row)), "_ratio", {}
-    full = meter.totals(meter.full[None])
-    for name, limit in row.budget.items():
-        if name.endswith(ending):
-            name = name[: -len(ending)]
-            limit *= float(full[name][0])
-        whole[name] = limit
-    return Budget(**whole)
-
-
-def _table(row: Prune) -> LatencyTable | None:
-    return None if row.latency_table is None else LatencyTable.load(row.latency_table)
-
-
-def rehearse(job: Job, net: Any) -> tuple[Plan, Any]:
-    """Decide on an untrained net: a budget out of reach costs no training.
+def dry_run(task: Task, net: HybridBlock) -> tuple[Plan | None, HybridBlock]:
+    """Compress an untrained net: a budget out of reach costs no training.
 
     Returns
     -------
-    (Plan, net)
-        What all rows together keep of the net, and the slim net.
+    (Plan or None, HybridBlock)
+        What all rows of the recipe together keep of the net, if any of them makes a
+        plan, and the compressed net.
     """
-    before, plans = net, []
-    for row in job.recipe.compression:
-        # What needs trained values is not known yet, and does not change a width.
-        worth = "l1" if row.criterion == TAYLOR else row.criterion
-        tried = row
-        if isinstance(row, Prune) and row.sensitivity is not None:
-            tried = replace(row, selection="greedy", sensitivity=None)
-        plans.append(_decide(job, net, tried, worth))
-        net = slim(net, plans[-1])
-    return compose(job, before, plans), net
+    context, plans, compressed = DryRun(task), [], net
+    for row in task.recipe.compression:
+        output = ALGORITHMS[row.algorithm].dry_run(compressed, row, context)
+        compressed = output.net
+        plans.append(output.plan)
+    return composed(task, net, plans), compressed
 
 
-def compose(job: Job, net: Any, plans: Sequence[Plan]) -> Plan:
-    """Return one plan for a net for what several leave of it, one after the other."""
-    graph = job.task.trace(job, net)
+def composed(task: Task, net: HybridBlock, plans: Sequence[Plan | None]) -> Plan | None:
+    """Return one plan for several that were applied to a net one after the other."""
+    plans = [plan for plan in plans if plan is not None]
+    if not plans:
+        return None
+    graph = task.trace(net)
     widths = {group.name: group.width for group in graph.groups}
-    whole = replace(Plan.everything(graph), made_by={"widths": widths})
-    for decision in plans:
-        whole = whole.compose(decision)
-    return replace(whole, net=job.recipe.model.name)
+    everything = Plan.everything(graph)
+    total = Plan(everything.keep, made_by={"widths": widths})
+    for plan in plans:
+        total = total.compose(plan)
+    return Plan(total.keep, task.recipe.model.name, total.made_by)
 
 
-def finetune(job: Job, net: Any, full: Any, folder: Path) -> tuple[Any, dict]:
-    """Train the compact net, with the full one as its teacher where asked for."""
-    teacher = teacher_of(job, full, job.train.classes)
-    return net, _fit(job, net, teacher, job.recipe.finetune, folder)
+def train_full(
+    job: Job, net: HybridBlock, folder: Path
+) -> tuple[HybridBlock, Dict[str, Any]]:
+    """Train the full net, or take it as it was loaded; return it and notes."""
+    recipe = job.recipe
+    if recipe.model.weights is not None:
+        return net, {"weights": recipe.model.weights}
+    is_last = recipe.finetune is None
+    teacher = job.task.teacher(None, job.classes) if is_last else None
+    if not recipe.model.masks:
+        return net, fit(job, net, teacher, recipe.train, folder)
+    plan = Plan.load(recipe.model.plan)
+    masked = mask(net, plan, shape=job.task.shape)
+    notes = fit(job, masked, teacher, recipe.train, folder)
+    return slim(masked, plan, shape=job.task.shape), notes
 
 
-def _fit(
+def compress(job: Job, net: HybridBlock, row: Any, folder: Path) -> StageOutput:
+    """Apply one row of the recipe's compression and save what it leaves."""
+    output = ALGORITHMS[row.algorithm].apply(net, row, Stage(job, folder))
+    for name, artifact in output.artifacts.items():
+        artifact.save(folder / name)
+    return output
+
+
+def finetune(
+    job: Job, net: HybridBlock, full: HybridBlock, folder: Path
+) -> tuple[HybridBlock, Dict[str, Any]]:
+    """Train the compact net, with a teacher if the recipe has one."""
+    teacher = job.task.teacher(full, job.classes)
+    return net, fit(job, net, teacher, job.recipe.finetune, folder)
+
+
+def fit(
     job: Job,
-    net: Any,
+    net: HybridBlock,
     teacher: Any,
     schedule: Schedule,
     folder: Path,
     *,
     callbacks: Sequence[Callable] = (),
-    wrap: Callable | None = None,
-) -> dict:
-    lesson: Lesson = job.task.lesson(job, net, teacher)
+    step_callbacks: Sequence[Callable] = (),
+    wrap: Callable[[Callable], Callable] | None = None,
+) -> Dict[str, Any]:
+    """Train a net in place and return notes for ``result.json``.
+
+    Parameters
+    ----------
+    job : Job
+    net : HybridBlock
+    teacher : HybridBlock or None
+    schedule : Schedule
+    folder : Path
+        Of log and checkpoints; a training that was interrupted there is resumed.
+    callbacks, step_callbacks : sequence of callables
+        As for ``train.fit``.
+    wrap : callable, optional
+        Step loss to step loss.
+    """
+    task, options = job.task, job.options
+    lesson = task.lesson(net, teacher, options.ctx)
     step_loss = wrap(lesson.step_loss) if wrap else lesson.step_loss
-    block = lesson.block
-    block.hybridize(static_alloc=True, static_shape=True)
-    place(block, job.options.ctx)
-    place(net, job.options.ctx)
+    lesson.block.hybridize(static_alloc=True, static_shape=True)
+    to_devices(lesson.block, options.ctx)
+    to_devices(net, options.ctx)
     progress = train.fit(
-        block,
-        job.task.batches(job, net, schedule),
+        lesson.block,
+        job.batches(net, schedule),
         step_loss,
         schedule,
         folder,
-        validate=lambda: job.task.validation(job, net, job.val),
+        validate=lambda: task.validate(net, job.splits.val, options.ctx[0]),
         callbacks=callbacks,
-        options=job.options,
+        step_callbacks=step_callbacks,
+        options=options,
     )
-    best = job.val is not job.test
-    if best:  # without a split of its own, the best epoch would be chosen on the test
-        train.load_best(block, folder)
-    _, judged = read_log(folder / "log.jsonl")
+    choose_best = job.splits.val is not job.splits.test
+    if choose_best:  # else the best epoch would be chosen on the test images
+        train.load_best(lesson.block, folder)
+    _, validations = train.read_log(folder / train.LOG)
     return {
         "epochs": progress.epoch,
         "steps": progress.step,
         "train_seconds": round(progress.seconds, 1),
-        "chosen": "best on val" if best else "last",
-        "validated": {str(one["epoch"]): one[job.task.metric] for one in judged},
+        "chosen": "best on val" if choose_best else "last",
+        "validated": {str(row["epoch"]): row[task.metric] for row in validations},
     }
+
+
+def to_devices(block: Block, ctx: Sequence[mx.Context]) -> None:
+    """Move a block's parameters to devices, if they are not there."""
+    parameters = block.collect_params()
+    if any(p.list_ctx() != list(ctx) for p in parameters.values()):
+        parameters.reset_ctx(list(ctx))

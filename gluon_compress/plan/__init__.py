@@ -1,25 +1,48 @@
-"""What each channel group keeps: the decision as data, and how it is made.
+"""Decide what each channel group keeps, and store the decision as data.
 
-``decision`` is the plan and its file; ``selection`` makes one, under a budget or by
-fixed shares; ``criteria`` says what a channel is worth, ``curves`` what accuracy goes
-with it, ``reach`` which groups may lose channels, ``choose`` how wide each may stay,
-``meter`` what that costs, ``budget`` what it may, and ``account`` what a plan did.
+``plan`` holds the plan and its file. ``selection`` makes one under a budget, and
+``deletion`` by fixed shares. A ``problem`` is made of the ``importance`` of channels,
+the ``constraints``, the ``budget`` and the ``cost_model``; one of the ``policies``
+solves it. ``sensitivity`` is measured accuracy that a policy can follow, and
+``savings`` attributes what a plan saves to the groups.
 """
 
-from gluon_compress.plan.budget import Budget
+from gluon_compress.plan.budget import Budget, CostLimit
+from gluon_compress.plan.constraints import Constraints
+from gluon_compress.plan.cost_model import CostModel
+from gluon_compress.plan.deletion import delete
 from gluon_compress.plan.importance import CRITERIA
 from gluon_compress.plan.plan import Plan
+from gluon_compress.plan.policies import (
+    POLICIES,
+    SELECTIONS,
+    BySensitivity,
+    Global,
+    Greedy,
+    Policy,
+    Uniform,
+)
+from gluon_compress.plan.problem import PruningProblem
 from gluon_compress.plan.savings import explain
-from gluon_compress.plan.search import SELECTIONS
-from gluon_compress.plan.selection import delete, select
+from gluon_compress.plan.selection import select
 from gluon_compress.plan.sensitivity import Sensitivity
 
 __all__ = [
     "CRITERIA",
+    "POLICIES",
     "SELECTIONS",
     "Budget",
+    "BySensitivity",
+    "Constraints",
+    "CostLimit",
+    "CostModel",
+    "Global",
+    "Greedy",
     "Plan",
+    "Policy",
+    "PruningProblem",
     "Sensitivity",
+    "Uniform",
     "delete",
     "explain",
     "select",

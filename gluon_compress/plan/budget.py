@@ -1,17 +1,37 @@
-"""What a plan may cost: limits in any combination, and the meter that holds them."""
+"""What a plan may cost: limits of one or several costs."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any, Mapping
 
 import numpy as np
 
 from gluon_compress.cost import Cost
 from gluon_compress.graph import Graph
 from gluon_compress.latency import LatencyTable
-from gluon_compress.plan.cost_model import LATENCY, LIMITS, Meter
+from gluon_compress.plan.cost_model import COSTS, LATENCY, CostFunction, CostModel
 from gluon_compress.plan.plan import listed
+
+NAMED = (*COSTS, LATENCY)
+
+
+@dataclass(frozen=True)
+class CostLimit:
+    """A limit of a cost that the package does not know.
+
+    Parameters
+    ----------
+    limit : float
+    cost : callable
+        ``cost(graph)`` returns a function from kept widths ``(choices, groups)``, one
+        column for each group that is not frozen, to costs ``(choices,)``. A cost must
+        not fall when a width rises.
+    """
+
+    limit: float
+    cost: CostFunction
 
 
 @dataclass(frozen=True)
@@ -28,42 +48,70 @@ class Budget:
         Trained parameters.
     latency_ms : float, optional
         Milliseconds of one forward pass of the batch that was traced, as
-        ``timing.predict_latency`` gives them for a table.
+        ``latency.predict_latency`` computes them from a table.
+    custom : mapping
+        Name to ``CostLimit``: limits of any other cost.
 
     Raises
     ------
     ValueError
-        If no limit is given, or one is not a number above 0.
+        If there is no limit, one is not a number above 0, or a custom one has the name
+        of another.
     """
 
     macs: float | None = None
     bytes: float | None = None
     params: float | None = None
     latency_ms: float | None = None
+    custom: Mapping[str, CostLimit] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        for name in self.custom:
+            if name in NAMED:
+                raise ValueError(
+                    f"budget custom names {name!r}; allowed: names other than "
+                    f"{', '.join(NAMED)}"
+                )
         for name, limit in self.limits.items():
-            right = isinstance(limit, (int, float, np.number))
-            right = right and not isinstance(limit, bool) and math.isfinite(limit)
-            if not right or limit <= 0:
+            number = isinstance(limit, (int, float, np.number))
+            number = number and not isinstance(limit, bool) and math.isfinite(limit)
+            if not number or limit <= 0:
                 raise ValueError(
                     f"budget {name} is {limit!r}; allowed: a number above 0"
                 )
         if not self.limits:
-            names = ", ".join((*LIMITS, LATENCY))
-            raise ValueError(f"a budget needs at least one of {names}")
+            raise ValueError(f"a budget needs at least one of {', '.join(NAMED)}")
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that are given, by name."""
-        return {n: v for n, v in asdict(self).items() if v is not None}
+        """The limits, by the name of the cost."""
+        named = {name: getattr(self, name) for name in NAMED}
+        limits = {name: limit for name, limit in named.items() if limit is not None}
+        return {**limits, **{name: row.limit for name, row in self.custom.items()}}
+
+    def with_limits(self, limits: Mapping[str, float]) -> Budget:
+        """Return a budget with other limits of the same costs.
+
+        Parameters
+        ----------
+        limits : mapping
+            Name of a cost that is limited here to its new limit; the others stay.
+        """
+        custom = {
+            name: replace(row, limit=limits.get(name, row.limit))
+            for name, row in self.custom.items()
+        }
+        named: dict[str, Any] = {
+            name: limit for name, limit in limits.items() if name not in custom
+        }
+        return replace(self, custom=custom, **named)
 
     @classmethod
     def share(cls, cost: Cost, **shares: float) -> Budget:
         """Return limits as shares of a cost: ``Budget.share(cost, macs=0.5)``.
 
-        A cost has no latency: for a share of it multiply what
-        ``timing.predict_latency`` gives.
+        A ``Cost`` has no latency: for a share of it multiply what
+        ``latency.predict_latency`` returns.
 
         Raises
         ------
@@ -71,24 +119,29 @@ class Budget:
             If a name is not one of the figures of a cost.
         """
         for name in shares:
-            if name not in LIMITS:
-                raise ValueError(f"budget {name!r} is unknown; {listed(LIMITS)}")
+            if name not in COSTS:
+                raise ValueError(f"budget {name!r} is unknown; {listed(COSTS)}")
         return cls(**{n: share * getattr(cost, n) for n, share in shares.items()})
 
 
-def meter_of(graph: Graph, budget: Budget, table: LatencyTable | None) -> Meter:
-    """Return the meter for a budget; a table that no limit asks for is not used.
+def cost_model_for(
+    graph: Graph, budget: Budget, table: LatencyTable | None = None
+) -> CostModel:
+    """Return the cost model that computes what a budget limits.
+
+    A table is used only if the budget limits latency.
 
     Raises
     ------
     ValueError
-        If latency is limited and there is no table, or it lacks a unit of the graph.
+        If latency is limited and there is no table, or it lacks a block of the graph.
     """
     if budget.latency_ms is None:
-        return Meter(graph)
-    if table is None:
+        table = None
+    elif table is None:
         raise ValueError(
             f"a budget of {budget.latency_ms:g} {LATENCY} needs a latency table: "
-            "table=timing.measure_units(graph), or a saved one by LatencyTable.load"
+            "table=latency.measure_units(graph), or a saved one by LatencyTable.load"
         )
-    return Meter(graph, table)
+    extra = {name: row.cost for name, row in budget.custom.items()}
+    return CostModel(graph, table, extra)

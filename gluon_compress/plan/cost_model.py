@@ -1,8 +1,10 @@
-"""Costs of thousands of choices at once: totals as a function of the kept widths."""
+"""The cost of thousands of choices at once, as a function of the kept widths."""
 
 from __future__ import annotations
 
-from typing import Sequence
+import math
+from dataclasses import dataclass
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,152 +16,237 @@ from gluon_compress.latency import LatencyTable
 from gluon_compress.latency.blocks import Side, units_of
 from gluon_compress.latency.table import NS, stops
 
-LIMITS = ("macs", "bytes", "params")
+COSTS = ("macs", "bytes", "params")
 LATENCY = "latency_ms"
 
+# Kept widths ``(choices, groups)`` to costs ``(choices,)``, and what makes one.
+WidthsToCost = Callable[[np.ndarray], np.ndarray]
+CostFunction = Callable[[Graph], WidthsToCost]
 
-class Meter:
-    """The totals of ``count`` for any number of kept indices per group, and latency.
 
-    A weight has at most two axes that shrink, so its size, and the MACs it takes part
-    in, are a constant times two sums over groups. A unit's time is a look-up with two
-    such sums.
+class CostModel:
+    """What ``count`` returns for any number of kept indices per group, and latency.
+
+    A weight has at most two axes that shrink. Its size, and the MACs it takes part in,
+    are therefore a constant times two sums over groups. The time of a block is looked
+    up with two such sums.
 
     Parameters
     ----------
     graph : Graph
     table : LatencyTable, optional
-        Without it there are no totals of ``latency_ms``.
+        Adds the cost ``latency_ms``.
+    extra : mapping, optional
+        Name to cost function, as for ``CostLimit``: adds costs of these names.
+
+    Attributes
+    ----------
+    groups : list of ChannelGroup
+        Those that are not frozen: the columns of widths.
 
     Raises
     ------
     ValueError
-        If the table lacks a unit of the graph.
+        If the table lacks a block of the graph.
     """
 
-    def __init__(self, graph: Graph, table: LatencyTable | None = None) -> None:
-        self.graph, self._table = graph, None
+    def __init__(
+        self,
+        graph: Graph,
+        table: LatencyTable | None = None,
+        extra: Mapping[str, CostFunction] | None = None,
+    ) -> None:
         self.groups = [group for group in graph.groups if not group.frozen]
-        names = list(graph.axes)
-        shapes = {n: s[0].shape for n, s in self._variables().items()}
-        axes = [(graph.axes[n] + [None])[:2] for n in names]
-        self._first = self._sums([pair[0] for pair in axes])
-        self._second = self._sums([pair[1] for pair in axes])
-        full = np.array([np.prod(shapes[n], dtype=float) for n in names])
-        ends = np.array(
-            [np.prod([1.0] + [len(t.places) for t in graph.axes[n]]) for n in names]
-        )
-        inner = full / ends
-        running, macs = states(graph.nodes), self._macs(set(names))
-        trained = np.array([n not in running for n in names], float)
-        self._factors = {
-            "macs": inner * np.array([macs.get(n, 0.0) for n in names]) / full,
-            "bytes": BYTES * inner,
-            "params": trained * inner,
+        sums = _GroupSums(graph)
+        self._sizes = _WeightSizes(graph, sums)
+        total, shrinking = count(graph), self._sizes.costs(self.full[None])
+        self._fixed = {  # what does not depend on widths
+            name: getattr(total, name) - np.rint(shrinking[name][0]) for name in COSTS
         }
-        total = count(graph)
-        widths = self.full[None]
-        self._rest = dict.fromkeys(LIMITS, 0.0)
-        shrinking = self.totals(widths)
-        self._rest = {n: getattr(total, n) - shrinking[n][0] for n in LIMITS}
+        self._extra: dict[str, WidthsToCost] = {}
         if table is not None:
-            self._prepare_times(table)
-            self._table = table
+            self._extra[LATENCY] = _Latency(graph, sums, table)
+        for name, cost_function in (extra or {}).items():
+            self._extra[name] = cost_function(graph)
 
     @property
     def full(self) -> np.ndarray:
-        """Every group's width."""
+        """The width of every group, ``(groups,)``."""
         return np.array([group.width for group in self.groups], int)
 
-    def totals(self, widths: np.ndarray) -> dict[str, np.ndarray]:
-        """Return totals for rows of kept widths ``(choices, groups)``.
+    def costs(self, widths: np.ndarray) -> dict[str, np.ndarray]:
+        """Return costs ``(choices,)`` of kept widths ``(choices, groups)``, by name.
 
-        They are whole numbers, as ``count`` gives them, so that a limit that is met
-        to the last parameter is met; of latency, whole nanoseconds.
+        They are whole numbers, as those of ``count``, so that a limit that is met is
+        met to the last parameter; latency is rounded to whole nanoseconds.
         """
-        sizes = self._evaluate(self._first, widths) * self._evaluate(
-            self._second, widths
-        )
-        totals = {n: np.rint(sizes @ self._factors[n] + self._rest[n]) for n in LIMITS}
-        if self._table is not None:
-            totals[LATENCY] = self._latency(widths)
-        return totals
+        sizes = self._sizes.costs(widths)
+        costs = {name: np.rint(sizes[name] + self._fixed[name]) for name in COSTS}
+        for name, cost in self._extra.items():
+            costs[name] = cost(widths)
+        return costs
 
-    def _prepare_times(self, table: LatencyTable) -> None:
-        """Lay the times of all kinds of units one behind the other, and their stops."""
-        units = units_of(self.graph)
-        grids = {unit.kind: table.grid(unit) for unit in units}
-        times, found, end = [np.zeros(1)], {}, 1
-        for kind, grid in grids.items():
-            laid = grid.at_stops()
-            found[kind] = end, laid.shape[1]
-            times.append(laid.ravel())
-            end += laid.size
-        self._times = np.concatenate(times)
-        places = [found[unit.kind] for unit in units]
-        self._starts, self._rows = np.array(places, int).reshape(-1, 2).T
-        ins = [stops(grids[unit.kind].ins) for unit in units]
-        outs = [stops(grids[unit.kind].outs) for unit in units]
-        self._ins = *self._channels([u.inputs for u in units]), *_counted(ins)
-        self._outs = *self._channels([u.outputs for u in units]), *_counted(outs)
-        self._call = np.rint(table.call_ms * NS)
 
-    def _latency(self, widths: np.ndarray) -> np.ndarray:
-        row, column = (
-            numbers[starts + self._evaluate((times, rest), widths).astype(int)]
-            for times, rest, numbers, starts in (self._ins, self._outs)
-        )
-        spent = self._times[self._starts + row * self._rows + column]
-        return (self._call + spent.sum(1)) / NS
+@dataclass(frozen=True)
+class _Linear:
+    """Numbers of channels as linear functions of the groups' widths.
 
-    def _channels(self, sides: Sequence[Side]) -> tuple:
-        times, rest = self._sums([side.tensor for side in sides])
-        fixed = np.array([side.tensor is None for side in sides], bool)
-        return times, np.where(fixed, [side.full for side in sides], rest)
+    Parameters
+    ----------
+    per_index : ndarray
+        How often each group's index occurs, ``(rows, groups)``.
+    constant : ndarray
+        Channels that always stay, ``(rows,)``.
+    """
 
-    def _variables(self) -> dict[str, list[Tensor]]:
-        pairs = zip(self.graph.nodes, self.graph.tensors)
-        return {node["name"]: outs for node, outs in pairs if node["op"] == "null"}
+    per_index: np.ndarray
+    constant: np.ndarray
 
-    def _sums(self, tensors: Sequence[Tensor | None]) -> tuple:
-        """Return how often each group's index occurs along axes, and what stays."""
-        times = np.zeros((len(tensors), len(self.groups)))
-        rest = np.ones(len(tensors))
-        column = np.full(len(self.graph.alive({})), -1)  # of the places of index 0
-        for k, group in enumerate(self.groups):
-            column[self.graph.found.starts[group.name]] = k
+    def __call__(self, widths: np.ndarray) -> np.ndarray:
+        """Return channels ``(choices, rows)`` of widths ``(choices, groups)``."""
+        return widths @ self.per_index.T + self.constant
+
+
+class _GroupSums:
+    """Counts how often the index of each group occurs along an axis."""
+
+    def __init__(self, graph: Graph) -> None:
+        groups = [group for group in graph.groups if not group.frozen]
+        self._groups = len(groups)
+        self._group_of_id = np.full(len(graph.alive({})), -1)  # by the ids of index 0
+        for k, group in enumerate(groups):
+            self._group_of_id[graph.found.starts[group.name]] = k
+
+    def along(self, tensors: Sequence[Tensor | None]) -> _Linear:
+        """Return the channels of tensors along their axes; 1 where there is none."""
+        per_index = np.zeros((len(tensors), self._groups))
+        constant = np.ones(len(tensors))
         for row, tensor in enumerate(tensors):
             if tensor is not None:
-                rest[row] = (tensor.places < 0).sum()
-                found = column[tensor.places]
-                np.add.at(times[row], found[found >= 0], 1)
-        return times, rest
-
-    @staticmethod
-    def _evaluate(sums: tuple, widths: np.ndarray) -> np.ndarray:
-        times, rest = sums
-        return widths @ times.T + rest
-
-    def _macs(self, names: set) -> dict[str, float]:
-        """Return the MACs that each weight takes part in, all its uses together."""
-        macs: dict[str, float] = {}
-        for i, node in enumerate(self.graph.nodes):
-            operator = operator_of(node["op"])
-            if operator.macs is not None and len(node["inputs"]) > 1:
-                place = node["inputs"][operator.weight_input or 1]
-                weight = self.graph.nodes[place[0]]["name"]
-                if weight in names:
-                    shapes = [
-                        self.graph.tensors[e[0]][e[1]].shape for e in node["inputs"]
-                    ]
-                    out = self.graph.tensors[i][0].shape
-                    found = operator.macs(node["attrs"], shapes, out)
-                    macs[weight] = macs.get(weight, 0.0) + found // self.graph.batch
-        return macs
+                ids = np.asarray(tensor.places)
+                constant[row] = (ids < 0).sum()
+                groups = self._group_of_id[ids]
+                np.add.at(per_index[row], groups[groups >= 0], 1)
+        return _Linear(per_index, constant)
 
 
-def _counted(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the stop that each width counts as, row behind row, and the starts."""
-    numbers = [np.searchsorted(row, np.arange(row[-1] + 1)) for row in rows]
-    starts = np.cumsum([0, *map(len, numbers)])[:-1]
-    return np.concatenate([np.zeros(0, int), *numbers]), starts
+class _WeightSizes:
+    """MACs, bytes and parameters of the weights that shrink."""
+
+    def __init__(self, graph: Graph, sums: _GroupSums) -> None:
+        names = list(graph.axes)
+        axes = [(graph.axes[name] + [None])[:2] for name in names]
+        self._first = sums.along([first for first, _ in axes])
+        self._second = sums.along([second for _, second in axes])
+        shapes = {
+            node["name"]: outputs[0].shape
+            for node, outputs in zip(graph.nodes, graph.tensors)
+            if node["op"] == "null"
+        }
+        full = np.array([np.prod(shapes[name], dtype=float) for name in names])
+        # Channels of the axes that shrink, multiplied: the rest is a constant factor.
+        shrinking = np.array(
+            [
+                math.prod(len(np.asarray(t.places)) for t in graph.axes[name])
+                for name in names
+            ]
+        )
+        factor = full / shrinking
+        running, macs = states(graph.nodes), _macs_of_weights(graph)
+        trained = np.array([name not in running for name in names], float)
+        self._factors = {
+            "macs": factor * np.array([macs.get(name, 0.0) for name in names]) / full,
+            "bytes": BYTES * factor,
+            "params": trained * factor,
+        }
+
+    def costs(self, widths: np.ndarray) -> dict[str, np.ndarray]:
+        """Return costs ``(choices,)`` of widths ``(choices, groups)``, not rounded."""
+        sizes = self._first(widths) * self._second(widths)
+        return {name: sizes @ factors for name, factors in self._factors.items()}
+
+
+def _macs_of_weights(graph: Graph) -> dict[str, float]:
+    """Return the MACs of one sample that each weight takes part in, over all uses."""
+    macs: dict[str, float] = {}
+    for i, node in enumerate(graph.nodes):
+        operator = operator_of(node["op"])
+        if operator.macs is not None and len(node["inputs"]) > 1:
+            place = node["inputs"][operator.weight_input or 1]
+            weight = graph.nodes[place[0]]["name"]
+            if weight in graph.axes:
+                shapes = [graph.tensors[e[0]][e[1]].shape for e in node["inputs"]]
+                output = graph.tensors[i][0].shape
+                layer = operator.macs(node["attrs"], shapes, output)
+                macs[weight] = macs.get(weight, 0.0) + layer // graph.batch
+    return macs
+
+
+class _Latency:
+    """Milliseconds of all blocks, from a table; all times lie in one array."""
+
+    def __init__(self, graph: Graph, sums: _GroupSums, table: LatencyTable) -> None:
+        units = units_of(graph)
+        grids = {unit.kind: table.grid(unit) for unit in units}
+        times, starts, columns, end = [np.zeros(1)], {}, {}, 1
+        for kind, grid in grids.items():
+            block = grid.at_stops()
+            starts[kind], columns[kind] = end, block.shape[1]
+            times.append(block.ravel())
+            end += block.size
+        self._times = np.concatenate(times)
+        self._starts = np.array([starts[unit.kind] for unit in units], int)
+        self._columns = np.array([columns[unit.kind] for unit in units], int)
+        self._inputs = _StopOfWidth(
+            sums,
+            [unit.inputs for unit in units],
+            [stops(grids[unit.kind].ins) for unit in units],
+        )
+        self._outputs = _StopOfWidth(
+            sums,
+            [unit.outputs for unit in units],
+            [stops(grids[unit.kind].outs) for unit in units],
+        )
+        self._call = np.rint(table.call_ms * NS)
+
+    def __call__(self, widths: np.ndarray) -> np.ndarray:
+        """Return milliseconds ``(choices,)`` of widths ``(choices, groups)``."""
+        row, column = self._inputs(widths), self._outputs(widths)
+        nanoseconds = self._times[self._starts + row * self._columns + column]
+        return (self._call + nanoseconds.sum(1)) / NS
+
+
+class _StopOfWidth:
+    """The stop of a grid that each block's inputs, or outputs, count as.
+
+    Parameters
+    ----------
+    sums : _GroupSums
+    sides : sequence of Side
+        Inputs or outputs of each block.
+    stops_of_sides : sequence of list of int
+        The stops of each block's grid for that side, ascending.
+    """
+
+    def __init__(
+        self,
+        sums: _GroupSums,
+        sides: Sequence[Side],
+        stops_of_sides: Sequence[Sequence[int]],
+    ) -> None:
+        channels = sums.along([side.tensor for side in sides])
+        fixed = np.array([side.tensor is None for side in sides], bool)
+        full = [side.full for side in sides]
+        self._channels = _Linear(
+            channels.per_index, np.where(fixed, full, channels.constant)
+        )
+        # The stop of every width from 0, one side behind the other.
+        numbers = [
+            np.searchsorted(row, np.arange(row[-1] + 1)) for row in stops_of_sides
+        ]
+        self._numbers = np.concatenate([np.zeros(0, int), *numbers])
+        self._starts = np.cumsum([0, *map(len, numbers)])[:-1]
+
+    def __call__(self, widths: np.ndarray) -> np.ndarray:
+        """Return stops ``(choices, blocks)`` of widths ``(choices, groups)``."""
+        return self._numbers[self._starts + self._channels(widths).astype(int)]

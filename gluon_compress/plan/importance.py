@@ -1,4 +1,4 @@
-"""What a channel is worth: one score per index of every group that can lose some."""
+"""Importance criteria: one score for each index of every group that is not frozen."""
 
 from __future__ import annotations
 
@@ -12,29 +12,35 @@ from gluon_compress.graph.context import attribute
 from gluon_compress.graph.operators import operator_of
 
 
-def scores(
+def importance_of(
     graph: Graph, criterion: str | Mapping[str, Sequence], seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Return the worth of every index of every group that is not frozen.
+    """Return the importance of every index of every group that is not frozen.
 
     Parameters
     ----------
     graph : Graph
     criterion : str or mapping
-        A name in ``CRITERIA``, or group to worth: what ``taylor`` returns.
+        A name in ``CRITERIA``, or group to the importance of its indices, as
+        ``prune.taylor`` returns it.
     seed : int
         For ``random``.
+
+    Returns
+    -------
+    dict
+        Group to importance ``(width,)``, 0 or more.
 
     Raises
     ------
     ValueError
-        For an unknown criterion, one that is measured on data, a net without values
-        where they are needed or with values that are not finite, or worth that is
-        missing, of another length or not finite.
+        If the criterion is unknown or must be measured on data, the net has no values
+        where they are needed or values that are not finite, or the importance of a
+        group is missing, of another length or not finite.
     """
     check_finite(graph)
     if isinstance(criterion, Mapping):
-        return {g.name: _given(g, criterion) for g in _free(graph)}
+        return {group.name: _checked(group, criterion) for group in _free(graph)}
     if criterion in MEASURED:
         raise ValueError(
             f"criterion {criterion!r} needs data: measure with {MEASURED[criterion]} "
@@ -54,7 +60,7 @@ def scores(
 
 
 def check_finite(graph: Graph) -> None:
-    """Refuse a net with NaN or infinite values: no channel of it can be judged.
+    """Refuse a net with NaN or infinite values, which cannot be ranked.
 
     Raises
     ------
@@ -73,21 +79,29 @@ def check_finite(graph: Graph) -> None:
             )
 
 
-def best_first(kept: Sequence[int], worth: np.ndarray) -> np.ndarray:
-    """Return indices by falling worth; of equal ones the first comes first."""
-    kept = np.asarray(kept, int)
-    return kept[np.argsort(-worth[kept], kind="stable")]
+def best_first(indices: Sequence[int], importance: np.ndarray) -> np.ndarray:
+    """Return indices by falling importance; equals keep their order.
+
+    Parameters
+    ----------
+    indices : sequence of int
+    importance : ndarray
+        Of all indices of the group, ``(width,)``.
+    """
+    array = np.asarray(indices, int)
+    return array[np.argsort(-importance[array], kind="stable")]
 
 
-def _given(group: ChannelGroup, worth: Mapping[str, Sequence]) -> np.ndarray:
-    if group.name not in worth:
-        raise ValueError(f"the criterion has no worth for group {group.name!r}")
-    values = np.asarray(worth[group.name], float)
-    right = values.shape == (group.width,) and np.isfinite(values).all()
-    if not right or (values < 0).any():
+def _checked(group: ChannelGroup, importance: Mapping[str, Sequence]) -> np.ndarray:
+    """Return a group's importance from a mapping."""
+    if group.name not in importance:
+        raise ValueError(f"the criterion has no importance for group {group.name!r}")
+    values = np.asarray(importance[group.name], float)
+    finite = values.shape == (group.width,) and np.isfinite(values).all()
+    if not finite or (values < 0).any():
         raise ValueError(
-            f"the criterion's worth of group {group.name!r} has shape {values.shape}; "
-            f"allowed: {group.width} finite numbers from 0"
+            f"the criterion's importance of group {group.name!r} has shape "
+            f"{values.shape}; allowed: {group.width} finite numbers from 0"
         )
     return values
 
@@ -95,9 +109,9 @@ def _given(group: ChannelGroup, worth: Mapping[str, Sequence]) -> np.ndarray:
 def l1(graph: Graph, seed: int) -> dict[str, np.ndarray]:
     """Mean absolute weight of the filters of a channel (Li et al. 2017, section 3.1).
 
-    Each layer's values are divided by their root mean square, so that layers of
-    different size and scale can be compared; a group that several layers produce has
-    the mean of theirs.
+    The values of each layer are divided by their root mean square, so that layers of
+    different size and scale can be compared. A group that several layers produce gets
+    the mean over these layers.
     """
     return _by_weights(graph, lambda rows: np.abs(rows).mean(axis=1))
 
@@ -110,29 +124,34 @@ def l2(graph: Graph, seed: int) -> dict[str, np.ndarray]:
 def bn_scale(graph: Graph, seed: int) -> dict[str, np.ndarray]:
     """Absolute BatchNorm scale (Liu et al. 2017, section 3), mean over its layers.
 
-    It is the spread of a channel behind the normalisation, on one scale for layers of
-    any size and depth, and so is not divided by a layer's own: training may have made
-    all of a layer small. Groups without a trained scale have their ``l2`` worth times
-    the mean scale of the others.
+    This is the spread of a channel after the normalisation. It is comparable between
+    layers of any size and depth, so it is not divided by a layer's root mean square:
+    training may have made a whole layer small. Groups without a trained scale get their
+    ``l2`` importance times the mean scale of the others.
     """
-    gathered = _gather(graph, _scales(graph))
-    found = {name: np.mean(rows, axis=0) for name, rows in gathered.items() if rows}
-    usual = np.mean(np.concatenate(list(found.values()))) if found else 1.0
-    rest = l2(graph, seed) if len(found) < len(gathered) else {}
-    return {n: found[n] if n in found else usual * rest[n] for n in gathered}
+    rows_of_groups = _gather(graph, _scales(graph))
+    scales = {n: np.mean(rows, axis=0) for n, rows in rows_of_groups.items() if rows}
+    if len(scales) == len(rows_of_groups):
+        return scales
+    mean_scale = np.mean(np.concatenate(list(scales.values()))) if scales else 1.0
+    weights = l2(graph, seed)
+    return {
+        name: scales[name] if name in scales else mean_scale * weights[name]
+        for name in rows_of_groups
+    }
 
 
 def bn_l1(graph: Graph, seed: int) -> dict[str, np.ndarray]:
     """Product of ``bn_scale`` and ``l1``: a small scale mutes even a large filter."""
-    scale, weight = bn_scale(graph, seed), l1(graph, seed)
-    return {name: scale[name] * weight[name] for name in weight}
+    scales, weights = bn_scale(graph, seed), l1(graph, seed)
+    return {name: scales[name] * weights[name] for name in weights}
 
 
 def median(graph: Graph, seed: int) -> dict[str, np.ndarray]:
-    """Mean distance of a channel's filter from the others of its layer.
+    """Mean distance of a channel's filter from the others of its layer (FPGM).
 
-    Filters near the geometric median of all can be replaced by the others (FPGM: He
-    et al. 2019, equation 4). Normalised as ``l1``.
+    Filters near the geometric median can be replaced by the others (He et al. 2019,
+    equation 4). Normalised as ``l1``.
     """
     return _by_weights(graph, _distances)
 
@@ -144,7 +163,7 @@ def _distances(rows: np.ndarray) -> np.ndarray:
 
 
 def random(graph: Graph, seed: int) -> dict[str, np.ndarray]:
-    """Evenly distributed numbers; a group's depend on its name and the seed only."""
+    """Uniform random numbers that depend on the seed and the group's name only."""
     result = {}
     for group in _free(graph):
         state = zlib.crc32(f"{seed}:{group.name}".encode())
@@ -160,7 +179,7 @@ CRITERIA: dict[str, Callable[[Graph, int], dict[str, np.ndarray]]] = {
     "median": median,
     "random": random,
 }
-# Criteria that need a net and data, and where they are measured.
+# Criteria that must be measured on data, and what measures them.
 MEASURED: dict[str, str] = {"taylor": "prune.taylor(net, batches, step_loss)"}
 
 
@@ -168,11 +187,18 @@ def _free(graph: Graph) -> list[ChannelGroup]:
     return [group for group in graph.groups if not group.frozen]
 
 
+def _values(graph: Graph, parameter: str) -> np.ndarray:
+    """Return the values of a parameter, which ``importance_of`` has checked."""
+    array = graph.params[parameter]
+    assert array is not None
+    return array.asnumpy().astype(np.float64)
+
+
 def _by_weights(graph: Graph, measure: Callable) -> dict[str, np.ndarray]:
-    """Return the mean over a group's producers of each one's normalised measure."""
+    """Return the mean over a group's producers of their normalised measures."""
     layers = []
     for name, axis in _weights(graph).items():
-        weight = graph.params[name].asnumpy().astype(np.float64)
+        weight = _values(graph, name)
         values = measure(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1))
         scale = np.sqrt(np.square(values).mean())
         layers.append((name, axis, values / scale if scale > 0 else values))
@@ -180,21 +206,21 @@ def _by_weights(graph: Graph, measure: Callable) -> dict[str, np.ndarray]:
 
 
 def _weights(graph: Graph) -> dict[str, int]:
-    """Return the weights that produce channels, and the axis of these."""
-    found = {}
+    """Return the weights that produce channels, and the axis of the channels."""
+    axis_of = {}
     for node in graph.nodes:
         operator = operator_of(node["op"])
         if operator.weight_input is not None:
             weight = graph.nodes[node["inputs"][operator.weight_input][0]]
             if weight["op"] == "null" and weight["name"] in graph.axes:
-                axes = [tensor.axis for tensor in graph.axes[weight["name"]]]
-                found[weight["name"]] = max(axes) if operator.weight_axis else 0
-    return found
+                axes = [tensor.axis or 0 for tensor in graph.axes[weight["name"]]]
+                axis_of[weight["name"]] = max(axes) if operator.weight_axis else 0
+    return axis_of
 
 
 def _scales(graph: Graph) -> list[tuple]:
-    """Return the trained scales of normalisation layers."""
-    found = []
+    """Return the trained scales of normalisation layers, as rows for ``_gather``."""
+    rows = []
     for node in graph.nodes:
         operator = operator_of(node["op"])
         if not operator.normalizes or len(node["inputs"]) < 2:
@@ -202,27 +228,32 @@ def _scales(graph: Graph) -> list[tuple]:
         gamma = graph.nodes[node["inputs"][1][0]]["name"]
         fixed = attribute(node["attrs"], "fix_gamma", operator.running_statistics)
         if not fixed and gamma in graph.axes:
-            values = np.abs(graph.params[gamma].asnumpy().astype(np.float64))
-            found.append((gamma, 0, values))
-    return found
+            rows.append((gamma, 0, np.abs(_values(graph, gamma))))
+    return rows
 
 
 def _gather(graph: Graph, layers: list[tuple]) -> dict[str, list[np.ndarray]]:
-    """Return, per group, the rows of worth that layers give to its indices.
+    """Return, per group, the importance that each of its layers gives to its indices.
 
-    An index that stands for several channels has their mean.
+    An index that stands for several channels gets their mean.
+
+    Parameters
+    ----------
+    graph : Graph
+    layers : list of tuple
+        Parameter, axis of its channels, and the importance of each of them.
     """
     result: dict[str, list] = {group.name: [] for group in _free(graph)}
     for name, axis, values in layers:
-        places = [t.places for t in graph.axes[name] if t.axis == axis]
-        if not places:
+        tensors = [tensor for tensor in graph.axes[name] if tensor.axis == axis]
+        if not tensors:
             continue
-        total = len(graph.alive({}))
-        known = places[0] >= 0
-        sums = np.bincount(places[0][known], values[known], minlength=total)
-        counts = np.bincount(places[0][known], minlength=total)
+        total, ids = len(graph.alive({})), np.asarray(tensors[0].places)
+        removable = ids >= 0
+        sums = np.bincount(ids[removable], values[removable], minlength=total)
+        counts = np.bincount(ids[removable], minlength=total)
         for group in _free(graph):
-            own = graph.places(group)
-            if counts[own].all():
-                result[group.name].append(sums[own] / counts[own])
+            of_group = graph.places(group)
+            if counts[of_group].all():
+                result[group.name].append(sums[of_group] / counts[of_group])
     return result

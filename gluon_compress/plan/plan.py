@@ -1,4 +1,4 @@
-"""A plan, the decision what each channel group keeps, as data that can be stored."""
+"""The plan: what each channel group keeps, as data that can be stored."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Plan:
     keep : mapping
         Group to its kept indices, ascending. A group that is not named keeps all.
     net : str
-        What the plan is for, in the reader's words.
+        Name of the net that the plan is for, for the reader.
     made_by : mapping
-        Criterion, selection, budget, multiple, seed and commit, as far as they apply;
-        ``held``, group to the reason why it was not touched; ``widths`` of the groups
-        of the net that it was made for.
+        How the plan was made: criterion, selection, budget, multiple, seed and commit,
+        as far as they apply; ``held``, group to the reason why it was not touched; and
+        ``widths`` of the groups of the net that it was made for. JSON.
 
     Raises
     ------
     ValueError
-        If indices are not whole numbers from 0, ascending and distinct, or none.
+        If a group keeps nothing, or its indices are not ascending whole numbers from 0.
     """
 
-    keep: Mapping[str, tuple[int, ...]]
+    keep: Mapping[str, Sequence[int]]
     net: str = ""
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
@@ -56,15 +56,15 @@ class Plan:
         Raises
         ------
         ValueError
-            If the file is missing or holds no plan that this version knows.
+            If the file is missing or holds no plan that this version can read.
         """
         stored = read_json(path)
         if not isinstance(stored, dict):
             raise ValueError(f"{path}: a plan is an object {{...}}")
-        number = stored.get("format")
-        if number != FORMAT or isinstance(number, bool):
+        version = stored.get("format")
+        if version != FORMAT or isinstance(version, bool):
             raise ValueError(
-                f"{path}: format is {number!r}; this version reads {FORMAT}"
+                f"{path}: format is {version!r}; this version reads {FORMAT}"
             )
         _check_keys(path, stored)
         try:
@@ -73,7 +73,7 @@ class Plan:
             raise ValueError(f"{path}: {error}") from None
 
     def save(self, path: Any) -> None:
-        """Write the plan, atomically; equal plans make equal bytes."""
+        """Write the plan atomically; equal plans give equal bytes."""
         lines = [
             f'  "format": {FORMAT},',
             f'  "net": {_json(self.net)},',
@@ -84,7 +84,7 @@ class Plan:
         lines.append(f'  "keep": {keep}')
         write_atomically(path, "{\n" + "\n".join(lines) + "\n}\n")
 
-    def kept(self, group: ChannelGroup) -> tuple[int, ...]:
+    def kept(self, group: ChannelGroup) -> Sequence[int]:
         """Return the indices that a group keeps."""
         return self.keep.get(group.name, tuple(range(group.width)))
 
@@ -94,15 +94,15 @@ class Plan:
         Raises
         ------
         ValueError
-            For a group the graph does not have, an index beyond a group's width, a
-            frozen group that would lose channels, or other groups or widths than those
-            of the net that the plan was made for, where it says which.
+            If the graph lacks a group, an index is beyond the width of its group, a
+            frozen group would lose channels, or the graph has other groups or widths
+            than the net that the plan was made for, as far as the plan states them.
         """
-        known = {group.name: group for group in graph.groups}
+        groups = {group.name: group for group in graph.groups}
         for name, kept in self.keep.items():
-            if name not in known:
-                raise ValueError(f"group {name!r} is not in the net; {listed(known)}")
-            group = known[name]
+            if name not in groups:
+                raise ValueError(f"group {name!r} is not in the net; {listed(groups)}")
+            group = groups[name]
             if kept[-1] >= group.width:
                 raise ValueError(
                     f"group {name!r} keeps channel {kept[-1]}, "
@@ -113,35 +113,35 @@ class Plan:
                     f"group {name!r} keeps {len(kept)} of {group.width} channels, "
                     f"but it is frozen: {group.frozen}"
                 )
-        self._check_widths({name: group.width for name, group in known.items()})
+        self._check_widths({name: group.width for name, group in groups.items()})
 
-    def _check_widths(self, found: Mapping[str, int]) -> None:
-        """Refuse a net that only happens to have the groups that the plan names."""
+    def _check_widths(self, widths: Mapping[str, int]) -> None:
+        """Refuse a net that merely happens to have the groups that the plan names."""
         stated = self.made_by.get("widths")
-        if not isinstance(stated, Mapping) or stated == found:
-            return  # a plan of an earlier version, or written by hand, has none
-        name = next(n for n in [*found, *stated] if found.get(n) != stated.get(n))
+        if not isinstance(stated, Mapping) or stated == widths:
+            return  # plans of earlier versions, or written by hand, state none
+        name = next(n for n in [*widths, *stated] if widths.get(n) != stated.get(n))
         raise ValueError(
             f"the plan was made for another net: group {name!r} has width "
-            f"{found.get(name, 'none')}, there {stated.get(name, 'none')}"
+            f"{widths.get(name, 'none')}, there {stated.get(name, 'none')}"
         )
 
     def compose(self, later: Plan, graph: Graph | None = None) -> Plan:
-        """Return one plan for this one and then a plan for the net it left.
+        """Return one plan that does what this plan and then a later one do.
 
         Parameters
         ----------
         later : Plan
-            Made on the graph of the net that was slimmed by this plan.
+            Made on the graph of the net that this plan slimmed.
         graph : Graph, optional
-            That graph, to be sure: where a group has one index left that stands for
-            several channels, these may be groups of their own in the slim net.
+            That graph, to check that the plans fit: channels that one index stood for
+            may be groups of their own in the slim net.
 
         Raises
         ------
         ValueError
-            If the later plan keeps an index that this one does not leave, or the
-            graph's groups are not what this plan leaves.
+            If the later plan keeps an index that this one removes, or the groups of
+            the graph are not what this plan leaves.
         """
         if graph is not None:
             self._check_left(graph)
@@ -190,7 +190,7 @@ def _indices(group: str, kept: Sequence) -> tuple[int, ...]:
                 f"group {group!r} keeps {i} after {before}; "
                 "allowed: ascending, each index once"
             )
-        before = i
+        before = int(i)
     return tuple(int(i) for i in kept)
 
 
@@ -203,7 +203,7 @@ def _check_keys(path: Any, stored: dict) -> None:
         if name not in stored:
             raise ValueError(f"{path}: {name}: this key is missing")
         if not isinstance(stored[name], kind):
-            what = {str: "a text", dict: "an object {...}"}.get(kind)
+            what = "a text" if kind is str else "an object {...}"
             raise ValueError(f"{path}: {name} is {stored[name]!r}; allowed: {what}")
 
 

@@ -1,4 +1,4 @@
-"""What a plan does to each group, and what that saves: the numbers behind a report."""
+"""What a plan does to each group, and how much of the savings is due to it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any, Mapping
 import numpy as np
 
 from gluon_compress.graph import Graph
-from gluon_compress.plan.cost_model import Meter
+from gluon_compress.plan.cost_model import CostModel
 from gluon_compress.plan.plan import Plan
 
-SAVED = ("macs", "bytes")
+ATTRIBUTED = ("macs", "bytes")
 
 
 def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
-    """Return a row for every group, what was not pruned among them, for JSON.
+    """Attribute what a plan saves to the groups; one row per group, pruned or not.
 
-    A layer that loses inputs and outputs saves more than each alone would, less than
-    both in sum. What two groups save together is halved between them: a group's part
-    is the mean of what it saves as the first to lose channels and as the last. That is
-    its Shapley value (Shapley 1953), as a cost is at most a product of two groups'
-    widths, and so all parts add up to what the plan saves.
+    A layer that loses inputs and outputs saves more than each alone would, and less
+    than both in sum. What two groups save together is halved between them: the part of
+    a group is the mean of what it saves as the first to lose channels and as the last.
+    As a cost is at most a product of two groups' widths, this is its Shapley value
+    (Shapley 1953), and the parts add up to what the plan saves.
 
     Parameters
     ----------
@@ -30,10 +30,10 @@ def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        In the order of the network: ``name``, ``width`` and ``kept`` (indices),
-        ``frozen`` (the reason, or empty), ``held`` (why ``select`` did not touch a
-        group that is whole and not frozen, or empty), ``effect`` (what the plan's
-        search went by, None where it was not measured), ``macs_saved`` and
+        For JSON, in the order of the network: ``name``, ``width`` and ``kept``
+        (indices), ``frozen`` (the reason, or empty), ``held`` (why ``select`` did not
+        touch a group that is whole and not frozen, or empty), ``effect`` (that the
+        policy followed, None where it was not measured), ``macs_saved`` and
         ``bytes_saved`` (shares of what the plan saves, which add up to 1; all 0 if it
         saves nothing) and ``layers`` (whose outputs the channels are).
 
@@ -43,43 +43,52 @@ def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
         If the plan does not fit the graph.
     """
     plan.check(graph)
-    shares, reasons = _shares(graph, plan), plan.made_by.get("held")
-    reasons = reasons if isinstance(reasons, Mapping) else {}
-    effects = plan.made_by.get("effects")
-    effects = effects if isinstance(effects, Mapping) else {}
-    kept = {group.name: len(plan.kept(group)) for group in graph.groups}
-    # In plans of several rows, an earlier one may have pruned what a later one holds.
-    whole = {g.name for g in graph.groups if kept[g.name] == g.width and not g.frozen}
-    return [
-        {
+    shares = _shares(graph, plan)
+    reasons = _noted(plan, "held")
+    effects = _noted(plan, "effects")
+    rows = []
+    for group in graph.groups:
+        kept = len(plan.kept(group))
+        # In a plan of several rows, an earlier one may have pruned what a later one
+        # protected.
+        whole = kept == group.width and not group.frozen
+        row = {
             "name": group.name,
             "width": group.width,
-            "kept": kept[group.name],
+            "kept": kept,
             "frozen": group.frozen,
-            "held": reasons.get(group.name, "") if group.name in whole else "",
+            "held": reasons.get(group.name, "") if whole else "",
             "effect": effects.get(group.name),
-            **{f"{name}_saved": shares[name].get(group.name, 0.0) for name in SAVED},
-            "layers": list(group.layers),
         }
-        for group in graph.groups
-    ]
+        for cost in ATTRIBUTED:
+            row[f"{cost}_saved"] = shares[cost].get(group.name, 0.0)
+        row["layers"] = list(group.layers)
+        rows.append(row)
+    return rows
+
+
+def _noted(plan: Plan, key: str) -> Mapping[str, Any]:
+    """Return a mapping of the plan's notes, empty if there is none."""
+    notes = plan.made_by.get(key)
+    return notes if isinstance(notes, Mapping) else {}
 
 
 def _shares(graph: Graph, plan: Plan) -> dict[str, dict[str, float]]:
-    """Return each group's share of what is saved, by the name of the total."""
-    meter = Meter(graph)
-    full = np.array([group.width for group in meter.groups], int)
-    kept = np.array([len(plan.kept(group)) for group in meter.groups], int)
-    own = np.eye(len(full), dtype=bool)
+    """Return each group's share of what is saved, by the name of the cost."""
+    model = CostModel(graph)
+    full = model.full
+    kept = np.array([len(plan.kept(group)) for group in model.groups], int)
+    one_each = np.eye(len(full), dtype=bool)
     # Row k: only group k has lost channels; then: only group k has not.
-    first = meter.totals(np.where(own, kept, full).reshape(own.shape))
-    last = meter.totals(np.where(own, full, kept).reshape(own.shape))
-    ends = meter.totals(np.stack([full, kept]))
-    result = {}
-    for name in SAVED:
-        before, after = ends[name]
-        parts = ((before - first[name]) + (last[name] - after)) / 2
+    first = model.costs(np.where(one_each, kept, full).reshape(one_each.shape))
+    last = model.costs(np.where(one_each, full, kept).reshape(one_each.shape))
+    before_after = model.costs(np.stack([full, kept]))
+    shares = {}
+    for cost in ATTRIBUTED:
+        before, after = before_after[cost]
+        parts = ((before - first[cost]) + (last[cost] - after)) / 2
         saved = max(before - after, 1.0)
-        names = (group.name for group in meter.groups)
-        result[name] = {g: float(part / saved) for g, part in zip(names, parts)}
-    return result
+        shares[cost] = {
+            group.name: float(part / saved) for group, part in zip(model.groups, parts)
+        }
+    return shares

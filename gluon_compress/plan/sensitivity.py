@@ -1,4 +1,4 @@
-"""Accuracy against what each group keeps: measured data that a plan can follow."""
+"""Accuracy against the width of each group: measured data that a policy can follow."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What accuracy a net has with one group masked at a time.
+    """The accuracy of a net with one group masked at a time.
 
-    ``prune.sensitivity`` measures it.
+    ``prune.sensitivity`` measures it; the policy ``BySensitivity`` follows it.
 
     Parameters
     ----------
@@ -29,15 +29,15 @@ class Sensitivity:
     curves : mapping
         Group to pairs (indices kept, accuracy), the widest first.
     criterion : str
-        What chose the indices that were kept.
+        The criterion that chose the indices that were kept.
     fingerprint : str
-        Of the net, its values, the criterion and the widths that were asked for.
+        Hash of the net, its values, the criterion and the widths that were asked for.
 
     Raises
     ------
     ValueError
-        If a curve has no point, keeps what the group does not have, is not in order, or
-        an accuracy is not a number from 0.
+        If a curve is empty or not in falling order, it keeps more indices than the
+        group has, or an accuracy is not a number from 0.
     """
 
     full: float
@@ -54,18 +54,23 @@ class Sensitivity:
         object.__setattr__(self, "curves", curves)
 
     def lost(self, group: str, kept: Sequence[float]) -> np.ndarray:
-        """Return the accuracy that goes when a group keeps so many indices.
+        """Return the accuracy that is lost when a group keeps some of its indices.
 
-        More channels are never worse: a measured gain is noise, and a point above one
-        of a wider group counts as that. Between points the line is straight. Below the
-        narrowest it leads to an accuracy of 0 at no channels, so that what was not
+        More channels are never worse: a measured gain is noise, so a point counts as
+        no more accurate than any wider one. Between points the curve is linear. Below
+        the narrowest it falls to an accuracy of 0 at no channels, so that what was not
         measured is never cheap.
 
         Parameters
         ----------
         group : str
         kept : sequence of float
-            Numbers of indices, 0 to the group's width.
+            Numbers of indices, from 0 to the width of the group.
+
+        Returns
+        -------
+        ndarray
+            As many losses, 0 or more.
         """
         points = [(self.widths[group], self.full), *self.curves[group], (0, 0.0)]
         counts, accuracies = zip(*points)
@@ -73,12 +78,12 @@ class Sensitivity:
         return np.interp(kept, counts[::-1], lost[::-1])
 
     def check(self, groups: Sequence[ChannelGroup]) -> None:
-        """Refuse groups that this does not tell about.
+        """Refuse groups that were not measured.
 
         Raises
         ------
         ValueError
-            For a group without a curve, or of another width.
+            If a group has no curve, or another width.
         """
         for group in groups:
             if group.name not in self.curves:
@@ -92,7 +97,7 @@ class Sensitivity:
                 )
 
     def save(self, path: Any) -> None:
-        """Write it as JSON, atomically; floats come back as they were."""
+        """Write JSON atomically; floats are read back exactly."""
         curves = {
             group: {"width": self.widths[group], "points": [list(p) for p in points]}
             for group, points in self.curves.items()
@@ -113,7 +118,7 @@ class Sensitivity:
         Raises
         ------
         ValueError
-            If the file is missing or holds something else.
+            If the file is missing or holds no sensitivity.
         """
         stored = read_json(path)
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
@@ -152,10 +157,10 @@ def check_accuracy(value: Any, place: str) -> float:
 def _points(group: str, points: Any, widths: Mapping[str, int]) -> tuple:
     width = widths.get(group)
     counts = [count for count, _ in points]
-    right = all(
+    whole = all(
         isinstance(n, int) and not isinstance(n, bool) for n in (width, *counts)
     )
-    if not counts or not right or sorted({*counts}, reverse=True) != counts:
+    if not counts or not whole or sorted({*counts}, reverse=True) != counts:
         raise ValueError(
             f"the curve of group {group!r} keeps {counts}; allowed: falling numbers of "
             "indices"

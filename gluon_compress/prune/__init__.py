@@ -8,12 +8,12 @@ masks while a net trains, ``bn_l1`` prepares the net for them, and ``recalibrati
 measures BatchNorm statistics anew.
 """
 
-from gluon_compress.prune.bn_l1 import bn_l1_step
+from gluon_compress.prune.bn_l1 import BatchNormL1Settings, bn_l1_step
 from gluon_compress.prune.iterative import SCHEDULES, Rounds, mask_in_rounds, plan_of
 from gluon_compress.prune.masks import mask, set_mask
 from gluon_compress.prune.perturbation import output_sensitivity
 from gluon_compress.prune.recalibration import recalibrate
-from gluon_compress.prune.sensitivity import sensitivity
+from gluon_compress.prune.sensitivity import SensitivitySettings, sensitivity
 from gluon_compress.prune.slimming import slim
 from gluon_compress.prune.taylor_importance import taylor
 
@@ -21,7 +21,9 @@ effects = output_sensitivity  # the name that recipes and plans have for its res
 
 __all__ = [
     "SCHEDULES",
+    "BatchNormL1Settings",
     "Rounds",
+    "SensitivitySettings",
     "bn_l1_step",
     "effects",
     "mask",

@@ -12,6 +12,24 @@ from gluon_compress.graph import Graph
 from gluon_compress.graph.context import attribute
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.prune.slimming import traced
+from gluon_compress.train.schedule import Schedule
+from gluon_compress.validation import Positive, Settings
+
+
+class BatchNormL1Settings(Settings):
+    """Training that pulls BatchNorm scales towards zero before channels are chosen.
+
+    Parameters
+    ----------
+    weight : float
+        Of the sum of absolute scales in the loss.
+    train : Schedule
+        Of this training.
+    """
+
+    weight: Positive
+    train: Schedule
+
 
 PART = "sparsity"  # of the loss in logs, which keep the name
 
@@ -36,7 +54,7 @@ def bn_l1_step(
         ``step_loss(net, batch) -> (loss, {part: value})``.
     net : HybridBlock
         Has the parameters that are trained, with masks or without: the block that
-        ``fit`` gets, or the detector behind a ``models.head.head_block``.
+        ``fit`` gets, or the detector behind a ``Family.training_net``.
     weight : float
         From 0. Liu et al. use 1e-5 to 1e-4, with a loss that is a mean over images.
     shape, graph

@@ -7,20 +7,21 @@ resumed takes the decisions of one that was not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Optional
 
 import mxnet as mx
 import numpy as np
+from typing_extensions import Annotated
 
 from gluon_compress.graph import Graph, symbol_of
 from gluon_compress.graph.annotations import mask_names
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.latency import LatencyTable
 from gluon_compress.plan import Budget, Plan
-from gluon_compress.plan.budget import meter_of
+from gluon_compress.plan.budget import cost_model_for
 from gluon_compress.prune.masks import set_mask
 from gluon_compress.prune.slimming import traced
+from gluon_compress.validation import Count, OneOf, Settings
 
 # What is left of the way from the full net to the budget after a share of the rounds.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -29,25 +30,25 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-@dataclass(frozen=True)
-class Rounds:
-    """How often masks are decided anew, and how they come to be final.
+class Rounds(Settings):
+    """How often masks are decided anew during a training, and how they become final.
 
     Parameters
     ----------
     count : int
-        Rounds of mask and train, equally long; one of them is one-shot pruning.
+        Rounds of masking and training, equally long; 1 is one-shot pruning.
     curve : str
-        ``cubic`` (Zhu and Gupta 2017, equation 1) or ``linear``: the way from the
-        full net to the target, round by round. The last round is at the target.
+        A name in ``SCHEDULES``: ``cubic`` (Zhu and Gupta 2017, equation 1) or
+        ``linear``, the way from the full net to the budget. The last round is at the
+        budget.
     soft : bool
-        Hard rounds (False) mask more and more: the budget goes the way, and what is
-        masked stays so. In soft rounds the budget is the target from the first, and
-        masked channels are multiplied by a factor that goes from 1 to 0. They
-        train and may come back, until the last round is hard.
-    epochs : int, optional
-        Epochs that the rounds are spread over; those behind them belong to the last
-        round. By default all of the run.
+        In hard rounds (false) the budget shrinks round by round, and what is masked
+        stays masked. In soft rounds the budget is the final one from the start, and
+        masked channels are multiplied by a factor that shrinks from 1 to 0. They train
+        on and may come back, until the last round is hard.
+    epochs : int or None
+        Epochs that the rounds are spread over; later epochs belong to the last round.
+        None: all epochs of the training.
 
     Raises
     ------
@@ -55,26 +56,15 @@ class Rounds:
         If a value is not allowed, or there are more rounds than epochs.
     """
 
-    count: int = 1
-    curve: str = "cubic"
+    count: Count = 1
+    curve: Annotated[str, OneOf(lambda: SCHEDULES)] = "cubic"
     soft: bool = False
-    epochs: int | None = None
+    epochs: Optional[Count] = None
 
-    def __post_init__(self) -> None:
-        for name in ("count", "epochs")[: 1 if self.epochs is None else 2]:
-            value = self.__dict__[name]
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"rounds: {name} is {value!r}; allowed: a whole number from 1"
-                )
-        if self.curve not in SCHEDULES:
-            raise ValueError(
-                f"rounds: curve is {self.curve!r}; allowed: {', '.join(SCHEDULES)}"
-            )
-        if not isinstance(self.soft, bool):
-            raise ValueError(f"rounds: soft is {self.soft!r}; allowed: True or False")
-        if self.epochs is not None:
-            self.starts(self.epochs)
+    def check(self) -> None:
+        """Check that every round has an epoch."""
+        if self.epochs is not None and self.count > self.epochs:
+            raise self.error("count", f"up to one an epoch, {self.epochs}")
 
     def starts(self, epochs: int) -> list[int]:
         """Return the epochs of a run at which rounds begin, the first one 0.
@@ -116,7 +106,7 @@ def mask_in_rounds(
     ----------
     net : HybridBlock
         What ``mask`` returned. The block that is trained must have its parameters: it
-        is the net itself, or for instance ``models.head.head_block`` of a detector.
+        is the net itself, or for instance ``Family.training_net`` of a detector.
     budget : Budget
         The target.
     decide : callable
@@ -220,10 +210,12 @@ def _between(
     budget: Budget, graph: Graph, left: float, table: LatencyTable | None
 ) -> Budget:
     """Return the budget of a round on the way from the full cost to the target."""
-    meter = meter_of(graph, budget, table)
-    full = meter.totals(meter.full[None])
+    model = cost_model_for(graph, budget, table)
+    full = model.costs(model.full[None])
     limits = budget.limits.items()
-    return Budget(**{n: v + (float(full[n][0]) - v) * left for n, v in limits})
+    return budget.with_limits(
+        {n: v + (float(full[n][0]) - v) * left for n, v in limits}
+    )
 
 
 def _soften(masks: Mapping, factor: float) -> None:

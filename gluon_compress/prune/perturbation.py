@@ -7,7 +7,7 @@ from typing import Any, Iterable, Mapping, Sequence
 import numpy as np
 
 from gluon_compress.graph import Graph, block_of, pair_of
-from gluon_compress.plan.importance import best_first, scores
+from gluon_compress.plan.importance import best_first, importance_of
 from gluon_compress.prune.masks import mask
 from gluon_compress.prune.slimming import traced
 from gluon_compress.prune.taylor_importance import arrays_for, gates_of, keep_only
@@ -62,7 +62,7 @@ def output_sensitivity(
     if not 0 < kept < 1:
         raise ValueError(f"kept is {kept!r}; allowed: above 0 and below 1")
     graph = traced(net, None, shape, graph)
-    worth = scores(graph, criterion, seed)
+    worth = importance_of(graph, criterion, seed)
     block = block_of(*pair_of(mask(net, None, graph=graph)))
     block.hybridize(static_alloc=True, static_shape=True)
     gates = gates_of(block)

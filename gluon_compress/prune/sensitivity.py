@@ -6,19 +6,37 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence, Tuple
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import Annotated
 
 from gluon_compress.graph import ChannelGroup, Graph
 from gluon_compress.plan import Sensitivity
 from gluon_compress.plan.constraints import matching
-from gluon_compress.plan.importance import best_first, scores
+from gluon_compress.plan.importance import best_first, importance_of
 from gluon_compress.prune.masks import mask
 from gluon_compress.prune.slimming import traced
 from gluon_compress.prune.taylor_importance import gates_of, keep_only
+from gluon_compress.validation import Count, Settings, Share
 
 RATIOS = (0.75, 0.5, 0.25)
+
+
+class SensitivitySettings(Settings):
+    """How the sensitivity of channel groups is measured in a pruning stage.
+
+    Parameters
+    ----------
+    images : int
+        Training images that accuracy is measured on; drawn by the seed, not augmented.
+    ratios : tuple of float
+        Shares of its channels that each group is measured with.
+    """
+
+    images: Count = 512
+    ratios: Annotated[Tuple[Share, ...], Field(min_length=1)] = RATIOS
 
 
 def sensitivity(
@@ -65,8 +83,7 @@ def sensitivity(
     Returns
     -------
     Sensitivity
-        For ``select(..., selection="sensitivity", sensitivity=...)`` with the same
-        criterion.
+        For ``select(..., selection=BySensitivity(...))`` with the same criterion.
 
     Raises
     ------
@@ -77,7 +94,7 @@ def sensitivity(
     """
     ratios = _checked(ratios)
     graph = traced(net, None, shape, graph)
-    worth, chosen = scores(graph, criterion, seed), matching(graph, groups)
+    worth, chosen = importance_of(graph, criterion, seed), matching(graph, groups)
     name = criterion if isinstance(criterion, str) else "given"
     mark = fingerprint(graph, [name, ratios], worth)
     found = _cached(cache, mark)

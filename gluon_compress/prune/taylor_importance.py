@@ -44,7 +44,7 @@ def taylor(
         ``step_loss(net, batch) -> (loss, {part: value})``, as for ``fit``.
     prepare : callable, optional
         Makes of the net with masks the block that ``step_loss`` is called with, for
-        instance ``models.head.head_block`` for a detector.
+        instance ``Family.training_net`` for a detector.
     shape, graph
         As for ``slim``.
 

@@ -1,11 +1,11 @@
-"""What a compression did, for the eye: charts, drawn detections, tables, one page.
+"""Reports on a compression: charts, drawn detections, tables and an HTML page.
 
-Every figure comes in as a value; nothing is measured here.
+Nothing is measured here; every figure is passed in.
 """
 
 from gluon_compress.report.boxes import Boxes, draw
 from gluon_compress.report.charts import Point, pareto
-from gluon_compress.report.page import Page, Picture, cost_html, html
+from gluon_compress.report.page import Page, Picture, html
 from gluon_compress.report.pictures import Example, detections, save_image
 from gluon_compress.report.plan_charts import kept_chart, plan_chart, sensitivity_chart
 from gluon_compress.report.tables import (
@@ -14,7 +14,7 @@ from gluon_compress.report.tables import (
     plan_table,
     precision_table,
 )
-from gluon_compress.report.training_curves import curves, part_curves, read_log
+from gluon_compress.report.training_curves import curves, part_curves
 
 __all__ = [
     "Boxes",
@@ -23,7 +23,6 @@ __all__ = [
     "Page",
     "Picture",
     "Point",
-    "cost_html",
     "cost_table",
     "curves",
     "part_curves",
@@ -35,7 +34,6 @@ __all__ = [
     "plan_chart",
     "plan_table",
     "precision_table",
-    "read_log",
     "save_image",
     "sensitivity_chart",
 ]

@@ -1,4 +1,4 @@
-"""Boxes on pixels: the colour of a class, the width of a line, where a label fits."""
+"""Draws labelled boxes on images, with one colour for each class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import colorsys
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Sequence
+from typing import Any, Sequence
 
 import matplotlib
 import numpy as np
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gluon_compress.boxes import intersects
 
-# Dark enough for white text; neighbours differ in lightness too, for those who do
-# not see all colours (after Okabe and Ito 2008).
+# Dark enough for white text. Neighbours also differ in lightness, for readers with
+# colour vision deficiency (after Okabe and Ito 2008).
 PALETTE = (
     (200, 55, 20),
     (0, 95, 170),
@@ -32,16 +32,16 @@ WHITE, INK = (255, 255, 255), (34, 34, 34)
 
 @dataclass(frozen=True)
 class Boxes:
-    """The objects of one image, true or found.
+    """The objects of one image: its ground truth, or what a detector found.
 
     Parameters
     ----------
     corner_boxes : ndarray
-        ``(N, 4)``, pixels of the image.
+        ``(N, 4)``, in pixels of the image.
     ids : ndarray
-        ``(N,)``, class of each box.
+        ``(N,)``, the class of each box.
     scores : ndarray, optional
-        ``(N,)``, 0 to 1; ground truth has none.
+        ``(N,)``, from 0 to 1. Ground truth has none.
     difficult : ndarray, optional
         ``(N,)``, 1 where VOC marks an object as difficult.
     """
@@ -53,7 +53,7 @@ class Boxes:
 
     @staticmethod
     def of_label(label: np.ndarray) -> Boxes:
-        """Return a label ``(M, 6)``: corner box, class, difficult; -1 is padding."""
+        """Return the boxes of a label ``(M, 6)``: corners, class (or -1), difficult."""
         label = np.asarray(label, np.float32).reshape(-1, 6)
         label = label[label[:, 4] >= 0]
         return Boxes(label[:, :4], label[:, 4].astype(int), None, label[:, 5])
@@ -67,18 +67,18 @@ class Boxes:
         threshold: float = 0.5,
         scale: Sequence[float] = (1.0, 1.0),
     ) -> Boxes:
-        """Return what a detector found in one image, best first.
+        """Return the detections of one image, best first.
 
         Parameters
         ----------
         ids, scores : ndarray
             ``(N, 1)``; an id below 0 is padding.
         corner_boxes : ndarray
-            ``(N, 4)``, pixels of the net's input.
+            ``(N, 4)``, in pixels of the net's input.
         threshold : float
-            Lowest score that counts.
+            The lowest score to keep.
         scale : pair of float
-            Width and height of the image over those of the net's input.
+            Width and height of the image, divided by those of the net's input.
         """
         ids, scores = (np.asarray(a).reshape(-1) for a in (ids, scores))
         boxes = np.asarray(corner_boxes).reshape(-1, 4) * np.tile(scale, 2)
@@ -87,24 +87,24 @@ class Boxes:
         return Boxes(boxes[order], ids[order].astype(int), scores[order])
 
     def records(self, classes: Sequence[str]) -> list[dict]:
-        """Return JSON-able objects: ``class``, ``score`` if there is one, ``box``."""
-        found = []
+        """Return a dict for each box: ``class``, ``box`` and, if known, ``score``."""
+        records = []
         for i, box in enumerate(np.asarray(self.corner_boxes, float)):
-            record = {"class": classes[int(self.ids[i])]}
+            record: dict[str, Any] = {"class": classes[int(self.ids[i])]}
             if self.scores is not None:
                 record["score"] = round(float(self.scores[i]), 4)
-            found.append({**record, "box": [round(v, 1) for v in box.tolist()]})
-        return found
+            records.append({**record, "box": [round(v, 1) for v in box.tolist()]})
+        return records
 
     def __len__(self) -> int:
         return len(self.corner_boxes)
 
 
 def colour(class_id: int) -> tuple[int, int, int]:
-    """Return the colour (red, green, blue) of a class, the same in every picture."""
+    """Return the RGB colour of a class, the same in every picture."""
     if class_id < len(PALETTE):
         return PALETTE[class_id]
-    # Golden angle: any number of further hues, neighbours far apart.
+    # The golden angle gives any number of hues, with neighbours far apart.
     bright = np.array(colorsys.hsv_to_rgb((class_id * 0.381966) % 1.0, 0.85, 0.85))
     # White text is legible up to a luminance of 0.18.
     luminance = float(bright**2.2 @ (0.2126, 0.7152, 0.0722))
@@ -116,7 +116,7 @@ def colour(class_id: int) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=None)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font of all pictures; it comes with matplotlib, so it is there."""
+    """Return the font of all pictures, which matplotlib ships."""
     return ImageFont.truetype(_font_file(), size)
 
 
@@ -127,14 +127,14 @@ def _font_file() -> str:
 
 @lru_cache(maxsize=None)
 def _drawable() -> frozenset[int]:
-    """Return the characters that the font has a sign for."""
+    """Return the characters that the font has a glyph for."""
     return frozenset(FT2Font(_font_file()).get_charmap())
 
 
 def label_of(class_id: int, classes: Sequence[str]) -> str:
-    """Return how pictures name a class: by its number where the font lacks a sign.
+    """Return the name of a class, or its number if the font lacks a glyph for it.
 
-    Signs that it lacks would be drawn as empty boxes, the same for every class.
+    Missing glyphs would be drawn as the same empty box for every class.
     """
     name = classes[class_id]
     return name if _drawable().issuperset(map(ord, name)) else f"class {class_id}"
@@ -143,28 +143,29 @@ def label_of(class_id: int, classes: Sequence[str]) -> str:
 def draw(
     image: np.ndarray, boxes: Boxes, classes: Sequence[str], *, width: int | None = None
 ) -> np.ndarray:
-    """Return a copy of an image with boxes, classes and scores on it.
+    """Return a copy of an image with boxes, classes and scores drawn on it.
 
     Parameters
     ----------
     image : ndarray
-        ``(H, W, 3)`` uint8, red first.
+        ``(H, W, 3)`` uint8, RGB.
     boxes : Boxes
-        With scores, each box is labelled with class (``label_of``) and score as far as
-        there is room, the best first; without, the colour alone says the class.
+        Boxes with scores are labelled with class and score where there is room, the
+        best first. Without scores, only the colour shows the class.
     classes : sequence of str
     width : int, optional
-        Pixels to scale the image to before drawing; lines and text stay crisp.
+        Width in pixels to scale the image to before drawing, so that lines and text
+        stay sharp.
 
     Returns
     -------
     ndarray
-        uint8, of the same aspect.
+        uint8, with the same aspect ratio.
 
     Raises
     ------
     ValueError
-        If the image is not as said, or a box is of a class that has no name.
+        If the image has another type or shape, or the class of a box has no name.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -174,7 +175,7 @@ def draw(
     _check_classes(boxes, classes)
     scale = 1.0 if width is None else width / image.shape[1]
     canvas = Image.fromarray(image)
-    if scale != 1.0:
+    if width is not None and width != image.shape[1]:
         size = (width, max(1, round(image.shape[0] * scale)))
         canvas = canvas.resize(size, Image.Resampling.BICUBIC)
     corners = np.asarray(boxes.corner_boxes, np.float64).reshape(-1, 4) * scale
@@ -182,8 +183,7 @@ def draw(
     for i in _largest_first(corners):
         hard = boxes.difficult is not None and boxes.difficult[i]
         _outline(pen, corners[i], colour(int(boxes.ids[i])), bool(hard))
-    if boxes.scores is not None:
-        _label_all(pen, corners, boxes, classes)
+    _label_all(pen, corners, boxes, classes)
     return np.asarray(canvas).copy()
 
 
@@ -199,7 +199,7 @@ def _largest_first(corners: np.ndarray) -> np.ndarray:
 
 
 def _line_width(size: Sequence[int], sides: np.ndarray) -> int:
-    """Return a width that is seen on a large image and does not fill a small box."""
+    """Return a width that is visible on a large image but does not fill a small box."""
     usual = max(2, round(min(size) / 200))
     return max(1, min(usual, int(min(sides) / 6)))
 
@@ -213,7 +213,7 @@ def _outline(
     x0, y0, x1, y1 = (int(v) for v in np.clip(np.rint(box), 0, limit))
     x1, y1 = max(x0, x1), max(y0, y1)
     if not dashed:
-        # A white edge keeps the colour apart from an image of the same colour.
+        # A white edge separates the line from an image of the same colour.
         outer = (max(x0 - 1, 0), max(y0 - 1, 0), x1 + 1, y1 + 1)
         pen.rectangle(outer, outline=WHITE, width=thick + 2 if thick > 1 else 1)
         pen.rectangle((x0, y0, x1, y1), outline=ink, width=thick)
@@ -230,9 +230,11 @@ def _outline(
 def _label_all(pen, corners: np.ndarray, boxes: Boxes, classes: Sequence[str]) -> None:
     text_font = font(max(11, round(min(pen.im.size) / 34)))
     taken: list[tuple] = []
+    if boxes.scores is None:
+        return
     for i in np.argsort(-np.asarray(boxes.scores), kind="stable"):
         score = f"{boxes.scores[i]:.2f}"
-        # Where the full label has no room, the score may have: the colour says more.
+        # If there is no room for the full label, there may be for the score.
         for text in (f"{label_of(int(boxes.ids[i]), classes)} {score}", score):
             place = _free_place(pen, corners[i], text, text_font, taken)
             if place is not None:

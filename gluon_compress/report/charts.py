@@ -1,7 +1,7 @@
-"""Which net beats which, as a chart, and the style that all charts share.
+"""Pareto plots of accuracy against cost, and the style of all charts.
 
-Pictures are PNG and the same for the same input. They go through matplotlib's
-objects, not ``pyplot``, so nothing of the caller's plots changes.
+The same input gives the same PNG file. Charts use matplotlib's objects instead of
+``pyplot``, so the caller's own plots are not affected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gluon_compress.boxes import contains, intersects
 from gluon_compress.storage.atomic import write_atomically
 
 DPI = 130
-WIDE = 4  # times the least cost, beyond which a plot's axis is logarithmic
+LOG_AXIS_RATIO = 4  # of the highest cost to the lowest, from which the axis is log
 KEPT, GONE, FROZEN = "#1f6fb4", "#dbe5ee", "#8a8a8a"
 LINES = ("#1f6fb4", "#d1581b", "#1d8a5f", "#8d4bab", "#7a6a00", "#555555")
 STYLE = {
@@ -43,7 +43,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Point:
-    """One net in a plot of accuracy against cost; a series shares a colour."""
+    """A net in a plot of accuracy against cost. Nets of a series share a colour."""
 
     name: str
     cost: float
@@ -59,17 +59,17 @@ def pareto(
     cost: str = "GMACs",
     value: str = "mAP",
 ) -> None:
-    """Draw accuracy against cost; a line joins the nets that none other beats.
+    """Draw accuracy against cost; a line joins the nets on the Pareto frontier.
 
-    The axis of the cost is logarithmic where one net costs over ``WIDE`` times another.
+    The cost axis is logarithmic if the costs differ by more than ``LOG_AXIS_RATIO``.
 
     Parameters
     ----------
     points : sequence of Point
     path : path
-        Of the PNG.
+        The PNG file.
     cost, value : str
-        Names of the axes, with units.
+        Axis labels, with units.
     """
     if not points:
         raise ValueError("a Pareto plot needs at least one point, there is none")
@@ -77,17 +77,19 @@ def pareto(
     axes = figure.add_subplot()
     series = list(dict.fromkeys(p.series for p in points))
     for name in series:
-        own = [p for p in points if p.series == name]
         ink = LINES[series.index(name) % len(LINES)]
-        at = ([p.cost for p in own], [p.value for p in own])
-        axes.plot(*at, "o", color=ink, markersize=7, label=name or "_")
+        costs = [p.cost for p in points if p.series == name]
+        values = [p.value for p in points if p.series == name]
+        axes.plot(costs, values, "o", color=ink, markersize=7, label=name or "_")
     best = frontier(points)
-    line = ([p.cost for p in best], [p.value for p in best])
-    axes.plot(*line, color="#999999", linewidth=1.2, zorder=1, label="not beaten")
+    costs, values = [p.cost for p in best], [p.value for p in best]
+    axes.plot(
+        costs, values, color="#999999", linewidth=1.2, zorder=1, label="not beaten"
+    )
     axes.set(xlabel=cost, ylabel=value, title=f"{value} against {cost}")
     axes.margins(0.14, 0.12)
     costs = [p.cost for p in points]
-    if max(costs) > WIDE * min(costs) > 0:  # cheap nets would lie on one another
+    if max(costs) > LOG_AXIS_RATIO * min(costs) > 0:  # cheap nets would overlap
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -97,7 +99,7 @@ def pareto(
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no other beats in cost and value, the cheapest first."""
+    """Return the points that no other point beats in cost and value, cheapest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost, -p.value)):
         if not best or point.value > best[-1].value:
@@ -106,13 +108,13 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 
 def name_points(axes, points: Sequence[Point], legend) -> list[tuple]:
-    """Put each name where it covers no point, no other name, line or legend.
+    """Place each name so that it covers no point, line, legend or other name.
 
     Returns
     -------
     list of tuple
-        Left, bottom, right and top of each name in dots. Where there is no free
-        place within reach, a name takes the last place that was tried.
+        Left, bottom, right and top of each name, in dots. A name without a free place
+        nearby takes the last place that was tried.
     """
     canvas = FigureCanvasAgg(axes.figure)
     canvas.draw()
@@ -131,7 +133,7 @@ def name_points(axes, points: Sequence[Point], legend) -> list[tuple]:
         for dx, dy, side in _AROUND:
             label.set(position=(dx, dy), ha=side, va="center")
             label.update_positions(renderer)
-            # Of the text alone: the annotation's own extent holds its line too.
+            # Of the text alone: the annotation's own extent includes its line.
             box = Text.get_window_extent(label, renderer).extents
             if contains(frame, box) and not any(intersects(box, t) for t in taken):
                 break
@@ -140,7 +142,7 @@ def name_points(axes, points: Sequence[Point], legend) -> list[tuple]:
 
 
 def _occupied(axes, points: Sequence[Point]) -> list[tuple]:
-    """Return small boxes, in dots, on every point and all along the frontier."""
+    """Return small boxes, in dots, around all points and along the frontier."""
     best = frontier(points)
     spots = axes.transData.transform([(p.cost, p.value) for p in points])
     line = axes.transData.transform([(p.cost, p.value) for p in best])
@@ -170,10 +172,10 @@ _AROUND = tuple(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Write a figure as PNG; its folder is made when missing."""
+    """Write a figure as PNG; create its folder if necessary."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    # Without the version of matplotlib in it: the same picture is the same file.
+    # Matplotlib would write its version into the file.
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

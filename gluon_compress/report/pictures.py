@@ -1,4 +1,4 @@
-"""Test images side by side: what is there, and what was found."""
+"""Pictures of test images: ground truth beside detections."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gluon_compress.storage.atomic import write_atomically
 
 @dataclass(frozen=True)
 class Example:
-    """One image with what is there, or what another net finds, and what was found.
+    """An image with two sets of boxes, such as ground truth and detections.
 
     Parameters
     ----------
     image : ndarray
-        ``(H, W, 3)`` uint8, red first.
+        ``(H, W, 3)`` uint8, RGB.
     truth, found : Boxes
-        Left and right, in pixels of the image.
+        Drawn on the left and on the right, in pixels of the image.
     name : str
     """
 
@@ -42,24 +42,27 @@ def detections(
     panel: int = 480,
     heads: tuple[str, str] = ("ground truth", "detections"),
 ) -> None:
-    """Draw ground truth (left) beside detections (right), one image a row.
+    """Draw ground truth (left) beside detections (right), one row for each image.
 
     Parameters
     ----------
     examples : sequence of Example
     classes : sequence of str
     path : path
-        Of the PNG.
+        The PNG file.
     panel : int
-        Width of each of the two pictures, pixels.
+        Width of each of the two columns, in pixels.
     heads : pair of str
-        What stands above the left and the right pictures.
+        Titles of the left and the right column.
     """
     if not examples:
         raise ValueError("a picture of detections needs at least one image")
     gap = 12
     width = 2 * panel + 3 * gap
-    hard = any(np.any(e.truth.difficult) for e in examples if len(e.truth))
+    hard = any(
+        example.truth.difficult is not None and example.truth.difficult.any()
+        for example in examples
+    )
     strips = [_legend(classes, width, gap, hard), _heads(heads, panel, gap)]
     for example in examples:
         pair = [
@@ -71,7 +74,7 @@ def detections(
 
 
 def save_image(image: np.ndarray, path: str | os.PathLike) -> None:
-    """Write a uint8 image as PNG or, by the name's ending, JPEG."""
+    """Write a uint8 image as JPEG if its name ends so, as PNG otherwise."""
     path = Path(path)
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
     options = {"quality": 92} if kind == "JPEG" else {"compress_level": 6}
@@ -87,7 +90,7 @@ def _blank(height: int, width: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def _legend(classes: Sequence[str], width: int, gap: int, hard: bool) -> np.ndarray:
-    """Return a strip of coloured squares with class names, over several lines."""
+    """Return the legend of class colours, on as many lines as it takes."""
     text_font, line = font(15), 26
     _, ruler = _blank(1, 1)
     names = [label_of(i, classes) for i in range(len(classes))]

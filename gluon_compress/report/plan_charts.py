@@ -1,4 +1,4 @@
-"""Charts of a plan and of what it was decided by: every group has its place in them."""
+"""Charts of a pruning plan and of a sensitivity analysis, by channel group."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ SAVINGS = (("macs_saved", "MACs saved", MACS), ("bytes_saved", "bytes saved", BY
 
 
 def plan_chart(graph: Graph, plan: Plan, path: str | os.PathLike) -> None:
-    """Draw what a plan keeps of each channel group, and what that saves.
+    """Draw how much of each channel group a plan keeps, and what that saves.
 
     Parameters
     ----------
     graph : Graph
     plan : Plan
     path : path
-        Of the PNG.
+        The PNG file.
 
     Raises
     ------
     ValueError
-        If the plan does not fit the graph, or this has no group.
+        If the plan does not fit the graph, or the graph has no groups.
     """
     kept_chart(explain(graph, plan), path, title=plan.net)
 
@@ -43,21 +43,21 @@ def plan_chart(graph: Graph, plan: Plan, path: str | os.PathLike) -> None:
 def kept_chart(
     rows: Sequence[Mapping[str, Any]], path: str | os.PathLike, *, title: str
 ) -> None:
-    """Draw the plan chart from numbers, as they stand in a ``result.json``.
+    """Draw the chart of a plan from the rows of a ``result.json``.
 
-    On the left is the share of the channels that each group keeps, in the order of the
-    network; on the right are its shares of the MACs and bytes that the plan saves, or
-    the reason why nothing was taken from it.
+    The left panel shows the share of channels that each group keeps, in the order of
+    the network. The right panel shows the group's share of the MACs and bytes that the
+    plan saves, or why nothing was removed from it.
 
     Parameters
     ----------
     rows : sequence of mappings
-        What ``plan.explain`` returns; ``held``, ``macs_saved`` and ``bytes_saved`` may
-        be missing.
+        As ``plan.explain`` returns them. ``held``, ``macs_saved`` and ``bytes_saved``
+        are optional.
     path : path
-        Of the PNG.
+        The PNG file.
     title : str
-        What was pruned; the channels in all are added.
+        The name of the net; the total number of channels is added.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def _kept_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _saved_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw shares of what is saved; where nothing is, write why."""
+    """Draw each group's share of what is saved, or write why it saves nothing."""
     largest = max(row.get(key, 0.0) for row in rows for key, *_ in SAVINGS)
     reach = max(100 * largest, 1.0)
     for offset, (key, _, ink) in zip((-0.2, 0.2), SAVINGS):
@@ -138,66 +138,69 @@ def _saved_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @matplotlib.rc_context(STYLE)
-def sensitivity_chart(found: Sensitivity, path: str | os.PathLike) -> None:
-    """Draw accuracy against the share of channels kept, a small panel for each group.
+def sensitivity_chart(sensitivity: Sensitivity, path: str | os.PathLike) -> None:
+    """Draw accuracy against the share of channels kept, in one panel for each group.
 
-    Panels share their axes and are in the order of the network. The grey line is the
-    whole net's accuracy; the groups that lose most at their narrowest are orange.
+    Panels share their axes and follow the order of the network. The grey line is the
+    accuracy of the full net. The sixth of the groups that lose most accuracy at their
+    narrowest is orange.
 
     Parameters
     ----------
-    found : Sensitivity
+    sensitivity : Sensitivity
     path : path
-        Of the PNG.
+        The PNG file.
 
     Raises
     ------
     ValueError
         If no group was measured.
     """
-    if not found.curves:
+    if not sensitivity.curves:
         raise ValueError(
             "a chart of sensitivity needs at least one curve, there is none"
         )
-    names = list(found.curves)
+    names = list(sensitivity.curves)
     prefix, columns = common_prefix(names), min(6, len(names))
     lines = math.ceil(len(names) / columns)
     size = (max(1.9 * columns, 4.6), 1.3 + 1.3 * lines)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    lowest = {name: curve[-1][1] for name, curve in found.curves.items()}
+    lowest = {name: curve[-1][1] for name, curve in sensitivity.curves.items()}
     worst = sorted(lowest, key=lowest.__getitem__)[: max(len(names) // 6, 1)]
     for axes, name in zip(panels.flat, names):
-        points = [(found.widths[name], found.full), *found.curves[name]]
-        shares = [100 * count / found.widths[name] for count, _ in points]
+        points = [
+            (sensitivity.widths[name], sensitivity.full),
+            *sensitivity.curves[name],
+        ]
+        shares = [100 * count / sensitivity.widths[name] for count, _ in points]
         values = [value for _, value in points]
         ink = LINES[1] if name in worst else LINES[0]
-        axes.axhline(found.full, color="#bbbbbb", linewidth=0.8)
+        axes.axhline(sensitivity.full, color="#bbbbbb", linewidth=0.8)
         axes.plot(shares, values, "o-", color=ink, markersize=3.5, linewidth=1.3)
         axes.set_title(shortened(name[len(prefix) :], 24), fontsize=8, color=ink)
         axes.tick_params(labelsize=8)
     for axes in panels.flat[len(names) :]:
         axes.set_visible(False)
-    panels[0, 0].set_xlim(103, 0)  # from the whole group on the left to less
+    panels[0, 0].set_xlim(103, 0)  # from the full group on the left
     panels[0, 0].set_ylim(bottom=0)
     figure.supxlabel("channels kept, %", fontsize=10)
     figure.supylabel("accuracy", fontsize=10)
-    title = (
-        f"Accuracy with one group masked ({found.criterion}), whole: {found.full:.3f}"
-    )
+    title = f"Accuracy with one group masked ({sensitivity.criterion})"
+    title += f", whole: {sensitivity.full:.3f}"
     title += f"\n{prefix}…" if prefix else ""
     figure.suptitle(title, fontsize=12)
     save_figure(figure, path)
 
 
 def common_prefix(names: Sequence[str]) -> str:
-    """Return the beginning that all names share, up to a separator."""
+    """Return the prefix that all names share, up to a separator."""
     shared = os.path.commonprefix(list(names)) if len(names) > 1 else ""
     return shared[: max(shared.rfind("_"), shared.rfind("."), shared.rfind("/")) + 1]
 
 
 def shortened(name: str, longest: int = 44) -> str:
-    """Leave out the middle of a long name: both ends tell layers apart."""
+    """Return a name without its middle if it is long: both ends tell layers apart."""
     if len(name) <= longest:
         return name
     half = (longest - 1) // 2

@@ -1,18 +1,21 @@
-"""Tables of what was measured, as text for the terminal and cells for a page."""
+"""Tables of measured figures: Markdown for the terminal, cells for the report page."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
+
+from typing_extensions import TypeGuard
 
 from gluon_compress.graph import Graph
+from gluon_compress.markdown import markdown_table
 from gluon_compress.plan import Plan, explain
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of one net; None is shown as a dash.
+    """The measured figures of one net. None is shown as a dash.
 
     Parameters
     ----------
@@ -35,26 +38,27 @@ class Figures:
 
 
 def cost_table(rows: Sequence[Figures]) -> str:
-    """Return a Markdown table, aligned for the terminal: quantities down, nets across.
+    """Return the costs and accuracies of nets as a Markdown table, a column for each.
 
-    The last column compares the last net with the first: shares of its cost, and the
-    difference in accuracy. FLOPs are 2 x MACs, MB are 10^6 bytes.
+    The last column compares the last net with the first: its share of each cost, and
+    the difference in accuracy. FLOPs are 2 x MACs, MB are 10^6 bytes.
 
     Raises
     ------
     ValueError
         If there is no net.
     """
-    return _markdown(cost_cells(rows))
+    head, *body = cost_cells(rows)
+    return markdown_table(head, body)
 
 
 def precision_table(precisions: Mapping[str, Mapping[str, float]]) -> str:
-    """Return a Markdown table of average precisions: classes down, nets across.
+    """Return average precisions as a Markdown table: a row a class, a column a net.
 
     Parameters
     ----------
     precisions : mapping
-        Name of a net to what ``voc_map`` returned for it.
+        By name of the net, what ``voc_map`` returned.
 
     Raises
     ------
@@ -63,21 +67,22 @@ def precision_table(precisions: Mapping[str, Mapping[str, float]]) -> str:
     """
     if not precisions:
         raise ValueError("a table of precisions needs at least one net, there is none")
-    return _markdown(precision_cells(precisions))
+    head, *body = precision_cells(precisions)
+    return markdown_table(head, body)
 
 
 def precision_cells(precisions: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    """Return the table of precisions as rows of texts, the head first."""
+    """Return the table of precisions as rows of text, the head first."""
     names = dict.fromkeys(n for values in precisions.values() for n in values)
-    order = [*(name for name in names if name != "mAP"), "mAP"]
+    rows = [*(name for name in names if name != "mAP"), "mAP"]
     return [
         ["class", *precisions],
-        *([n, *(precision(v.get(n)) for v in precisions.values())] for n in order),
+        *([n, *(precision(v.get(n)) for v in precisions.values())] for n in rows),
     ]
 
 
 def plan_table(graph: Graph, plan: Plan) -> str:
-    """Return a Markdown table of what a plan does to each group, and why it does not.
+    """Return a Markdown table of what a plan keeps of each group, and what it saves.
 
     Parameters
     ----------
@@ -87,48 +92,48 @@ def plan_table(graph: Graph, plan: Plan) -> str:
     Returns
     -------
     str
-        A line a group in the order of the network, with the numbers of
-        ``plan.explain``, and one for the net.
+        A row for each group, in the order of the network, with the numbers of
+        ``plan.explain``; and a row for the net.
 
     Raises
     ------
     ValueError
         If the plan does not fit the graph.
     """
-    cells = plan_cells(explain(graph, plan))
-    return _markdown(cells, words=("group", "why", "layers"))
+    head, *body = plan_cells(explain(graph, plan))
+    return markdown_table(head, body, text_columns=("group", "why", "layers"))
 
 
 def plan_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the table of a plan as rows of texts, the head first."""
-    measured = any(row.get("effect") is not None for row in rows)
-    head = ["group", "width", "kept", *["effect"][: int(measured)]]
-    head += ["MACs saved", "bytes saved", "why", "layers"]
-    body = [
-        [
-            row["name"],
-            f"{row['width']:,}",
-            f"{row['kept']:,}",
-            *[_effect(row)][: int(measured)],
-            *(f"{100 * row[key]:.1f} %" for key in ("macs_saved", "bytes_saved")),
-            why(row),
-            ", ".join(row["layers"]),
-        ]
-        for row in rows
-    ]
-    width, kept, macs, stored = (
-        sum(row[key] for row in rows)
-        for key in ("width", "kept", "macs_saved", "bytes_saved")
-    )
-    shares = [f"{100 * share:.1f} %" for share in (macs, stored)]
-    whole = sum(row["kept"] == row["width"] for row in rows)
-    note = f"{whole} of {len(rows)} groups whole"
-    sums = [f"{width:,}", f"{kept:,}", *[""][: int(measured)], *shares]
-    return [head, *body, ["all", *sums, note, ""]]
+    """Return the table of a plan as rows of text, the head first."""
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "group": lambda row: row["name"],
+        "width": lambda row: f"{row['width']:,}",
+        "kept": lambda row: f"{row['kept']:,}",
+        "effect": _effect,
+        "MACs saved": lambda row: _percent(row["macs_saved"]),
+        "bytes saved": lambda row: _percent(row["bytes_saved"]),
+        "why": why,
+        "layers": lambda row: ", ".join(row["layers"]),
+    }
+    if all(row.get("effect") is None for row in rows):
+        del columns["effect"]
+    untouched = sum(row["kept"] == row["width"] for row in rows)
+    summed = ("width", "kept", "macs_saved", "bytes_saved")
+    total: dict[str, Any] = {key: sum(row[key] for row in rows) for key in summed}
+    total.update(name="all", frozen="", layers=())
+    total_cells = {name: cell(total) for name, cell in columns.items()}
+    total_cells["why"] = f"{untouched} of {len(rows)} groups whole"
+    body = [[cell(row) for cell in columns.values()] for row in rows]
+    return [list(columns), *body, list(total_cells.values())]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _effect(row: Mapping[str, Any]) -> str:
-    """Return a group's effect in few digits, frozen groups have none."""
+    """Return a group's effect in two digits; frozen groups have none."""
     value = row.get("effect")
     return "" if value is None else f"{value:.2g}"
 
@@ -137,67 +142,43 @@ def why(row: Mapping[str, Any]) -> str:
     """Return why a group lost nothing, or an empty text if it lost channels."""
     if row["frozen"]:
         return f"frozen: {row['frozen']}"
-    whole = "kept whole" if row["kept"] == row["width"] else ""
-    return row.get("held") or whole
-
-
-def _markdown(
-    cells: Sequence[Sequence[str]], words: Sequence[str] | None = None
-) -> str:
-    """Return a table; columns of words, by default the first, stand to the left."""
-    cells = [[text.replace("|", "\\|") for text in row] for row in cells]
-    left = [name in words if words else k == 0 for k, name in enumerate(cells[0])]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(left))]
-    rule = [
-        f":{'-' * (w - 1)}" if x else f"{'-' * (w - 1)}:" for w, x in zip(widths, left)
-    ]
-    lines = (cells[0], rule, *cells[1:])
-    return "\n".join(_markdown_row(row, widths, left) for row in lines)
-
-
-def _markdown_row(
-    cells: Sequence[str], widths: Sequence[int], left: Sequence[bool]
-) -> str:
-    padded = (c.ljust(w) if x else c.rjust(w) for c, w, x in zip(cells, widths, left))
-    return f"| {' | '.join(padded)} |"
+    return row.get("held") or ("kept whole" if row["kept"] == row["width"] else "")
 
 
 def cost_cells(rows: Sequence[Figures]) -> list[list[str]]:
-    """Return the cost table as rows of texts, the head first."""
+    """Return the cost table as rows of text, the head first."""
     if not rows:
         raise ValueError("a cost table needs at least one net, there is none")
-    quantities = (
-        ("Parameters, M", [_scaled(r.params, 1e-6) for r in rows]),
-        ("Size, MB", [_scaled(r.bytes, 1e-6) for r in rows]),
-        ("GMACs", [_scaled(r.macs, 1e-9) for r in rows]),
-        ("GFLOPs", [_scaled(r.macs, 2e-9) for r in rows]),
-        ("Latency, ms", [r.latency_ms for r in rows]),
-    )
-    body = [
-        [name, *map(number, values), _share(values[-1], values[0])]
-        for name, values in quantities
-    ]
-    for name, values in (
-        ("mAP", [r.mAP for r in rows]),
-        ("top-1", [r.top1 for r in rows]),
-    ):
-        body.append([name, *map(precision, values), _change(values[-1], values[0])])
-    head = ["", *(r.name for r in rows), f"{rows[-1].name} vs {rows[0].name}"]
-    known = [head, *(row for row in body if set(row[1:]) != {"–"})]
-    return known if len(rows) > 1 else [row[:-1] for row in known]
+    costs = {
+        "Parameters, M": [_scaled(row.params, 1e-6) for row in rows],
+        "Size, MB": [_scaled(row.bytes, 1e-6) for row in rows],
+        "GMACs": [_scaled(row.macs, 1e-9) for row in rows],
+        "GFLOPs": [_scaled(row.macs, 2e-9) for row in rows],
+        "Latency, ms": [row.latency_ms for row in rows],
+    }
+    accuracies = {"mAP": [row.mAP for row in rows], "top-1": [row.top1 for row in rows]}
+    cells = [["", *(row.name for row in rows), f"{rows[-1].name} vs {rows[0].name}"]]
+    for name, values in costs.items():
+        if any(map(_is_known, values)):
+            cells.append([name, *map(number, values), _share(values[-1], values[0])])
+    for name, values in accuracies.items():
+        if any(map(_is_known, values)):
+            change = _change(values[-1], values[0])
+            cells.append([name, *map(precision, values), change])
+    return cells if len(rows) > 1 else [row[:-1] for row in cells]
 
 
-def _known(value: Any) -> bool:
+def _is_known(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
-    return value * factor if _known(value) else None
+    return value * factor if _is_known(value) else None
 
 
 def number(value: float | None) -> str:
-    """Return three digits of a figure, or a dash."""
-    if not _known(value):
+    """Return a figure to three significant digits, or a dash."""
+    if not _is_known(value):
         return "–"
     size = abs(value)
     if size == 0 or size >= 99.95:
@@ -207,15 +188,17 @@ def number(value: float | None) -> str:
 
 
 def precision(value: float | None) -> str:
-    """Return a precision with three decimals, or a dash."""
-    return f"{value:.3f}" if _known(value) else "–"
+    """Return a precision to three decimals, or a dash."""
+    return f"{value:.3f}" if _is_known(value) else "–"
 
 
-def _share(value: float | None, whole: float | None) -> str:
-    return f"{100 * value / whole:.1f} %" if _known(value) and whole else "–"
+def _share(value: float | None, reference: float | None) -> str:
+    if _is_known(value) and _is_known(reference) and reference:
+        return _percent(value / reference)
+    return "–"
 
 
 def _change(value: float | None, before: float | None) -> str:
-    if not (_known(value) and _known(before)):
+    if not (_is_known(value) and _is_known(before)):
         return "–"
     return f"{value - before:+.3f}".replace("-", "−")

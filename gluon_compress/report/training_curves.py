@@ -1,11 +1,9 @@
-"""Training curves from the logs that ``train.fit`` leaves, whole or cut short."""
+"""Training curves from the logs that ``train.fit`` writes."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import matplotlib
@@ -14,31 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gluon_compress.report.charts import LINES, STYLE, save_figure
-
-
-def read_log(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
-    """Return the step and the validation records of a ``log.jsonl``.
-
-    A last line that was cut short, by a kill for instance, is left out.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file, or a line before the last is not JSON.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    found: dict[str, list] = {"step": [], "validation": []}
-    for i, line in enumerate(lines):
-        try:
-            record = json.loads(line)
-            found[record["kind"]].append(record)
-        except (ValueError, KeyError, TypeError):
-            if i < len(lines) - 1:
-                raise ValueError(f"{path}: line {i + 1} is not a record") from None
-    return found["step"], found["validation"]
+from gluon_compress.train.log import read_log
 
 
 @matplotlib.rc_context(STYLE)
@@ -48,16 +22,16 @@ def curves(
     *,
     measure: str = "mAP",
 ) -> None:
-    """Draw loss, validation and learning rate of several stages in one picture.
+    """Draw the loss, validation metric and learning rate of several stages.
 
     Parameters
     ----------
     logs : mapping
-        Name of the stage to its ``log.jsonl``.
+        By name of the stage, its ``log.jsonl``.
     path : path
-        Of the PNG.
+        The PNG file.
     measure : str
-        Which figure of the validations is drawn.
+        The metric of the validations to draw.
 
     Raises
     ------
@@ -91,22 +65,22 @@ def curves(
 
 @matplotlib.rc_context(STYLE)
 def part_curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> None:
-    """Draw the parts of the loss, one small panel for each stage that logs any.
+    """Draw the parts of the loss, in one panel for each stage that logs any.
 
-    Parts are drawn as they are, before any weight; a part has the same line in every
-    panel. Values that are not above zero are drawn around.
+    Parts are drawn unweighted, and look the same in every panel. Values that are not
+    positive are left out.
 
     Parameters
     ----------
     logs : mapping
-        Name of the stage to its ``log.jsonl``.
+        By name of the stage, its ``log.jsonl``.
     path : path
-        Of the PNG.
+        The PNG file.
 
     Raises
     ------
     ValueError
-        If no step of any log has a part, or a log cannot be read.
+        If no log has parts, or a log cannot be read.
     """
     stages = {name: read_log(log)[0] for name, log in logs.items()}
     shown = {name: _parts(steps) for name, steps in stages.items() if _parts(steps)}
@@ -131,7 +105,7 @@ def part_curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike) 
 
 
 def _lines(count: int) -> list[dict]:
-    """Return a colour and a dash for each of many lines, no two alike."""
+    """Return a different colour and dash pattern for each line."""
     dashes = ("-", "--", ":", "-.")
     return [
         {"color": LINES[i % len(LINES)], "ls": dashes[i // len(LINES) % len(dashes)]}
@@ -140,7 +114,7 @@ def _lines(count: int) -> list[dict]:
 
 
 def _parts(steps: Sequence[dict]) -> list[str]:
-    """Return the names of all parts, in the order they first occur."""
+    """Return the names of all parts, in the order of their first occurrence."""
     return list(dict.fromkeys(part for step in steps for part in step["parts"]))
 
 
@@ -154,14 +128,13 @@ def _draw_part(axes, steps: Sequence[dict], part: str, line: dict) -> None:
 def best_of(
     validations: Sequence[Mapping[str, Any]], measure: str = "mAP"
 ) -> float | None:
-    """Return the highest figure of validation records, or None where there is none."""
+    """Return the highest value of a metric in validation records; None without any."""
     values = [v.get(measure) for v in validations]
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    return max(known, default=None)
+    return max((v for v in values if v is not None and math.isfinite(v)), default=None)
 
 
 def _scale_by_decades(axes) -> None:
-    """Scale by logarithm; label 1, 2 and 5 of each decade where there are few."""
+    """Use a logarithmic axis; label 1, 2 and 5 of each decade if there are few."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
@@ -188,9 +161,9 @@ def _draw_steps(loss, rate, steps: Sequence[dict], ink: str) -> None:
 
 
 def _place(steps: Sequence[dict]) -> tuple[np.ndarray, int]:
-    """Return where steps lie, in epochs, and how many make an epoch."""
+    """Return the position of each step in epochs, and the number of steps an epoch."""
     epochs = np.array([s["epoch"] for s in steps])
-    size = np.bincount(epochs).max()  # the epoch that a run is in is not whole yet
+    size = np.bincount(epochs).max()  # the last epoch may be incomplete
     first = np.searchsorted(epochs, epochs)
     return epochs + (np.arange(len(steps)) - first) / size, int(size)
 

@@ -7,7 +7,6 @@ detectors or pruning: it takes any net and any step loss.
 
 from __future__ import annotations
 
-import math
 import os
 from itertools import islice
 from pathlib import Path
@@ -17,9 +16,9 @@ import mxnet as mx
 from mxnet import autograd, gluon
 from tqdm import tqdm
 
-from gluon_compress.recipe import Schedule
 from gluon_compress.train.checkpoint import read_checkpoint
 from gluon_compress.train.run import BEST, Options, Progress, Run
+from gluon_compress.train.schedule import Schedule, learning_rate
 
 
 def fit(
@@ -31,6 +30,7 @@ def fit(
     *,
     validate: Callable[[], Mapping[str, float]] | None = None,
     callbacks: Sequence[Callable] = (),
+    step_callbacks: Sequence[Callable] = (),
     options: Options | None = None,
 ) -> Progress:
     """Train ``net`` and leave ``log.jsonl``, ``last.ckpt`` and ``best.ckpt`` behind.
@@ -58,8 +58,12 @@ def fit(
         Called as ``callback(net, progress)`` before the first batch of each epoch.
         What they change must lie in the net's parameters, so that it is stored, and
         follow from these, the progress and MXNet's random numbers. They may set
-        ``progress.best`` to None: what was best so far is forgotten then, and
+        ``progress.best`` to None: the best validation so far is forgotten then, and
         ``best.ckpt`` removed.
+    step_callbacks : sequence of callables
+        Called as ``callback(net, progress)`` after each update, of which
+        ``progress.step`` have been made. The same rules hold for them, but they may
+        not forget the best validation.
     options : Options, optional
 
     Returns
@@ -87,7 +91,7 @@ def fit(
             for callback in callbacks:
                 callback(net, run.at)
             run.forget_best()
-        _epoch(run, batches, step_loss)
+        _epoch(run, batches, step_loss, step_callbacks)
         if validate is not None and _is_due(run.at.epoch, schedule):
             run.judge(dict(validate()))
         run.save()
@@ -120,23 +124,6 @@ def load_best(net: gluon.HybridBlock, folder: str | os.PathLike) -> Progress:
     return Progress(**meta)
 
 
-def learning_rate(schedule: Schedule, epoch: float) -> float:
-    """Return the rate at a point of the schedule, in epochs (fractions count).
-
-    Linear warm-up from a tenth of the rate, then half a cosine down to 1 % of it
-    (Loshchilov and Hutter 2016, equation 5, one cycle) or a factor ``decay`` at each
-    of the milestones.
-    """
-    base = schedule.learning_rate
-    if epoch < schedule.warmup_epochs:
-        return base * (0.1 + 0.9 * epoch / schedule.warmup_epochs)
-    if schedule.mode == "cosine":
-        span = max(schedule.epochs - schedule.warmup_epochs, 1e-9)
-        part = min((epoch - schedule.warmup_epochs) / span, 1.0)
-        return base * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part)))
-    return base * schedule.decay ** sum(epoch >= m for m in schedule.milestones)
-
-
 def _check_initialised(net) -> None:
     for parameter in net.collect_params().values():
         try:
@@ -153,7 +140,9 @@ def _is_due(done: int, schedule: Schedule) -> bool:
     return done == schedule.epochs or (every > 0 and done % every == 0)
 
 
-def _epoch(run: Run, batches, step_loss: Callable) -> None:
+def _epoch(
+    run: Run, batches, step_loss: Callable, step_callbacks: Sequence[Callable]
+) -> None:
     at, size = run.at, len(batches)
     bar = tqdm(
         total=size,
@@ -166,6 +155,8 @@ def _epoch(run: Run, batches, step_loss: Callable) -> None:
     with bar:
         for batch in islice(batches.epoch(at.epoch, at.batch), size - at.batch):
             record = _step(run, batch, step_loss, at.epoch + at.batch / size)
+            for callback in step_callbacks:
+                callback(run.net, at)
             parts = {k: f"{v:.3f}" for k, v in record["parts"].items()}
             speed = f"{record['images_per_second']:.1f}"
             shown = {"loss": f"{record['loss']:.3f}", **parts, "img/s": speed}

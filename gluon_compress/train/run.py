@@ -14,8 +14,10 @@ import numpy as np
 from mxnet import gluon
 
 from gluon_compress.train.checkpoint import read_checkpoint, write_checkpoint
+from gluon_compress.train.log import LOG
+from gluon_compress.train.schedule import Schedule
 
-LOG, LAST, BEST = "log.jsonl", "last.ckpt", "best.ckpt"
+LAST, BEST = "last.ckpt", "best.ckpt"
 # Names that MXNet documents; it takes any other for "local". Not the asynchronous one,
 # which makes updates itself.
 KVSTORES = ("device", "local", "nccl", "dist_sync", "dist_device_sync")
@@ -94,7 +96,7 @@ class Options:
 class Run:
     """A trainer, its position and its files."""
 
-    def __init__(self, net, schedule, folder: Path, options: Options) -> None:
+    def __init__(self, net, schedule: Schedule, folder: Path, options: Options) -> None:
         self.net, self.schedule, self.options = net, schedule, options
         self.folder, self.at = folder, Progress(epochs=schedule.epochs)
         self.all = list(net.collect_params().values())
@@ -142,7 +144,7 @@ class Run:
     def _settings(self, batches: int) -> dict:
         """Return what decides the outcome, as JSON gives it back."""
         return {
-            **json.loads(json.dumps(asdict(self.schedule))),
+            **self.schedule.to_json(),
             "seed": self.options.seed,
             "batches": batches,
             "learned": len(self.learned),

@@ -16,15 +16,14 @@ from gluoncv.model_zoo import get_model_list
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
-from gluon_compress.checks import class_names
-from gluon_compress.graph import block_of
+from gluon_compress.building import build
 from gluon_compress.model_folder import export, read_manifest
-from gluon_compress.models import head
-from gluon_compress.models.classifier import feature_parameters, with_classes
-from gluon_compress.models.initialize import completed
+from gluon_compress.models import family_named, family_that_builds
+from gluon_compress.models.initialize import with_missing_initialized
 from gluon_compress.storage.atomic import sha256
+from gluon_compress.validation import class_names
 from gluon_compress.zoo import weights
-from gluon_compress.zoo.index import Entry, folder, read, training_of, unknown
+from gluon_compress.zoo.index import folder, read, training_of, unknown
 
 
 def get_model(
@@ -77,7 +76,7 @@ def get_model(
     if not isinstance(name, str):
         raise unknown(name, ())
     known = read()
-    if classes is not None and name in {*known, *models.MODELS}:
+    if classes is not None and (name in known or _is_built_here(name)):
         classes = class_names(classes)
     if name not in known:
         given = {"pretrained": pretrained, "pretrained_base": pretrained_base}
@@ -91,7 +90,7 @@ def get_model(
         values = weights.load(weights.find(entry, root))
     net = load_folder(folder() / entry.name, values, trunk_only=not pretrained)
     if classes not in (None, entry.classes):
-        net = _with_classes(net, entry, classes)
+        net = models.with_classes(net, classes)
     return placed(net, ctx)
 
 
@@ -123,19 +122,15 @@ def load_folder(
     stated = manifest["files"].get(file.name, {})
     if not file.is_file() or sha256(file) != stated.get("sha256"):
         raise ValueError(f"{file}: missing or altered, its sha256 is another")
-    symbol, is_detector = mx.sym.load(str(file)), manifest["kind"] == "ssd"
+    symbol, family = mx.sym.load(str(file)), family_named(manifest["kind"])
     if values:
         _check_values(symbol, values, manifest)
     if trunk_only:
-        of = head.trunk_parameters if is_detector else feature_parameters
-        names = of(symbol)
+        names = family.trunk_parameters(symbol)
         values = {name: v for name, v in values.items() if name in names}
-    values = completed(symbol, values, manifest["input"]["shape"][-1])
-    if is_detector:
-        return models.from_manifest(manifest, symbol, values)
-    net = block_of(symbol, values)
-    net.classes = tuple(manifest["classes"])
-    return net
+    size = manifest["input"]["shape"][-2:]
+    values = with_missing_initialized(symbol, values, size)
+    return family.from_symbol(symbol, values, family.config_from_manifest(manifest))
 
 
 def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> None:
@@ -152,24 +147,21 @@ def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> 
             )
 
 
-def _with_classes(net: HybridBlock, entry: Entry, classes: Sequence[str]) -> Any:
-    if entry.kind == "ssd":
-        return head.with_classes(net, classes)
-    made = with_classes(net, classes, size=entry.size)
-    made.classes = classes
-    return made
+def _is_built_here(name: str) -> bool:
+    """Return whether a name is a model of a family, and none of GluonCV's own."""
+    return name.lower() not in get_model_list() and family_that_builds(name) is not None
 
 
 def _other(name: str, given: dict, others: dict) -> HybridBlock:
     """Return a detector that is built here, or a model of GluonCV's own."""
-    if name in models.MODELS:
+    if _is_built_here(name):
         return _built(name, given, others)
     theirs = list(get_model_list())
     if str(name).lower() not in theirs:
         made_by = training_of(str(name))
         if made_by is not None:
             raise ValueError(f"model {name!r} is a recipe, without weights; {made_by}")
-        raise unknown(name, sorted({*read(), *models.MODELS, *theirs}))
+        raise unknown(name, sorted({*read(), *_all_models(), *theirs}))
     given = {key: value for key, value in given.items() if value is not None}
     with _fetching(name):
         return gluoncv_model(name, **given, **others)
@@ -184,14 +176,21 @@ def _built(name: str, given: dict, others: dict) -> HybridBlock:
         )
     classes = models.VOC_CLASSES if given["classes"] is None else given["classes"]
     if not given["pretrained_base"]:
-        return placed(models.build(name, classes, **others), given["ctx"])
+        return placed(build(name, classes, **others), given["ctx"])
+    backbone = family_that_builds(name).backbone_of(name)
+    if backbone is None:
+        raise ValueError(f"model {name!r} has no backbone of GluonCV's to fetch")
     root = {} if given["root"] is None else {"root": str(given["root"])}
-    with _fetching(models.trunk_of(name)):
-        trunk = gluoncv_model(models.trunk_of(name), pretrained=True, **root)
+    with _fetching(backbone):
+        trunk = gluoncv_model(backbone, pretrained=True, **root)
     with tempfile.TemporaryDirectory() as place:
         export(trunk, Path(place, "trunk"), shape=(1, 3, 224, 224))
-        net = models.build(name, classes, trunk=Path(place, "trunk"), **others)
+        net = build(name, classes, trunk=Path(place, "trunk"), **others)
     return placed(net, given["ctx"])
+
+
+def _all_models() -> set[str]:
+    return {name for family in models.FAMILIES.values() for name in family.models()}
 
 
 @contextmanager

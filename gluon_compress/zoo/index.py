@@ -3,43 +3,51 @@
 from __future__ import annotations
 
 import difflib
-import re
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Optional, Sequence, Tuple, Union
 
-from gluon_compress import checks as c
-from gluon_compress.checks import key, section
+from pydantic import Field
+from typing_extensions import Annotated
+
+from gluon_compress.models import FAMILIES
 from gluon_compress.storage.atomic import read_json, write_json
+from gluon_compress.validation import (
+    Allowed,
+    Count,
+    NonEmptyStr,
+    NonNegative,
+    OneOf,
+    Settings,
+    Sha256,
+    ShareOrZero,
+    parse,
+)
 
 FORMAT = 1
 NAME = "index.json"
-KINDS = ("classifier", "ssd")
 # Installed, the folder lies in the package; in a checkout beside it.
 _PLACES = (Path(__file__).parents[1], Path(__file__).parents[2])
 
 
-@section
-class Metric:
+class Metric(Settings):
     """How good a model is: what was measured, on what, and the value.
 
     Parameters
     ----------
     name : str
-        As ``"mAP"``.
+        For instance ``"mAP"``.
     value : float
         From 0 to 1, of the weights as they are shipped.
     on : str
         The images.
     """
 
-    name: str = key(c.text)
-    value: float = key(c.number(0, 1))
-    on: str = key(c.text)
+    name: NonEmptyStr
+    value: ShareOrZero
+    on: NonEmptyStr
 
 
-@section
-class Weights:
+class Weights(Settings):
     """A file with the values of all parameters.
 
     Parameters
@@ -51,23 +59,19 @@ class Weights:
     sha256 : str
     """
 
-    file: str = key(c.text)
-    bytes: int = key(c.whole(1))
-    sha256: str = key(c.text)
+    file: NonEmptyStr
+    bytes: Count
+    sha256: Sha256
 
-    def disagreement(self) -> tuple[str, Any, str] | None:
-        """Return what is no file of a zoo, if anything."""
+    def check(self) -> None:
+        """Refuse what is no file of a zoo."""
         parts = self.file.split("/")  # an absolute path begins with ""
         odd = set("\\%?#\0") & set(self.file)  # which an address reads as another path
         if odd or not all(map(_is_name, parts)):
-            return "file", self.file, "a path in the model zoo"
-        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            return "sha256", self.sha256, "64 hexadecimal digits in lower case"
-        return None
+            raise self.error("file", "a path in the model zoo")
 
 
-@section
-class Entry:
+class Entry(Settings):
     """A model of the zoo.
 
     Parameters
@@ -75,12 +79,12 @@ class Entry:
     name : str
         Of the model and of its folder.
     kind : str
-        One of ``KINDS``.
+        One of ``models.FAMILIES``.
     classes : tuple of str
     data : str
         The data set it was trained on, or is meant for.
-    size : int
-        Height and width of its images, pixels.
+    size : int or (int, int)
+        Height and width of its images, pixels; one number for a square.
     params, macs, bytes : int
         As ``gluon_compress.count`` states them; bytes are those of float32.
     licence : str
@@ -95,27 +99,35 @@ class Entry:
         Without, it is a structure that has not been trained here.
     """
 
-    name: str = key(c.text)
-    kind: str = key(c.one_of(*KINDS))
-    classes: tuple = key(c.list_of(c.text, least=1))
-    data: str = key(c.text)
-    size: int = key(c.whole(1))
-    params: int = key(c.whole(1))
-    macs: int = key(c.whole(1))
-    bytes: int = key(c.whole(1))
-    licence: str = key(c.text)
-    command: str = key(c.text)
-    hours: float = key(c.number(0))
-    metric: Any = key(c.optional(c.part(Metric)), None)
-    weights: Any = key(c.optional(c.part(Weights)), None)
+    name: NonEmptyStr
+    kind: Annotated[str, OneOf(lambda: FAMILIES)]
+    classes: Annotated[Tuple[NonEmptyStr, ...], Field(min_length=1)]
+    data: NonEmptyStr
+    size: Annotated[
+        Union[Count, Tuple[Count, Count]],
+        Allowed("a whole number from 1, or height and width"),
+    ]
+    params: Count
+    macs: Count
+    bytes: Count
+    licence: NonEmptyStr
+    command: NonEmptyStr
+    hours: NonNegative
+    metric: Optional[Metric] = None
+    weights: Optional[Weights] = None
 
-    def disagreement(self) -> tuple[str, Any, str] | None:
-        """Return what does not go together, if anything."""
+    def check(self) -> None:
+        """Check the name, and that weights come with a metric."""
         if "/" in self.name or "\\" in self.name or not _is_name(self.name):
-            return "name", self.name, "the name of a folder"
-        if (self.metric is None) == (self.weights is None):
-            return None
-        return "weights", self.weights, "with a metric, or neither of both"
+            raise self.error("name", "the name of a folder")
+        if (self.metric is None) != (self.weights is None):
+            raise self.error("weights", "with a metric, or neither of both")
+
+
+class Index(Settings):
+    """The models of a zoo."""
+
+    models: Tuple[Entry, ...]
 
 
 def _is_name(part: str) -> bool:
@@ -150,10 +162,7 @@ def read(zoo: Path | None = None) -> dict[str, Entry]:
     found = content.get("format") if isinstance(content, dict) else None
     if type(found) is not int or found != FORMAT:
         raise ValueError(f"{path}: format is {found!r}; this version reads {FORMAT}")
-    try:
-        models = c.list_of(c.part(Entry))(content.get("models"), "models")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    models = parse(Index, {"models": content.get("models")}, path).models
     known = {entry.name: entry for entry in models}
     if len(known) < len(models):
         names = [entry.name for entry in models]
@@ -166,7 +175,7 @@ def add(entry: Entry, zoo: Path) -> None:
     """Write an entry into the index of a zoo, in the order of names."""
     known = read(zoo) if (Path(zoo) / NAME).exists() else {}
     known[entry.name] = entry
-    models = [asdict(known[name]) for name in sorted(known)]
+    models = [known[name].to_json() for name in sorted(known)]
     write_json(Path(zoo) / NAME, {"format": FORMAT, "models": models})
 
 

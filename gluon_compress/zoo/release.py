@@ -65,4 +65,8 @@ def _write(stored: Mapping[str, mx.nd.NDArray], folder: Path) -> Weights:
     draft = path.with_suffix(".tmp")
     mx.nd.save(str(draft), dict(stored))
     os.replace(draft, path)
-    return Weights(f"{folder.name}/{path.name}", path.stat().st_size, sha256(path))
+    return Weights(
+        file=f"{folder.name}/{path.name}",
+        bytes=path.stat().st_size,
+        sha256=sha256(path),
+    )

@@ -16,7 +16,7 @@ def furnish(folder: Path) -> None:
     """Put into a folder what a reader of the pages has: images, recipes, a demo."""
     from gluon_compress import pipeline, train
     from gluon_compress.data import make_toy
-    from gluon_compress.recipe import Recipe
+    from gluon_compress.recipe import load_recipe
 
     (folder / ".venv").symlink_to(ROOT / ".venv")
     for name in ("scripts", "docs", "gluon_compress"):
@@ -35,7 +35,7 @@ def furnish(folder: Path) -> None:
         folder / "model_zoo" / "imagenette",
         ignore=shutil.ignore_patterns("*.params"),
     )
-    demo = Recipe.load(folder / "model_zoo" / "ssd_300_toy" / "recipe.json")
+    demo = load_recipe(folder / "model_zoo" / "ssd_300_toy" / "recipe.json")
     pipeline.run(demo, folder / "runs" / "demo", options=train.Options(progress=False))
 
 

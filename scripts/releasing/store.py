@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 NEAR = 1e-3  # of the metric: what float16 may cost
-METRICS = {"Recipe": "mAP", "ClassifierRecipe": "top1"}
+METRICS = {"detection": "mAP", "classification": "top1"}
 
 
 def trained(args, draft: Path) -> Any:
@@ -22,7 +22,7 @@ def trained(args, draft: Path) -> Any:
         read_json(source / "result.json"),
     )
     stage = list(whole["stages"])[-1]
-    key = METRICS[type(recipe).__name__]
+    key = METRICS[recipe.task]
     figures, stored = whole["stages"][stage], {}
     for kind in ("float16", "float32"):
         weights = zoo.release(source / stage / "model", draft, args.name, kind=kind)

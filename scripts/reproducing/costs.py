@@ -54,11 +54,11 @@ def with_plans(zoo: Path) -> list[str]:
 def _of_20_classes(place: Path) -> dict:
     """Return what a net that was pruned by its own weights costs with 20 classes."""
     import gluon_compress as gc
-    from gluon_compress.models import VOC_CLASSES, head
+    from gluon_compress.models import VOC_CLASSES, with_classes
     from gluon_compress.recipe import load_recipe
 
     recipe = load_recipe(place / "recipe.json")
     net = gc.build(recipe.model.name, recipe.data.classes)
     thin = gc.slim(net, gc.Plan.load(place / PLAN))
-    whole = head.with_classes(thin, VOC_CLASSES)
+    whole = with_classes(thin, VOC_CLASSES)
     return gc.count(gc.trace(whole, shape=(1, 3, 300, 300))).figures()

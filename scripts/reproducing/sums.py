@@ -26,10 +26,12 @@ def check(zoo: Path) -> None:
     ValueError
         Naming the one that is missing, altered, or came by another way.
     """
-    from gluon_compress.checks import map_of, text
-    from gluon_compress.storage.atomic import read_json, sha256
+    from typing import Dict
 
-    known = map_of(text)(read_json(zoo / NAME), str(zoo / NAME))
+    from gluon_compress.storage.atomic import read_json, sha256
+    from gluon_compress.validation import parse
+
+    known = parse(Dict[str, str], read_json(zoo / NAME), zoo / NAME)
     for name, total in known.items():
         if not (zoo / name).is_file():
             raise ValueError(f"{zoo / name}: this result is missing")

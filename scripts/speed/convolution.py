@@ -14,7 +14,7 @@ def deploy_conv(folder: Path, formats: Sequence[str]) -> Path:
     """Write a few convolutions in each format, as ``deploy`` writes a head."""
     import mxnet as mx
 
-    from gluon_compress.deployment.formats import FORMATS, Graph
+    from gluon_compress.deployment.formats import FORMATS, InferenceGraph
     from gluon_compress.storage.artifacts import atomic_directory, checksums
     from gluon_compress.storage.atomic import write_json
 
@@ -26,7 +26,9 @@ def deploy_conv(folder: Path, formats: Sequence[str]) -> Path:
         sizes[f"conv{i}_weight"] = (CHANNELS, CHANNELS, 3, 3)
         sizes[f"conv{i}_bias"] = (CHANNELS,)
     params = {n: mx.nd.array(noise(s)) / 50 for n, s in sizes.items()}
-    graph = Graph("net", symbol, params, shape, noise((2, *shape[1:])), "naive")
+    graph = InferenceGraph(
+        "net", symbol, params, shape, noise((2, *shape[1:])), "naive"
+    )
     macs = LAYERS * CHANNELS**2 * 9 * CELLS**2
     with atomic_directory(folder) as draft:
         made = {}

@@ -22,17 +22,18 @@ WARM = 2  # runs of each turn that are not counted
 def form_of(net: Any, form: str):
     """Return the head of a detector in one of ``FORMS``."""
     from gluon_compress.deployment.fold import fold
-    from gluon_compress.deployment.graph import head_graph
-    from gluon_compress.deployment.pad_channels import widen
+    from gluon_compress.deployment.pad_channels import pad_channels
     from gluon_compress.deployment.runtimes import FUSED
     from gluon_compress.graph import block_of, pair_of
+    from gluon_compress.models.family import family_of
 
     steps = list(FORMS)[: list(FORMS).index(form) + 1]
-    symbol, params = head_graph(net) if "joined" in steps else pair_of(net)
-    if form == "folded":
+    joined = "joined" in steps
+    symbol, params = family_of(net).inference_graph(net) if joined else pair_of(net)
+    if "folded" in steps:
         symbol, params = fold(symbol, params)
     if form == "wide":
-        symbol, params = widen(symbol, params)
+        symbol, params = pad_channels(symbol, params)
     if "fused" in steps:
         symbol = symbol.get_backend_symbol(FUSED)
     block = block_of(symbol, params)

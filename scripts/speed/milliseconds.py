@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from gluon_compress.provenance import ROOT
@@ -34,8 +33,8 @@ def plans_of(name: str, table_file: str) -> tuple:
     *others, row = stated.compression
     limits = {key: limit for key, limit in row.budget.items() if key != "macs"}
     limits["latency_ms"] = gc.predict_latency(graph, table, in_macs)
-    row = replace(row, budget=limits, latency_table=str(known))
-    changed = replace(stated, compression=(*others, row))
+    row = row.replace(budget=limits, latency_table=str(known))
+    changed = stated.replace(compression=(*others, row))
     in_ms, _ = pipeline.decide(changed, changed.data.classes)
     return full, graph, table, {"MACs": in_macs, "milliseconds": in_ms}
 

@@ -27,33 +27,35 @@ def steps(args, losses: Sequence[str]) -> dict[str, Callable[[], None]]:
     import numpy as np
 
     import gluon_compress as gc
-    from gluon_compress.data import SSDTargets
     from gluon_compress.deployment import fused
     from gluon_compress.distill import needs_taps
-    from gluon_compress.models import head, ssd
+    from gluon_compress.models import NamedBlock, family_of, supervised_step
 
     full, net = gc.build(FULL), gc.build(args.student)
     if args.student == FULL:
         net = gc.slim(net, gc.Plan.load(args.plan))
     images = mx.nd.array(noise((args.batch, 3, 300, 300)))
-    targets = SSDTargets(ssd.anchors_of(net))([np.array(LABEL)] * args.batch)
+    family = family_of(net)
+    targets = family.targets(net)([np.array(LABEL)] * args.batch)
     batch = [images, *map(mx.nd.array, targets)]
     weights = dict.fromkeys(losses, 1.0)
-    taps = head.map_names(full) if needs_taps(weights) else ()
+    taps = family.map_names(full) if needs_taps(weights) else ()
     form = {"taps": taps, "stride": args.stride}
-    taught = fused(head.head_block(full, **form))
-    anchors = head.map_anchors(net, stride=args.stride)
-    loss = head.ssd_loss()
-    both = gc.distil_step(taught, taps, loss, weights=weights, anchors=anchors)
-    widths = head.map_widths(full) if taps else ()
-    student = head.head_block(net, adapters=widths, **form)
+    block = family.training_net(full, **form)
+    teacher = fused(block)
+    loss, context = family.loss(net), family.loss_context(net, **form) if taps else {}
+    named = NamedBlock(teacher, block.names)
+    both = gc.distil_step(named, taps, loss, weights=weights, **context)
+    widths = family.map_widths(full) if taps else ()
+    student = family.training_net(net, adapters=widths, **form)
+    alone = supervised_step(loss)
 
     def teach() -> None:
-        for output in taught(images):
+        for output in teacher(images):
             output.wait_to_read()
 
     return {
-        "labels": partial(_trainer(head.head_block(net), head.supervised(loss)), batch),
+        "labels": partial(_trainer(family.training_net(net), alone), batch),
         "teacher": teach,
         "both": partial(_trainer(student, both), batch),
     }

@@ -29,9 +29,9 @@ def ways_of(task: dict) -> dict[str, Callable]:
     how = {"precision": task["precision"], "threads": threads}
     predictor = Predictor(task["folder"], task["runtime"], **how)
     files = task["files"]
-    inputs = [predictor.prepared(read_image(file)) for file in files]
+    inputs = [predictor.preprocess(read_image(file))[0] for file in files]
     return {
-        "head": lambda: [predictor.predictions(batch) for batch in inputs],
+        "head": lambda: [predictor.outputs(batch) for batch in inputs],
         "boxes": lambda: [predictor.detect(batch) for batch in inputs],
         "files": lambda: [predictor([read_image(file)]) for file in files],
         "stream": lambda: list(predictor.stream(files)),

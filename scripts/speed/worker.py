@@ -32,7 +32,7 @@ def timed(task: dict) -> dict:
     threads = None if task["runtime"] == "mxnet" else task["threads"]
     before, runs = peak(), {}
     for name, (files, shape) in task["nets"].items():
-        run = RUNTIMES[task["runtime"]](list(map(Path, files)), threads)
+        run = RUNTIMES[task["runtime"]].open(list(map(Path, files)), threads)
         noise = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
         runs[name] = (run, noise)
         run(noise)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, Plan, count, select, slim, trace
-from gluon_compress.plan import Sensitivity
-from gluon_compress.plan.importance import best_first, scores
+from gluon_compress.plan import BySensitivity, Constraints, Sensitivity
+from gluon_compress.plan.importance import best_first, importance_of
 from gluon_compress.prune import sensitivity
 from nets import NETS, SHAPE, batch, chain, ready, residual, two_outputs
 
@@ -51,7 +51,7 @@ def test_points_are_the_accuracies_of_slim_nets():
     for group in graph.groups:
         if group.frozen:
             continue
-        order = best_first(range(group.width), scores(graph, "l2")[group.name])
+        order = best_first(range(group.width), importance_of(graph, "l2")[group.name])
         assert [n for n, _ in found.curves[group.name]] == [
             group.width // 2,
             group.width // 4,
@@ -70,7 +70,7 @@ def test_index_of_several_channels_is_one(name):
     found = sensitivity(net, measure, ratios=(0.5,), shape=SHAPE)
     group = next(g for g in graph.groups if not g.frozen)
     ((kept, value),) = found.curves[group.name]
-    order = best_first(range(group.width), scores(graph, "l1")[group.name])
+    order = best_first(range(group.width), importance_of(graph, "l1")[group.name])
     plan = Plan({group.name: sorted(order[:kept].tolist())})
     expected = measure(slim(net, plan, shape=SHAPE))
     assert value == pytest.approx(expected, rel=1e-5)
@@ -144,8 +144,10 @@ def test_plan_follows_the_measurement():
     found = sensitivity(net, close_to(net), shape=SHAPE)
     graph = trace(net, SHAPE)
     budget = Budget.share(count(graph), macs=0.5)
-    how = {"selection": "sensitivity", "sensitivity": found, "ends": True}
-    plan = select(graph, budget, multiple=1, **how)
+    constraints = Constraints(multiple=1, ends=True)
+    plan = select(
+        graph, budget, selection=BySensitivity(found), constraints=constraints
+    )
     assert count(graph, plan).macs <= budget.macs
     assert plan.made_by["selection"] == "sensitivity"
     assert slim(net, plan, shape=SHAPE)(IMAGES).shape == (2, 5)

@@ -10,8 +10,8 @@ from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_compress import mask, models, trace
-from gluon_compress.models import head
-from gluon_compress.plan.importance import scores
+from gluon_compress.models.ssd import training
+from gluon_compress.plan.importance import importance_of
 from gluon_compress.prune import bn_l1_step
 from gluon_compress.train import fit
 from nets import (
@@ -144,7 +144,7 @@ def test_two_devices_make_the_update_of_one(tmp_path):
         net.collect_params().reset_ctx(list(ctx))
         step = bn_l1_step(nothing, net, 0.3, shape=(1, 2, 4, 4))
         options = replace(QUIET, ctx=ctx)
-        schedule = replace(ONE_STEP, learning_rate=0.1)
+        schedule = ONE_STEP.replace(learning_rate=0.1)
         fit(net, Batches(1), step, schedule, tmp_path / name, options=options)
         ends += [g.data(c).asnumpy() for g in gammas(net) for c in ctx]
     assert len(ends) == 3
@@ -169,10 +169,10 @@ def test_training_makes_scales_small(tmp_path):
     for name, weight in (("without", 0), ("with", 0.2)):
         net = conv_net(dropout=0.0)
         step = bn_l1_step(cross_entropy, net, weight, shape=(1, 2, 4, 4))
-        schedule = replace(SHORT, epochs=10, weight_decay=0.0)
+        schedule = SHORT.replace(epochs=10, weight_decay=0.0)
         fit(net, Batches(3), step, schedule, tmp_path / name, options=QUIET)
         graph = trace(net, (1, 2, 4, 4))
-        sizes.append(scores(graph, "bn_scale")["conv0"].mean())
+        sizes.append(importance_of(graph, "bn_scale")["conv0"].mean())
     assert sizes[1] < 0.7 * sizes[0]
 
 
@@ -195,11 +195,11 @@ def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
 
 def test_a_detector_is_trained_through_its_block():
     net = models.build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(64, 32, 32))
-    block = head.head_block(net)
+    block = training.training_net(net)
     images = mx.nd.array(np.random.RandomState(0).randn(1, 3, 300, 300))
 
     def own(net, data):
-        return 0 * net(data[0])[0].sum(), {}
+        return 0 * net(data[0])["class_scores"].sum(), {}
 
     step = bn_l1_step(own, net, 0.3)
     found = slopes(block, step, gammas(net), (images,))

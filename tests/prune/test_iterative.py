@@ -26,10 +26,10 @@ from gluon_compress import (
     taylor,
     trace,
 )
-from gluon_compress.models import head
+from gluon_compress.models.ssd import training
+from gluon_compress.plan import Constraints
 from gluon_compress.prune import SCHEDULES, Rounds, mask_in_rounds, plan_of, set_mask
-from gluon_compress.recipe import Schedule
-from gluon_compress.train import BEST, Progress, fit, load_best
+from gluon_compress.train import BEST, Progress, Schedule, fit, load_best
 from nets import NETS, batch, chain, difference, random_plan, ready
 from nets import SHAPE as PICTURE
 from training import (
@@ -66,7 +66,8 @@ def target(net) -> Budget:
 
 
 def decide(graph, budget, within) -> Plan:
-    return select(graph, budget, "l1", multiple=1, ends=True, within=within)
+    constraints = Constraints(multiple=1, ends=True, within=within)
+    return select(graph, budget, "l1", constraints=constraints)
 
 
 def schedule(epochs: int, **more) -> Schedule:
@@ -104,10 +105,10 @@ def leaks(net) -> set:
     ("rounds", "epochs", "expected"),
     [
         (Rounds(), 5, [0]),
-        (Rounds(3), 6, [0, 2, 4]),
-        (Rounds(3), 7, [0, 2, 4]),
-        (Rounds(4), 4, [0, 1, 2, 3]),
-        (Rounds(2, epochs=4), 10, [0, 2]),
+        (Rounds(count=3), 6, [0, 2, 4]),
+        (Rounds(count=3), 7, [0, 2, 4]),
+        (Rounds(count=4), 4, [0, 1, 2, 3]),
+        (Rounds(count=2, epochs=4), 10, [0, 2]),
     ],
 )
 def test_rounds_begin_at_equal_distances(rounds, epochs, expected):
@@ -116,8 +117,8 @@ def test_rounds_begin_at_equal_distances(rounds, epochs, expected):
 
 def test_curves_end_at_the_target():
     for number, left in ((1, 0.75**3), (2, 0.5**3), (3, 0.25**3), (4, 0)):
-        assert Rounds(4).left(number) == pytest.approx(left)
-        linear = Rounds(4, curve="linear").left(number)
+        assert Rounds(count=4).left(number) == pytest.approx(left)
+        linear = Rounds(count=4, curve="linear").left(number)
         assert linear == pytest.approx(1 - number / 4)
     assert set(SCHEDULES) == {"cubic", "linear"}
 
@@ -130,7 +131,7 @@ def test_budgets_go_from_the_full_cost_to_the_target(tmp_path, curve):
         budgets.append(budget)
         return decide(graph, budget, within)
 
-    net, _ = train(tmp_path, Rounds(3, curve), decide=spy)
+    net, _ = train(tmp_path, Rounds(count=3, curve=curve), decide=spy)
     full, end = count(trace(net, SHAPE)), target(net)
     power = {"cubic": 3, "linear": 1}[curve]
     for budget, left in zip(budgets, ((2 / 3) ** power, (1 / 3) ** power)):
@@ -141,7 +142,7 @@ def test_budgets_go_from_the_full_cost_to_the_target(tmp_path, curve):
 
 
 def test_hard_rounds_mask_more_and_more(tmp_path):
-    _, seen = train(tmp_path, Rounds(3, "linear"))
+    _, seen = train(tmp_path, Rounds(count=3, curve="linear"))
     kept = [keep for keep, _ in seen]
     assert kept[0] == kept[1] != kept[2] == kept[3] != kept[4] == kept[5]
     for before, after in zip(kept, kept[1:]):
@@ -151,7 +152,7 @@ def test_hard_rounds_mask_more_and_more(tmp_path):
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_last_plan_meets_the_budget_and_is_what_is_slimmed(tmp_path, soft):
-    net, seen = train(tmp_path, Rounds(3, soft=soft))
+    net, seen = train(tmp_path, Rounds(count=3, soft=soft))
     plan = plan_of(net)
     assert plan.keep == seen[-1][0]
     graph, limits = trace(net, SHAPE), target(net).limits
@@ -166,7 +167,7 @@ def test_one_round_is_one_shot_pruning(tmp_path):
     how = {"options": QUIET}
     fit(plain, Batches(2), cross_entropy, schedule(6), tmp_path / "a", **how)
     for number, soft in enumerate((False, True)):
-        net, _ = train(tmp_path / str(number), Rounds(1, soft=soft))
+        net, _ = train(tmp_path / str(number), Rounds(count=1, soft=soft))
         assert same(values(net), values(plain))
 
 
@@ -178,7 +179,7 @@ def test_rounds_go_on_within_what_was_masked_before():
         seen.append(within.keep["conv0"])
         return decide(graph, budget, within)
 
-    callback_of(net, Rounds(2), spy)(net, Progress(epochs=4))
+    callback_of(net, Rounds(count=2), spy)(net, Progress(epochs=4))
     assert seen == [tuple(range(3, 12))]
     assert set(plan_of(net).keep["conv0"]) <= set(range(3, 12))
 
@@ -196,7 +197,7 @@ def test_masks_tell_their_plan(name):
 
 
 def test_soft_masks_leak_less_and_less(tmp_path):
-    _, seen = train(tmp_path, Rounds(3, soft=True))
+    _, seen = train(tmp_path, Rounds(count=3, soft=True))
     expected = [(2 / 3) ** 3, (1 / 3) ** 3, 0]
     for (_, found), leak in zip(seen, np.repeat(expected, 2)):
         assert found == {round(leak, 6)}
@@ -216,9 +217,10 @@ def test_channels_under_a_soft_mask_train_and_come_back(tmp_path):
             for g in graph.groups
             if not g.frozen
         }
-        return select(graph, budget, worth, multiple=1, ends=True)
+        constraints = Constraints(multiple=1, ends=True)
+        return select(graph, budget, worth, constraints=constraints)
 
-    _, seen = train(tmp_path, Rounds(3, soft=True), decide=spy)
+    _, seen = train(tmp_path, Rounds(count=3, soft=True), decide=spy)
     for group, kept in seen[0][0].items():
         assert set(seen[2][0][group]) - set(kept)
 
@@ -226,7 +228,7 @@ def test_channels_under_a_soft_mask_train_and_come_back(tmp_path):
 @pytest.mark.parametrize(("soft", "trains"), [(False, False), (True, True)])
 def test_only_soft_masks_let_masked_channels_train(soft, trains):
     net = conv_net()
-    callback_of(net, Rounds(4, soft=soft))(net, Progress(epochs=4))
+    callback_of(net, Rounds(count=4, soft=soft))(net, Progress(epochs=4))
     dead = [i for i in range(12) if i not in plan_of(net).keep["conv0"]]
     assert dead
     with autograd.record():
@@ -239,15 +241,15 @@ def test_only_soft_masks_let_masked_channels_train(soft, trains):
 def test_a_round_changes_nothing_but_masks():
     net = conv_net()
     before = values(net)
-    callback_of(net, Rounds(4, soft=True))(net, Progress(epochs=4))
+    callback_of(net, Rounds(count=4, soft=True))(net, Progress(epochs=4))
     for name, old, new in zip(net.collect_params(), before, values(net)):
         assert np.array_equal(old, new) != name.endswith("_mask")
 
 
 def test_the_leak_is_a_factor_of_scale_and_shift_in_both_passes():
-    data, leak = next(Batches().epoch(0)), Rounds(2, soft=True).left(1)
+    data, leak = next(Batches().epoch(0)), Rounds(count=2, soft=True).left(1)
     net = conv_net()
-    callback_of(net, Rounds(2, soft=True))(net, Progress(epochs=2))
+    callback_of(net, Rounds(count=2, soft=True))(net, Progress(epochs=2))
     plain, factors = conv_net(), []
     for group, width in (("conv0", 12), ("conv1", 10)):
         factor = np.full(width, leak)
@@ -273,7 +275,9 @@ def test_the_leak_is_a_factor_of_scale_and_shift_in_both_passes():
 
 def test_the_best_is_of_the_last_round(tmp_path):
     scores = iter([0.9, 0.8, 0.7, 0.1, 0.3, 0.2])
-    net, seen = train(tmp_path, Rounds(2), validate=lambda: {"score": next(scores)})
+    net, seen = train(
+        tmp_path, Rounds(count=2), validate=lambda: {"score": next(scores)}
+    )
     assert load_best(net, tmp_path).best == 0.3
     assert plan_of(net).keep == seen[-1][0]
 
@@ -281,7 +285,7 @@ def test_the_best_is_of_the_last_round(tmp_path):
 def test_there_is_no_best_if_the_last_round_has_none(tmp_path):
     scores = iter([0.9, math.nan])
     validate = {"validate": lambda: {"score": next(scores)}}
-    train(tmp_path, Rounds(2), 2, **validate)
+    train(tmp_path, Rounds(count=2), 2, **validate)
     assert not (tmp_path / BEST).exists()
 
 
@@ -291,7 +295,10 @@ def test_there_is_no_best_if_the_last_round_has_none(tmp_path):
 @pytest.fixture(scope="module", params=[False, True], ids=["hard", "soft"])
 def whole(request, tmp_path_factory):
     """Return rounds, the values that a run of them ends with, and what it leaves."""
-    rounds, folder = Rounds(3, "linear", request.param), tmp_path_factory.mktemp("run")
+    rounds, folder = (
+        Rounds(count=3, curve="linear", soft=request.param),
+        tmp_path_factory.mktemp("run"),
+    )
     net, _ = train(folder, rounds)
     return rounds, values(net), outcome(folder)
 
@@ -334,9 +341,10 @@ def by_taylor(folder, soft: bool, loss, options) -> gluon.HybridBlock:
     def how(graph, budget, within):
         data = islice(Batches().epoch(0), 2)
         worth = taylor(net, data, cross_entropy, prepare=as_masked, shape=SHAPE)
-        return select(graph, budget, worth, multiple=1, ends=True, within=within)
+        constraints = Constraints(multiple=1, ends=True, within=within)
+        return select(graph, budget, worth, constraints=constraints)
 
-    callbacks = [callback_of(net, Rounds(3, soft=soft), how)]
+    callbacks = [callback_of(net, Rounds(count=3, soft=soft), how)]
     plan = {"callbacks": callbacks, "options": options}
     fit(net, Batches(2), loss, schedule(6), folder, **plan)
     return net
@@ -357,7 +365,7 @@ def work(folder, soft: bool, call: int | None) -> None:
         schedule(6),
         folder,
         validate=lambda: {"score": float(-gamma.data().norm().asscalar())},
-        callbacks=[callback_of(net, Rounds(3, soft=soft))],
+        callbacks=[callback_of(net, Rounds(count=3, soft=soft))],
         options=replace(RESUME, save_minutes=0),
     )
 
@@ -386,22 +394,24 @@ def test_a_detector_is_masked_through_the_block_that_is_trained():
     net = models.build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(64, 32, 32))
     images = mx.nd.array(np.random.RandomState(0).randn(1, 3, 300, 300))
     masked = mask(net, None)
-    block = head.head_block(masked)
-    full = count(models.trace_head(masked))
+    block = training.training_net(masked)
+    full = count(models.graph_of(masked))
 
     def by_l1(graph, budget, within):
-        return select(graph, budget, "l1", multiple=8, ends=True, within=within)
+        constraints = Constraints(multiple=8, ends=True, within=within)
+        return select(graph, budget, "l1", constraints=constraints)
 
     budget = Budget.share(full, macs=0.5)
-    shape = models.trace_head(net).inputs["data"]
-    callback = mask_in_rounds(masked, budget, by_l1, Rounds(2), shape=shape)
+    shape = models.graph_of(net).inputs["data"]
+    callback = mask_in_rounds(masked, budget, by_l1, Rounds(count=2), shape=shape)
     shares = []
     for epoch in (0, 1):
         callback(block, Progress(epoch=epoch, epochs=2))
         plan = plan_of(masked)
-        shares.append(count(models.trace_head(masked), plan).macs / full.macs)
-        small = head.head_block(slim(masked, plan))
-        assert difference(block(images), small(images)) < 1e-5
+        shares.append(count(models.graph_of(masked), plan).macs / full.macs)
+        small = training.training_net(slim(masked, plan))
+        pair = [[*net(images).values()] for net in (block, small)]
+        assert difference(*pair) < 1e-5
     assert shares[1] <= 0.5 < shares[0] <= 0.5 + 0.5 * 0.5**3
 
 
@@ -411,13 +421,13 @@ def test_a_detector_is_masked_through_the_block_that_is_trained():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "rounds: count is 0; allowed: a whole number from 1"),
-        ({"count": 1.5}, "rounds: count is 1.5; allowed: a whole number"),
-        ({"count": True}, "rounds: count is True; allowed: a whole number"),
-        ({"epochs": 0}, "rounds: epochs is 0; allowed: a whole number from 1"),
+        ({"count": 0}, "^count is 0; allowed: a whole number from 1"),
+        ({"count": 1.5}, "^count is 1.5; allowed: a whole number"),
+        ({"count": True}, "^count is True; allowed: a whole number"),
+        ({"epochs": 0}, "^epochs is 0; allowed: a whole number from 1"),
         ({"count": 5, "epochs": 4}, "count is 5; allowed: up to one an epoch, 4"),
         ({"curve": "square"}, "curve is 'square'; allowed: cubic, linear"),
-        ({"soft": 1}, "rounds: soft is 1; allowed: True or False"),
+        ({"soft": 1}, "^soft is 1; allowed: true or false"),
     ],
 )
 def test_rounds_that_make_no_sense_are_refused(options, message):
@@ -429,8 +439,11 @@ def test_rounds_that_make_no_sense_are_refused(options, message):
 @pytest.mark.parametrize(
     ("rounds", "message"),
     [
-        (Rounds(7), "count is 7; allowed: up to one an epoch, 6"),
-        (Rounds(2, epochs=8), "epochs is 8, the run has 6: the last mask would never"),
+        (Rounds(count=7), "count is 7; allowed: up to one an epoch, 6"),
+        (
+            Rounds(count=2, epochs=8),
+            "epochs is 8, the run has 6: the last mask would never",
+        ),
     ],
 )
 def test_rounds_that_do_not_fit_into_the_run_are_refused(tmp_path, rounds, message):

@@ -4,9 +4,9 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress import Budget, Plan, count, effects, select, slim, trace
-from gluon_compress.plan.importance import best_first, scores
-from nets import NETS, SHAPE, batch, chain, conv, flat, ready, wide
+from gluon_compress import Plan, effects, slim, trace
+from gluon_compress.plan.importance import best_first, importance_of
+from nets import NETS, SHAPE, batch, chain, conv, flat, ready
 
 IMAGES = [batch((4, *SHAPE[1:]), seed=seed) for seed in (1, 2)]
 
@@ -39,7 +39,7 @@ def test_effect_is_the_change_that_a_cut_makes(name, kept):
     free = [group for group in graph.groups if not group.frozen]
     assert list(found) == [group.name for group in free]
     for group in free:
-        expected = reference(net, group, scores(graph, "l2")[group.name], kept)
+        expected = reference(net, group, importance_of(graph, "l2")[group.name], kept)
         assert found[group.name] == pytest.approx(expected, rel=1e-3)
         assert found[group.name] > 0
 
@@ -56,7 +56,7 @@ def test_batches_may_be_tuples_and_the_net_stays():
 def test_labels_of_a_criterion_decide_which_half_goes():
     net = ready(chain())
     graph = trace(net, SHAPE)
-    worth = scores(graph, "l1")
+    worth = importance_of(graph, "l1")
     turned = {name: row.max() - row for name, row in worth.items()}
     given = effects(net, IMAGES, criterion=worth, shape=SHAPE)
     assert given == effects(net, IMAGES, shape=SHAPE)
@@ -64,7 +64,7 @@ def test_labels_of_a_criterion_decide_which_half_goes():
 
 
 def test_detector_is_measured_at_its_raw_head():
-    from gluon_compress.models import build
+    from gluon_compress import build
 
     net = build("ssd_300_mobilenet0.25", ["cell"], width=0.25, seed=1)
     found = effects(net, [batch((2, 3, 300, 300))], shape=(1, 3, 300, 300))
@@ -99,87 +99,6 @@ def test_output_that_is_not_finite_is_refused():
     images = mx.nd.full((2, *SHAPE[1:]), np.nan)
     with pytest.raises(ValueError, match="is not finite"):
         effects(ready(net), [images], shape=SHAPE)
-
-
-# What a selection makes of it.
-
-
-@pytest.fixture(scope="module")
-def graph():
-    return trace(ready(wide()), SHAPE)
-
-
-def kept_share(graph, plan, name: str) -> float:
-    return len(plan.keep[name]) / graph.group(name).width
-
-
-def test_group_that_means_more_keeps_more(graph):
-    budget = Budget.share(count(graph), macs=0.1)
-    free = [group.name for group in graph.groups if not group.frozen]
-    shares = {}
-    for dear in free:
-        found = {name: 100.0 if name == dear else 1.0 for name in free}
-        plan = select(graph, budget, multiple=1, ends=True, effects=found)
-        shares[dear] = kept_share(graph, plan, dear)
-        assert plan.made_by["effects"] == found
-        assert count(graph, plan).macs <= budget.macs
-    equal = dict.fromkeys(free, 1.0)
-    plain = select(graph, budget, multiple=1, ends=True, effects=equal)
-    before = {name: kept_share(graph, plain, name) for name in free}
-    thinned = [name for name in free if before[name] < 1]
-    assert len(thinned) > 1
-    assert all(shares[name] > before[name] for name in thinned)
-
-
-def test_effects_of_one_scale_are_the_same(graph):
-    budget = Budget.share(count(graph), macs=0.5)
-    free = [group.name for group in graph.groups if not group.frozen]
-    found = {name: 1.0 + i for i, name in enumerate(free)}
-    larger = {name: 1000 * value for name, value in found.items()}
-    plans = [select(graph, budget, ends=True, effects=e) for e in (found, larger)]
-    assert plans[0].keep == plans[1].keep
-
-
-def test_group_without_effect_goes_first(graph):
-    free = [group.name for group in graph.groups if not group.frozen]
-    found = {**dict.fromkeys(free, 1.0), free[1]: 0.0}
-    budget = Budget.share(count(graph), macs=0.9)
-    plan = select(graph, budget, multiple=1, ends=True, effects=found)
-    shares = {name: kept_share(graph, plan, name) for name in free}
-    assert min(shares, key=shares.get) == free[1]
-
-
-def test_without_effects_layers_are_counted():
-    """A sum that four layers read and make is worth more than one between two."""
-    net = ready(wide())
-    graph = trace(net, SHAPE)
-    free = [group for group in graph.groups if not group.frozen]
-    layers = {group.name: float(len(group.layers)) for group in free}
-    assert len(set(layers.values())) > 1
-    budget = Budget.share(count(graph), macs=0.5)
-    plain = select(graph, budget, ends=True)
-    assert plain.keep == select(graph, budget, ends=True, effects=layers).keep
-    assert "effects" not in plain.made_by
-
-
-@pytest.mark.parametrize("value", [None, -1.0, np.nan, np.inf, "much"])
-def test_effect_that_is_no_number_is_refused(graph, value):
-    free = [group.name for group in graph.groups if not group.frozen]
-    found = {**dict.fromkeys(free, 1.0), free[0]: value}
-    with pytest.raises(ValueError, match=f"the effect of group '{free[0]}' is"):
-        select(graph, Budget.share(count(graph), macs=0.5), effects=found)
-
-
-def test_effects_of_another_selection_are_refused(graph):
-    free = [group.name for group in graph.groups if not group.frozen]
-    found = dict.fromkeys(free, 1.0)
-    with pytest.raises(ValueError, match="allowed: with selection 'greedy'"):
-        select(
-            graph,
-            Budget.share(count(graph), macs=0.5),
-            selection="uniform",
-            effects=found,
-        )
 
 
 def test_net_that_can_lose_nothing_has_no_effects():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, count, effects, select, slim, taylor, trace
-from gluon_compress.plan.importance import scores
+from gluon_compress.plan import Constraints
+from gluon_compress.plan.importance import importance_of
 from gluon_compress.prune import mask
 from nets import SHAPE, batch, chain, ready, residual
 
@@ -82,7 +83,7 @@ def test_plan_follows_the_worth_it_is_given():
     graph = trace(net, SHAPE)
     worth = {"conv0": np.arange(8), "conv1": np.arange(6)[::-1]}
     budget = Budget.share(count(graph), macs=0.5)
-    plan = select(graph, budget, worth, multiple=1)
+    plan = select(graph, budget, worth, constraints=Constraints(multiple=1))
     kept = plan.keep["conv0"]
     assert kept == tuple(range(8 - len(kept), 8))
     assert plan.keep["conv1"] == tuple(range(len(plan.keep["conv1"])))
@@ -93,7 +94,7 @@ def test_plan_follows_the_worth_it_is_given():
 @pytest.mark.parametrize(
     ("worth", "message"),
     [
-        ({"conv0": np.ones(8)}, "no worth for group 'conv1'"),
+        ({"conv0": np.ones(8)}, "no importance for group 'conv1'"),
         ({"conv0": np.ones(7), "conv1": np.ones(6)}, "'conv0' has shape .7,."),
         ({"conv0": np.full(8, np.nan), "conv1": np.ones(6)}, "8 finite numbers"),
         ({"conv0": -np.ones(8), "conv1": np.ones(6)}, "8 finite numbers from 0"),
@@ -101,7 +102,7 @@ def test_plan_follows_the_worth_it_is_given():
 )
 def test_worth_that_does_not_fit_is_refused(worth, message):
     with pytest.raises(ValueError, match=message):
-        scores(trace(ready(chain()), SHAPE), worth)
+        importance_of(trace(ready(chain()), SHAPE), worth)
 
 
 def test_value_that_is_not_finite_is_named_before_any_batch():

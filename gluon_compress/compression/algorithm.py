@@ -1,0 +1,192 @@
+"""The interface of a compression algorithm, and what the pipeline gives to it.
+
+An algorithm is a row of a recipe's ``"compression"``: settings, a dry run on an
+untrained net, and the stage itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, ClassVar, Dict, Mapping, Sequence, Type
+
+from mxnet.gluon import HybridBlock
+
+from gluon_compress import validation
+from gluon_compress.graph import Graph
+from gluon_compress.plan import Plan
+from gluon_compress.train.schedule import Schedule
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What an algorithm returns.
+
+    Parameters
+    ----------
+    net : HybridBlock
+        The compressed net, a new one.
+    notes : mapping
+        JSON values for the stage's ``result.json``.
+    artifacts : mapping
+        File name to an object with ``save(path)``: what the stage leaves beside its
+        model. A ``plan.json`` says which channels were kept.
+    """
+
+    net: HybridBlock
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan | None:
+        """Which channels were kept, if the algorithm decided that."""
+        return self.artifacts.get(PLAN)
+
+
+class DryRunContext(ABC):
+    """What is known before any training.
+
+    Attributes
+    ----------
+    model : str
+        Name of the net in the recipe.
+    shape : tuple of int
+        Of the net's input, ``(1, 3, height, width)``.
+    seed : int
+        The recipe's.
+    """
+
+    model: str
+    shape: tuple[int, ...]
+    seed: int
+
+    @abstractmethod
+    def trace(self, net: HybridBlock) -> Graph:
+        """Return the graph of a net for an input of ``shape``."""
+
+    @abstractmethod
+    def with_classes(self, net: HybridBlock, classes: int) -> HybridBlock:
+        """Return the net as it would be with a number of classes."""
+
+
+class StageContext(DryRunContext):
+    """What a stage works with, beside what is known before any training.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the stage. What lies there survives an interruption.
+    commit : str or None
+        Of the package, for provenance.
+    metric : str
+        Name of the accuracy, ``mAP`` or ``top1``.
+    """
+
+    folder: Path
+    commit: str | None
+    metric: str
+
+    @abstractmethod
+    def fit(
+        self,
+        net: HybridBlock,
+        schedule: Schedule,
+        *,
+        folder: Path | None = None,
+        callbacks: Sequence[Callable] = (),
+        step_callbacks: Sequence[Callable] = (),
+        wrap: Callable[[Callable], Callable] | None = None,
+    ) -> Dict[str, Any]:
+        """Train a net on labels, in place, and return notes on the training.
+
+        Parameters
+        ----------
+        net : HybridBlock
+        schedule : Schedule
+        folder : Path, optional
+            Of log and checkpoints; None: the stage's. An interrupted training that is
+            started again in its folder is resumed.
+        callbacks, step_callbacks : sequence of callables
+            As for ``train.fit``.
+        wrap : callable, optional
+            Step loss to step loss, to add a regulariser for instance.
+        """
+
+    @abstractmethod
+    def batches(self, net: HybridBlock, count: int) -> Any:
+        """Return an iterator of some training batches, the same at every call."""
+
+    @abstractmethod
+    def training_block(self, net: HybridBlock) -> HybridBlock:
+        """Return the block that is trained; it shares its parameters with the net."""
+
+    @abstractmethod
+    def step_loss(self, net: HybridBlock) -> Callable:
+        """Return ``step_loss(block, batch) -> (loss, parts)`` for labels."""
+
+    @abstractmethod
+    def accuracy(self, net: HybridBlock, training_images: int | None = None) -> float:
+        """Return the accuracy of a net on the test images.
+
+        Parameters
+        ----------
+        net : HybridBlock
+        training_images : int, optional
+            Measure on so many training images instead; drawn by the seed.
+        """
+
+    @abstractmethod
+    def to_device(self, net: HybridBlock) -> None:
+        """Move a net to the device that accuracy is measured on."""
+
+
+class Algorithm(ABC):
+    """A compression algorithm; ``ALGORITHMS`` names the ones that recipes may use.
+
+    Attributes
+    ----------
+    Settings : type
+        Its settings, a row of ``"compression"``. Their field ``algorithm`` is the
+        algorithm's name in ``ALGORITHMS``.
+    """
+
+    Settings: ClassVar[Type[validation.Settings]]
+
+    @abstractmethod
+    def dry_run(
+        self, net: HybridBlock, settings: Any, context: DryRunContext
+    ) -> StageOutput:
+        """Compress an untrained net, so that settings fail before hours of training.
+
+        Parameters
+        ----------
+        net : HybridBlock
+            With initial values; left as it is.
+        settings : Settings
+        context : DryRunContext
+
+        Raises
+        ------
+        ValueError
+            If the settings do not fit the net.
+        """
+
+    @abstractmethod
+    def apply(
+        self, net: HybridBlock, settings: Any, context: StageContext
+    ) -> StageOutput:
+        """Compress a trained net.
+
+        It may be called again after an interruption, with the same net and what the
+        stage's folder holds by then, and must come to the same result.
+
+        Parameters
+        ----------
+        net : HybridBlock
+            Left as it is, but for training that the settings ask for.
+        settings : Settings
+        context : StageContext
+        """

@@ -1,0 +1,361 @@
+"""Compression that chooses channels under a budget, trains with masks, and slims."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Callable, Dict, Optional, Tuple, Union
+
+from mxnet.gluon import HybridBlock
+from pydantic import Field
+from typing_extensions import Annotated, Literal
+
+from gluon_compress import plan as planning
+from gluon_compress.compression.algorithm import (
+    PLAN,
+    Algorithm,
+    DryRunContext,
+    StageContext,
+    StageOutput,
+)
+from gluon_compress.compression.channels import (
+    ChannelSettings,
+    Importance,
+    decided_once,
+    importance,
+    notes_on,
+    recalibrated,
+    saved,
+    train_and_slim,
+    untrained_criterion,
+)
+from gluon_compress.graph import Graph
+from gluon_compress.latency import LatencyTable
+from gluon_compress.plan import (
+    SELECTIONS,
+    Budget,
+    BySensitivity,
+    Constraints,
+    CostModel,
+    Greedy,
+    Plan,
+    Policy,
+)
+from gluon_compress.prune import (
+    BatchNormL1Settings,
+    Rounds,
+    SensitivitySettings,
+    bn_l1_step,
+    mask,
+    mask_in_rounds,
+    output_sensitivity,
+    plan_of,
+    sensitivity,
+    slim,
+)
+from gluon_compress.validation import (
+    Allowed,
+    Count,
+    CountOrZero,
+    NonEmptyStr,
+    NonNegative,
+    OneOf,
+    Positive,
+    listed,
+)
+
+SENSITIVITY = "sensitivity.json"
+_COSTS = ("macs", "params", "bytes", "latency_ms")
+_RATIO = "_ratio"
+
+Limit = Literal[
+    "macs",
+    "params",
+    "bytes",
+    "latency_ms",
+    "macs_ratio",
+    "params_ratio",
+    "bytes_ratio",
+    "latency_ms_ratio",
+]
+Bound = Annotated[
+    Union[NonNegative, Dict[str, NonNegative]],
+    Allowed("channels, a share, or an object of either by pattern of group names"),
+]
+
+
+class PruneSettings(ChannelSettings):
+    """Choose channels under a budget, train with masks, and slim.
+
+    Parameters
+    ----------
+    algorithm : str
+        ``prune``.
+    budget : dict
+        Limits of ``macs``, ``params``, ``bytes`` or ``latency_ms``, or, as
+        ``macs_ratio`` and so on, shares of what the net costs before.
+    classes : int or None
+        The budget is for the same detector with this number of classes, so that nets
+        for different data sets get one structure; None: with the classes it has.
+    latency_table : str or None
+        File that ``measure_latency.py`` wrote, for a budget of latency.
+    selection : str
+        How widths are chosen: a name in ``plan.SELECTIONS``.
+    minimum, maximum : int, float, dict or None
+        Limits of each group's width: a number of channels, a share, or either by
+        pattern of group names.
+    groups : tuple of str
+        Patterns of the names of groups that may lose channels.
+    leave : tuple of str
+        Patterns of the names of groups that may not.
+    ends : bool
+        Whether first and last layers may lose channels too.
+    effects : int
+        Training batches on which the selection ``greedy`` measures what each group
+        does to the net's outputs; 0: a group counts as often as it has layers.
+    sensitivity : SensitivitySettings or None
+        For the selection ``sensitivity``.
+    sparsity : BatchNormL1Settings or None
+        Training before the choice that pulls BatchNorm scales towards zero.
+    rounds : Rounds or None
+        When masks are decided anew during ``train``; None: once, before it.
+    """
+
+    algorithm: Literal["prune"]
+    budget: Dict[Limit, Positive]
+    classes: Optional[Count] = None
+    latency_table: Optional[NonEmptyStr] = None
+    selection: Annotated[str, OneOf(lambda: SELECTIONS)] = Greedy.name
+    minimum: Optional[Bound] = None
+    maximum: Optional[Bound] = None
+    groups: Annotated[Tuple[NonEmptyStr, ...], Field(min_length=1)] = ("*",)
+    leave: Tuple[NonEmptyStr, ...] = ()
+    ends: bool = False
+    effects: CountOrZero = 4
+    sensitivity: Optional[SensitivitySettings] = None
+    sparsity: Optional[BatchNormL1Settings] = None
+    rounds: Optional[Rounds] = None
+
+    def check(self) -> None:
+        """Check the budget, and that settings are there that others need."""
+        self._check_budget()
+        if (self.selection == BySensitivity.name) != (self.sensitivity is not None):
+            allowed = "images and ratios with selection 'sensitivity', else null"
+            raise self.error("sensitivity", allowed)
+        if self.rounds is not None:
+            self._check_rounds()
+
+    def _check_budget(self) -> None:
+        if not self.budget:
+            limits = (*_COSTS, *(f"{cost}{_RATIO}" for cost in _COSTS))
+            raise self.error("budget", f"at least one of {listed(limits)}")
+        for cost in _COSTS:
+            ratio = self.budget.get(f"{cost}{_RATIO}")
+            if ratio is not None and (ratio > 1 or cost in self.budget):
+                allowed = f"a share up to 1, and then no {cost}"
+                raise self.error(f"budget.{cost}{_RATIO}", allowed)
+        limited = any(name.startswith("latency") for name in self.budget)
+        if limited != (self.latency_table is not None):
+            allowed = "a table if the budget limits latency, else null"
+            raise self.error("latency_table", allowed)
+
+    def _check_rounds(self) -> None:
+        if self.classes is not None:
+            raise self.error("classes", "null with rounds")
+        if self.sensitivity is not None:
+            raise self.error("rounds", "null with a sensitivity")
+        if self.train is None:
+            raise self.error("train", "a schedule, since there are rounds")
+        try:
+            self.rounds.starts(self.train.epochs)
+        except ValueError:
+            epochs = self.train.epochs
+            allowed = f"rounds of an epoch or more within {epochs} epochs"
+            raise self.error("rounds", allowed) from None
+
+
+class Prune(Algorithm):
+    """Chooses channels under a budget; see ``plan.select``."""
+
+    Settings = PruneSettings
+
+    def dry_run(
+        self, net: HybridBlock, settings: PruneSettings, context: DryRunContext
+    ) -> StageOutput:
+        """Prune an untrained net: a budget out of reach costs no training.
+
+        What needs trained values is left out. It does not change what is possible.
+        """
+        if settings.sensitivity is not None:
+            settings = settings.replace(selection=Greedy.name, sensitivity=None)
+        criterion = untrained_criterion(settings)
+        graph, policy = context.trace(net), settings.selection
+        plan = _decide(net, graph, criterion, policy, settings, context)
+        return StageOutput(slim(net, plan, graph=graph), {}, {PLAN: plan})
+
+    def apply(
+        self, net: HybridBlock, settings: PruneSettings, context: StageContext
+    ) -> StageOutput:
+        """Decide, train with masks where that is asked for, and slim."""
+        notes: Dict[str, Any] = {}
+        if settings.sparsity is not None:
+            notes["sparsity"] = _train_sparse(net, settings.sparsity, context)
+        graph = context.trace(net)
+        if settings.rounds is not None:
+            masked, plan, trained = _train_in_rounds(net, graph, settings, context)
+            notes.update(trained)
+            notes.update(notes_on(plan, graph))
+            net = slim(masked, plan, shape=context.shape)
+            return recalibrated(net, plan, settings, context, notes)
+
+        def decide() -> Plan:
+            policy = _policy(net, graph, settings, context)
+            measured = importance(net, settings, context, graph=graph)
+            return _decide(net, graph, measured, policy, settings, context)
+
+        plan = decided_once(decide, settings, context)
+        notes.update(notes_on(plan, graph))
+        net, trained = train_and_slim(net, graph, plan, settings, context)
+        return recalibrated(net, plan, settings, context, {**notes, **trained})
+
+
+def _train_sparse(
+    net: HybridBlock, settings: BatchNormL1Settings, context: StageContext
+) -> Dict[str, Any]:
+    def wrap(step_loss: Callable) -> Callable:
+        return bn_l1_step(step_loss, net, settings.weight, shape=context.shape)
+
+    folder = context.folder / "sparsity"
+    return context.fit(net, settings.train, folder=folder, wrap=wrap)
+
+
+def _train_in_rounds(
+    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
+) -> tuple[HybridBlock, Plan, Dict[str, Any]]:
+    """Return the net with masks decided during training, and the plan they make.
+
+    After an interruption the resumed training comes to the same plan.
+    """
+    policy = _policy(net, graph, settings, context)
+    masked = mask(net, None, graph=graph)
+    budget, table = _budget(graph, settings), _table(settings)
+
+    def decide(graph_now: Graph, budget_now: Budget, within: Plan | None) -> Plan:
+        measured = importance(masked, settings, context, within=within)
+        constraints = replace(_constraints(settings), within=within)
+        return planning.select(
+            graph_now,
+            budget_now,
+            measured,
+            selection=policy,
+            constraints=constraints,
+            table=table,
+            seed=context.seed,
+        )
+
+    callback = mask_in_rounds(
+        masked, budget, decide, settings.rounds, shape=context.shape, table=table
+    )
+    notes = context.fit(masked, settings.train, callbacks=[callback])
+    made_by = {
+        "selection": settings.selection,
+        "budget": budget.limits,
+        "multiple": settings.multiple,
+        "rounds": settings.rounds.to_json(),
+        "seed": context.seed,
+        "held": _constraints(settings).protected_groups(graph),
+        "widths": {group.name: group.width for group in graph.groups},
+    }
+    plan = replace(plan_of(masked), made_by=made_by)
+    return masked, saved(plan, settings, context), notes
+
+
+def _policy(
+    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
+) -> str | Policy:
+    """Return the selection, with the data that it follows measured."""
+    if settings.sensitivity is not None:
+        return BySensitivity(_sensitivity(net, graph, settings, context))
+    if settings.selection != Greedy.name or not settings.effects:
+        return settings.selection
+    measured = output_sensitivity(
+        net,
+        context.batches(net, settings.effects),
+        criterion=importance(net, settings, context, graph=graph),
+        graph=graph,
+        seed=context.seed,
+    )
+    return Greedy(measured)
+
+
+def _sensitivity(
+    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
+) -> planning.Sensitivity:
+    images = settings.sensitivity.images
+    context.to_device(net)
+    return sensitivity(
+        net,
+        lambda masked: context.accuracy(masked, training_images=images),
+        ratios=settings.sensitivity.ratios,
+        criterion=importance(net, settings, context, graph=graph),
+        groups=settings.groups,
+        cache=context.folder / SENSITIVITY,
+        graph=graph,
+        seed=context.seed,
+    )
+
+
+def _decide(
+    net: HybridBlock,
+    graph: Graph,
+    measured: Importance,
+    policy: str | Policy,
+    settings: PruneSettings,
+    context: DryRunContext,
+) -> Plan:
+    """Choose channels, under a budget for another number of classes if that is set."""
+    counted = graph
+    if settings.classes is not None:
+        counted = context.trace(context.with_classes(net, settings.classes))
+    plan = planning.select(
+        counted,
+        _budget(counted, settings),
+        measured,
+        selection=policy,
+        constraints=_constraints(settings),
+        table=_table(settings),
+        seed=context.seed,
+    )
+    if counted is graph:
+        return plan
+    # The predictors, the only groups of another width, stay whole.
+    keep = {g.name: plan.keep[g.name] for g in graph.groups if not g.frozen}
+    widths = {group.name: group.width for group in graph.groups}
+    return replace(plan, keep=keep, made_by={**plan.made_by, "widths": widths})
+
+
+def _constraints(settings: PruneSettings) -> Constraints:
+    return Constraints(
+        multiple=settings.multiple,
+        minimum=settings.minimum,
+        maximum=settings.maximum,
+        groups=settings.groups,
+        ignored=settings.leave,
+        ends=settings.ends,
+    )
+
+
+def _budget(graph: Graph, settings: PruneSettings) -> Budget:
+    """Turn shares of what the net costs into absolute limits."""
+    model, limits = CostModel(graph, _table(settings)), {}
+    full = model.costs(model.full[None])
+    for name, limit in settings.budget.items():
+        if name.endswith(_RATIO):
+            name = name[: -len(_RATIO)]
+            limit *= float(full[name][0])
+        limits[name] = limit
+    return Budget(**limits)
+
+
+def _table(settings: PruneSettings) -> LatencyTable | None:
+    path = settings.latency_table
+    return None if path is None else LatencyTable.load(path)

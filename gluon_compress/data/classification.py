@@ -1,0 +1,129 @@
+"""The data of a classification recipe: its settings, and the sets that they open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+
+from pydantic import Field
+from typing_extensions import Annotated
+
+from gluon_compress.data.folders import (
+    ImageSize,
+    existing_folder,
+    folder_of,
+    height_and_width,
+)
+from gluon_compress.data.image_folder import ImageFolder
+from gluon_compress.data.recordio import Records
+from gluon_compress.data.voc_xml import class_names
+from gluon_compress.validation import (
+    Allowed,
+    CountOrZero,
+    NonEmptyStr,
+    OneOf,
+    Settings,
+    Share,
+    ShareOrZero,
+)
+
+
+class ClassificationData(Settings):
+    """Images with a class each, to train and test on, and how they are augmented.
+
+    Parameters
+    ----------
+    kind : str
+        A name in ``CLASSIFICATION_SETS``: ``folder`` (``root/<split>/<class>/<image>``,
+        as ImageNet is unpacked) or ``record`` (``root/<split>.rec`` and ``.idx``, read
+        by MXNet's own iterator).
+    root : str
+        Folder: a path, or a name in the folder that ``--data`` or
+        ``GLUON_COMPRESS_DATA`` gives.
+    train : str
+        Name of the split to train on.
+    val : str
+        Name of the split that results are measured on.
+    classes : tuple of str, str or None
+        Names in the order of the ids, the file in ``root`` that lists them, or None:
+        the names of the folders. Records hold ids only, so they need names.
+    size : int or (int, int)
+        Height and width of the net's input, pixels; one number if they are equal.
+    early_size : int
+        Height and width in the first epochs of ``train``, pixels: smaller images are
+        faster and nearly as good (Tan and Le 2021, section 4).
+    early_epochs : int
+        How many epochs see images of ``early_size``.
+    least_area : float
+        Smallest share of an image that random crops take.
+    jitter : float
+        Largest change of brightness, contrast and saturation.
+    lighting : float
+        Standard deviation of the colour noise.
+    """
+
+    kind: Annotated[str, OneOf(lambda: CLASSIFICATION_SETS)]
+    root: NonEmptyStr
+    train: NonEmptyStr = "train"
+    val: NonEmptyStr = "val"
+    classes: Annotated[
+        Union[
+            NonEmptyStr, Annotated[Tuple[NonEmptyStr, ...], Field(min_length=2)], None
+        ],
+        Allowed("a list of two names or more, the file that lists them, or null"),
+    ] = None
+    size: ImageSize = 224
+    early_size: Annotated[int, Field(ge=32), Allowed("a whole number from 32")] = 224
+    early_epochs: CountOrZero = 0
+    least_area: Share = 0.08
+    jitter: ShareOrZero = 0.4
+    lighting: ShareOrZero = 0.1
+
+    def check(self) -> None:
+        """Check that records have class names."""
+        if self.kind == "record" and self.classes is None:
+            raise self.error("classes", "names in the order of the ids of the records")
+
+    @property
+    def input_size(self) -> Tuple[int, int]:
+        """Height and width of the net's input, pixels."""
+        return height_and_width(self.size)
+
+    def folder(self) -> Path:
+        """Return the folder that ``root`` means."""
+        return folder_of(self.root)
+
+    def open(self, split: str, classes: Optional[Sequence[str]] = None) -> Any:
+        """Return the data set of a split.
+
+        Parameters
+        ----------
+        split : str
+        classes : sequence of str, optional
+            Of the training set; None: as the settings say.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be opened.
+        """
+        folder = existing_folder(self.root)
+        names = self.classes if classes is None else classes
+        if isinstance(names, str):
+            names = class_names(folder, folder / names)
+        return CLASSIFICATION_SETS[self.kind](folder, split, names)
+
+
+def _folder(root: Path, split: str, classes: Optional[Sequence[str]]) -> ImageFolder:
+    return ImageFolder(root / split, classes)
+
+
+def _record(root: Path, split: str, classes: Optional[Sequence[str]]) -> Records:
+    return Records(root / f"{split}.rec", classes)
+
+
+# How the data set of a split is opened, by the kind of data.
+CLASSIFICATION_SETS: Dict[str, Callable[[Path, str, Optional[Sequence[str]]], Any]] = {
+    "folder": _folder,
+    "record": _record,
+}

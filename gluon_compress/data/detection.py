@@ -1,0 +1,137 @@
+"""The data of a detection recipe: its settings, and the sets that they open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+
+from pydantic import Field
+from typing_extensions import Annotated
+
+from gluon_compress.data.folders import (
+    ImageSize,
+    existing_folder,
+    folder_of,
+    height_and_width,
+)
+from gluon_compress.data.sets import VOCLayout, coco_gluoncv, voc_gluoncv
+from gluon_compress.data.toy import make_toy
+from gluon_compress.data.voc_xml import class_names
+from gluon_compress.validation import Allowed, NonEmptyStr, OneOf, Settings, few
+
+
+class DetectionData(Settings):
+    """Images with boxes to train, validate and test on.
+
+    Parameters
+    ----------
+    kind : str
+        A name in ``DETECTION_SETS``: ``voc`` (a folder in VOC layout), ``toy`` (shapes
+        that are drawn when first used), ``gluoncv_voc`` or ``coco`` (GluonCV's
+        loaders).
+    root : str
+        Folder: a path, or a name in the folder that ``--data`` or
+        ``GLUON_COMPRESS_DATA`` gives.
+    train : str
+        Name of the split to train on.
+    val : str or None
+        Name of the split that is measured during training; None: the test split.
+    test : str
+        Name of the split that results are measured on.
+    classes : tuple of str, str or None
+        Names, the file that lists them, or None: as found in the data. GluonCV's
+        loaders know only their own, which may be named here too.
+    size : int or (int, int)
+        Height and width of the net's input, pixels; one number if they are equal. SSD's
+        usual feature maps take 257 to 512 pixels, those of its lite form 32 to 1,024.
+    difficult : bool
+        Whether to train on objects marked difficult; GluonCV's loaders keep them.
+    """
+
+    kind: Annotated[str, OneOf(lambda: DETECTION_SETS)]
+    root: NonEmptyStr
+    train: NonEmptyStr = "trainval"
+    val: Optional[NonEmptyStr] = None
+    test: NonEmptyStr = "test"
+    classes: Annotated[
+        Union[
+            NonEmptyStr, Annotated[Tuple[NonEmptyStr, ...], Field(min_length=1)], None
+        ],
+        Allowed("a list of names, the file that lists them, or null"),
+    ] = None
+    size: ImageSize = 300
+    difficult: bool = True
+
+    def check(self) -> None:
+        """Check that a loader that keeps difficult objects is not told to drop them."""
+        if not self.difficult and self.kind in _KEEP_DIFFICULT:
+            allowed = f"true with kind {self.kind!r}, which keeps them"
+            raise self.error("difficult", allowed)
+
+    @property
+    def input_size(self) -> Tuple[int, int]:
+        """Height and width of the net's input, pixels."""
+        return height_and_width(self.size)
+
+    def folder(self) -> Path:
+        """Return the folder that ``root`` means."""
+        return folder_of(self.root)
+
+    def open(self, split: str) -> Any:
+        """Return the data set of a split.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be opened, or holds no object that is not difficult: there is
+            nothing to learn or to find.
+        """
+        dataset = DETECTION_SETS[self.kind](self, split)
+        labels = (dataset.label(i) for i in range(len(dataset)))
+        if not any((label[:, 5] == 0).any() for label in labels):
+            raise ValueError(
+                f"{self.folder()}: the {len(dataset)} images of {split!r} hold no "
+                "object that is not difficult"
+            )
+        return dataset
+
+
+def _voc(data: DetectionData, split: str) -> Any:
+    folder = existing_folder(data.root)
+    return VOCLayout(folder, split, data.classes, difficult=data.difficult)
+
+
+def _toy(data: DetectionData, split: str) -> Any:
+    make_toy(data.folder())
+    return _voc(data, split)
+
+
+def _gluoncv_voc(data: DetectionData, split: str) -> Any:
+    return _with_its_classes(data, voc_gluoncv(existing_folder(data.root), split))
+
+
+def _coco(data: DetectionData, split: str) -> Any:
+    return _with_its_classes(data, coco_gluoncv(existing_folder(data.root), split))
+
+
+def _with_its_classes(data: DetectionData, dataset: Any) -> Any:
+    """Refuse other classes than the ones that a loader always gives."""
+    if data.classes is not None:
+        wanted: Sequence[str] = class_names(data.folder(), data.classes)
+        if tuple(wanted) != tuple(dataset.classes):
+            raise ValueError(
+                f"data.classes is {few(wanted, 20)}; kind {data.kind!r} gives "
+                f"{few(dataset.classes, 20)}; allowed: the same in the same order, or "
+                "none"
+            )
+    return dataset
+
+
+# How the data set of a split is opened, by the kind of data.
+DETECTION_SETS: Dict[str, Callable[[DetectionData, str], Any]] = {
+    "voc": _voc,
+    "toy": _toy,
+    "gluoncv_voc": _gluoncv_voc,
+    "coco": _coco,
+}
+_KEEP_DIFFICULT = ("gluoncv_voc", "coco")

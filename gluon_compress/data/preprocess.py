@@ -1,0 +1,265 @@
+"""From an image of any size and kind to a net's input, and boxes back to the image.
+
+A ``Preprocess`` is stated in the manifest of a model, so that Gluon, every edge runtime
+and evaluation show a net the same pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any, Iterable, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from typing_extensions import Literal
+
+from gluon_compress.data.images import read_image
+from gluon_compress.data.normalization import MEAN, STD, normalize
+from gluon_compress.validation import Count, Positive, Settings, Share, ShareOrZero
+
+CROP = 0.875  # share of the shorter side that classifiers see: 224 of 256 pixels
+
+Method = Literal["area", "cubic", "linear", "nearest"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image lies in a net's input; maps boxes between the two.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the image, pixels.
+    rows, columns : int
+        Height and width that it was resized to.
+    top, left : int
+        Rows and columns of the resized image that the input does not see.
+    """
+
+    height: int
+    width: int
+    rows: int
+    columns: int
+    top: int = 0
+    left: int = 0
+
+    def to_image(self, corner_boxes: np.ndarray) -> np.ndarray:
+        """Return boxes ``(N, 4)`` of the input in pixels of the image."""
+        scale = np.array(
+            [self.width / self.columns, self.height / self.rows] * 2, np.float32
+        )
+        return (corner_boxes + self._corner()) * scale
+
+    def to_input(self, corner_boxes: np.ndarray) -> np.ndarray:
+        """Return boxes ``(N, 4)`` of the image in pixels of the input, float64."""
+        scale = np.array([self.columns / self.width, self.rows / self.height] * 2)
+        return corner_boxes * scale - self._corner()
+
+    def _corner(self) -> np.ndarray:
+        return np.array([self.left, self.top] * 2, np.float32)
+
+
+class Interpolation(Settings):
+    """How images are resized, by OpenCV's names; the defaults are GluonCV's for SSD.
+
+    Parameters
+    ----------
+    larger : str
+        For an image that is larger than the result both ways: ``area``, ``cubic``,
+        ``linear`` or ``nearest``.
+    smaller : str
+        For an image that is smaller both ways.
+    otherwise : str
+        For any other.
+    """
+
+    larger: Method = "area"
+    smaller: Method = "cubic"
+    otherwise: Method = "linear"
+
+    def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Return an image resized."""
+        rows, columns = image.shape[:2]
+        method = self.otherwise
+        if columns > width and rows > height:
+            method = self.larger
+        elif columns < width and rows < height:
+            method = self.smaller
+        flag = getattr(cv2, f"INTER_{method.upper()}")
+        return cv2.resize(image, (int(width), int(height)), interpolation=flag)
+
+
+class Preprocess(Settings):
+    """What an image goes through before a net sees it.
+
+    Parameters
+    ----------
+    height : int
+        Of the input, pixels.
+    width : int
+        Of the input, pixels.
+    keep_ratio : bool
+        Whether the image keeps its aspect ratio. If so, and without ``crop``, it is
+        scaled to fit and lies in the top left corner; the rest of the input is zero.
+    crop : float, optional
+        Share of the input's sides that is seen of an image that keeps its aspect ratio:
+        the image is scaled to cover the input's sides divided by ``crop`` (rounded up),
+        and its centre is taken.
+    mean : tuple of float
+        Of red, green and blue, for values in 0..1.
+    std : tuple of float
+        Of red, green and blue, for values in 0..1.
+    interpolation : Interpolation
+        How the image is resized, while it has 8 bits.
+    """
+
+    height: Count
+    width: Count
+    keep_ratio: bool = False
+    crop: Optional[Share] = None
+    mean: Tuple[ShareOrZero, ShareOrZero, ShareOrZero] = MEAN
+    std: Tuple[Positive, Positive, Positive] = STD
+    interpolation: Interpolation = Interpolation()
+
+    def check(self) -> None:
+        """Refuse a crop of an image that does not keep its aspect ratio."""
+        if self.crop is not None and not self.keep_ratio:
+            raise self.error("crop", "null, unless keep_ratio is true")
+
+    @classmethod
+    def centre_crop(cls, height: int, width: int, **settings: Any) -> Preprocess:
+        """Return how classifiers are validated: the short side scaled, then a crop."""
+        settings.setdefault("interpolation", Interpolation(smaller="linear"))
+        return cls(height=height, width=width, keep_ratio=True, crop=CROP, **settings)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of an input, ``(1, 3, height, width)``."""
+        return 1, 3, self.height, self.width
+
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """Return an image as a net's input, and where the image lies in it.
+
+        Parameters
+        ----------
+        image : ndarray
+            As ``as_rgb`` takes it.
+
+        Returns
+        -------
+        tuple
+            Input ``(1, 3, height, width)``, float32, and ``Placement``.
+
+        Raises
+        ------
+        ValueError
+            For anything that ``as_rgb`` refuses.
+        """
+        view, placement = self.view(as_rgb(image))
+        batch = self.normalized(view[None])
+        if view.shape[:2] == (self.height, self.width):
+            return batch, placement
+        padded = np.zeros(self.shape, np.float32)
+        padded[:, :, : view.shape[0], : view.shape[1]] = batch
+        return padded, placement
+
+    def view(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """Return what the net sees of an RGB image of 8 bits, still of 8 bits.
+
+        The result is ``(height, width, 3)``, or smaller where an image that keeps its
+        aspect ratio does not fill the input.
+        """
+        rows, columns = self._size_resized(*image.shape[:2])
+        view = self.interpolation.resize(image, rows, columns)
+        top = left = 0
+        if self.keep_ratio and self.crop is not None:
+            top, left = (rows - self.height) // 2, (columns - self.width) // 2
+            view = view[top : top + self.height, left : left + self.width]
+            view = np.ascontiguousarray(view)
+        return view, Placement(*image.shape[:2], rows, columns, top, left)
+
+    def _size_resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that an image is resized to."""
+        if not self.keep_ratio:
+            return self.height, self.width
+        if self.crop is None:
+            factor = min(self.height / height, self.width / width)
+            return max(round(height * factor), 1), max(round(width * factor), 1)
+        sides = math.ceil(self.height / self.crop), math.ceil(self.width / self.crop)
+        factor = max(sides[0] / height, sides[1] / width)
+        return round(height * factor), round(width * factor)
+
+    def read(
+        self, files: Iterable[str | os.PathLike], most: int | None = None
+    ) -> tuple[np.ndarray, list[str]]:
+        """Return image files as inputs ``(N, 3, height, width)``, and what was skipped.
+
+        Parameters
+        ----------
+        files : iterable of path
+        most : int, optional
+            Reading ends when this many images have been read.
+
+        Returns
+        -------
+        tuple
+            Inputs, and for each file that cannot be read one line that says why.
+
+        Raises
+        ------
+        ValueError
+            If none can be read.
+        """
+        inputs: list[np.ndarray] = []
+        skipped: list[str] = []
+        for file in files:
+            if len(inputs) == most:
+                break
+            try:
+                inputs.append(self(read_image(file))[0])
+            except ValueError as error:
+                skipped.append(str(error))
+        if not inputs:
+            reason = skipped[0] if skipped else "there is none"
+            raise ValueError(f"no image can be read: {reason}")
+        return np.concatenate(inputs), skipped
+
+    def normalized(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """Return views of 8 bits ``(B, H, W, 3)`` as inputs ``(B, 3, H, W)``."""
+        return normalize(views, self.mean, self.std)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an image as RGB of 8 bits, ``(H, W, 3)``.
+
+    Parameters
+    ----------
+    image : ndarray
+        uint8 or uint16: ``(H, W)``, or with 1, 3 or 4 channels, the last of four
+        being alpha, which is dropped.
+
+    Raises
+    ------
+    ValueError
+        For anything else, or an image without a pixel.
+    """
+    allowed = "uint8 or uint16, (H, W) or (H, W, 1, 3 or 4)"
+    if not hasattr(image, "__array_interface__"):
+        # NumPy would read an MXNet array value by value, which takes minutes.
+        raise ValueError(
+            f"an image is a {type(image).__name__}; allowed: NumPy arrays, {allowed}"
+        )
+    image = np.asarray(image)
+    depth = 1 if image.ndim == 2 else image.shape[-1] if image.ndim == 3 else 0
+    if image.dtype not in (np.uint8, np.uint16) or depth not in (1, 3, 4):
+        raise ValueError(
+            f"an image of shape {image.shape} and {image.dtype}; allowed: {allowed}"
+        )
+    if image.size == 0:
+        raise ValueError(f"an image of shape {image.shape} has no pixel")
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    image = image.reshape(*image.shape[:2], depth)
+    return np.repeat(image, 3, axis=2) if depth == 1 else image[:, :, :3]

@@ -1,0 +1,174 @@
+"""Whether files of a format give in their runtime what the net gives."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.deployment.deployable import Deployable
+from gluon_compress.deployment.formats import FORMATS, Format, InferenceGraph
+from gluon_compress.deployment.reference_outputs import ReferenceOutputs
+from gluon_compress.deployment.runtimes import RUNTIMES
+from gluon_compress.graph.operators import operator_of
+from gluon_compress.graph.symbols import take_apart
+
+
+@dataclass(frozen=True)
+class FormatCheck:
+    """Compares files of any format with the net that they were made of.
+
+    Parameters
+    ----------
+    deployable : Deployable
+    graph : InferenceGraph
+        What the files are written from.
+    reference : ReferenceOutputs
+        Of the net itself, before anything in it is folded or joined.
+    """
+
+    deployable: Deployable
+    graph: InferenceGraph
+    reference: ReferenceOutputs
+
+    def outputs(self, file_format: Format, files: Sequence[Path]) -> dict:
+        """Return for the manifest how far a format's outputs are off.
+
+        Raises
+        ------
+        ValueError
+            If it is too much; the first layer that departs is named. Or if the results
+            that the outputs lead to are others than the net's.
+        """
+        outputs = run_files(file_format, files, self.reference.images)
+        worst, allowed = self.reference.departure(outputs, file_format)
+        if not worst <= allowed:
+            image = self.reference.images[:1]
+            raise ValueError(
+                f"{files[0].name}: {file_format.runtime} differs from the net by "
+                f"{worst:.2g}; allowed: {allowed:.2g}; "
+                f"{first_departure(file_format, self.graph, image)}"
+            )
+        if file_format.precision == "float32":  # 8 bits may change single results
+            decode = self.deployable.postprocess.decode
+            shaped = [
+                np.asarray(output, np.float32).reshape(expected.shape)
+                for output, expected in zip(outputs, self.reference.float32)
+            ]
+            self._compare(
+                file_format,
+                files,
+                decode(self._named(shaped)),
+                lambda reference_outputs: decode(self._named(reference_outputs)),
+            )
+        if allowed == file_format.tolerance:
+            return {"difference": worst}
+        return {"difference": worst, "allowed": allowed}
+
+    def results(self, net: Any, files: Sequence[Path]) -> dict:
+        """Return for the manifest how far the graph with the postprocess is off.
+
+        Raises
+        ------
+        ValueError
+            If its results are others than those of the net.
+        """
+        file_format = FORMATS["mxnet"]
+        results = run_files(file_format, files, self.reference.images)
+        rows = [
+            [part.asnumpy() for part in net(mx.nd.array(image[None]))]
+            for image in self.reference.images
+        ]
+        expected = [np.concatenate(parts) for parts in zip(*rows)]
+        worst = self._compare(file_format, files, results, lambda _: expected)
+        return {"whole": [file.name for file in files], "whole_difference": worst}
+
+    def _named(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(self.deployable.output_shapes, outputs))
+
+    def _compare(self, file_format, files, results, expected) -> float:
+        """Return how far results are off those that ``expected(outputs)`` returns."""
+
+        def compare(outputs: Sequence[np.ndarray], tolerance: float):
+            return self.deployable.postprocess.compare(
+                self._named(outputs),
+                results,
+                expected(outputs),
+                tolerance=tolerance,
+                side=max(self.deployable.preprocess.shape[2:]),
+            )
+
+        tolerance = file_format.tolerance
+        worst, problem = compare(self.reference.float32, tolerance)
+        allowed = self.reference.allowed(file_format) if problem else tolerance
+        if allowed > tolerance:
+            exact = [output.astype(np.float32) for output in self.reference.float64]
+            worst, problem = compare(exact, allowed)
+        if problem:
+            raise ValueError(f"{files[0].name}: {problem}")
+        return worst
+
+
+def run_files(
+    file_format: Format, files: Sequence[Path], images: np.ndarray
+) -> list[np.ndarray]:
+    """Return the outputs ``(N, ...)`` of a format's own runtime, run image by image."""
+    run = RUNTIMES[file_format.runtime].open(files)
+    rows = [run(image[None]) for image in images]
+    return [np.concatenate(parts) for parts in zip(*rows)]
+
+
+def write_files(file_format: Format, graph: InferenceGraph, folder: Path) -> dict:
+    """Write the files of a format; return what the manifest states of them."""
+    facts = file_format.write(graph, folder)
+    files = [f"{graph.name}{ending}" for ending in file_format.files]
+    return {"files": files, "precision": file_format.precision, **facts}
+
+
+def first_departure(
+    file_format: Format, graph: InferenceGraph, image: np.ndarray
+) -> str:
+    """Say at which layer a format begins to depart from the folded graph in MXNet.
+
+    Graphs that end at one of the layers with weights are written and run, by bisection
+    between the input, which agrees, and the last layer, which does not. (With all
+    layers as outputs of one graph, runtimes would not fuse them as they do.)
+    """
+    nodes, _ = take_apart(graph.symbol)
+    names = [n["name"] for n in nodes if operator_of(n["op"]).weight_input is not None]
+    internals = graph.symbol.get_internals()
+
+    def departs(name: str) -> bool:
+        part = replace(graph, symbol=internals[f"{name}_output"])
+        used = set(part.symbol.list_inputs())
+        params = {n: v for n, v in graph.params.items() if n in used}
+        return _is_off(file_format, replace(part, params=params), image)
+
+    agrees, off = -1, len(names)
+    while off - agrees > 1:
+        middle = (agrees + off) // 2
+        agrees, off = (agrees, middle) if departs(names[middle]) else (middle, off)
+    if off == len(names):
+        return (
+            f"every layer up to the last, {names[-1]!r}, gives what it does in the "
+            "folded graph: it is the folding of BatchNorm that departs"
+        )
+    return f"the first layer that departs is {names[off]!r}"
+
+
+def _is_off(file_format: Format, graph: InferenceGraph, image: np.ndarray) -> bool:
+    """Return whether a graph of one output departs in a format's runtime."""
+    reference = ReferenceOutputs(graph.symbol, graph.params, image)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            entry = write_files(file_format, graph, Path(folder))
+            files = [Path(folder) / file for file in entry["files"]]
+            outputs = run_files(file_format, files, image)
+        except Exception:  # it does not even run, for reasons of the runtime's own
+            return True
+    off, allowed = reference.departure(outputs, file_format)
+    return not off <= allowed

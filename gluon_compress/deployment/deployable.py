@@ -1,0 +1,84 @@
+"""What of a net is deployed: one graph for inference and what lies around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Mapping, Optional, Tuple
+
+import mxnet as mx
+
+from gluon_compress.cost import count
+from gluon_compress.data import Preprocess
+from gluon_compress.deployment.fold import fold
+from gluon_compress.graph import trace
+from gluon_compress.models.family import family_of
+from gluon_compress.postprocess import Postprocess
+
+Pair = Tuple[mx.sym.Symbol, Mapping[str, mx.nd.NDArray]]
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """All that ``deploy`` needs to know of a net.
+
+    Parameters
+    ----------
+    kind : str
+        Of the net's family.
+    graph : tuple
+        Symbol and parameters from images to the outputs that ``postprocess`` reads,
+        BatchNorm folded.
+    results_graph : tuple, optional
+        The same up to what ``postprocess.decode`` returns, for programs that have
+        MXNet alone. None if the family has no such graph.
+    preprocess : Preprocess
+    postprocess : Postprocess
+    classes : tuple of str
+    cost : dict
+        MACs, FLOPs, parameters and bytes of the net.
+    """
+
+    kind: str
+    graph: Pair
+    results_graph: Optional[Pair]
+    preprocess: Preprocess
+    postprocess: Postprocess
+    classes: tuple
+    cost: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, net: Any) -> Deployable:
+        """Return what is deployed of a net, which is left as it is.
+
+        Raises
+        ------
+        ValueError
+            If its family cannot be deployed, or its settings are none that a runtime
+            without Gluon has.
+        """
+        family = family_of(net)
+        preprocess, postprocess = family.preprocess(net), family.postprocess(net)
+        results_graph = family.results_graph(net)
+        return cls(
+            kind=family.kind,
+            graph=fold(*family.inference_graph(net)),
+            results_graph=None if results_graph is None else fold(*results_graph),
+            preprocess=preprocess,
+            postprocess=postprocess,
+            classes=tuple(family.classes_of(net)),
+            cost=count(trace(net, shape=preprocess.shape)).figures(),
+        )
+
+    @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the outputs for one image, by name."""
+        symbol, _ = self.graph
+        _, shapes, _ = symbol.infer_shape(data=self.preprocess.shape)
+        return dict(zip(output_names(symbol), map(tuple, shapes)))
+
+
+def output_names(symbol: mx.sym.Symbol) -> list[str]:
+    """Return the names of a symbol's outputs, without MXNet's ending."""
+    ending = "_output"
+    names = symbol.list_outputs()
+    return [n[: -len(ending)] if n.endswith(ending) else n for n in names]

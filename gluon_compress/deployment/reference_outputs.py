@@ -1,0 +1,121 @@
+"""How far a runtime may depart from a net: a tolerance, or the net's own rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from gluon_compress.deployment.formats import Format
+from gluon_compress.graph import block_of
+from gluon_compress.graph.symbols import put_together, take_apart
+
+ROUNDINGS = 2  # of the net's own: a runtime adds in another order
+MAX_ROUNDING = 1e-3  # allowed at most, whatever a net's own rounding is
+
+
+@dataclass(frozen=True)
+class ReferenceOutputs:
+    """What a graph gives for some images, in float32 and in float64.
+
+    Some nets lose precision in float32 itself, for example after very short training,
+    where BatchNorm subtracts large numbers. No runtime can be nearer to such a net than
+    its rounding. Its files are compared with float64 and may be off by twice as much as
+    the net itself is, up to ``MAX_ROUNDING``.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    params : mapping
+    images : ndarray
+        Inputs ``(N, 3, H, W)``, float32.
+    joined : bool
+        Whether the outputs that are compared are this graph's, concatenated along
+        their last axis.
+    """
+
+    symbol: mx.sym.Symbol
+    params: Mapping[str, mx.nd.NDArray]
+    images: np.ndarray
+    joined: bool = False
+
+    @cached_property
+    def float32(self) -> list[np.ndarray]:
+        """What the graph gives in float32, as its users have it."""
+        return self._run("float32")
+
+    @cached_property
+    def float64(self) -> list[np.ndarray]:
+        """What the graph gives in float64."""
+        return self._run("float64")
+
+    def allowed(self, file_format: Format) -> float:
+        """Return what a format may be off by if it is compared with float64."""
+        if file_format.precision == "int8":
+            return file_format.tolerance
+        rounding = difference(self.float32, self.float64, file_format)
+        return max(file_format.tolerance, min(ROUNDINGS * rounding, MAX_ROUNDING))
+
+    def departure(
+        self, outputs: Sequence[np.ndarray], file_format: Format
+    ) -> tuple[float, float]:
+        """Return how far a format's outputs are off, and what is allowed.
+
+        Parameters
+        ----------
+        outputs : sequence of ndarray
+            As many values as in ``float32``, in any shape.
+        file_format : Format
+        """
+        outputs = [
+            np.asarray(output).reshape(expected.shape)
+            for output, expected in zip(outputs, self.float32)
+        ]
+        off = difference(outputs, self.float32, file_format)
+        if off <= file_format.tolerance or file_format.precision == "int8":
+            return off, file_format.tolerance
+        allowed = self.allowed(file_format)
+        if allowed == file_format.tolerance:
+            return off, allowed
+        return difference(outputs, self.float64, file_format), allowed
+
+    def _run(self, dtype: str) -> list[np.ndarray]:
+        params = {name: value.astype(dtype) for name, value in self.params.items()}
+        block = block_of(_of_any_type(self.symbol), params)
+        outputs = block(mx.nd.array(self.images, dtype=dtype))
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        arrays = [output.asnumpy() for output in outputs]
+        return [np.concatenate(arrays, axis=-1)] if self.joined else arrays
+
+
+def _of_any_type(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+    """Return a graph whose variables do not state a type."""
+    nodes, heads = take_apart(symbol)
+    for node in nodes:
+        if node["op"] == "null":
+            attrs = node["attrs"].items()
+            node["attrs"] = {k: value for k, value in attrs if k != "__dtype__"}
+    return put_together(nodes, heads)
+
+
+def difference(
+    outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], file_format: Format
+) -> float:
+    """Return how far the worst output is off, relative to the expected one's scale.
+
+    In float32 it is the largest difference over the largest value. What is rounded to
+    8 bits is off everywhere: for it, root mean squares take the place of the largest.
+    """
+    pairs = zip(outputs, expected)
+    return max(_relative(o, e, file_format.precision) for o, e in pairs)
+
+
+def _relative(output: np.ndarray, expected: np.ndarray, precision: str) -> float:
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        off = np.asarray(output, np.float64) - expected
+        if precision == "int8":
+            return float(np.sqrt((off**2).mean() / max((expected**2).mean(), 1e-30)))
+        return float(np.abs(off).max() / max(np.abs(expected).max(), 1e-30))

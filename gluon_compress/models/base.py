@@ -1,0 +1,249 @@
+"""What a kind of net says about itself: the interface ``Family``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Callable, ClassVar, Mapping, Sequence
+
+import mxnet as mx
+from mxnet.gluon import HybridBlock, SymbolBlock
+
+from gluon_compress.data import Preprocess
+from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of
+from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.postprocess import Postprocess
+
+Params = Mapping[str, mx.nd.NDArray]
+
+
+class Family(ABC):
+    """One kind of net: how it is built, trained, stored and deployed.
+
+    A net of a family is its symbol and parameters, and a configuration that states
+    the rest: classes, input size, constants of decoding. The configuration travels with
+    the net: what ``mask``, ``slim`` and ``recalibrate`` return has it too.
+
+    To add a family, subclass this and add one row to ``FAMILIES``. A configuration is
+    a dataclass with ``classes`` and ``size`` (height, width); where a family keeps them
+    elsewhere, it overrides ``classes_of`` and ``input_size``.
+
+    Attributes
+    ----------
+    kind : str
+        Of manifests and of the model zoo's index.
+    Config : type
+        What a net is beside its symbol.
+    output_names : tuple of str
+        Of the outputs of ``to_symbol``.
+    net_types : tuple of type
+        Classes of nets that belong to the family without having been described.
+    """
+
+    kind: ClassVar[str]
+    Config: ClassVar[type]
+    output_names: ClassVar[tuple]
+    net_types: ClassVar[tuple] = ()
+
+    # Build and describe.
+
+    @abstractmethod
+    def models(self) -> Sequence[str]:
+        """Return the names that ``build`` takes."""
+
+    @abstractmethod
+    def build(
+        self, name: str, classes: Sequence[str], *, seed: int = 0, **config: Any
+    ) -> HybridBlock:
+        """Return an untrained net by name, initialised by ``seed``."""
+
+    def backbone_of(self, name: str) -> str | None:
+        """Return GluonCV's name of the classifier that a model stands on, if any.
+
+        ``build`` of such a model takes the folder of its export as ``trunk``.
+        """
+        return None
+
+    def owns(self, net: Any) -> bool:
+        """Return whether a net is of this family."""
+        described = getattr(net, "family", None)
+        return (
+            isinstance(net, self.net_types)
+            if described is None
+            else (described is self)
+        )
+
+    def describe(self, net: HybridBlock, config: Any) -> HybridBlock:
+        """Make a net one of this family, and return it.
+
+        Its configuration is attached, so that pruning can hand it on.
+        """
+        net.family, net.family_config = self, config
+        net.net_adapter = self.net_adapter()
+        return net
+
+    def net_adapter(self) -> NetAdapter:
+        """Return how tracing and pruning take a net apart and put it together."""
+        return NetAdapter(self.to_symbol, self._rebuilt, self._input_shape)
+
+    def _rebuilt(self, net: Any, symbol: mx.sym.Symbol, params: Params) -> HybridBlock:
+        return self.from_symbol(symbol, params, self.config_of(net))
+
+    def _input_shape(self, net: HybridBlock) -> tuple[int, ...]:
+        return (1, 3, *self.input_size(net))
+
+    def config_of(self, net: HybridBlock) -> Any:
+        """Return the configuration of a net of this family."""
+        return net.family_config
+
+    def classes_of(self, net: HybridBlock) -> tuple[str, ...]:
+        """Return the names of the classes that a net tells apart."""
+        return tuple(self.config_of(net).classes)
+
+    def input_size(self, net: HybridBlock) -> tuple[int, int]:
+        """Return height and width of a net's input, pixels."""
+        height, width = self.config_of(net).size
+        return height, width
+
+    # As a symbol, and in a folder.
+
+    def to_symbol(self, net: HybridBlock) -> mx.sym.Symbol:
+        """Return what is traced, pruned and exported, from the variable ``data``."""
+        return NET_ADAPTERS[HybridBlock].symbol(net)
+
+    def from_symbol(
+        self, symbol: mx.sym.Symbol, params: Params, config: Any
+    ) -> HybridBlock:
+        """Return the net of a symbol that ``to_symbol`` gave, pruned or not."""
+        return self.describe(block_of(symbol, params), config)
+
+    @abstractmethod
+    def manifest(self, net: HybridBlock) -> dict[str, Any]:
+        """Return the keys that a manifest states about a net, JSON-able.
+
+        ``kind`` and ``outputs`` (the names) are among them.
+        """
+
+    @abstractmethod
+    def config_from_manifest(self, manifest: Mapping[str, Any]) -> Any:
+        """Return the configuration that a manifest states.
+
+        Raises
+        ------
+        ValueError
+            Naming a key that is missing or unknown, or its value and what is allowed.
+        """
+
+    def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
+        """Return the names of parameters that any task shares: the backbone's."""
+        raise ValueError(f"nets of kind {self.kind!r} have no backbone weights")
+
+    @abstractmethod
+    def with_classes(
+        self, net: HybridBlock, classes: Sequence[str], *, seed: int = 0
+    ) -> HybridBlock:
+        """Return a net of other classes on the same features; ``net`` stays as is."""
+
+    # Training.
+
+    def training_net(
+        self,
+        net: HybridBlock,
+        taps: Sequence[str] = (),
+        *,
+        adapters: Sequence[int] = (),
+        stride: int = 1,
+        seed: int = 0,
+    ) -> NamedBlock:
+        """Return a block for training that shares the net's parameters.
+
+        Parameters
+        ----------
+        net : HybridBlock
+            Initialised.
+        taps : sequence of str
+            Feature maps that are outputs too, of ``map_names``.
+        adapters : sequence of int
+            Channels that 1x1 convolutions bring these maps to, for a student; they
+            belong to the returned block alone.
+        stride : int
+            Of large maps only every n-th cell in each direction is given.
+        seed : int
+            Decides the adapters' initial values.
+
+        Returns
+        -------
+        NamedBlock
+            Images to a mapping of ``output_names`` and ``taps`` to arrays.
+        """
+        if taps:
+            raise ValueError(
+                f"tap {taps[0]!r}; allowed: none, nets of kind {self.kind!r} have no "
+                "feature maps to compare"
+            )
+        symbol, data = self.to_symbol(net), mx.sym.var("data", dtype="float32")
+        block = SymbolBlock(symbol, data, params=net.collect_params())
+        return NamedBlock(block, self.output_names)
+
+    @abstractmethod
+    def targets(self, net: HybridBlock, **settings: Any) -> Callable:
+        """Return what turns the labels of a batch into target arrays."""
+
+    @abstractmethod
+    def loss(self, net: HybridBlock) -> Callable:
+        """Return ``loss(outputs, batch) -> (loss, {part: value})``.
+
+        ``outputs`` are those of ``training_net`` by name; a batch is the images and
+        then the arrays of ``targets``.
+        """
+
+    # Distillation.
+
+    def map_names(self, net: HybridBlock) -> tuple[str, ...]:
+        """Return the names of the feature maps that losses may compare."""
+        return ()
+
+    def map_widths(self, net: HybridBlock) -> tuple[int, ...]:
+        """Return the channels of each feature map."""
+        return ()
+
+    def check_teacher(self, student: HybridBlock, teacher: HybridBlock) -> None:
+        """Raise ValueError for a teacher whose outputs mean something else."""
+        for words, ask in (("classes", self.classes_of), ("size", self.input_size)):
+            if ask(student) != ask(teacher):
+                raise ValueError(
+                    f"{words}: the teacher has {ask(teacher)}, the student "
+                    f"{ask(student)}; allowed: the student's"
+                )
+
+    def loss_context(
+        self, net: HybridBlock, taps: Sequence[str], *, stride: int = 1
+    ) -> dict[str, Any]:
+        """Return what distillation losses of this family need beside outputs."""
+        return {}
+
+    # Inference.
+
+    @abstractmethod
+    def preprocess(self, net: HybridBlock) -> Preprocess:
+        """Return the ``Preprocess`` of a net's images."""
+
+    @abstractmethod
+    def postprocess(self, net: HybridBlock) -> Postprocess:
+        """Return the ``Postprocess`` of a net's outputs."""
+
+    def inference_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
+        """Return the symbol that runtimes get, and its parameters.
+
+        Its outputs are those that ``postprocess`` reads, by name.
+        """
+        raise ValueError(f"nets of kind {self.kind!r} cannot be deployed")
+
+    def results_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict] | None:
+        """Return the graph up to what ``postprocess.decode`` gives, if there is one."""
+        return None
+
+    def results(self, net: HybridBlock, batch: mx.nd.NDArray) -> tuple:
+        """Return what ``postprocess.decode`` makes of a batch of inputs in Gluon."""
+        outputs = named(net(batch), self.output_names)
+        arrays = {name: array.asnumpy() for name, array in outputs.items()}
+        return self.postprocess(net).decode(arrays)

@@ -1,0 +1,21 @@
+"""SSD: configuration, building, raw head, fast NMS, training and manifest."""
+
+from __future__ import annotations
+
+from gluon_compress.models.ssd.anchors import AnchorGrid, anchor_grid, anchors_of
+from gluon_compress.models.ssd.build import build_ssd, config_of, ssd_around
+from gluon_compress.models.ssd.config import VOC_CLASSES, SSDConfig
+from gluon_compress.models.ssd.training import SSDTargets, ssd_loss
+
+__all__ = [
+    "VOC_CLASSES",
+    "AnchorGrid",
+    "SSDConfig",
+    "SSDTargets",
+    "anchor_grid",
+    "anchors_of",
+    "build_ssd",
+    "config_of",
+    "ssd_around",
+    "ssd_loss",
+]

@@ -1,0 +1,62 @@
+"""Policies: how a budget is distributed over the channel groups.
+
+A policy is a callable ``policy(problem) -> levels``: it sees a ``PruningProblem`` and
+returns the level of each group, ``(groups,)``. It owns the data it follows. A plan
+records its ``name`` and, if it has them, its ``notes`` (a mapping, JSON).
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import numpy as np
+
+from gluon_compress.plan.plan import listed
+from gluon_compress.plan.policies.by_sensitivity import BySensitivity
+from gluon_compress.plan.policies.greedy import Greedy
+from gluon_compress.plan.policies.ranked import Global
+from gluon_compress.plan.policies.uniform import Uniform
+from gluon_compress.plan.problem import PruningProblem
+
+__all__ = [
+    "MEASURED",
+    "POLICIES",
+    "SELECTIONS",
+    "BySensitivity",
+    "Global",
+    "Greedy",
+    "Policy",
+    "Uniform",
+    "policy_named",
+]
+
+Policy = Callable[[PruningProblem], np.ndarray]
+
+POLICIES: dict[str, Policy] = {
+    Uniform.name: Uniform(),
+    Global.name: Global(),
+    Greedy.name: Greedy(),
+}
+# Policies that need measured data, and what to pass in place of the name.
+MEASURED: dict[str, str] = {
+    BySensitivity.name: "BySensitivity(prune.sensitivity(net, accuracy))"
+}
+# What recipes and plans call them.
+SELECTIONS: tuple[str, ...] = (*POLICIES, *MEASURED)
+
+
+def policy_named(name: str) -> Policy:
+    """Return the policy of a name.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it needs data.
+    """
+    if name in MEASURED:
+        raise ValueError(
+            f"selection {name!r} needs data; allowed: selection={MEASURED[name]}"
+        )
+    if name not in POLICIES:
+        raise ValueError(f"selection {name!r} is unknown; {listed(SELECTIONS)}")
+    return POLICIES[name]

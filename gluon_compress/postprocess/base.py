@@ -1,0 +1,82 @@
+"""What every postprocess can do."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Protocol, Sequence
+
+import numpy as np
+
+
+class Postprocess(Protocol):
+    """Turns a net's outputs into results; one class a kind.
+
+    Attributes
+    ----------
+    kind : str
+        What the manifest names it by.
+    Settings : type
+        A ``validation.Settings`` with the key ``kind``: its section of the manifest.
+    finds_boxes : bool
+        Whether results are ids, scores and corner boxes.
+    arrays : tuple of str
+        Names of the ``.npy`` files that it needs beside the manifest.
+    """
+
+    kind: str
+    Settings: type
+    finds_boxes: bool
+    arrays: tuple
+
+    @classmethod
+    def from_state(cls, settings: Any, arrays: Mapping[str, np.ndarray]) -> Postprocess:
+        """Return the postprocess that ``state`` described.
+
+        Raises
+        ------
+        ValueError
+            Naming the file whose array does not fit.
+        """
+
+    def state(self) -> tuple:
+        """Return its section of the manifest, a dict, and its arrays by file name."""
+
+    def check(self, shapes: Mapping[str, Sequence[int]], classes: Sequence) -> None:
+        """Raise ValueError if outputs of such shapes or the classes do not fit."""
+
+    def decode(self, outputs: Mapping[str, np.ndarray]) -> tuple:
+        """Return the results of a batch as arrays ``(B, ...)``, in the net's pixels."""
+
+    @staticmethod
+    def in_images(results: Sequence[np.ndarray], placements: Sequence) -> list:
+        """Return results of ``decode`` image by image, in pixels of the images.
+
+        Parameters
+        ----------
+        results : sequence of ndarray
+            Arrays ``(B, ...)``.
+        placements : sequence of data.Placement
+            Where each image lies in the input.
+        """
+
+    def compare(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        results: Sequence[np.ndarray],
+        expected: Sequence[np.ndarray],
+        *,
+        tolerance: float,
+        side: int,
+    ) -> tuple:
+        """Return how far results are off, and what is wrong with them, or ``""``.
+
+        Parameters
+        ----------
+        outputs : mapping
+            What the net gives.
+        results, expected : sequence of ndarray
+            As ``decode`` returns them: those to be judged, and the net's own.
+        tolerance : float
+            By how much outputs may differ, relative to their largest value.
+        side : int
+            The longer side of the input, pixels.
+        """

@@ -1,0 +1,134 @@
+"""Whether detections are those of a net, up to what rounding decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gluon_compress.boxes import iou
+
+MIN_TOLERANCE = 1e-4  # of a score, or of the side of the input
+NONE = -1  # class of a row without a detection
+
+
+@dataclass(frozen=True)
+class DetectionCheck:
+    """Judges detections of one image by what the net predicts for it.
+
+    Detections are rows ``(N, 6)``: class, score and corner box, best first.
+
+    Parameters
+    ----------
+    scores : ndarray
+        The net's probabilities ``(A, C)`` of each class at each anchor.
+    corner_boxes : ndarray
+        The net's boxes ``(A, 4)``, pixels of the input.
+    settings : SSDSettings
+        Of NMS.
+    side : int
+        The longer side of the input, pixels: a corner that is off by it counts as much
+        as a score that is off by 1.
+    allowed : float
+        What scores and boxes may be off by; at least ``MIN_TOLERANCE`` is.
+    """
+
+    scores: np.ndarray
+    corner_boxes: np.ndarray
+    settings: Any
+    side: int
+    allowed: float
+
+    @property
+    def tolerance(self) -> float:
+        """What scores and boxes may be off by.
+
+        It is large if the net's outputs are, as those of a net before training.
+        """
+        return max(MIN_TOLERANCE, self.allowed)
+
+    def departure(self, rows: np.ndarray) -> float:
+        """Return how far the worst detection is from the nearest box of its class."""
+        worst = 0.0
+        scale = _scale(self.corner_boxes, self.side)
+        for label, score, *box in _valid(rows):
+            if label not in range(self.scores.shape[1]):
+                return float("inf")
+            off = np.abs(self.scores[:, int(label)] - score)
+            apart = _apart(self.corner_boxes, box) / scale
+            worst = max(worst, float(np.maximum(off, apart).min()))
+        return worst
+
+    def lost(self, rows: np.ndarray, others: np.ndarray) -> int:
+        """Count detections that are missing among others without an explanation.
+
+        Explanations are: a better detection of the same class among the others that
+        overlaps it, and the limits of scores and of rows, if it is one of the last.
+        Two NMS of the same boxes that rounding sorts differently lose nothing.
+        """
+        rows, others = _valid(rows), _valid(others)
+        least = self._least_score
+        if len(others) == self.settings.post_nms:
+            least = max(least, float(others[:, 1].min()))
+        overlaps, slack = _overlaps(rows, others), self._slack(rows)
+        count = 0
+        for i, row in enumerate(rows):
+            same, scores = others[:, 0] == row[0], others[:, 1]
+            equal = same & (np.abs(scores - row[1]) <= self.tolerance)
+            far = self.tolerance * max(self.side, float(np.abs(row[2:]).max()))
+            equal &= _apart(others[:, 2:], row[2:]) <= far
+            better = same & (scores >= row[1] - self.tolerance)
+            better &= overlaps[i] >= self.settings.nms_thresh - slack[i]
+            last = row[1] <= least + self.tolerance
+            count += not (last or equal.any() or better.any())
+        return count
+
+    def doubled(self, rows: np.ndarray) -> int:
+        """Count detections that overlap a better one of their class by too much."""
+        rows = _valid(rows)
+        slack, labels = self._slack(rows), rows[:, 0]
+        limit = self.settings.nms_thresh + np.maximum(slack, slack[:, None])
+        above = (_overlaps(rows, rows) > limit) & (labels == labels[:, None])
+        return int(np.tril(above, -1).any(axis=1).sum())
+
+    @property
+    def _least_score(self) -> float:
+        """The score up to which NMS may not see a box."""
+        scores, topk = self.scores.ravel(), self.settings.nms_topk
+        if len(scores) <= topk:
+            return self.settings.least_score
+        last = len(scores) - topk
+        return max(self.settings.least_score, float(np.partition(scores, last)[last]))
+
+    def _slack(self, rows: np.ndarray) -> np.ndarray:
+        """Return by how much overlaps with boxes change within the tolerance."""
+        boxes = rows[:, 2:].astype(np.float64)
+        with np.errstate(all="ignore"):  # empty and infinite boxes
+            sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+            moved = self.tolerance * _scale(boxes, self.side)
+            slack = 4 * moved / np.maximum(sides, 0)
+        return np.where(np.isnan(slack), np.inf, slack)
+
+
+def _valid(rows: np.ndarray) -> np.ndarray:
+    return rows[rows[:, 0] != NONE]
+
+
+def _scale(boxes: np.ndarray, side: int) -> np.ndarray:
+    # An untrained net's boxes may exceed any number; others are within the image.
+    return np.clip(np.abs(boxes).max(axis=1), side, np.finfo(np.float32).max)
+
+
+def _apart(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return the largest difference of a corner of each box from those of one."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        off = np.where(boxes == box, 0, np.abs(boxes - box)).max(axis=1, initial=0)
+    return np.where(np.isnan(off), np.inf, off)
+
+
+def _overlaps(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the overlaps ``(N, M)``; 1 for boxes that are not numbers."""
+    with np.errstate(all="ignore"):
+        overlaps = iou(rows[:, 2:].astype(np.float64), others[:, 2:])
+    return np.nan_to_num(overlaps, nan=1)

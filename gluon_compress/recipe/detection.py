@@ -1,0 +1,203 @@
+"""The recipe of a detector."""
+
+from __future__ import annotations
+
+from typing import Dict, Optional, Tuple
+
+from pydantic import Field
+from typing_extensions import Annotated, Literal
+
+from gluon_compress.data.detection import DetectionData
+from gluon_compress.distill import LOSSES
+from gluon_compress.recipe.recipe import ModelSettings, Recipe
+from gluon_compress.validation import (
+    Count,
+    NonEmptyStr,
+    NonNegative,
+    OneOf,
+    Positive,
+    Settings,
+    Share,
+    listed,
+)
+
+# What a detector that training starts from already has, or does without.
+_BUILT = ("width", "sizes", "ratios", "steps", "extras", "trunk", "weights")
+_SOME = Field(min_length=1)
+
+
+class DetectorSettings(ModelSettings):
+    """Which detector to build or to load.
+
+    Parameters
+    ----------
+    name : str
+        A name in ``gluon_compress.models``.
+    width : float
+        Factor of all channels of the trunk.
+    sizes : tuple of float or None
+        Sizes of anchors in pixels, one more than there are feature maps; None: the
+        model's own.
+    ratios : tuple of tuple of float or None
+        Aspect ratios of the anchors of each feature map; None: the model's own.
+    steps : tuple of float or None
+        Distance between the centres of the anchors of each feature map, pixels; None:
+        the model's own.
+    extras : tuple of int or None
+        Channels of the stages that follow the trunk; None: the model's own.
+    trunk : str or None
+        Folder of an exported classifier, pruned or not, to take the trunk from; None:
+        the trunk of ``name``, with random values.
+    weights : str or None
+        Folder of an exported detector to load instead of building and training one.
+    start : str or None
+        Folder of an exported detector to train further: structure, anchors and values
+        are its own, but class predictors start anew where its classes are others.
+    """
+
+    width: Positive = 1.0
+    sizes: Optional[Annotated[Tuple[Positive, ...], Field(min_length=2)]] = None
+    ratios: Optional[
+        Annotated[Tuple[Annotated[Tuple[Positive, ...], _SOME], ...], _SOME]
+    ] = None
+    steps: Optional[Annotated[Tuple[Positive, ...], _SOME]] = None
+    extras: Optional[Tuple[Annotated[int, Field(ge=2)], ...]] = None
+    trunk: Optional[NonEmptyStr] = None
+    start: Optional[NonEmptyStr] = None
+
+    def check(self) -> None:
+        """Check that sizes rise and that anchors are for one number of maps."""
+        if self.start is not None:
+            for name in _BUILT:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise self.error("start", f"null where {name!r} is given")
+        if self.masks and (self.plan is None or self.weights is not None):
+            raise self.error(
+                "masks", "true with a plan and without weights, else false"
+            )
+        if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
+            raise self.error("sizes", "rising numbers")
+        self._check_maps()
+
+    def _check_maps(self) -> None:
+        lists = {"ratios": self.ratios, "steps": self.steps, "sizes": self.sizes}
+        counts = {n: len(rows) for n, rows in lists.items() if rows is not None}
+        if "sizes" in counts:
+            counts["sizes"] -= 1
+        first = next(iter(counts), None)
+        for name, maps in counts.items():
+            if maps != counts[first]:
+                allowed = f"{counts[first]} numbers, one for each map as in {first}"
+                if name == "sizes":
+                    allowed = f"{counts[first] + 1} rising numbers, one more than maps"
+                raise self.error(name, allowed)
+
+
+class DetectorDistillation(Settings):
+    """What the student learns from its teacher in the last training.
+
+    Parameters
+    ----------
+    teacher : str or None
+        Folder of an exported detector; None: the recipe's own full net.
+    losses : dict
+        Weights of losses, by their names in ``distill.LOSSES``; at least one is above
+        0. Losses on features compare the maps that the predictors read.
+    taps : tuple of str or None
+        These maps, each once: ``map0`` is the largest, ``map1`` the next, ...; None:
+        all of them.
+    stride : int
+        On maps larger than 5 x 5, only every n-th cell in each direction is compared.
+        Neighbouring cells are alike, and adapters cost time for each cell.
+    temperature : float
+        Divides the logits of both nets in ``scores`` and ``weighted_scores``.
+    background : float
+        Weight of the background class in ``weighted_scores``.
+    margin : float
+        By how much ``bounded_boxes`` wants the student to be better than its teacher,
+        in squared box deltas.
+    near : float
+        In ``imitation``, a cell is near an object if one of its anchors reaches at
+        least this share of the object's best IoU.
+    channel_temperature : float
+        Divides the features in ``channels``.
+    """
+
+    teacher: Optional[NonEmptyStr] = None
+    losses: Dict[Annotated[str, OneOf(lambda: LOSSES)], NonNegative] = {
+        "scores": 1.0,
+        "boxes": 1.0,
+    }
+    taps: Optional[Annotated[Tuple[NonEmptyStr, ...], _SOME]] = None
+    stride: Count = 2
+    temperature: Positive = 2.0
+    background: Positive = 1.5
+    margin: NonNegative = 0.0
+    near: Share = 0.5
+    channel_temperature: Positive = 4.0
+
+    def check(self) -> None:
+        """Check that the teacher teaches something, and no map twice."""
+        if not any(self.losses.values()):
+            raise self.error("losses", f"a weight above 0 of any of {listed(LOSSES)}")
+        if self.taps is not None and len(set(self.taps)) < len(self.taps):
+            raise self.error("taps", "each name once")
+
+
+class DetectionEvaluation(Settings):
+    """How detections are filtered and measured.
+
+    Parameters
+    ----------
+    metric : str
+        ``voc07`` (11 points) or ``voc10`` (area under the curve).
+    iou : float
+        Overlap from which a detection counts as correct.
+    nms_thresh : float
+        Overlap from which a box is suppressed by a better one, as in GluonCV's
+        ``SSD.set_nms``.
+    nms_topk : int
+        Boxes of each class that enter the suppression.
+    post_nms : int
+        Boxes of an image that are returned.
+    """
+
+    metric: Literal["voc07", "voc10"] = "voc07"
+    iou: Share = 0.5
+    nms_thresh: Share = 0.45
+    nms_topk: Count = 400
+    post_nms: Count = 100
+
+
+class DetectionRecipe(Recipe):
+    """A recipe that trains and compresses a detector.
+
+    Parameters
+    ----------
+    model : DetectorSettings
+        The full detector.
+    data : DetectionData
+        Its images.
+    student : DetectorSettings or None
+        The detector that is compressed and fine-tuned, for instance on a trunk that
+        was pruned as a classifier; None: the trained full detector.
+    distillation : DetectorDistillation or None
+        What the last training learns from a teacher; None: it uses labels only.
+    evaluate : DetectionEvaluation
+        How detections are filtered and measured.
+    """
+
+    task: Literal["detection"] = "detection"
+    model: DetectorSettings
+    data: DetectionData
+    student: Optional[DetectorSettings] = None
+    distillation: Optional[DetectorDistillation] = None
+    evaluate: DetectionEvaluation = DetectionEvaluation()
+
+    def check(self) -> None:
+        """Check that there is a last training where one is needed."""
+        super().check()
+        if self.student is not None and self.finetune is None:
+            raise self.error("finetune", "a schedule, since there is a student")
+        if self.student is not None and self.student.masks:
+            raise self.error("student.masks", "false; a student is slimmed untrained")

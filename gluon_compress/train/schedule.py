@@ -1,0 +1,106 @@
+"""The schedule of a training: how long, how fast, and the learning rate on the way."""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Dict, Optional, Tuple
+
+from typing_extensions import Annotated
+
+from gluon_compress.validation import (
+    Count,
+    CountOrZero,
+    NonNegative,
+    OneOf,
+    Positive,
+    Settings,
+    Share,
+    ShareOrZero,
+)
+
+
+class Schedule(Settings):
+    """How long and how fast to train.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the training images.
+    batch_size : int
+        Images in a step.
+    learning_rate : float
+        Of stochastic gradient descent, after the warm-up.
+    mode : str
+        A name in ``DECAYS``: ``cosine``, or ``step``, which multiplies the rate by
+        ``decay`` at each of the ``milestones``.
+    milestones : tuple of int
+        Epochs, rising; only with the mode ``step``.
+    decay : float
+        Factor of the learning rate at each milestone.
+    warmup_epochs : float
+        Epochs in which the rate rises linearly; fractions count.
+    momentum : float
+        Of stochastic gradient descent.
+    weight_decay : float
+        Of all weights, but not of BatchNorm and biases.
+    clip_norm : float or None
+        Limit of the norm of all gradients together; None: no limit.
+    validate_every : int
+        Epochs between validations; 0: only after the last one.
+    """
+
+    epochs: Count
+    batch_size: Count = 8
+    learning_rate: Positive = 0.005
+    mode: Annotated[str, OneOf(lambda: DECAYS)] = "cosine"
+    milestones: Tuple[Count, ...] = ()
+    decay: Share = 0.1
+    warmup_epochs: NonNegative = 1.0
+    momentum: ShareOrZero = 0.9
+    weight_decay: NonNegative = 5e-4
+    clip_norm: Optional[Positive] = None
+    validate_every: CountOrZero = 1
+
+    def check(self) -> None:
+        """Check that milestones rise, and that ``step`` has some."""
+        marks = (*self.milestones, self.epochs)
+        rising = all(a < b for a, b in zip(marks, marks[1:]))
+        if not rising or (self.mode == "step") != bool(self.milestones):
+            allowed = f"rising epochs below {self.epochs} with mode 'step', else none"
+            raise self.error("milestones", allowed)
+
+
+def learning_rate(schedule: Schedule, epoch: float) -> float:
+    """Return the learning rate at a point of a schedule.
+
+    It rises linearly from a tenth of ``schedule.learning_rate`` during the warm-up and
+    then falls as the schedule's mode says.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    epoch : float
+        Epochs since the start; fractions count.
+    """
+    base = schedule.learning_rate
+    if epoch < schedule.warmup_epochs:
+        return base * (0.1 + 0.9 * epoch / schedule.warmup_epochs)
+    return base * DECAYS[schedule.mode](schedule, epoch)
+
+
+def _cosine(schedule: Schedule, epoch: float) -> float:
+    """Half a cosine to 1 % (Loshchilov and Hutter 2016, equation 5, one cycle)."""
+    span = max(schedule.epochs - schedule.warmup_epochs, 1e-9)
+    part = min((epoch - schedule.warmup_epochs) / span, 1.0)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def _step(schedule: Schedule, epoch: float) -> float:
+    return schedule.decay ** sum(epoch >= m for m in schedule.milestones)
+
+
+# The factor of the learning rate after the warm-up, by the schedule's mode.
+DECAYS: Dict[str, Callable[[Schedule, float], float]] = {
+    "cosine": _cosine,
+    "step": _step,
+}

@@ -1,0 +1,192 @@
+"""A compression algorithm from outside needs one row in the registry."""
+
+from __future__ import annotations
+
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+from typing_extensions import Literal
+
+from gluon_compress import pipeline
+from gluon_compress.compression import (
+    ALGORITHMS,
+    Algorithm,
+    PruneSettings,
+    StageOutput,
+)
+from gluon_compress.compression.algorithm import PLAN
+from gluon_compress.plan import Plan
+from gluon_compress.prune import slim
+from gluon_compress.recipe import load_recipe, parse_recipe
+from gluon_compress.recipe.schema import recipe_schema
+from gluon_compress.storage.atomic import read_json
+from gluon_compress.train import Options, Schedule
+from gluon_compress.validation import Positive, Settings
+from images import write_folder
+
+QUIET = Options(progress=False)
+STEPS = {"epochs": 1, "batch_size": 6, "learning_rate": 0.05}
+RECIPE = {
+    "paper": "none, a test",
+    "command": "pytest",
+    "hours": 0.01,
+    "expected": {},
+    "task": "classification",
+    "model": {"name": "mobilenet0.25"},
+    "data": {"kind": "folder", "size": 32, "root": "images"},
+    "train": STEPS,
+    "compression": [
+        {"algorithm": "delete", "keep": {"*": 0.5}, "multiple": 1, "recalibrate": 0},
+        {"algorithm": "scale", "factor": 0.5, "train": STEPS},
+    ],
+    "finetune": STEPS,
+}
+
+
+class ScaleSettings(Settings):
+    """Scale all weights.
+
+    Parameters
+    ----------
+    algorithm : str
+        ``scale``.
+    factor : float
+        Of all weights.
+    train : Schedule
+        Training afterwards.
+    """
+
+    algorithm: Literal["scale"]
+    factor: Positive
+    train: Schedule
+
+
+class Scale(Algorithm):
+    """Scales the weights, trains, and keeps every channel: there is no plan."""
+
+    Settings = ScaleSettings
+
+    def __init__(self) -> None:
+        self.updates, self.dry_runs, self.fail = [], 0, False
+
+    def dry_run(self, net, settings, context):
+        self.dry_runs += 1
+        return StageOutput(self._scaled(net, settings, context))
+
+    def apply(self, net, settings, context):
+        net = self._scaled(net, settings, context)
+        notes = context.fit(
+            net,
+            settings.train,
+            step_callbacks=[lambda block, progress: self.updates.append(progress.step)],
+        )
+        if self.fail:
+            raise KeyboardInterrupt
+        return StageOutput(net, {"factor": settings.factor, **notes})
+
+    def _scaled(self, net, settings, context):
+        copy = slim(net, Plan.everything(context.trace(net)), shape=context.shape)
+        for name, parameter in copy.collect_params().items():
+            if name.endswith("weight"):
+                parameter.set_data(parameter.data() * settings.factor)
+        return copy
+
+
+@pytest.fixture
+def scale(monkeypatch) -> Scale:
+    algorithm = Scale()
+    monkeypatch.setitem(ALGORITHMS, "scale", algorithm)
+    return algorithm
+
+
+def recipe_in(folder, **changes):
+    write_folder(folder / "images", train=4, val=2)
+    data = {**RECIPE["data"], "root": str(folder / "images")}
+    (folder / "recipe.json").write_text(json.dumps({**RECIPE, "data": data, **changes}))
+    return load_recipe(folder / "recipe.json")
+
+
+def values(folder) -> list:
+    loaded = mx.nd.load(str(next(folder.glob("*.params"))))
+    return [loaded[name].asnumpy() for name in sorted(loaded)]
+
+
+@pytest.mark.slow
+def test_an_algorithm_of_one_registry_row_runs_and_resumes(tmp_path, scale):
+    recipe = recipe_in(tmp_path)
+    results = pipeline.run(recipe, tmp_path / "once", options=QUIET)
+    assert list(results["stages"]) == ["full", "1_delete", "2_scale", "compact"]
+    assert results["stages"]["2_scale"]["factor"] == 0.5
+    assert results["stages"]["2_scale"]["epochs"] == 1
+    assert scale.dry_runs == 1
+    assert scale.updates == list(range(1, results["stages"]["2_scale"]["steps"] + 1))
+    assert not (tmp_path / "once" / "2_scale" / PLAN).exists()
+    deletion = Plan.load(tmp_path / "once" / "1_delete" / PLAN)
+    assert Plan.load(tmp_path / "once" / PLAN).keep == deletion.keep
+
+    scale.fail = True
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe, tmp_path / "twice", options=QUIET)
+    assert not (tmp_path / "twice" / "2_scale" / "result.json").exists()
+    scale.fail, steps = False, len(scale.updates)
+    pipeline.run(recipe, tmp_path / "twice", resume=True, options=QUIET)
+    assert len(scale.updates) == steps  # its training had ended
+    for stage in ("2_scale", "compact"):
+        once, twice = (
+            values(tmp_path / n / stage / "model") for n in ("once", "twice")
+        )
+        assert all(map(np.array_equal, once, twice))
+
+
+@pytest.mark.slow
+def test_a_run_without_any_plan_has_none(tmp_path, scale):
+    recipe = recipe_in(tmp_path, compression=RECIPE["compression"][1:])
+    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run" / PLAN).exists()
+    assert read_json(tmp_path / "run" / "1_scale" / "result.json")["factor"] == 0.5
+
+
+def test_settings_of_an_algorithm_are_checked_and_in_the_schema(scale):
+    with pytest.raises(ValueError, match=r"^compression\[1\]\.factor is 0; allowed: "):
+        parse_recipe(changed_factor(0))
+    assert parse_recipe(changed_factor(2)).compression[1] == ScaleSettings(
+        algorithm="scale", factor=2, train=Schedule(**STEPS)
+    )
+    assert "ScaleSettings" in recipe_schema()["$defs"]
+
+
+def changed_factor(factor: float) -> dict:
+    delete, row = RECIPE["compression"]
+    return {**RECIPE, "compression": [delete, {**row, "factor": factor}]}
+
+
+def test_without_its_row_an_algorithm_is_refused():
+    with pytest.raises(ValueError, match=r"^compression\[1\]\.algorithm is 'scale'; "):
+        parse_recipe(changed_factor(2))
+
+
+def test_every_algorithm_is_named_as_its_settings_name_it():
+    for name, algorithm in ALGORITHMS.items():
+        field = algorithm.Settings.model_fields["algorithm"]
+        assert field.annotation == Literal[name]
+
+
+def test_a_dry_run_decides_without_data(tmp_path):
+    recipe = parse_recipe(
+        {
+            **RECIPE,
+            "compression": [
+                {
+                    "algorithm": "prune",
+                    "budget": {"macs_ratio": 0.5},
+                    "criterion": "taylor",
+                }
+            ],
+        }
+    )
+    assert isinstance(recipe.compression[0], PruneSettings)
+    plan, costs = pipeline.decide(recipe, ("red", "green", "blue"))
+    assert costs["compact"]["macs"] <= 0.5 * costs["full"]["macs"]
+    assert plan.net == "mobilenet0.25"

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_compress.data import crop_val_sample, normalize, ssd_val_sample
+from gluon_compress.data.preprocess import Preprocess, as_rgb
+
+# Height and width of images, by how they compare with an input of 30 x 30.
+SHAPES = [(40, 70), (20, 13), (50, 20), (30, 30), (30, 60), (29, 31)]
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    random = np.random.RandomState(height)
+    return random.randint(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_detectors_see_what_they_are_validated_on(shape):
+    image = noise(*shape)
+    view, _ = ssd_val_sample(image, np.zeros((0, 6), np.float32), 30)
+    batch, _ = Preprocess(height=30, width=30)(image)
+    assert batch.dtype == np.float32
+    np.testing.assert_array_equal(batch, normalize(view[None]))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("size", [28, 30])
+def test_classifiers_see_what_they_are_validated_on(shape, size):
+    image = noise(*shape)
+    view, _ = crop_val_sample(image, 0, size)
+    batch, _ = Preprocess.centre_crop(size, size)(image)
+    np.testing.assert_array_equal(batch, normalize(view[None]))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"keep_ratio": True}, {"keep_ratio": True, "crop": 0.875}],
+    ids=["stretched", "fitted", "cropped"],
+)
+def test_a_corner_of_the_image_is_found_where_it_is_placed(shape, settings):
+    # Left of the middle the image is dark, right of it bright; so it is in the input.
+    image = np.zeros((*shape, 3), np.uint8)
+    image[:, shape[1] // 2 :] = 255
+    plain = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    batch, placement = Preprocess(height=24, width=40, **plain, **settings)(image)
+    assert batch.shape == (1, 3, 24, 40)
+    box = np.array([[shape[1] // 2, 0, shape[1], shape[0]]], np.float32)
+    left = placement.to_input(box)[0, 0]
+    edge = np.flatnonzero(batch[0, 0, 0] > 0.5)[0]
+    assert abs(edge - left) <= 1
+    back = placement.to_image(placement.to_input(box))
+    np.testing.assert_allclose(back, box, atol=1e-4)
+
+
+def test_an_image_that_is_fitted_leaves_the_rest_zero():
+    batch, placement = Preprocess(height=20, width=40, keep_ratio=True)(noise(40, 20))
+    assert (placement.rows, placement.columns) == (20, 10)
+    assert np.abs(batch[..., :10]).max() > 0
+    assert (batch[..., 10:] == 0).all()
+
+
+def test_settings_go_to_json_and_back():
+    settings = Preprocess.centre_crop(20, 40, mean=(0.1, 0.2, 0.3))
+    assert Preprocess(**json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_images_of_other_kinds_are_taken():
+    image = noise(8, 9)
+    grey = image[..., :1]
+    alpha = np.concatenate([image, grey], axis=2)
+    for other in (image, alpha, image.astype(np.uint16) * 257):
+        np.testing.assert_array_equal(as_rgb(other), image)
+    for other in (grey, grey[..., 0]):
+        np.testing.assert_array_equal(as_rgb(other), np.repeat(grey, 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 3), object),
+        np.zeros((4,), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        mx.nd.zeros((4000, 4000, 3)),
+        [[1, 2], [3, 4]],
+        None,
+    ],
+    ids=["two", "float", "object", "line", "empty", "mxnet", "list", "none"],
+)
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(ValueError, match="an image .*") as error:
+        as_rgb(image)
+    assert "\n" not in str(error.value)

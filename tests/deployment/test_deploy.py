@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib import metadata
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_compress import models
+from gluon_compress.deployment import FORMATS, Predictor, deploy, formats
+from gluon_compress.deployment.deployable import Deployable
+from gluon_compress.deployment.reference_outputs import ReferenceOutputs
+from gluon_compress.graph import block_of, pair_of
+from runtimes import EVERY, detector, missing
+
+
+def manifest_of(folder) -> dict:
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def deployable(net):
+    return Deployable.of(net)
+
+
+# What is deployed.
+
+
+def test_detectors_are_deployed_as_one_folded_graph_of_one_output(
+    net, deployable, inputs
+):
+    symbol, params = deployable.graph
+    assert deployable.output_shapes == {"predictions": (1, 1917, 8)}
+    scores, deltas = block_of(*pair_of(net))(mx.nd.array(inputs))
+    expected = mx.nd.concat(scores, deltas, dim=2).asnumpy()
+    outputs = block_of(symbol, params)(mx.nd.array(inputs)).asnumpy()
+    assert np.abs(outputs - expected).max() < 1e-5 * np.abs(expected).max()
+    nodes = json.loads(symbol.tojson())["nodes"]
+    counts = [sum(n["op"] == op for n in nodes) for op in ("BatchNorm", "Concat")]
+    assert counts == [0, 1]
+
+
+def test_results_graph_finds_what_the_net_finds(net, deployable, inputs):
+    results = block_of(*deployable.results_graph)(mx.nd.array(inputs))
+    for one, other in zip(results, net(mx.nd.array(inputs))):
+        np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"nms_topk": -1}, {"post_nms": -1}, {"nms_thresh": 0}],
+    ids=["topk", "rows", "overlap"],
+)
+def test_nms_without_a_limit_is_not_deployed(tmp_path, limits):
+    net = detector()
+    net.set_nms(**{"nms_thresh": 0.45, "nms_topk": 400, "post_nms": 100, **limits})
+    with pytest.raises(ValueError, match=f"{next(iter(limits))} is .*; allowed: "):
+        deploy(net, tmp_path / "edge")
+    assert not list(tmp_path.iterdir())
+
+
+# What is written.
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", ["deployed", "deployed_classifier"])
+def test_every_format_was_compared_with_the_net(request, kind, name):
+    if missing(name):
+        pytest.skip(f"{missing(name)} not installed")
+    folder = request.getfixturevalue(kind)
+    entry = manifest_of(folder)["formats"][name]
+    assert 0 <= entry["difference"] <= FORMATS[name].tolerance
+    assert all((folder / file).stat().st_size > 0 for file in entry["files"])
+
+
+def test_manifest_of_a_detector(deployed):
+    manifest = manifest_of(deployed)
+    present = {path.name for path in deployed.iterdir()} - {"manifest.json"}
+    assert set(manifest["files"]) == present
+    assert manifest["kind"] == "ssd-deployed"
+    assert manifest["outputs"] == [{"name": "predictions", "shape": [1, 1917, 8]}]
+    preprocess = manifest["preprocess"]
+    assert (preprocess["height"], preprocess["width"]) == (300, 300)
+    assert not preprocess["keep_ratio"]
+    assert manifest["postprocess"] == {
+        "kind": "ssd",
+        "stds": [0.1, 0.1, 0.2, 0.2],
+        "nms_thresh": 0.45,
+        "nms_topk": 400,
+        "post_nms": 100,
+        "least_score": 0.01,
+    }
+    assert np.load(deployed / "anchors.npy").shape == (1917, 4)
+    assert manifest["cost"]["macs"] > 0
+
+
+def test_manifest_of_a_classifier(deployed_classifier):
+    manifest = manifest_of(deployed_classifier)
+    assert manifest["kind"] == "classifier-deployed"
+    assert manifest["outputs"] == [{"name": "class_scores", "shape": [1, 3]}]
+    assert manifest["postprocess"] == {"kind": "softmax", "top_k": 5}
+    preprocess = manifest["preprocess"]
+    assert (preprocess["height"], preprocess["width"]) == (32, 48)
+    assert (preprocess["keep_ratio"], preprocess["crop"]) == (True, 0.875)
+
+
+def test_manifest_names_the_versions_of_what_made_its_files(deployed):
+    versions = manifest_of(deployed)["versions"]
+    assert versions["onnxruntime"] == metadata.version("onnxruntime")
+    assert {"mxnet", "numpy", "python", "onnx"} <= set(versions)
+
+
+def test_int8_files_are_small(deployed):
+    sizes = {
+        name: facts["bytes"] for name, facts in manifest_of(deployed)["files"].items()
+    }
+    # A tiny net has much beside its weights: that is not counted here.
+    assert sizes["tiny-int8-0000.params"] < 0.35 * sizes["tiny-0000.params"]
+
+
+@pytest.mark.skipif("onnx" not in EVERY, reason="onnx is not installed")
+@pytest.mark.parametrize(
+    ("file", "batch"), [("tiny.onnx", 1), ("tiny-dynamic.onnx", 0)]
+)
+def test_onnx_states_its_opset_and_lists_no_weight_as_input(deployed, file, batch):
+    import onnx
+
+    model = onnx.load(str(deployed / file))
+    assert [value.name for value in model.graph.input] == ["data"]
+    assert [domain.version for domain in model.opset_import] == [13]
+    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    assert first.dim_value == batch
+    assert bool(first.dim_param) != bool(batch)
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_earlier_folder_survives_a_failure(net, tmp_path, monkeypatch):
+    folder = tmp_path / "edge"
+    deploy(net, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def broken(graph, place):
+        raise ValueError("the disk is full")
+
+    monkeypatch.setitem(FORMATS, "mxnet", replace(FORMATS["mxnet"], write=broken))
+    with pytest.raises(ValueError, match="the disk is full"):
+        deploy(net, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ["tensorrt"]}, "format 'tensorrt'; allowed: mxnet, onnx"),
+        ({"formats": ["int8"]}, "int8 needs images"),
+        ({"formats": ["onnx-int8"]}, "int8 needs images"),
+        ({"images": np.zeros((2, 3, 30, 30), np.float32)}, "images are .2, 3, 30, 30."),
+        ({"images": np.zeros((0, 3, 300, 300), np.float32)}, "images are .0, 3, 300"),
+        ({"name": "a/b"}, "export name 'a/b'"),
+    ],
+    ids=["format", "int8", "onnx-int8", "size", "none", "name"],
+)
+def test_deploy_refuses(net, tmp_path, options, message):
+    if missing((options.get("formats") or ["mxnet"])[0]):
+        pytest.skip("onnx is not installed")
+    with pytest.raises(ValueError, match=message):
+        deploy(net, tmp_path / "edge", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_calibrations_are_refused(net, inputs, tmp_path):
+    options = {"formats": ["int8"], "images": inputs, "calibration": "most"}
+    with pytest.raises(ValueError, match="calibration 'most'; allowed: entropy, naive"):
+        deploy(net, tmp_path / "edge", **options)
+
+
+def test_missing_converter_of_ncnn_is_named(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install --no-deps pnnx"):
+        deploy(net, tmp_path / "edge", formats=["ncnn"])
+
+
+# How files are checked.
+
+
+def spoilt(write, layer: str):
+    """Return a writer that is wrong about one layer's bias."""
+
+    def wrong(graph, folder):
+        params, bias = dict(graph.params), f"{layer}_bias"
+        if bias in params:
+            params[bias] = params[bias] + 0.5
+        return write(replace(graph, params=params), folder)
+
+    return wrong
+
+
+def layer_of(deployable) -> str:
+    """Return the name of a layer in the middle of the net."""
+    nodes = json.loads(deployable.graph[0].tojson())["nodes"]
+    return next(n["name"] for n in nodes if n["name"].endswith("conv7_fwd"))
+
+
+@pytest.mark.parametrize("name", [n for n in ("mxnet", "onnx", "ncnn") if n in EVERY])
+def test_file_that_departs_is_refused_with_its_first_wrong_layer(
+    net, deployable, inputs, tmp_path, monkeypatch, name
+):
+    row, layer = FORMATS[name], layer_of(deployable)
+    monkeypatch.setitem(FORMATS, name, replace(row, write=spoilt(row.write, layer)))
+    with pytest.raises(
+        ValueError, match=f"{row.runtime} differs .*first layer .*{layer!r}"
+    ):
+        deploy(net, tmp_path / "edge", formats=[name], images=inputs)
+    assert not list(tmp_path.iterdir())
+
+
+def with_graph(monkeypatch, change, field: str = "graph") -> None:
+    """Make ``deploy`` see a graph of a net that is changed."""
+    original = Deployable.of.__func__
+
+    def changed(cls, net):
+        deployable = original(cls, net)
+        graph = change(*getattr(deployable, field))
+        return replace(deployable, **{field: graph})
+
+    monkeypatch.setattr(Deployable, "of", classmethod(changed))
+
+
+def test_fold_that_departs_is_named(net, inputs, tmp_path, monkeypatch):
+    def wrong(symbol, params):
+        name = next(n for n in params if n.endswith("conv7_fwd_bias"))
+        return symbol, {**params, name: params[name] + 0.5}
+
+    with_graph(monkeypatch, wrong)
+    with pytest.raises(ValueError, match="it is the folding of BatchNorm that departs"):
+        deploy(net, tmp_path / "edge", images=inputs)
+
+
+def test_results_graph_that_finds_anything_else_is_not_kept(
+    net, inputs, tmp_path, monkeypatch
+):
+    def none(symbol, params):
+        ids, scores, boxes = symbol
+        return mx.sym.Group([ids * 0 - 1, scores, boxes]), params
+
+    with_graph(monkeypatch, none, "results_graph")
+    message = r"tiny-whole-symbol.json: .*has lost [1-9]"
+    with pytest.raises(ValueError, match=message):
+        deploy(net, tmp_path / "edge", "tiny", images=inputs)
+    assert not (tmp_path / "edge").exists()
+
+
+@pytest.mark.slow
+def test_results_graph_may_keep_either_of_equals(tmp_path):
+    name = "ssd_300_mobilenet0.25"  # untrained: thousands of boxes nearly as good
+    net = models.build(name, ("cat", "dog"), width=0.25)
+    entry = deploy(net, tmp_path / "edge")["formats"]["mxnet"]
+    assert 0 <= entry["whole_difference"] < 1e-3
+
+
+def imprecise(offset: float):
+    """Return a detector whose float32 output is off: it subtracts large numbers."""
+    net = detector()
+    params = dict(net.collect_params().items())
+    stem = next(n for n in params if n.endswith("batchnorm7_running_mean"))
+    names = [stem.replace("running_mean", end) for end in ("gamma", "running_var")]
+    gamma, var = (params[name].data() for name in names)
+    params[stem].set_data(params[stem].data() + offset)
+    shift = params[stem.replace("running_mean", "beta")]
+    shift.set_data(shift.data() + offset * gamma / (var + 1e-5).sqrt())
+    return net
+
+
+def test_net_that_rounds_much_is_compared_with_its_exact_output(inputs, tmp_path):
+    net, images = imprecise(3000), inputs[:2]
+    outputs = block_of(*Deployable.of(net).graph)(mx.nd.array(images)).asnumpy()
+    raw = block_of(*pair_of(net))(mx.nd.array(images))
+    expected = np.concatenate([o.asnumpy() for o in raw], axis=2)
+    off = np.abs(outputs - expected).max() / np.abs(expected).max()
+    assert off > 1e-5  # what is refused of other nets
+    entry = deploy(net, tmp_path / "edge", images=images)["formats"]["mxnet"]
+    assert entry["difference"] <= entry["allowed"]
+    assert off / 2 < entry["allowed"] < 4 * off
+    assert Predictor(tmp_path / "edge")([np.zeros((9, 9, 3), np.uint8)])
+
+
+def test_file_that_departs_by_more_than_the_net_rounds_is_refused(
+    deployable, inputs, tmp_path, monkeypatch
+):
+    net, row = imprecise(3000), FORMATS["mxnet"]
+    layer = layer_of(Deployable.of(net))
+    monkeypatch.setitem(FORMATS, "mxnet", replace(row, write=spoilt(row.write, layer)))
+    with pytest.raises(ValueError, match=r"differs .* allowed: .*e-0[45]; the first"):
+        deploy(net, tmp_path / "edge", images=inputs)
+
+
+def test_output_that_only_float32_cannot_hold_is_no_reason_to_accept_anything():
+    data, large = mx.sym.var("data"), mx.sym.var("large")
+    symbol = mx.sym.broadcast_mul(mx.sym.broadcast_mul(data, large), large) * 1e-30
+    params = {"large": mx.nd.ones((1, 1, 1, 1)) * 1e30}
+    image = np.ones((1, 1, 2, 2), np.float32)
+    reference, row = ReferenceOutputs(symbol, params, image), FORMATS["mxnet"]
+    (single,), (double,) = reference.float32, reference.float64
+    assert np.isinf(single).all()
+    np.testing.assert_allclose(double, 1e30)
+    for output in (single, double * 1.01, double + np.nan):
+        off, allowed = reference.departure([output], row)
+        assert allowed <= 1e-3
+        assert not off <= allowed

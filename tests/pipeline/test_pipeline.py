@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import mxnet as mx
+import numpy as np
+import pytest
+from gluoncv import model_zoo
+
+from gluon_compress import (
+    Budget,
+    delete,
+    export,
+    models,
+    pipeline,
+    select,
+    slim,
+    trace,
+)
+from gluon_compress.data import make_toy
+from gluon_compress.data.toy import CLASSES
+from gluon_compress.distill import LOSSES
+from gluon_compress.model_folder import load_symbol
+from gluon_compress.models.ssd import VOC_CLASSES, raw_head
+from gluon_compress.pipeline.stages import compress, finetune
+from gluon_compress.plan import Constraints, Plan
+from gluon_compress.recipe import DetectionRecipe, load_recipe
+from gluon_compress.storage.atomic import read_json
+from gluon_compress.train import Options
+from images import few_toys
+from recipes import QUIET, RECIPE, job_of, recipe_in
+from refusals import assert_refused
+
+STAGES = ("full", "1_prune", "2_delete", "compact")
+ENDS = ("full", "compact")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with the recipe, its data and a run of it."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    # A few steps are enough to go through every stage.
+    few_toys(folder / "toy", 40, train=8, test=6)
+    recipe = recipe_in(folder)
+    pipeline.run(recipe, folder / "run", options=QUIET, facts={"commit": "abc"})
+    return folder
+
+
+def copy(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.slow
+def test_every_stage_has_a_result_a_model_and_its_origin(place):
+    for stage in STAGES:
+        result = read_json(place / "run" / stage / "result.json")
+        net = models.load(place / "run" / stage / "model")
+        assert result["commit"] == "abc"
+        assert result["data"]["train"] == {"images": 8, "skipped": 0, "repairs": {}}
+        assert models.cost_of(net)["macs"] == result["macs"]
+        assert 0 <= result["mAP"] <= 1
+
+
+@pytest.mark.slow
+def test_compact_net_meets_the_budget_and_lost_its_branch_channels(place):
+    results = read_json(place / "run" / "result.json")["stages"]
+    assert list(results) == list(STAGES)
+    assert results["1_prune"]["macs"] <= 0.6 * results["full"]["macs"]
+    full, compact = (
+        models.load(place / "run" / name / "model") for name in ("full", "compact")
+    )
+    widths = raw_head.map_widths(full)[3:]
+    assert raw_head.map_widths(compact)[3:] == tuple(w // 2 for w in widths)
+
+
+@pytest.mark.slow
+def test_plan_on_disk_is_what_was_cut(place):
+    plan = Plan.load(place / "run" / "1_prune" / "plan.json")
+    full = models.load(place / "run" / "full" / "model")
+    graph = models.graph_of(full)
+    plan.check(graph)
+    assert plan.net == "ssd_300_mobilenet0.25"
+    assert plan.made_by["commit"] == "abc"
+    groups = read_json(place / "run" / "1_prune" / "result.json")["groups"]
+    assert sum(g["kept"] for g in groups) < sum(g["width"] for g in groups)
+
+
+@pytest.mark.slow
+def test_one_plan_holds_what_all_rows_left_of_the_full_net(place):
+    plan = Plan.load(place / "run" / "plan.json")
+    full, compact = (models.load(place / "run" / n / "model") for n in ENDS)
+    assert models.cost_of(slim(full, plan)) == models.cost_of(compact)
+    first, second = (
+        Plan.load(place / "run" / name / "plan.json") for name in STAGES[1:3]
+    )
+    assert plan.keep["expand_conv0"] == second.keep["expand_conv0"]
+    trunk = [name for name in plan.keep if name.startswith("mobilenet_")]
+    assert [plan.keep[name] for name in trunk] == [first.keep[name] for name in trunk]
+
+
+@pytest.mark.slow
+def test_training_moved_every_trained_stage(place):
+    for stage in ("full", "1_prune", "compact"):
+        log = (place / "run" / stage / "log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["kind"] for line in log].count("step") == 2
+    parts = json.loads(log[0])["parts"]
+    assert set(parts) == {"class", "box", "scores", "boxes", "features"}
+
+
+@pytest.mark.slow
+def test_results_hold_what_was_validated_on_the_way(place):
+    stages = read_json(place / "run" / "result.json")["stages"]
+    for stage in ("full", "compact"):
+        log = (place / "run" / stage / "log.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in log]
+        judged = {str(f["epoch"]): f["mAP"] for f in found if f["kind"] == "validation"}
+        assert stages[stage]["validated"] == judged != {}
+    assert "validated" not in stages["2_delete"]
+
+
+@pytest.mark.slow
+def test_report_holds_tables_and_pictures(place):
+    folder = place / "run" / "report"
+    page = (folder / "index.html").read_text()
+    for name in (
+        "curves",
+        "parts",
+        "plan_1_prune",
+        "detections_full",
+        "detections_compact",
+    ):
+        assert (folder / f"{name}.png").exists()
+        assert f"{name}.png" in page
+
+
+@pytest.mark.slow
+def test_resume_of_a_finished_run_changes_nothing(place, tmp_path):
+    out = copy(place, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
+    pipeline.run(recipe_in(place), out, resume=True, options=QUIET)
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*/result.json")} == {
+        p: t for p, t in before.items() if p.parent.name in STAGES
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [STAGES[1:], STAGES[3:]], ids=["many", "last"])
+def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path, lost):
+    out = copy(place, tmp_path)
+    for stage in (*lost, "report"):
+        shutil.rmtree(out / stage)
+    (out / "result.json").unlink()
+    pipeline.run(recipe_in(place), out, resume=True, options=QUIET)
+    one, other = (
+        models.load(folder / "compact" / "model").collect_params()
+        for folder in (place / "run", out)
+    )
+    for name, parameter in one.items():
+        same = other[name].data().asnumpy()
+        np.testing.assert_array_equal(parameter.data().asnumpy(), same)
+
+
+def test_only_the_taps_that_a_recipe_names_are_compared(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    distillation = {"losses": {"imitation": 1, "hints": 1}, "taps": ["map4", "map1"]}
+    recipe = recipe_in(tmp_path, distillation=distillation)
+    job = job_of(recipe, tmp_path / "run")
+    full, _ = job.task.build(job.classes)
+    lesson = job.task.lesson(full, full, QUIET.ctx)
+    outputs = lesson.block(mx.nd.ones((1, 3, 300, 300)))
+    sides = [outputs[name].shape[2] for name in ("map4", "map1")]
+    assert sides == [3, 10]  # each second cell
+    batch = next(iter(job.batches(full, recipe.finetune).epoch(0)))
+    loss, parts = lesson.step_loss(lesson.block, batch)
+    assert np.isfinite(loss.asscalar())
+    assert set(parts) == {"class", "box", "imitation", "hints"}
+
+
+def test_a_tap_that_does_not_exist_is_refused_before_training(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    distillation = {"losses": {"hints": 1}, "taps": ["map1", "map9"]}
+    recipe = recipe_in(tmp_path, distillation=distillation)
+    job = job_of(recipe, tmp_path / "run")
+    with pytest.raises(ValueError, match="tap 'map9'; allowed: map0, map1, .*map5"):
+        job.task.build(job.classes)
+
+
+def test_taps_that_no_loss_compares_are_refused(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    distillation = {"losses": {"scores": 1, "hints": 0}, "taps": ["map1"]}
+    recipe = recipe_in(tmp_path, distillation=distillation)
+    job = job_of(recipe, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"taps is \['map1'\]; .*features, hints"):
+        job.task.build(job.classes)
+
+
+@pytest.mark.slow
+def test_adapters_of_every_loss_are_gone_from_the_compact_net(place, tmp_path):
+    # A student without an equal width, so that nothing works unless it is adapted.
+    student = {**RECIPE["model"], "width": 0.25, "extras": [16, 16, 16]}
+    distillation = {"losses": dict.fromkeys(LOSSES, 0.1)}
+    recipe = recipe_in(place, student=student, distillation=distillation)
+    job = job_of(recipe, tmp_path)
+    full, net = job.task.build(job.classes)
+    lesson = job.task.lesson(net, full, QUIET.ctx)
+    assert any("adapter" in name for name in lesson.block.collect_params())
+    finetune(job, net, full, tmp_path / "compact")
+    log = (tmp_path / "compact" / "log.jsonl").read_text().splitlines()
+    assert set(json.loads(log[0])["parts"]) == {"class", "box", *LOSSES}
+    job.task.save(net, tmp_path / "model", "compact")
+    symbol, values = load_symbol(tmp_path / "model")
+    names = [*values, *symbol.get_internals().list_outputs()]
+    assert not [name for name in names if "adapter" in name]
+    assert set(values) <= set(net.collect_params())
+    ids, _, corner_boxes = models.load(tmp_path / "model")(mx.nd.ones((1, 3, 300, 300)))
+    assert ids.shape[:2] == corner_boxes.shape[:2] == (1, 100)
+
+
+def test_student_with_other_anchors_than_its_teacher_is_refused_at_once(tmp_path):
+    make_toy(tmp_path / "toy", images=20)
+    student = {**RECIPE["model"], "steps": [8, 16, 32, 64, 100, 299]}
+    recipe = recipe_in(tmp_path, student=student)
+    job = job_of(recipe, tmp_path / "run")
+    with pytest.raises(ValueError, match="anchor steps: the teacher has .* 300.* 299"):
+        job.task.build(job.classes)
+
+
+@pytest.mark.slow
+def test_devices_take_their_shares_of_a_batch(place, tmp_path):
+    two = Options(progress=False, ctx=(mx.cpu(0), mx.cpu(1)))
+    job = job_of(recipe_in(place), tmp_path, two)
+    full, _ = job.task.build(job.classes)
+    student, _ = job.task.build(job.classes)
+    _, notes = finetune(job, student, full, tmp_path / "compact")
+    assert notes["steps"] == 2
+    used = [p.list_ctx() for p in student.collect_params().values()]
+    assert all(devices == list(two.ctx) for devices in used)
+
+
+@pytest.mark.slow
+def test_detector_is_built_on_a_trunk_that_was_pruned_as_a_classifier(place, tmp_path):
+    classifier = model_zoo.get_model("mobilenet0.25", classes=4)
+    classifier.initialize()
+    classifier(mx.nd.zeros((1, 3, 64, 64)))
+    shape = (1, 3, 64, 64)
+    plan = delete(trace(classifier, shape), {"*": 0.5}, "random", multiple=1)
+    export(slim(classifier, plan), tmp_path / "trunk", shape=shape)
+    student = {**RECIPE["model"], "width": 1, "trunk": str(tmp_path / "trunk")}
+    recipe = recipe_in(place, student=student, compression=[])
+    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert list(results["stages"]) == ["full", "compact"]
+    compact = models.load(tmp_path / "run" / "compact" / "model")
+    # Half of 128, 256 and 256 channels.
+    assert raw_head.map_widths(compact)[:3] == (32, 64, 128)
+
+
+def test_files_that_are_left_out_are_named(tmp_path, caplog):
+    make_toy(tmp_path / "toy", images=20)
+    broken = tmp_path / "toy" / "JPEGImages" / "000000.jpg"
+    broken.write_bytes(b"no picture")
+    job = job_of(recipe_in(tmp_path), tmp_path / "run")
+    assert len(job.splits.train) == 12
+    assert f"train: left out: {broken}" in caplog.text
+
+
+def test_size_that_the_net_cannot_have_is_one_line(tmp_path, call):
+    few_toys(tmp_path / "toy", 12, train=4, test=2)
+    recipe_in(tmp_path)
+    place = tmp_path / "recipe.json"
+    content = read_json(place)
+    content["data"]["size"] = 256
+    place.write_text(json.dumps(content))
+    ended = call("run_pipeline", "--recipe", place, "--out", tmp_path / "run")
+    assert_refused(ended, "size is 256; allowed: 257 to 512 pixels")
+    assert ended[1] == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_named_as_the_mean_is_refused_before_training(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=2)
+    (tmp_path / "toy" / "classes.txt").write_text("\n".join([*CLASSES, "mAP"]))
+    with pytest.raises(ValueError, match="class 'mAP': results and logs"):
+        pipeline.run(recipe_in(tmp_path), tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def pascal_in(folder, classes) -> DetectionRecipe:
+    """Make a tiny Pascal VOC of 2007, and return a recipe for it."""
+    few_toys(folder / "VOC2007", 12, train=4, test=2)
+    for place in (folder / "VOC2007" / "Annotations").iterdir():
+        text = re.sub("<name>.*?</name>", "<name>cat</name>", place.read_text())
+        place.write_text(text)
+    data = {"kind": "gluoncv_voc", "root": str(folder), "train": "train"}
+    content = {**RECIPE, "data": {**data, "classes": classes}}
+    (folder / "recipe.json").write_text(json.dumps(content))
+    return load_recipe(folder / "recipe.json")
+
+
+@pytest.mark.parametrize("classes", [None, VOC_CLASSES, "names"])
+def test_classes_of_a_loader_may_be_named(tmp_path, monkeypatch, classes):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names").write_text("\n".join(VOC_CLASSES))
+    recipe = pascal_in(tmp_path, classes)
+    job = job_of(recipe, tmp_path / "run")
+    assert job.classes == VOC_CLASSES
+
+
+@pytest.mark.parametrize(
+    "classes", [["cat", "dog"], list(reversed(VOC_CLASSES)), [*VOC_CLASSES, "owl"]]
+)
+def test_other_classes_than_a_loader_gives_are_refused(tmp_path, classes):
+    recipe = pascal_in(tmp_path, classes)
+    with pytest.raises(ValueError, match="data.classes is ") as told:
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    message = str(told.value)
+    assert message.startswith(f"data.classes is {', '.join(classes[:20])}")
+    assert f"'gluoncv_voc' gives {', '.join(VOC_CLASSES)}; allowed: the" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_repairs_of_each_split_are_one_line(tmp_path, caplog):
+    few_toys(tmp_path / "toy", 12, train=4, test=2)
+    folder = tmp_path / "toy" / "ImageSets" / "Main"
+    first = (folder / "train.txt").read_text().split()[0]
+    with open(folder / "train.txt", "a") as file:
+        file.write(f"{first}\n")
+    place = tmp_path / "toy" / "Annotations" / f"{first}.xml"
+    box = "<xmin>-9</xmin><ymin>5</ymin><xmax>20</xmax><ymax>2</ymax>"
+    added = f"<object><name>ring</name><bndbox>{box}</bndbox></object></annotation>"
+    place.write_text(place.read_text().replace("</annotation>", added))
+    job_of(recipe_in(tmp_path), tmp_path / "run")
+    lines = [r.getMessage() for r in caplog.records]
+    assert lines == ["train: repairs: listed twice 1, swapped 1, clipped 1"]
+
+
+@pytest.mark.slow
+def test_channels_are_judged_on_the_images_where_asked(place, tmp_path):
+    row = {**RECIPE["compression"][0], "criterion": "taylor", "batches": 2}
+    recipe = recipe_in(place, compression=[{**row, "train": None}])
+    job = job_of(recipe, tmp_path)
+    net, _ = job.task.build(job.classes)
+    small = compress(job, net, recipe.compression[0], tmp_path).net
+    decision = Plan.load(tmp_path / "plan.json")
+    assert decision.made_by["criterion"] == "taylor"
+    by_weight = select(
+        models.graph_of(net),
+        Budget(macs=0.6 * macs(net)),
+        "l1",
+        selection="uniform",
+        constraints=Constraints(multiple=1, groups=["mobilenet_*"]),
+    )
+    assert [len(k) for k in by_weight.keep.values()] == [
+        len(k) for k in decision.keep.values()
+    ]
+    assert dict(decision.keep) != dict(by_weight.keep)
+    assert macs(small) <= 0.6 * macs(net)
+
+
+def macs(net) -> int:
+    return models.cost_of(net)["macs"]
+
+
+def test_set_without_objects_is_refused_before_training(tmp_path):
+    make_toy(tmp_path / "toy", images=10)
+    for file in (tmp_path / "toy" / "Annotations").iterdir():
+        file.write_text("<annotation></annotation>")
+    with pytest.raises(ValueError, match="'train' hold no object"):
+        pipeline.run(recipe_in(tmp_path), tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_another_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    make_toy(tmp_path / "in" / "toy", images=10)
+    recipe = recipe_in(tmp_path / "in")
+    with pytest.raises(ValueError, match="is not empty; --resume"):
+        pipeline.run(recipe, tmp_path, options=QUIET)
+    with pytest.raises(ValueError, match="holds no recipe"):
+        pipeline.run(recipe, tmp_path, resume=True, options=QUIET)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "thesis.tex"]
+
+
+def test_results_do_not_go_where_the_images_are(tmp_path):
+    recipe = recipe_in(tmp_path)
+    with pytest.raises(ValueError, match="is the folder of the data"):
+        pipeline.run(recipe, tmp_path / "toy", options=QUIET)
+    assert not (tmp_path / "toy").exists()
+
+
+@pytest.mark.slow
+def test_changed_recipe_does_not_go_on(place, tmp_path):
+    out = copy(place, tmp_path)
+    changed = recipe_in(place, seed=7)
+    with pytest.raises(ValueError, match="'seed' differs from the recipe given"):
+        pipeline.run(changed, out, resume=True, options=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "ssd_9"}}, "model 'ssd_9'; allowed"),
+        (
+            {"compression": [{"algorithm": "delete", "keep": {"no_such": 0.5}}]},
+            "no_such",
+        ),
+        (
+            {"compression": [{"algorithm": "delete", "keep": {"expand_*": 0.001}}]},
+            r"'expand_\*' keeps 0.001 of 'expand_.*', whose width is 8: less than one",
+        ),
+        (
+            {"compression": [{"algorithm": "prune", "budget": {"macs": 10}}]},
+            "budget",
+        ),
+    ],
+)
+def test_what_cannot_work_is_found_before_training(tmp_path, changes, message):
+    make_toy(tmp_path / "toy", images=10)
+    recipe = recipe_in(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,49 @@
+"""A tiny recipe of a detector for the tests of runs, and what they do with it."""
+
+from __future__ import annotations
+
+import json
+
+from gluon_compress.pipeline import task_of
+from gluon_compress.pipeline.stages import Job, open_job
+from gluon_compress.recipe import DetectionRecipe, load_recipe
+from gluon_compress.train import Options
+
+QUIET = Options(progress=False)
+RECIPE = {
+    "paper": "none, a test",
+    "command": "pytest",
+    "hours": 0.01,
+    "expected": {},
+    "task": "detection",
+    "model": {"name": "ssd_300_mobilenet0.25", "width": 0.5, "extras": [32, 32, 32]},
+    "data": {"kind": "toy", "root": "toy", "train": "train", "test": "test"},
+    "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
+    "compression": [
+        {
+            "algorithm": "prune",
+            "criterion": "l1",
+            "selection": "uniform",
+            "budget": {"macs_ratio": 0.6},
+            "multiple": 1,
+            "groups": ["mobilenet_*"],
+            "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
+        },
+        {"algorithm": "delete", "keep": {"expand*": 0.5}, "multiple": 1},
+    ],
+    "finetune": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
+    "distillation": {"losses": {"scores": 1, "boxes": 1, "features": 1}},
+}
+
+
+def recipe_in(folder, **changes) -> DetectionRecipe:
+    """Write the recipe, with changes, for images in ``folder/toy``, and load it."""
+    content = {**RECIPE, **changes}
+    data = {**content["data"], "kind": "voc", "root": str(folder / "toy")}
+    (folder / "recipe.json").write_text(json.dumps({**content, "data": data}))
+    return load_recipe(folder / "recipe.json")
+
+
+def job_of(recipe, out, options: Options = QUIET) -> Job:
+    """Return the job of a run, with its data opened."""
+    return open_job(task_of(recipe), out, options, {})

@@ -1,0 +1,276 @@
+"""The kill tests run real processes and end them with SIGKILL at any moment."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import threading
+import time
+from dataclasses import asdict, replace
+
+import mxnet as mx
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from gluon_compress.train import BEST, LAST, LOG, Schedule, fit
+from training import (
+    QUIET,
+    SHORT,
+    Batches,
+    Stop,
+    content,
+    conv_net,
+    cross_entropy,
+    dense,
+    die_at,
+    figures,
+    forkserver,
+    mean_output,
+    outcome,
+    position,
+    records,
+    run_judged,
+    same,
+    stopped,
+    values,
+)
+
+
+def train_until(folder, step: int, **options) -> None:
+    with pytest.raises(Stop):
+        fit(
+            conv_net(),
+            Batches(3),
+            stopped(step),
+            SHORT,
+            folder,
+            options=replace(QUIET, **options),
+        )
+
+
+RESUME = replace(QUIET, resume=True)
+
+
+def test_a_checkpoint_within_the_epoch_waits_for_its_minutes(tmp_path):
+    train_until(tmp_path / "often", 2, save_minutes=0)
+    train_until(tmp_path / "seldom", 2, save_minutes=10)
+    assert position(tmp_path / "often")["batch"] == 2
+    assert position(tmp_path / "seldom")["batch"] == 0
+
+
+def test_a_resume_asks_for_the_batches_that_are_left(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    batches = Batches(3)
+    fit(conv_net(), batches, cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert batches.asked == [(0, 2), (1, 0)]
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_what_a_callback_draws_is_drawn_again(tmp_path, step):
+    ends = []
+    for name, loss in (("whole", cross_entropy), ("cut", stopped(step))):
+        net = conv_net()
+        how = {"callbacks": [shake], "options": QUIET}
+        try:
+            fit(net, Batches(3), loss, SHORT, tmp_path / name, **how)
+        except Stop:
+            mx.random.seed(9)  # as if the process were another
+            net, how["options"] = conv_net(), RESUME
+            fit(net, Batches(3), cross_entropy, SHORT, tmp_path / name, **how)
+        ends.append(values(net))
+    assert same(*ends)
+
+
+def shake(net, progress) -> None:
+    """Add something random to a weight."""
+    weight = net[4].weight
+    weight.set_data(weight.data() + mx.nd.random.normal(0, 0.1, weight.shape))
+
+
+def test_a_checkpoint_without_the_length_of_the_run_is_read(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    with np.load(tmp_path / LAST) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    header = json.loads(arrays["meta"].tobytes())
+    del header["meta"]["epochs"]  # as earlier versions wrote it
+    arrays["meta"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    with open(tmp_path / LAST, "wb") as file:
+        np.savez(file, **arrays)
+    net = conv_net()
+    end = fit(net, Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert end.epochs == 2
+
+
+def test_resume_of_a_finished_run_returns_at_once(tmp_path):
+    net = conv_net()
+    end = fit(net, Batches(3), cross_entropy, SHORT, tmp_path, options=QUIET)
+    before, other, batches = content(tmp_path), conv_net(), Batches(3)
+    again = fit(other, batches, stopped(0), SHORT, tmp_path, options=RESUME)
+    assert asdict(again) == asdict(end)
+    assert batches.asked == []
+    assert same(values(net), values(other))
+    assert content(tmp_path) == before
+
+
+def test_resume_in_an_empty_folder_starts(tmp_path):
+    end = fit(conv_net(), Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert end.step == 6
+
+
+@pytest.mark.parametrize("kept", [(LAST, BEST, LOG), (BEST,), (LOG,)])
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path, kept):
+    run_judged(tmp_path, [0.1, 0.2])
+    for name in {LAST, BEST, LOG} - set(kept):
+        (tmp_path / name).unlink()
+    before = content(tmp_path)
+    for options in (QUIET, RESUME)[: 1 if LAST in kept else 2]:
+        with pytest.raises(ValueError, match=f"{kept[0]}: the folder holds a run"):
+            fit(conv_net(), Batches(), cross_entropy, SHORT, tmp_path, options=options)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seed", "count", "message"),
+    [
+        (SHORT.replace(learning_rate=0.2), 0, 3, "learning_rate 0.1, now it is 0.2"),
+        (SHORT.replace(epochs=3), 0, 3, "epochs 2, now it is 3"),
+        (SHORT, 1, 3, "seed 0, now it is 1"),
+        (SHORT, 0, 4, "batches 3, now it is 4"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(tmp_path, schedule, seed, count, message):
+    train_until(tmp_path, 2, save_minutes=0)
+    before, net = content(tmp_path), conv_net()
+    start, options = values(net), replace(RESUME, seed=seed)
+    with pytest.raises(ValueError, match=f"{LAST}: the run was started with {message}"):
+        fit(net, Batches(count), cross_entropy, schedule, tmp_path, options=options)
+    assert same(values(net), start)
+    assert content(tmp_path) == before
+
+
+def test_a_run_does_not_go_on_with_other_frozen_parameters(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    net = conv_net()
+    net[0].weight.grad_req = "null"
+    with pytest.raises(ValueError, match="started with learned 6, now it is 5"):
+        fit(net, Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_checkpoint_cut_short_is_named_and_left_alone(tmp_path, share):
+    train_until(tmp_path, 2, save_minutes=0)
+    whole = (tmp_path / LAST).read_bytes()
+    (tmp_path / LAST).write_bytes(whole[: int(share * len(whole))])
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match=f"{LAST}: not a whole checkpoint") as error:
+        fit(conv_net(), Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert "\n" not in str(error.value)
+    assert content(tmp_path) == before
+
+
+def test_the_checkpoint_of_another_net_is_named_and_left_alone(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match=f"{LAST}: holds 8 parameters, the net has 1"):
+        fit(dense([1.0]), Batches(3), mean_output, SHORT, tmp_path, options=RESUME)
+    assert content(tmp_path) == before
+
+
+def test_a_lost_log_begins_anew(tmp_path):
+    train_until(tmp_path, 2, save_minutes=0)
+    (tmp_path / LOG).unlink()
+    fit(conv_net(), Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+    assert [r["step"] for r in records(tmp_path, "step")] == [2, 3, 4, 5]
+
+
+# --- killed -----------------------------------------------------------------------
+
+LONG = Schedule(
+    epochs=3, learning_rate=0.1, warmup_epochs=0.5, clip_norm=2.0, validate_every=1
+)
+
+
+def work(folder, call: int | None) -> None:
+    """Train in a process of its own; every step writes a checkpoint."""
+    # Its own lock is a semaphore of the system, which a killed process leaves behind.
+    tqdm.set_lock(threading.RLock())
+    if call is not None:
+        die_at(call)
+    net = conv_net()
+
+    def shrink(net, progress):
+        net[4].weight.set_data(net[4].weight.data() * (1 - 0.1 * progress.epoch))
+
+    options = replace(RESUME, seed=3, save_minutes=0)
+    fit(
+        net,
+        Batches(10),
+        cross_entropy,
+        LONG,
+        folder,
+        validate=figures(net),
+        callbacks=[shrink],
+        options=options,
+    )
+
+
+@pytest.fixture(scope="module")
+def processes():
+    return forkserver()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(processes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    process = processes.Process(target=work, args=(folder, None))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return outcome(folder)
+
+
+def test_killed_in_the_middle_of_writing_it_ends_the_same(
+    processes, uninterrupted, tmp_path
+):
+    draw, kills = random.Random(0), 0
+    while True:
+        # Three calls a checkpoint: each of the gaps between them is met.
+        process = processes.Process(target=work, args=(tmp_path, draw.randint(2, 14)))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 5
+    assert outcome(tmp_path) == uninterrupted
+    assert sorted(content(tmp_path)) == sorted([BEST, LAST, LOG])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_random_moments_it_ends_the_same(
+    processes, uninterrupted, tmp_path, seed
+):
+    draw, kills = random.Random(seed), 0
+    for _ in range(6):
+        before = log_stamp(tmp_path)
+        process = processes.Process(target=work, args=(tmp_path, None))
+        process.start()
+        while process.is_alive() and log_stamp(tmp_path) == before:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.06))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    process = processes.Process(target=work, args=(tmp_path, None))
+    process.start()
+    process.join()
+    assert kills >= 2
+    assert outcome(tmp_path) == uninterrupted
+
+
+def log_stamp(folder) -> tuple:
+    path = folder / LOG
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()
