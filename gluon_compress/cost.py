@@ -114,7 +114,7 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     """
     if plan is not None:
         plan.check(graph)
-    alive = graph.alive(plan.keep if plan is not None else {})
+    alive = graph.keep_mask(plan.keep if plan is not None else {})
     running, rows = states(graph.nodes), []
     seen: set[str] = set()
     for i, node in enumerate(graph.nodes):

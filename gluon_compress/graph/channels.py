@@ -13,27 +13,27 @@ from typing import Sequence
 
 import numpy as np
 
-NO_PLACES = np.zeros(0, int)
+NO_POSITIONS = np.zeros(0, int)
 
 
 @dataclass(frozen=True)
 class Tensor:
     """A tensor's shape, and along ``axis`` the position of each channel.
 
-    ``places`` numbers the channels of all groups; -1 is a channel that always stays.
-    Without an axis no channel can be removed, and there are no places.
+    ``positions`` number the channels of all groups; -1 is a channel that always stays.
+    Without an axis no channel can be removed, and there are no positions.
     """
 
     shape: tuple[int, ...]
     axis: int | None = None
-    places: np.ndarray = field(default_factory=lambda: NO_PLACES)
+    positions: np.ndarray = field(default_factory=lambda: NO_POSITIONS)
 
     def kept(self, alive: np.ndarray) -> tuple[int, ...]:
         """Return the shape when only the positions marked alive are kept."""
         if self.axis is None:
             return self.shape
         shape = list(self.shape)
-        shape[self.axis] = int(alive[self.places].sum())
+        shape[self.axis] = int(alive[self.positions].sum())
         return tuple(shape)
 
 

@@ -125,7 +125,7 @@ class Graph:
 
     @property
     def blocks(self) -> dict[str, np.ndarray]:
-        """Parameter to the places of blocks of its rows, where these differ."""
+        """Parameter to the positions of blocks of its rows, where these differ."""
         return self.found.blocks
 
     @property
@@ -150,8 +150,8 @@ class Graph:
                     shape[tensor.axis] = tensor.kept(alive)[tensor.axis]
         return tuple(shape)
 
-    def places(self, group: ChannelGroup) -> np.ndarray:
-        """Return the places of a group's indices."""
+    def positions(self, group: ChannelGroup) -> np.ndarray:
+        """Return the positions of a group's indices."""
         start = self.found.starts[group.name]
         return np.arange(start, start + group.width)
 
@@ -168,8 +168,8 @@ class Graph:
                 return group
         raise ValueError(f"there is no group {name!r}")
 
-    def alive(self, keep: Mapping[str, Sequence[int]]) -> np.ndarray:
-        """Return for all places, and at -1, whether they are kept."""
+    def keep_mask(self, keep: Mapping[str, Sequence[int]]) -> np.ndarray:
+        """Return for every position, and at -1, whether it is kept."""
         total = sum(group.width for group in self.groups)
         result = np.ones(total + 1, bool)
         for group in self.groups:

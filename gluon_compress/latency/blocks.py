@@ -46,10 +46,10 @@ class Side:
     tensor: Tensor | None = None
 
     def kept(self, alive: np.ndarray) -> int:
-        """Return their number when only ``alive`` is kept, see ``Graph.alive``."""
+        """Return their number when only ``alive`` is kept, see ``Graph.keep_mask``."""
         if self.tensor is None:
             return self.full
-        return int(alive[self.tensor.places].sum())
+        return int(alive[self.tensor.positions].sum())
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def slim(
     nets as in any other. ``select`` keeps multiples of 16 by default.
     """
     graph = traced(net, plan, shape, graph)
-    alive = graph.alive(plan.keep if plan else {})
+    alive = graph.keep_mask(plan.keep if plan else {})
     nodes = [slim_node(graph, i, alive) for i in range(len(graph.nodes))]
     params = {name: _slim_value(graph, name, alive) for name in graph.params}
     _check_slim(graph, nodes, params, alive)
@@ -137,7 +137,7 @@ def _cut(
             kept = [np.compress(alive[b], p, axis) for p, b in zip(parts, blocks)]
             array = np.concatenate(kept, list(axes).index(0))
         else:
-            array = np.compress(alive[tensor.places], array, axis)
+            array = np.compress(alive[tensor.positions], array, axis)
     return mx.nd.array(array, ctx=value.ctx, dtype=value.dtype)
 
 
