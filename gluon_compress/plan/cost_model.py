@@ -113,9 +113,8 @@ class _GroupSums:
     def __init__(self, graph: Graph) -> None:
         groups = [group for group in graph.groups if not group.frozen]
         self._groups = len(groups)
-        self._group_of_id = np.full(
-            len(graph.keep_mask({})), -1
-        )  # by the ids of index 0
+        # By the positions of index 0.
+        self._group_of_id = np.full(len(graph.keep_mask({})), -1)
         for k, group in enumerate(groups):
             self._group_of_id[graph.found.starts[group.name]] = k
 

@@ -49,7 +49,7 @@ def photo(width: int, height: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def positions(tmp_path_factory):
+def places(tmp_path_factory):
     """Folders as the page has them: edge/, decode.py, and each its own photo.jpg."""
     root, found = tmp_path_factory.mktemp("page"), {}
     for name, size in PHOTOS.items():
