@@ -49,6 +49,8 @@ MARKS = {kind: f"__{kind}__" for kind in KINDS}
 AXES = "__annotation_axes__"  # axes of the source along which a parameter's axes lie
 FIXED = "__annotation_fixed__"  # on parameters that are not trained
 
+SHAPED = "_shaped"  # ends the names of parameters in a shape that broadcasts
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -437,6 +439,9 @@ def _built(
             )
         else:
             result.append(marked(_checked(node, name), new.kind, name))
+            # MXNet's own names count what the process has built.
+            if node["op"] != "null" and not node["name"].endswith(SHAPED):
+                result[-1]["name"] = f"{name}_{len(result)}"
     _check_zero(
         symbol, name, ndim, {own: new.parameters[r] for own, r in roles.items()}
     )
@@ -490,7 +495,7 @@ def _broadcast_ready(
             f"annotation parameter {name!r} lies along the axes {axes}; allowed: one "
             "axis, the first ones, or all"
         )
-    return mx.sym.Reshape(variable, shape=shape, name=f"{name}_shaped")
+    return mx.sym.Reshape(variable, shape=shape, name=name + SHAPED)
 
 
 def _parameter(name: str, role: str, new: NewAnnotation) -> dict:
@@ -506,7 +511,7 @@ def _parameter(name: str, role: str, new: NewAnnotation) -> dict:
 def _checked(node: dict, name: str) -> dict:
     """Refuse an operator that does not work element by element."""
     alone = operator_of(node["op"]).rule in (rules.same, rules.elementwise)
-    shaped = node["op"] == "Reshape" and node["name"].endswith("_shaped")
+    shaped = node["op"] == "Reshape" and node["name"].endswith(SHAPED)
     if node["op"] != "null" and not alone and not shaped:
         raise ValueError(
             f"annotation {name!r} has the operator {node['op']}; allowed: operators "

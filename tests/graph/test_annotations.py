@@ -170,6 +170,12 @@ def test_one_kind_is_stripped_alone():
     assert {row.kind for row in annotations_of(nodes)} == {WEIGHT_MASK}
 
 
+def test_names_do_not_depend_on_what_was_built_before():
+    net = ready(residual())
+    first, second = (take_apart(symbol_of(with_all(net)))[0] for _ in range(2))
+    assert bare(first) == bare(second)
+
+
 def test_symbol_survives_a_file(tmp_path):
     net = with_all(ready(residual()))
     symbol, params = pair_of(net)
