@@ -170,6 +170,12 @@ def test_one_kind_is_stripped_alone():
     assert {row.kind for row in annotations_of(nodes)} == {WEIGHT_MASK}
 
 
+def test_names_do_not_depend_on_what_was_built_before():
+    net = ready(residual())
+    first, second = (take_apart(symbol_of(with_all(net)))[0] for _ in range(2))
+    assert bare(first) == bare(second)
+
+
 def test_symbol_survives_a_file(tmp_path):
     net = with_all(ready(residual()))
     symbol, params = pair_of(net)
@@ -374,6 +380,19 @@ def test_annotation_that_mixes_elements_is_refused():
     new = weight_mask(np.ones(values(net)[name].shape))
     new = NewAnnotation(WEIGHT_MASK, mixing, new.parameters)
     with pytest.raises(ValueError, match="operator sum"):
+        annotate(net, weights={name: new}, shape=SHAPE)
+
+
+def test_annotation_that_moves_zero_is_refused():
+    # Channels that are gone must not come back behind a mask.
+    def shifted(x, scale):
+        return mx.sym.broadcast_add(x, scale)
+
+    net = ready(plain())
+    (name,) = list(weights_of(net))[:1]
+    parameters = fake_quant(np.array([1.0]), None).parameters
+    new = NewAnnotation(FAKE_QUANT, shifted, parameters)
+    with pytest.raises(ValueError, match="zero"):
         annotate(net, weights={name: new}, shape=SHAPE)
 
 
