@@ -75,9 +75,11 @@ class Family(ABC):
     def describe(self, net: HybridBlock, config: Any) -> HybridBlock:
         """Make a net one of this family, and return it.
 
-        Its configuration is attached, so that pruning can hand it on.
+        Its configuration is attached, so that pruning can hand it on; ``net.classes``
+        are the names of its classes, as in GluonCV.
         """
         net.family, net.family_config = self, config
+        net.classes = self.classes_of(net)
         net.net_adapter = self.net_adapter()
         return net
 

@@ -43,7 +43,7 @@ class DetectionTask(Task):
         if recipe.student is not None:
             student = self._build(recipe.student, classes)
         teacher = self.teacher(full, classes)
-        if teacher is not None:
+        if teacher is not None and recipe.distillation is not None:
             family_of(student).check_teacher(student, teacher)
             _taps(recipe.distillation, teacher)
         return full, student
@@ -126,7 +126,7 @@ class DetectionTask(Task):
         """Teach from labels, and from another detector where there is one."""
         family, settings = family_of(net), self.recipe.distillation
         loss = family.loss(net)
-        if teacher is None:
+        if teacher is None or settings is None:
             return Lesson(family.training_net(net), supervised_step(loss))
         taps, stride = _taps(settings, teacher), settings.stride
         context = family.loss_context(net, taps, stride=stride) if taps else {}
@@ -136,7 +136,7 @@ class DetectionTask(Task):
             taps,
             loss,
             weights=settings.losses,
-            settings=settings,
+            settings=settings.loss_settings,
             **context,
         )
         widths = dict(zip(family.map_names(teacher), family.map_widths(teacher)))

@@ -7,6 +7,7 @@ from typing import Optional
 from typing_extensions import Literal
 
 from gluon_compress.data.classification import ClassificationData
+from gluon_compress.distill.classification import SoftTargetLossSettings
 from gluon_compress.recipe.recipe import ModelSettings, Recipe
 from gluon_compress.validation import (
     NonEmptyStr,
@@ -53,7 +54,7 @@ class ClassTargetSettings(Settings):
     mixup: NonNegative = 0.0
 
 
-class SoftTargetSettings(Settings):
+class SoftTargetSettings(SoftTargetLossSettings):
     """What the student learns from its teacher in the last training.
 
     Parameters
@@ -62,13 +63,10 @@ class SoftTargetSettings(Settings):
         Folder of an exported classifier; None: the recipe's own full net.
     weight : float
         Of ``distill.soft_target_loss``, beside the loss of the labels.
-    temperature : float
-        Divides the scores of both nets.
     """
 
     teacher: Optional[NonEmptyStr] = None
     weight: Positive = 1.0
-    temperature: Positive = 2.0
 
 
 class ClassificationRecipe(Recipe):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.detection import DetectionData
-from gluon_compress.distill import LOSSES
+from gluon_compress.distill import LOSSES, DistillationLoss
 from gluon_compress.recipe.recipe import ModelSettings, Recipe
 from gluon_compress.validation import (
     Count,
@@ -19,6 +19,7 @@ from gluon_compress.validation import (
     Settings,
     Share,
     listed,
+    unknown_key,
 )
 
 # What a detector that training starts from already has, or does without.
@@ -84,17 +85,20 @@ class DetectorSettings(ModelSettings):
         counts = {n: len(rows) for n, rows in lists.items() if rows is not None}
         if "sizes" in counts:
             counts["sizes"] -= 1
-        first = next(iter(counts), None)
-        for name, maps in counts.items():
-            if maps != counts[first]:
-                allowed = f"{counts[first]} numbers, one for each map as in {first}"
+        for name, count in counts.items():
+            first, maps = next(iter(counts.items()))
+            if count != maps:
+                allowed = f"{maps} numbers, one for each map as in {first}"
                 if name == "sizes":
-                    allowed = f"{counts[first] + 1} rising numbers, one more than maps"
+                    allowed = f"{maps + 1} rising numbers, one more than maps"
                 raise self.error(name, allowed)
 
 
 class DetectorDistillation(Settings):
     """What the student learns from its teacher in the last training.
+
+    The settings of the losses are keys here too; see the ``Config`` of each row of
+    ``distill.LOSSES``.
 
     Parameters
     ----------
@@ -102,46 +106,71 @@ class DetectorDistillation(Settings):
         Folder of an exported detector; None: the recipe's own full net.
     losses : dict
         Weights of losses, by their names in ``distill.LOSSES``; at least one is above
-        0. Losses on features compare the maps that the predictors read.
+        0. Losses on feature maps compare the maps that the predictors read.
     taps : tuple of str or None
         These maps, each once: ``map0`` is the largest, ``map1`` the next, ...; None:
         all of them.
     stride : int
         On maps larger than 5 x 5, only every n-th cell in each direction is compared.
         Neighbouring cells are alike, and adapters cost time for each cell.
-    temperature : float
-        Divides the logits of both nets in ``scores`` and ``weighted_scores``.
-    background : float
-        Weight of the background class in ``weighted_scores``.
-    margin : float
-        By how much ``bounded_boxes`` wants the student to be better than its teacher,
-        in squared box deltas.
-    near : float
-        In ``imitation``, a cell is near an object if one of its anchors reaches at
-        least this share of the object's best IoU.
-    channel_temperature : float
-        Divides the features in ``channels``.
     """
 
+    model_config = ConfigDict(extra="allow")
+
     teacher: Optional[NonEmptyStr] = None
-    losses: Dict[Annotated[str, OneOf(lambda: LOSSES)], NonNegative] = {
+    losses: Dict[Annotated[str, OneOf(lambda: _losses())], NonNegative] = {
         "scores": 1.0,
         "boxes": 1.0,
     }
     taps: Optional[Annotated[Tuple[NonEmptyStr, ...], _SOME]] = None
     stride: Count = 2
-    temperature: Positive = 2.0
-    background: Positive = 1.5
-    margin: NonNegative = 0.0
-    near: Share = 0.5
-    channel_temperature: Positive = 4.0
 
     def check(self) -> None:
         """Check that the teacher teaches something, and no map twice."""
         if not any(self.losses.values()):
-            raise self.error("losses", f"a weight above 0 of any of {listed(LOSSES)}")
+            raise self.error(
+                "losses", f"a weight above 0 of any of {listed(_losses())}"
+            )
         if self.taps is not None and len(set(self.taps)) < len(self.taps):
             raise self.error("taps", "each name once")
+
+    @property
+    def loss_settings(self) -> Dict[str, Any]:
+        """The settings of the losses, by name."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_loss_settings(cls, content: Any) -> Any:
+        """Check the settings of the losses, and add their defaults."""
+        if not isinstance(content, dict):
+            return content
+        configs = dict.fromkeys(loss.Config for loss in _losses().values())
+        names = [*cls.model_fields, *(key for c in configs for key in c.model_fields)]
+        for key in content:
+            if key not in names:
+                raise unknown_key(key, dict.fromkeys(names))
+        settings: Dict[str, Any] = {}
+        for config in configs:
+            stated = {k: content[k] for k in config.model_fields if k in content}
+            settings.update(dict(config.model_validate(stated)))
+        return {**content, **settings}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Dict[str, Any]:
+        """Add the settings of the losses."""
+        json_schema = super().__get_pydantic_json_schema__(schema, handler)
+        resolved = handler.resolve_ref_schema(json_schema)
+        resolved["additionalProperties"] = False
+        for loss in _losses().values():
+            properties = loss.Config.model_json_schema().get("properties", {})
+            resolved["properties"].update(properties)
+        return json_schema
+
+
+def _losses() -> Dict[str, DistillationLoss]:
+    """Return the losses that detectors can be distilled with."""
+    return {n: loss for n, loss in LOSSES.items() if loss.kind != "classifier"}
 
 
 class DetectionEvaluation(Settings):

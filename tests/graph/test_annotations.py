@@ -8,7 +8,7 @@ import pytest
 from mxnet import autograd
 
 from gluon_compress import Plan, count, mask, recalibrate, set_mask, slim, trace
-from gluon_compress.deployment.fold import fold
+from gluon_compress.deployment.folding import fold
 from gluon_compress.graph import (
     AnnotationParameter,
     NewAnnotation,

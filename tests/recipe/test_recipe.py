@@ -6,8 +6,10 @@ import math
 import pytest
 
 from gluon_compress.compression import DeleteSettings, PruneSettings
+from gluon_compress.distill import LOSSES, DistillationLoss
 from gluon_compress.recipe import Recipe, load_recipe, parse_recipe
 from gluon_compress.train import Schedule
+from gluon_compress.validation import Positive, Settings
 
 RECIPE = {
     "paper": "arXiv:1905.01787",
@@ -259,3 +261,24 @@ def test_missing_data_says_how_to_name_the_folder(tmp_path, monkeypatch):
         data.open("train")
     for words in (str(tmp_path / "bccd"), "--data", "GLUON_COMPRESS_DATA"):
         assert words in str(caught.value)
+
+
+def test_settings_of_distillation_losses_are_keys_of_the_distillation(tmp_path):
+    stated = load(tmp_path, changed("distillation", {"near": 1})).distillation
+    assert (stated.near, stated.temperature) == (1, 2.0)
+    assert stated.to_json()["near"] == 1
+    message = r"distillation\.nearer: no such key; allowed: teacher, losses, .*near"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, changed("distillation", {"nearer": 1}))
+
+
+def test_a_loss_from_outside_brings_its_settings(tmp_path, monkeypatch):
+    class Config(Settings):
+        sharpness: Positive = 3.0
+
+    row = DistillationLoss(lambda pair, settings: 0, Config=Config)
+    monkeypatch.setitem(LOSSES, "outside", row)
+    content = changed("distillation", {"losses": {"outside": 1}, "sharpness": 2})
+    assert load(tmp_path, content).distillation.sharpness == 2
+    with pytest.raises(ValueError, match=r"distillation\.sharpness is 0; allowed: "):
+        load(tmp_path, changed("distillation", {"sharpness": 0}))
