@@ -315,14 +315,14 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
 
     other = shutil.copytree(deployed, tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest.update(mean=[0, 0.5, 1], std=[1, 0.5, 2])
+    manifest["preprocess"].update(mean=[0, 0.5, 1], std=[1, 0.5, 2])
     (other / "manifest.json").write_text(json.dumps(manifest))
     given, detect = [], Predictor.detect
     monkeypatch.setattr(
         Predictor, "detect", lambda self, x: given.append(x) or detect(self, x)
     )
     assert call("evaluate", other, "--runtime", "mxnet", "--data", images)[0] == 0
-    right = Predictor(other).prepared(read_image(images / "JPEGImages" / "a.jpg"))
+    right = Predictor(other).preprocess(read_image(images / "JPEGImages" / "a.jpg"))[0]
     np.testing.assert_allclose(given[0][:1], right, atol=1e-6)
 
 
