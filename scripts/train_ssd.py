@@ -38,7 +38,7 @@ def arguments():
 def run(args) -> None:
     """Read the recipe, put the options in, refuse one that compresses, and train."""
     from gluon_compress.recipe import load_recipe
-    from gluon_compress.recipe.detection import DetectorDistillation, DetectorSettings
+    from gluon_compress.recipe.detection import DetectorDistillation
 
     recipe = load_recipe(args.recipe, task="detection")
     if recipe.finetune is not None:
@@ -46,7 +46,7 @@ def run(args) -> None:
     model = recipe.model
     if args.start:  # which has a trunk and anchors of its own
         kept = {"name": model.name, "plan": model.plan, "masks": model.masks}
-        model = DetectorSettings(**kept)
+        model = type(model)(**kept)
     model = model.replace(**given(args, "plan", "masks", "trunk", "start"))
     recipe = with_own_data(recipe.replace(model=model), args)
     if args.teacher:
