@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gluon_compress.version import __version__ as __version__
+
 # In the order of use; the imports below are the same names for type checkers.
 _NAMES = {
     # 1. Trace a net, find its channel groups, count what it costs.
@@ -77,19 +79,14 @@ if TYPE_CHECKING:
     from gluon_compress.zoo import get_model as get_model
     from gluon_compress.zoo import list_models as list_models
 
-    __version__: str
-
 
 def __getattr__(name: str) -> Any:
     """Load a public name, or a module of the package, and keep it."""
     if name in _MODULES:
         value = getattr(importlib.import_module(_MODULES[name]), name)
-    elif name == "__version__":
-        value = importlib.import_module("gluon_compress.provenance").version()
-    else:
-        return _submodule(name)
-    globals()[name] = value
-    return value
+        globals()[name] = value
+        return value
+    return _submodule(name)
 
 
 def _submodule(name: str) -> Any:

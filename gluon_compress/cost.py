@@ -77,8 +77,8 @@ class Cost:
         }
 
     def __str__(self) -> str:
-        head = ("layer", "operator", "output", "MACs", "params", "bytes")
-        table: list[tuple[str, ...]] = [head]
+        table: list[tuple[str, ...]]
+        table = [("layer", "operator", "output", "MACs", "params", "bytes")]
         for row in self.rows:
             output = "x".join(str(n) for n in row.output[1:])
             table.append((row.name, row.op, output, *_written(row)))
@@ -114,10 +114,9 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     """
     if plan is not None:
         plan.check(graph)
-    alive = graph.alive(plan.keep if plan is not None else {})
-    running = states(graph.nodes)
+    alive = graph.keep_mask(plan.keep if plan is not None else {})
+    running, rows = states(graph.nodes), []
     seen: set[str] = set()
-    rows = []
     for i, node in enumerate(graph.nodes):
         if node["op"] == "null":
             continue
@@ -127,7 +126,7 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     return Cost(tuple(rows))
 
 
-def _own_parameters(graph: Graph, node: dict, seen: set[str]) -> list:
+def _own_parameters(graph: Graph, node: dict, seen: set) -> list:
     """Return a node's entries that are parameters no earlier node has."""
     own = []
     for entry in node["inputs"]:

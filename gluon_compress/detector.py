@@ -39,11 +39,11 @@ class GluonPredictor(ImagePredictor):
             self._family.postprocess(net),
         )
 
-    def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return the results for inputs that are prepared already."""
+    def detect(self, batch: Any) -> tuple[np.ndarray, ...]:
+        """Return the results for inputs, arrays of NumPy or MXNet."""
+        device = next(iter(self._net.collect_params().values())).list_ctx()[0]
         if not isinstance(batch, mx.nd.NDArray):
             batch = mx.nd.array(batch)
-        device = next(iter(self._net.collect_params().values())).list_ctx()[0]
         return self._family.results(self._net, batch.as_in_context(device))
 
 
@@ -102,7 +102,8 @@ class Detector:
         """
         if isinstance(batch, mx.nd.NDArray) and isinstance(self.predictor, Predictor):
             batch = batch.asnumpy()
-        return self.predictor.detect(batch)  # type: ignore[return-value]
+        ids, scores, corner_boxes = self.predictor.detect(batch)
+        return ids, scores, corner_boxes
 
     def find(
         self, image: np.ndarray, threshold: float = 0.5

@@ -1,51 +1,63 @@
-"""Tables and figures as Markdown shows them."""
+"""Formats tables and figures for Markdown; columns are aligned in the source, too."""
 
 from __future__ import annotations
 
-from typing import Collection, Iterable, Sequence
+from typing import Any, Collection, Iterable, Sequence
 
-from tabulate import tabulate
+import tabulate
 
-ALIGNED = 100  # characters of the longest line of a table with aligned columns
+ALIGNED = 120  # characters of the longest line of a table with aligned columns
 
 
-def table(
+def markdown_table(
     head: Sequence[str],
-    rows: Iterable[Sequence],
+    rows: Iterable[Sequence[Any]],
     *,
-    text_columns: Collection[str] | None = None,
+    text_columns: Collection[str] = (),
 ) -> str:
-    """Return a table, with a line break at its end.
+    """Return a Markdown table.
+
+    Columns are aligned in the source where that keeps its lines short.
 
     Parameters
     ----------
     head : sequence of str
-        The names of the columns.
     rows : iterable of sequences
-        Cells, shown as ``str`` writes them; a ``|`` in them is escaped. Columns are
-        aligned in the source where that keeps lines short.
-    text_columns : collection of str, optional
-        Names of columns of text. The others are numbers, which are aligned to the
-        right, and all columns are aligned in the source.
+        A cell that is not text is shown by ``str``.
+    text_columns : collection of str
+        Names of the columns to align left. Default: the first column.
     """
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    if text_columns is not None:
-        sides = ["left" if name in text_columns else "right" for name in head]
-        names = [name.replace("|", "\\|") for name in head]
-        text = tabulate(cells, names, "pipe", disable_numparse=True, colalign=sides)
-        return f"{text}\n"
-    widths = [max(map(len, column)) for column in zip(head, *cells)]
-    aligned = sum(widths) + 3 * len(widths) < ALIGNED
-    text = tabulate(
+    text_columns = text_columns or head[:1]
+    names = [_escaped(name) for name in head]
+    cells = [[_escaped(cell) for cell in row] for row in rows]
+    columns = zip(names, *cells)
+    is_narrow = sum(3 + max(map(len, column)) for column in columns) < ALIGNED
+    alignment = {
+        "colalign": ["left" if name in text_columns else "right" for name in head]
+    }
+    return tabulate.tabulate(
         cells,
-        head,
-        "github",
+        names,
+        tablefmt="pipe",
         disable_numparse=True,
-        stralign="left" if aligned else None,
+        **(alignment if is_narrow else {"stralign": None}),
     )
-    return f"{text}\n"
+
+
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    text_columns: Collection[str] = (),
+) -> str:
+    """Return a Markdown table as a part of a page, with a line break at its end."""
+    return f"{markdown_table(head, rows, text_columns=text_columns)}\n"
 
 
 def percent(value: float | None) -> str:
     """Return a share in percent, with one digit; a dash for none."""
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _escaped(cell: Any) -> str:
+    return str(cell).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Records where a result comes from: commit, date, hardware and versions.
+"""Records where a result comes from: commit, hardware, versions, and earlier runs.
 
 Imports nothing but the standard library, so that it is cheap to ask.
 """
@@ -11,15 +11,12 @@ import platform
 import re
 import subprocess
 import time
-from pathlib import Path
-from typing import Any
-
-from gluon_compress.version import __version__
+from pathlib import Path, PurePosixPath
+from typing import Any, Mapping
 
 # Of the checkout that this file is part of; no checkout where the package is installed.
 ROOT = Path(__file__).resolve().parents[1]
-DISTRIBUTION = "gluon_compress"
-PACKAGES = (DISTRIBUTION, "mxnet", "gluoncv", "numpy", "opencv-python")
+PACKAGES = ("gluon_compress", "mxnet", "gluoncv", "numpy", "opencv-python")
 OPTIONAL_PACKAGES = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")
 
 
@@ -44,9 +41,18 @@ def environment() -> dict[str, Any]:
     }
 
 
-def version() -> str:
-    """Return the version of this package."""
-    return __version__
+def runs_of(recipe: Mapping[str, Any]) -> list[PurePosixPath]:
+    """Return what a recipe starts from of other runs: ``runs/NAME/...``, each once.
+
+    Parameters
+    ----------
+    recipe : mapping
+        JSON; the settings of its nets and of its teacher are looked at.
+    """
+    parts = [recipe.get(part) or {} for part in ("model", "student", "distillation")]
+    texts = [value for part in parts for value in part.values()]
+    runs = [text for text in texts if isinstance(text, str) and text[:5] == "runs/"]
+    return [PurePosixPath(run) for run in dict.fromkeys(runs)]
 
 
 def cpu_name() -> str:

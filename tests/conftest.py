@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-import importlib
 import resource
+import runpy
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
 import pytest
+
+from gluon_compress.cli import COMMANDS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -43,30 +45,20 @@ _SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """Return a function that imports a file of the scripts folder."""
-    monkeypatch.syspath_prepend(str(_SCRIPTS))
-    earlier = set(sys.modules)
-
-    def load(name: str):
-        return importlib.import_module(name)
-
-    yield load
-    for name in set(sys.modules) - earlier:  # names as plain as "export" must not stay
-        place = _SCRIPTS / name.replace(".", "/")
-        if place.with_suffix(".py").exists() or place.is_dir():
-            del sys.modules[name]
-
-
-@pytest.fixture
-def call(script, capsys, monkeypatch):
-    """Return a function that runs a script: status, standard output, and error."""
+def call(capsys, monkeypatch):
+    """Return a function that runs a command: status, standard output, and error."""
 
     def run(name: str, *options) -> tuple[int, str, str]:
-        module = script(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py"])
         with pytest.raises(SystemExit) as end:
-            script("common").main(module.run, module.arguments(), map(str, options))
+            command_of(name).main([str(option) for option in options])
         return (end.value.code or 0, *capsys.readouterr())
 
     return run
+
+
+def command_of(name: str):
+    """Return the command of a script or subcommand, without running it."""
+    if not (_SCRIPTS / f"{name}.py").exists():
+        return COMMANDS[name]
+    return runpy.run_path(str(_SCRIPTS / f"{name}.py"))["COMMAND"]

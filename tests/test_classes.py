@@ -74,7 +74,7 @@ def test_seen_area_and_aspect_are_within_their_limits():
     from gluon_compress.data.imagenet_transforms import _part
 
     for seed in range(200):
-        top, left, h, w = _part(image.shape[:2], 0.2, rng(seed))
+        top, left, h, w = _part(image.shape[:2], 0.2, 1.0, rng(seed))
         assert 0 <= top <= height - h
         assert 0 <= left <= width - w
         assert 0.19 <= h * w / (height * width) <= 1
@@ -190,12 +190,12 @@ def test_packed_validation_is_the_folder_s(folder, packed):
 
 
 def test_unchanged_record_is_normalised_as_a_folder_s_image(packed):
-    from gluon_compress.data.imagenet_transforms import _resize
+    from gluon_compress.data.preprocess import CROPPED
 
     records = Records(packed / "val.rec", NAMES)
     # A side of 35 is cut from 40: nothing is resized.
     (batch,) = epoch_of(RecordBatches(records, 6, 35, shuffle=False))
-    whole = normalize([_resize(picture(0, 1000), 52, 40)])[0]
+    whole = normalize([CROPPED.resize(picture(0, 1000), 40, 52)])[0]
     np.testing.assert_allclose(batch[0][0], whole[:, 2:37, 8:43], atol=0.02)
 
 

@@ -14,6 +14,7 @@ from gluoncv.data import COCODetection
 
 import servers
 from archives import tarred, zipped
+from experiments.sets import read_set
 from gluon_compress.data import (
     ImageFolder,
     VOCLayout,
@@ -22,7 +23,7 @@ from gluon_compress.data import (
     voc_gluoncv,
 )
 from gluon_compress.data.public import PUBLIC_DATASETS, download_dataset
-from gluon_compress.recipe import load_recipe
+from gluon_compress.recipe import load_recipe, parse_recipe
 from gluon_compress.storage import archives
 from gluon_compress.storage import download as fetching
 from refusals import assert_refused
@@ -172,7 +173,7 @@ def test_voc_opens_as_gluoncv_reads_it(offer, download):
 def test_bccd_opens_as_recipes_read_it(offer, download):
     offer("bccd")
     assert download("bccd")[0] == 0
-    recipe = load_recipe(ROOT / "model_zoo/bccd/full_seed0/recipe.json")
+    recipe = parse_recipe(read_set(ROOT / "model_zoo/bccd")["full_seed0"].recipe)
     root = download.root / Path(recipe.data.root).name
     for split in (recipe.data.train, recipe.data.test):
         data = VOCLayout(root, split, recipe.data.classes)
@@ -244,10 +245,8 @@ def test_archives_are_stated_as_download_and_unpack_want_them():
         assert Path(archive.name).suffix in (".tar", ".tgz", ".zip")
 
 
-def test_help_lists_sets_sizes_terms_and_places(call, capsys, script):
-    with pytest.raises(SystemExit):
-        script("download_data").arguments().parse_args(["--help"])
-    text = capsys.readouterr().out
+def test_list_shows_sizes_terms_and_places(call):
+    _, text, _ = call("download_data", "--list")
     for name, one in PUBLIC_DATASETS.items():
         (line,) = [x for x in text.splitlines() if x.startswith(f"  {name} ")]
         assert f"{one.size / 1e9:.2f} GB" in line

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.check_docs import commands_of
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,7 +71,7 @@ def test_pages_have_python_to_run():
     assert len(SNIPPETS) == 6
 
 
-def test_commands_of_a_page_are_found(script, tmp_path):
+def test_commands_of_a_page_are_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
         "Text.\n\n"
@@ -80,8 +82,7 @@ def test_commands_of_a_page_are_found(script, tmp_path):
         "```python\n    scripts/c.py\n```\n"
         "\n    pip install .\n"
     )
-    found = script("checking.commands").commands_of(page)
-    assert [(command.line, command.text) for command in found] == [
+    assert [(command.line, command.text) for command in commands_of(page)] == [
         (3, "make demo"),
         (4, "scripts/a.py --one  two"),
         (9, "X=1\nscripts/b.py $X"),

@@ -11,10 +11,11 @@ import pytest
 from gluoncv import model_zoo
 
 from gluon_compress import delete, export, models, pipeline
+from gluon_compress.cli.recipes import RUN, TRAIN, with_own_data
 from gluon_compress.data.toy import CLASSES
 from gluon_compress.models import ssd
 from gluon_compress.models.ssd import raw_head
-from gluon_compress.recipe import DetectionRecipe, load_recipe
+from gluon_compress.recipe import DetectionRecipe, load_recipe, parse_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import few_toys
@@ -261,7 +262,7 @@ def test_script_refuses_a_recipe_that_compresses(place, tmp_path, call):
         "train_ssd", "--recipe", place / "recipe.json", "--out", tmp_path / "run"
     )
     assert status == 2
-    assert "compresses; that is for run_pipeline.py" in error
+    assert "recipe.json: compresses" in error
 
 
 def test_script_names_an_unknown_kvstore(place, tmp_path, call):
@@ -288,30 +289,31 @@ def test_script_names_a_missing_teacher(place, tmp_path, call):
 # Images of one's own, in any recipe of a detector.
 
 
-def test_own_images_come_with_their_own_classes(script, place, monkeypatch):
+def test_own_images_come_with_their_own_classes(place, monkeypatch):
     monkeypatch.chdir(place)
-    recipe = recipe_in(place)
-    made = script("run_pipeline").arguments()
+    recipe_in(place)
+    recipe = read_json(place / "recipe.json")
+    recipe["data"]["classes"] = ["cell"]
+    parser = RUN.parser()
     base = ["--recipe", "r.json", "--out", "runs/mine"]
-    with_own_data = script("runs").with_own_data
-    named = recipe.replace(data=recipe.data.replace(classes=("cell",)))
-    assert with_own_data(named, made.parse_args(base)) == named
-    args = made.parse_args([*base, "--images", "pets", "--seed", "3"])
-    found = with_own_data(named, args)
-    assert found.data.root == str(place / "pets")
-    assert (found.data.classes, found.seed) == (None, 3)
-    args = made.parse_args([*base, "--images", "pets", "--classes", "cat", "dog"])
-    assert with_own_data(named, args).data.classes == ("cat", "dog")
+    assert with_own_data(recipe, parser.parse_args(base)) == recipe
+    args = parser.parse_args([*base, "--images", "pets", "--seed", "3"])
+    changed = parse_recipe(with_own_data(recipe, args))
+    assert changed.data.root == str(place / "pets")
+    assert (changed.data.classes, changed.seed) == (None, 3)
+    args = parser.parse_args([*base, "--images", "pets", "--classes", "cat", "dog"])
+    assert parse_recipe(with_own_data(recipe, args)).data.classes == ("cat", "dog")
 
 
-def test_own_images_lie_in_the_current_folder(script, place, tmp_path, monkeypatch):
+def test_own_images_lie_in_the_current_folder(place, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("GLUON_COMPRESS_DATA", str(tmp_path))
-    made = script("train_ssd").arguments()
+    recipe_in(place)
+    recipe = read_json(place / "recipe.json")
     for folder in ("toy", "../" + place.name + "/toy", str(place / "toy")):
         given = ["--recipe", "r.json", "--out", "run", "--images", folder]
-        found = script("runs").with_own_data(recipe_in(place), made.parse_args(given))
-        assert found.data.folder() == place / "toy"
+        args = TRAIN.parser().parse_args(given)
+        assert parse_recipe(with_own_data(recipe, args)).data.folder() == place / "toy"
 
 
 def test_missing_folder_of_images_is_named(place, tmp_path, call):

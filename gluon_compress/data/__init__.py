@@ -23,7 +23,6 @@ from gluon_compress.data.sets import (
     voc_gluoncv,
 )
 from gluon_compress.data.ssd_transforms import (
-    RESIZE,
     ssd_train_sample,
     ssd_val_sample,
 )
@@ -33,7 +32,6 @@ from gluon_compress.data.voc_xml import class_names
 __all__ = [
     "DATA_FOLDER",
     "MEAN",
-    "RESIZE",
     "STD",
     "Batches",
     "ClassTargets",

@@ -7,17 +7,16 @@ colours. All changes of colour are one matrix, applied at the size of the net's 
 
 from __future__ import annotations
 
-import math
 from typing import Sequence
 
 import cv2
 import numpy as np
 
+from gluon_compress.data.preprocess import CROPPED, Preprocess
 from gluon_compress.sizes import Size, size_pair
 
 ASPECTS = (3 / 4, 4 / 3)
 TRIALS = 10
-CENTRE = 0.875  # share of the shorter side that is seen in validation: 224 of 256
 
 _GRAY = np.array([0.299, 0.587, 0.114])
 # Directions and lengths of ImageNet's colours (Krizhevsky et al. 2012, section 4.1).
@@ -69,7 +68,7 @@ def crop_train_sample(
     stretch = columns / rows
     top, left, height, width = _part(image.shape[:2], least_area, stretch, rng)
     part = image[top : top + height, left : left + width]
-    view = _resize(part, columns, rows)
+    view = CROPPED.resize(part, rows, columns)
     if rng.random() < 0.5:
         view = cv2.flip(view, 1)
     if jitter or lighting:
@@ -98,13 +97,8 @@ def crop_val_sample(
         Image ``(H, W, 3)``, uint8: the centre of the image, which is resized so that
         it just covers ``size / 0.875``, and ``label``.
     """
-    height, width = image.shape[:2]
-    rows, columns = size_pair(size)
-    scale = max(math.ceil(rows / CENTRE) / height, math.ceil(columns / CENTRE) / width)
-    height, width = round(height * scale), round(width * scale)
-    view = _resize(image, width, height)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return np.ascontiguousarray(view[top : top + rows, left : left + columns]), label
+    view, _ = Preprocess.centre_crop(*size_pair(size)).view(image)
+    return view, label
 
 
 def _part(
@@ -124,12 +118,6 @@ def _part(
     h = max(round(min(height, width / stretch)), 1)
     w = max(round(min(width, height * stretch)), 1)
     return (height - h) // 2, (width - w) // 2, h, w
-
-
-def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    smaller = width < image.shape[1] and height < image.shape[0]
-    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=how)
 
 
 def _colours(view: np.ndarray, jitter: float, lighting: float, rng) -> np.ndarray:

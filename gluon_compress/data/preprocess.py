@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Any, Iterable, Optional, Sequence, Tuple
+from typing import Any, Iterable, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -91,6 +91,9 @@ class Interpolation(Settings):
         return cv2.resize(image, (int(width), int(height)), interpolation=flag)
 
 
+CROPPED = Interpolation(smaller="linear")  # how classifiers' images are resized
+
+
 class Preprocess(Settings):
     """What an image goes through before a net sees it.
 
@@ -131,7 +134,7 @@ class Preprocess(Settings):
     @classmethod
     def centre_crop(cls, height: int, width: int, **settings: Any) -> Preprocess:
         """Return how classifiers are validated: the short side scaled, then a crop."""
-        settings.setdefault("interpolation", Interpolation(smaller="linear"))
+        settings.setdefault("interpolation", CROPPED)
         return cls(height=height, width=width, keep_ratio=True, crop=CROP, **settings)
 
     @property
@@ -178,7 +181,8 @@ class Preprocess(Settings):
             top, left = (rows - self.height) // 2, (columns - self.width) // 2
             view = view[top : top + self.height, left : left + self.width]
             view = np.ascontiguousarray(view)
-        return view, Placement(*image.shape[:2], rows, columns, top, left)
+        height, width = image.shape[:2]
+        return view, Placement(height, width, rows, columns, top, left)
 
     def _size_resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image is resized to."""
@@ -226,7 +230,7 @@ class Preprocess(Settings):
             raise ValueError(f"no image can be read: {reason}")
         return np.concatenate(inputs), skipped
 
-    def normalized(self, views: Sequence[np.ndarray]) -> np.ndarray:
+    def normalized(self, views: Union[np.ndarray, Sequence[np.ndarray]]) -> np.ndarray:
         """Return views of 8 bits ``(B, H, W, 3)`` as inputs ``(B, 3, H, W)``."""
         return normalize(views, self.mean, self.std)
 

@@ -18,8 +18,9 @@ import numpy as np
 from mxnet import recordio
 
 from gluon_compress.data.batches import Sample, drawn, padded
-from gluon_compress.data.imagenet_transforms import ASPECTS, CENTRE
+from gluon_compress.data.imagenet_transforms import ASPECTS
 from gluon_compress.data.normalization import MEAN, STD
+from gluon_compress.data.preprocess import CROP
 from gluon_compress.sizes import Size, size_pair
 
 _SEEDS = 2**31 - 1
@@ -220,4 +221,4 @@ def _train_view(least_area: float, jitter: float, lighting: float) -> dict:
 
 
 def _val_view(size: Size) -> dict:
-    return {"resize": math.ceil(max(size_pair(size)) / CENTRE)}
+    return {"resize": math.ceil(max(size_pair(size)) / CROP)}

@@ -295,7 +295,9 @@ def _six_columns(label) -> np.ndarray:
     return rows[rows[:, 4] >= 0]
 
 
-def voc_gluoncv(root: str | os.PathLike, splits: str | Sequence) -> Detections:
+def voc_gluoncv(
+    root: str | os.PathLike, splits: str | Sequence[tuple[int, str]]
+) -> Detections:
     """Return Pascal VOC 2007 and 2012 as GluonCV's ``VOCDetection`` reads it.
 
     Parameters
@@ -311,6 +313,7 @@ def voc_gluoncv(root: str | os.PathLike, splits: str | Sequence) -> Detections:
         If a folder or list is missing, or an annotation cannot be read.
     """
     root = Path(root)
+    pairs: list[tuple[int, str]]
     if isinstance(splits, str):
         lists = {(year, splits): _voc_list(root, year, splits) for year in YEARS}
         pairs = [split for split, path in lists.items() if path.exists()]

@@ -15,11 +15,8 @@ import numpy as np
 
 from gluon_compress.boxes import iou
 from gluon_compress.data.normalization import MEAN
+from gluon_compress.data.preprocess import Preprocess
 from gluon_compress.sizes import Size, size_pair
-
-# How an image is resized to the net's input, by GluonCV's rule: the names of OpenCV's
-# interpolations where it is larger both ways, smaller both ways, or neither.
-RESIZE = {"larger": "area", "smaller": "cubic", "otherwise": "linear"}
 
 FILL = tuple(round(255 * m) for m in MEAN)
 MAX_EXPANSION = 4.0
@@ -112,21 +109,11 @@ def ssd_val_sample(
     tuple
         Image ``(H, W, 3)``, uint8, and label ``(M, 4+)``, float32.
     """
-    height, width = image.shape[:2]
-    rows, columns = size_pair(size)
-    view = _resize(image, columns, rows, _fitting(image.shape, (rows, columns)))
-    scale = np.array([columns / width, rows / height] * 2)
+    height, width = size_pair(size)
+    view, placement = Preprocess(height=height, width=width).view(image)
     boxes = label.astype(np.float64)
-    boxes[:, :4] *= scale
+    boxes[:, :4] = placement.to_input(boxes[:, :4])
     return view, boxes.astype(np.float32)
-
-
-def _fitting(shape: Sequence[int], size: tuple[int, int]) -> int:
-    """Return the interpolation that ``RESIZE`` names for an image of such sides."""
-    smaller = shape[0] < size[0] and shape[1] < size[1]
-    larger = shape[0] > size[0] and shape[1] > size[1]
-    name = RESIZE["smaller" if smaller else "larger" if larger else "otherwise"]
-    return getattr(cv2, f"INTER_{name.upper()}")
 
 
 def _resize(image: np.ndarray, width: int, height: int, how: int) -> np.ndarray:

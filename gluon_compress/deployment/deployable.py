@@ -9,7 +9,7 @@ import mxnet as mx
 
 from gluon_compress.cost import count
 from gluon_compress.data import Preprocess
-from gluon_compress.deployment.fold import fold
+from gluon_compress.deployment.folding import fold
 from gluon_compress.graph import trace
 from gluon_compress.models.family import family_of
 from gluon_compress.postprocess import Postprocess

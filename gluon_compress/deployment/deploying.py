@@ -50,7 +50,7 @@ def deploy(
         the first ``CHECKED``, int8 is calibrated on all. Default: noise, which int8
         refuses.
     calibration : str
-        Of int8, one of ``int8.CALIBRATIONS``.
+        Of int8, one of ``formats.CALIBRATIONS``.
 
     Returns
     -------

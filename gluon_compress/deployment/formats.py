@@ -16,15 +16,16 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Callable, Iterator, Mapping
 
-import mxnet as mx
 import numpy as np
 
-from gluon_compress.deployment import int8
 from gluon_compress.deployment.runtimes import RUNTIMES, import_optional
-from gluon_compress.model_folder import save_pair
 
+if TYPE_CHECKING:
+    import mxnet as mx
+
+CALIBRATIONS = ("entropy", "naive")  # of int8
 OPSET = 13  # that of the operators which mx.onnx writes
 BATCH = "batch"  # the name of an axis of any length
 
@@ -45,7 +46,7 @@ class InferenceGraph:
     images : ndarray
         Inputs ``(N, ...)`` to calibrate int8 on.
     calibration : str
-        One of ``int8.CALIBRATIONS``.
+        One of ``CALIBRATIONS``.
     """
 
     name: str
@@ -82,6 +83,8 @@ class Format:
 
 
 def _mxnet(graph: InferenceGraph, folder: Path) -> dict:
+    from gluon_compress.model_folder import save_pair
+
     save_pair(graph.symbol, graph.params, folder, graph.name)
     return {}
 
@@ -100,6 +103,8 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     It stamps the installed onnx's newest opset on operators of an earlier one, and
     lists all weights as inputs, so that no runtime can fold or pack them.
     """
+    import mxnet as mx
+
     onnx = import_optional("onnx", "onnx")
     dynamic = {}
     if batch == BATCH:
@@ -164,6 +169,8 @@ def _pnnx() -> str:
 
 def _int8(graph: InferenceGraph, folder: Path) -> dict:
     """Quantise by MXNet's oneDNN passes, calibrated on the graph's images."""
+    from gluon_compress.deployment import int8
+
     pair = int8.quantize(
         graph.symbol, graph.params, graph.images, calibration=graph.calibration
     )
@@ -178,7 +185,7 @@ def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
         raise ValueError("int8 needs images to calibrate on, and there are none")
     inputs = iter([{"data": image[None]} for image in graph.images])
 
-    class Reader(tool.CalibrationDataReader):
+    class Reader(tool.CalibrationDataReader):  # type: ignore[name-defined]
         def get_next(self):
             return next(inputs, None)
 

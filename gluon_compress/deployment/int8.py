@@ -11,8 +11,9 @@ import mxnet as mx
 import numpy as np
 from mxnet.contrib.quantization import quantize_model
 
+from gluon_compress.deployment.formats import CALIBRATIONS
+
 BACKEND = "MKLDNN_QUANTIZE"
-CALIBRATIONS = ("entropy", "naive")
 LEVELS = 127  # of a weight, on either side of zero
 SCALE = "scale:"  # before the name of a weight, of what its rows are multiplied by
 

@@ -11,8 +11,7 @@ from pydantic import ConfigDict
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.data import Preprocess
-from gluon_compress.deployment.formats import BATCH, FORMATS
-from gluon_compress.deployment.int8 import CALIBRATIONS
+from gluon_compress.deployment.formats import BATCH, CALIBRATIONS, FORMATS
 from gluon_compress.postprocess import POSTPROCESS, Postprocess
 from gluon_compress.postprocess.earlier import with_sections
 from gluon_compress.storage.artifacts import MANIFEST, verified
@@ -160,9 +159,9 @@ class DeployedManifest(Settings):
             if name not in self.files:
                 raise self.error("files", f"one of them {name!r}, with its sum")
         for name, entry in self.formats.items():
-            allowed = entry.files_allowed(name, self.files)
-            if allowed:
-                raise not_allowed(entry.files, allowed, f"formats.{name}.files")
+            expected = entry.files_allowed(name, self.files)
+            if expected is not None:
+                raise not_allowed(entry.files, expected, f"formats.{name}.files")
 
     @property
     def postprocess_class(self) -> Any:

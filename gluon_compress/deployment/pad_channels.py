@@ -34,7 +34,9 @@ def pad_channels(
         Left as they are.
     """
     nodes, heads = take_apart(symbol)
-    values, made, where = dict(params), [], {}
+    values = dict(params)
+    made: list[dict] = []
+    where: dict[int, int] = {}
     for i, node in enumerate(nodes):
         inputs = [[where[e[0]], *e[1:]] for e in node["inputs"]]
         made.append({**node, "inputs": inputs})

@@ -10,38 +10,11 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Sequence, Tuple
+from typing import Callable, Sequence, Tuple
 
-import mxnet as mx
 import numpy as np
-from mxnet.gluon import SymbolBlock
-
-from gluon_compress.deployment import int8
-from gluon_compress.deployment.fold import fold
-from gluon_compress.deployment.pad_channels import pad_channels
-from gluon_compress.graph import block_of, pair_of
 
 FUSED = "MKLDNN"  # MXNet's back end that joins convolutions with what follows them
-
-
-def fused(net: Any, ctx: Sequence[mx.Context] | None = None) -> SymbolBlock:
-    """Return a net for inference alone: BatchNorm folded, on CPUs layers fused.
-
-    Parameters
-    ----------
-    net : HybridBlock or (symbol, params)
-        Left as it is; the values are copies.
-    ctx : sequence of Context, optional
-        Default: the CPU.
-    """
-    devices = list(ctx or [mx.cpu()])
-    symbol, params = fold(*pair_of(net))
-    if all(device.device_type == "cpu" for device in devices):
-        symbol = symbol.get_backend_symbol(FUSED)
-    block = block_of(symbol, params)
-    block.collect_params().reset_ctx(devices)
-    block.hybridize(static_alloc=True, static_shape=True)
-    return block
 
 
 def import_optional(module: str, extra: str) -> ModuleType:
@@ -70,6 +43,12 @@ class MXNet:
                 f"threads is {threads} for MXNet, which takes them from "
                 "OMP_NUM_THREADS when it starts; allowed: None"
             )
+        import mxnet as mx
+
+        from gluon_compress.deployment import int8
+        from gluon_compress.deployment.pad_channels import pad_channels
+        from gluon_compress.graph import block_of
+
         stem = Path(str(files[0])[: -len("-symbol.json")])
         if stem.name.endswith("-int8"):
             symbol, params = int8.load(stem)
@@ -78,12 +57,12 @@ class MXNet:
             params = {key.split(":", 1)[1]: value for key, value in stored.items()}
             symbol, params = pad_channels(mx.sym.load(str(files[0])), params)
             symbol = symbol.get_backend_symbol(FUSED)
-        self._net = block_of(symbol, params)
+        self._net, self._array = block_of(symbol, params), mx.nd.array
         self._net.hybridize(static_alloc=True, static_shape=True)
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for a batch, float32."""
-        outputs = self._net(mx.nd.array(batch))
+        outputs = self._net(self._array(batch))
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return [output.asnumpy() for output in outputs]
 

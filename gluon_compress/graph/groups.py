@@ -63,7 +63,7 @@ class Groups:
     groups : list of ChannelGroup
         In the order of their first producers.
     starts : dict
-        Group to the place of its index 0.
+        Group to the position of its index 0.
     tensors : list
         Per node, its outputs as Tensors; variables have one.
     axes : dict
@@ -71,7 +71,7 @@ class Groups:
         blocks of rows have channels of their own along the second, as the weight of a
         grouped convolution may, it is the first block's.
     blocks : dict
-        Parameter to the places of every block along its second axis, where they
+        Parameter to the positions of every block along its second axis, where they
         differ: (blocks, length).
     names : list of str
         Per node, its name without the counters of the process.
@@ -252,20 +252,20 @@ class _Naming:
         self.axes = self._parameter_axes()
 
     def _parameter_axes(self) -> list[tuple[int, int, np.ndarray]]:
-        found = []
-        for i, axes in self.tracing.carried.items():
-            found += [(i, axis, uses[0][0]) for axis, uses in sorted(axes.items())]
+        rows = []
+        for i, carried in self.tracing.carried.items():
+            rows += [(i, axis, uses[0][0]) for axis, uses in carried.items()]
         for i, ids in self.tracing.whole.items():
             axes = varying(ids := self._known(ids))
             if len(axes) == 1:
-                found.append((i, axes[0], ids.reshape(-1)))
-        return sorted(found, key=lambda row: row[:2])
+                rows.append((i, axes[0], ids.reshape(-1)))
+        return sorted(rows, key=lambda row: row[:2])
 
     def _known(self, ids: np.ndarray) -> np.ndarray:
         return compress(labelled(ids, self.labels))
 
     def groups(self) -> Groups:
-        """Return the groups with their places in every tensor."""
+        """Return the groups with their positions in every tensor."""
         marks = self._signatures()
         members: dict[tuple, list[int]] = {}
         origin: dict[tuple, tuple] = {}
@@ -301,9 +301,10 @@ class _Naming:
         return marks
 
     def _placed(self, members: dict, origin: dict, layers: dict) -> Groups:
-        place = np.full(len(self.labels) + 1, -1)
+        position_of = np.full(len(self.labels) + 1, -1)
         group_of = np.full(len(self.labels) + 1, -1)
-        groups, starts, total, used = [], {}, 0, set()
+        groups, starts, total = [], {}, 0
+        used: set[str] = set()
         for number, (key, labels) in enumerate(members.items()):
             name = unused(self.names[origin[key][0]], used)
             frozen = self.tracing.channels.reason(key[1]) if key[1] else ""
@@ -312,7 +313,7 @@ class _Naming:
             starts[name] = total
             group_of[labels] = number
             if not frozen:
-                place[labels] = np.arange(total, total + len(labels))
+                position_of[labels] = np.arange(total, total + len(labels))
             total += len(labels)
             own = (origin[key][1], tuple(layers[key]))
             groups.append((name, len(labels), frozen, *own))
@@ -321,7 +322,7 @@ class _Naming:
             ChannelGroup(name, width, carriers[k], frozen, *own)
             for k, (name, width, frozen, *own) in enumerate(groups)
         ]
-        return Groups(result, starts, *self._tensors(place), self.names)
+        return Groups(result, starts, *self._tensors(position_of), self.names)
 
     def _carriers(self, group_of: np.ndarray, count: int) -> list[tuple[str, ...]]:
         names: list[dict] = [{} for _ in range(count)]
@@ -332,15 +333,17 @@ class _Naming:
                     names[number][self.names[i]] = True
         return [tuple(found) for found in names]
 
-    def _tensors(self, place: np.ndarray) -> tuple[list, dict, dict]:
+    def _tensors(self, position_of: np.ndarray) -> tuple[list, dict, dict]:
         def tensor(shape: tuple, ids: np.ndarray, axis: int | None = None) -> Tensor:
-            places = place[labelled(ids, self.labels, -1)]
-            places = compress(places)
-            axes = varying(places)
+            positions = position_of[labelled(ids, self.labels, -1)]
+            positions = compress(positions)
+            axes = varying(positions)
             assert len(axes) < 2
             if not axes:
                 return Tensor(shape)
-            return Tensor(shape, axes[0] if axis is None else axis, places.reshape(-1))
+            return Tensor(
+                shape, axes[0] if axis is None else axis, positions.reshape(-1)
+            )
 
         tensors = [
             [tensor(s, a) for s, a in zip(shapes, outputs)]
@@ -351,15 +354,15 @@ class _Naming:
             found = tensor(self.tracing.shapes[i][0], ids, axis)
             if found.axis is not None:
                 axes.setdefault(self.nodes[i]["name"], []).append(found)
-        return tensors, axes, self._blocks(place)
+        return tensors, axes, self._blocks(position_of)
 
-    def _blocks(self, place: np.ndarray) -> dict[str, np.ndarray]:
+    def _blocks(self, position_of: np.ndarray) -> dict[str, np.ndarray]:
         found = {}
         for i, axes in self.tracing.carried.items():
             if 1 in axes:
-                places = place[labelled(axes[1][0], self.labels, -1)]
-                if (places != places[0]).any():
-                    found[self.nodes[i]["name"]] = places
+                positions = position_of[labelled(axes[1][0], self.labels, -1)]
+                if (positions != positions[0]).any():
+                    found[self.nodes[i]["name"]] = positions
         return found
 
 

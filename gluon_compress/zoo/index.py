@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Tuple, Union
 
 from pydantic import Field
 from typing_extensions import Annotated
 
 from gluon_compress.models import FAMILIES
+from gluon_compress.provenance import runs_of
 from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.validation import (
     Allowed,
@@ -215,9 +216,7 @@ def training_of(name: str) -> str | None:
 
 def _needed(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the recipes whose runs, ``runs/NAME/...``, one starts from, in order."""
-    parts = [recipe.get(part) or {} for part in ("model", "student", "distillation")]
-    starts = [p.get(k, "") for p in parts for k in ("trunk", "weights", "teacher")]
-    names = [PurePosixPath(start).parts[1] for start in starts if "runs/" in start]
+    names = [run.parts[1] for run in runs_of(recipe)]
     files = [folder() / name / "recipe.json" for name in dict.fromkeys(names)]
     recipes = [read_json(file) for file in files if file.is_file()]
     ordered = [one for needed in recipes for one in (*_needed(needed), needed)]

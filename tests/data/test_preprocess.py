@@ -2,15 +2,25 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import mxnet as mx
 import numpy as np
 import pytest
 
 from gluon_compress.data import crop_val_sample, normalize, ssd_val_sample
 from gluon_compress.data.preprocess import Preprocess, as_rgb
+from gluon_compress.sizes import size_pair
 
-# Height and width of images, by how they compare with an input of 30 x 30.
-SHAPES = [(40, 70), (20, 13), (50, 20), (30, 30), (30, 60), (29, 31)]
+# Height and width of images, and what resizes them to 30 x 30.
+METHODS = {
+    (40, 70): cv2.INTER_AREA,
+    (20, 13): cv2.INTER_CUBIC,
+    (50, 20): cv2.INTER_LINEAR,
+    (30, 30): cv2.INTER_LINEAR,
+    (30, 60): cv2.INTER_LINEAR,
+    (29, 31): cv2.INTER_LINEAR,
+}
+SHAPES = list(METHODS)
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -19,20 +29,45 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_detectors_see_what_they_are_validated_on(shape):
+def test_detectors_see_the_whole_image_resized(shape):
     image = noise(*shape)
-    view, _ = ssd_val_sample(image, np.zeros((0, 6), np.float32), 30)
+    view = cv2.resize(image, (30, 30), interpolation=METHODS[shape])
     batch, _ = Preprocess(height=30, width=30)(image)
     assert batch.dtype == np.float32
     np.testing.assert_array_equal(batch, normalize(view[None]))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("size", [28, 30])
-def test_classifiers_see_what_they_are_validated_on(shape, size):
+@pytest.mark.parametrize(
+    ("shape", "resized", "corner"),
+    [
+        ((64, 96), (32, 48), (2, 10)),  # 28 / 0.875 is 32
+        ((16, 40), (32, 80), (2, 26)),
+        ((32, 32), (32, 32), (2, 2)),
+    ],
+    ids=str,
+)
+def test_classifiers_see_the_centre(shape, resized, corner):
     image = noise(*shape)
+    method = cv2.INTER_AREA if shape[0] > 32 else cv2.INTER_LINEAR
+    view = cv2.resize(image, resized[::-1], interpolation=method)
+    top, left = corner
+    view = view[top : top + 28, left : left + 28]
+    batch, placement = Preprocess.centre_crop(28, 28)(image)
+    np.testing.assert_array_equal(batch, normalize(view[None]))
+    assert (placement.top, placement.left) == corner
+
+
+@pytest.mark.parametrize("size", [30, (30, 50)], ids=str)
+def test_validation_shows_what_a_runtime_is_shown(size):
+    image = noise(40, 70)
+    height, width = size_pair(size)
+    label = np.array([[7, 4, 35, 20, 1, 0]], np.float32)
+    view, boxes = ssd_val_sample(image, label, size)
+    batch, placement = Preprocess(height=height, width=width)(image)
+    np.testing.assert_array_equal(batch, normalize(view[None]))
+    np.testing.assert_allclose(placement.to_image(boxes[:, :4]), label[:, :4], 1e-6)
     view, _ = crop_val_sample(image, 0, size)
-    batch, _ = Preprocess.centre_crop(size, size)(image)
+    batch, _ = Preprocess.centre_crop(height, width)(image)
     np.testing.assert_array_equal(batch, normalize(view[None]))
 
 

@@ -203,7 +203,7 @@ def layer_of(deployable) -> str:
     return next(n["name"] for n in nodes if n["name"].endswith("conv7_fwd"))
 
 
-@pytest.mark.parametrize("name", [n for n in ("mxnet", "onnx", "ncnn") if n in EVERY])
+@pytest.mark.parametrize("name", [n for n in ("mxnet", "onnx") if n in EVERY])
 def test_file_that_departs_is_refused_with_its_first_wrong_layer(
     net, deployable, inputs, tmp_path, monkeypatch, name
 ):

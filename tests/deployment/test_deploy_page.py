@@ -165,12 +165,11 @@ def test_openvino_computes_in_float32_whatever_the_cpu_has(place):
 
 
 @pytest.mark.skipif("onnx" not in EVERY, reason="onnx is not installed")
-@pytest.mark.parametrize("size", ["larger", "smaller"])
-def test_programs_classify_as_the_net_does(places, size):
+def test_programs_classify_as_the_net_does(place):
     shown = [
         subprocess.check_output(
             [sys.executable, "-W", "ignore", "-c", BLOCKS[name]],
-            cwd=places[size],
+            cwd=place,
             text=True,
         )
         for name in ("classifier", "classifier-onnxruntime")

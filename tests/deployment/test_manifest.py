@@ -102,7 +102,7 @@ def test_manifest_may_say_more_than_a_predictor_reads(tmp_path, content):
 MISSING = object()
 FILES, ONE = "formats/mxnet/files", "formats.mxnet.files"
 COMMON_ERRORS = [
-    ("files", MISSING, "key 'files' is missing"),
+    ("files", MISSING, "files: this key is missing"),
     ("formats", MISSING, "formats: this key is missing"),
     ("classes", "red", "classes is 'red'; allowed: "),
     ("classes", ["a", "a", "b"], "classes is .*; allowed: .*distinct"),

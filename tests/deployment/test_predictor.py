@@ -69,13 +69,13 @@ def test_boxes_are_in_pixels_of_images_of_any_size(deployed, net, preprocess):
 
 @pytest.fixture(scope="module")
 def wide_net():
-    return detector(size=(96, 160))
+    return detector(size=(300, 480))
 
 
 @pytest.fixture(scope="module")
 def wide_deployed(wide_net, photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wide") / "edge"
-    images, _ = Preprocess(height=96, width=160).read(photos)
+    images, _ = Preprocess(height=300, width=480).read(photos)
     deploy(wide_net, folder, "wide", formats=EVERY, images=images)
     return folder
 
@@ -86,9 +86,9 @@ def test_every_runtime_takes_inputs_that_are_not_square(
 ):
     skip_without(*pair)
     predictor = Predictor(wide_deployed, pair[0], precision=pair[1])
-    assert (predictor.height, predictor.width) == (96, 160)
+    assert (predictor.height, predictor.width) == (300, 480)
     image = read_image(photos[0])
-    batch, placement = Preprocess(height=96, width=160)(image)
+    batch, placement = Preprocess(height=300, width=480)(image)
     expected = [output.asnumpy()[0] for output in wide_net(mx.nd.array(batch))]
     ((ids, scores, boxes),) = predictor([image])
     if pair[1] == "int8":

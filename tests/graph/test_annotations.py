@@ -8,7 +8,7 @@ import pytest
 from mxnet import autograd
 
 from gluon_compress import Plan, count, mask, recalibrate, set_mask, slim, trace
-from gluon_compress.deployment.fold import fold
+from gluon_compress.deployment.folding import fold
 from gluon_compress.graph import (
     AnnotationParameter,
     NewAnnotation,
@@ -168,6 +168,12 @@ def test_one_kind_is_stripped_alone():
     net = with_fake_quantisers(with_weight_masks(ready(plain())))
     nodes, heads = strip(*take_apart(symbol_of(net)), [FAKE_QUANT])
     assert {row.kind for row in annotations_of(nodes)} == {WEIGHT_MASK}
+
+
+def test_names_do_not_depend_on_what_was_built_before():
+    net = ready(residual())
+    first, second = (take_apart(symbol_of(with_all(net)))[0] for _ in range(2))
+    assert bare(first) == bare(second)
 
 
 def test_symbol_survives_a_file(tmp_path):
@@ -374,6 +380,19 @@ def test_annotation_that_mixes_elements_is_refused():
     new = weight_mask(np.ones(values(net)[name].shape))
     new = NewAnnotation(WEIGHT_MASK, mixing, new.parameters)
     with pytest.raises(ValueError, match="operator sum"):
+        annotate(net, weights={name: new}, shape=SHAPE)
+
+
+def test_annotation_that_moves_zero_is_refused():
+    # Channels that are gone must not come back behind a mask.
+    def shifted(x, scale):
+        return mx.sym.broadcast_add(x, scale)
+
+    net = ready(plain())
+    (name,) = list(weights_of(net))[:1]
+    parameters = fake_quant(np.array([1.0]), None).parameters
+    new = NewAnnotation(FAKE_QUANT, shifted, parameters)
+    with pytest.raises(ValueError, match="zero"):
         annotate(net, weights={name: new}, shape=SHAPE)
 
 

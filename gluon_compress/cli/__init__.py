@@ -1,0 +1,40 @@
+"""The command ``gluon-compress``; ``scripts/`` holds the same commands by file name.
+
+Importing a command does not load MXNet; running one does.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn, Sequence
+
+from gluon_compress.cli import (
+    bench,
+    detect,
+    download,
+    evaluate,
+    export,
+    latency,
+    models,
+    recipes,
+)
+from gluon_compress.cli.app import dispatch
+
+COMMANDS = {
+    "run": recipes.RUN,
+    "train": recipes.TRAIN,
+    "prune": recipes.PRUNE,
+    "plan": recipes.PLAN,
+    "evaluate": evaluate.EVALUATE,
+    "detect": detect.DETECT,
+    "compare": detect.COMPARE,
+    "export": export.EXPORT,
+    "bench": bench.BENCH,
+    "latency": latency.LATENCY,
+    "download": download.DOWNLOAD,
+    "models": models.MODELS,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command that the first argument names, and exit."""
+    dispatch(COMMANDS, argv)

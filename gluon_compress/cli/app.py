@@ -1,0 +1,118 @@
+"""What every command is made of: its parser, its one-line errors, its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from typing import Callable, Mapping, NoReturn, Sequence
+
+from gluon_compress.provenance import cores
+from gluon_compress.version import __version__
+
+BAD_INPUT, DIVERGED, INTERRUPTED = 2, 1, 130  # exit statuses
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with status 2."""
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message}; see --help\n")
+        raise AssertionError("exit does not return")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: one function and its options, under any number of names.
+
+    Parameters
+    ----------
+    description : str
+        What ``--help`` shows, as it is laid out; ``%(prog)s`` is the command's name.
+        The first line is the summary in the list of commands.
+    add_options : callable
+        Adds the command's options to a parser. It must not import MXNet: ``--help``
+        has to be fast.
+    run : callable
+        Does the work for the parsed options. ``ValueError`` and ``OSError`` mean bad
+        input, ``ArithmeticError`` a training that diverged.
+    """
+
+    description: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the description."""
+        return self.description.strip().splitlines()[0]
+
+    def parser(self) -> Parser:
+        """Return the parser of this command alone, as a script has it."""
+        return self.fill(Parser(formatter_class=argparse.RawDescriptionHelpFormatter))
+
+    def fill(self, parser: Parser) -> Parser:
+        """Add the description and all options to a parser, and return it."""
+        parser.description = self.description
+        self.add_options(parser)
+        parser.add_argument(
+            "--traceback", action="store_true", help="show where an error comes from"
+        )
+        return parser
+
+    def main(self, argv: Sequence[str] | None = None) -> NoReturn:
+        """Parse, run, and exit."""
+        parser = self.parser()
+        execute(self, parser, parser.parse_args(argv))
+
+
+def dispatch(
+    commands: Mapping[str, Command], argv: Sequence[str] | None = None
+) -> NoReturn:
+    """Run the command that the first argument names, and exit."""
+    parser = Parser(
+        prog="gluon-compress",
+        description="Compress detectors and classifiers of Gluon, and deploy them.",
+        epilog="gluon-compress COMMAND --help shows the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    rows = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    for name, command in commands.items():
+        row = rows.add_parser(
+            name,
+            help=command.summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.fill(row).set_defaults(parser=row)
+    args = parser.parse_args(argv)
+    execute(commands[args.command], args.parser, args)
+
+
+def execute(command: Command, parser: Parser, args: argparse.Namespace) -> NoReturn:
+    """Run a command and exit with the status that its outcome has."""
+    # By itself MXNet takes half of the cores, and names its back end for every net.
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+    try:
+        command.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        parser.exit(INTERRUPTED, f"{parser.prog}: interrupted\n")
+    except BrokenPipeError:  # the reader has gone, as ``head`` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError, ArithmeticError) as error:
+        if args.traceback:
+            raise
+        status = DIVERGED if isinstance(error, ArithmeticError) else BAD_INPUT
+        parser.exit(status, f"{parser.prog}: error: {_one_line(error)}\n")
+    parser.exit(0)
+    raise AssertionError("exit does not return")
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

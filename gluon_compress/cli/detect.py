@@ -1,0 +1,167 @@
+"""Draws what detectors find on images: one detector, or two side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+from gluon_compress.cli.app import Command
+from gluon_compress.cli.image_files import images_of, others_in, pictures, without
+from gluon_compress.cli.options import (
+    above_0,
+    add_devices,
+    add_runtime,
+    contexts,
+    folder,
+    loading_options,
+    share,
+)
+
+DETECT_TEXT = """Draw what a detector finds on images, and list it in detections.json.
+
+  %(prog)s runs/demo/compact/model photo.jpg folder/ --out found
+  %(prog)s deploy/edge --runtime onnxruntime folder/ --out found
+
+Images are .jpg, .jpeg or .png. Other files of a folder are named and skipped, as are
+images that cannot be read. Pictures keep their names. Boxes are corner boxes (xmin,
+ymin, xmax, ymax) in pixels of the image.
+"""
+COMPARE_TEXT = r"""Draw what two detectors find on the same images, side by side.
+
+  %(prog)s runs/demo/full/model runs/demo/compact/model \
+    runs/toy/JPEGImages --limit 2 --out before_after.png
+
+What each of the two costs stands above its pictures. Images that cannot be read are
+named and left out.
+"""
+SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room,
+LONGEST = 1920  # but for this
+JPEG = 65_500  # what a picture of that format can hold, pixels
+
+
+def _add_detect_options(parser: argparse.ArgumentParser) -> None:
+    add_devices(parser)
+    parser.add_argument("model", metavar="FOLDER")
+    add_runtime(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--out", type=folder, required=True, metavar="DIR")
+    _add_threshold(parser)
+
+
+def _add_compare_options(parser: argparse.ArgumentParser) -> None:
+    add_devices(parser)
+    parser.add_argument("before", metavar="BEFORE", help="model folder, drawn left")
+    parser.add_argument("after", metavar="AFTER", help="model folder, drawn right")
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--out", required=True, metavar="PICTURE", help="PNG or JPEG")
+    parser.add_argument("--limit", type=above_0, default=3, help="images; default: 3")
+    _add_threshold(parser)
+
+
+def _add_threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threshold", type=share, default=0.5, help="lowest score; default: 0.5"
+    )
+
+
+def width_of(height: int, width: int) -> int:
+    """Return how wide the picture of an image is drawn, pixels."""
+    longer = max(height, width)
+    scale = min(max(1, min(SMALLEST / width, LONGEST / longer)), JPEG / longer)
+    return max(1, int(width * scale))
+
+
+def _detect(args: argparse.Namespace) -> None:
+    """Detect on every image, draw, and write the list."""
+    from gluon_compress import report
+    from gluon_compress.data.images import EXTENSIONS, read_image
+    from gluon_compress.detector import load_detector
+    from gluon_compress.storage.atomic import write_json
+
+    sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
+    out, results = Path(args.out), []
+    targets = pictures(args.images, out, EXTENSIONS)
+    detector = load_detector(args.model, **loading_options(args))
+    reason = f"no image by its name ({', '.join(EXTENSIONS)})"
+    others = others_in(args.images, EXTENSIONS)
+    skipped = [{"file": str(path), "reason": reason} for path in others]
+    for row in skipped:
+        print("skipped {file}: {reason}".format(**row))
+    for path, target in targets.items():
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            skipped.append({"file": str(path), "reason": without(path, str(error))})
+            print(f"skipped {error}")
+            continue
+        boxes = _boxes(detector, image, args.threshold)
+        width = width_of(*image.shape[:2])
+        picture = report.draw(image, boxes, detector.classes, width=width)
+        report.save_image(picture, target)
+        detections = boxes.records(detector.classes)
+        results.append({"file": str(path), "detections": detections})
+        print(f"{path}: {len(boxes)} objects, drawn in {target}")
+    if not results:
+        raise ValueError(f"none of the {len(targets)} images can be read")
+    content = {"threshold": args.threshold, "images": results, "skipped": skipped}
+    write_json(out / "detections.json", content)
+
+
+def _boxes(detector: Any, image: Any, threshold: float) -> Any:
+    from gluon_compress import report
+
+    ids, scores, corner_boxes = detector.find(image, threshold)
+    return report.Boxes(corner_boxes, ids, scores)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    """Let both detect on the images, and draw it."""
+    from gluon_compress import report
+    from gluon_compress.data.images import EXTENSIONS
+    from gluon_compress.detector import load_detector
+
+    if Path(args.out).suffix.lower() not in EXTENSIONS:
+        raise ValueError(f"--out {args.out}; allowed: {', '.join(EXTENSIONS)}")
+    paths = images_of(args.images, EXTENSIONS)
+    context = contexts(args.ctx)[0]
+    before, after = (load_detector(f, ctx=context) for f in (args.before, args.after))
+    if before.classes != after.classes:
+        raise ValueError(
+            f"{args.after}: finds {list(after.classes)}; {args.before} finds "
+            f"{list(before.classes)}, and pictures side by side need the same classes"
+        )
+    examples = _examples((before, after), paths, args.threshold)
+    drawn = list(islice(examples, args.limit))
+    if not drawn:
+        raise ValueError(f"none of the {len(paths)} images can be read")
+    heads = (_cost("before", args.before), _cost("after", args.after))
+    report.detections(drawn, before.classes, args.out, heads=heads)
+    print(args.out)
+
+
+def _examples(detectors: Sequence, paths: Sequence[Path], threshold: float) -> Iterator:
+    from gluon_compress import report
+    from gluon_compress.data.images import read_image
+
+    for path in paths:
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            print(f"skipped {error}")
+            continue
+        boxes = (_boxes(detector, image, threshold) for detector in detectors)
+        yield report.Example(image, *boxes, name=path.name)
+
+
+def _cost(when: str, folder: str) -> str:
+    from gluon_compress import models
+
+    cost = models.cost_of(models.load(folder))
+    return f"{when}: {cost['macs'] / 1e9:.2f} GMACs, {cost['bytes'] / 1e6:.1f} MB"
+
+
+DETECT = Command(DETECT_TEXT, _add_detect_options, _detect)
+COMPARE = Command(COMPARE_TEXT, _add_compare_options, _compare)

@@ -1,0 +1,308 @@
+"""Measures a model on labelled images: mAP of detectors, top-1 of classifiers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from gluon_compress.cli.app import Command
+from gluon_compress.cli.image_files import without
+from gluon_compress.cli.options import (
+    add_devices,
+    add_out,
+    add_runtime,
+    contexts,
+    loading_options,
+    refuse,
+    write_result,
+)
+
+TEXT = """Measure a model on labelled images: mAP of a detector, top-1 of a classifier.
+
+  %(prog)s runs/demo/compact/model --data DATA --split test --out runs/eval
+  %(prog)s edge --runtime onnxruntime --data DATA
+  %(prog)s runs/demo/compact/model --deployed edge --data DATA --out runs/eval
+  %(prog)s runs/imagenette/resnet50_v1d/full/model --data DATA
+
+The folder's manifest says what it is: a detector or a classifier, and, with --runtime,
+deployed. A detector's DATA is in VOC layout; a classifier's DATA/SPLIT has one folder a
+class, and the middle of each image is taken at the size it was trained at. With
+--deployed, the same detector is measured in Gluon and in every runtime that reads the
+deployed folder, which also writes precision.md.
+"""
+CLASSIFIER_TEXT = """Measure the top-1 of a classifier's folder, one folder a class.
+
+  %(prog)s runs/imagenette/resnet50_v1d/full/model --data DATA
+  %(prog)s model_zoo/NAME --data DATA --split val --out runs/eval
+
+The middle of each image is taken, at the size that the classifier was trained at.
+"""
+RUNTIMES_TEXT = """Compare the mAP of deployed folders, in every runtime, with Gluon's.
+
+  %(prog)s --net runs/demo/compact/model edge --data DATA --out DIR
+
+Measures in all runtimes that read a format of the deployed folder; writes result.json
+and precision.md.
+"""
+BATCH, DETECTOR_BATCH = 64, 8
+MOST = {"float32": 0.1, "int8": 1.0}  # points of mAP that a runtime may differ by
+HEAD = ("runtime", "precision", "mAP at 0.5", "points off", "at most", "met")
+OF_DETECTORS = ("classes", "unknown", "metric", "deployed")
+
+
+# ---------------------------------------------------------------- options
+
+
+def _add_labelled_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, metavar="ROOT", help="labelled images")
+    parser.add_argument("--split", help="of the images; default: test, or val")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="names in the annotations, or a file of them, in the order of the model's",
+    )
+    parser.add_argument(
+        "--unknown",
+        choices=("error", "skip"),
+        help="objects of other classes; default: error",
+    )
+    parser.add_argument(
+        "--metric", choices=("voc07", "voc10"), help="of detectors; default: voc07"
+    )
+
+
+def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    add_devices(parser)
+    parser.add_argument("model", metavar="FOLDER")
+    add_runtime(parser)
+    _add_labelled_images(parser)
+    parser.add_argument("--deployed", metavar="FOLDER", help="to compare with")
+    add_out(parser, "model", "data", required=False)
+
+
+def _add_classifier_options(parser: argparse.ArgumentParser) -> None:
+    add_devices(parser)
+    parser.add_argument("model", metavar="FOLDER")
+    parser.add_argument("--data", required=True, metavar="ROOT", help="holds the split")
+    parser.add_argument("--split", help="folder in it; default: val")
+    add_out(parser, "model", "top1", required=False)
+    parser.set_defaults(runtime=None, precision=None, threads=None)
+
+
+def _add_runtimes_options(parser: argparse.ArgumentParser) -> None:
+    add_devices(parser)
+    parser.add_argument(
+        "--net",
+        action="append",
+        nargs=2,
+        metavar=("MODEL", "DEPLOYED"),
+        required=True,
+        help="any number of times",
+    )
+    _add_labelled_images(parser)
+    add_out(parser, "nets", "metric")
+
+
+# ---------------------------------------------------------------- one model
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    """Measure what the folder's manifest says it is."""
+    if getattr(args, "deployed", None):
+        refuse(args, ("runtime", "precision", "threads"), "not with --deployed")
+        if not args.out:
+            raise ValueError(f"--deployed {args.deployed}: needs --out")
+        args.net = [(args.model, args.deployed)]
+        _evaluate_runtimes(args)
+        return
+    options = loading_options(args)
+    from gluon_compress.detector import Detector, load_predictor
+
+    predictor = load_predictor(args.model, **options)
+    if predictor.postprocess.finds_boxes:
+        _evaluate_detector(args, Detector(predictor))
+    else:
+        refuse(args, OF_DETECTORS, f"{args.model} is a classifier")
+        _evaluate_classifier(args, predictor)
+
+
+def _evaluate_detector(args: argparse.Namespace, detector: Any) -> None:
+    from gluon_compress import report
+
+    images = labelled(args, detector.classes)
+    figures = precisions_of(detector, images, _metric(args))
+    shown = {"mAP": figures["mAP"], **figures["classes"]}
+    print(report.precision_table({f"{_metric(args)} AP": shown}))
+    print(f"mAP at IoU 0.5 to 0.95: {100 * figures['voc_mAP_50_95']:.1f}")
+    for file, reason in images.problems:
+        print(f"skipped {file}: {without(file, reason)}")
+    source = source_of(args, images, "test")
+    for name, count in source["repairs"].items():
+        print(f"repairs: {name} {count}")
+    if args.out:
+        content = {"model": _identity(args), "data": source, **figures}
+        print(write_result(args.out, content))
+
+
+def _evaluate_classifier(args: argparse.Namespace, predictor: Any) -> None:
+    from gluon_compress import data
+    from gluon_compress.evaluate import top1
+    from gluon_compress.sizes import size_text
+
+    size = (predictor.height, predictor.width)
+    folder = Path(args.data, args.split or "val")
+    images = data.ImageFolder(folder, predictor.classes)
+    batches = data.Batches(
+        images,
+        partial(data.crop_val_sample, size=size),
+        predictor.max_batch or BATCH,
+        shuffle=False,
+        normalized=predictor.preprocess.normalized,
+    )
+    accuracy = top1(partial(_votes, predictor), batches.epoch(0))
+    shown = f"top-1 at {size_text(size)} pixels: {100 * accuracy:.1f}"
+    print(f"{shown}, {len(images)} images")
+    if args.out:
+        source = source_of(args, images, "val")
+        content = {"model": _identity(args), "data": source, "top1": accuracy}
+        print(write_result(args.out, content))
+
+
+def _votes(predictor: Any, batch: Any) -> Any:
+    """Return ``(B, C)``: 1 for the most probable class of each image, else 0."""
+    import numpy as np
+
+    ids, _ = predictor.detect(batch.asnumpy())
+    return np.eye(len(predictor.classes))[ids[:, 0]]
+
+
+def _identity(args: argparse.Namespace) -> dict[str, Any]:
+    from gluon_compress.model_folder import read_manifest
+
+    manifest = read_manifest(args.model)
+    return {
+        "name": manifest["name"],
+        "files": manifest["files"],
+        "runtime": args.runtime or "gluon",
+        "precision": args.precision or "float32",
+    }
+
+
+# ---------------------------------------------------------------- labelled images
+
+
+def labelled(args: argparse.Namespace, classes: Any) -> Any:
+    """Return the images of ``args`` for a detector of these classes.
+
+    Raises
+    ------
+    ValueError
+        If there are no such images, or the number of classes differs.
+    """
+    from gluon_compress import data
+
+    names = args.classes or classes
+    names = names[0] if len(names) == 1 and Path(names[0]).is_file() else names
+    split, unknown = args.split or "test", args.unknown or "error"
+    images = data.VOCLayout(args.data, split, names, unknown=unknown)
+    if len(images.classes) != len(classes):
+        raise ValueError(f"--classes: the model has {len(classes)}, not {names}")
+    return images
+
+
+def precisions_of(detector: Any, images: Any, metric: str) -> dict[str, Any]:
+    """Return what ``evaluate.precisions`` does, of any detector."""
+    from gluon_compress import data
+    from gluon_compress.evaluate import precisions
+
+    size = (detector.height, detector.width)
+    batches = data.Batches(
+        images,
+        partial(data.ssd_val_sample, size=size),
+        detector.max_batch or DETECTOR_BATCH,
+        shuffle=False,
+        normalized=detector.preprocess.normalized,
+    )
+    return precisions(
+        detector.detect, batches, images.classes, size=size, metric=metric
+    )
+
+
+def source_of(args: argparse.Namespace, images: Any, split: str) -> dict[str, Any]:
+    """Return what a result says of the images; ``split`` is the default one."""
+    from gluon_compress import data
+
+    place = {"root": Path(args.data).name, "split": args.split or split}
+    return {**place, **data.counted(images)}
+
+
+def _metric(args: argparse.Namespace) -> str:
+    return args.metric or "voc07"
+
+
+# ---------------------------------------------------------------- every runtime
+
+
+def _evaluate_runtimes(args: argparse.Namespace) -> None:
+    """Measure net by net in every runtime, and write both files."""
+    from gluon_compress.detector import load_detector
+
+    nets: dict[str, list] = {}
+    images = None
+    for model, deployed in args.net:
+        gluon = load_detector(model, ctx=contexts(args.ctx)[0])
+        ways = [("gluon", "float32", gluon)]
+        for runtime, precision in _ways(deployed):
+            detector = load_detector(deployed, runtime=runtime, precision=precision)
+            ways.append((runtime, precision, detector))
+        rows = nets[Path(deployed).name] = []
+        for runtime, precision, detector in ways:
+            images = labelled(args, detector.classes)
+            figures = precisions_of(detector, images, _metric(args))
+            means = {key: figures[key] for key in ("mAP", "voc_mAP_50_95")}
+            rows.append({"runtime": runtime, "precision": precision, **means})
+    source = source_of(args, images, "test")
+    content = {"nets": nets, "metric": _metric(args), "data": source}
+    result = write_result(args.out, content)
+    page = precision_page(json.loads(result.read_text(encoding="utf-8")))
+    (Path(args.out) / "precision.md").write_text(page, encoding="utf-8")
+    print(result)
+
+
+def _ways(folder: str) -> list[tuple[str, str]]:
+    """Return each runtime and precision that reads a format of a deployed folder."""
+    from gluon_compress.deployment import manifest
+    from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions
+
+    formats = set(manifest.read(folder).formats)
+    ways = runtimes_and_precisions()
+    return [way for way in ways if formats & set(formats_of(*way))]
+
+
+def precision_page(result: Mapping[str, Any]) -> str:
+    """Return the page of a comparison of runtimes, as Markdown."""
+    place = "`{split}` of {root}".format(**result["data"])
+    text = f"# Precision in edge runtimes\n\nmAP ({result['metric']}) on {place}.\n"
+    return "\n".join([text, *_tables(result["nets"])])
+
+
+def _tables(nets: Mapping[str, list]) -> Iterator[str]:
+    from gluon_compress.markdown import percent, table
+
+    for name, (gluon, *rows) in nets.items():
+        cells = [["gluon", "float32", percent(gluon["mAP"]), "", "", ""]]
+        for row in rows:
+            off, most = 100 * (row["mAP"] - gluon["mAP"]), MOST[row["precision"]]
+            met = "yes" if round(abs(off), 2) <= most else "no"
+            figures = (percent(row["mAP"]), f"{off:+.2f}", f"{most:.1f}", met)
+            cells.append([row["runtime"], row["precision"], *figures])
+        yield f"## {name}\n\n{table(HEAD, cells)}"
+
+
+EVALUATE = Command(TEXT, _add_evaluate_options, _evaluate)
+EVALUATE_CLASSIFIER = Command(CLASSIFIER_TEXT, _add_classifier_options, _evaluate)
+EVALUATE_RUNTIMES = Command(RUNTIMES_TEXT, _add_runtimes_options, _evaluate_runtimes)

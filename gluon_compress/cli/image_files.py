@@ -1,0 +1,78 @@
+"""Image files that arguments name, and where pictures drawn of them go."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Sequence
+
+
+def images_in(folder: str) -> list[Path]:
+    """Return the image files of a folder, by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such folder, or no image in it.
+    """
+    from gluon_compress.data.images import EXTENSIONS
+
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder}: there is no such folder")
+    return images_of([folder], EXTENSIONS)
+
+
+def images_of(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
+    """Return the image files that are named or in a named folder, each once.
+
+    Raises
+    ------
+    ValueError
+        If there is no such image.
+    """
+    files: dict[Path, None] = {}
+    for path in map(Path, paths):
+        candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+        images = [file for file in candidates if file.suffix.lower() in endings]
+        if not path.exists():
+            raise ValueError(f"{path}: there is no such file or folder")
+        if not images:
+            raise ValueError(f"{path}: no image; allowed: {', '.join(endings)}")
+        files.update(dict.fromkeys(images))
+    return list(files)
+
+
+def others_in(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
+    """Return the files of named folders that are no images by their names."""
+    folders = filter(Path.is_dir, map(Path, paths))
+    return sorted(
+        file
+        for file in chain.from_iterable(map(Path.iterdir, folders))
+        if file.is_file() and file.suffix.lower() not in endings and file.name[0] != "."
+    )
+
+
+def pictures(
+    paths: Sequence[str], out: Path, endings: Sequence[str]
+) -> dict[Path, Path]:
+    """Return where the picture of each image goes that is named or in a folder.
+
+    Raises
+    ------
+    ValueError
+        If there is no such image, or a picture would replace one of the images or
+        another picture.
+    """
+    targets = {image: out / image.name for image in images_of(paths, endings)}
+    taken: set[Path] = set()
+    for image, target in targets.items():
+        if target.resolve() in taken or target.resolve() == image.resolve():
+            raise ValueError(f"{image}: its picture would replace {target}")
+        taken.add(target.resolve())
+    return targets
+
+
+def without(file: str | Path, reason: str) -> str:
+    """Return a reason without the name of its file, if it starts with that."""
+    start = f"{file}: "
+    return reason[len(start) :] if reason.startswith(start) else reason

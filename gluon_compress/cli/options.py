@@ -1,0 +1,191 @@
+"""Options that several commands share, and what their values mean.
+
+Values are checked as text, so that a typing error costs no time: MXNet takes seconds to
+import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from gluon_compress.names import PRECISIONS, RUNTIMES
+from gluon_compress.provenance import environment
+
+RESULT = "result.json"
+CPU = ("cpu0",)
+
+
+def above_0(text: str) -> int:
+    """Return a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number from 1")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Return a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a number from 0 to 1")
+    return value
+
+
+def folder(text: str) -> str:
+    """Return the name of a folder that exists or can be created."""
+    for path in (Path(text), *Path(text).parents):
+        if path.exists() and not path.is_dir():
+            message = f"{str(path)!r} is a file; allowed: a folder"
+            raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raise ValueError if one of these options was given, for it would do nothing."""
+    for name in names:
+        value = getattr(args, name, None)
+        if value is not None and value is not False:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: {why}")
+
+
+# ---------------------------------------------------------------- devices
+
+
+def devices(text: str) -> tuple[str, ...]:
+    """Return the names of devices: ``gpu(0,1)`` is ``("gpu0", "gpu1")``.
+
+    ``cpu(0,1)`` is one CPU twice: what several devices do, without having any.
+    """
+    pattern = r"(cpu|gpu)(?:\((\d+(?:,\d+)*)\))?"
+    match = re.fullmatch(pattern, text.replace(" ", ""))
+    numbers = [int(n) for n in (match.group(2) or "0").split(",")] if match else []
+    if match is None or len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; allowed: cpu, gpu, or either with numbers, gpu(0,1), each once"
+        )
+    return tuple(f"{match.group(1)}{number}" for number in numbers)
+
+
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """Add ``--ctx``."""
+    parser.add_argument(
+        "--ctx",
+        type=devices,
+        default=CPU,
+        metavar="DEVICES",
+        help="cpu, gpu or gpu(0,1,...); default: cpu",
+    )
+
+
+def contexts(names: Sequence[str]) -> tuple:
+    """Return MXNet's contexts for names of devices.
+
+    Raises
+    ------
+    ValueError
+        If there is no such GPU.
+    """
+    import mxnet as mx
+
+    if names[0].startswith("cpu"):
+        return tuple(mx.cpu(int(name[3:])) for name in names)
+    count = mx.context.num_gpus()
+    missing = [name for name in names if int(name[3:]) >= count]
+    if missing:
+        raise ValueError(f"--ctx {missing[0]}: MXNet sees {count} GPUs here; use cpu")
+    return tuple(mx.gpu(int(name[3:])) for name in names)
+
+
+# ---------------------------------------------------------------- runtimes
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a runtime for a deployed folder."""
+    parser.add_argument(
+        "--runtime",
+        metavar="NAME",
+        help=f"of a deployed folder: {_either(RUNTIMES)}; default: Gluon, for a model "
+        "folder",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="int8 runs in mxnet, onnxruntime and openvino; with --runtime; default: "
+        "float32",
+    )
+    parser.add_argument(
+        "--threads",
+        type=above_0,
+        metavar="N",
+        help="with --runtime; OMP_NUM_THREADS sets those of mxnet and Gluon",
+    )
+
+
+def loading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``detector.load_predictor`` takes beside the folder.
+
+    Raises
+    ------
+    ValueError
+        For an option that would do nothing, or a GPU that does not exist.
+    """
+    if args.runtime is None:
+        refuse(args, ("precision", "threads"), "only with --runtime")
+        return {"ctx": contexts(args.ctx)[0]}
+    if args.ctx != CPU:
+        raise ValueError(f"--ctx {args.ctx[0]}: with --runtime only cpu")
+    options = {name: getattr(args, name) for name in ("precision", "threads")}
+    return {"runtime": args.runtime, **options}
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+# ---------------------------------------------------------------- results
+
+
+def add_out(parser: argparse.ArgumentParser, *keys: str, required: bool = True) -> None:
+    """Add ``--out``, a folder for a result that has these keys.
+
+    A folder that holds a result without them is refused before anything is measured: it
+    belongs to a run, or to another command.
+    """
+
+    def check(text: str) -> str:
+        path = Path(folder(text), RESULT)
+        if path.exists() and not set(keys) <= _keys(path):
+            allowed = "a folder without one, or with an earlier one of this command"
+            message = f"{path} is the result of something else; allowed: {allowed}"
+            raise argparse.ArgumentTypeError(message)
+        return text
+
+    where = f"where to write {RESULT}" + (" and the rest" if required else "")
+    parser.add_argument(
+        "--out", type=check, required=required, metavar="DIR", help=where
+    )
+
+
+def _keys(path: Path) -> set[str]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return set()
+    return set(content) if isinstance(content, dict) else set()
+
+
+def write_result(folder: str | os.PathLike, content: Mapping[str, Any]) -> Path:
+    """Write ``result.json`` with what was measured and the environment; return it."""
+    from gluon_compress.storage.atomic import write_json
+
+    path = Path(folder) / RESULT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**content, **environment()})
+    return path

@@ -1,1 +1,0 @@
-"""What scripts/check_docs.py is made of."""

@@ -1,0 +1,1 @@
+"""What trains sets of experiments and tabulates them."""

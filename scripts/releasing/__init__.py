@@ -1,1 +1,0 @@
-"""What scripts/release.py is made of."""

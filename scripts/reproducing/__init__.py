@@ -1,1 +1,0 @@
-"""What scripts/reproduce_tables.py is made of."""

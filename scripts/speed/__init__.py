@@ -1,1 +1,0 @@
-"""Nets, workers and pages of scripts/benchmark.py."""

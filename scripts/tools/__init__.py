@@ -1,0 +1,1 @@
+"""What releases models and checks the documentation."""

@@ -1,0 +1,195 @@
+"""Writes the card of a model: its use, accuracy and size, and how it was trained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from experiments.sets import RESULT, Experiment, needed_by
+from gluon_compress.markdown import table
+from gluon_compress.provenance import ROOT
+from gluon_compress.storage.atomic import read_json
+
+PYTHON = ".venv/bin/python"  # of a checkout
+TASKS = {"ssd": "object detection", "classifier": "image classification"}
+SHOWN = 20  # classes that are named
+LATENCY_NOTE = (
+    "measured while other work ran, so not comparable with another card's; "
+    "[benchmark](../../docs/benchmark/benchmark.md) compares"
+)
+FROM_A_CHECKOUT = {
+    "ssd": "From a checkout: detect on your images, reproduce the metric, export for a "
+    "device. DIR holds the folder of the metric's images:",
+    "classifier": "From a checkout, reproduce the metric. DIR holds the folder of its "
+    "images; the middle of each is cut by `data.crop_val_sample` and scaled by "
+    "`data.normalize`:",
+}
+
+
+def card(entry: Any, folder: Path) -> str:
+    """Return the page of a model, from its row of the index and its files alone."""
+    result = read_json(folder / RESULT) if (folder / RESULT).exists() else {}
+    parts = [
+        f"# {entry.name}",
+        _introduction(entry),
+        table(("", ""), figures(entry, result)).rstrip(),
+        "## Use",
+        use(entry, folder),
+        "## Training",
+        training(entry, folder),
+        "## Limits",
+        _limits(entry),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(entry: Any) -> str:
+    names = ", ".join(entry.classes[:SHOWN])
+    more = len(entry.classes) - SHOWN
+    names += f" and {more} more" if more > 0 else ""
+    state = "trained on" if entry.weights else "a structure, not trained here, for"
+    return (
+        f"For {TASKS[entry.kind]}, {state} {entry.data}: {names}. Images are "
+        f"{entry.size} × {entry.size} pixels."
+    )
+
+
+def figures(entry: Any, result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what was counted and measured, in words."""
+    rows = [
+        ("parameters", f"{entry.params / 1e6:.2f} M, {entry.bytes / 1e6:.2f} MB"),
+        ("MACs", f"{entry.macs / 1e9:.3f} G ({2 * entry.macs / 1e9:.3f} GFLOPs)"),
+        ("licence", entry.licence),
+    ]
+    if entry.metric:
+        value = f"{100 * entry.metric.value:.1f} on {entry.metric.on}"
+        kind = list(result["released"])[-1]
+        rows.insert(0, (entry.metric.name, value))
+        rows.append(("weights", f"{entry.weights.bytes / 1e6:.2f} MB, {kind}"))
+    if result.get("latency"):
+        speed = list(result["latency"].values())[-1]  # of the net that is released
+        hardware = result["hardware"]
+        where = f"{hardware['threads']} thread(s) of {hardware['cpu']}, MXNet"
+        ms = f"{speed['median_ms']:.1f} ms, batch 1, {where}; {LATENCY_NOTE}"
+        rows.append(("latency", ms))
+    return rows
+
+
+def use(entry: Any, folder: Path) -> str:
+    """Return how to load a model, measure it, and put it to work."""
+    weights = ", pretrained=True" if entry.weights else ""
+    python = f"""```python
+import gluon_compress as gc
+
+net = gc.get_model("{entry.name}"{weights})
+```"""
+    if not entry.weights:
+        return python
+    place, data = f"model_zoo/{entry.name}", read_json(folder / "recipe.json")["data"]
+    split = data.get("test") or data.get("val")
+    images = f"--data DIR/{data['root']} --split {split}"
+    if entry.kind == "ssd":
+        commands = [
+            f"scripts/detect.py {place} IMAGES --out found",
+            f"scripts/evaluate.py {place} {images}",
+            f"scripts/export.py {place} --out edge --formats onnx --images IMAGES",
+        ]
+    else:
+        commands = [f"scripts/evaluate_classifier.py {place} {images}"]
+    lines = "\n".join(f"    {PYTHON} {command}" for command in commands)
+    return f"{python}\n\n{FROM_A_CHECKOUT[entry.kind]}\n\n{lines}"
+
+
+# ---------------------------------------------------------------- training
+
+
+def training(entry: Any, folder: Path) -> str:
+    """Return how a model was trained, or is to be trained."""
+    recipe = read_json(folder / "recipe.json")
+    command = f"    {PYTHON} {_with_data(entry.command)}\n\n"
+    plan = " and [plan.json](plan.json)" if (folder / "plan.json").exists() else ""
+    files = f"[recipe.json](recipe.json){plan}"
+    if not entry.weights:
+        return (
+            f"{command}About {entry.hours:g} hours on two cores, estimated and not run "
+            f"here; settings: {files}.{_trunk(entry, folder)}"
+        )
+    experiments = needed_by(recipe, folder.parent)
+    roots = [one.recipe["data"]["root"] for one in experiments]
+    names = dict.fromkeys([*roots, recipe["data"]["root"]])
+    return (
+        f"{command}It took {hours_of(folder, recipe)}, while other work ran. Settings: "
+        f"{files}; figures: [result.json](result.json).{_before(experiments)} Images "
+        f"are read from {' and '.join(f'DIR/{name}' for name in names)}."
+    )
+
+
+def _with_data(command: str) -> str:
+    return command if "--data" in command else f"{command} --data DIR"
+
+
+def _before(experiments: list[Experiment]) -> str:
+    """Return which nets a run needs, in the order they are trained, and their hours."""
+    if not experiments:
+        return ""
+    links = []
+    for experiment in experiments:
+        name = f"{experiment.set_name}/{experiment.name}"
+        hours = hours_of(experiment.folder, experiment.recipe)
+        link = f"../{experiment.set_name}/experiments.json"
+        links.append(f"[{name}]({link}) ({hours})")
+    return f" Missing prerequisites are trained first: {', '.join(links)}."
+
+
+def _trunk(entry: Any, folder: Path) -> str:
+    """Return what a detector that was not trained here is to start from."""
+    if entry.kind != "ssd":
+        return ""
+    trunk = read_json(folder / "recipe.json")["model"].get("trunk")
+    if trunk is None:
+        return " It starts from random values."
+    source = folder.parent / PurePosixPath(trunk).parts[1]
+    if not (source / "recipe.json").exists():
+        return f" Its backbone, `{trunk}`, is trained first."
+    hours = hours_of(source, read_json(source / "recipe.json"))
+    return (
+        f" Its backbone, `{trunk}`, is trained first, by [{source.name}]"
+        f"(../{source.name}/recipe.json): {hours} more."
+    )
+
+
+def hours_of(folder: Path, recipe: dict[str, Any]) -> str:
+    """Return the hours of a training in words: measured where its result says them."""
+    file = folder / RESULT
+    stages = read_json(file)["stages"].values() if file.exists() else ()
+    trained = [stage for stage in stages if stage.get("train_seconds")]
+    if not trained:
+        return f"about {recipe['hours']:g} hours"
+    hours = sum(stage["train_seconds"] for stage in trained) / 3600
+    threads = trained[-1]["hardware"]["threads"]
+    return f"{hours:.1f} hours on {threads} thread{'s' * (threads > 1)}"
+
+
+# ---------------------------------------------------------------- limits
+
+
+def _limits(entry: Any) -> str:
+    if not entry.weights:
+        return "Its accuracy is not known: it was never trained."
+    text = (
+        f"It was trained on {entry.data} alone and not measured on other images. "
+        "Scores are not calibrated probabilities"
+    )
+    if entry.kind == "ssd":
+        text += (
+            ": after few epochs of training, few reach the 0.5 that `scripts/detect.py`"
+            " asks for by default; `--threshold` lowers that"
+        )
+    page = re.search(r"--out runs/(\w+) ", entry.command)
+    if page and (ROOT / "docs" / f"{page[1]}.md").exists():
+        text += (
+            f". [{page[1]}.md](../../docs/{page[1]}.md) compares it with other nets, "
+            "some of them trained for longer"
+        )
+    return f"{text}."

@@ -1,0 +1,214 @@
+"""How commands start and end, whatever they do."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gluon_compress import cli
+from gluon_compress.cli.app import Command
+from gluon_compress.cli.recipes import PLAN
+from gluon_compress.provenance import cores
+from refusals import assert_refused
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*.py"))
+NAMES = [path.stem for path in SCRIPTS]
+
+
+def command(run) -> Command:
+    return Command("Does it.", lambda parser: None, run)
+
+
+def ended(capsys, run) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        command(run).main([])
+    return (end.value.code or 0, *capsys.readouterr())
+
+
+def raiser(error: BaseException):
+    def run(_):
+        raise error
+
+    return run
+
+
+# ---------------------------------------------------------------- how commands end
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("group 'a':\n  too small"), 2, "error: group 'a': too small\n"),
+        (FileNotFoundError(2, "Missing", "x.txt"), 2, "error: x.txt: Missing\n"),
+        (OSError("disk"), 2, "error: disk\n"),
+        (ArithmeticError("the loss became nan"), 1, "error: the loss became nan\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_error_is_one_line_and_a_status(capsys, error, status, line):
+    code, out, text = ended(capsys, raiser(error))
+    assert (code, out) == (status, "")
+    assert text.endswith(": " + line)
+    assert text.count("\n") == 1
+
+
+def test_success_says_nothing_of_its_own(capsys):
+    assert ended(capsys, lambda _: None) == (0, "", "")
+
+
+def test_own_mistakes_are_not_dressed_up_as_bad_input():
+    with pytest.raises(KeyError):
+        command(raiser(KeyError("x"))).main([])
+
+
+def test_traceback_is_there_when_asked_for():
+    with pytest.raises(ValueError, match="place"):
+        command(raiser(ValueError("place"))).main(["--traceback"])
+
+
+def test_ctrl_c_ends_a_process_with_130(tmp_path):
+    (tmp_path / "waits.py").write_text(
+        # A job in the background may have been told to ignore it.
+        "import signal, time\nfrom gluon_compress.cli.app import Command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def run(_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "Command('d', lambda _: None, run).main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "waits.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read() == "waits.py: interrupted\n"
+
+
+@pytest.mark.parametrize("setting", [None, "1"])
+def test_all_cores_are_used_unless_the_environment_says_otherwise(monkeypatch, setting):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting or "")
+    if setting is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    threads = []
+    with pytest.raises(SystemExit):
+        command(lambda _: threads.append(os.environ["OMP_NUM_THREADS"])).main([])
+    assert threads == [setting or str(cores())]
+
+
+# ---------------------------------------------------------------- every command
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_can_be_started_and_says_what_it_is_for(path, capsys):
+    assert path.read_text("utf-8").startswith('#!/usr/bin/env python\n"""')
+    assert os.access(path, os.X_OK)
+    assert runpy.run_path(str(path))["COMMAND"].parser().format_help()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_option_is_named_on_one_line(call, name):
+    status, out, error = call(name, "--nonsense")
+    assert (status, out) == (2, "")
+    assert error.startswith(f"{name}.py: error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_subcommand_shows_its_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    assert cli.COMMANDS[name].summary in capsys.readouterr().out
+
+
+def test_help_does_not_load_mxnet():
+    code = (
+        "import sys, gluon_compress.cli as cli\n"
+        "for name in cli.COMMANDS:\n"
+        "    try:\n"
+        "        cli.main([name, '--help'])\n"
+        "    except SystemExit as end:\n"
+        "        assert end.code == 0\n"
+        "assert not {'mxnet', 'gluoncv', 'cv2'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+
+
+def test_module_and_script_run_in_processes_of_their_own(tmp_path):
+    script = SCRIPTS[NAMES.index("plan")]
+    for start in (["-m", "gluon_compress", "plan"], [str(script)]):
+        done = subprocess.run(
+            [sys.executable, *start, "--recipe", "lost.json", "--out", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "error: lost.json" in done.stderr
+
+
+def test_unknown_subcommand_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["nonsense"])
+    assert end.value.code == 2
+    assert "'nonsense'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- where results go
+
+
+@pytest.mark.parametrize("name", ["detect", "evaluate", "export", "benchmark"])
+@pytest.mark.parametrize("below", ["", "one/two"])
+def test_file_in_place_of_the_results_is_named(call, tmp_path, name, below):
+    (tmp_path / "file").write_text("mine")
+    given = {"detect": ["m", "i"], "evaluate": ["m", "--data", "d"], "export": ["m"]}
+    refused = call(name, *given.get(name, []), "--out", tmp_path / "file" / below)
+    assert_refused(refused, "--out", f"'{tmp_path / 'file'}' is a file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+WRITERS = {
+    "evaluate": ["m", "--data", "d"],
+    "evaluate_classifier": ["m", "--data", "d"],
+    "evaluate_runtimes": ["--net", "m", "e", "--data", "d"],
+    "bench": ["m"],
+    "benchmark": [],
+    "benchmark_mxnet": [],
+    "benchmark_distillation": [],
+    "benchmark_data": ["--data", "d"],
+    "measure_latency": ["full", "--table", "t"],
+    "plan": ["--recipe", "r"],
+}
+OF_A_RUN = '{"stages": {}, "latency": {}, "data": {}, "seed": 0}'
+OF_A_STAGE = '{"stage": "full", "mAP": 0.8, "classes": {}}'
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("content", [OF_A_RUN, OF_A_STAGE, "[1]", "no JSON"])
+def test_result_of_something_else_is_not_replaced(call, tmp_path, name, content):
+    (tmp_path / "result.json").write_text(content)
+    refused = call(name, *WRITERS[name], "--out", tmp_path)
+    assert_refused(refused, f"{tmp_path}/result.json is the result of something else")
+    assert (tmp_path / "result.json").read_text() == content
+
+
+def test_result_of_the_command_itself_is_replaced(tmp_path):
+    (tmp_path / "result.json").write_text('{"stages": {}, "classes": 20, "date": ""}')
+    options = ["--recipe", "r", "--out", str(tmp_path)]
+    assert PLAN.parser().parse_args(options).out == str(tmp_path)
+
+
+def test_plan_of_something_else_is_not_replaced(call, tmp_path):
+    (tmp_path / "plan.json").write_text("mine")
+    refused = call("plan", "--recipe", "r", "--out", tmp_path)
+    assert_refused(refused, "plan.json")
+    assert (tmp_path / "plan.json").read_text() == "mine"

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+
+from benchmarks import distillation, mxnet_forms, mxnet_time, runtimes_page
+from gluon_compress.cli.evaluate import precision_page
+from gluon_compress.deployment import deploy
+from refusals import assert_refused
+from runtimes import detector
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("edge") / "thin"
+    deploy(detector(), folder)
+    return folder
+
+
+def row(net: str, ms: float, runtime: str = "mxnet", **other) -> dict:
+    return {
+        "net": net,
+        "runtime": runtime,
+        "precision": "float32",
+        "threads": 2,
+        "batch": 1,
+        "ms": ms,
+        "ms_quartiles": [ms - 1, ms + 2],
+        "runs": 9,
+        "images_per_second": 1000 / ms,
+        "gflops": 50.0,
+        "share_of_conv": 0.5,
+        "memory": 2e7,
+        "bytes": 16.3e6,
+        "macs": 1e9,
+        **other,
+    }
+
+
+def test_benchmark_times_folders_and_a_plain_convolution(call, deployed, tmp_path):
+    options = ("--runtimes", "mxnet", "--precisions", "float32", "--batches", "1", "2")
+    status, out, error = call(
+        "benchmark", deployed, *options, "--seconds", "1", "--out", tmp_path / "b"
+    )
+    assert (status, error) == (0, "")
+    result = json.loads((tmp_path / "b" / "result.json").read_text())
+    names = [(r["net"], r["batch"]) for r in result["rows"]]
+    plain = "3x3 convolution"
+    assert names == [(str(deployed), 1), (plain, 1), (str(deployed), 2), (plain, 2)]
+    for found in result["rows"]:
+        assert found["ms_quartiles"][0] <= found["ms"] <= found["ms_quartiles"][1]
+        rate = found["images_per_second"] * found["ms"]
+        assert rate == pytest.approx(1000 * found["batch"])
+        work = 2 * found["macs"] * found["batch"] / found["ms"] / 1e6
+        assert found["gflops"] == pytest.approx(work)
+    assert [r["share_of_conv"] for r in result["rows"]][1::2] == [1, 1]
+    assert result["rows"][1]["macs"] == 4 * 256 * 256 * 9 * 38 * 38
+    assert "# Benchmark" in (tmp_path / "b" / "benchmark.md").read_text()
+    assert cv2.imread(str(tmp_path / "b" / "benchmark.png")) is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["nowhere"], ["nowhere: no deployed folder, nor one of full, compact"]),
+        (["--runtimes", "ncnn", "--precisions", "int8"], ["no runtime of --runtimes"]),
+        (["--runtimes", "ncnn", "--batches", "4"], ["no runtime of --runtimes"]),
+    ],
+    ids=["net", "precision", "batch"],
+)
+def test_benchmark_names_what_is_wrong(call, tmp_path, options, words):
+    assert_refused(call("benchmark", *options, "--out", tmp_path / "b"), *words)
+    assert not (tmp_path / "b").exists()
+
+
+def test_folder_without_a_format_is_refused(call, deployed, tmp_path):
+    options = ("--runtimes", "opencv", "--precisions", "float32")
+    refused = call("benchmark", deployed, *options, "--out", tmp_path / "b")
+    assert_refused(refused, "has no format 'onnx'")
+
+
+def test_ratios_are_of_one_setting():
+    rows = [
+        row("compact_s", 9),
+        row("lite", 10),
+        row("compact_s", 30, "ncnn"),
+        row("full", 60, "ncnn"),
+    ]
+    lines = runtimes_page.ratios(rows, [("compact_s", "lite")]).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert cells[0] == ["setting", "compact_s / lite"]
+    assert cells[2:] == [
+        ["mxnet, float32, 2 threads, batch 1", "0.90"],
+        ["ncnn, float32, 2 threads, batch 1", ""],
+    ]
+
+
+def test_table_of_a_setting_holds_its_rows():
+    rows = [row("compact", 20.0), row("3x3 convolution", 5.0), row("lite", 3.0, "ncnn")]
+    text = runtimes_page.tables_of(rows)
+    assert text.count("## ") == 2
+    line = next(line for line in text.splitlines() if line.startswith("| compact"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells == [
+        "compact",
+        "20.0",
+        "19.0 to 22.0",
+        "50.0",
+        "50",
+        "50 %",
+        "20.0",
+        "16.3",
+    ]
+
+
+def test_aims_are_judged_by_one_run():
+    rows = [
+        row(n, ms, r)
+        for r in ("mxnet", "openvino")
+        for n, ms in (
+            ("compact_s", 9.0),
+            ("lite", 10.0),
+            ("compact", 20.0),
+            ("full", 80.0),
+        )
+    ]
+    macs = {"full": 4e9, "compact": 1e9}
+    rows = [{**r, "macs": macs.get(r["net"], 5e8)} for r in rows]
+    rows.append(row("compact_s", 99.0, threads=1))  # not what aims are for
+    ways = [{**row("thin", 1.0), "ms": {"head": 10.0, "boxes": 12.0}}]
+    lines = runtimes_page.aims_table(rows, ways).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells == [
+        ["compact_s / lite, time, openvino float32", "≤ 0.85", "0.90", "no"],
+        ["compact_s / lite, time, mxnet float32", "≤ 1.00", "0.90", "yes"],
+        ["full / compact, time over MACs, mxnet", "≥ 0.95", "1.00", "yes"],
+        ["full / compact, time over MACs, openvino", "≥ 0.85", "1.00", "yes"],
+        ["compact, speed of a plain convolution, mxnet", "≥ 0.80", "0.50", "no"],
+        ["thin, boxes / head, mxnet float32", "≤ 1.15", "1.20", "no"],
+    ]
+    assert runtimes_page.aims_table([], []) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("NET", "--threads", "1"), "needs --threads 2 and --batches 1"),
+        (("NET", "--batches", "2"), "needs --threads 2 and --batches 1"),
+        (("lite",), "times deployed folders; none is given"),
+    ],
+)
+def test_images_that_would_not_be_used_are_refused(
+    call, deployed, tmp_path, given, message
+):
+    nets = [deployed if one == "NET" else one for one in given]
+    options = ("--runtimes", "mxnet", "--images", tmp_path, "--out", tmp_path / "b")
+    assert_refused(call("benchmark", *nets, *options), message)
+    assert not (tmp_path / "b").exists()
+
+
+def test_images_that_cannot_be_read_end_it_before_the_timing(call, deployed, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    given = ("--images", tmp_path, "--out", tmp_path / "b")
+    message = "none of its 1 images can be read"
+    assert_refused(call("benchmark", deployed, *given), message)
+    assert not (tmp_path / "b").exists()
+
+
+def test_way_from_files_to_boxes_is_timed(call, deployed, tmp_path):
+    place = tmp_path / "images"
+    place.mkdir()
+    for number in range(3):
+        cv2.imwrite(str(place / f"{number}.png"), np.zeros((40, 60, 3), np.uint8))
+    (place / "0.png").write_bytes(b"")
+    options = ("--runtimes", "mxnet", "--precisions", "float32", "--seconds", "1")
+    given = ("--images", place, "--count", "2", "--work", tmp_path / "nets")
+    status, out, error = call(
+        "benchmark", deployed, *options, *given, "--out", tmp_path / "b"
+    )
+    assert (status, error) == (0, "")
+    assert "skipped: " in out
+    assert "0.png" in out
+    result = json.loads((tmp_path / "b" / "result.json").read_text())
+    (found,) = result["ways"]
+    assert (found["images"], list(found["ms"])) == (
+        2,
+        ["head", "boxes", "files", "stream"],
+    )
+    assert found["ms"]["files"] > found["ms"]["head"] > 0
+    page = (tmp_path / "b" / "benchmark.md").read_text()
+    assert "## From an image to its boxes" in page
+    assert "boxes / head, mxnet float32" in page
+    assert "Ratios of times" not in page  # of one net there are none
+    assert {p.name for p in (tmp_path / "b").iterdir()} == {
+        "benchmark.md",
+        "benchmark.png",
+        "result.json",
+    }
+
+
+def test_mxnet_forms_compute_the_same():
+    forms = mxnet_forms
+    net, images = detector(), mx.nd.random.normal(shape=(1, 3, 300, 300))
+    wanted = mx.nd.concat(*forms.form_of(net, "raw")(images), dim=2).asnumpy()
+    for form in list(forms.FORMS)[1:]:
+        found = forms.form_of(net, form)(images)
+        found = mx.nd.concat(*found, dim=2) if form == "folded" else found
+        assert np.abs(found.asnumpy() - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_mxnet_benchmark_names_what_takes_time(call, tmp_path):
+    name, out = "ssd_300_mobilenet0.25", tmp_path / "b"
+    status, page, error = call("benchmark_mxnet", name, "--seconds", "1", "--out", out)
+    assert (status, error) == (0, "")
+    assert page.strip() == (out / "mxnet.md").read_text().strip()
+    result = json.loads((out / "result.json").read_text())
+    assert list(result["forms"][name]) == list(mxnet_forms.FORMS)
+    first, last = result["operators"][name].values()
+    for spent in (first, last):
+        assert spent["convolution"] > 0.4 * sum(spent.values())
+        assert spent["other"] < 0.05 * sum(spent.values())
+    assert first["BatchNorm"] > 0 == last["BatchNorm"] == last["activation, sum"]
+
+
+def test_mxnet_benchmark_refuses_an_unknown_net(call, tmp_path):
+    refused = call("benchmark_mxnet", "nowhere", "--out", tmp_path / "b")
+    assert_refused(refused, "nowhere: none of full, compact")
+    assert not (tmp_path / "b").exists()
+
+
+def test_teacher_benchmark_tells_what_is_beyond_the_teacher(call, tmp_path):
+    options = ("--student", "ssd_300_mobilenet0.25", "--losses", "scores", "channels")
+    few = ("--batch", "1", "--rounds", "2", "--out", tmp_path / "b")
+    status, out, error = call("benchmark_distillation", *options, *few)
+    assert (status, error) == (0, "")
+    (one,) = json.loads((tmp_path / "b" / "result.json").read_text())["sets"]
+    ms = one["ms"]
+    assert ms["both"] > ms["labels"] > 0 < ms["teacher"]
+    beyond = 100 * ms["beyond"] / ms["teacher"]
+    cells = [cell.strip() for cell in out.splitlines()[2].strip("|").split("|")]
+    assert cells[0] == "scores, channels"
+    assert cells[5:7] == [f"{beyond:+.1f} %", "yes" if beyond <= 15 else "no"]
+    assert out.strip() in (tmp_path / "b" / "distillation.md").read_text()
+
+
+PAGES = {  # what makes each committed page of its result
+    ".": (runtimes_page.page_of, "benchmark.md"),
+    "mxnet": (mxnet_time.page_of, "mxnet.md"),
+    "precision": (precision_page, "precision.md"),
+    "distillation": (distillation.page_of, "distillation.md"),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_committed_page_says_what_its_result_holds(name):
+    page_of, page = PAGES[name]
+    folder = ROOT / "docs" / "benchmark" / name
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert not result["modified"]
+    assert (folder / page).read_text(encoding="utf-8") == page_of(result)
