@@ -212,6 +212,11 @@ def unknown_key(key: Any, names: Iterable[str]) -> Exception:
     return PydanticCustomError(UNKNOWN_KEY, "no such key", context)
 
 
+def missing_key(key: str) -> Exception:
+    """Return the error that a validator raises for a key that has to be there."""
+    return PydanticCustomError("missing", "missing", {"key": key})
+
+
 def wrong(place: str, value: Any, allowed: str) -> ValueError:
     """Return the one-line error that names a place, its value and what is allowed."""
     return ValueError(f"{place} is {shown(value)}; allowed: {allowed}")

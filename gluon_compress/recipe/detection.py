@@ -9,89 +9,21 @@ from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.detection import DetectionData
 from gluon_compress.distill import LOSSES, DistillationLoss
-from gluon_compress.recipe.recipe import ModelSettings, Recipe
+from gluon_compress.models.settings import DetectorSettings
+from gluon_compress.recipe.recipe import ModelOf, Recipe
 from gluon_compress.validation import (
     Count,
     NonEmptyStr,
     NonNegative,
     OneOf,
-    Positive,
     Settings,
     Share,
     listed,
     unknown_key,
 )
 
-# What a detector that training starts from already has, or does without.
-_BUILT = ("width", "sizes", "ratios", "steps", "extras", "trunk", "weights")
 _SOME = Field(min_length=1)
-
-
-class DetectorSettings(ModelSettings):
-    """Which detector to build or to load.
-
-    Parameters
-    ----------
-    name : str
-        A name in ``gluon_compress.models``.
-    width : float
-        Factor of all channels of the trunk.
-    sizes : tuple of float or None
-        Sizes of anchors in pixels, one more than there are feature maps; None: the
-        model's own.
-    ratios : tuple of tuple of float or None
-        Aspect ratios of the anchors of each feature map; None: the model's own.
-    steps : tuple of float or None
-        Distance between the centres of the anchors of each feature map, pixels; None:
-        the model's own.
-    extras : tuple of int or None
-        Channels of the stages that follow the trunk; None: the model's own.
-    trunk : str or None
-        Folder of an exported classifier, pruned or not, to take the trunk from; None:
-        the trunk of ``name``, with random values.
-    weights : str or None
-        Folder of an exported detector to load instead of building and training one.
-    start : str or None
-        Folder of an exported detector to train further: structure, anchors and values
-        are its own, but class predictors start anew where its classes are others.
-    """
-
-    width: Positive = 1.0
-    sizes: Optional[Annotated[Tuple[Positive, ...], Field(min_length=2)]] = None
-    ratios: Optional[
-        Annotated[Tuple[Annotated[Tuple[Positive, ...], _SOME], ...], _SOME]
-    ] = None
-    steps: Optional[Annotated[Tuple[Positive, ...], _SOME]] = None
-    extras: Optional[Tuple[Annotated[int, Field(ge=2)], ...]] = None
-    trunk: Optional[NonEmptyStr] = None
-    start: Optional[NonEmptyStr] = None
-
-    def check(self) -> None:
-        """Check that sizes rise and that anchors are for one number of maps."""
-        if self.start is not None:
-            for name in _BUILT:
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise self.error("start", f"null where {name!r} is given")
-        if self.masks and (self.plan is None or self.weights is not None):
-            raise self.error(
-                "masks", "true with a plan and without weights, else false"
-            )
-        if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
-            raise self.error("sizes", "rising numbers")
-        self._check_maps()
-
-    def _check_maps(self) -> None:
-        lists = {"ratios": self.ratios, "steps": self.steps, "sizes": self.sizes}
-        counts = {n: len(rows) for n, rows in lists.items() if rows is not None}
-        if "sizes" in counts:
-            counts["sizes"] -= 1
-        for name, count in counts.items():
-            first, maps = next(iter(counts.items()))
-            if count != maps:
-                allowed = f"{maps} numbers, one for each map as in {first}"
-                if name == "sizes":
-                    allowed = f"{maps + 1} rising numbers, one more than maps"
-                raise self.error(name, allowed)
+_Detector = Annotated[Any, ModelOf(DetectorSettings)]
 
 
 class DetectorDistillation(Settings):
@@ -217,9 +149,9 @@ class DetectionRecipe(Recipe):
     """
 
     task: Literal["detection"] = "detection"
-    model: DetectorSettings
+    model: _Detector
     data: DetectionData
-    student: Optional[DetectorSettings] = None
+    student: Optional[_Detector] = None
     distillation: Optional[DetectorDistillation] = None
     evaluate: DetectionEvaluation = DetectionEvaluation()
 
