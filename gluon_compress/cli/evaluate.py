@@ -286,7 +286,7 @@ def _ways(folder: str) -> list[tuple[str, str]]:
 def precision_page(result: Mapping[str, Any]) -> str:
     """Return the page of a comparison of runtimes, as Markdown."""
     place = "`{split}` of {root}".format(**result["data"])
-    text = f"# Precision in edge runtimes\n\nmAP ({result['metric']}) on {place}.\n"
+    text = f"# Accuracy in edge runtimes\n\nmAP ({result['metric']}) on {place}.\n"
     return "\n".join([text, *_tables(result["nets"])])
 
 

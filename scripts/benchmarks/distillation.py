@@ -39,16 +39,16 @@ SETS = (  # those of recipes by default, with maps too, and those made for detec
 )
 LABEL = [[30.0, 40, 150, 200, 3, 0], [100.0, 90, 280, 290, 7, 0]]  # of every image
 MOST = 15  # per cent of the teacher's forward pass, beyond it
-INTRODUCTION = """# What a teacher costs
+INTRODUCTION = """# Cost of a teacher
 
-Milliseconds of a training step of {student}{cut}, batches of {batch}: from labels, the
-forward pass of the full SSD-300 as its teacher, and a step with both, by turns.
-*Beyond* is the median of what, round by round, a step with both takes beyond the other
-two; no more than {most} % of what the teacher takes was aimed at. The cells of large
-maps are compared with a stride of {stride}.
+Time of a training step of {student}{cut}, with batches of {batch}: a step on labels,
+the forward pass of the teacher (the full SSD-300), and a step with both, in turn.
+*Beyond* is how much longer a step with both takes than the other two together: the
+median over rounds. The aim was at most {most} % of the teacher's time. Large maps are
+compared with a stride of {stride}.
 """
 HEAD = ("losses", "labels", "teacher", "both", "beyond")
-HEAD += ("of the teacher", "met", "of a step from labels")
+HEAD += ("of the teacher", "met", "of a step on labels")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -178,7 +178,7 @@ def page_of(result: Mapping[str, Any]) -> str:
     machine = f"{hardware['cpu']}, {hardware['threads']} threads"
     source = f"{machine}; commit {result['commit']}, {result['date'][:10]}.\n"
     settings = {key: result[key] for key in ("student", "batch", "stride")}
-    cut = ", cut by a plan" if result["student"] == FULL else ""
+    cut = ", pruned by a plan" if result["student"] == FULL else ""
     text = INTRODUCTION.format(**settings, cut=cut, most=MOST)
     return "\n".join([text, source, table_of(result["sets"])])
 

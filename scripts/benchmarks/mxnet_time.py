@@ -31,17 +31,17 @@ WORKER = "benchmarks.mxnet_forms"
 INTRODUCTION = """# Where MXNet's time goes
 
 Heads of SSD-300 for 20 classes, one image, as in [the benchmark](../benchmark.md). Each
-form has one change more than the one above it; all forms took turns, times are medians.
+form adds one change to the one above it. All forms took turns; times are medians.
 """
 OPERATORS = """## Operator by operator
 
-Milliseconds an image by MXNet's profiler, with operators run one by one.
+Milliseconds per image from MXNet's profiler, running operators one at a time.
 """
 BUDGETS = """## A budget in milliseconds
 
-Two plans by the recipe of `compact_s`, at the same limit of bytes: one under its limit
-of MACs, the other under the milliseconds that a table of layers predicts for the first.
-What is predicted is the raw head.
+Two plans for the recipe of `compact_s`, with the same limit on bytes. One has its limit
+on MACs. The other may take the milliseconds that a latency table predicts for the
+first. Predictions are for the raw head.
 """
 
 

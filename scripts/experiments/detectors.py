@@ -30,7 +30,7 @@ PAGES = {path.stem: path for path in (Path(__file__).parent / "pages").glob("*.m
 MARK = "<!-- results -->"  # where tables come into a page's text
 HEAD = (
     *("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95"),
-    "least of a class",
+    "worst class",
 )
 FIGURES = {"mAP at 0.5": "mAP", "at 0.5:0.95": "voc_mAP_50_95"}
 # (net, net, least difference of their mAP at IoU 0.5 in points; 0: any above it).
@@ -63,10 +63,10 @@ BASES = {
     "losses_*": "losses_none",
     "keep_*": "losses_scores_boxes_features",
 }
-WHILE_TRAINING = """## While training
+WHILE_TRAINING = """## During training
 
-mAP at 0.5 on the test images after so many epochs of the last stage, as a mean over the
-seeds. The tables above show the net of the last epoch, whatever came before.
+mAP at 0.5 on the test images after each number of epochs of the last stage, averaged
+over the seeds. The tables above always show the net of the last epoch.
 """
 
 
