@@ -78,7 +78,9 @@ def _trained(args: argparse.Namespace, draft: Path) -> Any:
             break
     write_json(folder / RESULT, {**result, "released": released})
     split = getattr(recipe.data, "test", recipe.data.val)
-    metric = zoo.Metric(key, released[kind], f"{_data(args, recipe)} {split}")
+    metric = zoo.Metric(
+        name=key, value=released[kind], on=f"{_data(args, recipe)} {split}"
+    )
     return _entry(args, draft, recipe, figures, metric=metric, weights=weights)
 
 
