@@ -40,9 +40,12 @@ setup(
         "numpy==1.23.5",  # MXNet 1.9.1 uses names that 1.24 dropped
         "opencv-python==4.11.0.86",
         "requests>=2.28,<3",
+        "urllib3>=1.26,<3",
         "pooch>=1.8,<2",  # fetches weights and data sets
         "pydantic>=2.8,<3",  # 2.10 is the last for Python 3.8
+        "typing_extensions>=4.6,<5",
         "jinja2>=3.1,<4",
+        "markupsafe>=2.1,<4",
         "tabulate>=0.9,<0.11",
         "matplotlib>=3.7,<3.11",  # 3.7 is the last for Python 3.8
         "tqdm>=4.64,<5",

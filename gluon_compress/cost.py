@@ -4,7 +4,8 @@
 FLOPs are 2 x MACs. **params** are what is trained (weights, biases, scale and shift of
 normalisation), **bytes** what is stored: these and the running statistics, 4 bytes
 each; MB is 10^6 bytes. **activations** are the numbers that the layers with MACs put
-out. All are per sample, and neither masks nor constants (anchors) count.
+out. All are per sample. Annotations (masks, fake quantisers) and constants (anchors) do
+not count.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Cost:
         }
 
     def __str__(self) -> str:
+        table: list[tuple[str, ...]]
         table = [("layer", "operator", "output", "MACs", "params", "bytes")]
         for row in self.rows:
             output = "x".join(str(n) for n in row.output[1:])
@@ -113,9 +115,9 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     """
     if plan is not None:
         plan.check(graph)
-    alive = graph.alive(plan.keep if plan is not None else {})
-    running, seen = states(graph.nodes), set()
-    rows = []
+    alive = graph.keep_mask(plan.keep if plan is not None else {})
+    running, rows = states(graph.nodes), []
+    seen: set[str] = set()
     for i, node in enumerate(graph.nodes):
         if node["op"] == "null":
             continue

@@ -44,9 +44,14 @@ def markdown_table(
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    text_columns: Collection[str] = (),
+) -> str:
     """Return a Markdown table as a part of a page, with a line break at its end."""
-    return f"{markdown_table(head, rows)}\n"
+    return f"{markdown_table(head, rows, text_columns=text_columns)}\n"
 
 
 def percent(value: float | None) -> str:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import inspect
 import re
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Dict,
@@ -61,10 +62,13 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 
 
-_ModelMetaclass: Any = type(BaseModel)
+if TYPE_CHECKING:  # pydantic does not export it
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 
-class _OneLineErrors(_ModelMetaclass):
+class _OneLineErrors(ModelMetaclass):
     """Makes ``Schedule(epochs=0)`` raise one line, as ``parse`` does."""
 
     def __call__(cls, *args: Any, **values: Any) -> Any:  # noqa: N805
@@ -120,9 +124,7 @@ class Settings(BaseModel, metaclass=_OneLineErrors):
         if cls.model_config["extra"] == "forbid":
             for key in content:
                 if key not in cls.model_fields:
-                    allowed = listed(cls.model_fields)
-                    context = {"key": str(key), "allowed": allowed}
-                    raise PydanticCustomError(UNKNOWN_KEY, "no such key", context)
+                    raise unknown_key(key, cls.model_fields)
         return {key: _with_tuples(value) for key, value in content.items()}
 
     @field_validator("*", mode="wrap")
@@ -202,6 +204,17 @@ def not_allowed(value: Any, allowed: str, key: str = "") -> Exception:
     """
     context = {"key": key, "value": value, "allowed": allowed}
     return PydanticCustomError(NOT_ALLOWED, "not allowed", context)
+
+
+def unknown_key(key: Any, names: Iterable[str]) -> Exception:
+    """Return the error that a validator raises for a key that is not one of some."""
+    context = {"key": str(key), "allowed": listed(names)}
+    return PydanticCustomError(UNKNOWN_KEY, "no such key", context)
+
+
+def missing_key(key: str) -> Exception:
+    """Return the error that a validator raises for a key that has to be there."""
+    return PydanticCustomError("missing", "missing", {"key": key})
 
 
 def wrong(place: str, value: Any, allowed: str) -> ValueError:
@@ -284,7 +297,7 @@ class Tagged:
     registry is read at every check, so a row that is added to it is enough.
     """
 
-    def __init__(self, tag: str, classes: Callable[[], Mapping[str, type]]) -> None:
+    def __init__(self, tag: str, classes: Callable[[], Mapping[str, Any]]) -> None:
         self.tag, self.classes = tag, classes
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -305,7 +318,7 @@ class Tagged:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Dict[str, Any]:
         """List the classes."""
-        union = Union[tuple(self.classes().values())]
+        union: Any = Union[tuple(self.classes().values())]
         return handler(TypeAdapter(union).core_schema)
 
 

@@ -328,14 +328,12 @@ def test_full_disk_is_named_and_keeps_what_arrived(server, path, full_disk):
     assert path.read_bytes() == CONTENT
 
 
-def test_processes_download_once(server, path):
+@pytest.mark.parametrize("function", [fetch, fetch_large])
+def test_processes_download_once(server, path, function):
     server.misbehave["/a.bin"] = [servers.slow(0.02)]
     context = multiprocessing.get_context("fork")
-    given = (f"{server.url}/a.bin", path, SHA256)
-    running = [
-        context.Process(target=fetch_large, args=given, kwargs={"size": SIZE})
-        for _ in range(3)
-    ]
+    given = {"args": (f"{server.url}/a.bin", path, SHA256), "kwargs": {"size": SIZE}}
+    running = [context.Process(target=function, **given) for _ in range(3)]
     for process in running:
         process.start()
     for process in running:

@@ -23,7 +23,7 @@ from gluon_compress.data import (
     voc_gluoncv,
 )
 from gluon_compress.data.public import PUBLIC_DATASETS, download_dataset
-from gluon_compress.recipe import load_recipe
+from gluon_compress.recipe import load_recipe, parse_recipe
 from gluon_compress.storage import archives
 from gluon_compress.storage import download as fetching
 from refusals import assert_refused
@@ -173,7 +173,7 @@ def test_voc_opens_as_gluoncv_reads_it(offer, download):
 def test_bccd_opens_as_recipes_read_it(offer, download):
     offer("bccd")
     assert download("bccd")[0] == 0
-    recipe = load_recipe(read_set(ROOT / "model_zoo/bccd")["full_seed0"].recipe)
+    recipe = parse_recipe(read_set(ROOT / "model_zoo/bccd")["full_seed0"].recipe)
     root = download.root / Path(recipe.data.root).name
     for split in (recipe.data.train, recipe.data.test):
         data = VOCLayout(root, split, recipe.data.classes)

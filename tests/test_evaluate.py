@@ -8,7 +8,14 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress.evaluate import IOUS, precisions, top1, voc_map
+from gluon_compress.evaluate import (
+    IOUS,
+    coco_map,
+    precisions,
+    strict_map,
+    top1,
+    voc_map,
+)
 
 SIZE = 100
 CLASSES = ["a", "b", "c"]
@@ -301,3 +308,63 @@ def test_top1_is_the_share_of_right_guesses():
 def test_top1_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="not one sample"):
         top1(lambda images: images, [])
+
+
+# Sizes of two numbers, COCO's metric, and results of earlier versions.
+
+
+def test_boxes_are_clipped_to_width_and_height():
+    """The box reaches 20 pixels below an image of 40 x 100, as clipping finds out."""
+    detections = np.array([[[0]]]), np.array([[[0.9]]]), np.array([[[0, 0, 99, 60]]])
+    label = np.array([[[0, 0, 99, 39, 0, 0]]])
+    for size, value in (((40, 100), 1), ((100, 100), 0)):
+        batches = [(np.zeros((1, 3, *size)), label)]
+        found = voc_map(lambda images: detections, batches, ["a"], size=size, iou=0.9)
+        assert found["mAP"] == pytest.approx(value)
+
+
+def coco(*images, classes=("a", "b")) -> dict:
+    """Return ``coco_map`` of pairs of detections (id, score, box) and labels."""
+    outputs, batches = [], []
+    for detections, label in images:
+        ids, scores, boxes = (
+            zip(*detections) if detections else ([-1], [-1], [[-1] * 4])
+        )
+        arrays = (np.array(part, float) for part in (ids, scores, boxes))
+        outputs.append(tuple(a.reshape(1, len(ids), -1) for a in arrays))
+        batches.append((len(outputs) - 1, np.array([label], float).reshape(1, -1, 6)))
+    return coco_map(lambda number: outputs[number], batches, classes)
+
+
+SQUARE, LOW = [0, 0, 10, 10], [0, 0, 10, 7.2]  # overlap by 0.72
+
+
+def test_coco_counts_overlaps_from_half_to_nearly_all():
+    found = coco(([(0, 0.9, LOW)], [[*SQUARE, 0, 0]]))
+    assert found == pytest.approx({"mAP": 0.5, "mAP_50": 1, "mAP_75": 0})
+
+
+def test_coco_averages_over_classes_that_have_objects():
+    first = [(0, 0.9, SQUARE), (1, 0.8, [50, 50, 60, 60])]
+    found = coco((first, [[*SQUARE, 0, 0], [*SQUARE, 1, 0]]), classes="abc")
+    assert found == pytest.approx({"mAP": 0.5, "mAP_50": 0.5, "mAP_75": 0.5})
+
+
+def test_coco_ignores_difficult_objects_and_padding():
+    label = [[*SQUARE, 0, 0], [50, 50, 60, 60, 0, 1], [-1] * 6]
+    found = coco(([(0, 0.9, [50, 50, 60, 60]), (0, 0.8, SQUARE)], label), ([], []))
+    assert found["mAP"] == pytest.approx(1)
+
+
+def test_coco_of_no_detection_is_zero():
+    assert coco(([], [[*SQUARE, 0, 0]]))["mAP"] == 0
+
+
+def test_coco_needs_objects():
+    with pytest.raises(ValueError, match="not one object"):
+        coco(([(0, 0.9, SQUARE)], []))
+
+
+def test_results_of_before_are_read_too():
+    assert strict_map({"mAP_50_95": 0.3}) == strict_map({"voc_mAP_50_95": 0.3}) == 0.3
+    assert strict_map({"top1": 1.0}) is None

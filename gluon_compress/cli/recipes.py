@@ -243,8 +243,9 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
     """Run the stages of a recipe, print the table and where the report lies."""
-    from gluon_compress import pipeline, summary, train
+    from gluon_compress import pipeline, train
     from gluon_compress.recipe import DATA_FOLDER
+    from gluon_compress.report import run_report
 
     if args.data:
         os.environ[DATA_FOLDER] = args.data
@@ -255,7 +256,7 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
         recipe, args.out, resume=args.resume, options=options, facts=environment()
     )
     out, last = Path(args.out), list(results["stages"])[-1]
-    print(summary.table(results))
+    print(run_report.table(results))
     print(f"report: {out / 'report' / 'index.html'}")
     print(f"model:  {out / last / 'model'}")
 

@@ -21,7 +21,7 @@ TAYLOR = "taylor"  # the criterion that needs data
 Importance = Union[str, Mapping[str, Any]]
 
 
-class ChannelSettings(Settings):
+class ChannelPruningSettings(Settings):
     """What the settings of all algorithms that remove channels have.
 
     Parameters
@@ -47,14 +47,14 @@ class ChannelSettings(Settings):
     recalibrate: CountOrZero = 16
 
 
-def untrained_criterion(settings: ChannelSettings) -> str:
+def untrained_criterion(settings: ChannelPruningSettings) -> str:
     """Return the criterion for a dry run, which has no data: any gives the widths."""
     return "l1" if settings.criterion == TAYLOR else settings.criterion
 
 
 def importance(
     net: HybridBlock,
-    settings: ChannelSettings,
+    settings: ChannelPruningSettings,
     context: StageContext,
     *,
     graph: Graph | None = None,
@@ -65,7 +65,7 @@ def importance(
     Parameters
     ----------
     net : HybridBlock
-    settings : ChannelSettings
+    settings : ChannelPruningSettings
     context : StageContext
     graph : Graph, optional
         Of the net with its present values; None: it is traced.
@@ -89,7 +89,7 @@ def importance(
     )
 
 
-def saved(plan: Plan, settings: ChannelSettings, context: StageContext) -> Plan:
+def saved(plan: Plan, settings: ChannelPruningSettings, context: StageContext) -> Plan:
     """Write the stage's plan with its provenance, and return it."""
     provenance = {"criterion": settings.criterion, "commit": context.commit}
     made_by = {**plan.made_by, **provenance}
@@ -99,7 +99,7 @@ def saved(plan: Plan, settings: ChannelSettings, context: StageContext) -> Plan:
 
 
 def decided_once(
-    decide: Callable[[], Plan], settings: ChannelSettings, context: StageContext
+    decide: Callable[[], Plan], settings: ChannelPruningSettings, context: StageContext
 ) -> Plan:
     """Return the plan that an interrupted stage has left, or decide now and save it."""
     path = context.folder / PLAN
@@ -116,7 +116,7 @@ def train_and_slim(
     net: HybridBlock,
     graph: Graph,
     plan: Plan,
-    settings: ChannelSettings,
+    settings: ChannelPruningSettings,
     context: StageContext,
 ) -> tuple[HybridBlock, Dict[str, Any]]:
     """Return the slim net, after training with masks if the settings say so, and notes.
@@ -127,7 +127,7 @@ def train_and_slim(
     graph : Graph
         Of the net with its present values.
     plan : Plan
-    settings : ChannelSettings
+    settings : ChannelPruningSettings
     context : StageContext
     """
     if settings.train is None:
@@ -140,7 +140,7 @@ def train_and_slim(
 def recalibrated(
     net: HybridBlock,
     plan: Plan,
-    settings: ChannelSettings,
+    settings: ChannelPruningSettings,
     context: StageContext,
     notes: Mapping[str, Any],
 ) -> StageOutput:
@@ -152,7 +152,7 @@ def recalibrated(
         Slim.
     plan : Plan
         That made it slim.
-    settings : ChannelSettings
+    settings : ChannelPruningSettings
     context : StageContext
     notes : mapping
         On what happened so far.

@@ -16,7 +16,7 @@ from gluon_compress.compression.algorithm import (
     StageOutput,
 )
 from gluon_compress.compression.channels import (
-    ChannelSettings,
+    ChannelPruningSettings,
     Importance,
     decided_once,
     importance,
@@ -31,7 +31,7 @@ from gluon_compress.prune import slim
 from gluon_compress.validation import Share
 
 
-class DeleteSettings(ChannelSettings):
+class DeleteSettings(ChannelPruningSettings):
     """Delete a fixed share of the channels of some groups.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 from mxnet.gluon import HybridBlock
 from pydantic import Field
@@ -18,7 +18,7 @@ from gluon_compress.compression.algorithm import (
     StageOutput,
 )
 from gluon_compress.compression.channels import (
-    ChannelSettings,
+    ChannelPruningSettings,
     Importance,
     decided_once,
     importance,
@@ -83,7 +83,7 @@ Bound = Annotated[
 ]
 
 
-class PruneSettings(ChannelSettings):
+class PruneSettings(ChannelPruningSettings):
     """Choose channels under a budget, train with masks, and slim.
 
     Parameters
@@ -142,15 +142,20 @@ class PruneSettings(ChannelSettings):
             allowed = "images and ratios with selection 'sensitivity', else null"
             raise self.error("sensitivity", allowed)
         if self.rounds is not None:
-            self._check_rounds()
+            self._check_rounds(self.rounds)
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """The budget, as a mapping from names."""
+        return {str(name): limit for name, limit in self.budget.items()}
 
     def _check_budget(self) -> None:
         if not self.budget:
             limits = (*_COSTS, *(f"{cost}{_RATIO}" for cost in _COSTS))
             raise self.error("budget", f"at least one of {listed(limits)}")
         for cost in _COSTS:
-            ratio = self.budget.get(f"{cost}{_RATIO}")
-            if ratio is not None and (ratio > 1 or cost in self.budget):
+            ratio = self.limits.get(f"{cost}{_RATIO}")
+            if ratio is not None and (ratio > 1 or cost in self.limits):
                 allowed = f"a share up to 1, and then no {cost}"
                 raise self.error(f"budget.{cost}{_RATIO}", allowed)
         limited = any(name.startswith("latency") for name in self.budget)
@@ -158,7 +163,7 @@ class PruneSettings(ChannelSettings):
             allowed = "a table if the budget limits latency, else null"
             raise self.error("latency_table", allowed)
 
-    def _check_rounds(self) -> None:
+    def _check_rounds(self, rounds: Rounds) -> None:
         if self.classes is not None:
             raise self.error("classes", "null with rounds")
         if self.sensitivity is not None:
@@ -166,7 +171,7 @@ class PruneSettings(ChannelSettings):
         if self.train is None:
             raise self.error("train", "a schedule, since there are rounds")
         try:
-            self.rounds.starts(self.train.epochs)
+            rounds.starts(self.train.epochs)
         except ValueError:
             epochs = self.train.epochs
             allowed = f"rounds of an epoch or more within {epochs} epochs"
@@ -201,7 +206,9 @@ class Prune(Algorithm):
             notes["sparsity"] = _train_sparse(net, settings.sparsity, context)
         graph = context.trace(net)
         if settings.rounds is not None:
-            masked, plan, trained = _train_in_rounds(net, graph, settings, context)
+            masked, plan, trained = _train_in_rounds(
+                net, graph, settings.rounds, settings, context
+            )
             notes.update(trained)
             notes.update(notes_on(plan, graph))
             net = slim(masked, plan, shape=context.shape)
@@ -229,7 +236,11 @@ def _train_sparse(
 
 
 def _train_in_rounds(
-    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
+    net: HybridBlock,
+    graph: Graph,
+    rounds: Rounds,
+    settings: PruneSettings,
+    context: StageContext,
 ) -> tuple[HybridBlock, Plan, Dict[str, Any]]:
     """Return the net with masks decided during training, and the plan they make.
 
@@ -253,14 +264,15 @@ def _train_in_rounds(
         )
 
     callback = mask_in_rounds(
-        masked, budget, decide, settings.rounds, shape=context.shape, table=table
+        masked, budget, decide, rounds, shape=context.shape, table=table
     )
+    assert settings.train is not None  # ``check`` sees to it
     notes = context.fit(masked, settings.train, callbacks=[callback])
     made_by = {
         "selection": settings.selection,
         "budget": budget.limits,
         "multiple": settings.multiple,
-        "rounds": settings.rounds.to_json(),
+        "rounds": rounds.to_json(),
         "seed": context.seed,
         "held": _constraints(settings).protected_groups(graph),
         "widths": {group.name: group.width for group in graph.groups},
@@ -274,28 +286,32 @@ def _policy(
 ) -> str | Policy:
     """Return the selection, with the data that it follows measured."""
     if settings.sensitivity is not None:
-        return BySensitivity(_sensitivity(net, graph, settings, context))
+        measured = _sensitivity(net, graph, settings.sensitivity, settings, context)
+        return BySensitivity(measured)
     if settings.selection != Greedy.name or not settings.effects:
         return settings.selection
-    measured = output_sensitivity(
+    effects = output_sensitivity(
         net,
         context.batches(net, settings.effects),
         criterion=importance(net, settings, context, graph=graph),
         graph=graph,
         seed=context.seed,
     )
-    return Greedy(measured)
+    return Greedy(effects)
 
 
 def _sensitivity(
-    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
+    net: HybridBlock,
+    graph: Graph,
+    measurement: SensitivitySettings,
+    settings: PruneSettings,
+    context: StageContext,
 ) -> planning.Sensitivity:
-    images = settings.sensitivity.images
     context.to_device(net)
     return sensitivity(
         net,
-        lambda masked: context.accuracy(masked, training_images=images),
-        ratios=settings.sensitivity.ratios,
+        lambda masked: context.accuracy(masked, training_images=measurement.images),
+        ratios=measurement.ratios,
         criterion=importance(net, settings, context, graph=graph),
         groups=settings.groups,
         cache=context.folder / SENSITIVITY,
@@ -346,9 +362,10 @@ def _constraints(settings: PruneSettings) -> Constraints:
 
 def _budget(graph: Graph, settings: PruneSettings) -> Budget:
     """Turn shares of what the net costs into absolute limits."""
-    model, limits = CostModel(graph, _table(settings)), {}
+    model = CostModel(graph, _table(settings))
+    limits: Dict[str, Any] = {}
     full = model.costs(model.full[None])
-    for name, limit in settings.budget.items():
+    for name, limit in settings.limits.items():
         if name.endswith(_RATIO):
             name = name[: -len(_RATIO)]
             limit *= float(full[name][0])

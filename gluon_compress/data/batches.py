@@ -96,7 +96,7 @@ class Batches:
             What reading or changing a sample raised, at the batch that holds it.
         """
         order, size = self._order(number), self.batch_size
-        parts = (
+        parts: Iterator[tuple] = (
             (number, i, order[i * size : (i + 1) * size])
             for i in range(start, len(self))
         )

@@ -119,7 +119,7 @@ def _folder(root: Path, split: str, classes: Optional[Sequence[str]]) -> ImageFo
 
 
 def _record(root: Path, split: str, classes: Optional[Sequence[str]]) -> Records:
-    return Records(root / f"{split}.rec", classes)
+    return Records(root / f"{split}.rec", classes or ())
 
 
 # How the data set of a split is opened, by the kind of data.

@@ -150,7 +150,8 @@ class Pictures:
         upright: Sequence[bool] | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.files, self.upright = list(files), upright or [True] * len(files)
+        self.files = list(files)
+        self.upright = list(upright or [True] * len(files))
         self.problems: list[tuple[str, str]] = []
         self._kept: dict[int, np.ndarray] = {}
         self._free, self._lock = cache_bytes, threading.Lock()

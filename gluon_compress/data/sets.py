@@ -295,7 +295,9 @@ def _six_columns(label) -> np.ndarray:
     return rows[rows[:, 4] >= 0]
 
 
-def voc_gluoncv(root: str | os.PathLike, splits: str | Sequence) -> Detections:
+def voc_gluoncv(
+    root: str | os.PathLike, splits: str | Sequence[tuple[int, str]]
+) -> Detections:
     """Return Pascal VOC 2007 and 2012 as GluonCV's ``VOCDetection`` reads it.
 
     Parameters
@@ -311,21 +313,22 @@ def voc_gluoncv(root: str | os.PathLike, splits: str | Sequence) -> Detections:
         If a folder or list is missing, or an annotation cannot be read.
     """
     root = Path(root)
+    pairs: list[tuple[int, str]]
     if isinstance(splits, str):
-        name = splits
-        splits = [
-            (year, name) for year in YEARS if _voc_list(root, year, name).exists()
-        ]
-        if not splits:
-            places = " and ".join(str(_voc_list(root, year, name)) for year in YEARS)
+        lists = {(year, splits): _voc_list(root, year, splits) for year in YEARS}
+        pairs = [split for split, path in lists.items() if path.exists()]
+        if not pairs:
+            places = " and ".join(map(str, lists.values()))
             raise ValueError(f"{places}: there is no such file")
-    for year, name in splits:
+    else:
+        pairs = list(splits)
+    for year, name in pairs:
         if not _voc_list(root, year, name).exists():
             raise ValueError(f"{_voc_list(root, year, name)}: there is no such file")
     try:
-        found = VOCDetection(str(root), splits)
+        found = VOCDetection(str(root), pairs)
     except (OSError, SyntaxError, AttributeError, TypeError) as error:
-        raise ValueError(f"{root}: GluonCV cannot read {splits}: {error}") from None
+        raise ValueError(f"{root}: GluonCV cannot read {pairs}: {error}") from None
     files = [found._image_path.format(*item) for item in found._items]
     return Detections(files, found._label_cache, found.classes)
 

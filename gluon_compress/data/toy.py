@@ -208,7 +208,7 @@ def _shape(width: int, height: int, rng) -> Shape:
     centre = rng.uniform(reach, np.array([width, height]) - reach)
     points = [np.rint(outline + centre).astype(np.int32) for outline in outlines]
     mask = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(mask, points, 255)  # an outline inside another one is a hole
+    cv2.fillPoly(mask, points, (255,))  # an outline inside another one is a hole
     return Shape(name, mask)
 
 

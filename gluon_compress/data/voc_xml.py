@@ -119,10 +119,10 @@ def _number(element: ElementTree.Element, path: str) -> float:
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     try:
-        size = tuple(round(_number(root, f"size/{side}")) for side in SIDES)
+        first, second = (round(_number(root, f"size/{side}")) for side in SIDES)
     except ValueError:
         return None
-    return size if min(size) > 0 else None
+    return (first, second) if min(first, second) > 0 else None
 
 
 def files_in(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
@@ -185,6 +185,7 @@ def class_names(
         raise ValueError(f"{root}: there is no such folder")
     if classes is None and (root / "classes.txt").exists():
         classes = root / "classes.txt"
+    place: str | os.PathLike
     if classes is None:
         place, names = root / "Annotations", _scan(root)
     elif isinstance(classes, (str, os.PathLike)):

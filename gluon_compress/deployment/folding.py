@@ -97,7 +97,7 @@ def _folds(nodes: Sequence[dict], place: int, uses: Sequence[int]) -> bool:
         return False
     plain = attribute(layer["attrs"], "layout", None) in (None, "NCHW", "NCW", "NCDHW")
     groups = attribute(layer["attrs"], "num_group", 1)
-    split = layer["op"] == "Deconvolution" and groups > 1  # scaled by blocks
+    split = operator_of(layer["op"]).weight_axis != 0 and groups > 1  # scaled by blocks
     read = (node["inputs"][0], layer["inputs"][1], node["inputs"][2])
     return plain and not split and all(uses[entry[0]] == 1 for entry in read)
 

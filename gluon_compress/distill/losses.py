@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from typing import Sequence
 
-import mxnet as mx
 from mxnet import autograd, nd
+from mxnet.ndarray import NDArray as Array
 
-Array = mx.nd.NDArray
 TINY = 1e-6  # added to squared lengths, for vectors of zeros
 NEGATIVES = 3  # for each positive, as in SSD's own loss (Liu et al. 2016, 2.2)
 

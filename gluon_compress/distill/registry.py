@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Sequence
 
-import mxnet as mx
+from mxnet.ndarray import NDArray as Array
 
 from gluon_compress.validation import Settings
-
-Array = mx.nd.NDArray
 
 
 class NoSettings(Settings):
@@ -67,7 +65,7 @@ class DistillationLoss:
     compute: Callable[[Pair, Any], Array]
     needs: tuple[str, ...] = ()
     on_maps: bool = False
-    Config: type = NoSettings
+    Config: type[Settings] = NoSettings
     kind: str | None = None
     check: Callable | None = None
 

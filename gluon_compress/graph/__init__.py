@@ -14,8 +14,8 @@ Whole numbers stand for six different things here:
 - An **index** is one component of a group that can be kept or removed, counted from 0
   in each group. Plans hold indices.
 - A **position** is an index counted through all groups of a graph: group ``g`` begins
-  at ``graph.found.starts[g]``. ``Tensor.places`` gives the position of every channel of
-  a tensor, and ``Graph.alive`` says by position what is kept.
+  at ``graph.found.starts[g]``. ``Tensor.positions`` are those of a tensor's channels,
+  and ``Graph.keep_mask`` says by position what is kept.
 - A **level** is a choice among the widths that a group may have, see ``plan``.
 - A **group number** counts the groups of a graph, in the order of ``graph.groups``.
 """

@@ -49,6 +49,8 @@ MARKS = {kind: f"__{kind}__" for kind in KINDS}
 AXES = "__annotation_axes__"  # axes of the source along which a parameter's axes lie
 FIXED = "__annotation_fixed__"  # on parameters that are not trained
 
+SHAPED = "_shaped"  # ends the names of parameters in a shape that broadcasts
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -212,16 +214,18 @@ def annotations_of(
         Of ``KINDS``.
     """
     scan = _Scan(nodes, kinds)
-    sources: dict[tuple, list] = {}
-    parameters: dict[tuple, dict] = {}
+    sources: dict[tuple[str, str], list] = {}
+    parameters: dict[tuple[str, str], dict] = {}
     for i, key in scan.members.items():
         sources.setdefault(key, scan.instead[i])
         for entry in scan.nodes[i]["inputs"]:
             names = dict.fromkeys(scan.own.get(entry[0], ()))
             parameters.setdefault(key, {}).update(names)
     return [
-        Annotation(*key, nodes[i]["name"], (i, out), tuple(parameters[key]))
-        for key, (i, out, *_) in sources.items()
+        Annotation(
+            kind, name, nodes[i]["name"], (i, out), tuple(parameters[kind, name])
+        )
+        for (kind, name), (i, out, *_) in sources.items()
     ]
 
 
@@ -421,7 +425,8 @@ def _built(
         role: _broadcast_ready(mx.sym.var(own), new.parameters[role], ndim, own)
         for own, role in roles.items()
     }
-    nodes, heads = take_apart(new.build(tensor, **ready))
+    symbol = new.build(tensor, **ready)
+    nodes, heads = take_apart(symbol)
     if len(heads) != 1 or name not in variables(nodes):
         raise ValueError(f"annotation {name!r} must make one tensor of the one it gets")
     result = []
@@ -434,6 +439,12 @@ def _built(
             )
         else:
             result.append(marked(_checked(node, name), new.kind, name))
+            # MXNet's own names count what the process has built.
+            if node["op"] != "null" and not node["name"].endswith(SHAPED):
+                result[-1]["name"] = f"{name}_{len(result)}"
+    _check_zero(
+        symbol, name, ndim, {own: new.parameters[r] for own, r in roles.items()}
+    )
     order = [i for i, n in enumerate(nodes) if n["op"] == "null" and n["name"] == name]
     order += [i for i in range(len(nodes)) if i != order[0]]
     where = {old: new for new, old in enumerate(order)}
@@ -442,6 +453,30 @@ def _built(
         for i in order
     ]
     return moved, where[heads[0][0]]
+
+
+def _check_zero(
+    symbol: mx.sym.Symbol,
+    name: str,
+    ndim: int,
+    parameters: Mapping[str, AnnotationParameter],
+) -> None:
+    """Refuse an annotation that makes something else of zero.
+
+    Removed channels are zero in a masked net, and must be zero behind annotations.
+    """
+    shape = [1] * ndim
+    for parameter in parameters.values():
+        for n, axis in zip(parameter.value.shape, parameter.axes):
+            shape[axis] = max(shape[axis], n)
+    values = {own: p.value for own, p in parameters.items()}
+    first = next(iter(values.values()), mx.nd.zeros(1))
+    zeros = mx.nd.zeros(tuple(shape), ctx=first.context, dtype=first.dtype)
+    used = set(symbol.list_inputs())
+    values = {own: value for own, value in values.items() if own in used}
+    (result,) = symbol.eval(ctx=first.context, **{name: zeros}, **values)
+    if result.asnumpy().any():
+        raise ValueError(f"annotation {name!r} makes other values of zero; allowed: 0")
 
 
 def _broadcast_ready(
@@ -460,7 +495,7 @@ def _broadcast_ready(
             f"annotation parameter {name!r} lies along the axes {axes}; allowed: one "
             "axis, the first ones, or all"
         )
-    return mx.sym.Reshape(variable, shape=shape, name=f"{name}_shaped")
+    return mx.sym.Reshape(variable, shape=shape, name=name + SHAPED)
 
 
 def _parameter(name: str, role: str, new: NewAnnotation) -> dict:
@@ -476,7 +511,7 @@ def _parameter(name: str, role: str, new: NewAnnotation) -> dict:
 def _checked(node: dict, name: str) -> dict:
     """Refuse an operator that does not work element by element."""
     alone = operator_of(node["op"]).rule in (rules.same, rules.elementwise)
-    shaped = node["op"] == "Reshape" and node["name"].endswith("_shaped")
+    shaped = node["op"] == "Reshape" and node["name"].endswith(SHAPED)
     if node["op"] != "null" and not alone and not shaped:
         raise ValueError(
             f"annotation {name!r} has the operator {node['op']}; allowed: operators "

@@ -8,29 +8,32 @@ channel, which can never be removed; it encodes the reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Sequence
 
 import numpy as np
+
+NO_POSITIONS = np.zeros(0, int)
 
 
 @dataclass(frozen=True)
 class Tensor:
     """A tensor's shape, and along ``axis`` the position of each channel.
 
-    ``places`` numbers the channels of all groups; -1 is a channel that always stays.
+    ``positions`` number the channels of all groups; -1 is a channel that always stays.
+    Without an axis no channel can be removed, and there are no positions.
     """
 
     shape: tuple[int, ...]
     axis: int | None = None
-    places: np.ndarray | None = None
+    positions: np.ndarray = field(default_factory=lambda: NO_POSITIONS)
 
     def kept(self, alive: np.ndarray) -> tuple[int, ...]:
         """Return the shape when only the positions marked alive are kept."""
         if self.axis is None:
             return self.shape
         shape = list(self.shape)
-        shape[self.axis] = int(alive[self.places].sum())
+        shape[self.axis] = int(alive[self.positions].sum())
         return tuple(shape)
 
 
@@ -154,7 +157,8 @@ def balanced_sets(counts: np.ndarray) -> tuple[list[list[int]], list[int]]:
     heads = np.array([rows[-1] for rows in waiting], float)
     sets: list[list[int]] = []
     while np.isfinite(heads).any():
-        total, chosen = np.zeros(kinds.shape[1], int), []
+        total = np.zeros(kinds.shape[1], int)
+        chosen: list[int] = []
         while not chosen or np.ptp(total):
             if not np.isfinite(heads).any():
                 return sets, sorted(chosen)

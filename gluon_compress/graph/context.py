@@ -85,7 +85,7 @@ class SlimContext:
     inputs, outputs : sequence of Tensor
         Before the channels are removed.
     alive : ndarray
-        Which channels stay, see ``Graph.alive``.
+        Which channels stay, see ``Graph.keep_mask``.
     shapes, out_shapes : sequence of tuple
         Of inputs and outputs when the channels are gone.
     """
@@ -108,7 +108,7 @@ class SlimContext:
             return position
         length = tensor.shape[axis]
         position = position + length if position < 0 else min(position, length)
-        return int(self.alive[tensor.places[:position]].sum())
+        return int(self.alive[tensor.positions[:position]].sum())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From nodes and shapes to channel groups: what belongs together, and its name."""
+"""Find the channel groups of a symbol, and name them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGEST = 1 << 20
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that live or die together, index by index.
+    """Channels that are kept or removed together, index by index.
 
     Parameters
     ----------
@@ -37,13 +37,13 @@ class ChannelGroup:
     members : tuple of str
         The parameters that have these channels along an axis.
     frozen : str
-        Why no channel can be removed, "" if they can.
+        Why no channel can be removed; empty if channels can be.
     size : int
         Channels of the first producer that one index stands for: more than 1 where
         an operator needs channels to go together (grouped convolution, split).
     layers : tuple of str
-        The layers whose outputs these channels are, in the order of the network: all
-        that make them, and depthwise ones that pass them on.
+        The layers that put these channels out, in the order of the network: those that
+        make them, and depthwise ones that pass them on.
     """
 
     name: str
@@ -56,14 +56,14 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Groups:
-    """What ``find_groups`` finds.
+    """The result of ``find_groups``.
 
     Parameters
     ----------
     groups : list of ChannelGroup
         In the order of their first producers.
     starts : dict
-        Group to the place of its index 0.
+        Group to the position of its index 0.
     tensors : list
         Per node, its outputs as Tensors; variables have one.
     axes : dict
@@ -71,7 +71,7 @@ class Groups:
         blocks of rows have channels of their own along the second, as the weight of a
         grouped convolution may, it is the first block's.
     blocks : dict
-        Parameter to the places of every block along its second axis, where they
+        Parameter to the positions of every block along its second axis, where they
         differ: (blocks, length).
     names : list of str
         Per node, its name without the counters of the process.
@@ -93,13 +93,13 @@ def find_groups(
     Parameters
     ----------
     nodes, heads
-        As ``nodes.take_apart`` gives them.
+        As ``symbols.take_apart`` gives them.
     shapes : sequence
-        Of every node's outputs, as ``nodes.output_shapes`` gives them.
+        Of every node's outputs, as ``symbols.output_shapes`` gives them.
     inputs : iterable of str
         Variables that are no parameters.
     """
-    # Reasons, too, must not depend on what else the process has built.
+    # Reasons must not depend on what else the process has built, either.
     names = structural_names([node["name"] for node in nodes])
     tracing = _Tracing(nodes, names, shapes, inputs)
     for i in range(len(nodes)):
@@ -109,7 +109,7 @@ def find_groups(
 
 
 class _Tracing:
-    """One pass over the nodes that collects what is said about their channels."""
+    """One pass over the nodes that applies their rules and collects the constraints."""
 
     def __init__(self, nodes, names, shapes, inputs) -> None:
         self.nodes, self.names, self.shapes = nodes, names, shapes
@@ -195,7 +195,7 @@ class _Tracing:
         self.carried.setdefault(i, {}).setdefault(axis, []).append(ids)
 
     def close(self, heads: Sequence) -> None:
-        """Add what holds for the graph as one: shared parameters, outputs, shapes."""
+        """Add what holds for the whole graph: shared parameters, outputs, shapes."""
         uses = Counter(e[0] for node in self.nodes for e in node["inputs"])
         for i, axes in self.carried.items():
             self._close_parameter(i, axes, uses[i])
@@ -221,7 +221,7 @@ class _Tracing:
                     self.channels.freeze(self.whole[i], reason)
 
     def _tie_rectangles(self) -> bool:
-        """Tie what would leave a ragged tensor; tell whether anything was tied."""
+        """Unite what would leave a ragged tensor; tell whether anything was united."""
         labels, codes = self.channels.solve()
         tied = False
         for ids in self.all_ids():
@@ -243,7 +243,7 @@ class _Tracing:
 
 
 class _Naming:
-    """From what was collected to named groups, used once by ``find_groups``."""
+    """Turns the collected constraints into named groups."""
 
     def __init__(self, tracing: _Tracing) -> None:
         self.tracing, self.nodes = tracing, tracing.nodes
@@ -252,20 +252,20 @@ class _Naming:
         self.axes = self._parameter_axes()
 
     def _parameter_axes(self) -> list[tuple[int, int, np.ndarray]]:
-        found = []
-        for i, axes in self.tracing.carried.items():
-            found += [(i, axis, uses[0][0]) for axis, uses in sorted(axes.items())]
+        rows = []
+        for i, carried in self.tracing.carried.items():
+            rows += [(i, axis, uses[0][0]) for axis, uses in carried.items()]
         for i, ids in self.tracing.whole.items():
             axes = varying(ids := self._known(ids))
             if len(axes) == 1:
-                found.append((i, axes[0], ids.reshape(-1)))
-        return sorted(found, key=lambda row: row[:2])
+                rows.append((i, axes[0], ids.reshape(-1)))
+        return sorted(rows, key=lambda row: row[:2])
 
     def _known(self, ids: np.ndarray) -> np.ndarray:
         return compress(labelled(ids, self.labels))
 
     def groups(self) -> Groups:
-        """Return the groups with their places in every tensor."""
+        """Return the groups with their positions in every tensor."""
         marks = self._signatures()
         members: dict[tuple, list[int]] = {}
         origin: dict[tuple, tuple] = {}
@@ -291,7 +291,7 @@ class _Naming:
         return self._placed(members, origin, layers)
 
     def _signatures(self) -> np.ndarray:
-        """Return a number per component that tells where it occurs, and how often."""
+        """Return a number per component that encodes where it occurs, and how often."""
         marks = np.zeros(len(self.labels), np.uint64)
         everywhere = self.tracing.all_ids() + [ids for *_, ids in self.axes]
         for key, ids in enumerate(everywhere):
@@ -301,9 +301,10 @@ class _Naming:
         return marks
 
     def _placed(self, members: dict, origin: dict, layers: dict) -> Groups:
-        place = np.full(len(self.labels) + 1, -1)
+        position_of = np.full(len(self.labels) + 1, -1)
         group_of = np.full(len(self.labels) + 1, -1)
-        groups, starts, total, used = [], {}, 0, set()
+        groups, starts, total = [], {}, 0
+        used: set[str] = set()
         for number, (key, labels) in enumerate(members.items()):
             name = unused(self.names[origin[key][0]], used)
             frozen = self.tracing.channels.reason(key[1]) if key[1] else ""
@@ -312,7 +313,7 @@ class _Naming:
             starts[name] = total
             group_of[labels] = number
             if not frozen:
-                place[labels] = np.arange(total, total + len(labels))
+                position_of[labels] = np.arange(total, total + len(labels))
             total += len(labels)
             own = (origin[key][1], tuple(layers[key]))
             groups.append((name, len(labels), frozen, *own))
@@ -321,7 +322,7 @@ class _Naming:
             ChannelGroup(name, width, carriers[k], frozen, *own)
             for k, (name, width, frozen, *own) in enumerate(groups)
         ]
-        return Groups(result, starts, *self._tensors(place), self.names)
+        return Groups(result, starts, *self._tensors(position_of), self.names)
 
     def _carriers(self, group_of: np.ndarray, count: int) -> list[tuple[str, ...]]:
         names: list[dict] = [{} for _ in range(count)]
@@ -332,15 +333,17 @@ class _Naming:
                     names[number][self.names[i]] = True
         return [tuple(found) for found in names]
 
-    def _tensors(self, place: np.ndarray) -> tuple[list, dict, dict]:
+    def _tensors(self, position_of: np.ndarray) -> tuple[list, dict, dict]:
         def tensor(shape: tuple, ids: np.ndarray, axis: int | None = None) -> Tensor:
-            places = place[labelled(ids, self.labels, -1)]
-            places = compress(places)
-            axes = varying(places)
+            positions = position_of[labelled(ids, self.labels, -1)]
+            positions = compress(positions)
+            axes = varying(positions)
             assert len(axes) < 2
             if not axes:
                 return Tensor(shape)
-            return Tensor(shape, axes[0] if axis is None else axis, places.reshape(-1))
+            return Tensor(
+                shape, axes[0] if axis is None else axis, positions.reshape(-1)
+            )
 
         tensors = [
             [tensor(s, a) for s, a in zip(shapes, outputs)]
@@ -351,15 +354,15 @@ class _Naming:
             found = tensor(self.tracing.shapes[i][0], ids, axis)
             if found.axis is not None:
                 axes.setdefault(self.nodes[i]["name"], []).append(found)
-        return tensors, axes, self._blocks(place)
+        return tensors, axes, self._blocks(position_of)
 
-    def _blocks(self, place: np.ndarray) -> dict[str, np.ndarray]:
+    def _blocks(self, position_of: np.ndarray) -> dict[str, np.ndarray]:
         found = {}
         for i, axes in self.tracing.carried.items():
             if 1 in axes:
-                places = place[labelled(axes[1][0], self.labels, -1)]
-                if (places != places[0]).any():
-                    found[self.nodes[i]["name"]] = places
+                positions = position_of[labelled(axes[1][0], self.labels, -1)]
+                if (positions != positions[0]).any():
+                    found[self.nodes[i]["name"]] = positions
         return found
 
 

@@ -18,7 +18,9 @@ def structural_names(names: Sequence[str]) -> list[str]:
     numbers: dict[str, dict[str, int]] = {}
     result = []
     for name in names:
-        kind, digits, rest = NUMBERED.fullmatch(name).groups()
+        match = NUMBERED.fullmatch(name)
+        assert match is not None, name
+        kind, digits, rest = match.groups()
         if kind and digits:
             known = numbers.setdefault(kind, {})
             digits = f"{known.setdefault(digits, len(known))}"

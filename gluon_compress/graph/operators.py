@@ -33,7 +33,8 @@ from gluon_compress.graph.zero_rules import (
 )
 
 # How an operator's latency depends on widths, see ``latency.blocks``.
-LAYER = "layer"  # on the channels that go in and on those that come out
+LAYER = "layer"  # on the channels that go in and those that come out, num_filter
+DENSE = "dense"  # likewise, for features instead of channels of maps, num_hidden
 CHANNELWISE = "channelwise"  # on one width: as many channels go in as come out
 # Channelwise, and timed with the operator it follows: alone it would get its input in
 # another memory layout, and BatchNorm takes several times as long on the plain one.
@@ -73,7 +74,7 @@ class Operator:
     size_inputs : bool
         Whether of the inputs behind the first one only the shape is read.
     latency : str
-        ``LAYER``, ``CHANNELWISE``, ``FOLLOWER`` or ``WHOLE``.
+        ``LAYER``, ``DENSE``, ``CHANNELWISE``, ``FOLLOWER`` or ``WHOLE``.
     """
 
     rule: Callable[[OpContext], list]
@@ -152,7 +153,7 @@ LAYERS = {
         sums=layer_rules.sums_channels,
         macs=layer_rules.dense_macs,
         foldable=True,
-        latency=LAYER,
+        latency=DENSE,
     ),
     "Embedding": Operator(
         layer_rules.embedding,

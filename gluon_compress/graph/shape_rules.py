@@ -166,8 +166,8 @@ def rewrite_slice(slim: SlimContext) -> dict[str, str]:
 def slice_like(op: OpContext) -> list:
     """As many positions as another tensor has; of channels only when all stay."""
     ids, like = op.ids(0), op.ids(1)
-    axes = numbers(op.attrs, "axes") or range(len(op.shapes[1]))
-    axes = {axis % len(op.shapes[0]) for axis in axes}
+    stated = numbers(op.attrs, "axes") or range(len(op.shapes[1]))
+    axes = {axis % len(op.shapes[0]) for axis in stated}
     if not axes.isdisjoint(varying(like)):
         op.freeze(like, "cuts another tensor's channels by it")
     elif axes.isdisjoint(varying(ids)):

@@ -102,13 +102,13 @@ def output_shapes(
         raise ValueError(f"shapes do not fit: {_gist(error, nodes)}") from None
     result: list[list[tuple]] = [[] for _ in nodes]
     for name, shape in zip(internals.list_outputs(), found):
-        node = int(name.split("_")[0][1:])
+        i = int(name.split("_")[0][1:])
         if not shape or not all(n > 0 for n in shape):
             raise ValueError(
-                f"the shape of {nodes[node]['name']!r} does not follow from "
+                f"the shape of {nodes[i]['name']!r} does not follow from "
                 f"{ {name: tuple(shape) for name, shape in known.items()} }"
             )
-        result[node].append(tuple(shape))
+        result[i].append(tuple(shape))
     return result
 
 

@@ -1,4 +1,4 @@
-"""From a net to its graph, and from a symbol to a net again."""
+"""Trace a net to its graph, and make nets of symbols."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Annotated:
     nodes, heads
         As ``symbols.take_apart`` gives them, without channel masks.
     plain : list
-        For each node its number in the plain symbol, None for nodes of annotations.
+        For each node its number in the plain symbol, -1 for nodes of annotations.
     params : dict
         Values of the annotations' own parameters, copies.
     settings : dict
@@ -60,8 +60,8 @@ class Annotated:
 
     nodes: list[dict]
     heads: list
-    plain: list[int | None]
-    params: dict[str, mx.nd.NDArray | None]
+    plain: list[int]
+    params: dict[str, Any]
     settings: dict[str, ParamAttrs]
     targets: frozenset[str]
 
@@ -92,7 +92,7 @@ class Graph:
 
     nodes: list[dict]
     heads: list
-    params: dict[str, mx.nd.NDArray | None]
+    params: dict[str, Any]
     settings: dict[str, ParamAttrs]
     inputs: dict[str, tuple]
     found: Groups
@@ -125,7 +125,7 @@ class Graph:
 
     @property
     def blocks(self) -> dict[str, np.ndarray]:
-        """Parameter to the places of blocks of its rows, where these differ."""
+        """Parameter to the positions of blocks of its rows, where these differ."""
         return self.found.blocks
 
     @property
@@ -145,12 +145,13 @@ class Graph:
         node = self.nodes[entry[0]]
         shape = list(self.tensors[entry[0]][entry[1]].kept(alive))
         if node["op"] == "null":
-            for along in self.axes.get(node["name"], ()):
-                shape[along.axis] = along.kept(alive)[along.axis]
+            for tensor in self.axes.get(node["name"], ()):
+                if tensor.axis is not None:
+                    shape[tensor.axis] = tensor.kept(alive)[tensor.axis]
         return tuple(shape)
 
-    def places(self, group: ChannelGroup) -> np.ndarray:
-        """Return the places of a group's indices."""
+    def positions(self, group: ChannelGroup) -> np.ndarray:
+        """Return the positions of a group's indices."""
         start = self.found.starts[group.name]
         return np.arange(start, start + group.width)
 
@@ -167,8 +168,8 @@ class Graph:
                 return group
         raise ValueError(f"there is no group {name!r}")
 
-    def alive(self, keep: Mapping[str, Sequence[int]]) -> np.ndarray:
-        """Return for all places, and at -1, whether they are kept."""
+    def keep_mask(self, keep: Mapping[str, Sequence[int]]) -> np.ndarray:
+        """Return for every position, and at -1, whether it is kept."""
         total = sum(group.width for group in self.groups)
         result = np.ones(total + 1, bool)
         for group in self.groups:
@@ -215,8 +216,9 @@ class NetAdapter:
 def _call(net: HybridBlock) -> mx.sym.Symbol:
     """Call a net on the symbol ``data``, in its training form where it has two.
 
-    The training form of a detector is its raw outputs. One that draws random numbers
-    (DropBlock) would do so for ever: then the other form is the net.
+    In training form a detector puts out its raw outputs. A net that draws random
+    numbers in training (DropBlock) would go on drawing them, so its inference form is
+    taken.
     """
     try:
         symbol = _called(net, autograd.train_mode)
@@ -402,7 +404,7 @@ def _looked_through(
     annotated = Annotated(
         nodes,
         heads,
-        [numbers.get(i) for i in range(len(nodes))],
+        [numbers.get(i, -1) for i in range(len(nodes))],
         {name: params.get(name) for name in own},
         {name: settings[name] for name in own if name in settings},
         frozenset(a.target for a in annotations_of(nodes)) if own else frozenset(),

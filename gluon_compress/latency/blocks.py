@@ -1,4 +1,4 @@
-"""Which operators of a graph are timed as one, and the small nets that time them."""
+"""Fused blocks: operators that are timed as one, and the small nets that time them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ import numpy as np
 from gluon_compress.graph import Graph, Tensor
 from gluon_compress.graph.context import attribute
 from gluon_compress.graph.layer_rules import whole_groups
-from gluon_compress.graph.operators import CHANNELWISE, FOLLOWER, LAYER, operator_of
+from gluon_compress.graph.operators import (
+    CHANNELWISE,
+    DENSE,
+    FOLLOWER,
+    LAYER,
+    operator_of,
+)
 from gluon_compress.graph.symbols import put_together
 
 BLOCK = 8  # channels; kernels are slower for other counts than multiples of it
 
 # What says nothing on how long an operator takes, or is a width.
-SILENT = ("num_filter", "num_hidden", "num_group", "workspace", "eps", "momentum")
-SILENT += ("fix_gamma", "use_global_stats", "cudnn_off", "cudnn_tune")
+SILENT = {
+    *("num_filter", "num_hidden", "num_group", "workspace", "eps", "momentum"),
+    *("fix_gamma", "use_global_stats", "cudnn_off", "cudnn_tune"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +46,10 @@ class Side:
     tensor: Tensor | None = None
 
     def kept(self, alive: np.ndarray) -> int:
-        """Return their number when only ``alive`` is kept, see ``Graph.alive``."""
+        """Return their number when only ``alive`` is kept, see ``Graph.keep_mask``."""
         if self.tensor is None:
             return self.full
-        return int(alive[self.tensor.places].sum())
+        return int(alive[self.tensor.positions].sum())
 
 
 @dataclass(frozen=True)
@@ -127,12 +135,12 @@ def _how(graph: Graph, i: int) -> str:
     node = graph.nodes[i]
     data, out = data_inputs(graph, i), graph.tensors[i][0].shape
     shapes = [_shape(graph, node["inputs"][k]) for k in data]
-    if _latency(graph, i) == LAYER and data == [0]:
-        channels = shapes[0][1]
-        wide = node["op"] != "FullyConnected"
-        return "tied" if wide and whole_groups(node["attrs"], channels) else "layer"
+    form = _latency(graph, i)
+    if form in (LAYER, DENSE) and data == [0]:
+        tied = form == LAYER and whole_groups(node["attrs"], shapes[0][1])
+        return "tied" if tied else "layer"
     whole = {s[1] for s in shapes if len(s) > 1} == set(out[1:2])
-    channelwise = _latency(graph, i) in (CHANNELWISE, FOLLOWER)
+    channelwise = form in (CHANNELWISE, FOLLOWER)
     # Of operators with parameters only BatchNorm's follow from the width alone.
     plain = len(data) == len(node["inputs"])
     plain = plain or operator_of(node["op"]).running_statistics
@@ -158,9 +166,9 @@ def _unit(graph: Graph, nodes: tuple[int, ...]) -> Unit:
             out = graph.tensors[nodes[0]][0].shape[1]
             note = f" groups of {step} to {out // groups}"
     else:
-        out = graph.tensors[nodes[0]][0]
-        first_axis = min(1, len(out.shape) - 1)
-        axis = first_axis if out.axis is None else out.axis
+        whole = graph.tensors[nodes[0]][0]
+        first_axis = min(1, len(whole.shape) - 1)
+        axis = first_axis if whole.axis is None else whole.axis
         inputs, outputs = _side(graph, [nodes[0], 0], axis), NOTHING
     return Unit(_kind(graph, nodes, how) + note, how, nodes, inputs, outputs, step)
 
@@ -169,7 +177,7 @@ def _ends(graph: Graph, i: int) -> tuple[Side, Side]:
     """Return the sides of a layer; a dense one counts the features that go in."""
     node = graph.nodes[i]
     out = graph.tensors[i][0]
-    if node["op"] != "FullyConnected":
+    if _latency(graph, i) != DENSE:
         return _side(graph, node["inputs"][0], 1), _side(graph, [i, 0], 1)
     weight = node["inputs"][1]
     name, full = graph.nodes[weight[0]]["name"], _shape(graph, weight)[1]
@@ -187,9 +195,12 @@ def _kind(graph: Graph, nodes: tuple[int, ...], how: str) -> str:
     words = []
     for i in nodes:
         node = graph.nodes[i]
-        told = {k: v for k, v in node["attrs"].items() if k not in SILENT}
-        told = [f"{k}={v}" for k, v in sorted(told.items()) if not k.startswith("__")]
-        words.append(" ".join([node["op"], *told]))
+        attrs = [
+            f"{key}={value}"
+            for key, value in sorted(node["attrs"].items())
+            if key not in SILENT and not key.startswith("__")
+        ]
+        words.append(" ".join([node["op"], *attrs]))
     shapes = _data_shapes(graph, nodes[0], how, None)
     places = ["x".join("C" if n is None else str(n) for n in s) for s in shapes]
     return " + ".join(words) + " on " + ", ".join(places)
@@ -201,7 +212,7 @@ def _data_shapes(graph: Graph, i: int, how: str, width: int | None) -> list[tupl
     shapes = [_shape(graph, node["inputs"][k]) for k in data_inputs(graph, i)]
     if how == "rest":
         return shapes
-    if node["op"] == "FullyConnected":
+    if _latency(graph, i) == DENSE:
         kept = shapes[0][:1]
         if not attribute(node["attrs"], "flatten", True):
             kept = shapes[0][:-1]
@@ -256,7 +267,7 @@ def copies(
 def _copy(graph: Graph, unit: Unit, widths: Sequence[int], place: tuple) -> list:
     """Append a copy of a unit to nodes; return its output."""
     nodes, sources, prefix, given = place
-    last = None
+    last: list = []
     for i in unit.nodes:
         node, ends = graph.nodes[i], []
         data = data_inputs(graph, i)
@@ -279,10 +290,10 @@ def _copy(graph: Graph, unit: Unit, widths: Sequence[int], place: tuple) -> list
 
 def _resized(graph: Graph, unit: Unit, widths: Sequence[int]) -> dict[str, str]:
     """Return the attributes of a layer's node that widths change."""
-    node = graph.nodes[unit.nodes[0]]
-    if _latency(graph, unit.nodes[0]) != LAYER or unit.how == "rest":
+    node, form = graph.nodes[unit.nodes[0]], _latency(graph, unit.nodes[0])
+    if form not in (LAYER, DENSE) or unit.how == "rest":
         return {}
-    if node["op"] == "FullyConnected":
+    if form == DENSE:
         return {"num_hidden": str(widths[1])}
     if unit.how == "layer":
         return {"num_filter": str(widths[1])}

@@ -230,7 +230,7 @@ def predict_latency(graph: Graph, table: LatencyTable, plan: Any = None) -> floa
     """
     if plan is not None:
         plan.check(graph)
-    alive = graph.alive(plan.keep if plan is not None else {})
+    alive = graph.keep_mask(plan.keep if plan is not None else {})
     total = np.rint(table.call_ms * NS)
     for unit in units_of(graph):
         widths = unit.inputs.kept(alive), unit.outputs.kept(alive)

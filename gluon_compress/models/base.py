@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Callable, ClassVar, Mapping, Sequence
+from typing import Any, Callable, ClassVar, Mapping, Sequence, Type
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
@@ -11,6 +11,7 @@ from mxnet.gluon import HybridBlock, SymbolBlock
 from gluon_compress.data import Preprocess
 from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.settings import ModelSettings
 from gluon_compress.postprocess import Postprocess
 
 Params = Mapping[str, mx.nd.NDArray]
@@ -33,6 +34,8 @@ class Family(ABC):
         Of manifests and of the model zoo's index.
     Config : type
         What a net is beside its symbol.
+    Settings : type
+        What a recipe may state of a net in ``model``: a class of ``ModelSettings``.
     output_names : tuple of str
         Of the outputs of ``to_symbol``.
     net_types : tuple of type
@@ -41,6 +44,7 @@ class Family(ABC):
 
     kind: ClassVar[str]
     Config: ClassVar[type]
+    Settings: ClassVar[Type[ModelSettings]] = ModelSettings
     output_names: ClassVar[tuple]
     net_types: ClassVar[tuple] = ()
 
@@ -75,9 +79,11 @@ class Family(ABC):
     def describe(self, net: HybridBlock, config: Any) -> HybridBlock:
         """Make a net one of this family, and return it.
 
-        Its configuration is attached, so that pruning can hand it on.
+        Its configuration is attached, so that pruning can hand it on; ``net.classes``
+        are the names of its classes, as in GluonCV.
         """
         net.family, net.family_config = self, config
+        net.classes = self.classes_of(net)
         net.net_adapter = self.net_adapter()
         return net
 

@@ -21,6 +21,7 @@ from gluon_compress.models.backbones import STRIDES, taps_by_stride
 from gluon_compress.models.base import Family, Params
 from gluon_compress.models.initialize import initialize, with_missing_initialized
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.settings import ClassifierSettings
 from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.postprocess import SoftmaxPostprocess
 from gluon_compress.sizes import Size, size_pair, size_text, written_size
@@ -69,6 +70,7 @@ class ClassifierFamily(Family):
 
     kind = KIND
     Config = ClassifierConfig
+    Settings = ClassifierSettings
     output_names = OUTPUTS
 
     def models(self) -> Sequence[str]:

@@ -52,16 +52,16 @@ def load(folder: str | os.PathLike, kind: str | None = None) -> HybridBlock:
     ValueError
         If the folder holds no export of a known kind, or a file of it is broken.
     """
-    manifest, place = read_manifest(folder), Path(folder) / MANIFEST
+    manifest, path = read_manifest(folder), Path(folder) / MANIFEST
     try:
         family = family_named(manifest.get("kind"))
         if kind not in (None, family.kind):
             raise ValueError(f"kind is {family.kind!r}; allowed: {kind!r}")
         config = family.config_from_manifest(manifest)
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
     pair = load_symbol(folder)
     try:
         return family.from_symbol(*pair, config)
     except ValueError as error:  # of a symbol that the manifest does not fit
-        raise ValueError(f"{place}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None

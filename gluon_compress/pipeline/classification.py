@@ -71,13 +71,13 @@ class ClassificationTask(Task):
 
     def _batches(self, dataset: Any, schedule: Schedule, size: Any) -> Any:
         settings, targets = self.recipe.data, self.recipe.targets
-        changes = {
+        changes: Dict[str, Any] = {
             "least_area": settings.least_area,
             "jitter": settings.jitter,
             "lighting": settings.lighting,
         }
         smoothing = targets.label_smoothing
-        shared = {
+        shared: Dict[str, Any] = {
             "seed": self.recipe.seed,
             "targets": data.ClassTargets(len(dataset.classes), smoothing=smoothing),
             "mix": data.Mixup(targets.mixup) if targets.mixup else None,
@@ -95,7 +95,7 @@ class ClassificationTask(Task):
         """Teach from labels, and from another classifier where there is one."""
         family, settings = family_of(net), self.recipe.distillation
         block, loss = family.training_net(net), family.loss(net)
-        if teacher is None:
+        if teacher is None or settings is None:
             return Lesson(block, supervised_step(loss))
         step = distil_step(
             NamedBlock(fused(teacher, ctx), block.names),
@@ -114,7 +114,9 @@ class ClassificationTask(Task):
         net.hybridize(static_alloc=True, static_shape=True)
         if settings.kind == "record":
             count = min(VAL_BATCH, len(dataset))
-            batches = data.RecordBatches(dataset, count, settings.size, shuffle=False)
+            batches: Any = data.RecordBatches(
+                dataset, count, settings.size, shuffle=False
+            )
         else:
             sample = partial(data.crop_val_sample, size=settings.size)
             batches = data.Batches(dataset, sample, VAL_BATCH, shuffle=False)

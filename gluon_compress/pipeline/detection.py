@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any, Dict, Mapping, Sequence
 
@@ -14,19 +15,18 @@ from gluon_compress.deployment import fused
 from gluon_compress.distill import distil_step, losses_of, needs_taps
 from gluon_compress.evaluate import precisions
 from gluon_compress.models import NamedBlock, family_of, supervised_step
+from gluon_compress.models.settings import DetectorSettings
 from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
 from gluon_compress.recipe.detection import (
+    DetectionEvaluation,
     DetectionRecipe,
     DetectorDistillation,
-    DetectorSettings,
 )
 from gluon_compress.sizes import size_text
 from gluon_compress.train import Schedule
 from gluon_compress.validation import listed
 
 VAL_BATCH = 8
-# What a recipe may leave to the model itself.
-_ANCHORS = ("sizes", "ratios", "steps", "extras")
 
 
 class DetectionTask(Task):
@@ -43,7 +43,7 @@ class DetectionTask(Task):
         if recipe.student is not None:
             student = self._build(recipe.student, classes)
         teacher = self.teacher(full, classes)
-        if teacher is not None:
+        if teacher is not None and recipe.distillation is not None:
             family_of(student).check_teacher(student, teacher)
             _taps(recipe.distillation, teacher)
         return full, student
@@ -59,18 +59,13 @@ class DetectionTask(Task):
 
     def _new(self, model: DetectorSettings, classes: Sequence[str]) -> HybridBlock:
         recipe = self.recipe
-        anchors = {name: getattr(model, name) for name in _ANCHORS}
         return build(
             model.name,
             classes,
-            width=model.width,
-            trunk=model.trunk,
             seed=recipe.seed,
             size=recipe.data.size,
-            nms_thresh=recipe.evaluate.nms_thresh,
-            nms_topk=recipe.evaluate.nms_topk,
-            post_nms=recipe.evaluate.post_nms,
-            **{name: value for name, value in anchors.items() if value is not None},
+            **model.build_options(),
+            **_suppression(model.name, recipe.evaluate),
         )
 
     def _started(self, folder: str, classes: Sequence[str]) -> HybridBlock:
@@ -126,7 +121,7 @@ class DetectionTask(Task):
         """Teach from labels, and from another detector where there is one."""
         family, settings = family_of(net), self.recipe.distillation
         loss = family.loss(net)
-        if teacher is None:
+        if teacher is None or settings is None:
             return Lesson(family.training_net(net), supervised_step(loss))
         taps, stride = _taps(settings, teacher), settings.stride
         context = family.loss_context(net, taps, stride=stride) if taps else {}
@@ -136,7 +131,7 @@ class DetectionTask(Task):
             taps,
             loss,
             weights=settings.losses,
-            settings=settings,
+            settings=settings.loss_settings,
             **context,
         )
         widths = dict(zip(family.map_names(teacher), family.map_widths(teacher)))
@@ -171,6 +166,14 @@ class DetectionTask(Task):
         """Return mAP and the precision of each class."""
         figures = self.evaluate(net, dataset, ctx)
         return {"mAP": figures["mAP"], **figures["classes"]}
+
+
+def _suppression(name: str, settings: DetectionEvaluation) -> Dict[str, Any]:
+    """Return how boxes are suppressed, for a family whose nets do that."""
+    family = models.family_that_builds(name)
+    assert family is not None  # the recipe has checked the name
+    fields = {field.name for field in dataclasses.fields(family.Config)}
+    return {key: v for key, v in settings.to_json().items() if key in fields}
 
 
 def _taps(settings: DetectorDistillation, teacher: HybridBlock) -> Sequence[str]:

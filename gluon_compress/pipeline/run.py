@@ -36,8 +36,8 @@ from gluon_compress.plan import Plan
 from gluon_compress.provenance import environment
 from gluon_compress.prune import slim
 from gluon_compress.recipe import Recipe, load_recipe
+from gluon_compress.report.run_report import write_report
 from gluon_compress.storage.atomic import read_json, write_json
-from gluon_compress.summary import write_report
 
 RECIPE, RESULT, MODEL = "recipe.json", "result.json", "model"
 TASKS: Dict[str, Type[Task]] = {

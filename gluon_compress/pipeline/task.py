@@ -12,9 +12,10 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
 from gluon_compress.graph import Graph
+from gluon_compress.models.settings import ModelSettings
 from gluon_compress.plan import Plan
 from gluon_compress.prune import slim
-from gluon_compress.recipe.recipe import ModelSettings, Recipe
+from gluon_compress.recipe.recipe import Recipe
 from gluon_compress.train import Schedule
 
 Context = Sequence[mx.Context]

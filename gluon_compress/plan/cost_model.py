@@ -113,7 +113,8 @@ class _GroupSums:
     def __init__(self, graph: Graph) -> None:
         groups = [group for group in graph.groups if not group.frozen]
         self._groups = len(groups)
-        self._group_of_id = np.full(len(graph.alive({})), -1)  # by the ids of index 0
+        # By the positions of index 0.
+        self._group_of_id = np.full(len(graph.keep_mask({})), -1)
         for k, group in enumerate(groups):
             self._group_of_id[graph.found.starts[group.name]] = k
 
@@ -123,7 +124,7 @@ class _GroupSums:
         constant = np.ones(len(tensors))
         for row, tensor in enumerate(tensors):
             if tensor is not None:
-                ids = np.asarray(tensor.places)
+                ids = np.asarray(tensor.positions)
                 constant[row] = (ids < 0).sum()
                 groups = self._group_of_id[ids]
                 np.add.at(per_index[row], groups[groups >= 0], 1)
@@ -147,7 +148,7 @@ class _WeightSizes:
         # Channels of the axes that shrink, multiplied: the rest is a constant factor.
         shrinking = np.array(
             [
-                math.prod(len(np.asarray(t.places)) for t in graph.axes[name])
+                math.prod(len(np.asarray(t.positions)) for t in graph.axes[name])
                 for name in names
             ]
         )

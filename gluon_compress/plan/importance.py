@@ -248,12 +248,12 @@ def _gather(graph: Graph, layers: list[tuple]) -> dict[str, list[np.ndarray]]:
         tensors = [tensor for tensor in graph.axes[name] if tensor.axis == axis]
         if not tensors:
             continue
-        total, ids = len(graph.alive({})), np.asarray(tensors[0].places)
+        total, ids = len(graph.keep_mask({})), np.asarray(tensors[0].positions)
         removable = ids >= 0
         sums = np.bincount(ids[removable], values[removable], minlength=total)
         counts = np.bincount(ids[removable], minlength=total)
         for group in _free(graph):
-            of_group = graph.places(group)
+            of_group = graph.positions(group)
             if counts[of_group].all():
                 result[group.name].append(sums[of_group] / counts[of_group])
     return result

@@ -106,5 +106,5 @@ def _scales(graph: Graph) -> dict[str, np.ndarray]:
         if operator_of(node["op"]).running_statistics and trained:
             name = graph.nodes[node["inputs"][1][0]]["name"]
             for tensor in graph.axes.get(name, ()):
-                found[name] = (tensor.places >= 0).astype(np.float32)
+                found[name] = np.asarray(tensor.positions >= 0, np.float32)
     return found

@@ -1,4 +1,4 @@
-"""A net whose channels outside a plan are multiplied by zero, and can be taken back."""
+"""Masks: channels outside a plan are multiplied by zero, and can be brought back."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def mask(
 def set_mask(
     net: Any, plan: Plan | None, *, shape: Any = None, graph: Graph | None = None
 ) -> None:
-    """Change which channels of a masked net are alive, in place.
+    """Change in place which channels of a masked net are kept.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def set_mask(
 
 
 def _sample(graph: Graph) -> mx.nd.NDArray:
-    """Return a value that tells the device, and the type that channels have."""
+    """Return a value on the device and of the type that masks need."""
     values = list(graph.params.values())
     # BatchNorm keeps its vectors as float32 when the rest is of another type.
     weights = [value for value in values if len(value.shape) > 1]
@@ -94,9 +94,9 @@ def _sample(graph: Graph) -> mx.nd.NDArray:
 
 
 def _mask_values(graph: Graph, plan: Plan | None) -> Mapping[str, np.ndarray]:
-    alive = graph.alive(plan.keep if plan else {})
+    alive = graph.keep_mask(plan.keep if plan else {})
     return {
-        _mask_name(group.name): alive[graph.places(group)].astype(np.float32)
+        _mask_name(group.name): alive[graph.positions(group)].astype(np.float32)
         for group in graph.groups
         if not group.frozen
     }
@@ -122,11 +122,11 @@ class _MaskWriter:
         self.products: dict[tuple, int] = {}
         self.readers = self._readers()
         self.starts = [graph.found.starts[group.name] for group in graph.groups]
-        plain, whole = graph.annotated.plain, graph.alive({})
+        plain, whole = graph.annotated.plain, graph.keep_mask({})
         self.sources = sources_of(graph.annotated.nodes)
         for number, node in enumerate(graph.annotated.nodes):
             i = plain[number]
-            if i is None:
+            if i < 0:
                 self._copy(number, node)
             else:
                 self._write(
@@ -179,8 +179,8 @@ class _MaskWriter:
     def _folds(self, i: int) -> bool:
         """Tell whether a mask can act on scale and shift of a BatchNorm instead.
 
-        That is the same, and training is twice as fast as with a product of maps. All
-        who read the output must want the zeros.
+        The result is the same, and training is twice as fast as with a product of maps.
+        Every reader of the output must be one that reads zeros.
         """
         node = self.graph.nodes[i]
         running = operator_of(node["op"]).running_statistics
@@ -195,10 +195,10 @@ class _MaskWriter:
         )
 
     def _masked_scale(self, i: int, inputs: list) -> list:
-        """Return the entries of a BatchNorm's scale and shift with zeros in them."""
+        """Return the entries of a BatchNorm's scale and shift, masked."""
         name = self.graph.nodes[i]["name"]
-        places = self.graph.tensor((i, 0)).places
-        vector, length = [self._vector(places, name), 0, 0], len(places)
+        positions = self.graph.tensor((i, 0)).positions
+        vector, length = [self._vector(positions, name), 0, 0], len(positions)
         products = []
         for kind, entry in zip(("gamma", "beta"), inputs[1:3]):
             # Behind a product, the shape no longer follows from the input's.
@@ -231,31 +231,31 @@ class _MaskWriter:
     def _product(self, place: tuple, number: int, name: str) -> int:
         """Write the product of a node's output, annotated or not, and its mask."""
         tensor, output = self.graph.tensor(place), place[1]
-        annotated = self.graph.annotated.plain[number] is None
+        annotated = self.graph.annotated.plain[number] < 0
         if output and not annotated:
             name = f"{name}_{output}"
-        vector = self._vector(tensor.places, name)
-        shape = [1] * len(tensor.shape)
-        shape[tensor.axis] = -1
-        mask = self._op("Reshape", f"{name}_mask", [vector], shape=tuple(shape))
+        vector = self._vector(tensor.positions, name)
+        axes = range(len(tensor.shape))
+        shape = tuple(-1 if axis == tensor.axis else 1 for axis in axes)
+        mask = self._op("Reshape", f"{name}_mask", [vector], shape=shape)
         source = [self.where[number], 0 if annotated else output, 0]
         return self._multiplied(name, source, [mask, 0, 0])[0]
 
-    def _in_order(self, places: np.ndarray) -> list:
-        """Return the groups that a tensor has, in the order they begin in it."""
-        found = np.searchsorted(self.starts, places[places >= 0], "right") - 1
+    def _in_order(self, positions: np.ndarray) -> list:
+        """Return the groups of a tensor, in the order in which they begin in it."""
+        found = np.searchsorted(self.starts, positions[positions >= 0], "right") - 1
         numbers, first = np.unique(found, return_index=True)
         return [self.graph.groups[k] for k in numbers[np.argsort(first)]]
 
-    def _vector(self, places: np.ndarray, name: str) -> int:
-        """Return the node of a vector of 1 and 0 for a tensor's channels."""
-        groups = self._in_order(places)
+    def _vector(self, positions: np.ndarray, name: str) -> int:
+        """Return the node of the vector of ones and zeros for a tensor's channels."""
+        groups = self._in_order(positions)
         parts = [
             self._variable(_mask_name(g.name), g.name, g.width, self.dtype)
             for g in groups
         ]
-        order = np.concatenate([self.graph.places(g) for g in groups])
-        if (places < 0).any():
+        order = np.concatenate([self.graph.positions(g) for g in groups])
+        if (positions < 0).any():
             first = {"axis": 0, "begin": 0, "end": 1}
             one = self._op("slice_axis", f"{name}_one", parts[:1], **first)
             parts.append(self._op("ones_like", f"{name}_ones", [one]))
@@ -264,9 +264,9 @@ class _MaskWriter:
         if len(parts) > 1:
             args = {"num_args": len(parts), "dim": 0}
             joined = self._op("Concat", f"{name}_masks", parts, **args)
-        if np.array_equal(order, places):
+        if np.array_equal(order, positions):
             return joined
-        position = {int(p): k for k, p in enumerate(order)}
-        self.indices[f"{name}_places"] = np.array([position[int(p)] for p in places])
-        index = self._variable(f"{name}_places", "", len(places), np.float32)
+        index_of = {int(p): k for k, p in enumerate(order)}
+        self.indices[f"{name}_places"] = np.array([index_of[int(p)] for p in positions])
+        index = self._variable(f"{name}_places", "", len(positions), np.float32)
         return self._op("take", f"{name}_order", [joined, index], axis=0)

@@ -1,4 +1,4 @@
-"""Running statistics of BatchNorm measured anew, after channels have gone.
+"""Recalibration: BatchNorm's running statistics, measured anew after pruning.
 
 MXNet moves running statistics only in a backward pass, by a step that depends on the
 momentum. Here nothing is trained: the statistics of each batch are outputs of a second
@@ -98,7 +98,8 @@ def _chain(first: Any, rest: Iterable) -> Iterable:
 def _measuring(symbol: mx.sym.Symbol, params: Mapping) -> tuple[Any, list[dict]]:
     """Return a block of all batch statistics, and what each pair of outputs is for."""
     nodes, _ = take_apart(symbol)
-    left, instead, changed = states(nodes), {}, []
+    left, changed = states(nodes), []
+    instead: dict[int, list] = {}
     names, heads = [], []
     for i, node in enumerate(nodes):
         node = {**node, "inputs": [instead.get(e[0], e) for e in node["inputs"]]}

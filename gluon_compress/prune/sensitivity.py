@@ -1,4 +1,4 @@
-"""How accuracy falls when one channel group at a time is masked, as it is measured."""
+"""Sensitivity: the accuracy of a net when one channel group at a time is masked."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ def fingerprint(graph: Graph, how: Any, worth: Mapping[str, np.ndarray]) -> str:
     heads = [head[:2] for head in graph.heads]
     shapes = [list(shape) for shape in graph.inputs.values()]
     total.update(json.dumps([heads, shapes, how]).encode())
-    for group, row in worth.items():
-        total.update(group.encode() + np.asarray(row, float).tobytes())
+    for group, values in worth.items():
+        total.update(group.encode() + np.asarray(values, float).tobytes())
     return total.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""A net without the channels that a plan does not keep."""
+"""Slimming: a net without the channels that a plan does not keep."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def slim(
     nets as in any other. ``select`` keeps multiples of 16 by default.
     """
     graph = traced(net, plan, shape, graph)
-    alive = graph.alive(plan.keep if plan else {})
+    alive = graph.keep_mask(plan.keep if plan else {})
     nodes = [slim_node(graph, i, alive) for i in range(len(graph.nodes))]
     params = {name: _slim_value(graph, name, alive) for name in graph.params}
     _check_slim(graph, nodes, params, alive)
@@ -127,7 +127,7 @@ def _cut(
     array = value.asnumpy()
     # Blocks are blocks of all rows: the second axis comes first.
     for tensor in sorted(tensors, key=lambda tensor: tensor.axis != 1):
-        if tensor.axis not in axes:
+        if tensor.axis is None or tensor.axis not in axes:
             continue
         axis = list(axes).index(tensor.axis)
         if array.shape[axis] == 1 and tensor.shape[tensor.axis] > 1:
@@ -137,7 +137,7 @@ def _cut(
             kept = [np.compress(alive[b], p, axis) for p, b in zip(parts, blocks)]
             array = np.concatenate(kept, list(axes).index(0))
         else:
-            array = np.compress(alive[tensor.places], array, axis)
+            array = np.compress(alive[tensor.positions], array, axis)
     return mx.nd.array(array, ctx=value.ctx, dtype=value.dtype)
 
 
@@ -167,7 +167,7 @@ def _with_annotations(graph: Graph, nodes: Sequence[dict], values: Mapping) -> l
     """Return slim nodes with the graph's annotations among them."""
     result = []
     for number, node in zip(graph.annotated.plain, graph.annotated.nodes):
-        attrs = node["attrs"] if number is None else nodes[number]["attrs"]
+        attrs = node["attrs"] if number < 0 else nodes[number]["attrs"]
         if is_parameter(node):
             attrs = {**attrs, "__shape__": str(values[node["name"]].shape)}
         result.append({**node, "attrs": attrs})
@@ -175,7 +175,7 @@ def _with_annotations(graph: Graph, nodes: Sequence[dict], values: Mapping) -> l
 
 
 def _check_slim(graph: Graph, nodes: list, params: dict, alive: np.ndarray) -> None:
-    """Compare the shapes that MXNet infers with those the groups promise."""
+    """Check that MXNet infers the shapes that the groups promise."""
     known = {**graph.inputs, **{name: v.shape for name, v in params.items()}}
     found = output_shapes(nodes, graph.heads, known)
     for node, shapes, tensors in zip(nodes, found, graph.tensors):

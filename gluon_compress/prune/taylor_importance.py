@@ -65,7 +65,8 @@ def taylor(
     gates = gates_of(masked)
     _derive(masked, gates)
     block = prepare(masked) if prepare else masked
-    totals, count = dict.fromkeys(gates, 0.0), 0
+    count = 0
+    totals: dict[str, Any] = dict.fromkeys(gates, 0.0)
     for batch in batches:
         count += 1
         with autograd.record():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
-from typing_extensions import Literal
+from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.classification import ClassificationData
-from gluon_compress.recipe.recipe import ModelSettings, Recipe
+from gluon_compress.distill.classification import SoftTargetLossSettings
+from gluon_compress.models.settings import ClassifierSettings
+from gluon_compress.recipe.recipe import ModelOf, Recipe
 from gluon_compress.validation import (
     NonEmptyStr,
     NonNegative,
@@ -15,27 +17,6 @@ from gluon_compress.validation import (
     Settings,
     ShareOrZero,
 )
-
-
-class ClassifierSettings(ModelSettings):
-    """Which classifier to build or to load.
-
-    Parameters
-    ----------
-    name : str
-        A name in GluonCV's model zoo, for instance ``resnet50_v1d``.
-    plan : str or None
-        File of a plan; the net gets its structure before it is trained from scratch.
-    weights : str or None
-        Folder of an exported classifier to load instead of training one.
-    """
-
-    def check(self) -> None:
-        """Check that a loaded net does not get another structure."""
-        if self.plan is not None and self.weights is not None:
-            raise self.error("plan", "null where there are weights")
-        if self.masks and self.plan is None:
-            raise self.error("masks", "true with a plan, else false")
 
 
 class ClassTargetSettings(Settings):
@@ -53,7 +34,7 @@ class ClassTargetSettings(Settings):
     mixup: NonNegative = 0.0
 
 
-class SoftTargetSettings(Settings):
+class SoftTargetSettings(SoftTargetLossSettings):
     """What the student learns from its teacher in the last training.
 
     Parameters
@@ -62,13 +43,10 @@ class SoftTargetSettings(Settings):
         Folder of an exported classifier; None: the recipe's own full net.
     weight : float
         Of ``distill.soft_target_loss``, beside the loss of the labels.
-    temperature : float
-        Divides the scores of both nets.
     """
 
     teacher: Optional[NonEmptyStr] = None
     weight: Positive = 1.0
-    temperature: Positive = 2.0
 
 
 class ClassificationRecipe(Recipe):
@@ -87,7 +65,7 @@ class ClassificationRecipe(Recipe):
     """
 
     task: Literal["classification"] = "classification"
-    model: ClassifierSettings
+    model: Annotated[Any, ModelOf(ClassifierSettings)]
     data: ClassificationData
     targets: ClassTargetSettings = ClassTargetSettings()
     distillation: Optional[SoftTargetSettings] = None

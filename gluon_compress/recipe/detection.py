@@ -2,99 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.detection import DetectionData
-from gluon_compress.distill import LOSSES
-from gluon_compress.recipe.recipe import ModelSettings, Recipe
+from gluon_compress.distill import LOSSES, DistillationLoss
+from gluon_compress.models.settings import DetectorSettings
+from gluon_compress.recipe.recipe import ModelOf, Recipe
 from gluon_compress.validation import (
     Count,
     NonEmptyStr,
     NonNegative,
     OneOf,
-    Positive,
     Settings,
     Share,
     listed,
+    unknown_key,
 )
 
-# What a detector that training starts from already has, or does without.
-_BUILT = ("width", "sizes", "ratios", "steps", "extras", "trunk", "weights")
 _SOME = Field(min_length=1)
-
-
-class DetectorSettings(ModelSettings):
-    """Which detector to build or to load.
-
-    Parameters
-    ----------
-    name : str
-        A name in ``gluon_compress.models``.
-    width : float
-        Factor of all channels of the trunk.
-    sizes : tuple of float or None
-        Sizes of anchors in pixels, one more than there are feature maps; None: the
-        model's own.
-    ratios : tuple of tuple of float or None
-        Aspect ratios of the anchors of each feature map; None: the model's own.
-    steps : tuple of float or None
-        Distance between the centres of the anchors of each feature map, pixels; None:
-        the model's own.
-    extras : tuple of int or None
-        Channels of the stages that follow the trunk; None: the model's own.
-    trunk : str or None
-        Folder of an exported classifier, pruned or not, to take the trunk from; None:
-        the trunk of ``name``, with random values.
-    weights : str or None
-        Folder of an exported detector to load instead of building and training one.
-    start : str or None
-        Folder of an exported detector to train further: structure, anchors and values
-        are its own, but class predictors start anew where its classes are others.
-    """
-
-    width: Positive = 1.0
-    sizes: Optional[Annotated[Tuple[Positive, ...], Field(min_length=2)]] = None
-    ratios: Optional[
-        Annotated[Tuple[Annotated[Tuple[Positive, ...], _SOME], ...], _SOME]
-    ] = None
-    steps: Optional[Annotated[Tuple[Positive, ...], _SOME]] = None
-    extras: Optional[Tuple[Annotated[int, Field(ge=2)], ...]] = None
-    trunk: Optional[NonEmptyStr] = None
-    start: Optional[NonEmptyStr] = None
-
-    def check(self) -> None:
-        """Check that sizes rise and that anchors are for one number of maps."""
-        if self.start is not None:
-            for name in _BUILT:
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise self.error("start", f"null where {name!r} is given")
-        if self.masks and (self.plan is None or self.weights is not None):
-            raise self.error(
-                "masks", "true with a plan and without weights, else false"
-            )
-        if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
-            raise self.error("sizes", "rising numbers")
-        self._check_maps()
-
-    def _check_maps(self) -> None:
-        lists = {"ratios": self.ratios, "steps": self.steps, "sizes": self.sizes}
-        counts = {n: len(rows) for n, rows in lists.items() if rows is not None}
-        if "sizes" in counts:
-            counts["sizes"] -= 1
-        first = next(iter(counts), None)
-        for name, maps in counts.items():
-            if maps != counts[first]:
-                allowed = f"{counts[first]} numbers, one for each map as in {first}"
-                if name == "sizes":
-                    allowed = f"{counts[first] + 1} rising numbers, one more than maps"
-                raise self.error(name, allowed)
+_Detector = Annotated[Any, ModelOf(DetectorSettings)]
 
 
 class DetectorDistillation(Settings):
     """What the student learns from its teacher in the last training.
+
+    The settings of the losses are keys here too; see the ``Config`` of each row of
+    ``distill.LOSSES``.
 
     Parameters
     ----------
@@ -102,46 +38,71 @@ class DetectorDistillation(Settings):
         Folder of an exported detector; None: the recipe's own full net.
     losses : dict
         Weights of losses, by their names in ``distill.LOSSES``; at least one is above
-        0. Losses on features compare the maps that the predictors read.
+        0. Losses on feature maps compare the maps that the predictors read.
     taps : tuple of str or None
         These maps, each once: ``map0`` is the largest, ``map1`` the next, ...; None:
         all of them.
     stride : int
         On maps larger than 5 x 5, only every n-th cell in each direction is compared.
         Neighbouring cells are alike, and adapters cost time for each cell.
-    temperature : float
-        Divides the logits of both nets in ``scores`` and ``weighted_scores``.
-    background : float
-        Weight of the background class in ``weighted_scores``.
-    margin : float
-        By how much ``bounded_boxes`` wants the student to be better than its teacher,
-        in squared box deltas.
-    near : float
-        In ``imitation``, a cell is near an object if one of its anchors reaches at
-        least this share of the object's best IoU.
-    channel_temperature : float
-        Divides the features in ``channels``.
     """
 
+    model_config = ConfigDict(extra="allow")
+
     teacher: Optional[NonEmptyStr] = None
-    losses: Dict[Annotated[str, OneOf(lambda: LOSSES)], NonNegative] = {
+    losses: Dict[Annotated[str, OneOf(lambda: _losses())], NonNegative] = {
         "scores": 1.0,
         "boxes": 1.0,
     }
     taps: Optional[Annotated[Tuple[NonEmptyStr, ...], _SOME]] = None
     stride: Count = 2
-    temperature: Positive = 2.0
-    background: Positive = 1.5
-    margin: NonNegative = 0.0
-    near: Share = 0.5
-    channel_temperature: Positive = 4.0
 
     def check(self) -> None:
         """Check that the teacher teaches something, and no map twice."""
         if not any(self.losses.values()):
-            raise self.error("losses", f"a weight above 0 of any of {listed(LOSSES)}")
+            raise self.error(
+                "losses", f"a weight above 0 of any of {listed(_losses())}"
+            )
         if self.taps is not None and len(set(self.taps)) < len(self.taps):
             raise self.error("taps", "each name once")
+
+    @property
+    def loss_settings(self) -> Dict[str, Any]:
+        """The settings of the losses, by name."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_loss_settings(cls, content: Any) -> Any:
+        """Check the settings of the losses, and add their defaults."""
+        if not isinstance(content, dict):
+            return content
+        configs = dict.fromkeys(loss.Config for loss in _losses().values())
+        names = [*cls.model_fields, *(key for c in configs for key in c.model_fields)]
+        for key in content:
+            if key not in names:
+                raise unknown_key(key, dict.fromkeys(names))
+        settings: Dict[str, Any] = {}
+        for config in configs:
+            stated = {k: content[k] for k in config.model_fields if k in content}
+            settings.update(dict(config.model_validate(stated)))
+        return {**content, **settings}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Dict[str, Any]:
+        """Add the settings of the losses."""
+        json_schema = super().__get_pydantic_json_schema__(schema, handler)
+        resolved = handler.resolve_ref_schema(json_schema)
+        resolved["additionalProperties"] = False
+        for loss in _losses().values():
+            properties = loss.Config.model_json_schema().get("properties", {})
+            resolved["properties"].update(properties)
+        return json_schema
+
+
+def _losses() -> Dict[str, DistillationLoss]:
+    """Return the losses that detectors can be distilled with."""
+    return {n: loss for n, loss in LOSSES.items() if loss.kind != "classifier"}
 
 
 class DetectionEvaluation(Settings):
@@ -188,9 +149,9 @@ class DetectionRecipe(Recipe):
     """
 
     task: Literal["detection"] = "detection"
-    model: DetectorSettings
+    model: _Detector
     data: DetectionData
-    student: Optional[DetectorSettings] = None
+    student: Optional[_Detector] = None
     distillation: Optional[DetectorDistillation] = None
     evaluate: DetectionEvaluation = DetectionEvaluation()
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Type, Union
 
+from pydantic import TypeAdapter
+from pydantic_core import core_schema
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.compression import ALGORITHMS
+from gluon_compress.models import FAMILIES, Family
+from gluon_compress.models.settings import ModelSettings
 from gluon_compress.storage.atomic import write_json
 from gluon_compress.train.schedule import Schedule
 from gluon_compress.validation import (
@@ -16,34 +20,58 @@ from gluon_compress.validation import (
     NonNegative,
     Settings,
     Tagged,
+    few,
+    missing_key,
+    not_allowed,
 )
 
 FORMAT: Literal[1] = 1
+MOST_NAMES = 8  # of models, in a message
 
 
 def _row_settings() -> Dict[str, type]:
     return {name: algorithm.Settings for name, algorithm in ALGORITHMS.items()}
 
 
-class ModelSettings(Settings):
-    """Which net to build or to load.
+class ModelOf:
+    """Settings of a net of a family, which the key ``name`` decides.
 
     Parameters
     ----------
-    name : str
-        A name in the package's registry of nets.
-    plan : str or None
-        File of a plan; the net gets its structure before it is trained.
-    masks : bool
-        Whether the net trains with the plan as masks and is slimmed afterwards.
-    weights : str or None
-        Folder of an exported model to load instead of training one.
+    base : type
+        The settings that all nets of a task have.
     """
 
-    name: NonEmptyStr
-    plan: Optional[NonEmptyStr] = None
-    masks: bool = False
-    weights: Optional[NonEmptyStr] = None
+    def __init__(self, base: Type[ModelSettings]) -> None:
+        self.base = base
+
+    def _families(self) -> list[Family]:
+        return [f for f in FAMILIES.values() if issubclass(f.Settings, self.base)]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Check the name, then the settings of its family."""
+
+        def check(value: Any) -> Any:
+            if isinstance(value, self.base):
+                return value
+            if not isinstance(value, dict):
+                raise not_allowed(value, "an object {...}")
+            if "name" not in value:
+                raise missing_key("name")
+            families = self._families()
+            for family in families:
+                if value["name"] in family.models():
+                    return family.Settings.model_validate(value)
+            names = [name for family in families for name in family.models()]
+            raise not_allowed(value["name"], few(names, MOST_NAMES), "name")
+
+        return core_schema.no_info_plain_validator_function(check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Dict[str, Any]:
+        """List the settings of all families of the task."""
+        classes = dict.fromkeys(family.Settings for family in self._families())
+        union: Any = Union[tuple(classes)]
+        return handler(TypeAdapter(union).core_schema)
 
 
 class Recipe(Settings):

@@ -19,7 +19,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def recipe_schema() -> dict[str, Any]:
     """Return the JSON Schema of recipes of all tasks."""
-    schema = TypeAdapter(Union[tuple(RECIPES.values())]).json_schema()
+    recipes: Any = Union[tuple(RECIPES.values())]
+    schema = TypeAdapter(recipes).json_schema()
     for cls in RECIPES.values():
         recipe = schema["$defs"][cls.__name__]
         where = {"type": "string", "description": "Where this schema is."}

@@ -9,7 +9,7 @@ from typing import Any, Callable, Mapping, Sequence
 from typing_extensions import TypeGuard
 
 from gluon_compress.graph import Graph
-from gluon_compress.markdown import markdown_table
+from gluon_compress.markdown import table
 from gluon_compress.plan import Plan, explain
 
 
@@ -48,8 +48,7 @@ def cost_table(rows: Sequence[Figures]) -> str:
     ValueError
         If there is no net.
     """
-    head, *body = cost_cells(rows)
-    return markdown_table(head, body)
+    return _markdown(cost_cells(rows))
 
 
 def precision_table(precisions: Mapping[str, Mapping[str, float]]) -> str:
@@ -67,8 +66,7 @@ def precision_table(precisions: Mapping[str, Mapping[str, float]]) -> str:
     """
     if not precisions:
         raise ValueError("a table of precisions needs at least one net, there is none")
-    head, *body = precision_cells(precisions)
-    return markdown_table(head, body)
+    return _markdown(precision_cells(precisions))
 
 
 def precision_cells(precisions: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
@@ -100,8 +98,12 @@ def plan_table(graph: Graph, plan: Plan) -> str:
     ValueError
         If the plan does not fit the graph.
     """
-    head, *body = plan_cells(explain(graph, plan))
-    return markdown_table(head, body, text_columns=("group", "why", "layers"))
+    return _markdown(plan_cells(explain(graph, plan)), ("group", "why", "layers"))
+
+
+def _markdown(cells: Sequence[Sequence[str]], text_columns: Sequence[str] = ()) -> str:
+    head, *body = cells
+    return table(head, body, text_columns=text_columns or head[:1]).rstrip()
 
 
 def plan_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -65,11 +65,18 @@ def fetch(
         with open(temporary, "ab+") as file:
             _fill(file, url, size)
 
-    with errors_for(path):
-        if path.is_file() and not intact(path, checksum):
-            LOG.warning("%s: altered or cut short, downloading it again", path)
-        with _one_line_errors(url):
-            cache.fetch(path.name, downloader=download)
+    if path.is_file() and intact(path, checksum):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with errors_for(path), file_lock(lock):  # a second process waits for the file
+        try:
+            if path.is_file() and not intact(path, checksum):
+                LOG.warning("%s: altered or cut short, downloading it again", path)
+            with _one_line_errors(url):
+                cache.fetch(path.name, downloader=download)
+        finally:
+            lock.unlink()
     return path
 
 
@@ -125,7 +132,7 @@ def _complete(file: IO[bytes], part: Path, url: str, checksum: str, size: int) -
     os.fsync(file.fileno())
     if not intact(part, checksum):
         file.truncate(0)
-        raise ValueError(f"{url}: its checksum differs from {checksum}")
+        raise ValueError(f"{url}: another file arrived, its checksum differs")
 
 
 def intact(path: str | os.PathLike, checksum: str) -> bool:
@@ -223,4 +230,6 @@ def _one_line_errors(url: str) -> Iterator[None]:
     except (requests.RequestException, ValueError) as error:
         cause = error.args[0] if error.args else error
         reason = " ".join(str(getattr(cause, "reason", error)).split())
+        if "known hash" in reason:  # pooch says it in three sentences
+            reason = "another file arrived, its checksum differs"
         raise ValueError(reason if url in reason else f"{url}: {reason}") from error

@@ -183,8 +183,9 @@ def _step(run: Run, batch: Sequence, step_loss: Callable, epoch: float) -> dict:
     run.check("loss", loss)
     run.trainer.allreduce_grads()
     figures = {"loss": loss, "parts": parts}
-    if run.schedule.clip_norm is not None:
-        figures["gradient_norm"] = norm = _clip(run, len(shards))
+    clip_norm = run.schedule.clip_norm
+    if clip_norm is not None:
+        figures["gradient_norm"] = norm = _clip(run, clip_norm, len(shards))
         run.check("gradient norm", norm)
     run.trainer.set_learning_rate(rate)
     run.trainer.update(len(shards))
@@ -217,12 +218,12 @@ def _mean(records: Sequence[dict]) -> tuple[float, dict]:
     return loss, dict(zip(names[1:], parts))
 
 
-def _clip(run: Run, shards: int) -> float:
+def _clip(run: Run, clip_norm: float, shards: int) -> float:
     """Limit the norm of the mean gradient, of which every device holds the sum.
 
     Returns the norm before.
     """
-    limit = run.schedule.clip_norm * shards
+    limit = clip_norm * shards
     for device in run.options.ctx:
         grads = [p.grad(device) for p in run.learned]
         norm = gluon.utils.clip_global_norm(grads, limit, check_isfinite=False)

@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -118,7 +119,8 @@ class Run:
             kvstore=options.kvstore,
             update_on_kvstore=False,
         )
-        self.settings, self.where = {}, "the start"
+        self.settings: dict[str, Any] = {}
+        self.where = "the start"
         self.tick = self.saved = time.monotonic()
 
     def open(self, batches: int) -> None:

@@ -41,7 +41,7 @@ def get_model(
     Parameters
     ----------
     name : str
-        One of ``list_models``, a detector that ``build`` knows, or any of GluonCV's.
+        One of ``list_models``, a model that ``build`` knows, or any of GluonCV's.
     pretrained : bool
         With weights: from this package's ``model_zoo``, the cache, or the address in
         ``GLUON_COMPRESS_REPO``. They are checked before use.
@@ -50,14 +50,14 @@ def get_model(
     ctx : Context or list of Context, optional
         Default: the CPU.
     classes : sequence of str, optional
-        Other classes than the model's own. With weights, trunk, branches and box
-        predictors keep theirs; what tells the classes apart starts anew.
+        Replace the model's own classes. The layers that score classes are new then;
+        all others keep their weights.
     pretrained_base : bool, optional
-        Weights for the trunk alone, where ``pretrained`` is not asked for: the
-        model's own, or for a full detector GluonCV's from ImageNet. Default: none,
-        and for GluonCV's models what GluonCV does.
+        Weights for the backbone alone, without ``pretrained``: the model's own, or
+        GluonCV's from ImageNet for a full detector. Default: none, and for GluonCV's
+        models what GluonCV does.
     **others
-        For GluonCV's own models as GluonCV takes them, for ``build`` likewise.
+        Passed on to GluonCV for its models, and to ``build`` for models it knows.
 
     Returns
     -------
@@ -67,35 +67,35 @@ def get_model(
     Raises
     ------
     ValueError
-        For an unknown name (the nearest are named), a model without weights (what
-        makes them is named), weights that cannot be had, classes that are not distinct
-        names, or a device that is not there.
+        For an unknown name (the message suggests similar ones), a model without weights
+        (the message states the command that trains them), weights that cannot be
+        fetched, classes that are not distinct names, or a device that does not exist.
     OSError
         If the cache cannot be written; the file is named.
     """
     if not isinstance(name, str):
         raise unknown(name, ())
-    known = read()
-    if classes is not None and (name in known or _is_built_here(name)):
+    entries = read()
+    if classes is not None and (name in entries or _is_built_here(name)):
         classes = class_names(classes)
-    if name not in known:
-        given = {"pretrained": pretrained, "pretrained_base": pretrained_base}
-        given.update(root=root, ctx=ctx, classes=classes)
-        return _other(name, given, others)
+    if name not in entries:
+        options = {"pretrained": pretrained, "pretrained_base": pretrained_base}
+        options.update(root=root, ctx=ctx, classes=classes)
+        return _not_in_zoo(name, options, others)
     if others:
         raise ValueError(f"{min(others)}: not a setting of {name!r}")
-    entry = known[name]
+    entry = entries[name]
     values: dict = {}
     if pretrained or pretrained_base:
         values = weights.load(weights.find(entry, root))
     net = load_folder(folder() / entry.name, values, trunk_only=not pretrained)
     if classes not in (None, entry.classes):
         net = models.with_classes(net, classes)
-    return placed(net, ctx)
+    return to_device(net, ctx)
 
 
 def load_folder(
-    place: str | os.PathLike,
+    path: str | os.PathLike,
     values: Mapping[str, mx.nd.NDArray] = MappingProxyType({}),
     *,
     trunk_only: bool = False,
@@ -104,21 +104,20 @@ def load_folder(
 
     Parameters
     ----------
-    place : path
+    path : path
     values : mapping
-        What ``weights.load`` returns; without any, all start anew.
+        As ``weights.load`` returns them; parameters without one are initialised.
     trunk_only : bool
-        Take the values of the trunk, or of all a classifier has but its last layer.
+        Use the values of the backbone only, of a classifier all but the last layer.
 
     Raises
     ------
     ValueError
-        If the values are not those of this model, or its symbol is not as it was
-        written.
+        If the values do not fit this model, or its symbol file was altered.
     """
-    place = Path(place)
-    manifest = read_manifest(place)
-    file = place / f"{manifest['name']}-symbol.json"
+    path = Path(path)
+    manifest = read_manifest(path)
+    file = path / f"{manifest['name']}-symbol.json"
     stated = manifest["files"].get(file.name, {})
     if not file.is_file() or sha256(file) != stated.get("sha256"):
         raise ValueError(f"{file}: missing or altered, its sha256 is another")
@@ -136,14 +135,14 @@ def load_folder(
 def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> None:
     shapes, _, states = symbol.infer_shape(data=tuple(manifest["input"]["shape"]))
     names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
-    wanted = dict(zip(names, [*shapes, *states]))
-    del wanted["data"]
-    found = {name: value.shape for name, value in values.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+    expected = dict(zip(names, [*shapes, *states]))
+    del expected["data"]
+    actual = {name: value.shape for name, value in values.items()}
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
             raise ValueError(
-                f"model {manifest['name']!r}: {name!r} is {found.get(name)} in its "
-                f"weights; its structure has {wanted.get(name)}"
+                f"model {manifest['name']!r}: {name!r} is {actual.get(name)} in its "
+                f"weights; its structure has {expected.get(name)}"
             )
 
 
@@ -152,41 +151,42 @@ def _is_built_here(name: str) -> bool:
     return name.lower() not in get_model_list() and family_that_builds(name) is not None
 
 
-def _other(name: str, given: dict, others: dict) -> HybridBlock:
-    """Return a detector that is built here, or a model of GluonCV's own."""
+def _not_in_zoo(name: str, options: dict, others: dict) -> HybridBlock:
+    """Return an untrained model of a family, or one of GluonCV's own."""
     if _is_built_here(name):
-        return _built(name, given, others)
-    theirs = list(get_model_list())
-    if str(name).lower() not in theirs:
+        return _untrained(name, options, others)
+    gluoncv_names = list(get_model_list())
+    if str(name).lower() not in gluoncv_names:
         made_by = training_of(str(name))
         if made_by is not None:
             raise ValueError(f"model {name!r} is a recipe, without weights; {made_by}")
-        raise unknown(name, sorted({*read(), *_all_models(), *theirs}))
-    given = {key: value for key, value in given.items() if value is not None}
+        raise unknown(name, sorted({*read(), *_all_models(), *gluoncv_names}))
+    options = {key: value for key, value in options.items() if value is not None}
     with _fetching(name):
-        return gluoncv_model(name, **given, **others)
+        return gluoncv_model(name, **options, **others)
 
 
-def _built(name: str, given: dict, others: dict) -> HybridBlock:
-    if given["pretrained"]:
+def _untrained(name: str, options: dict, others: dict) -> HybridBlock:
+    if options["pretrained"]:
         made_by = training_of(name)
         raise ValueError(
             f"model {name!r} has no weights of its own; pretrained_base=True gives its "
             f"trunk GluonCV's{'' if made_by is None else f'; {made_by}'}"
         )
-    classes = models.VOC_CLASSES if given["classes"] is None else given["classes"]
-    if not given["pretrained_base"]:
-        return placed(build(name, classes, **others), given["ctx"])
+    classes = models.VOC_CLASSES if options["classes"] is None else options["classes"]
+    if not options["pretrained_base"]:
+        return to_device(build(name, classes, **others), options["ctx"])
     backbone = family_that_builds(name).backbone_of(name)
     if backbone is None:
         raise ValueError(f"model {name!r} has no backbone of GluonCV's to fetch")
-    root = {} if given["root"] is None else {"root": str(given["root"])}
+    root = {} if options["root"] is None else {"root": str(options["root"])}
     with _fetching(backbone):
         trunk = gluoncv_model(backbone, pretrained=True, **root)
-    with tempfile.TemporaryDirectory() as place:
-        export(trunk, Path(place, "trunk"), shape=(1, 3, 224, 224))
-        net = build(name, classes, trunk=Path(place, "trunk"), **others)
-    return placed(net, given["ctx"])
+    with tempfile.TemporaryDirectory() as scratch:
+        exported = Path(scratch, "trunk")
+        export(trunk, exported, shape=(1, 3, 224, 224))
+        net = build(name, classes, trunk=exported, **others)
+    return to_device(net, options["ctx"])
 
 
 def _all_models() -> set[str]:
@@ -206,13 +206,12 @@ def _fetching(name: str) -> Iterator[None]:
         ) from None
 
 
-def placed(net: HybridBlock, ctx: Any) -> HybridBlock:
-    """Return the net, moved to a device or to several."""
+def to_device(net: HybridBlock, ctx: Any) -> HybridBlock:
+    """Move a net to a device or to several, and return it."""
     if ctx is not None:
-        several = ctx if isinstance(ctx, (list, tuple)) else [ctx]
-        for one in several:
-            if not isinstance(one, mx.Context):
-                raise ValueError(f"ctx {one!r}; allowed: contexts, as mx.cpu()")
+        for device in ctx if isinstance(ctx, (list, tuple)) else [ctx]:
+            if not isinstance(device, mx.Context):
+                raise ValueError(f"ctx {device!r}; allowed: contexts, as mx.cpu()")
         try:
             net.collect_params().reset_ctx(ctx)
         except mx.MXNetError as error:  # whose message is a trace of C++

@@ -143,9 +143,9 @@ def folder() -> Path:
     ValueError
         If this installation has none.
     """
-    for place in _PLACES:
-        if (place / "model_zoo" / NAME).is_file():
-            return place / "model_zoo"
+    for parent in _PLACES:
+        if (parent / "model_zoo" / NAME).is_file():
+            return parent / "model_zoo"
     raise ValueError(f"{_PLACES[0] / 'model_zoo' / NAME}: the index is missing")
 
 
@@ -160,23 +160,23 @@ def read(zoo: Path | None = None) -> dict[str, Entry]:
     """
     path = (folder() if zoo is None else Path(zoo)) / NAME
     content = read_json(path)
-    found = content.get("format") if isinstance(content, dict) else None
-    if type(found) is not int or found != FORMAT:
-        raise ValueError(f"{path}: format is {found!r}; this version reads {FORMAT}")
+    version = content.get("format") if isinstance(content, dict) else None
+    if type(version) is not int or version != FORMAT:
+        raise ValueError(f"{path}: format is {version!r}; this version reads {FORMAT}")
     models = parse(Index, {"models": content.get("models")}, path).models
-    known = {entry.name: entry for entry in models}
-    if len(known) < len(models):
+    entries = {entry.name: entry for entry in models}
+    if len(entries) < len(models):
         names = [entry.name for entry in models]
         double = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{path}: model {double!r} is there twice")
-    return known
+    return entries
 
 
 def add(entry: Entry, zoo: Path) -> None:
     """Write an entry into the index of a zoo, in the order of names."""
-    known = read(zoo) if (Path(zoo) / NAME).exists() else {}
-    known[entry.name] = entry
-    models = [known[name].to_json() for name in sorted(known)]
+    entries = read(zoo) if (Path(zoo) / NAME).exists() else {}
+    entries[entry.name] = entry
+    models = [entries[name].to_json() for name in sorted(entries)]
     write_json(Path(zoo) / NAME, {"format": FORMAT, "models": models})
 
 
@@ -201,7 +201,8 @@ def training_of(name: str) -> str | None:
     str or None
         None where there is no such recipe.
     """
-    for file in (folder() / place / "recipe.json" for place in (name, f"{name}_voc")):
+    for recipe_name in (name, f"{name}_voc"):
+        file = folder() / recipe_name / "recipe.json"
         if file.is_file():
             recipe = read_json(file)
             first = "".join(
@@ -217,13 +218,13 @@ def _needed(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the recipes whose runs, ``runs/NAME/...``, one starts from, in order."""
     names = [run.parts[1] for run in runs_of(recipe)]
     files = [folder() / name / "recipe.json" for name in dict.fromkeys(names)]
-    made = [read_json(file) for file in files if file.is_file()]
-    found = [one for before in made for one in (*_needed(before), before)]
-    return list({one["command"]: one for one in found}.values())
+    recipes = [read_json(file) for file in files if file.is_file()]
+    ordered = [one for needed in recipes for one in (*_needed(needed), needed)]
+    return list({one["command"]: one for one in ordered}.values())
 
 
-def unknown(name: Any, known: Sequence[str]) -> ValueError:
-    """Return the error that suggests the names nearest to one that is not known."""
-    near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
-    words = f"did you mean {', '.join(near)}?" if near else "see list_models()"
+def unknown(name: Any, names: Sequence[str]) -> ValueError:
+    """Return the error for an unknown name, which suggests the most similar ones."""
+    similar = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=0.5)
+    words = f"did you mean {', '.join(similar)}?" if similar else "see list_models()"
     return ValueError(f"model {name!r} is unknown; {words}")

@@ -44,20 +44,20 @@ def release(
     """
     source, folder = Path(source), Path(zoo) / name
     manifest = read_manifest(source)
-    own = source / manifest["name"]
-    stored = mx.nd.load(f"{own}-0000.params")
-    kept = None if kind is None else weights.stored_as(stored, kind)
+    prefix = source / manifest["name"]
+    stored = mx.nd.load(f"{prefix}-0000.params")
+    values = None if kind is None else weights.stored_as(stored, kind)
     folder.mkdir(parents=True, exist_ok=True)
-    symbol = Path(f"{own}-symbol.json").read_bytes()
+    symbol = Path(f"{prefix}-symbol.json").read_bytes()
     write_atomically(folder / f"{name}-symbol.json", symbol)
-    found = None if kept is None else _write(kept, folder)
+    released = None if values is None else _write(values, folder)
     facts = {k: v for k, v in manifest.items() if k not in KEPT_BACK}
     files = {
         path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.glob(f"{name}-*"))
     }
     write_json(folder / MANIFEST, {**facts, "name": name, "files": files})
-    return found
+    return released
 
 
 def _write(stored: Mapping[str, mx.nd.NDArray], folder: Path) -> Weights:

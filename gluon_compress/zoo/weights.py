@@ -56,10 +56,12 @@ def find(entry: Entry, root: str | os.PathLike | None = None) -> Path:
         If the cache cannot be written.
     """
     if entry.weights is None:
-        own = f"about {entry.hours:g} hours of two cores make them: {entry.command}"
+        training = (
+            f"about {entry.hours:g} hours of two cores make them: {entry.command}"
+        )
         raise ValueError(
             f"model {entry.name!r} has no weights: {entry.data} was not trained on "
-            f"here; {training_of(entry.name) or own}"
+            f"here; {training_of(entry.name) or training}"
         )
     stored = entry.weights
     total = f"sha256:{stored.sha256}"
@@ -113,8 +115,8 @@ def stored_as(
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} of weights; allowed: {', '.join(KINDS)}")
-    made = {n: v.astype(kind) if v.ndim > 1 else v for n, v in values.items()}
-    for name, value in made.items():
+    converted = {n: v.astype(kind) if v.ndim > 1 else v for n, v in values.items()}
+    for name, value in converted.items():
         if not np.isfinite(value.asnumpy()).all():
             raise ValueError(f"{name}: holds values that {kind} cannot hold")
-    return made
+    return converted

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
+from annotations import fake_quant, weight_mask
 from gluon_compress import Plan, count, mask, recalibrate, set_mask, slim, trace
 from gluon_compress.deployment.folding import fold
 from gluon_compress.graph import (
@@ -58,25 +59,6 @@ def weights_of(net) -> dict[str, tuple]:
         for row, node in rows
         if row.weight_input is not None
     }
-
-
-def weight_mask(value: np.ndarray) -> NewAnnotation:
-    parameter = AnnotationParameter(mx.nd.array(value), tuple(range(value.ndim)))
-    build = lambda x, mask: mx.sym.broadcast_mul(x, mask)  # noqa: E731
-    return NewAnnotation(WEIGHT_MASK, build, {"mask": parameter})
-
-
-def quantize(x, scale):
-    """Round to multiples of a scale in int8's range, with a straight-through slope."""
-    steps = mx.sym.clip(mx.sym.round(mx.sym.broadcast_div(x, scale)), -127, 127)
-    error = mx.sym.broadcast_mul(steps, scale) - x
-    return x + mx.sym.BlockGrad(error)
-
-
-def fake_quant(scales: np.ndarray, axis: int | None) -> NewAnnotation:
-    axes = () if axis is None else (axis,)
-    scale = AnnotationParameter(mx.nd.array(scales), axes, trained=True)
-    return NewAnnotation(FAKE_QUANT, quantize, {"scale": scale})
 
 
 def with_weight_masks(net, seed: int = 0):
@@ -168,6 +150,12 @@ def test_one_kind_is_stripped_alone():
     net = with_fake_quantisers(with_weight_masks(ready(plain())))
     nodes, heads = strip(*take_apart(symbol_of(net)), [FAKE_QUANT])
     assert {row.kind for row in annotations_of(nodes)} == {WEIGHT_MASK}
+
+
+def test_names_do_not_depend_on_what_was_built_before():
+    net = ready(residual())
+    first, second = (take_apart(symbol_of(with_all(net)))[0] for _ in range(2))
+    assert bare(first) == bare(second)
 
 
 def test_symbol_survives_a_file(tmp_path):
@@ -374,6 +362,19 @@ def test_annotation_that_mixes_elements_is_refused():
     new = weight_mask(np.ones(values(net)[name].shape))
     new = NewAnnotation(WEIGHT_MASK, mixing, new.parameters)
     with pytest.raises(ValueError, match="operator sum"):
+        annotate(net, weights={name: new}, shape=SHAPE)
+
+
+def test_annotation_that_moves_zero_is_refused():
+    # Channels that are gone must not come back behind a mask.
+    def shifted(x, scale):
+        return mx.sym.broadcast_add(x, scale)
+
+    net = ready(plain())
+    (name,) = list(weights_of(net))[:1]
+    parameters = fake_quant(np.array([1.0]), None).parameters
+    new = NewAnnotation(FAKE_QUANT, shifted, parameters)
+    with pytest.raises(ValueError, match="zero"):
         annotate(net, weights={name: new}, shape=SHAPE)
 
 

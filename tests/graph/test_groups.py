@@ -211,7 +211,7 @@ def test_flattened_channel_owns_all_its_positions():
     graph = trace(ready(NETS["flatten_dense"]()), SHAPE)
     (name,) = [n for n in graph.axes if graph.axes[n][0].shape == (7, 8 * 2 * 2)]
     (along,) = [t for t in graph.axes[name] if t.axis == 1]
-    np.testing.assert_array_equal(along.places, np.repeat(np.arange(8), 2 * 2))
+    np.testing.assert_array_equal(along.positions, np.repeat(np.arange(8), 2 * 2))
 
 
 def test_weight_of_uneven_blocks_has_places_for_each():
@@ -219,7 +219,7 @@ def test_weight_of_uneven_blocks_has_places_for_each():
     (name,) = graph.blocks
     blocks = graph.blocks[name]
     assert blocks.shape == (3, 10)
-    kept = graph.alive({"conv1.2": (1,)})[blocks].sum(axis=1)
+    kept = graph.keep_mask({"conv1.2": (1,)})[blocks].sum(axis=1)
     np.testing.assert_array_equal(kept, 10 - 3)
 
 

@@ -11,6 +11,7 @@ from gluon_compress.graph import OPERATORS, Operator
 from gluon_compress.graph.context import OpContext, size_of
 from gluon_compress.graph.operators import (
     CHANNELWISE,
+    DENSE,
     FOLLOWER,
     LAYER,
     WHOLE,
@@ -102,7 +103,7 @@ def test_foldable_operators_are_layers():
 
 def test_latency_forms_are_known():
     forms = {operator.latency for operator in OPERATORS.values()}
-    assert forms == {LAYER, CHANNELWISE, FOLLOWER, WHOLE}
+    assert forms == {LAYER, DENSE, CHANNELWISE, FOLLOWER, WHOLE}
 
 
 def test_unknown_operator_has_a_row_of_its_own():

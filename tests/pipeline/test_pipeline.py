@@ -401,7 +401,6 @@ def test_changed_recipe_does_not_go_on(place, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"name": "ssd_9"}}, "model 'ssd_9'; allowed"),
         (
             {"compression": [{"algorithm": "delete", "keep": {"no_such": 0.5}}]},
             "no_such",

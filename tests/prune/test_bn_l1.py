@@ -213,7 +213,7 @@ def test_a_detector_is_trained_through_its_block():
 
 @pytest.mark.parametrize("weight", [-1e-4, math.nan, math.inf, True, "1e-4", None])
 def test_a_weight_that_makes_no_sense_is_refused(weight):
-    with pytest.raises(ValueError, match="weight of sparsity is .*; allowed: a num"):
+    with pytest.raises(ValueError, match="weight is"):
         bn_l1_step(nothing, ready(chain()), weight, shape=SHAPE)
 
 

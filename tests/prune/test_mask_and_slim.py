@@ -211,12 +211,12 @@ def test_gradients_of_dead_channels_are_zero(name):
     masked = mask(net, plan, shape=SHAPE)
     step(masked, batch())
     graph = trace(masked, SHAPE)
-    dead = ~graph.alive(plan.keep)
+    dead = ~graph.keep_mask(plan.keep)
     parameters = {p.name: p for p in masked.collect_params().values()}
     for parameter, axes in graph.axes.items():
         if parameters[parameter].grad_req != "null" and "gamma" in parameter:
             gradient = parameters[parameter].grad().asnumpy()
-            assert not gradient[dead[axes[0].places]].any()
+            assert not gradient[dead[axes[0].positions]].any()
 
 
 def test_masks_do_not_disturb_what_comes_after():

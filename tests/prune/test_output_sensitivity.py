@@ -84,7 +84,7 @@ def test_share_outside_its_range_is_refused(kept):
 
 @pytest.mark.parametrize("images", [[], [batch(SHAPE)[:1]]])
 def test_one_sample_tells_nothing(images):
-    with pytest.raises(ValueError, match="two samples at least"):
+    with pytest.raises(ValueError, match="two samples"):
         effects(ready(chain()), images, shape=SHAPE)
 
 

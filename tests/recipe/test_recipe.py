@@ -6,15 +6,21 @@ import math
 import pytest
 
 from gluon_compress.compression import DeleteSettings, PruneSettings
+from gluon_compress.distill import LOSSES, DistillationLoss
+from gluon_compress.models import FAMILIES
+from gluon_compress.models.settings import DetectorSettings
+from gluon_compress.models.ssd.family import SSDFamily
 from gluon_compress.recipe import Recipe, load_recipe, parse_recipe
 from gluon_compress.train import Schedule
+from gluon_compress.validation import Count, Positive, Settings
 
+NET = "ssd_300_resnet50_v1d"
 RECIPE = {
     "paper": "arXiv:1905.01787",
     "command": "scripts/run_pipeline.py --recipe recipe.json --out runs/x",
     "hours": 0.2,
     "expected": {"mAP": 0.6},
-    "model": {"name": "ssd_300_resnet50_v1d"},
+    "model": {"name": NET},
     "data": {"kind": "voc", "root": "data", "classes": ["a", "b"]},
     "train": {"epochs": 3},
     "finetune": {"epochs": 4, "mode": "step", "milestones": [2, 3]},
@@ -84,16 +90,19 @@ def test_default_objects_are_not_shared(tmp_path):
         ("finetune.milestones", [3, 2], "finetune.milestones is [3, 2]", "below 4"),
         ("finetune.milestones", [2, 9], "finetune.milestones is [2, 9]", "below 4"),
         ("model", [], "model is []", "an object"),
+        ("model.name", "ssd_9", "model.name is 'ssd_9'", "ssd_300_"),
+        ("model.name", "resnet18_v1", "model.name is 'resnet18_v1'", "ssd_300_"),
+        ("model.anchors", 3, "model.anchors", "sizes, ratios"),
         ("model.sizes", [1, 3, 2], "model.sizes is [1, 3, 2]", "rising"),
         (
             "model",
-            {"name": "x", "steps": [8], "sizes": [1, 2, 3]},
+            {"name": NET, "steps": [8], "sizes": [1, 2, 3]},
             "model.sizes is [1, 2, 3]",
             "2 rising numbers",
         ),
         (
             "model",
-            {"name": "x", "ratios": [[1], [1]], "steps": [8]},
+            {"name": NET, "ratios": [[1], [1]], "steps": [8]},
             "model.steps is [8]",
             "2 numbers",
         ),
@@ -198,6 +207,7 @@ def test_recipe_without_task_is_told_by_its_data(tmp_path):
     detection = load(tmp_path, RECIPE)
     assert detection == load(tmp_path, {**RECIPE, "task": "detection"})
     content = {**RECIPE, "compression": [], "data": {"kind": "folder", "root": "x"}}
+    content["model"] = {"name": "resnet18_v1"}
     del content["distillation"]
     assert parse_recipe(content).task == "classification"
 
@@ -259,3 +269,44 @@ def test_missing_data_says_how_to_name_the_folder(tmp_path, monkeypatch):
         data.open("train")
     for words in (str(tmp_path / "bccd"), "--data", "GLUON_COMPRESS_DATA"):
         assert words in str(caught.value)
+
+
+def test_settings_of_distillation_losses_are_keys_of_the_distillation(tmp_path):
+    stated = load(tmp_path, changed("distillation", {"near": 1})).distillation
+    assert (stated.near, stated.temperature) == (1, 2.0)
+    assert stated.to_json()["near"] == 1
+    message = r"distillation\.nearer: no such key; allowed: teacher, losses, .*near"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, changed("distillation", {"nearer": 1}))
+
+
+def test_a_loss_from_outside_brings_its_settings(tmp_path, monkeypatch):
+    class Config(Settings):
+        sharpness: Positive = 3.0
+
+    row = DistillationLoss(lambda pair, settings: 0, Config=Config)
+    monkeypatch.setitem(LOSSES, "outside", row)
+    content = changed("distillation", {"losses": {"outside": 1}, "sharpness": 2})
+    assert load(tmp_path, content).distillation.sharpness == 2
+    with pytest.raises(ValueError, match=r"distillation\.sharpness is 0; allowed: "):
+        load(tmp_path, changed("distillation", {"sharpness": 0}))
+
+
+def test_a_family_from_outside_brings_the_settings_of_its_nets(tmp_path, monkeypatch):
+    class HeatMapSettings(DetectorSettings):
+        stride: Count = 4
+
+    class HeatMap(SSDFamily):
+        kind = "heatmap"
+        Settings = HeatMapSettings
+
+        def models(self):
+            return ("heat_tiny",)
+
+    monkeypatch.setitem(FAMILIES, "heatmap", HeatMap())
+    recipe = load(tmp_path, changed("model", {"name": "heat_tiny", "stride": 2}))
+    assert recipe.model.build_options() == {"stride": 2}
+    with pytest.raises(ValueError, match=r"model\.stride is 0; allowed: "):
+        load(tmp_path, changed("model", {"name": "heat_tiny", "stride": 0}))
+    with pytest.raises(ValueError, match=r"model\.sizes: no such key; .*stride"):
+        load(tmp_path, changed("model", {"name": "heat_tiny", "sizes": [1, 2]}))

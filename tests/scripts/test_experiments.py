@@ -18,7 +18,7 @@ from experiments.sets import needed_by, read_set
 from gluon_compress import list_models, models, pipeline
 from gluon_compress.data import VOCLayout
 from gluon_compress.models.ssd import anchors_of
-from gluon_compress.recipe import load_recipe
+from gluon_compress.recipe import load_recipe, parse_recipe
 from gluon_compress.storage import atomic
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def test_there_are_experiments():
     "experiment", EXPERIMENTS, ids=lambda one: f"{one.set_name}/{one.name}"
 )
 def test_every_experiment_has_a_recipe_and_a_command_of_its_own(experiment):
-    recipe = load_recipe(experiment.recipe)
+    recipe = parse_recipe(experiment.recipe)
     script, *options = recipe.command.split()
     assert (ROOT / script).exists()
     assert experiment.name in options
@@ -433,7 +433,7 @@ def shares_met_by_anchors(data: VOCLayout, recipe) -> dict[str, float]:
 @pytest.mark.data
 @pytest.mark.parametrize("kind", ["full", "lite"])
 def test_anchors_on_blood_cells_are_as_the_page_says(shared_data, kind):
-    recipe = load_recipe(SETS["bccd"][f"{kind}_seed0"].recipe)
+    recipe = parse_recipe(SETS["bccd"][f"{kind}_seed0"].recipe)
     data = VOCLayout(shared_data / "bccd", "trainval", recipe.data.classes)
     met = shares_met_by_anchors(data, recipe)
     assert min(met["RBC"], met["WBC"]) > 0.9

@@ -24,6 +24,7 @@ from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
+from gluon_compress.models.ssd.settings import SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.validation import class_names, wrong
 
@@ -41,6 +42,7 @@ class SSDFamily(Family):
 
     kind = KIND
     Config = SSDConfig
+    Settings = SSDSettings
     output_names = raw_head.OUTPUTS
     net_types = (SSD,)
 

@@ -33,7 +33,7 @@ class FastSSD(SSD):
         ]
         anchors = F.concat(*anchors, dim=0)
         best = self._best(F, F.softmax(scores, axis=-1), deltas, anchors)
-        found = F.contrib.box_nms(
+        rows = F.contrib.box_nms(
             best,
             overlap_thresh=self.nms_thresh,
             topk=self.nms_topk,
@@ -42,9 +42,9 @@ class FastSSD(SSD):
             score_index=1,
             coord_start=2,
         )
-        found = F.slice_axis(found, axis=1, begin=0, end=self.post_nms)
+        rows = F.slice_axis(rows, axis=1, begin=0, end=self.post_nms)
         ends = ((0, 1), (1, 2), (2, 6))
-        return tuple(F.slice_axis(found, axis=2, begin=b, end=e) for b, e in ends)
+        return tuple(F.slice_axis(rows, axis=2, begin=b, end=e) for b, e in ends)
 
     def _joined(self, F, maps, predictors, width: int):
         """Return what predictors say of all anchors, ``(B, A, width)``."""

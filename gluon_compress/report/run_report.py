@@ -1,6 +1,6 @@
-"""What a run of the pipeline came to: its table, its pictures and its page.
+"""The report of a run: its table, its pictures and its page.
 
-Reads the files that the stages left; nothing is measured here but the detections that
+Reads the files that the stages left; nothing is computed here but the detections that
 are drawn.
 """
 
@@ -9,11 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Mapping
 
-import numpy as np
-from gluoncv.model_zoo.ssd import SSD
-
-from gluon_compress import models, report
-from gluon_compress.detector import Detector, GluonPredictor
+from gluon_compress import report
+from gluon_compress.detector import load_detector
 from gluon_compress.plan import Sensitivity
 from gluon_compress.recipe import Recipe
 from gluon_compress.train import read_log
@@ -24,7 +21,7 @@ METRICS = {"voc07": "VOC 2007 (11 points)", "voc10": "VOC 2010 (area)"}
 
 
 def figures(results: Mapping[str, Any]) -> list[report.Figures]:
-    """Return the row of each stage of a run's ``result.json``."""
+    """Return the figures of each stage of a run's ``result.json``."""
     speed = results["latency"]
     return [
         report.Figures(
@@ -41,23 +38,8 @@ def figures(results: Mapping[str, Any]) -> list[report.Figures]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Return the table of the full net, of each compression, and of the compact net."""
+    """Return the table of the full net, each compression stage and the compact net."""
     return report.cost_table(figures(results))
-
-
-def detect(net: SSD, image: np.ndarray, threshold: float) -> report.Boxes:
-    """Return what a detector finds in an image of any size, in its pixels.
-
-    Parameters
-    ----------
-    net : gluoncv.model_zoo.SSD
-    image : ndarray
-        ``(H, W, 3)``, uint8, RGB.
-    threshold : float
-        Lowest score that counts.
-    """
-    ids, scores, corner_boxes = Detector(GluonPredictor(net)).find(image, threshold)
-    return report.Boxes(corner_boxes, ids, scores)
 
 
 def write_report(
@@ -107,7 +89,7 @@ def _ends(stages: Mapping[str, Any]) -> list[str]:
 
 
 def sentence(results: Mapping[str, Any]) -> str:
-    """Return in words what was saved, and what the accuracy was measured on."""
+    """Return one paragraph: what was saved, and what accuracy was measured on."""
     stages, data = results["stages"], results["data"]
     ends = _ends(stages)
     full, last = stages[ends[0]], stages[ends[-1]]
@@ -211,16 +193,16 @@ def _part_curves(logs: Mapping, folder: Path) -> list[report.Picture]:
     return [report.Picture("parts.png", "Parts of the loss", caption, alt)]
 
 
-def _detections(out: Path, name: str, test, folder: Path) -> report.Picture:
-    net = models.load(out / name / "model")
-    net.hybridize(static_alloc=True, static_shape=True)
+def _detections(out: Path, name: str, test: Any, folder: Path) -> report.Picture:
+    detector = load_detector(out / name / "model")
     examples = []
     for i in range(min(EXAMPLES, len(test))):
         image, label = test[i]
-        found = detect(net, image, THRESHOLD)
-        examples.append(report.Example(image, report.Boxes.of_label(label), found))
+        ids, scores, corner_boxes = detector.find(image, THRESHOLD)
+        boxes = report.Boxes(corner_boxes, ids, scores)
+        examples.append(report.Example(image, report.Boxes.of_label(label), boxes))
     file = folder / f"detections_{name}.png"
-    report.detections(examples, net.classes, file)
+    report.detections(examples, detector.classes, file)
     caption = (
         f"The first {len(examples)} test images: ground truth on the left, what the "
         f"{name} net finds with a score from {THRESHOLD} on the right."

@@ -11,6 +11,7 @@ from gluoncv.data.transforms.presets.ssd import (
     SSDDefaultValTransform,
 )
 
+from gluon_compress.data import crop_train_sample, crop_val_sample
 from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.data.ssd_transforms import FILL, ssd_train_sample, ssd_val_sample
 
@@ -228,3 +229,31 @@ def test_normalized_by_formula():
     ours = normalize(images)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, expected.transpose(0, 3, 1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_views_that_are_not_square_hold_their_boxes(seed):
+    view, boxes = ssd_train_sample(
+        scene(), LABEL, (40, 72), np.random.default_rng(seed)
+    )
+    assert view.shape == (40, 72, 3)
+    assert (boxes[:, [0, 1]] >= 0).all()
+    assert (boxes[:, 2] <= 72).all()
+    assert (boxes[:, 3] <= 40).all()
+
+
+def test_validation_stretches_an_image_to_both_sides():
+    view, boxes = ssd_val_sample(scene(), LABEL, (45, 240))
+    assert view.shape == (45, 240, 3)
+    expected = LABEL[:, :4] * np.tile([240 / 120, 45 / 90], 2)
+    np.testing.assert_allclose(boxes[:, :4], expected, rtol=1e-6)
+
+
+def test_classifiers_see_the_centre_that_covers_both_sides():
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, 100:] = 255
+    view, label = crop_val_sample(image, 3, (28, 14))
+    assert (view.shape, label) == ((28, 14, 3), 3)
+    assert view[:, :6].max() < 100 < view[:, 8:].min()
+    view, _ = crop_train_sample(image, 3, (28, 56), np.random.default_rng(0))
+    assert view.shape == (28, 56, 3)

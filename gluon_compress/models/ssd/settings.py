@@ -1,0 +1,57 @@
+"""What a recipe may state of an SSD."""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+from pydantic import Field
+from typing_extensions import Annotated
+
+from gluon_compress.models.settings import DetectorSettings
+from gluon_compress.validation import Positive
+
+_SOME = Field(min_length=1)
+
+
+class SSDSettings(DetectorSettings):
+    """Which SSD to build or to load.
+
+    Parameters
+    ----------
+    name : str
+        As ``ssd_300_resnet50_v1d``.
+    sizes : tuple of float or None
+        Sizes of anchors in pixels, one more than there are feature maps; None: the
+        model's own.
+    ratios : tuple of tuple of float or None
+        Aspect ratios of the anchors of each feature map; None: the model's own.
+    steps : tuple of float or None
+        Distance between the centres of the anchors of each feature map, pixels; None:
+        the model's own.
+    extras : tuple of int or None
+        Channels of the stages that follow the trunk; None: the model's own.
+    """
+
+    sizes: Optional[Annotated[Tuple[Positive, ...], Field(min_length=2)]] = None
+    ratios: Optional[
+        Annotated[Tuple[Annotated[Tuple[Positive, ...], _SOME], ...], _SOME]
+    ] = None
+    steps: Optional[Annotated[Tuple[Positive, ...], _SOME]] = None
+    extras: Optional[Tuple[Annotated[int, Field(ge=2)], ...]] = None
+
+    def check(self) -> None:
+        """Check that sizes rise and that anchors are for one number of maps."""
+        super().check()
+        if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
+            raise self.error("sizes", "rising numbers")
+        lists = {"ratios": self.ratios, "steps": self.steps, "sizes": self.sizes}
+        counts = {n: len(rows) for n, rows in lists.items() if rows is not None}
+        if "sizes" in counts:
+            counts["sizes"] -= 1
+        for name, count in counts.items():
+            first, maps = next(iter(counts.items()))
+            if count != maps:
+                allowed = f"{maps} numbers, one for each map as in {first}"
+                if name == "sizes":
+                    allowed = f"{maps + 1} rising numbers, one more than maps"
+                raise self.error(name, allowed)

@@ -1,0 +1,339 @@
+"""Families: classifiers and SSDs as nets of one, and a new one from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon, nd
+
+import gluon_compress as gc
+from gluon_compress import models
+from gluon_compress.data import Preprocess
+from gluon_compress.graph import pair_of
+from gluon_compress.models import FAMILIES, Family, family_named, family_of
+
+CLASSES = ("cat", "dog")
+
+
+def noise(*shape: int, seed: int = 0) -> mx.nd.NDArray:
+    return nd.array(np.random.RandomState(seed).randn(*shape))
+
+
+def arrays(outputs: Any) -> list[np.ndarray]:
+    outputs = outputs.values() if isinstance(outputs, dict) else outputs
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [*outputs]
+    return [output.asnumpy() for output in outputs]
+
+
+def half(net) -> gc.Plan:
+    return gc.delete(models.graph_of(net), {"*": 0.5}, "l1", multiple=1)
+
+
+def train_a_step(net, labels) -> float:
+    """Return the loss of a step on noise, after which parameters have moved."""
+    family, (height, width) = family_of(net), models.input_size(net)
+    block = family.training_net(net)
+    batch = [noise(len(labels), 3, height, width)]
+    batch += [nd.array(target) for target in family.targets(net)(labels)]
+    trainer = gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": 1e-4})
+    before = [p.data().copy() for p in net.collect_params(".*weight").values()]
+    with autograd.record():
+        loss, _ = models.supervised_step(family.loss(net))(block, batch)
+    loss.backward()
+    trainer.step(1)
+    after = [p.data() for p in net.collect_params(".*weight").values()]
+    assert any((a != b).asnumpy().any() for a, b in zip(before, after))
+    return float(loss.asscalar())
+
+
+# An input that is not square.
+
+
+@pytest.fixture(scope="module")
+def wide():
+    size, name = (300, 480), "ssd_300_mobilenet0.25_lite"
+    return gc.build(name, CLASSES, size=size, width=0.5, seed=1)
+
+
+def test_anchors_of_a_wide_ssd_cover_its_input(wide):
+    family, step = family_of(wide), 16
+    assert models.input_size(wide) == (300, 480)
+    grid = family.loss_context(wide, family.map_names(wide))["anchors"]
+    assert grid.maps[0] == (19, 30, 3)
+    centers = grid.center_boxes[: 19 * 30 * 3, :2].reshape(19, 30, 3, 2)
+    np.testing.assert_allclose(centers[0, :, 0, 0], (np.arange(30) + 0.5) * step)
+    np.testing.assert_allclose(centers[:, 0, 0, 1], (np.arange(19) + 0.5) * step)
+
+
+def test_targets_of_a_wide_ssd_are_beside_the_square(wide):
+    """An object right of the first 300 pixels has anchors of its own."""
+    label = np.float32([[400, 40, 460, 100, 1, 0]])
+    classes, _ = family_of(wide).targets(wide)([label])
+    grid = family_of(wide).loss_context(wide, ("map0",))["anchors"]
+    found = grid.center_boxes[classes[0] > 0]
+    assert (classes[0].max(), len(found) > 0) == (2, True)
+    assert (abs(found[:, 0] - 430) < 40).all()
+
+
+def test_a_wide_ssd_trains_prunes_and_comes_back_from_its_folder(wide, tmp_path):
+    label = np.float32([[400, 40, 460, 100, 1, 0]])
+    assert np.isfinite(train_a_step(wide, [label, label]))
+    small = gc.slim(wide, half(wide))
+    assert models.input_size(small) == (300, 480)
+    manifest = models.save(small, tmp_path / "model", "small")
+    assert manifest["anchors"]["size"] == [300, 480]
+    assert manifest["input"]["shape"] == [1, 3, 300, 480]
+    loaded = models.load(tmp_path / "model")
+    assert models.input_size(loaded) == (300, 480)
+    images = noise(2, 3, 300, 480)
+    for own, other in zip(arrays(small(images)), arrays(loaded(images))):
+        np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
+    masked = gc.mask(wide, half(wide))
+    pair = [family_of(net).training_net(net)(images) for net in (masked, small)]
+    for own, other in zip(*map(arrays, pair)):
+        assert abs(own - other).max() <= 1e-5 * abs(other).max()
+
+
+def test_one_number_is_a_square_in_configurations_and_manifests():
+    net = models.build("ssd_300_mobilenet0.25_lite", CLASSES, size=128)
+    assert models.input_size(net) == (128, 128)
+    assert family_of(net).manifest(net)["anchors"]["size"] == 128
+
+
+@pytest.mark.parametrize("size", [(300, 31), (1025, 300), (300, "480")])
+def test_both_sides_of_a_size_are_checked(size):
+    with pytest.raises(ValueError, match="size is .*32 to 1024"):
+        models.build("ssd_300_mobilenet0.25_lite", CLASSES, size=size)
+
+
+# Classifiers.
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return models.build("mobilenet0.25", CLASSES, size=(32, 64), seed=1)
+
+
+def test_what_pruning_makes_of_a_classifier_knows_classes_and_size(classifier):
+    plan = half(classifier)
+    for net in (gc.mask(classifier, plan), gc.slim(classifier, plan)):
+        assert family_of(net).kind == "classifier"
+        assert net.classes == family_of(net).classes_of(net) == CLASSES
+        assert models.input_size(net) == (32, 64)
+    more = models.with_classes(gc.slim(classifier, plan), ["a", "b", "c"])
+    assert family_of(more).classes_of(more) == ("a", "b", "c")
+    assert more(noise(1, 3, 32, 64)).shape == (1, 3)
+
+
+def test_a_classifier_comes_back_from_its_folder(classifier, tmp_path):
+    small = gc.slim(classifier, half(classifier))
+    manifest = models.save(small, tmp_path / "model", "small")
+    assert manifest["size"] == [32, 64]
+    loaded = models.load(tmp_path / "model")
+    assert family_of(loaded).config_of(loaded) == family_of(small).config_of(small)
+    images = noise(2, 3, 32, 64)
+    np.testing.assert_allclose(
+        loaded(images).asnumpy(), small(images).asnumpy(), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_classifier_trains_by_names(classifier):
+    net = models.build("mobilenet0.25", CLASSES, size=32, seed=2)
+    assert train_a_step(net, [0, 1, 1]) == pytest.approx(np.log(2), rel=0.5)
+
+
+def test_maps_of_a_classifier_are_distilled_like_those_of_a_detector():
+    teacher = models.build("mobilenet0.5", CLASSES, size=64, seed=1)
+    student = models.build("mobilenet0.25", CLASSES, size=64, seed=2)
+    family = family_of(student)
+    taps = family.map_names(teacher)
+    assert taps == ("map0", "map1", "map2")
+    theirs = family.training_net(teacher, taps)
+    widths = family.map_widths(teacher)
+    ours = family.training_net(student, taps, adapters=widths, seed=3)
+    weights = {"soft_targets": 1.0, "hints": 1.0}
+    step = gc.distil_step(theirs, taps, family.loss(student), weights=weights)
+    _, parts = step(ours, [noise(2, 3, 64, 64), nd.eye(2)])
+    assert set(parts) == {"labels", "soft_targets", "hints"}
+    assert all(part.asscalar() > 0 for part in parts.values())
+
+
+def test_a_net_of_no_family_is_named():
+    net = gluon.nn.Dense(3)
+    with pytest.raises(ValueError, match="a Dense .*; allowed: nets that build"):
+        family_of(net)
+    with pytest.raises(ValueError, match="kind is 'cubist'; allowed: ssd, classifier"):
+        family_named("cubist")
+
+
+# A detector without anchors, added from outside by one row.
+
+STRIDE = 4
+
+
+@dataclass(frozen=True)
+class HeatMapConfig:
+    classes: tuple
+    size: tuple = (32, 48)
+
+
+class HeatMapNet(gluon.nn.HybridBlock):
+    """Scores of centres ``(B, C, h, w)`` and sizes of boxes ``(B, 2, h, w)``."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(prefix="heat_")
+        with self.name_scope():
+            self.body = gluon.nn.HybridSequential(prefix="")
+            for width in (8, 16):
+                self.body.add(gluon.nn.Conv2D(width, 3, strides=2, padding=1))
+                self.body.add(gluon.nn.BatchNorm())
+                self.body.add(gluon.nn.Activation("relu"))
+            self.centers = gluon.nn.Conv2D(classes, 1)
+            self.sizes = gluon.nn.Conv2D(2, 1)
+
+    def hybrid_forward(self, F, x):
+        x = self.body(x)
+        return self.centers(x), self.sizes(x)
+
+
+class HeatMapPostprocess:
+    """The best cell of each class is a box."""
+
+    def decode(self, outputs):
+        heat, sizes = outputs["heat"], outputs["sizes"]
+        images, classes, height, width = heat.shape
+        best = heat.reshape(images, classes, -1).argmax(axis=2)
+        rows, columns = np.divmod(best, width)
+        image = np.arange(images)[:, None]
+        scores = 1 / (1 + np.exp(-heat.reshape(images, classes, -1).max(axis=2)))
+        wide, high = (sizes[image, i, rows, columns] / 2 for i in (0, 1))
+        x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
+        boxes = np.stack([x - wide, y - high, x + wide, y + high], axis=2)
+        ids = np.tile(np.arange(classes, dtype=np.float32), (images, 1))
+        return ids[..., None], scores[..., None], boxes
+
+
+class HeatMapFamily(Family):
+    kind = "heatmap"
+    Config = HeatMapConfig
+    output_names = ("heat", "sizes")
+
+    def models(self):
+        return ("heat_tiny",)
+
+    def build(self, name, classes, *, seed=0, size=(32, 48)):
+        net = HeatMapNet(len(classes))
+        mx.random.seed(seed)
+        net.initialize(mx.init.Xavier())
+        net(nd.zeros((1, 3, *size)))
+        return self.describe(net, HeatMapConfig(tuple(classes), tuple(size)))
+
+    def manifest(self, net):
+        config = self.config_of(net)
+        facts = {"kind": self.kind, "outputs": list(self.output_names)}
+        return {**facts, "classes": list(config.classes), "size": list(config.size)}
+
+    def config_from_manifest(self, manifest):
+        return HeatMapConfig(tuple(manifest["classes"]), tuple(manifest["size"]))
+
+    def with_classes(self, net, classes, *, seed=0):
+        return self.build("heat_tiny", classes, seed=seed, size=self.input_size(net))
+
+    def targets(self, net):
+        height, width = (side // STRIDE for side in self.input_size(net))
+
+        def targets(labels):
+            heat = np.zeros((len(labels), len(self.classes_of(net)), height, width))
+            sizes = np.zeros((len(labels), 2, height, width))
+            for i, label in enumerate(labels):
+                for x0, y0, x1, y1, name, _ in label:
+                    cell = int((y0 + y1) / 2) // STRIDE, int((x0 + x1) / 2) // STRIDE
+                    heat[(i, int(name), *cell)] = 1
+                    sizes[(i, slice(None), *cell)] = x1 - x0, y1 - y0
+            return heat, sizes
+
+        return targets
+
+    def loss(self, net):
+        cross_entropy = gluon.loss.SigmoidBCELoss()
+
+        def loss(outputs, batch):
+            _, heat, sizes = batch
+            seen = heat.max(axis=1, keepdims=True)
+            apart = nd.broadcast_mul(nd.abs(outputs["sizes"] - sizes), seen)
+            center = cross_entropy(outputs["heat"], heat).mean()
+            size = apart.sum() / nd.maximum(seen.sum(), 1)
+            return center + 0.1 * size, {"center": center, "size": size}
+
+        return loss
+
+    def preprocess(self, net):
+        return Preprocess(*self.input_size(net))
+
+    def postprocess(self, net):
+        return HeatMapPostprocess()
+
+    def inference_graph(self, net):
+        return pair_of(net)
+
+
+@pytest.fixture
+def heat(monkeypatch):
+    """Return a net of the new family, whose row is all that was added."""
+    monkeypatch.setitem(FAMILIES, "heatmap", HeatMapFamily())
+    return gc.build("heat_tiny", CLASSES, seed=1)
+
+
+LABELS = [np.float32([[20, 4, 36, 20, 0, 0]]), np.float32([[2, 10, 14, 30, 1, 0]])]
+
+
+def test_a_new_family_is_built_by_name_and_by_the_zoo(heat):
+    assert family_of(heat).kind == "heatmap"
+    assert heat.classes == CLASSES
+    assert models.input_size(gc.get_model("heat_tiny", classes=["a"])) == (32, 48)
+    with pytest.raises(ValueError, match="did you mean heat_tiny"):
+        gc.get_model("heat_tyni")
+
+
+def test_a_new_family_is_traced_pruned_saved_and_loaded(heat, tmp_path):
+    plan, images = half(heat), noise(2, 3, 32, 48)
+    widths = {group.name: group.width for group in models.graph_of(heat).groups}
+    assert sorted(widths.values()) == [2, 2, 8, 16]
+    small, masked = gc.slim(heat, plan), gc.mask(heat, plan)
+    assert models.cost_of(small)["macs"] < models.cost_of(heat)["macs"]
+    models.save(small, tmp_path / "model", "heat")
+    loaded = models.load(tmp_path / "model")
+    assert family_of(loaded).config_of(loaded) == family_of(heat).config_of(heat)
+    expected = arrays(small(images))
+    for net in (masked, loaded):
+        for own, other in zip(arrays(net(images)), expected):
+            np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_family_trains_and_is_evaluated(heat):
+    family, images = family_of(heat), noise(2, 3, 32, 48)
+    block = family.training_net(heat)
+    batch = [images, *(nd.array(t) for t in family.targets(heat)(LABELS))]
+    step = models.supervised_step(family.loss(heat))
+    trainer = gluon.Trainer(block.collect_params(), "adam", {"learning_rate": 0.02})
+    for _ in range(150):
+        with autograd.record():
+            loss, parts = step(block, batch)
+        loss.backward()
+        trainer.step(1)
+    assert set(parts) == {"center", "size"}
+    labels = np.stack([np.vstack([row, np.full((0, 6), -1)]) for row in LABELS])
+    with autograd.train_mode():  # two images are all that its BatchNorm has seen
+        outputs = block(images)
+    found = family.postprocess(heat).decode(
+        {k: v.asnumpy() for k, v in outputs.items()}
+    )
+    figures = gc.voc_map(
+        lambda batch: found, [(images, labels)], CLASSES, size=(32, 48)
+    )
+    assert figures["mAP"] == pytest.approx(1)
+    assert len(family.results(heat, images)) == 3
