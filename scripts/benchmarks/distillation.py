@@ -23,10 +23,10 @@ TEXT = """Time a step of training with and without a teacher, and the teacher al
   %(prog)s --student ssd_300_mobilenet1.0 --losses imitation
   %(prog)s --losses scores boxes --losses channels
 
-The student is the full detector cut by --plan, or another one; the teacher is the full
-SSD-300 on ResNet50-v1d. All take turns, and medians are shown: a step from labels, the
-teacher's forward pass, a step with both, and what losses and adapters cost beyond the
-teacher, for each set of losses. With --out, also written to result.json and
+The student is the full detector pruned by --plan, or another one; the teacher is the
+full SSD-300 on ResNet50-v1d. For each set of losses, a step on labels, the teacher's
+forward pass and a step with both take turns. Shows their medians, and what losses and
+adapters cost beyond the teacher. With --out, also writes result.json and
 distillation.md.
 """
 SETS = (  # those of recipes by default, with maps too, and those made for detectors

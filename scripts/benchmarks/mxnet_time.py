@@ -20,10 +20,10 @@ TEXT = """Find where MXNet's time goes in a head: form by form, operator by oper
 
   %(prog)s --out runs/mxnet --table runs/latency.json
 
-Each form of a head has one change more than the one before, and all take turns. MXNet's
-profiler says what each kind of operator takes in the first form and the last. With
---table, a plan under a budget in milliseconds is compared with one in MACs; what the
-table lacks is measured first. Writes result.json and mxnet.md. Leave the machine alone.
+Each form of a head adds one change to the one before; all take turns. MXNet's profiler
+times each kind of operator in the first and the last form. With --table, a plan under a
+budget in milliseconds is compared with one in MACs; missing entries of the table are
+measured first. Writes result.json and mxnet.md. Let nothing else run on the machine.
 """
 FIRST, LAST = "raw", "wide"
 WORKER = "benchmarks.mxnet_forms"

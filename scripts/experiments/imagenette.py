@@ -19,14 +19,14 @@ from gluon_compress.storage.atomic import read_json
 
 TEXT = """Run the pruning experiments on Imagenette and write their tables.
 
-  %(prog)s --out runs/imagenette                     # all that is missing
+  %(prog)s --out runs/imagenette                     # all that are missing
   %(prog)s --out runs/imagenette --only 'l1*'
-  %(prog)s                                           # the page alone
+  %(prog)s                                           # only the page
 
-The experiments are those of model_zoo/imagenette/experiments.json. Their results and
-plans go to model_zoo/imagenette/NAME, and docs/imagenette.md is made from these files
-alone. Two processes with one thread each, with different --only, use two cores better
-than one with two.
+The experiments are listed in model_zoo/imagenette/experiments.json. Results and plans
+go to model_zoo/imagenette/NAME; docs/imagenette.md is made only from these files. Two
+processes with one thread each and different --only use two cores better than one
+process with two threads.
 """
 FOLDER = ZOO / "imagenette"
 PAGE = ROOT / "docs" / "imagenette.md"

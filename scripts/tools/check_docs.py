@@ -24,8 +24,8 @@ TEXT = """Run every command that README and docs show, in a folder with small da
   %(prog)s --page README.md
 
 Recipes have their usual names there, with a small net and one epoch. `make` and `pip`
-are left to whoever made this environment. The commands of model cards train for hours
-or need data: their options and recipes are checked, and they are not run.
+are not run. Commands of model cards train for hours or need data: only their options
+and recipes are checked.
 """
 LONGEST = 1200  # seconds, for one command
 SHOWN = 1500  # characters of what a failed one wrote
