@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -148,6 +149,32 @@ class Settings(BaseModel, metaclass=_OneLineErrors):
             if name in resolved.get("properties", {}):
                 resolved["properties"][name].setdefault("description", text)
         return json_schema
+
+
+class NoSettings(Settings):
+    """There is nothing to set."""
+
+
+@lru_cache(maxsize=None)
+def combined(cls: Type[S], added: Type[Settings]) -> Type[S]:
+    """Return a class of settings with the keys and the checks of two classes.
+
+    Parameters
+    ----------
+    cls : type
+        Its subclass is returned, or the class itself if nothing is added.
+    added : type
+        Its keys come behind those of ``cls``.
+    """
+    if not added.model_fields:
+        return cls
+
+    def check(self: Any) -> None:
+        cls.check(self)
+        added.check(self)
+
+    members = {"check": check, "__doc__": cls.__doc__, "__module__": cls.__module__}
+    return type(cls)(f"{added.__name__}_{cls.__name__}", (added, cls), members)
 
 
 def parse(cls: Type[T], content: Any, source: Any = "") -> T:

@@ -18,6 +18,7 @@ from gluon_compress.models.family import (
     family_named,
     family_of,
     family_that_builds,
+    models_for,
 )
 from gluon_compress.models.named import NamedBlock, named, supervised_step
 from gluon_compress.models.saving import load, save
@@ -39,6 +40,7 @@ __all__ = [
     "graph_of",
     "input_size",
     "load",
+    "models_for",
     "named",
     "save",
     "supervised_step",
@@ -71,9 +73,10 @@ def build(
     """
     family = family_that_builds(name)
     if family is None:
-        names = sorted(set(MODELS))
+        detectors = sorted(models_for("detection"))
         raise ValueError(
-            f"model {name!r}; allowed: {', '.join(names)}, and classifiers of GluonCV"
+            f"model {name!r}; allowed: {', '.join(detectors)}, and classifiers of "
+            "GluonCV"
         )
     return family.build(name, classes, seed=seed, **config)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Callable, ClassVar, Mapping, Sequence
+from typing import Any, Callable, ClassVar, Mapping, Sequence, Type
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
 
 from gluon_compress.data import Preprocess
-from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of
+from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of, pair_of
+from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.postprocess import Postprocess
+from gluon_compress.validation import NoSettings, Settings
 
 Params = Mapping[str, mx.nd.NDArray]
 
@@ -31,18 +33,32 @@ class Family(ABC):
     ----------
     kind : str
         Of manifests and of the model zoo's index.
+    task : str
+        Whose recipes may name its models: a row of ``pipeline.TASKS``.
     Config : type
         What a net is beside its symbol.
     output_names : tuple of str
         Of the outputs of ``to_symbol``.
     net_types : tuple of type
         Classes of nets that belong to the family without having been described.
+    BuildSettings : type
+        Further keys of a recipe's ``model``: options of ``build``. What is None there
+        is left to ``build``.
+    EvaluationSettings : type
+        Further keys of a recipe's ``evaluate``, such as thresholds: options of
+        ``build`` too.
+    default_losses : mapping
+        Weights of distillation losses, where a recipe names none.
     """
 
     kind: ClassVar[str]
+    task: ClassVar[str]
     Config: ClassVar[type]
     output_names: ClassVar[tuple]
     net_types: ClassVar[tuple] = ()
+    BuildSettings: ClassVar[Type[Settings]] = NoSettings
+    EvaluationSettings: ClassVar[Type[Settings]] = NoSettings
+    default_losses: ClassVar[Mapping[str, float]] = {}
 
     # Build and describe.
 
@@ -236,9 +252,14 @@ class Family(ABC):
     def inference_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
         """Return the symbol that runtimes get, and its parameters.
 
-        Its outputs are those that ``postprocess`` reads, by name.
+        Its outputs are those of ``to_symbol``, by ``output_names``. A family may join
+        them along their last axis into one, which ``postprocess`` then has to read.
         """
-        raise ValueError(f"nets of kind {self.kind!r} cannot be deployed")
+        symbol, params = pair_of(net)
+        nodes, heads = take_apart(symbol)
+        for (node, *_), name in zip(heads, self.output_names):
+            nodes[node]["name"] = name
+        return put_together(nodes, heads), params
 
     def results_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict] | None:
         """Return the graph up to what ``postprocess.decode`` gives, if there is one."""

@@ -68,6 +68,7 @@ class ClassifierFamily(Family):
     """Nets with one score a class."""
 
     kind = KIND
+    task = "classification"
     Config = ClassifierConfig
     output_names = OUTPUTS
 
@@ -225,13 +226,6 @@ class ClassifierFamily(Family):
     def postprocess(self, net: HybridBlock) -> SoftmaxPostprocess:
         """Return the softmax and the most probable classes."""
         return SoftmaxPostprocess()
-
-    def inference_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
-        """Return the symbol with the output ``class_scores``, and its parameters."""
-        symbol, params = pair_of(net)
-        nodes, heads = take_apart(symbol)
-        nodes[heads[0][0]]["name"] = OUTPUTS[0]
-        return put_together(nodes, heads), params
 
 
 def cross_entropy(outputs: Any, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:

@@ -13,7 +13,14 @@ from gluon_compress.deployment import fused
 from gluon_compress.distill import distil_step
 from gluon_compress.evaluate import top1
 from gluon_compress.models import NamedBlock, family_of, supervised_step
-from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
+from gluon_compress.pipeline.task import (
+    Context,
+    Lesson,
+    Splits,
+    Task,
+    build_options,
+    check_classes,
+)
 from gluon_compress.recipe.classification import ClassificationRecipe
 from gluon_compress.sizes import size_text
 from gluon_compress.train import Schedule
@@ -36,7 +43,8 @@ class ClassificationTask(Task):
             net = self.load_fitting(model.weights, classes)
         else:
             size, seed = recipe.data.size, recipe.seed
-            net = models.build(model.name, classes, size=size, seed=seed)
+            options = build_options(model.name, model)
+            net = models.build(model.name, classes, size=size, seed=seed, **options)
             net = self.with_plan(net, model)
         return net, net
 

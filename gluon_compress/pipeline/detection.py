@@ -14,7 +14,14 @@ from gluon_compress.deployment import fused
 from gluon_compress.distill import distil_step, losses_of, needs_taps
 from gluon_compress.evaluate import precisions
 from gluon_compress.models import NamedBlock, family_of, supervised_step
-from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
+from gluon_compress.pipeline.task import (
+    Context,
+    Lesson,
+    Splits,
+    Task,
+    build_options,
+    check_classes,
+)
 from gluon_compress.recipe.detection import (
     DetectionRecipe,
     DetectorDistillation,
@@ -25,8 +32,6 @@ from gluon_compress.train import Schedule
 from gluon_compress.validation import listed
 
 VAL_BATCH = 8
-# What a recipe may leave to the model itself.
-_ANCHORS = ("sizes", "ratios", "steps", "extras")
 
 
 class DetectionTask(Task):
@@ -59,18 +64,13 @@ class DetectionTask(Task):
 
     def _new(self, model: DetectorSettings, classes: Sequence[str]) -> HybridBlock:
         recipe = self.recipe
-        anchors = {name: getattr(model, name) for name in _ANCHORS}
         return build(
             model.name,
             classes,
             width=model.width,
-            trunk=model.trunk,
             seed=recipe.seed,
             size=recipe.data.size,
-            nms_thresh=recipe.evaluate.nms_thresh,
-            nms_topk=recipe.evaluate.nms_topk,
-            post_nms=recipe.evaluate.post_nms,
-            **{name: value for name, value in anchors.items() if value is not None},
+            **build_options(model.name, model, recipe.evaluate),
         )
 
     def _started(self, folder: str, classes: Sequence[str]) -> HybridBlock:
@@ -111,13 +111,15 @@ class DetectionTask(Task):
         self, dataset: Any, net: HybridBlock, schedule: Schedule
     ) -> data.Batches:
         """Return endless epochs of augmented images and the targets of the net."""
+        family = family_of(net)
         return data.Batches(
             dataset,
             partial(data.ssd_train_sample, size=self.recipe.data.size),
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
-            targets=family_of(net).targets(net),
+            targets=family.targets(net),
+            normalized=family.preprocess(net).normalized,
         )
 
     def lesson(
@@ -130,7 +132,7 @@ class DetectionTask(Task):
             return Lesson(family.training_net(net), supervised_step(loss))
         taps, stride = _taps(settings, teacher), settings.stride
         context = family.loss_context(net, taps, stride=stride) if taps else {}
-        theirs = family.training_net(teacher, taps, stride=stride)
+        theirs = family_of(teacher).training_net(teacher, taps, stride=stride)
         step = distil_step(
             NamedBlock(fused(theirs, ctx), theirs.names),
             taps,
@@ -139,7 +141,7 @@ class DetectionTask(Task):
             settings=settings.loss_settings,
             **context,
         )
-        widths = dict(zip(family.map_names(teacher), family.map_widths(teacher)))
+        widths = _map_widths(teacher)
         block = family.training_net(
             net,
             taps,
@@ -156,10 +158,17 @@ class DetectionTask(Task):
         recipe = self.recipe
         net.hybridize(static_alloc=True, static_shape=True)
         sample = partial(data.ssd_val_sample, size=recipe.data.size)
+        family = family_of(net)
         return precisions(
-            lambda images: net(images.as_in_context(ctx)),
-            data.Batches(dataset, sample, VAL_BATCH, shuffle=False).epoch(0),
-            family_of(net).classes_of(net),
+            lambda images: family.results(net, images.as_in_context(ctx)),
+            data.Batches(
+                dataset,
+                sample,
+                VAL_BATCH,
+                shuffle=False,
+                normalized=family.preprocess(net).normalized,
+            ).epoch(0),
+            family.classes_of(net),
             size=recipe.data.size,
             metric=recipe.evaluate.metric,
             iou=recipe.evaluate.iou,
@@ -171,6 +180,11 @@ class DetectionTask(Task):
         """Return mAP and the precision of each class."""
         figures = self.evaluate(net, dataset, ctx)
         return {"mAP": figures["mAP"], **figures["classes"]}
+
+
+def _map_widths(net: HybridBlock) -> Dict[str, int]:
+    family = family_of(net)
+    return dict(zip(family.map_names(net), family.map_widths(net)))
 
 
 def _taps(settings: DetectorDistillation, teacher: HybridBlock) -> Sequence[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
-from typing_extensions import Literal
+from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.classification import ClassificationData
 from gluon_compress.distill.classification import SoftTargetLossSettings
+from gluon_compress.recipe.of_family import ModelOfFamily
 from gluon_compress.recipe.recipe import ModelSettings, Recipe
 from gluon_compress.validation import (
     NonEmptyStr,
@@ -24,7 +25,7 @@ class ClassifierSettings(ModelSettings):
     Parameters
     ----------
     name : str
-        A name in GluonCV's model zoo, for instance ``resnet50_v1d``.
+        A classifier of ``gluon_compress.models``, for instance ``resnet50_v1d``.
     plan : str or None
         File of a plan; the net gets its structure before it is trained from scratch.
     weights : str or None
@@ -85,7 +86,7 @@ class ClassificationRecipe(Recipe):
     """
 
     task: Literal["classification"] = "classification"
-    model: ClassifierSettings
+    model: Annotated[Any, ModelOfFamily("classification", ClassifierSettings)]
     data: ClassificationData
     targets: ClassTargetSettings = ClassTargetSettings()
     distillation: Optional[SoftTargetSettings] = None

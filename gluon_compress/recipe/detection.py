@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional, Tuple
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.detection import DetectionData
-from gluon_compress.distill import LOSSES, DistillationLoss
+from gluon_compress.distill import LOSSES, DistillationLoss, losses_of
+from gluon_compress.models import FAMILIES
+from gluon_compress.recipe.of_family import (
+    EvaluationOfFamily,
+    ModelOfFamily,
+    family_of_model,
+)
 from gluon_compress.recipe.recipe import ModelSettings, Recipe
 from gluon_compress.validation import (
     Count,
@@ -22,13 +34,13 @@ from gluon_compress.validation import (
     unknown_key,
 )
 
-# What a detector that training starts from already has, or does without.
-_BUILT = ("width", "sizes", "ratios", "steps", "extras", "trunk", "weights")
 _SOME = Field(min_length=1)
 
 
 class DetectorSettings(ModelSettings):
     """Which detector to build or to load.
+
+    The detector's family adds keys of its own: its ``BuildSettings``.
 
     Parameters
     ----------
@@ -36,62 +48,27 @@ class DetectorSettings(ModelSettings):
         A name in ``gluon_compress.models``.
     width : float
         Factor of all channels of the trunk.
-    sizes : tuple of float or None
-        Sizes of anchors in pixels, one more than there are feature maps; None: the
-        model's own.
-    ratios : tuple of tuple of float or None
-        Aspect ratios of the anchors of each feature map; None: the model's own.
-    steps : tuple of float or None
-        Distance between the centres of the anchors of each feature map, pixels; None:
-        the model's own.
-    extras : tuple of int or None
-        Channels of the stages that follow the trunk; None: the model's own.
-    trunk : str or None
-        Folder of an exported classifier, pruned or not, to take the trunk from; None:
-        the trunk of ``name``, with random values.
     weights : str or None
         Folder of an exported detector to load instead of building and training one.
     start : str or None
-        Folder of an exported detector to train further: structure, anchors and values
-        are its own, but class predictors start anew where its classes are others.
+        Folder of an exported detector to train further: structure and values are its
+        own, but class predictors start anew where its classes are others.
     """
 
     width: Positive = 1.0
-    sizes: Optional[Annotated[Tuple[Positive, ...], Field(min_length=2)]] = None
-    ratios: Optional[
-        Annotated[Tuple[Annotated[Tuple[Positive, ...], _SOME], ...], _SOME]
-    ] = None
-    steps: Optional[Annotated[Tuple[Positive, ...], _SOME]] = None
-    extras: Optional[Tuple[Annotated[int, Field(ge=2)], ...]] = None
-    trunk: Optional[NonEmptyStr] = None
     start: Optional[NonEmptyStr] = None
 
     def check(self) -> None:
-        """Check that sizes rise and that anchors are for one number of maps."""
+        """Check that a detector that is loaded is not told how to be built."""
         if self.start is not None:
-            for name in _BUILT:
-                if getattr(self, name) != type(self).model_fields[name].default:
+            fields = type(self).model_fields
+            for name in set(fields) - {"name", "plan", "masks", "start"}:
+                if getattr(self, name) != fields[name].default:
                     raise self.error("start", f"null where {name!r} is given")
         if self.masks and (self.plan is None or self.weights is not None):
             raise self.error(
                 "masks", "true with a plan and without weights, else false"
             )
-        if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
-            raise self.error("sizes", "rising numbers")
-        self._check_maps()
-
-    def _check_maps(self) -> None:
-        lists = {"ratios": self.ratios, "steps": self.steps, "sizes": self.sizes}
-        counts = {n: len(rows) for n, rows in lists.items() if rows is not None}
-        if "sizes" in counts:
-            counts["sizes"] -= 1
-        for name, count in counts.items():
-            first, maps = next(iter(counts.items()))
-            if count != maps:
-                allowed = f"{maps} numbers, one for each map as in {first}"
-                if name == "sizes":
-                    allowed = f"{maps + 1} rising numbers, one more than maps"
-                raise self.error(name, allowed)
 
 
 class DetectorDistillation(Settings):
@@ -106,7 +83,8 @@ class DetectorDistillation(Settings):
         Folder of an exported detector; None: the recipe's own full net.
     losses : dict
         Weights of losses, by their names in ``distill.LOSSES``; at least one is above
-        0. Losses on feature maps compare the maps that the predictors read.
+        0. Losses on feature maps compare the maps that the predictors read. Default:
+        those of the detector's family.
     taps : tuple of str or None
         These maps, each once: ``map0`` is the largest, ``map1`` the next, ...; None:
         all of them.
@@ -118,10 +96,7 @@ class DetectorDistillation(Settings):
     model_config = ConfigDict(extra="allow")
 
     teacher: Optional[NonEmptyStr] = None
-    losses: Dict[Annotated[str, OneOf(lambda: _losses())], NonNegative] = {
-        "scores": 1.0,
-        "boxes": 1.0,
-    }
+    losses: Dict[Annotated[str, OneOf(lambda: _losses())], NonNegative] = {}
     taps: Optional[Annotated[Tuple[NonEmptyStr, ...], _SOME]] = None
     stride: Count = 2
 
@@ -169,12 +144,15 @@ class DetectorDistillation(Settings):
 
 
 def _losses() -> Dict[str, DistillationLoss]:
-    """Return the losses that detectors can be distilled with."""
-    return {n: loss for n, loss in LOSSES.items() if loss.kind != "classifier"}
+    """Return the losses that detectors of any family can be distilled with."""
+    kinds = (None, *(f.kind for f in FAMILIES.values() if f.task == "detection"))
+    return {name: loss for name, loss in LOSSES.items() if loss.kind in kinds}
 
 
 class DetectionEvaluation(Settings):
-    """How detections are filtered and measured.
+    """How detections are measured.
+
+    The detector's family adds keys of its own: its ``EvaluationSettings``.
 
     Parameters
     ----------
@@ -182,20 +160,10 @@ class DetectionEvaluation(Settings):
         ``voc07`` (11 points) or ``voc10`` (area under the curve).
     iou : float
         Overlap from which a detection counts as correct.
-    nms_thresh : float
-        Overlap from which a box is suppressed by a better one, as in GluonCV's
-        ``SSD.set_nms``.
-    nms_topk : int
-        Boxes of each class that enter the suppression.
-    post_nms : int
-        Boxes of an image that are returned.
     """
 
     metric: Literal["voc07", "voc10"] = "voc07"
     iou: Share = 0.5
-    nms_thresh: Share = 0.45
-    nms_topk: Count = 400
-    post_nms: Count = 100
 
 
 class DetectionRecipe(Recipe):
@@ -213,19 +181,40 @@ class DetectionRecipe(Recipe):
     distillation : DetectorDistillation or None
         What the last training learns from a teacher; None: it uses labels only.
     evaluate : DetectionEvaluation
-        How detections are filtered and measured.
+        How detections are measured, and settings of the family.
     """
 
     task: Literal["detection"] = "detection"
-    model: DetectorSettings
+    model: Annotated[Any, ModelOfFamily("detection", DetectorSettings)]
     data: DetectionData
-    student: Optional[DetectorSettings] = None
+    student: Optional[Annotated[Any, ModelOfFamily("detection", DetectorSettings)]] = (
+        None
+    )
     distillation: Optional[DetectorDistillation] = None
-    evaluate: DetectionEvaluation = DetectionEvaluation()
+    evaluate: Annotated[
+        Any,
+        EvaluationOfFamily("detection", DetectionEvaluation),
+        Field(validate_default=True),
+    ] = {}
+
+    @field_validator("distillation", mode="before")
+    @classmethod
+    def _with_default_losses(cls, content: Any, info: ValidationInfo) -> Any:
+        """Take the losses of the family where none are named."""
+        family = family_of_model(info.data)
+        if family is None or not isinstance(content, dict) or "losses" in content:
+            return content
+        return {**content, "losses": dict(family.default_losses)}
 
     def check(self) -> None:
-        """Check that there is a last training where one is needed."""
+        """Check the losses, and that there is a last training where one is needed."""
         super().check()
+        family = family_of_model(dict(self))
+        if self.distillation is not None and family is not None:
+            allowed = losses_of(family.kind)
+            for name, weight in self.distillation.losses.items():
+                if weight and name not in allowed:
+                    raise self.error("distillation.losses", listed(allowed))
         if self.student is not None and self.finetune is None:
             raise self.error("finetune", "a schedule, since there is a student")
         if self.student is not None and self.student.masks:

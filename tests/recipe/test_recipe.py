@@ -86,16 +86,19 @@ def test_default_objects_are_not_shared(tmp_path):
         ("finetune.milestones", [3, 2], "finetune.milestones is [3, 2]", "below 4"),
         ("finetune.milestones", [2, 9], "finetune.milestones is [2, 9]", "below 4"),
         ("model", [], "model is []", "an object"),
+        ("model.name", "x", "model.name is 'x'", "ssd_300_"),
+        ("evaluate", {"nms_topk": 0}, "evaluate.nms_topk is 0", "from 1"),
+        ("evaluate", {"nms": 0}, "evaluate.nms", "iou, nms_thresh"),
         ("model.sizes", [1, 3, 2], "model.sizes is [1, 3, 2]", "rising"),
         (
             "model",
-            {"name": "x", "steps": [8], "sizes": [1, 2, 3]},
+            {"name": "ssd_300_resnet50_v1d", "steps": [8], "sizes": [1, 2, 3]},
             "model.sizes is [1, 2, 3]",
             "2 rising numbers",
         ),
         (
             "model",
-            {"name": "x", "ratios": [[1], [1]], "steps": [8]},
+            {"name": "ssd_300_resnet50_v1d", "ratios": [[1], [1]], "steps": [8]},
             "model.steps is [8]",
             "2 numbers",
         ),
@@ -199,7 +202,8 @@ def test_recipe_without_task_is_told_by_its_data(tmp_path):
     assert "task" not in RECIPE
     detection = load(tmp_path, RECIPE)
     assert detection == load(tmp_path, {**RECIPE, "task": "detection"})
-    content = {**RECIPE, "compression": [], "data": {"kind": "folder", "root": "x"}}
+    data, model = {"kind": "folder", "root": "x"}, {"name": "resnet50_v1d"}
+    content = {**RECIPE, "compression": [], "data": data, "model": model}
     del content["distillation"]
     assert parse_recipe(content).task == "classification"
 

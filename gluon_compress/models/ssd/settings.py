@@ -1,0 +1,76 @@
+"""What a recipe may set of an SSD: its anchors and extra stages, and its NMS."""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+from pydantic import Field
+from typing_extensions import Annotated
+
+from gluon_compress.validation import Count, NonEmptyStr, Positive, Settings, Share
+
+_SOME = Field(min_length=1)
+
+
+class SSDBuildSettings(Settings):
+    """What a recipe's ``model`` may set of an SSD.
+
+    Parameters
+    ----------
+    sizes : tuple of float or None
+        Sizes of anchors in pixels, one more than there are feature maps; None: the
+        model's own.
+    ratios : tuple of tuple of float or None
+        Aspect ratios of the anchors of each feature map; None: the model's own.
+    steps : tuple of float or None
+        Distance between the centres of the anchors of each feature map, pixels; None:
+        the model's own.
+    extras : tuple of int or None
+        Channels of the stages that follow the trunk; None: the model's own.
+    trunk : str or None
+        Folder of an exported classifier, pruned or not, to take the trunk from; None:
+        the trunk of ``name``, with random values.
+    """
+
+    sizes: Optional[Annotated[Tuple[Positive, ...], Field(min_length=2)]] = None
+    ratios: Optional[
+        Annotated[Tuple[Annotated[Tuple[Positive, ...], _SOME], ...], _SOME]
+    ] = None
+    steps: Optional[Annotated[Tuple[Positive, ...], _SOME]] = None
+    extras: Optional[Tuple[Annotated[int, Field(ge=2)], ...]] = None
+    trunk: Optional[NonEmptyStr] = None
+
+    def check(self) -> None:
+        """Check that sizes rise and that anchors are for one number of maps."""
+        if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
+            raise self.error("sizes", "rising numbers")
+        lists = {"ratios": self.ratios, "steps": self.steps, "sizes": self.sizes}
+        counts = {n: len(rows) for n, rows in lists.items() if rows is not None}
+        if "sizes" in counts:
+            counts["sizes"] -= 1
+        for name, count in counts.items():
+            first, maps = next(iter(counts.items()))
+            if count != maps:
+                allowed = f"{maps} numbers, one for each map as in {first}"
+                if name == "sizes":
+                    allowed = f"{maps + 1} rising numbers, one more than maps"
+                raise self.error(name, allowed)
+
+
+class SSDEvaluationSettings(Settings):
+    """What a recipe's ``evaluate`` may set of an SSD.
+
+    Parameters
+    ----------
+    nms_thresh : float
+        Overlap from which a box is suppressed by a better one, as in GluonCV's
+        ``SSD.set_nms``.
+    nms_topk : int
+        Boxes of each class that enter the suppression.
+    post_nms : int
+        Boxes of an image that are returned.
+    """
+
+    nms_thresh: Share = 0.45
+    nms_topk: Count = 400
+    post_nms: Count = 100
