@@ -222,7 +222,7 @@ def precisions_of(detector: Any, images: Any, metric: str) -> dict[str, Any]:
     size = (detector.height, detector.width)
     batches = data.Batches(
         images,
-        partial(data.ssd_val_sample, size=size),
+        partial(data.detection_val_sample, size=size),
         detector.max_batch or DETECTOR_BATCH,
         shuffle=False,
         normalized=detector.preprocess.normalized,

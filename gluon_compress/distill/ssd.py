@@ -7,8 +7,8 @@ from typing import Any, Mapping, Sequence
 from mxnet import nd
 
 from gluon_compress.distill import losses
-from gluon_compress.distill.imitation_mask import imitation_masks
 from gluon_compress.distill.registry import Array, DistillationLoss, Pair
+from gluon_compress.distill.ssd_imitation import imitation_masks
 from gluon_compress.validation import NonNegative, Positive, Settings, Share
 
 SCORES = "class_scores"  # (B, A, C + 1), class 0 is the background

@@ -23,11 +23,9 @@ from gluon_compress.models.family import (
 from gluon_compress.models.named import NamedBlock, named, supervised_step
 from gluon_compress.models.saving import load, save
 from gluon_compress.models.ssd.config import VOC_CLASSES, SSDConfig
-from gluon_compress.models.ssd.family import MODELS
 
 __all__ = [
     "FAMILIES",
-    "MODELS",
     "VOC_CLASSES",
     "Family",
     "NamedBlock",
@@ -62,8 +60,7 @@ def build(
     seed : int
         Decides the initial values.
     **config
-        Settings of the family: ``size`` for all, and for an SSD ``trunk`` and the
-        fields of ``SSDConfig``.
+        Settings of the family: ``size`` for all, others as its ``build`` takes them.
 
     Raises
     ------

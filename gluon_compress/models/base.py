@@ -11,9 +11,11 @@ from mxnet.gluon import HybridBlock, SymbolBlock
 from gluon_compress.data import Preprocess
 from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of, pair_of
 from gluon_compress.graph.symbols import put_together, take_apart
+from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.postprocess import Postprocess
-from gluon_compress.validation import NoSettings, Settings
+from gluon_compress.validation import NoSettings, Settings, listed
 
 Params = Mapping[str, mx.nd.NDArray]
 
@@ -174,6 +176,8 @@ class Family(ABC):
     ) -> NamedBlock:
         """Return a block for training that shares the net's parameters.
 
+        It is ``to_symbol``, and ``map_symbols`` of it where there are taps.
+
         Parameters
         ----------
         net : HybridBlock
@@ -193,14 +197,24 @@ class Family(ABC):
         NamedBlock
             Images to a mapping of ``output_names`` and ``taps`` to arrays.
         """
-        if taps:
-            raise ValueError(
-                f"tap {taps[0]!r}; allowed: none, nets of kind {self.kind!r} have no "
-                "feature maps to compare"
-            )
         symbol, data = self.to_symbol(net), mx.sym.var("data", dtype="float32")
+        if not taps:
+            block = SymbolBlock(symbol, data, params=net.collect_params())
+            return NamedBlock(block, self.output_names)
+        size, maps = self.input_size(net), self.map_symbols(symbol)
+        for name in taps:
+            if name not in maps:
+                raise ValueError(f"tap {name!r}; allowed: {listed(maps) or 'none'}")
+        chosen = [maps[name] for name in taps]
+        _, shapes, _ = mx.sym.Group(chosen).infer_shape(data=(1, 3, *size))
+        steps = subsampling([shape[2:] for shape in shapes], stride)
+        outputs = (
+            adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
+        )
+        symbol = mx.sym.Group([symbol, *outputs])
         block = SymbolBlock(symbol, data, params=net.collect_params())
-        return NamedBlock(block, self.output_names)
+        initialize(block, symbol, size, seed=seed)
+        return NamedBlock(block, (*self.output_names, *taps))
 
     @abstractmethod
     def targets(self, net: HybridBlock, **settings: Any) -> Callable:
@@ -216,13 +230,28 @@ class Family(ABC):
 
     # Distillation.
 
+    def map_symbols(self, symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
+        """Return the feature maps that losses may compare, by name.
+
+        Parameters
+        ----------
+        symbol : Symbol
+            As ``to_symbol`` gives it.
+        """
+        return {}
+
     def map_names(self, net: HybridBlock) -> tuple[str, ...]:
         """Return the names of the feature maps that losses may compare."""
-        return ()
+        return tuple(self.map_symbols(self.to_symbol(net)))
 
     def map_widths(self, net: HybridBlock) -> tuple[int, ...]:
         """Return the channels of each feature map."""
-        return ()
+        maps = self.map_symbols(self.to_symbol(net))
+        if not maps:
+            return ()
+        shape = self._input_shape(net)
+        _, shapes, _ = mx.sym.Group([*maps.values()]).infer_shape(data=shape)
+        return tuple(one[1] for one in shapes)
 
     def check_teacher(self, student: HybridBlock, teacher: HybridBlock) -> None:
         """Raise ValueError for a teacher whose outputs mean something else."""

@@ -114,7 +114,7 @@ class DetectionTask(Task):
         family = family_of(net)
         return data.Batches(
             dataset,
-            partial(data.ssd_train_sample, size=self.recipe.data.size),
+            partial(data.detection_train_sample, size=self.recipe.data.size),
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
@@ -157,7 +157,7 @@ class DetectionTask(Task):
         """Return mAP and the precision of each class, and how they were measured."""
         recipe = self.recipe
         net.hybridize(static_alloc=True, static_shape=True)
-        sample = partial(data.ssd_val_sample, size=recipe.data.size)
+        sample = partial(data.detection_val_sample, size=recipe.data.size)
         family = family_of(net)
         return precisions(
             lambda images: family.results(net, images.as_in_context(ctx)),

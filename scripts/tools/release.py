@@ -25,7 +25,6 @@ point, otherwise in float32. With --untrained the folder holds a recipe and a pl
 what is released is the structure they give.
 """
 NEAR = 1e-3  # of the metric: what float16 may cost
-METRICS = {"detection": "mAP", "classification": "top1"}
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +67,7 @@ def _trained(args: argparse.Namespace, draft: Path) -> Any:
     source, folder = Path(args.run), draft / args.name
     recipe, result = load_recipe(source / "recipe.json"), read_json(source / RESULT)
     stage = list(result["stages"])[-1]
-    key = METRICS[recipe.task]
+    key = pipeline.TASKS[recipe.task].metric
     figures, released = result["stages"][stage], {}
     for kind in ("float16", "float32"):
         weights = zoo.release(source / stage / "model", draft, args.name, kind=kind)
@@ -93,8 +92,8 @@ def _untrained(args: argparse.Namespace, draft: Path) -> Any:
     net, save = pipeline.structure(recipe, recipe.data.classes, plan)
     save(net, draft / "export", args.name)
     zoo.release(draft / "export", draft, args.name, kind=None)
-    size = recipe.data.size
-    figures = count(trace(net, shape=(1, 3, size, size))).figures()
+    shape = (1, 3, *recipe.data.input_size)
+    figures = count(trace(net, shape=shape)).figures()
     return _entry(args, draft, recipe, figures)
 
 
