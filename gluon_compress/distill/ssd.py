@@ -132,9 +132,3 @@ SSD_LOSSES = {
         check=_check_imitation,
     ),
 }
-
-
-def default_weights(taps: Sequence[str]) -> dict[str, float]:
-    """Return weight 1 for ``scores``, ``boxes`` and, with taps, ``features``."""
-    names = ("scores", "boxes", "features") if taps else ("scores", "boxes")
-    return dict.fromkeys(names, 1.0)
