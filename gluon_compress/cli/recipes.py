@@ -256,7 +256,7 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
         recipe, args.out, resume=args.resume, options=options, facts=environment()
     )
     out, last = Path(args.out), list(results["stages"])[-1]
-    print(run_report.table(results))
+    print(run_report.table(recipe, results))
     print(f"report: {out / 'report' / 'index.html'}")
     print(f"model:  {out / last / 'model'}")
 

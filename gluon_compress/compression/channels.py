@@ -17,8 +17,7 @@ from gluon_compress.train.schedule import Schedule
 from gluon_compress.validation import Count, CountOrZero, OneOf, Settings
 
 Importance = Union[str, Mapping[str, Any]]
-# Criteria that need data: ``measure(net, batches, step_loss, *, prepare, shape, graph)``
-# returns the importance of the indices of each group, as ``prune.taylor`` does.
+# Criteria that need data: functions that take and return what ``prune.taylor`` does.
 MEASURED_CRITERIA: Dict[str, Callable[..., Mapping[str, Any]]] = {"taylor": taylor}
 
 

@@ -31,7 +31,6 @@ VAL_BATCH = 64
 class ClassificationTask(Task):
     """Tell which class an image belongs to."""
 
-    metric = "top1"
     recipe: ClassificationRecipe
 
     def build(self, classes: Sequence[str]) -> tuple[HybridBlock, HybridBlock]:

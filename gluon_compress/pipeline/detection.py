@@ -37,7 +37,6 @@ VAL_BATCH = 8
 class DetectionTask(Task):
     """Find boxes and their classes in images."""
 
-    metric = "mAP"
     recipe: DetectionRecipe
 
     def build(self, classes: Sequence[str]) -> tuple[HybridBlock, HybridBlock]:

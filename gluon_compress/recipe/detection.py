@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, Optional, Tuple
 
 from pydantic import (
     ConfigDict,
@@ -183,6 +183,8 @@ class DetectionRecipe(Recipe):
     evaluate : DetectionEvaluation
         How detections are measured, and settings of the family.
     """
+
+    metric: ClassVar[str] = "mAP"
 
     task: Literal["detection"] = "detection"
     model: Annotated[Any, ModelOfFamily("detection", DetectorSettings)]

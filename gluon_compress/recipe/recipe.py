@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, Optional, Tuple
 
 from typing_extensions import Annotated, Literal
 
@@ -78,7 +78,14 @@ class Recipe(Settings):
         Decides initial values, the order of images and everything else that is random.
     format : int
         Version of this file format.
+
+    Attributes
+    ----------
+    metric : str
+        Name of the accuracy in results. It is the task's, not a key of the file.
     """
+
+    metric: ClassVar[str]
 
     paper: NonEmptyStr
     command: NonEmptyStr

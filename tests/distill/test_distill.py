@@ -624,7 +624,7 @@ def test_a_recipe_knows_the_losses_and_their_settings():
     assert Distillation(losses=losses).losses.keys() == set(LOSSES)
     with pytest.raises(ValueError, match="logits"):
         Distillation(losses={"logits": 1.0})
-    recipe = vars(Distillation())
+    recipe = vars(Distillation(losses={"scores": 1.0}))
     assert {name: recipe[name] for name in defaults()} == defaults()
     assert set(recipe) == {"teacher", "losses", "taps", "stride", *defaults()}
 
@@ -778,7 +778,7 @@ def test_a_setting_that_no_loss_has_is_named():
 
 
 def test_settings_may_be_any_object_that_holds_them():
-    recipe = Distillation(temperature=4.0)
+    recipe = Distillation(losses={"scores": 1.0}, temperature=4.0)
     student, teacher = outputs(1), outputs(5)
     _, parts = step_of(student, teacher, {"scores": 1.0}, settings=recipe)
     assert parts["scores"] == score_loss(student[0], teacher[0], 4.0).asscalar()
