@@ -4,7 +4,8 @@
 FLOPs are 2 x MACs. **params** are what is trained (weights, biases, scale and shift of
 normalisation), **bytes** what is stored: these and the running statistics, 4 bytes
 each; MB is 10^6 bytes. **activations** are the numbers that the layers with MACs put
-out. All are per sample, and neither masks nor constants (anchors) count.
+out. All are per sample. Annotations (masks, fake quantisers) and constants (anchors) do
+not count.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -155,28 +154,6 @@ class NoSettings(Settings):
     """There is nothing to set."""
 
 
-@lru_cache(maxsize=None)
-def combined(cls: Type[S], added: Type[Settings]) -> Type[S]:
-    """Return a class of settings with the keys and the checks of two classes.
-
-    Parameters
-    ----------
-    cls : type
-        Its subclass is returned, or the class itself if nothing is added.
-    added : type
-        Its keys come behind those of ``cls``.
-    """
-    if not added.model_fields:
-        return cls
-
-    def check(self: Any) -> None:
-        cls.check(self)
-        added.check(self)
-
-    members = {"check": check, "__doc__": cls.__doc__, "__module__": cls.__module__}
-    return type(cls)(f"{added.__name__}_{cls.__name__}", (added, cls), members)
-
-
 def parse(cls: Type[T], content: Any, source: Any = "") -> T:
     """Return settings, or any annotated type, from the content of a JSON file.
 
@@ -237,6 +214,11 @@ def unknown_key(key: Any, names: Iterable[str]) -> Exception:
     """Return the error that a validator raises for a key that is not one of some."""
     context = {"key": str(key), "allowed": listed(names)}
     return PydanticCustomError(UNKNOWN_KEY, "no such key", context)
+
+
+def missing_key(key: str) -> Exception:
+    """Return the error that a validator raises for a key that has to be there."""
+    return PydanticCustomError("missing", "missing", {"key": key})
 
 
 def wrong(place: str, value: Any, allowed: str) -> ValueError:

@@ -19,6 +19,7 @@ from gluon_compress.graph import pair_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.models import FAMILIES, Family
 from gluon_compress.models.initialize import with_missing_initialized
+from gluon_compress.models.settings import DetectionEvaluation, DetectorSettings
 from gluon_compress.postprocess import POSTPROCESS, boxes_in_images
 from gluon_compress.sizes import size_pair
 from gluon_compress.validation import Count, Settings, ShareOrZero, wrong
@@ -58,8 +59,8 @@ class HeatMapNet(gluon.nn.HybridBlock):
         return self.heat(x), self.sizes(x), self.offsets(x)
 
 
-class HeatMapBuildSettings(Settings):
-    """What a recipe's ``model`` may set.
+class HeatMapSettings(DetectorSettings):
+    """Which net to build.
 
     Parameters
     ----------
@@ -70,8 +71,8 @@ class HeatMapBuildSettings(Settings):
     channels: Optional[Count] = None
 
 
-class HeatMapEvaluationSettings(Settings):
-    """What a recipe's ``evaluate`` may set.
+class HeatMapEvaluation(DetectionEvaluation):
+    """How detections are chosen and measured.
 
     Parameters
     ----------
@@ -166,11 +167,10 @@ class PeakPostprocess:
 
 class HeatMapFamily(Family):
     kind = "heatmap"
-    task = "detection"
     Config = HeatMapConfig
     output_names = OUTPUTS
-    BuildSettings = HeatMapBuildSettings
-    EvaluationSettings = HeatMapEvaluationSettings
+    Settings = HeatMapSettings
+    Evaluation = HeatMapEvaluation
     default_losses: ClassVar[Mapping[str, float]] = {"hints": 1.0}
 
     def models(self):

@@ -138,11 +138,25 @@ def loading_options(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.runtime is None:
         refuse(args, ("precision", "threads"), "only with --runtime")
-        return {"ctx": contexts(args.ctx)[0]}
+        context = contexts(args.ctx)[0]
+        _refuse_deployed(args.model)
+        return {"ctx": context}
     if args.ctx != CPU:
         raise ValueError(f"--ctx {args.ctx[0]}: with --runtime only cpu")
     options = {name: getattr(args, name) for name in ("precision", "threads")}
     return {"runtime": args.runtime, **options}
+
+
+def _refuse_deployed(folder: str) -> None:
+    from gluon_compress.deployment.manifest import is_deployed
+    from gluon_compress.storage.artifacts import read_manifest
+
+    manifest = read_manifest(folder)
+    if is_deployed(manifest):
+        runtimes = ", ".join(RUNTIMES)
+        raise ValueError(
+            f"{folder}: kind is {manifest['kind']!r}; give --runtime: {runtimes}"
+        )
 
 
 def _either(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalize(
-    images: Sequence[np.ndarray],
+    images: np.ndarray | Sequence[np.ndarray],
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> np.ndarray:

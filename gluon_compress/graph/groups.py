@@ -1,4 +1,4 @@
-"""From nodes and shapes to channel groups: what belongs together, and its name."""
+"""Find the channel groups of a symbol, and name them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGEST = 1 << 20
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that live or die together, index by index.
+    """Channels that are kept or removed together, index by index.
 
     Parameters
     ----------
@@ -37,13 +37,13 @@ class ChannelGroup:
     members : tuple of str
         The parameters that have these channels along an axis.
     frozen : str
-        Why no channel can be removed, "" if they can.
+        Why no channel can be removed; empty if channels can be.
     size : int
         Channels of the first producer that one index stands for: more than 1 where
         an operator needs channels to go together (grouped convolution, split).
     layers : tuple of str
-        The layers whose outputs these channels are, in the order of the network: all
-        that make them, and depthwise ones that pass them on.
+        The layers that put these channels out, in the order of the network: those that
+        make them, and depthwise ones that pass them on.
     """
 
     name: str
@@ -56,7 +56,7 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Groups:
-    """What ``find_groups`` finds.
+    """The result of ``find_groups``.
 
     Parameters
     ----------
@@ -93,13 +93,13 @@ def find_groups(
     Parameters
     ----------
     nodes, heads
-        As ``nodes.take_apart`` gives them.
+        As ``symbols.take_apart`` gives them.
     shapes : sequence
-        Of every node's outputs, as ``nodes.output_shapes`` gives them.
+        Of every node's outputs, as ``symbols.output_shapes`` gives them.
     inputs : iterable of str
         Variables that are no parameters.
     """
-    # Reasons, too, must not depend on what else the process has built.
+    # Reasons must not depend on what else the process has built, either.
     names = structural_names([node["name"] for node in nodes])
     tracing = _Tracing(nodes, names, shapes, inputs)
     for i in range(len(nodes)):
@@ -109,7 +109,7 @@ def find_groups(
 
 
 class _Tracing:
-    """One pass over the nodes that collects what is said about their channels."""
+    """One pass over the nodes that applies their rules and collects the constraints."""
 
     def __init__(self, nodes, names, shapes, inputs) -> None:
         self.nodes, self.names, self.shapes = nodes, names, shapes
@@ -195,7 +195,7 @@ class _Tracing:
         self.carried.setdefault(i, {}).setdefault(axis, []).append(ids)
 
     def close(self, heads: Sequence) -> None:
-        """Add what holds for the graph as one: shared parameters, outputs, shapes."""
+        """Add what holds for the whole graph: shared parameters, outputs, shapes."""
         uses = Counter(e[0] for node in self.nodes for e in node["inputs"])
         for i, axes in self.carried.items():
             self._close_parameter(i, axes, uses[i])
@@ -221,7 +221,7 @@ class _Tracing:
                     self.channels.freeze(self.whole[i], reason)
 
     def _tie_rectangles(self) -> bool:
-        """Tie what would leave a ragged tensor; tell whether anything was tied."""
+        """Unite what would leave a ragged tensor; tell whether anything was united."""
         labels, codes = self.channels.solve()
         tied = False
         for ids in self.all_ids():
@@ -243,7 +243,7 @@ class _Tracing:
 
 
 class _Naming:
-    """From what was collected to named groups, used once by ``find_groups``."""
+    """Turns the collected constraints into named groups."""
 
     def __init__(self, tracing: _Tracing) -> None:
         self.tracing, self.nodes = tracing, tracing.nodes
@@ -291,7 +291,7 @@ class _Naming:
         return self._placed(members, origin, layers)
 
     def _signatures(self) -> np.ndarray:
-        """Return a number per component that tells where it occurs, and how often."""
+        """Return a number per component that encodes where it occurs, and how often."""
         marks = np.zeros(len(self.labels), np.uint64)
         everywhere = self.tracing.all_ids() + [ids for *_, ids in self.axes]
         for key, ids in enumerate(everywhere):

@@ -1,4 +1,4 @@
-"""From a net to its graph, and from a symbol to a net again."""
+"""Trace a net to its graph, and make nets of symbols."""
 
 from __future__ import annotations
 
@@ -216,8 +216,9 @@ class NetAdapter:
 def _call(net: HybridBlock) -> mx.sym.Symbol:
     """Call a net on the symbol ``data``, in its training form where it has two.
 
-    The training form of a detector is its raw outputs. One that draws random numbers
-    (DropBlock) would do so for ever: then the other form is the net.
+    In training form a detector puts out its raw outputs. A net that draws random
+    numbers in training (DropBlock) would go on drawing them, so its inference form is
+    taken.
     """
     try:
         symbol = _called(net, autograd.train_mode)

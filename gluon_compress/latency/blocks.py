@@ -1,4 +1,4 @@
-"""Which operators of a graph are timed as one, and the small nets that time them."""
+"""Fused blocks: operators that are timed as one, and the small nets that time them."""
 
 from __future__ import annotations
 

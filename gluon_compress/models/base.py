@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Callable, ClassVar, Mapping, Sequence, Type
+from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, Type
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
@@ -13,9 +13,10 @@ from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of, pair_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.settings import EvaluationSettings, ModelSettings
 from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.postprocess import Postprocess
-from gluon_compress.validation import NoSettings, Settings, listed
+from gluon_compress.validation import listed
 
 Params = Mapping[str, mx.nd.NDArray]
 
@@ -35,32 +36,32 @@ class Family(ABC):
     ----------
     kind : str
         Of manifests and of the model zoo's index.
-    task : str
-        Whose recipes may name its models: a row of ``pipeline.TASKS``.
     Config : type
         What a net is beside its symbol.
+    Settings : type
+        What a recipe may state of a net in ``model``: a class of ``ModelSettings``.
     output_names : tuple of str
         Of the outputs of ``to_symbol``.
     net_types : tuple of type
         Classes of nets that belong to the family without having been described.
-    BuildSettings : type
-        Further keys of a recipe's ``model``: options of ``build``. What is None there
-        is left to ``build``.
-    EvaluationSettings : type
-        Further keys of a recipe's ``evaluate``, such as thresholds: options of
-        ``build`` too.
+    Evaluation : type, optional
+        What a recipe may state in ``evaluate``, if that is more than its task has.
     default_losses : mapping
         Weights of distillation losses, where a recipe names none.
     """
 
     kind: ClassVar[str]
-    task: ClassVar[str]
     Config: ClassVar[type]
+    Settings: ClassVar[Type[ModelSettings]] = ModelSettings
     output_names: ClassVar[tuple]
     net_types: ClassVar[tuple] = ()
-    BuildSettings: ClassVar[Type[Settings]] = NoSettings
-    EvaluationSettings: ClassVar[Type[Settings]] = NoSettings
+    Evaluation: ClassVar[Optional[Type[EvaluationSettings]]] = None
     default_losses: ClassVar[Mapping[str, float]] = {}
+
+    @property
+    def task(self) -> str:
+        """The task whose recipes may name models of the family."""
+        return self.Settings.task
 
     # Build and describe.
 

@@ -21,6 +21,7 @@ from gluon_compress.models.backbones import STRIDES, taps_by_stride
 from gluon_compress.models.base import Family, Params
 from gluon_compress.models.initialize import initialize, with_missing_initialized
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.settings import ClassifierSettings
 from gluon_compress.postprocess import SoftmaxPostprocess
 from gluon_compress.sizes import Size, size_pair, size_text, written_size
 from gluon_compress.validation import (
@@ -67,8 +68,8 @@ class ClassifierFamily(Family):
     """Nets with one score a class."""
 
     kind = KIND
-    task = "classification"
     Config = ClassifierConfig
+    Settings = ClassifierSettings
     output_names = OUTPUTS
 
     def models(self) -> Sequence[str]:

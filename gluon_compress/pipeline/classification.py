@@ -18,7 +18,6 @@ from gluon_compress.pipeline.task import (
     Lesson,
     Splits,
     Task,
-    build_options,
     check_classes,
 )
 from gluon_compress.recipe.classification import ClassificationRecipe
@@ -42,7 +41,7 @@ class ClassificationTask(Task):
             net = self.load_fitting(model.weights, classes)
         else:
             size, seed = recipe.data.size, recipe.seed
-            options = build_options(model.name, model)
+            options = model.build_options()
             net = models.build(model.name, classes, size=size, seed=seed, **options)
             net = self.with_plan(net, model)
         return net, net

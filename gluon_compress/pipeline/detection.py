@@ -14,19 +14,9 @@ from gluon_compress.deployment import fused
 from gluon_compress.distill import distil_step, losses_of, needs_taps
 from gluon_compress.evaluate import precisions
 from gluon_compress.models import NamedBlock, family_of, supervised_step
-from gluon_compress.pipeline.task import (
-    Context,
-    Lesson,
-    Splits,
-    Task,
-    build_options,
-    check_classes,
-)
-from gluon_compress.recipe.detection import (
-    DetectionRecipe,
-    DetectorDistillation,
-    DetectorSettings,
-)
+from gluon_compress.models.settings import DetectorSettings
+from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
+from gluon_compress.recipe.detection import DetectionRecipe, DetectorDistillation
 from gluon_compress.sizes import size_text
 from gluon_compress.train import Schedule
 from gluon_compress.validation import listed
@@ -62,14 +52,16 @@ class DetectionTask(Task):
         return self.with_plan(net, model)
 
     def _new(self, model: DetectorSettings, classes: Sequence[str]) -> HybridBlock:
-        recipe = self.recipe
+        recipe, family = self.recipe, models.family_that_builds(model.name)
+        # A student may be of another family than the one that ``evaluate`` is for.
+        filtered = family is not None and family.Evaluation is type(recipe.evaluate)
         return build(
             model.name,
             classes,
-            width=model.width,
             seed=recipe.seed,
             size=recipe.data.size,
-            **build_options(model.name, model, recipe.evaluate),
+            **model.build_options(),
+            **(recipe.evaluate.build_options() if filtered else {}),
         )
 
     def _started(self, folder: str, classes: Sequence[str]) -> HybridBlock:

@@ -12,9 +12,10 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
 from gluon_compress.graph import Graph
+from gluon_compress.models.settings import ModelSettings
 from gluon_compress.plan import Plan
 from gluon_compress.prune import slim
-from gluon_compress.recipe.recipe import ModelSettings, Recipe
+from gluon_compress.recipe.recipe import Recipe
 from gluon_compress.train import Schedule
 
 Context = Sequence[mx.Context]
@@ -191,29 +192,3 @@ def check_classes(net: HybridBlock, folder: str, classes: Sequence[str]) -> None
         raise ValueError(
             f"{folder}: its classes are {list(own)}, those of the data {list(classes)}"
         )
-
-
-def build_options(
-    name: str, model: ModelSettings, evaluation: Any = None
-) -> Dict[str, Any]:
-    """Return what a recipe sets for the family that builds a model, None left out.
-
-    Parameters
-    ----------
-    name : str
-        Of the model.
-    model : ModelSettings
-        Keys of the family's ``BuildSettings`` are taken.
-    evaluation : Settings, optional
-        Keys of the family's ``EvaluationSettings`` are taken.
-    """
-    family = models.family_that_builds(name)
-    if family is None:  # which ``build`` will say
-        return {}
-    pairs = ((model, family.BuildSettings), (evaluation, family.EvaluationSettings))
-    options = {
-        key: getattr(settings, key, None)
-        for settings, cls in pairs
-        for key in cls.model_fields
-    }
-    return {key: value for key, value in options.items() if value is not None}

@@ -1,9 +1,9 @@
-"""Where a mask must sit: which tensors have to be zero in the channels that are dead.
+"""Mask placement: which tensors a mask must multiply so that masking equals slimming.
 
-Removing a channel is the same as a zero wherever channels are mixed (convolutions,
-dense layers, sums). From each such place the demand for zeros goes back through
-operators that turn zero into zero, and ends at the first one that does not, usually
-a BatchNorm: there the mask belongs.
+A removed channel must be zero wherever channels are summed over (convolutions, dense
+layers, sums). From each such place the search goes back through operators that map zero
+to zero. It ends at the first one that does not, usually a BatchNorm: the mask belongs
+behind it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MaskPlacement:
         self._zero: set[Place] = set()
         for i, node in enumerate(graph.nodes):
             if self._sums(node):
-                self._ask(i, 0)
+                self._require(i, 0)
 
     def _sums(self, node: dict) -> bool:
         """Tell whether an operator sums over channels that can be removed."""
@@ -42,8 +42,8 @@ class MaskPlacement:
     def _tensor(self, entry: Sequence) -> Tensor:
         return self.graph.tensor(entry)
 
-    def _ask(self, i: int, k: int) -> None:
-        """Make input ``k`` of a node zero where its channels are dead."""
+    def _require(self, i: int, k: int) -> None:
+        """Require that removed channels of a node's input ``k`` are zero."""
         waiting = [(i, k)]
         while waiting:
             i, k = waiting.pop()
@@ -61,7 +61,7 @@ class MaskPlacement:
                     waiting += [(place[0], source) for source in sources]
 
     def _sources(self, place: Place) -> list[int] | None:
-        """Return the inputs that make an output zero, None if no inputs do."""
+        """Return the inputs that make an output zero; None if none can."""
         node = self.graph.nodes[place[0]]
         inputs = node["inputs"]
         removable = [

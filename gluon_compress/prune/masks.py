@@ -1,4 +1,4 @@
-"""A net whose channels outside a plan are multiplied by zero, and can be taken back."""
+"""Masks: channels outside a plan are multiplied by zero, and can be brought back."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def mask(
 def set_mask(
     net: Any, plan: Plan | None, *, shape: Any = None, graph: Graph | None = None
 ) -> None:
-    """Change which channels of a masked net are alive, in place.
+    """Change in place which channels of a masked net are kept.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def set_mask(
 
 
 def _sample(graph: Graph) -> mx.nd.NDArray:
-    """Return a value that tells the device, and the type that channels have."""
+    """Return a value on the device and of the type that masks need."""
     values = list(graph.params.values())
     # BatchNorm keeps its vectors as float32 when the rest is of another type.
     weights = [value for value in values if len(value.shape) > 1]
@@ -179,8 +179,8 @@ class _MaskWriter:
     def _folds(self, i: int) -> bool:
         """Tell whether a mask can act on scale and shift of a BatchNorm instead.
 
-        That is the same, and training is twice as fast as with a product of maps. All
-        who read the output must want the zeros.
+        The result is the same, and training is twice as fast as with a product of maps.
+        Every reader of the output must be one that reads zeros.
         """
         node = self.graph.nodes[i]
         running = operator_of(node["op"]).running_statistics
@@ -195,7 +195,7 @@ class _MaskWriter:
         )
 
     def _masked_scale(self, i: int, inputs: list) -> list:
-        """Return the entries of a BatchNorm's scale and shift with zeros in them."""
+        """Return the entries of a BatchNorm's scale and shift, masked."""
         name = self.graph.nodes[i]["name"]
         positions = self.graph.tensor((i, 0)).positions
         vector, length = [self._vector(positions, name), 0, 0], len(positions)
@@ -242,13 +242,13 @@ class _MaskWriter:
         return self._multiplied(name, source, [mask, 0, 0])[0]
 
     def _in_order(self, positions: np.ndarray) -> list:
-        """Return the groups that a tensor has, in the order they begin in it."""
+        """Return the groups of a tensor, in the order in which they begin in it."""
         found = np.searchsorted(self.starts, positions[positions >= 0], "right") - 1
         numbers, first = np.unique(found, return_index=True)
         return [self.graph.groups[k] for k in numbers[np.argsort(first)]]
 
     def _vector(self, positions: np.ndarray, name: str) -> int:
-        """Return the node of a vector of 1 and 0 for a tensor's channels."""
+        """Return the node of the vector of ones and zeros for a tensor's channels."""
         groups = self._in_order(positions)
         parts = [
             self._variable(_mask_name(g.name), g.name, g.width, self.dtype)

@@ -1,4 +1,4 @@
-"""Running statistics of BatchNorm measured anew, after channels have gone.
+"""Recalibration: BatchNorm's running statistics, measured anew after pruning.
 
 MXNet moves running statistics only in a backward pass, by a step that depends on the
 momentum. Here nothing is trained: the statistics of each batch are outputs of a second

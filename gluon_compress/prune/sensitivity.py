@@ -1,4 +1,4 @@
-"""How accuracy falls when one channel group at a time is masked, as it is measured."""
+"""Sensitivity: the accuracy of a net when one channel group at a time is masked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A net without the channels that a plan does not keep."""
+"""Slimming: a net without the channels that a plan does not keep."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _with_annotations(graph: Graph, nodes: Sequence[dict], values: Mapping) -> l
 
 
 def _check_slim(graph: Graph, nodes: list, params: dict, alive: np.ndarray) -> None:
-    """Compare the shapes that MXNet infers with those the groups promise."""
+    """Check that MXNet infers the shapes that the groups promise."""
     known = {**graph.inputs, **{name: v.shape for name, v in params.items()}}
     found = output_shapes(nodes, graph.heads, known)
     for node, shapes, tensors in zip(nodes, found, graph.tensors):

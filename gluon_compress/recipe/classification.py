@@ -8,8 +8,8 @@ from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.classification import ClassificationData
 from gluon_compress.distill.classification import SoftTargetLossSettings
-from gluon_compress.recipe.of_family import ModelOfFamily
-from gluon_compress.recipe.recipe import ModelSettings, Recipe
+from gluon_compress.models.settings import ClassifierSettings
+from gluon_compress.recipe.recipe import ModelOf, Recipe
 from gluon_compress.validation import (
     NonEmptyStr,
     NonNegative,
@@ -17,27 +17,6 @@ from gluon_compress.validation import (
     Settings,
     ShareOrZero,
 )
-
-
-class ClassifierSettings(ModelSettings):
-    """Which classifier to build or to load.
-
-    Parameters
-    ----------
-    name : str
-        A classifier of ``gluon_compress.models``, for instance ``resnet50_v1d``.
-    plan : str or None
-        File of a plan; the net gets its structure before it is trained from scratch.
-    weights : str or None
-        Folder of an exported classifier to load instead of training one.
-    """
-
-    def check(self) -> None:
-        """Check that a loaded net does not get another structure."""
-        if self.plan is not None and self.weights is not None:
-            raise self.error("plan", "null where there are weights")
-        if self.masks and self.plan is None:
-            raise self.error("masks", "true with a plan, else false")
 
 
 class ClassTargetSettings(Settings):
@@ -88,7 +67,7 @@ class ClassificationRecipe(Recipe):
     metric: ClassVar[str] = "top1"
 
     task: Literal["classification"] = "classification"
-    model: Annotated[Any, ModelOfFamily("classification", ClassifierSettings)]
+    model: Annotated[Any, ModelOf(ClassifierSettings)]
     data: ClassificationData
     targets: ClassTargetSettings = ClassTargetSettings()
     distillation: Optional[SoftTargetSettings] = None

@@ -16,59 +16,25 @@ from typing_extensions import Annotated, Literal
 from gluon_compress.data.detection import DetectionData
 from gluon_compress.distill import LOSSES, DistillationLoss, losses_of
 from gluon_compress.models import FAMILIES
-from gluon_compress.recipe.of_family import (
-    EvaluationOfFamily,
-    ModelOfFamily,
-    family_of_model,
+from gluon_compress.models.settings import DetectionEvaluation, DetectorSettings
+from gluon_compress.recipe.recipe import (
+    EvaluationOf,
+    ModelOf,
+    Recipe,
+    family_of_recipe,
 )
-from gluon_compress.recipe.recipe import ModelSettings, Recipe
 from gluon_compress.validation import (
     Count,
     NonEmptyStr,
     NonNegative,
     OneOf,
-    Positive,
     Settings,
-    Share,
     listed,
     unknown_key,
 )
 
 _SOME = Field(min_length=1)
-
-
-class DetectorSettings(ModelSettings):
-    """Which detector to build or to load.
-
-    The detector's family adds keys of its own: its ``BuildSettings``.
-
-    Parameters
-    ----------
-    name : str
-        A name in ``gluon_compress.models``.
-    width : float
-        Factor of all channels of the trunk.
-    weights : str or None
-        Folder of an exported detector to load instead of building and training one.
-    start : str or None
-        Folder of an exported detector to train further: structure and values are its
-        own, but class predictors start anew where its classes are others.
-    """
-
-    width: Positive = 1.0
-    start: Optional[NonEmptyStr] = None
-
-    def check(self) -> None:
-        """Check that a detector that is loaded is not told how to be built."""
-        if self.start is not None:
-            fields = type(self).model_fields
-            for name in set(fields) - {"name", "plan", "masks", "start"}:
-                if getattr(self, name) != fields[name].default:
-                    raise self.error("start", f"null where {name!r} is given")
-        if self.masks and (self.plan is None or self.weights is not None):
-            raise self.error(
-                "masks", "true with a plan and without weights, else false"
-            )
+_Detector = Annotated[Any, ModelOf(DetectorSettings)]
 
 
 class DetectorDistillation(Settings):
@@ -149,23 +115,6 @@ def _losses() -> Dict[str, DistillationLoss]:
     return {name: loss for name, loss in LOSSES.items() if loss.kind in kinds}
 
 
-class DetectionEvaluation(Settings):
-    """How detections are measured.
-
-    The detector's family adds keys of its own: its ``EvaluationSettings``.
-
-    Parameters
-    ----------
-    metric : str
-        ``voc07`` (11 points) or ``voc10`` (area under the curve).
-    iou : float
-        Overlap from which a detection counts as correct.
-    """
-
-    metric: Literal["voc07", "voc10"] = "voc07"
-    iou: Share = 0.5
-
-
 class DetectionRecipe(Recipe):
     """A recipe that trains and compresses a detector.
 
@@ -181,29 +130,25 @@ class DetectionRecipe(Recipe):
     distillation : DetectorDistillation or None
         What the last training learns from a teacher; None: it uses labels only.
     evaluate : DetectionEvaluation
-        How detections are measured, and settings of the family.
+        How detections are filtered and measured.
     """
 
     metric: ClassVar[str] = "mAP"
 
     task: Literal["detection"] = "detection"
-    model: Annotated[Any, ModelOfFamily("detection", DetectorSettings)]
+    model: _Detector
     data: DetectionData
-    student: Optional[Annotated[Any, ModelOfFamily("detection", DetectorSettings)]] = (
-        None
-    )
+    student: Optional[_Detector] = None
     distillation: Optional[DetectorDistillation] = None
     evaluate: Annotated[
-        Any,
-        EvaluationOfFamily("detection", DetectionEvaluation),
-        Field(validate_default=True),
+        Any, EvaluationOf(DetectionEvaluation), Field(validate_default=True)
     ] = {}
 
     @field_validator("distillation", mode="before")
     @classmethod
     def _with_default_losses(cls, content: Any, info: ValidationInfo) -> Any:
         """Take the losses of the family where none are named."""
-        family = family_of_model(info.data)
+        family = family_of_recipe(info.data)
         if family is None or not isinstance(content, dict) or "losses" in content:
             return content
         return {**content, "losses": dict(family.default_losses)}
@@ -211,7 +156,7 @@ class DetectionRecipe(Recipe):
     def check(self) -> None:
         """Check the losses, and that there is a last training where one is needed."""
         super().check()
-        family = family_of_model(dict(self))
+        family = family_of_recipe(dict(self))
         if self.distillation is not None and family is not None:
             allowed = losses_of(family.kind)
             for name, weight in self.distillation.losses.items():

@@ -77,13 +77,14 @@ def _trained(args: argparse.Namespace, draft: Path) -> Any:
             break
     write_json(folder / RESULT, {**result, "released": released})
     split = getattr(recipe.data, "test", recipe.data.val)
-    metric = zoo.Metric(key, released[kind], f"{_data(args, recipe)} {split}")
+    on = f"{_data(args, recipe)} {split}"
+    metric = zoo.Metric(name=key, value=released[kind], on=on)
     return _entry(args, draft, recipe, figures, metric=metric, weights=weights)
 
 
 def _untrained(args: argparse.Namespace, draft: Path) -> Any:
     """Store the structure that a recipe and its plan give; return its row."""
-    from gluon_compress import count, pipeline, trace, zoo
+    from gluon_compress import models, pipeline, zoo
     from gluon_compress.plan import Plan
     from gluon_compress.recipe import load_recipe
 
@@ -92,9 +93,7 @@ def _untrained(args: argparse.Namespace, draft: Path) -> Any:
     net, save = pipeline.structure(recipe, recipe.data.classes, plan)
     save(net, draft / "export", args.name)
     zoo.release(draft / "export", draft, args.name, kind=None)
-    shape = (1, 3, *recipe.data.input_size)
-    figures = count(trace(net, shape=shape)).figures()
-    return _entry(args, draft, recipe, figures)
+    return _entry(args, draft, recipe, models.cost_of(net))
 
 
 def _data(args: argparse.Namespace, recipe: Any) -> str:

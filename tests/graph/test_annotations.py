@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
+from annotations import fake_quant, weight_mask
 from gluon_compress import Plan, count, mask, recalibrate, set_mask, slim, trace
 from gluon_compress.deployment.folding import fold
 from gluon_compress.graph import (
@@ -58,25 +59,6 @@ def weights_of(net) -> dict[str, tuple]:
         for row, node in rows
         if row.weight_input is not None
     }
-
-
-def weight_mask(value: np.ndarray) -> NewAnnotation:
-    parameter = AnnotationParameter(mx.nd.array(value), tuple(range(value.ndim)))
-    build = lambda x, mask: mx.sym.broadcast_mul(x, mask)  # noqa: E731
-    return NewAnnotation(WEIGHT_MASK, build, {"mask": parameter})
-
-
-def quantize(x, scale):
-    """Round to multiples of a scale in int8's range, with a straight-through slope."""
-    steps = mx.sym.clip(mx.sym.round(mx.sym.broadcast_div(x, scale)), -127, 127)
-    error = mx.sym.broadcast_mul(steps, scale) - x
-    return x + mx.sym.BlockGrad(error)
-
-
-def fake_quant(scales: np.ndarray, axis: int | None) -> NewAnnotation:
-    axes = () if axis is None else (axis,)
-    scale = AnnotationParameter(mx.nd.array(scales), axes, trained=True)
-    return NewAnnotation(FAKE_QUANT, quantize, {"scale": scale})
 
 
 def with_weight_masks(net, seed: int = 0):

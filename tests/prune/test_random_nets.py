@@ -8,7 +8,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from annotations import fake_quant, weight_mask
 from gluon_compress import count, mask, slim, trace
+from gluon_compress.graph import annotate
+from gluon_compress.graph.operators import operator_of
 from nets import SHAPE, batch, difference, plans
 
 S = mx.sym
@@ -264,6 +267,33 @@ def test_mask_is_slim_on_random_nets(seed):
         masked, small = (way(net, plan, shape=SHAPE) for way in (mask, slim))
         assert difference(masked(images), small(images)) < 1e-5
         assert count(trace(small, SHAPE)).rows == count(graph, plan).rows
+
+
+def annotated(net: tuple, graph) -> object:
+    """Return a net with a third of its weights masked, and all quantised coarsely."""
+    dice, masks, quantisers = np.random.RandomState(0), {}, {}
+    for node in graph.nodes:
+        row = operator_of(node["op"])
+        if row.weight_input is not None:
+            name = graph.nodes[node["inputs"][row.weight_input][0]]["name"]
+            value = graph.params[name].asnumpy()
+            masks[name] = weight_mask(dice.rand(*value.shape) > 1 / 3)
+            axis = row.weight_axis if name not in graph.blocks else None
+            width = 1 if axis is None else value.shape[axis]
+            quantisers[name] = fake_quant(dice.uniform(0.01, 0.1, width), axis)
+    masked = annotate(net, weights=masks, graph=graph)
+    return annotate(masked, weights=quantisers)
+
+
+@pytest.mark.parametrize("seed", range(0, 40, 4))
+def test_mask_is_slim_on_random_nets_with_annotated_weights(seed):
+    plain = random_net(seed)
+    net = annotated(plain, trace(plain, SHAPE))
+    graph, images = trace(net), batch()
+    assert graph.groups == trace(plain, SHAPE).groups
+    for plan in plans(graph)[1:3]:
+        masked, small = (way(net, plan) for way in (mask, slim))
+        assert difference(masked(images), small(images)) < 1e-5
 
 
 def test_random_nets_lose_channels():

@@ -11,12 +11,13 @@ from gluon_compress.recipe import Recipe, load_recipe, parse_recipe
 from gluon_compress.train import Schedule
 from gluon_compress.validation import Positive, Settings
 
+NET = "ssd_300_resnet50_v1d"
 RECIPE = {
     "paper": "arXiv:1905.01787",
     "command": "scripts/run_pipeline.py --recipe recipe.json --out runs/x",
     "hours": 0.2,
     "expected": {"mAP": 0.6},
-    "model": {"name": "ssd_300_resnet50_v1d"},
+    "model": {"name": NET},
     "data": {"kind": "voc", "root": "data", "classes": ["a", "b"]},
     "train": {"epochs": 3},
     "finetune": {"epochs": 4, "mode": "step", "milestones": [2, 3]},
@@ -86,19 +87,21 @@ def test_default_objects_are_not_shared(tmp_path):
         ("finetune.milestones", [3, 2], "finetune.milestones is [3, 2]", "below 4"),
         ("finetune.milestones", [2, 9], "finetune.milestones is [2, 9]", "below 4"),
         ("model", [], "model is []", "an object"),
-        ("model.name", "x", "model.name is 'x'", "ssd_300_"),
+        ("model.name", "ssd_9", "model.name is 'ssd_9'", "ssd_300_"),
+        ("model.name", "resnet18_v1", "model.name is 'resnet18_v1'", "ssd_300_"),
         ("evaluate", {"nms_topk": 0}, "evaluate.nms_topk is 0", "from 1"),
         ("evaluate", {"nms": 0}, "evaluate.nms", "iou, nms_thresh"),
+        ("model.anchors", 3, "model.anchors", "sizes, ratios"),
         ("model.sizes", [1, 3, 2], "model.sizes is [1, 3, 2]", "rising"),
         (
             "model",
-            {"name": "ssd_300_resnet50_v1d", "steps": [8], "sizes": [1, 2, 3]},
+            {"name": NET, "steps": [8], "sizes": [1, 2, 3]},
             "model.sizes is [1, 2, 3]",
             "2 rising numbers",
         ),
         (
             "model",
-            {"name": "ssd_300_resnet50_v1d", "ratios": [[1], [1]], "steps": [8]},
+            {"name": NET, "ratios": [[1], [1]], "steps": [8]},
             "model.steps is [8]",
             "2 numbers",
         ),
@@ -202,8 +205,8 @@ def test_recipe_without_task_is_told_by_its_data(tmp_path):
     assert "task" not in RECIPE
     detection = load(tmp_path, RECIPE)
     assert detection == load(tmp_path, {**RECIPE, "task": "detection"})
-    data, model = {"kind": "folder", "root": "x"}, {"name": "resnet50_v1d"}
-    content = {**RECIPE, "compression": [], "data": data, "model": model}
+    content = {**RECIPE, "compression": [], "data": {"kind": "folder", "root": "x"}}
+    content["model"] = {"name": "resnet18_v1"}
     del content["distillation"]
     assert parse_recipe(content).task == "classification"
 

@@ -24,7 +24,7 @@ from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
-from gluon_compress.models.ssd.settings import SSDBuildSettings, SSDEvaluationSettings
+from gluon_compress.models.ssd.settings import SSDEvaluation, SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.validation import class_names, wrong
 
@@ -41,12 +41,11 @@ class SSDFamily(Family):
     """SSD (Liu et al. 2016): what is traced and exported is the raw head."""
 
     kind = KIND
-    task = "detection"
     Config = SSDConfig
+    Settings = SSDSettings
     output_names = raw_head.OUTPUTS
     net_types = (SSD,)
-    BuildSettings = SSDBuildSettings
-    EvaluationSettings = SSDEvaluationSettings
+    Evaluation = SSDEvaluation
     default_losses = {"scores": 1.0, "boxes": 1.0}
 
     def models(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""What a recipe may set of an SSD: its anchors and extra stages, and its NMS."""
+"""What a recipe may state of an SSD: its anchors, extra stages and NMS."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Optional, Tuple
 from pydantic import Field
 from typing_extensions import Annotated
 
-from gluon_compress.validation import Count, NonEmptyStr, Positive, Settings, Share
+from gluon_compress.models.settings import DetectionEvaluation, DetectorSettings
+from gluon_compress.validation import Count, NonEmptyStr, Positive, Share
 
 _SOME = Field(min_length=1)
 
 
-class SSDBuildSettings(Settings):
-    """What a recipe's ``model`` may set of an SSD.
+class SSDSettings(DetectorSettings):
+    """Which SSD to build or to load.
 
     Parameters
     ----------
+    name : str
+        As ``ssd_300_resnet50_v1d``.
     sizes : tuple of float or None
         Sizes of anchors in pixels, one more than there are feature maps; None: the
         model's own.
@@ -29,7 +32,7 @@ class SSDBuildSettings(Settings):
         Channels of the stages that follow the trunk; None: the model's own.
     trunk : str or None
         Folder of an exported classifier, pruned or not, to take the trunk from; None:
-        the trunk of ``name``, with random values.
+        the trunk of ``name``, with initial values.
     """
 
     sizes: Optional[Annotated[Tuple[Positive, ...], Field(min_length=2)]] = None
@@ -42,6 +45,7 @@ class SSDBuildSettings(Settings):
 
     def check(self) -> None:
         """Check that sizes rise and that anchors are for one number of maps."""
+        super().check()
         if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
             raise self.error("sizes", "rising numbers")
         lists = {"ratios": self.ratios, "steps": self.steps, "sizes": self.sizes}
@@ -57,8 +61,8 @@ class SSDBuildSettings(Settings):
                 raise self.error(name, allowed)
 
 
-class SSDEvaluationSettings(Settings):
-    """What a recipe's ``evaluate`` may set of an SSD.
+class SSDEvaluation(DetectionEvaluation):
+    """How detections of an SSD are filtered and measured.
 
     Parameters
     ----------

@@ -1,0 +1,124 @@
+"""What a recipe may state of a net: the settings that families share or add to."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Dict, Optional
+
+from typing_extensions import Literal
+
+from gluon_compress.validation import NonEmptyStr, Positive, Settings, Share
+
+# What a net that training starts from does not already determine.
+_BESIDE_START = ("name", "plan", "masks", "start")
+
+
+class ModelSettings(Settings):
+    """Which net to build or to load.
+
+    Parameters
+    ----------
+    name : str
+        A name that ``models.build`` takes.
+    plan : str or None
+        File of a plan; the net gets its structure before it is trained.
+    masks : bool
+        Whether the net trains with the plan as masks and is slimmed afterwards.
+    weights : str or None
+        Folder of an exported model to load instead of building and training one.
+
+    Attributes
+    ----------
+    task : str
+        Whose recipes may state them: a row of ``pipeline.TASKS``.
+    """
+
+    task: ClassVar[str]
+
+    name: NonEmptyStr
+    plan: Optional[NonEmptyStr] = None
+    masks: bool = False
+    weights: Optional[NonEmptyStr] = None
+
+    def build_options(self) -> Dict[str, Any]:
+        """Return what differs from the model's own, as ``build`` takes it."""
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if name not in (*ModelSettings.model_fields, "start")
+            and getattr(self, name) != field.default
+        }
+
+
+class ClassifierSettings(ModelSettings):
+    """Which classifier to build or to load.
+
+    Parameters
+    ----------
+    name : str
+        A name in GluonCV's model zoo, for instance ``resnet50_v1d``.
+    """
+
+    task: ClassVar[str] = "classification"
+
+    def check(self) -> None:
+        """Check that a loaded net does not get another structure."""
+        if self.plan is not None and self.weights is not None:
+            raise self.error("plan", "null where there are weights")
+        if self.masks and self.plan is None:
+            raise self.error("masks", "true with a plan, else false")
+
+
+class DetectorSettings(ModelSettings):
+    """Which detector to build or to load.
+
+    Parameters
+    ----------
+    width : float
+        Share of the channels of every layer, for toy nets.
+    start : str or None
+        Folder of an exported detector to train further: structure and values are its
+        own, but class predictors start anew where its classes are others.
+    """
+
+    task: ClassVar[str] = "detection"
+
+    width: Positive = 1.0
+    start: Optional[NonEmptyStr] = None
+
+    def check(self) -> None:
+        """Check that settings do not contradict a net that is loaded."""
+        if self.start is not None:
+            for name, field in type(self).model_fields.items():
+                if name not in _BESIDE_START and getattr(self, name) != field.default:
+                    raise self.error("start", f"null where {name!r} is given")
+        if self.masks and (self.plan is None or self.weights is not None):
+            allowed = "true with a plan and without weights, else false"
+            raise self.error("masks", allowed)
+
+
+class EvaluationSettings(Settings):
+    """How a net is measured."""
+
+    def build_options(self) -> Dict[str, Any]:
+        """Return what the family adds to its task's keys, as ``build`` takes it."""
+        return {}
+
+
+class DetectionEvaluation(EvaluationSettings):
+    """How detections are measured.
+
+    Parameters
+    ----------
+    metric : str
+        ``voc07`` (11 points) or ``voc10`` (area under the curve).
+    iou : float
+        Overlap from which a detection counts as correct.
+    """
+
+    metric: Literal["voc07", "voc10"] = "voc07"
+    iou: Share = 0.5
+
+    def build_options(self) -> Dict[str, Any]:
+        """Return what the family adds to these keys, as ``build`` takes it."""
+        names = type(self).model_fields.keys() - DetectionEvaluation.model_fields.keys()
+        return {name: getattr(self, name) for name in names}
