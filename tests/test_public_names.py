@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gluon_compress as gc
-from gluon_compress import names
+from gluon_compress.cli import choices
 from gluon_compress.data.public import PUBLIC_DATASETS
 from gluon_compress.deployment.formats import FORMATS
 from gluon_compress.deployment.int8 import CALIBRATIONS
@@ -25,7 +25,8 @@ def run(code: str) -> str:
 
 
 def test_importing_the_package_does_not_load_mxnet():
-    code = "import sys, gluon_compress, gluon_compress.names, gluon_compress.provenance"
+    modules = "gluon_compress.cli.choices, gluon_compress.provenance"
+    code = f"import sys, gluon_compress, {modules}"
     assert run(f"{code}; print('mxnet' in sys.modules)") == "False"
 
 
@@ -67,10 +68,10 @@ def test_version_is_that_of_the_installed_package():
 @pytest.mark.parametrize(
     ("listed", "registered"),
     [
-        (names.RUNTIMES, RUNTIMES),
-        (names.FORMATS, FORMATS),
-        (names.CALIBRATIONS, CALIBRATIONS),
-        (names.DATASETS, PUBLIC_DATASETS),
+        (choices.RUNTIMES, RUNTIMES),
+        (choices.FORMATS, FORMATS),
+        (choices.CALIBRATIONS, CALIBRATIONS),
+        (choices.DATASETS, PUBLIC_DATASETS),
     ],
 )
 def test_names_in_help_are_the_ones_of_the_registries(listed, registered):

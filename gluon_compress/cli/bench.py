@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
 from gluon_compress.cli.app import Command
+from gluon_compress.cli.choices import PRECISIONS, RUNTIMES
 from gluon_compress.cli.options import (
     above_0,
     add_devices,
@@ -18,7 +19,6 @@ from gluon_compress.cli.options import (
     refuse,
     write_result,
 )
-from gluon_compress.names import PRECISIONS, RUNTIMES
 
 TEXT = """Time a model folder in Gluon, or a deployed folder in its runtimes.
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from gluon_compress.cli.app import Command
-from gluon_compress.names import DATASETS
+from gluon_compress.cli.choices import DATASETS
 
 TEXT = """Download public data sets to where recipes look for them with --data DIR.
 

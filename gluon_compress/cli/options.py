@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from gluon_compress.names import PRECISIONS, RUNTIMES
+from gluon_compress.cli.choices import PRECISIONS, RUNTIMES
 from gluon_compress.provenance import environment
 
 RESULT = "result.json"

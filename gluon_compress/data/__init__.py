@@ -1,4 +1,4 @@
-"""Images and boxes: the layouts people have, SSD's augmentation, and batches.
+"""Images and boxes: the layouts people have, augmentation, and batches.
 
 ``sets`` and ``folders`` open data sets; ``voc_xml`` and ``images`` cope with what is
 in them; ``augment`` changes a sample; ``batches`` puts samples and their targets
@@ -9,6 +9,10 @@ from gluon_compress.data.batches import Batches, EarlyBatches
 from gluon_compress.data.classes import ClassTargets, Mixup
 from gluon_compress.data.classification import ClassificationData
 from gluon_compress.data.detection import DetectionData
+from gluon_compress.data.detection_transforms import (
+    detection_train_sample,
+    detection_val_sample,
+)
 from gluon_compress.data.folders import DATA_FOLDER
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
@@ -21,10 +25,6 @@ from gluon_compress.data.sets import (
     coco_gluoncv,
     counted,
     voc_gluoncv,
-)
-from gluon_compress.data.ssd_transforms import (
-    ssd_train_sample,
-    ssd_val_sample,
 )
 from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc_xml import class_names
@@ -56,7 +56,7 @@ __all__ = [
     "make_toy",
     "normalize",
     "sample",
-    "ssd_train_sample",
-    "ssd_val_sample",
+    "detection_train_sample",
+    "detection_val_sample",
     "voc_gluoncv",
 ]

@@ -42,8 +42,8 @@ class DetectionData(Settings):
         Names, the file that lists them, or None: as found in the data. GluonCV's
         loaders know only their own, which may be named here too.
     size : int or (int, int)
-        Height and width of the net's input, pixels; one number if they are equal. SSD's
-        usual feature maps take 257 to 512 pixels, those of its lite form 32 to 1,024.
+        Height and width of the net's input, pixels; one number if they are equal. Which
+        sizes it can have depends on the net.
     difficult : bool
         Whether to train on objects marked difficult; GluonCV's loaders keep them.
     """

@@ -53,8 +53,7 @@ class Deployable:
         Raises
         ------
         ValueError
-            If its family cannot be deployed, or its settings are none that a runtime
-            without Gluon has.
+            If its settings are none that a runtime without Gluon has.
         """
         family = family_of(net)
         preprocess, postprocess = family.preprocess(net), family.postprocess(net)

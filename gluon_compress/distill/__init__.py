@@ -4,7 +4,6 @@
 ``classification`` and ``features`` hold their rows, ``losses`` the equations.
 """
 
-from gluon_compress.distill.imitation_mask import imitation_masks
 from gluon_compress.distill.losses import (
     bounded_box_loss,
     box_loss,
@@ -17,6 +16,7 @@ from gluon_compress.distill.losses import (
     weighted_score_loss,
 )
 from gluon_compress.distill.registry import DistillationLoss, Pair
+from gluon_compress.distill.ssd_imitation import imitation_masks
 from gluon_compress.distill.step import LOSSES, distil_step, losses_of, needs_taps
 
 __all__ = [

@@ -5,10 +5,16 @@ Gluon, every edge runtime and evaluation decode alike. ``POSTPROCESS`` has one r
 kind; a new kind is a class like ``Postprocess`` and its row. NumPy and OpenCV suffice.
 """
 
-from gluon_compress.postprocess.base import Postprocess
+from gluon_compress.postprocess.base import Postprocess, boxes_in_images
 from gluon_compress.postprocess.softmax import SoftmaxPostprocess
 from gluon_compress.postprocess.ssd import SSDPostprocess
 
 POSTPROCESS = {cls.kind: cls for cls in (SSDPostprocess, SoftmaxPostprocess)}
 
-__all__ = ["POSTPROCESS", "Postprocess", "SSDPostprocess", "SoftmaxPostprocess"]
+__all__ = [
+    "POSTPROCESS",
+    "Postprocess",
+    "SSDPostprocess",
+    "SoftmaxPostprocess",
+    "boxes_in_images",
+]

@@ -47,7 +47,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     trainer = gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": 1e-4})
     batches = data.Batches(
         images,
-        partial(data.ssd_train_sample, size=models.input_size(net)),
+        partial(data.detection_train_sample, size=models.input_size(net)),
         args.batch_size,
         last="fill",
         targets=family.targets(net),

@@ -58,9 +58,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _benchmark(args: argparse.Namespace) -> None:
     """Time forms, profile operators, compare budgets, and write both files."""
-    from gluon_compress.models import MODELS
+    from gluon_compress.models import models_for
 
-    names = [*TIMED, *MODELS]
+    names = [*TIMED, *models_for("detection")]
     unknown = sorted(set(args.nets) - set(names))
     if unknown:
         raise ValueError(f"{unknown[0]}: none of {', '.join(names)}")

@@ -11,8 +11,8 @@ from benchmarks import runner
 from benchmarks.runtimes_page import draw, page_of, table_of_ways, tables_of
 from experiments.nets import TIMED
 from gluon_compress.cli.app import Command
+from gluon_compress.cli.choices import PRECISIONS, RUNTIMES
 from gluon_compress.cli.options import above_0, add_out, write_result
-from gluon_compress.names import PRECISIONS, RUNTIMES
 
 TEXT = """Time detectors in edge runtimes: head graphs, in turn, in one run.
 

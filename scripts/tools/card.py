@@ -13,18 +13,26 @@ from gluon_compress.sizes import size_pair
 from gluon_compress.storage.atomic import read_json
 
 PYTHON = ".venv/bin/python"  # of a checkout
-TASKS = {"ssd": "object detection", "classifier": "image classification"}
+TASKS = {"detection": "object detection", "classification": "image classification"}
 SHOWN = 20  # classes that are named
 LATENCY_NOTE = (
     "measured on a busy machine, so not comparable between cards; "
     "see the [benchmark](../../docs/benchmark/benchmark.md)"
 )
 FROM_A_CHECKOUT = {
+<<<<<<< HEAD
     "ssd": "From a checkout: detect on your images, reproduce the metric, export for a "
     "device. DIR contains the data set of the metric.",
     "classifier": "From a checkout, reproduce the metric. DIR contains its data set. "
     "Images are centre-cropped (`data.crop_val_sample`) and normalised "
     "(`data.normalize`).",
+=======
+    "detection": "From a checkout: detect on your images, reproduce the metric, export "
+    "for a device. DIR holds the folder of the metric's images:",
+    "classification": "From a checkout, reproduce the metric. DIR holds the folder of "
+    "its images; the middle of each is cut by `data.crop_val_sample` and scaled by "
+    "`data.normalize`:",
+>>>>>>> main
 }
 
 
@@ -51,9 +59,20 @@ def _introduction(entry: Any) -> str:
     names += f" and {more} more" if more > 0 else ""
     state = "trained on" if entry.weights else "an untrained structure for"
     return (
+<<<<<<< HEAD
         f"For {TASKS[entry.kind]}, {state} {entry.data}: {names}. Input: "
         "{} × {} pixels.".format(*size_pair(entry.size))
+=======
+        f"For {TASKS[_task(entry)]}, {state} {entry.data}: {names}. Images are "
+        f"{' × '.join(map(str, size_pair(entry.size)))} pixels."
+>>>>>>> main
     )
+
+
+def _task(entry: Any) -> str:
+    from gluon_compress.models import family_named
+
+    return family_named(entry.kind).task
 
 
 def figures(entry: Any, result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -90,7 +109,7 @@ net = gc.get_model("{entry.name}"{weights})
     place, data = f"model_zoo/{entry.name}", read_json(folder / "recipe.json")["data"]
     split = data.get("test") or data.get("val")
     images = f"--data DIR/{data['root']} --split {split}"
-    if entry.kind == "ssd":
+    if _task(entry) == "detection":
         commands = [
             f"scripts/detect.py {place} IMAGES --out found",
             f"scripts/evaluate.py {place} {images}",
@@ -99,7 +118,7 @@ net = gc.get_model("{entry.name}"{weights})
     else:
         commands = [f"scripts/evaluate_classifier.py {place} {images}"]
     lines = "\n".join(f"    {PYTHON} {command}" for command in commands)
-    return f"{python}\n\n{FROM_A_CHECKOUT[entry.kind]}\n\n{lines}"
+    return f"{python}\n\n{FROM_A_CHECKOUT[_task(entry)]}\n\n{lines}"
 
 
 # ---------------------------------------------------------------- training
@@ -146,7 +165,7 @@ def _before(experiments: list[Experiment]) -> str:
 
 def _trunk(entry: Any, folder: Path) -> str:
     """Return what a detector that was not trained here is to start from."""
-    if entry.kind != "ssd":
+    if _task(entry) != "detection":
         return ""
     trunk = read_json(folder / "recipe.json")["model"].get("trunk")
     if trunk is None:
@@ -187,7 +206,7 @@ def _limits(entry: Any) -> str:
         f"It was trained and measured on {entry.data} only. Scores are not calibrated "
         "probabilities"
     )
-    if entry.kind == "ssd":
+    if _task(entry) == "detection":
         text += (
             ". After few epochs of training, few scores reach 0.5, the default "
             "threshold of `scripts/detect.py`; lower it with `--threshold`"

@@ -67,7 +67,7 @@ def _trained(args: argparse.Namespace, draft: Path) -> Any:
     source, folder = Path(args.run), draft / args.name
     recipe, result = load_recipe(source / "recipe.json"), read_json(source / RESULT)
     stage = list(result["stages"])[-1]
-    key = pipeline.task_of(recipe).metric
+    key = recipe.metric
     figures, released = result["stages"][stage], {}
     for kind in ("float16", "float32"):
         weights = zoo.release(source / stage / "model", draft, args.name, kind=kind)

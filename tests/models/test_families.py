@@ -219,6 +219,7 @@ class HeatMapPostprocess:
 
 class HeatMapFamily(Family):
     kind = "heatmap"
+    task = "detection"
     Config = HeatMapConfig
     output_names = ("heat", "sizes")
 

@@ -1,4 +1,4 @@
-"""Names that ``--help`` lists, importable without MXNet.
+"""Names that ``--help`` lists and options take, importable without MXNet.
 
 The data sets' rows need more than that to import; a test compares both.
 """
