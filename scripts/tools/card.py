@@ -20,19 +20,11 @@ LATENCY_NOTE = (
     "see the [benchmark](../../docs/benchmark/benchmark.md)"
 )
 FROM_A_CHECKOUT = {
-<<<<<<< HEAD
-    "ssd": "From a checkout: detect on your images, reproduce the metric, export for a "
-    "device. DIR contains the data set of the metric.",
-    "classifier": "From a checkout, reproduce the metric. DIR contains its data set. "
-    "Images are centre-cropped (`data.crop_val_sample`) and normalised "
-    "(`data.normalize`).",
-=======
     "detection": "From a checkout: detect on your images, reproduce the metric, export "
-    "for a device. DIR holds the folder of the metric's images:",
-    "classification": "From a checkout, reproduce the metric. DIR holds the folder of "
-    "its images; the middle of each is cut by `data.crop_val_sample` and scaled by "
-    "`data.normalize`:",
->>>>>>> main
+    "for a device. DIR contains the data set of the metric.",
+    "classification": "From a checkout, reproduce the metric. DIR contains its data "
+    "set. Images are centre-cropped (`data.crop_val_sample`) and normalised "
+    "(`data.normalize`).",
 }
 
 
@@ -59,13 +51,8 @@ def _introduction(entry: Any) -> str:
     names += f" and {more} more" if more > 0 else ""
     state = "trained on" if entry.weights else "an untrained structure for"
     return (
-<<<<<<< HEAD
-        f"For {TASKS[entry.kind]}, {state} {entry.data}: {names}. Input: "
-        "{} × {} pixels.".format(*size_pair(entry.size))
-=======
-        f"For {TASKS[_task(entry)]}, {state} {entry.data}: {names}. Images are "
+        f"For {TASKS[_task(entry)]}, {state} {entry.data}: {names}. Input: "
         f"{' × '.join(map(str, size_pair(entry.size)))} pixels."
->>>>>>> main
     )
 
 
