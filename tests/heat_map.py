@@ -1,7 +1,8 @@
 """A detector without anchors, as someone outside the package would add it.
 
 A heat map says where centres of objects are, two more maps how large the objects are
-and where in its cell each centre lies (Zhou et al. 2019). ``register`` adds its rows.
+and where in its cell each centre lies (Zhou et al. 2019). ``register`` adds its two
+rows, and one of a distillation loss.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from mxnet import gluon, nd
 from typing_extensions import Literal
 
 from gluon_compress.data import Preprocess
+from gluon_compress.distill import LOSSES, DistillationLoss
 from gluon_compress.graph import pair_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.models import FAMILIES, Family
@@ -262,9 +264,17 @@ class HeatMapFamily(Family):
         return PeakPostprocess(PeakSettings(peaks=self.config_of(net).peaks))
 
 
+def _heat_loss(pair, settings):
+    """Squared difference of the nets' heat."""
+    own, target = (nd.sigmoid(net["heat"]) for net in (pair.student, pair.teacher))
+    return nd.square(own - target).mean()
+
+
 def register(monkeypatch: Any) -> HeatMapFamily:
-    """Add both rows, and return the family."""
+    """Add its rows, and return the family."""
     family = HeatMapFamily()
     monkeypatch.setitem(FAMILIES, family.kind, family)
     monkeypatch.setitem(POSTPROCESS, PeakPostprocess.kind, PeakPostprocess)
+    loss = DistillationLoss(_heat_loss, ("heat",), kind=family.kind)
+    monkeypatch.setitem(LOSSES, "heat", loss)
     return family

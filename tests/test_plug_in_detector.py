@@ -1,4 +1,4 @@
-"""A detector from outside needs two rows, and then goes all the way."""
+"""A detector from outside needs two rows to go all the way; a loss is one more."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RECIPE = {
         },
     ],
     "finetune": STEPS,
-    "distillation": {"losses": {"features": 1, "hints": 1}, "stride": 1},
+    "distillation": {"losses": {"heat": 1, "features": 1, "hints": 1}, "stride": 1},
     "evaluate": {"peaks": 7},
 }
 FORMATS = [name for name in ("mxnet", "onnx") if not missing(name)]
@@ -54,7 +54,7 @@ RUNTIMES = {"mxnet": "mxnet", "onnx": "onnxruntime"}
 
 @pytest.fixture(scope="module")
 def rows():
-    """Register the family and its postprocess: all that is added to the package."""
+    """Register family, postprocess and a loss: all that is added to the package."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         yield heat_map.register(monkeypatch)
 
@@ -90,7 +90,7 @@ def test_a_recipe_trains_prunes_distils_and_reports(place):
     assert stages["compact"]["macs"] <= 0.6 * stages["full"]["macs"]
     assert all(0 <= stage["mAP"] <= 1 for stage in stages.values())
     log = (place / "run/compact/log.jsonl").read_text().splitlines()
-    parts = {"center", "size", "features", "hints"}
+    parts = {"center", "size", "heat", "features", "hints"}
     assert set(json.loads(log[0])["parts"]) == parts
     page = (place / "run/report/index.html").read_text()
     assert "heat_tiny" in page
@@ -153,10 +153,11 @@ def test_commands_evaluate_and_draw(place, deployed, call, tmp_path, runtime):
 
 @pytest.mark.slow
 def test_the_export_command_writes_both_kinds_of_folders(place, call, tmp_path):
-    model = place / "run/compact/model"
-    checkpoint = place / "run/compact/last.ckpt"
+    model = place / "run/full/model"
+    checkpoint = place / "run/full/last.ckpt"
     again = ("--out", tmp_path / "again", "--checkpoint", checkpoint)
-    assert call("export", model, *again)[0] == 0
+    status, _, error = call("export", model, *again)
+    assert (status, error) == (0, "")
     gc.check(tmp_path / "again")
     edge = ("--out", tmp_path / "edge", "--formats", "mxnet", "--images")
     status, _, error = call("export", model, *edge, place / "toy" / "JPEGImages")

@@ -63,6 +63,16 @@ class ScaleSettings(Settings):
     train: Schedule
 
 
+class Factor:
+    """What a stage leaves beside its model."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def save(self, path) -> None:
+        path.write_text(str(self.factor))
+
+
 class Scale(Algorithm):
     """Scales the weights, trains, and keeps every channel: there is no plan."""
 
@@ -84,7 +94,8 @@ class Scale(Algorithm):
         )
         if self.fail:
             raise KeyboardInterrupt
-        return StageOutput(net, {"factor": settings.factor, **notes})
+        notes = {"factor": settings.factor, **notes}
+        return StageOutput(net, notes, {"factor.txt": Factor(settings.factor)})
 
     def _scaled(self, net, settings, context):
         copy = slim(net, Plan.everything(context.trace(net)), shape=context.shape)
@@ -146,6 +157,30 @@ def test_a_run_without_any_plan_has_none(tmp_path, scale):
     pipeline.run(recipe, tmp_path / "run", options=QUIET)
     assert not (tmp_path / "run" / PLAN).exists()
     assert read_json(tmp_path / "run" / "1_scale" / "result.json")["factor"] == 0.5
+    assert (tmp_path / "run" / "1_scale" / "factor.txt").read_text() == "0.5"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [("scale", "prune"), ("prune", "scale")])
+def test_an_algorithm_goes_before_and_behind_pruning(tmp_path, scale, order):
+    rows = {
+        "scale": RECIPE["compression"][1],
+        "prune": {
+            "algorithm": "prune",
+            "budget": {"macs_ratio": 0.5},
+            "multiple": 1,
+            "effects": 1,
+            "recalibrate": 1,
+        },
+    }
+    recipe = recipe_in(tmp_path, compression=[rows[name] for name in order])
+    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    names = [f"{i}_{name}" for i, name in enumerate(order, 1)]
+    assert list(results["stages"]) == ["full", *names, "compact"]
+    full, compact = (results["stages"][name] for name in ("full", "compact"))
+    assert compact["macs"] <= 0.5 * full["macs"]
+    pruning = Plan.load(tmp_path / "run" / names[order.index("prune")] / PLAN)
+    assert Plan.load(tmp_path / "run" / PLAN).keep == pruning.keep
 
 
 def test_settings_of_an_algorithm_are_checked_and_in_the_schema(scale):
