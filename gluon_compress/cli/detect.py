@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from itertools import islice
 from pathlib import Path
@@ -81,7 +82,8 @@ def _detect(args: argparse.Namespace) -> None:
     from gluon_compress.detector import load_detector
     from gluon_compress.storage.atomic import write_json
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     out, results = Path(args.out), []
     targets = pictures(args.images, out, EXTENSIONS)
     detector = load_detector(args.model, **loading_options(args))
@@ -152,8 +154,8 @@ def _examples(detectors: Sequence, paths: Sequence[Path], threshold: float) -> I
         except ValueError as error:
             print(f"skipped {error}")
             continue
-        boxes = (_boxes(detector, image, threshold) for detector in detectors)
-        yield report.Example(image, *boxes, name=path.name)
+        before, after = (_boxes(detector, image, threshold) for detector in detectors)
+        yield report.Example(image, before, after, name=path.name)
 
 
 def _cost(when: str, folder: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Protocol, Sequence
+from typing import Any, ClassVar, Mapping, Protocol, Sequence
 
 import numpy as np
 
@@ -22,10 +22,10 @@ class Postprocess(Protocol):
         Names of the ``.npy`` files that it needs beside the manifest.
     """
 
-    kind: str
-    Settings: type
-    finds_boxes: bool
-    arrays: tuple
+    kind: ClassVar[str]
+    Settings: ClassVar[type]
+    finds_boxes: ClassVar[bool]
+    arrays: ClassVar[tuple]
 
     @classmethod
     def from_state(cls, settings: Any, arrays: Mapping[str, np.ndarray]) -> Postprocess:
