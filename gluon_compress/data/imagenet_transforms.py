@@ -110,7 +110,8 @@ def _part(
     """
     height, width = shape
     areas = rng.uniform(least_area, 1, TRIALS) * height * width
-    aspects = np.exp(rng.uniform(np.log(ASPECTS[0]), np.log(ASPECTS[1]), TRIALS)) * stretch
+    low, high = np.log(ASPECTS)
+    aspects = np.exp(rng.uniform(low, high, TRIALS)) * stretch
     for w, h in np.rint(np.sqrt([areas * aspects, areas / aspects])).astype(int).T:
         if 0 < w <= width and 0 < h <= height:
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
