@@ -11,6 +11,7 @@ from gluon_compress import build
 from gluon_compress.deployment import FORMATS
 
 CLASSES = ("blue", "green", "red")
+SIZE, ANCHORS = (300, 480), 2952  # of detectors that are not square
 NEEDS = {
     "onnx": ("onnx", "onnxruntime"),
     "onnx-dynamic": ("onnx", "onnxruntime"),

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.sets import RESULT, Experiment, needed_by
 from gluon_compress.markdown import table
 from gluon_compress.provenance import ROOT
+from gluon_compress.sizes import size_pair
 from gluon_compress.storage.atomic import read_json
 
 PYTHON = ".venv/bin/python"  # of a checkout
@@ -51,7 +52,7 @@ def _introduction(entry: Any) -> str:
     state = "trained on" if entry.weights else "a structure, not trained here, for"
     return (
         f"For {TASKS[entry.kind]}, {state} {entry.data}: {names}. Images are "
-        f"{entry.size} × {entry.size} pixels."
+        "{} × {} pixels.".format(*size_pair(entry.size))
     )
 
 

@@ -25,7 +25,6 @@ point, otherwise in float32. With --untrained the folder holds a recipe and a pl
 what is released is the structure they give.
 """
 NEAR = 1e-3  # of the metric: what float16 may cost
-METRICS = {"detection": "mAP", "classification": "top1"}
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +67,7 @@ def _trained(args: argparse.Namespace, draft: Path) -> Any:
     source, folder = Path(args.run), draft / args.name
     recipe, result = load_recipe(source / "recipe.json"), read_json(source / RESULT)
     stage = list(result["stages"])[-1]
-    key = METRICS[recipe.task]
+    key = pipeline.task_of(recipe).metric
     figures, released = result["stages"][stage], {}
     for kind in ("float16", "float32"):
         weights = zoo.release(source / stage / "model", draft, args.name, kind=kind)
@@ -78,13 +77,14 @@ def _trained(args: argparse.Namespace, draft: Path) -> Any:
             break
     write_json(folder / RESULT, {**result, "released": released})
     split = getattr(recipe.data, "test", recipe.data.val)
-    metric = zoo.Metric(key, released[kind], f"{_data(args, recipe)} {split}")
+    on = f"{_data(args, recipe)} {split}"
+    metric = zoo.Metric(name=key, value=released[kind], on=on)
     return _entry(args, draft, recipe, figures, metric=metric, weights=weights)
 
 
 def _untrained(args: argparse.Namespace, draft: Path) -> Any:
     """Store the structure that a recipe and its plan give; return its row."""
-    from gluon_compress import count, pipeline, trace, zoo
+    from gluon_compress import models, pipeline, zoo
     from gluon_compress.plan import Plan
     from gluon_compress.recipe import load_recipe
 
@@ -93,9 +93,7 @@ def _untrained(args: argparse.Namespace, draft: Path) -> Any:
     net, save = pipeline.structure(recipe, recipe.data.classes, plan)
     save(net, draft / "export", args.name)
     zoo.release(draft / "export", draft, args.name, kind=None)
-    size = recipe.data.size
-    figures = count(trace(net, shape=(1, 3, size, size))).figures()
-    return _entry(args, draft, recipe, figures)
+    return _entry(args, draft, recipe, models.cost_of(net))
 
 
 def _data(args: argparse.Namespace, recipe: Any) -> str:

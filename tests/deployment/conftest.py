@@ -11,13 +11,13 @@ from gluon_compress import models
 from gluon_compress.deployment import deploy
 from gluon_compress.models.family import family_of
 from images import picture
-from runtimes import EVERY, classifier, detector
+from runtimes import EVERY, SIZE, classifier, detector
 
 
 @pytest.fixture(scope="session")
 def net():
-    """Return a tiny detector."""
-    return detector()
+    """Return a tiny detector of an input that is not square."""
+    return detector(size=SIZE)
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress import models
+from gluon_compress import build
 from gluon_compress.deployment import FORMATS, Predictor, deploy, formats
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
 from gluon_compress.graph import block_of, pair_of
-from runtimes import EVERY, detector, missing
+from runtimes import ANCHORS, EVERY, SIZE, detector, missing
 
 
 def manifest_of(folder) -> dict:
@@ -32,7 +32,7 @@ def test_detectors_are_deployed_as_one_folded_graph_of_one_output(
     net, deployable, inputs
 ):
     symbol, params = deployable.graph
-    assert deployable.output_shapes == {"predictions": (1, 1917, 8)}
+    assert deployable.output_shapes == {"predictions": (1, ANCHORS, 8)}
     scores, deltas = block_of(*pair_of(net))(mx.nd.array(inputs))
     expected = mx.nd.concat(scores, deltas, dim=2).asnumpy()
     outputs = block_of(symbol, params)(mx.nd.array(inputs)).asnumpy()
@@ -80,9 +80,9 @@ def test_manifest_of_a_detector(deployed):
     present = {path.name for path in deployed.iterdir()} - {"manifest.json"}
     assert set(manifest["files"]) == present
     assert manifest["kind"] == "ssd-deployed"
-    assert manifest["outputs"] == [{"name": "predictions", "shape": [1, 1917, 8]}]
+    assert manifest["outputs"] == [{"name": "predictions", "shape": [1, ANCHORS, 8]}]
     preprocess = manifest["preprocess"]
-    assert (preprocess["height"], preprocess["width"]) == (300, 300)
+    assert (preprocess["height"], preprocess["width"]) == SIZE
     assert not preprocess["keep_ratio"]
     assert manifest["postprocess"] == {
         "kind": "ssd",
@@ -92,7 +92,7 @@ def test_manifest_of_a_detector(deployed):
         "post_nms": 100,
         "least_score": 0.01,
     }
-    assert np.load(deployed / "anchors.npy").shape == (1917, 4)
+    assert np.load(deployed / "anchors.npy").shape == (ANCHORS, 4)
     assert manifest["cost"]["macs"] > 0
 
 
@@ -255,14 +255,14 @@ def test_results_graph_that_finds_anything_else_is_not_kept(
 @pytest.mark.slow
 def test_results_graph_may_keep_either_of_equals(tmp_path):
     name = "ssd_300_mobilenet0.25"  # untrained: thousands of boxes nearly as good
-    net = models.build(name, ("cat", "dog"), width=0.25)
+    net = build(name, ("cat", "dog"), width=0.25)
     entry = deploy(net, tmp_path / "edge")["formats"]["mxnet"]
     assert 0 <= entry["whole_difference"] < 1e-3
 
 
 def imprecise(offset: float):
     """Return a detector whose float32 output is off: it subtracts large numbers."""
-    net = detector()
+    net = detector(size=SIZE)
     params = dict(net.collect_params().items())
     stem = next(n for n in params if n.endswith("batchnorm7_running_mean"))
     names = [stem.replace("running_mean", end) for end in ("gamma", "running_var")]

@@ -7,6 +7,7 @@ import pytest
 from gluon_compress import models
 from gluon_compress.detector import load_detector, load_predictor
 from images import picture
+from runtimes import SIZE
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def test_model_folder_and_deployed_folder_find_the_same(model, deployed, net):
     gluon = load_detector(model)
     runtime = load_detector(deployed, runtime="onnxruntime", threads=1)
     assert gluon.classes == runtime.classes == tuple(net.classes)
-    assert (gluon.height, gluon.width) == (runtime.height, runtime.width) == (300, 300)
+    assert (gluon.height, gluon.width) == (runtime.height, runtime.width) == SIZE
     image = picture(0, 1)
     ids, scores, boxes = gluon.find(image, 0.5)
     assert len(ids) > 0
@@ -28,7 +29,7 @@ def test_model_folder_and_deployed_folder_find_the_same(model, deployed, net):
     outputs = net(mx.nd.array(gluon.preprocess(image)[0]))
     expected = [output.asnumpy()[0] for output in outputs]
     enough = expected[1][:, 0] >= 0.5
-    scale = np.array([image.shape[1], image.shape[0]] * 2) / 300
+    scale = np.array([image.shape[1] / 480, image.shape[0] / 300] * 2)
     np.testing.assert_array_equal(ids, expected[0][enough, 0])
     np.testing.assert_allclose(boxes, expected[2][enough] * scale, rtol=1e-4, atol=1e-3)
     others = runtime.find(image, 0.5)

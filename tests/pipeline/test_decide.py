@@ -143,9 +143,8 @@ def test_structure_needs_no_trunk_that_is_not_there_yet(
     model = {**SMALL["model"], "trunk": "runs/later/full/model"}
     recipe = load_recipe(written(tmp_path, model=model, **how))
     found, costs = pipeline.decide(recipe, ("cat", "dog"))
-    assert [record.getMessage() for record in caplog.records] == [
-        "runs/later/full/model: is not there; its structure is built from random values"
-    ]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("runs/later/full/model: ")
     assert (found, costs) == pipeline.decide(plain, ("cat", "dog"))
     net, _ = pipeline.structure(recipe, ("cat", "dog"), found)
     assert count(models.graph_of(net)).macs == costs["compact"]["macs"]
@@ -158,7 +157,7 @@ def test_trunk_that_is_there_gives_its_values(tmp_path, monkeypatch):
     classifier(mx.nd.zeros((1, 3, 64, 64)))
     shape = (1, 3, 64, 64)
     half = delete(trace(classifier, shape), {"*": 0.5}, multiple=1)
-    export(slim(classifier, half), "trunk", shape=shape)
+    export(slim(classifier, half, shape=shape), "trunk", shape=shape)
     rows = SMALL["compression"][:1]
     model = {**SMALL["model"], "trunk": "trunk"}
     recipe = load_recipe(written(tmp_path, model=model, compression=rows))
@@ -228,7 +227,7 @@ def test_classes_of_a_classifier_are_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "record", "voc"])
 def test_kind_of_the_data_tells_the_recipe(tmp_path, kind):
     data = {"kind": kind, "root": "x", "classes": ["cat", "dog"]}
-    model = {"name": "mobilenet0.25"}
+    model = SMALL["model"] if kind == "voc" else {"name": "mobilenet0.25"}
     path = written(tmp_path, data=data, model=model)
     found = load_recipe(path)
     assert found.task == ("detection" if kind == "voc" else "classification")

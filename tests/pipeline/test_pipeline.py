@@ -247,7 +247,7 @@ def test_detector_is_built_on_a_trunk_that_was_pruned_as_a_classifier(place, tmp
     classifier(mx.nd.zeros((1, 3, 64, 64)))
     shape = (1, 3, 64, 64)
     plan = delete(trace(classifier, shape), {"*": 0.5}, "random", multiple=1)
-    export(slim(classifier, plan), tmp_path / "trunk", shape=shape)
+    export(slim(classifier, plan, shape=shape), tmp_path / "trunk", shape=shape)
     student = {**RECIPE["model"], "width": 1, "trunk": str(tmp_path / "trunk")}
     recipe = recipe_in(place, student=student, compression=[])
     results = pipeline.run(recipe, tmp_path / "run", options=QUIET)

@@ -18,7 +18,7 @@ CLASSES = 5
 @pytest.fixture(scope="module")
 def net():
     names = tuple("abcde")
-    return models.build("ssd_300_mobilenet0.25_lite", names, width=0.25)
+    return models.build("ssd_300_mobilenet0.25_lite", names)
 
 
 def of_gluoncv(net, predictions, postprocess):
