@@ -237,6 +237,7 @@ FORMATS: dict[str, Format] = {
     "int8": Format(_int8, "mxnet", INT8, ROUNDED, "int8"),
     "onnx-int8": Format(_onnx_int8, "onnxruntime", ("-int8.onnx",), ROUNDED, "int8"),
 }
+PRECISIONS = tuple(sorted({row.precision for row in FORMATS.values()}))
 
 
 def formats_of(runtime: str, precision: str) -> tuple[str, ...]:

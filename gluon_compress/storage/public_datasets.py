@@ -1,4 +1,4 @@
-"""Public data sets: where they are published, and how they get into their folders.
+"""Downloads public data sets into the folders where recipes look for them.
 
 Sizes and checksums are those that TensorFlow Datasets publishes; torchvision states
 the same for VOC and COCO. GitHub packs the archive of BCCD on request. Should it ever
@@ -191,7 +191,7 @@ PUBLIC_DATASETS = {
 }
 
 
-def public_datasets(names: Sequence[str]) -> dict[str, PublicDataset]:
+def datasets_named(names: Sequence[str]) -> dict[str, PublicDataset]:
     """Return the data sets of these names; raise ValueError for an unknown name."""
     for name in names:
         if name not in PUBLIC_DATASETS:
