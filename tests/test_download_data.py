@@ -231,8 +231,8 @@ def test_recipes_look_where_sets_go():
     roots = {r.data.kind: r.data.root for r in recipes if r.data.kind in GLUONCV}
     assert set(roots) == set(GLUONCV)
     for name in ("voc2007", "voc2012"):
-        assert Path(sets[name].place).parent == Path(roots["gluoncv_voc"])
-    assert sets["coco"].place == roots["coco"]
+        assert Path(sets[name].path).parent == Path(roots["gluoncv_voc"])
+    assert sets["coco"].path == roots["coco"]
 
 
 def test_archives_are_stated_as_download_and_unpack_want_them():
@@ -249,7 +249,7 @@ def test_list_shows_sizes_terms_and_places(call):
     for name, one in PUBLIC_DATASETS.items():
         (line,) = [x for x in text.splitlines() if x.startswith(f"  {name} ")]
         assert f"{one.size / 1e9:.2f} GB" in line
-        assert f"DIR/{one.place} " in line
+        assert f"DIR/{one.path} " in line
         assert line.endswith(one.terms)
     assert "github.com/FOD-UNOmaha/FOD-data" in text
 

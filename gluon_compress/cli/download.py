@@ -56,7 +56,7 @@ def _download(args: argparse.Namespace) -> None:
             dataset, root, mirror=args.mirror, keep=args.keep
         )
         state = "" if is_new else ", complete already: nothing to do"
-        print(f"{name}: {root / dataset.place}{state}", flush=True)
+        print(f"{name}: {root / dataset.path}{state}", flush=True)
 
 
 DOWNLOAD = Command(TEXT, _add_options, _download)

@@ -1,9 +1,9 @@
 """Turns the outputs of nets into results: boxes, or classes with probabilities.
 
 A model's manifest states its postprocess by kind and settings, so that Gluon, every
-edge runtime and evaluation decode in the same way. To add a kind, write a class with the
-interface of ``Postprocess`` and add it to ``POSTPROCESS``. It needs NumPy and OpenCV
-only.
+edge runtime and evaluation decode in the same way. To add a kind, write a class with
+the interface of ``Postprocess`` and add it to ``POSTPROCESS``. It may use NumPy and
+OpenCV only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reads the manifests of detectors that earlier versions deployed.
 
 They describe SSDs with a square input. Instead of the sections ``preprocess`` and
-``postprocess``, their top level states mean and std, the image size of the anchors, stds
-and the constants of NMS.
+``postprocess``, their top level states mean and std, the image size of the anchors,
+stds and the constants of NMS.
 """
 
 from __future__ import annotations
