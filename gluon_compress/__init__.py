@@ -16,7 +16,7 @@ _NAMES = {
     # 1. Trace a net, find its channel groups, count what it costs.
     "gluon_compress.cost": ("Cost", "count", "measure_latency"),
     "gluon_compress.graph": ("ChannelGroup", "Graph", "trace"),
-    "gluon_compress.latency": ("LatencyTable", "measure_units", "predict_latency"),
+    "gluon_compress.latency": ("LatencyTable", "measure_blocks", "predict_latency"),
     # 2. Decide what each group keeps.
     "gluon_compress.plan": ("Budget", "Plan", "delete", "explain", "select"),
     # 3. Apply the decision.
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from gluon_compress.graph import Graph as Graph
     from gluon_compress.graph import trace as trace
     from gluon_compress.latency import LatencyTable as LatencyTable
-    from gluon_compress.latency import measure_units as measure_units
+    from gluon_compress.latency import measure_blocks as measure_blocks
     from gluon_compress.latency import predict_latency as predict_latency
     from gluon_compress.model_folder import check as check
     from gluon_compress.model_folder import export as export

@@ -68,7 +68,7 @@ def voc_map(
         raise ValueError(f"class {MEAN!r} is named as the mean; allowed: other names")
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; allowed: {', '.join(METRICS)}")
-    ious = [float(i) for i in (iou if isinstance(iou, (tuple, list)) else [iou])]
+    ious = np.ravel(np.asarray(iou, float)).tolist()
     if not ious or not all(0 < i <= 1 for i in ious):
         raise ValueError(f"iou is {iou!r}; allowed: above 0 to 1")
     make = METRICS[metric]
@@ -179,16 +179,19 @@ def coco_map(
         raise ValueError(
             "COCO's mAP needs pycocotools: pip install 'gluon_compress[coco]'"
         )
-    images, truth, detections, objects = [], [], [], 0
+    images: list[dict] = []
+    truth: list[dict] = []
+    detections: list[dict] = []
+    objects = 0
     for inputs, labels in batches:
         results = [_numpy(part) for part in detect(inputs)]
         labels = _numpy(labels)
         objects += _count(labels, len(classes))
-        for label, *result in zip(labels, *results):
+        for label, ids, scores, corner_boxes in zip(labels, *results):
             number = len(images) + 1
             images.append({"id": number})
             truth += _coco_truth(label, number, len(truth) + 1)
-            detections += _coco_detections(*result, number)
+            detections += _coco_detections(ids, scores, corner_boxes, number)
     if objects == 0:
         raise ValueError("there is not one object in these images to evaluate on")
     names = [{"id": i, "name": name} for i, name in enumerate(classes)]

@@ -10,9 +10,9 @@ import pytest
 from gluon_compress.data import (
     Batches,
     ClassTargets,
-    EarlyBatches,
     ImageFolder,
     Mixup,
+    ProgressiveBatches,
     RecordBatches,
     Records,
     crop_train_sample,
@@ -71,10 +71,10 @@ def test_seen_area_and_aspect_are_within_their_limits():
     height, width = 200, 300
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([rows, columns % 256, columns // 256], axis=2).astype(np.uint8)
-    from gluon_compress.data.imagenet_transforms import _part
+    from gluon_compress.data.imagenet_transforms import _crop
 
     for seed in range(200):
-        top, left, h, w = _part(image.shape[:2], 0.2, 1.0, rng(seed))
+        top, left, h, w = _crop(image.shape[:2], 0.2, 1.0, rng(seed))
         assert 0 <= top <= height - h
         assert 0 <= left <= width - w
         assert 0.19 <= h * w / (height * width) <= 1
@@ -163,7 +163,7 @@ def test_early_epochs_see_small_images(folder):
         Batches(images, partial(crop_train_sample, size=s), 4, last="fill")
         for s in (16, 24)
     )
-    batches = EarlyBatches(early, late, 2)
+    batches = ProgressiveBatches(early, late, 2)
     sizes = [next(iter(batches.epoch(n)))[0].shape[-1] for n in range(4)]
     assert sizes == [16, 16, 24, 24]
     assert len(batches) == 3

@@ -11,7 +11,7 @@ import pytest
 
 from gluon_compress import count, models, pipeline, trace
 from gluon_compress.distill import distil_step
-from gluon_compress.latency import measure_units, predict_latency
+from gluon_compress.latency import measure_blocks, predict_latency
 from gluon_compress.plan import Plan, Sensitivity
 from gluon_compress.recipe import ClassificationRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
@@ -203,7 +203,7 @@ def test_measured_sensitivity_guides_the_plan(place, tmp_path):
 def test_latency_is_limited_by_a_table(place, tmp_path):
     net = models.load(place / "run" / "full" / "model")
     graph = trace(net, (1, 3, 48, 48))
-    table = measure_units(graph, repeats=1, rounds=1)
+    table = measure_blocks(graph, repeats=1, rounds=1)
     table.save(tmp_path / "table.json")
     row = {
         **GRADUAL,

@@ -19,13 +19,12 @@ from gluon_compress.data import (
     ImageFolder,
     VOCLayout,
     coco_gluoncv,
-    public,
     voc_gluoncv,
 )
-from gluon_compress.data.public import PUBLIC_DATASETS, download_dataset
 from gluon_compress.recipe import load_recipe, parse_recipe
-from gluon_compress.storage import archives
+from gluon_compress.storage import archives, public_datasets
 from gluon_compress.storage import download as fetching
+from gluon_compress.storage.public_datasets import PUBLIC_DATASETS, download_dataset
 from refusals import assert_refused
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,8 +231,8 @@ def test_recipes_look_where_sets_go():
     roots = {r.data.kind: r.data.root for r in recipes if r.data.kind in GLUONCV}
     assert set(roots) == set(GLUONCV)
     for name in ("voc2007", "voc2012"):
-        assert Path(sets[name].place).parent == Path(roots["gluoncv_voc"])
-    assert sets["coco"].place == roots["coco"]
+        assert Path(sets[name].path).parent == Path(roots["gluoncv_voc"])
+    assert sets["coco"].path == roots["coco"]
 
 
 def test_archives_are_stated_as_download_and_unpack_want_them():
@@ -250,7 +249,7 @@ def test_list_shows_sizes_terms_and_places(call):
     for name, one in PUBLIC_DATASETS.items():
         (line,) = [x for x in text.splitlines() if x.startswith(f"  {name} ")]
         assert f"{one.size / 1e9:.2f} GB" in line
-        assert f"DIR/{one.place} " in line
+        assert f"DIR/{one.path} " in line
         assert line.endswith(one.terms)
     assert "github.com/FOD-UNOmaha/FOD-data" in text
 
@@ -271,7 +270,7 @@ def test_without_a_mirror_official_addresses_are_asked(
         assert len(served[url]) == size
         return path
 
-    monkeypatch.setattr(public, "fetch_large", fetch_large)
+    monkeypatch.setattr(public_datasets, "fetch_large", fetch_large)
     assert call("download_data", "voc2007", "--root", tmp_path)[0] == 0
     assert asked == list(served)
 
@@ -423,7 +422,7 @@ def test_archive_that_is_there_is_used(offer, download, server):
 def test_root_that_is_a_file_is_refused(offer, download, server):
     offer("imagenette")
     download.root.write_text("mine")
-    assert_refused(download("imagenette"), f"--root {download.root}: is no folder")
+    assert_refused(download("imagenette"), f"--root {download.root}")
     assert download.root.read_text() == "mine"
 
 

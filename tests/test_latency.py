@@ -15,14 +15,19 @@ from gluon_compress import (
     LatencyTable,
     Plan,
     count,
-    measure_units,
+    measure_blocks,
     predict_latency,
     select,
     slim,
     trace,
 )
 from gluon_compress.latency import measuring, nets_ms
-from gluon_compress.latency.blocks import copies, data_inputs, knots, units_of
+from gluon_compress.latency.blocks import (
+    data_inputs,
+    fused_blocks,
+    grid_points,
+    net_of_copies,
+)
 from gluon_compress.latency.table import Grid, this_machine
 from gluon_compress.plan import Constraints, CostModel
 from gluon_compress.plan.cost_model import LATENCY
@@ -30,14 +35,14 @@ from nets import NETS, SHAPE, chain, random_plan, ready, wide
 
 
 def made_up(graph, time_of=lambda ins, outs: 0.001 * (1 + ins) * (1 + outs)):
-    """Return a table whose times follow a formula, with a grid for every unit."""
+    """Return a table whose times follow a formula, with a grid for every block."""
     grids = {}
-    for unit in units_of(graph):
-        ins, outs = knots(unit)
-        old = grids.get(unit.kind, Grid((), (), ()))
+    for block in fused_blocks(graph):
+        ins, outs = grid_points(block)
+        old = grids.get(block.signature, Grid((), (), ()))
         ins, outs = sorted({*ins, *old.ins}), sorted({*outs, *old.outs})
         rows = tuple(tuple(time_of(a, b) for b in outs) for a in ins)
-        grids[unit.kind] = Grid(tuple(ins), tuple(outs), rows)
+        grids[block.signature] = Grid(tuple(ins), tuple(outs), rows)
     return LatencyTable(this_machine(), 0.25, grids)
 
 
@@ -68,9 +73,9 @@ def timed(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_every_operator_is_in_one_unit(name):
+def test_every_operator_is_in_one_block(name):
     graph = trace(ready(NETS[name]()), SHAPE)
-    found = [i for unit in units_of(graph) for i in unit.nodes]
+    found = [i for block in fused_blocks(graph) for i in block.nodes]
     calculated = [
         i
         for i, node in enumerate(graph.nodes)
@@ -80,34 +85,35 @@ def test_every_operator_is_in_one_unit(name):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_copies_of_units_run_at_all_widths_that_are_timed(name):
+def test_copies_of_blocks_run_at_all_widths_that_are_timed(name):
     graph = trace(ready(NETS[name]()), SHAPE)
-    for unit in units_of(graph):
-        ins, outs = knots(unit)
+    for block in fused_blocks(graph):
+        ins, outs = grid_points(block)
         for at in {(ins[0] or ins[-1], outs[0]), (ins[-1], outs[-1])}:
-            symbol, given = copies(graph, unit, at, 2)
+            symbol, given = net_of_copies(graph, block, at, 2)
             shapes = symbol.infer_shape(**given)[1]
             assert len(shapes) == 2
             if at == (ins[-1], outs[-1]):
-                assert shapes[0] == graph.tensors[unit.nodes[-1]][0].shape
-            elif unit.how == "layer" and len(shapes[0]) == 4:
+                assert shapes[0] == graph.tensors[block.nodes[-1]][0].shape
+            elif block.scaling == "layer" and len(shapes[0]) == 4:
                 assert shapes[0][1] == at[1]
     assert measuring.net_ms(symbol, given, 1) > 0
 
 
 def test_batchnorm_and_activation_are_timed_with_their_convolution():
-    units = units_of(trace(chain(), SHAPE))
-    ops = [[part.split()[0] for part in u.kind.split(" + ")] for u in units]
+    blocks = fused_blocks(trace(chain(), SHAPE))
+    ops = [[part.split()[0] for part in u.signature.split(" + ")] for u in blocks]
     assert ops[:2] == [["Convolution", "BatchNorm", "Activation"]] * 2
     assert [op[0] for op in ops[2:]] == ["Pooling", "FullyConnected"]
 
 
-def test_kinds_do_not_name_widths_nor_nets():
+def test_signatures_do_not_name_widths_nor_nets():
     first, second = (trace(chain(), SHAPE) for _ in range(2))
-    assert [u.kind for u in units_of(first)] == [u.kind for u in units_of(second)]
+    signatures = [block.signature for block in fused_blocks(first)]
+    assert [block.signature for block in fused_blocks(second)] == signatures
     plan = Plan({"conv0": (0, 1), "conv1": (3,)})
     small = trace(slim(ready(chain()), plan, shape=SHAPE), SHAPE)
-    assert [u.kind for u in units_of(small)] == [u.kind for u in units_of(first)]
+    assert [block.signature for block in fused_blocks(small)] == signatures
 
 
 def test_activation_with_another_reader_is_timed_by_itself():
@@ -116,7 +122,7 @@ def test_activation_with_another_reader_is_timed_by_itself():
         return F.relu(x) + x
 
     graph = trace(ready(nets.Wired(wire, a=nets.conv(8))), SHAPE)
-    ops = [unit.kind.split()[0] for unit in units_of(graph)]
+    ops = [block.signature.split()[0] for block in fused_blocks(graph)]
     assert ops == ["Convolution", "relu", "elemwise_add"]
 
 
@@ -163,21 +169,21 @@ def test_prediction_checks_the_plan(graph, table):
 
 def test_time_between_widths_is_interpolated_in_both():
     grid = Grid((8, 24), (16, 48), ((1.0, 2.0), (3.0, 6.0)))
-    assert grid.at(16, 32) == 1e6 * (1 + 2 + 3 + 6) / 4
-    assert [grid.at(8, 16), grid.at(24, 48)] == [1e6, 6e6]
+    assert grid.nanoseconds(16, 32) == 1e6 * (1 + 2 + 3 + 6) / 4
+    assert [grid.nanoseconds(8, 16), grid.nanoseconds(24, 48)] == [1e6, 6e6]
 
 
 def test_width_counts_as_the_block_it_begins_or_as_what_was_timed():
     grid = Grid((3, 8, 32, 36), (0,), ((1.0,), (2.0,), (5.0,), (5.5,)))
     widths = (1, 3, 4, 8, 9, 16, 17, 25, 32, 33, 36)
     expected = (1, 1, 2, 2, 3, 3, 4, 5, 5, 5.5, 5.5)
-    assert [grid.at(n, 0) / 1e6 for n in widths] == list(expected)
+    assert [grid.nanoseconds(n, 0) / 1e6 for n in widths] == list(expected)
 
 
 def test_noise_never_makes_more_channels_faster():
     noise = np.random.RandomState(0).uniform(1, 5, (6, 7))
     rows = tuple(map(tuple, noise))
-    times = Grid(tuple(range(8, 56, 8)), tuple(range(8, 64, 8)), rows).rising()
+    times = Grid(tuple(range(8, 56, 8)), tuple(range(8, 64, 8)), rows).monotone()
     assert (np.diff(times, axis=0) >= 0).all()
     assert (np.diff(times, axis=1) >= 0).all()
     assert noise.min() <= times.min() < times.max() <= noise.max()
@@ -185,7 +191,7 @@ def test_noise_never_makes_more_channels_faster():
 
 def test_times_that_rise_stay_as_they_are():
     grid = Grid((8, 16), (8, 16), ((1.0, 2.0), (2.5, 4.0)))
-    assert grid.rising().tolist() == [[1, 2], [2.5, 4]]
+    assert grid.monotone().tolist() == [[1, 2], [2.5, 4]]
 
 
 def test_latency_never_falls_with_a_width(graph):
@@ -245,7 +251,7 @@ def test_latency_of_the_whole_net_keeps_everything(graph, table):
 def test_latency_without_a_table_is_refused(graph):
     with pytest.raises(ValueError, match="3 latency_ms needs a latency table") as told:
         select(graph, Budget(latency_ms=3))
-    assert "measure_units" in str(told.value)
+    assert "measure_blocks" in str(told.value)
 
 
 def test_latency_that_cannot_be_met_says_what_can(graph, table):
@@ -253,13 +259,13 @@ def test_latency_that_cannot_be_met_says_what_can(graph, table):
         select(graph, Budget(latency_ms=0.26), table=table)
 
 
-def test_unit_that_was_not_timed_is_named(graph):
+def test_block_that_was_not_timed_is_named(graph):
     other = made_up(trace(ready(chain()), SHAPE))
-    with pytest.raises(ValueError, match="has no times for 'Convolution.*measure_unit"):
+    with pytest.raises(ValueError, match="has no times for 'Convolution"):
         select(graph, Budget(latency_ms=3), table=other)
 
 
-def test_wider_unit_than_was_timed_is_refused(graph, table):
+def test_wider_block_than_was_timed_is_refused(graph, table):
     narrow = {
         k: Grid(g.ins[:1], g.outs[:1], ((g.ms[0][0],),)) for k, g in table.grids.items()
     }
@@ -337,8 +343,8 @@ def test_missing_table_is_named(tmp_path):
 # Measuring.
 
 
-def test_time_of_a_unit_is_the_difference_per_copy(timed):
-    table = measure_units(trace(chain(), SHAPE), rounds=1)
+def test_time_of_a_block_is_the_difference_per_copy(timed):
+    table = measure_blocks(trace(chain(), SHAPE), rounds=1)
     assert table.call_ms == 0.5
     assert {ms for g in table.grids.values() for row in g.ms for ms in row} == {2.0}
     assert table.machine == this_machine()
@@ -346,36 +352,36 @@ def test_time_of_a_unit_is_the_difference_per_copy(timed):
 
 def test_smallest_of_all_rounds_counts(monkeypatch):
     graph, counts = trace(chain(), SHAPE), []
-    monkeypatch.setattr(measuring, "_unit_ms", lambda *_: 9.0)
-    measure_units(graph, rounds=1, progress=lambda *done: counts.append(done))
+    monkeypatch.setattr(measuring, "_block_ms", lambda *_: 9.0)
+    measure_blocks(graph, rounds=1, progress=lambda *done: counts.append(done))
     points = len(counts)
     assert counts == [(n + 1, points) for n in range(points)]
     times = iter([9.0] * points + [4.0] * points)
-    monkeypatch.setattr(measuring, "_unit_ms", lambda *_: next(times))
-    table = measure_units(graph, rounds=2)
+    monkeypatch.setattr(measuring, "_block_ms", lambda *_: next(times))
+    table = measure_blocks(graph, rounds=2)
     assert {ms for g in table.grids.values() for row in g.ms for ms in row} == {4.0}
 
 
 def test_what_a_table_has_is_not_timed_again(timed):
     graph = trace(ready(thick()), SHAPE)
-    table = measure_units(graph, rounds=1)
+    table = measure_blocks(graph, rounds=1)
     assert timed
     timed.clear()
-    assert measure_units(graph, table) == table
+    assert measure_blocks(graph, table) == table
     plan = Plan({g.name: range(5) for g in graph.groups if not g.frozen})
     small = trace(slim(ready(thick()), plan, shape=SHAPE), SHAPE)
-    measure_units(small, table)
+    measure_blocks(small, table)
     assert timed == []
 
 
 def test_only_missing_widths_are_timed(timed):
     graph = trace(ready(wide()), SHAPE)
-    first = next(u for u in units_of(graph) if len(knots(u)[0]) > 2)
-    ins, outs = knots(first)
+    first = next(u for u in fused_blocks(graph) if len(grid_points(u)[0]) > 2)
+    ins, outs = grid_points(first)
     old = Grid(ins[:-1], outs, tuple((9.0,) * len(outs) for _ in ins[:-1]))
-    full = measure_units(graph, rounds=1)
-    known = LatencyTable(full.machine, 0.5, {**full.grids, first.kind: old})
-    found = measure_units(graph, known, rounds=1).grids[first.kind]
+    full = measure_blocks(graph, rounds=1)
+    known = LatencyTable(full.machine, 0.5, {**full.grids, first.signature: old})
+    found = measure_blocks(graph, known, rounds=1).grids[first.signature]
     for a, row in zip(found.ins, found.ms):
         for b, ms in zip(found.outs, row):
             assert ms == (9.0 if a in old.ins and b in old.outs else 2.0)
@@ -385,8 +391,8 @@ def test_only_missing_widths_are_timed(timed):
 @pytest.mark.parametrize("name", ["cpu", "threads", "waiting", "mxnet"])
 def test_table_of_another_machine_is_not_extended(timed, table, graph, name):
     other = LatencyTable({**table.machine, name: "x"}, 0.1, table.grids)
-    with pytest.raises(ValueError, match=f"is for {name} 'x', here it is") as told:
-        measure_units(graph, other)
+    with pytest.raises(ValueError, match=f"is for {name} 'x'") as told:
+        measure_blocks(graph, other)
     assert "\n" not in str(told.value)
     assert timed == []
 
@@ -416,14 +422,14 @@ def test_how_threads_wait_is_part_of_the_machine(monkeypatch, given, told):
 @pytest.mark.parametrize("wrong", [{"repeats": 0}, {"rounds": True}, {"rounds": 1.5}])
 def test_counts_of_measurements_are_whole_numbers(graph, wrong):
     with pytest.raises(ValueError, match="allowed: a whole number from 1"):
-        measure_units(graph, **wrong)
+        measure_blocks(graph, **wrong)
 
 
 def test_real_times_cover_a_net_and_leave_it_alone():
     net = ready(chain())
     x = mx.nd.ones(SHAPE)
     before, graph = net(x).asnumpy(), trace(net, SHAPE)
-    table = measure_units(graph, repeats=2, rounds=1)
+    table = measure_blocks(graph, repeats=2, rounds=1)
     assert predict_latency(graph, table) >= table.call_ms > 0
     assert np.array_equal(net(x).asnumpy(), before)
 

@@ -11,11 +11,6 @@ from pathlib import Path
 import pytest
 
 import gluon_compress as gc
-from gluon_compress.cli import choices
-from gluon_compress.data.public import PUBLIC_DATASETS
-from gluon_compress.deployment.formats import FORMATS
-from gluon_compress.deployment.int8 import CALIBRATIONS
-from gluon_compress.deployment.runtimes import RUNTIMES
 
 PACKAGE = Path(gc.__file__).parent
 
@@ -25,8 +20,7 @@ def run(code: str) -> str:
 
 
 def test_importing_the_package_does_not_load_mxnet():
-    modules = "gluon_compress.cli.choices, gluon_compress.provenance"
-    code = f"import sys, gluon_compress, {modules}"
+    code = "import sys, gluon_compress.cli, gluon_compress.provenance"
     assert run(f"{code}; print('mxnet' in sys.modules)") == "False"
 
 
@@ -63,16 +57,3 @@ def test_dir_lists_what_is_not_loaded():
 
 def test_version_is_that_of_the_installed_package():
     assert gc.__version__ == importlib.metadata.version("gluon_compress")
-
-
-@pytest.mark.parametrize(
-    ("listed", "registered"),
-    [
-        (choices.RUNTIMES, RUNTIMES),
-        (choices.FORMATS, FORMATS),
-        (choices.CALIBRATIONS, CALIBRATIONS),
-        (choices.DATASETS, PUBLIC_DATASETS),
-    ],
-)
-def test_names_in_help_are_the_ones_of_the_registries(listed, registered):
-    assert list(listed) == list(registered)

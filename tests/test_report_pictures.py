@@ -95,14 +95,14 @@ def bars_of_all(axes) -> list[float]:
     return [p.get_width() for p in axes.patches if not same(p.get_facecolor(), behind)]
 
 
-def test_frozen_and_held_groups_have_colours_of_their_own(drawn):
+def test_frozen_and_protected_groups_have_colours_of_their_own(drawn):
     rows = [row("a"), row("b", held="first layer"), row("c", frozen="an output")]
     report.kept_chart(rows, "unused.png", title="n")
     axes = drawn[0].axes[0]
-    for ink in (KEPT, plan_charts.HELD, plan_charts.FROZEN):
+    for ink in (KEPT, plan_charts.PROTECTED, plan_charts.FROZEN):
         assert bars(axes, ink) == [100]
     names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert names == ["kept", "held back", "frozen", "removed"]
+    assert names == ["kept", "protected", "frozen", "removed"]
 
 
 def test_savings_are_drawn_where_they_are_known(drawn):

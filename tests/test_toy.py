@@ -61,21 +61,21 @@ def test_complete_set_is_left_as_it_is(toy):
 
 def test_set_with_other_values_is_not_overwritten(toy):
     before = content(toy)
-    with pytest.raises(ValueError, match='"images": 12.*wanted is.*"images": 13'):
+    with pytest.raises(ValueError, match='"images": 12.*"images": 13'):
         make_toy(toy, images=13, size=96)
     assert content(toy) == before
 
 
 def test_foreign_folder_is_not_overwritten(tmp_path):
     (tmp_path / "letter").write_text("dear")
-    with pytest.raises(ValueError, match="holds something else than the toy set"):
+    with pytest.raises(ValueError, match="something other than"):
         make_toy(tmp_path, **SMALL)
     assert content(tmp_path) == {"letter": b"dear"}
 
 
 def test_file_in_its_place_is_not_overwritten(tmp_path):
     (tmp_path / "set").write_text("dear")
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="something other than"):
         make_toy(tmp_path / "set", **SMALL)
     assert content(tmp_path) == {"set": b"dear"}
 

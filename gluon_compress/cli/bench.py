@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
 from gluon_compress.cli.app import Command
-from gluon_compress.cli.choices import PRECISIONS, RUNTIMES
 from gluon_compress.cli.options import (
     above_0,
     add_devices,
@@ -19,6 +18,8 @@ from gluon_compress.cli.options import (
     refuse,
     write_result,
 )
+from gluon_compress.deployment.formats import PRECISIONS
+from gluon_compress.deployment.runtimes import RUNTIMES
 
 TEXT = """Time a model folder in Gluon, or a deployed folder in its runtimes.
 
@@ -120,7 +121,6 @@ def _gluon(args: argparse.Namespace) -> Iterator[Way]:
 def _deployed(args: argparse.Namespace) -> Iterator[Way]:
     import numpy as np
 
-    from gluon_compress.deployment import RUNTIMES as OPENERS
     from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions
     from gluon_compress.model_folder import read_manifest
 
@@ -137,7 +137,7 @@ def _deployed(args: argparse.Namespace) -> Iterator[Way]:
         files = [Path(args.model, file) for file in entries[readable[0]]["files"]]
         threads = None if runtime == "mxnet" else args.threads
         try:
-            net = OPENERS[runtime].open(files, threads)
+            net = RUNTIMES[runtime].open(files, threads)
         except ValueError as error:  # it is not installed
             print(f"skipped {runtime} {precision}: {error}")
             continue

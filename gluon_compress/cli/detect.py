@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
-from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, Iterator, Sequence
@@ -82,8 +82,8 @@ def _detect(args: argparse.Namespace) -> None:
     from gluon_compress.detector import load_detector
     from gluon_compress.storage.atomic import write_json
 
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     out, results = Path(args.out), []
     targets = pictures(args.images, out, EXTENSIONS)
     detector = load_detector(args.model, **loading_options(args))

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from gluon_compress.cli.app import Command
-from gluon_compress.cli.choices import DATASETS
+from gluon_compress.storage import public_datasets
+from gluon_compress.storage.public_datasets import PUBLIC_DATASETS
 
 TEXT = """Download public data sets to where recipes look for them with --data DIR.
 
@@ -22,7 +23,7 @@ is there in part is an error.
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    sets = f"any of {', '.join(DATASETS)}"
+    sets = f"any of {', '.join(PUBLIC_DATASETS)}"
     parser.add_argument("sets", nargs="*", metavar="SET", help=sets)
     parser.add_argument("--root", metavar="DIR", help="for all sets")
     parser.add_argument(
@@ -39,24 +40,23 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _download(args: argparse.Namespace) -> None:
     """Refuse what cannot succeed, then put one set after the other in its place."""
-    from gluon_compress.data import public
-
     if args.list:
-        print(f"{public.describe_datasets()}\n\n{public.FOD}")
+        print(f"{public_datasets.describe_datasets()}\n\n{public_datasets.FOD}")
         return
     if not args.sets or not args.root:
         raise ValueError("SET and --root are required, or --list")
-    root, sets = Path(args.root).expanduser(), public.public_datasets(args.sets)
+    root = Path(args.root).expanduser()
+    sets = public_datasets.datasets_named(args.sets)
     if root.exists() and not root.is_dir():
         raise ValueError(f"--root {root}: is not a folder")
     for dataset in sets.values():
-        public.is_complete(dataset, root)
+        public_datasets.is_complete(dataset, root)
     for name, dataset in sets.items():
-        is_new = public.download_dataset(
+        is_new = public_datasets.download_dataset(
             dataset, root, mirror=args.mirror, keep=args.keep
         )
         state = "" if is_new else ", complete already: nothing to do"
-        print(f"{name}: {root / dataset.place}{state}", flush=True)
+        print(f"{name}: {root / dataset.path}{state}", flush=True)
 
 
 DOWNLOAD = Command(TEXT, _add_options, _download)

@@ -237,7 +237,7 @@ def source_of(args: argparse.Namespace, images: Any, split: str) -> dict[str, An
     from gluon_compress import data
 
     place = {"root": Path(args.data).name, "split": args.split or split}
-    return {**place, **data.counted(images)}
+    return {**place, **data.count_images(images)}
 
 
 def _metric(args: argparse.Namespace) -> str:

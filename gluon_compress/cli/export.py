@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gluon_compress.cli.app import Command
-from gluon_compress.cli.choices import CALIBRATIONS, FORMATS
 from gluon_compress.cli.image_files import images_in
 from gluon_compress.cli.options import above_0, add_devices, folder, refuse
+from gluon_compress.deployment.formats import CALIBRATIONS, FORMATS
 
 TEXT = """Write a model folder again, or the files of edge runtimes, and check them.
 

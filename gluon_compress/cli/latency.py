@@ -47,7 +47,7 @@ def _measure(args: argparse.Namespace) -> None:
     earlier = gc.LatencyTable.load(args.table) if Path(args.table).exists() else None
     net, shape = pair_of(net_of(args.net)), (1, 3, args.size, args.size)
     graph = gc.trace(net, shape)
-    table = gc.measure_units(graph, earlier)
+    table = gc.measure_blocks(graph, earlier)
     table.save(args.table)
     print(f"{gc.predict_latency(graph, table):.2f} ms predicted for {table.machine}")
     if not args.check:

@@ -13,7 +13,8 @@ import re
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from gluon_compress.cli.choices import PRECISIONS, RUNTIMES
+from gluon_compress.deployment.formats import PRECISIONS
+from gluon_compress.deployment.runtimes import RUNTIMES
 from gluon_compress.provenance import environment
 
 RESULT = "result.json"
@@ -111,8 +112,8 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
         metavar="NAME",
-        help=f"of a deployed folder: {_either(RUNTIMES)}; default: Gluon, for a model "
-        "folder",
+        help=f"of a deployed folder: {_either(list(RUNTIMES))}; "
+        "default: Gluon, for a model folder",
     )
     parser.add_argument(
         "--precision",

@@ -1,12 +1,16 @@
-"""Images and boxes: the layouts people have, augmentation, and batches.
+"""Data sets, augmentation, preprocessing, and batches.
 
-``sets`` and ``folders`` open data sets; ``voc_xml`` and ``images`` cope with what is
-in them; ``augment`` changes a sample; ``batches`` puts samples and their targets
-together ahead of the training; ``toy`` makes a set up.
+``detection`` and ``classification`` open the data of a recipe. ``voc``,
+``gluoncv_datasets``, ``image_folder`` and ``recordio`` are the layouts; ``voc_xml`` and
+``images`` read their files. ``detection_transforms`` and ``imagenet_transforms``
+augment samples, ``batches`` prepares batches in threads, and ``preprocess`` turns any
+image into a net's input. ``toy`` draws a small detection data set.
 """
 
-from gluon_compress.data.batches import Batches, EarlyBatches
-from gluon_compress.data.classes import ClassTargets, Mixup
+from __future__ import annotations
+
+from gluon_compress.data.batches import Batches, ProgressiveBatches
+from gluon_compress.data.class_targets import ClassTargets, Mixup
 from gluon_compress.data.classification import ClassificationData
 from gluon_compress.data.detection import DetectionData
 from gluon_compress.data.detection_transforms import (
@@ -14,20 +18,20 @@ from gluon_compress.data.detection_transforms import (
     detection_val_sample,
 )
 from gluon_compress.data.folders import DATA_FOLDER
+from gluon_compress.data.gluoncv_datasets import (
+    DetectionDataset,
+    coco_gluoncv,
+    voc_gluoncv,
+)
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
 from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
-from gluon_compress.data.recordio import RecordBatches, Records, sample
-from gluon_compress.data.sets import (
-    Detections,
-    VOCLayout,
-    coco_gluoncv,
-    counted,
-    voc_gluoncv,
-)
+from gluon_compress.data.recordio import RecordBatches, Records
+from gluon_compress.data.subset import count_images, draw_subset
 from gluon_compress.data.toy import make_toy
-from gluon_compress.data.voc_xml import class_names
+from gluon_compress.data.voc import VOCLayout
+from gluon_compress.data.voc_xml import read_class_names
 
 __all__ = [
     "DATA_FOLDER",
@@ -37,25 +41,24 @@ __all__ = [
     "ClassTargets",
     "ClassificationData",
     "DetectionData",
-    "Detections",
-    "EarlyBatches",
+    "DetectionDataset",
+    "ProgressiveBatches",
     "ImageFolder",
     "Mixup",
     "Placement",
     "Preprocess",
     "RecordBatches",
     "Records",
-    "STD",
     "VOCLayout",
     "as_rgb",
-    "class_names",
+    "read_class_names",
     "coco_gluoncv",
-    "counted",
+    "count_images",
     "crop_train_sample",
     "crop_val_sample",
     "make_toy",
     "normalize",
-    "sample",
+    "draw_subset",
     "detection_train_sample",
     "detection_val_sample",
     "voc_gluoncv",

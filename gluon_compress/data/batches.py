@@ -1,14 +1,14 @@
-"""Batches of samples and targets, made ahead in threads.
+"""Batches of samples and targets, prepared ahead of training in threads.
 
-Nothing here runs an MXNet operator: one that waits behind those of a training step
-takes longer than the work itself.
+Nothing here runs an MXNet operator: it would wait behind the operators of a training
+step for longer than the work itself takes.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -19,9 +19,9 @@ LAST = ("keep", "discard", "fill")
 
 
 class Batches:
-    """Batches of a data set: the same for the same seed, from any batch on.
+    """Batches of a data set, reproducible by seed from any batch on.
 
-    Chance is a function of (seed, epoch, index of the sample) alone.
+    Random numbers depend only on (seed, epoch, index of the sample).
 
     Parameters
     ----------
@@ -33,23 +33,23 @@ class Batches:
     batch_size : int
     seed : int
     workers : int
-        Threads that make batches ahead; 0: none. It does not change the batches.
+        Threads that prepare batches; 0: none. The batches do not depend on it.
     shuffle : bool
     last : str
-        The last batch of an epoch, where it is smaller: ``keep`` it, ``discard`` it,
-        or ``fill`` it with samples from the epoch's beginning.
+        What to do with a smaller last batch of an epoch: ``keep``, ``discard``, or
+        ``fill`` it with samples from the beginning of the epoch.
     targets : callable, optional
         Labels to a tuple of arrays (``Family.targets``). None: the labels themselves,
-        padded with -1 to ``(B, M, 6)``, or class ids ``(B,)``.
+        pad_labels with -1 to ``(B, M, 6)``, or class ids ``(B,)``.
     mix : callable, optional
         ``mix(arrays, rng)`` -> arrays, called with a whole batch (``Mixup``).
     normalized : callable
-        What makes a net's input of a batch of images.
+        Turns a batch of images into a net's input.
 
     Raises
     ------
     ValueError
-        If there is nothing to make a batch of, or for a wrong size or word.
+        If there are too few images for a batch, or a setting is not allowed.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Batches:
             raise ValueError(f"last is {last!r}; allowed: {', '.join(LAST)}")
         self.dataset, self.sample, self.batch_size = dataset, sample, batch_size
         self.seed, self.workers, self.shuffle = seed, workers, shuffle
-        self.last, self.targets, self.mix = last, targets or padded, mix
+        self.last, self.targets, self.mix = last, targets or pad_labels, mix
         self.normalized = normalized
         if len(self) < 1:
             raise ValueError(f"{len(dataset)} images make no batch of {batch_size}")
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.dataset), self.batch_size)
-        return whole + (rest > 0 and self.last != "discard")
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        return full + (rest > 0 and self.last != "discard")
 
     def __iter__(self) -> Iterator[tuple]:
         return self.epoch(0)
@@ -93,7 +93,7 @@ class Batches:
         Raises
         ------
         Exception
-            What reading or changing a sample raised, at the batch that holds it.
+            Whatever reading or transforming a sample raised, at its batch.
         """
         order, size = self._order(number), self.batch_size
         parts: Iterator[tuple] = (
@@ -101,13 +101,12 @@ class Batches:
             for i in range(start, len(self))
         )
         if self.workers:
-            made = self._ahead(parts)
+            yield from self._prefetched(parts)
         else:
-            made = (self._make(*part) for part in parts)
-        yield from made
+            yield from (self._make(*part) for part in parts)
 
-    def _ahead(self, parts: Iterator) -> Iterator[tuple]:
-        """Yield what threads make, in order; when closed, wait for them to end."""
+    def _prefetched(self, parts: Iterator) -> Iterator[tuple]:
+        """Yield batches that threads make, in order; when closed, wait for them."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
         waiting: deque = deque()
         try:
@@ -135,7 +134,7 @@ class Batches:
         images, labels = zip(*samples)
         arrays = (self.normalized(images), *self.targets(labels))
         if self.mix is not None:
-            # The fourth number makes it another stream than any sample's.
+            # The fourth number keeps this stream apart from those of the samples.
             rng = np.random.default_rng([self.seed, epoch, number, 1])
             arrays = self.mix(arrays, rng)
         return tuple(mx.nd.array(array, ctx=mx.cpu()) for array in arrays)
@@ -146,13 +145,13 @@ class Batches:
         return self.sample(image, label, rng=rng)
 
 
-def padded(labels: Sequence) -> tuple[np.ndarray]:
-    """Return labels as one array: class ids, or rows padded with -1.
+def pad_labels(labels: Sequence) -> tuple[np.ndarray]:
+    """Return labels as one array: class ids, or rows pad_labels with -1.
 
     Parameters
     ----------
     labels : sequence
-        B class ids, or B arrays ``(M, 6)`` of different M.
+        B class ids, or B arrays ``(M, 6)`` with any M.
 
     Returns
     -------
@@ -168,18 +167,20 @@ def padded(labels: Sequence) -> tuple[np.ndarray]:
     return (out,)
 
 
-class EarlyBatches:
-    """Some batches in the first epochs, others behind: smaller images, then all of it.
+class ProgressiveBatches:
+    """One kind of batches in the first epochs, another later, as smaller images first.
+
+    Tan and Le 2021, section 4, "progressive learning".
 
     Parameters
     ----------
     early, late : Batches
-        Of the same length.
+        Both of the same length.
     epochs : int
-        How many epochs take the early ones.
+        How many epochs use ``early``.
     """
 
-    def __init__(self, early, late, epochs: int) -> None:
+    def __init__(self, early: Any, late: Any, epochs: int) -> None:
         self.early, self.late, self.epochs = early, late, epochs
 
     def __len__(self) -> int:
@@ -189,30 +190,3 @@ class EarlyBatches:
         """Yield the batches of an epoch from batch ``start`` on."""
         chosen = self.early if number < self.epochs else self.late
         return chosen.epoch(number, start)
-
-
-def drawn(length: int, count: int, seed: int) -> list[int]:
-    """Return so many different indices, or all of them in another order."""
-    order = np.random.default_rng(seed).permutation(length)
-    return [int(i) for i in order[:count]]
-
-
-class Sample:
-    """Some images of a data set; see ``sample``.
-
-    Parameters
-    ----------
-    dataset
-    count : int
-        All of them, where there are fewer.
-    seed : int
-    """
-
-    def __init__(self, dataset, count: int, *, seed: int = 0) -> None:
-        self.dataset, self.indices = dataset, drawn(len(dataset), count, seed)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple:
-        return self.dataset[self.indices[index]]

@@ -1,4 +1,4 @@
-"""The data of a classification recipe: its settings, and the sets that they open."""
+"""The data settings of a classification recipe, and the data sets they open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gluon_compress.data.folders import (
 )
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.recordio import Records
-from gluon_compress.data.voc_xml import class_names
+from gluon_compress.data.voc_xml import read_class_names
 from gluon_compress.validation import (
     Allowed,
     CountOrZero,
@@ -29,7 +29,7 @@ from gluon_compress.validation import (
 
 
 class ClassificationData(Settings):
-    """Images with a class each, to train and test on, and how they are augmented.
+    """Labelled images to train and test on, and their augmentation.
 
     Parameters
     ----------
@@ -43,17 +43,17 @@ class ClassificationData(Settings):
     train : str
         Name of the split to train on.
     val : str
-        Name of the split that results are measured on.
+        Name of the split for the results.
     classes : tuple of str, str or None
         Names in the order of the ids, the file in ``root`` that lists them, or None:
         the names of the folders. Records hold ids only, so they need names.
     size : int or (int, int)
         Height and width of the net's input, pixels; one number if they are equal.
     early_size : int
-        Height and width in the first epochs of ``train``, pixels: smaller images are
-        faster and nearly as good (Tan and Le 2021, section 4).
+        Height and width in the first epochs of ``train``, pixels. Smaller images train
+        faster and nearly as well (Tan and Le 2021, section 4).
     early_epochs : int
-        How many epochs see images of ``early_size``.
+        How many epochs use ``early_size``.
     least_area : float
         Smallest share of an image that random crops take.
     jitter : float
@@ -100,7 +100,7 @@ class ClassificationData(Settings):
         ----------
         split : str
         classes : sequence of str, optional
-            Of the training set; None: as the settings say.
+            Classes of the training set; None: as the settings say.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class ClassificationData(Settings):
         folder = existing_folder(self.root)
         names = self.classes if classes is None else classes
         if isinstance(names, str):
-            names = class_names(folder, folder / names)
+            names = read_class_names(folder, folder / names)
         return CLASSIFICATION_SETS[self.kind](folder, split, names)
 
 

@@ -1,4 +1,4 @@
-"""The data of a detection recipe: its settings, and the sets that they open."""
+"""The data settings of a detection recipe, and the data sets they open."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from gluon_compress.data.folders import (
     folder_of,
     height_and_width,
 )
-from gluon_compress.data.sets import VOCLayout, coco_gluoncv, voc_gluoncv
+from gluon_compress.data.gluoncv_datasets import coco_gluoncv, voc_gluoncv
 from gluon_compress.data.toy import make_toy
-from gluon_compress.data.voc_xml import class_names
+from gluon_compress.data.voc import VOCLayout
+from gluon_compress.data.voc_xml import read_class_names
 from gluon_compress.validation import Allowed, NonEmptyStr, OneOf, Settings, few
 
 
@@ -26,8 +27,8 @@ class DetectionData(Settings):
     Parameters
     ----------
     kind : str
-        A name in ``DETECTION_SETS``: ``voc`` (a folder in VOC layout), ``toy`` (shapes
-        that are drawn when first used), ``gluoncv_voc`` or ``coco`` (GluonCV's
+        A name in ``DETECTION_SETS``: ``voc`` (a folder in VOC layout), ``toy`` (shapes,
+        drawn on first use), ``gluoncv_voc`` or ``coco`` (GluonCV's
         loaders).
     root : str
         Folder: a path, or a name in the folder that ``--data`` or
@@ -35,12 +36,12 @@ class DetectionData(Settings):
     train : str
         Name of the split to train on.
     val : str or None
-        Name of the split that is measured during training; None: the test split.
+        Name of the split evaluated during training; None: the test split.
     test : str
-        Name of the split that results are measured on.
+        Name of the split for the final results.
     classes : tuple of str, str or None
-        Names, the file that lists them, or None: as found in the data. GluonCV's
-        loaders know only their own, which may be named here too.
+        Names, the file that lists them, or None: those of the data. GluonCV's loaders
+        have fixed classes, which can be stated here too.
     size : int or (int, int)
         Height and width of the net's input, pixels; one number if they are equal. Which
         sizes it can have depends on the net.
@@ -63,7 +64,7 @@ class DetectionData(Settings):
     difficult: bool = True
 
     def check(self) -> None:
-        """Check that a loader that keeps difficult objects is not told to drop them."""
+        """Check that difficult objects are only dropped where the loader can."""
         if not self.difficult and self.kind in _KEEP_DIFFICULT:
             allowed = f"true with kind {self.kind!r}, which keeps them"
             raise self.error("difficult", allowed)
@@ -83,15 +84,15 @@ class DetectionData(Settings):
         Raises
         ------
         ValueError
-            If it cannot be opened, or holds no object that is not difficult: there is
+            If it cannot be opened, or all of its objects are marked difficult: there is
             nothing to learn or to find.
         """
         dataset = DETECTION_SETS[self.kind](self, split)
         labels = (dataset.label(i) for i in range(len(dataset)))
         if not any((label[:, 5] == 0).any() for label in labels):
             raise ValueError(
-                f"{self.folder()}: the {len(dataset)} images of {split!r} hold no "
-                "object that is not difficult"
+                f"{self.folder()}: the {len(dataset)} images of {split!r} have no "
+                "object, or only difficult ones"
             )
         return dataset
 
@@ -107,17 +108,17 @@ def _toy(data: DetectionData, split: str) -> Any:
 
 
 def _gluoncv_voc(data: DetectionData, split: str) -> Any:
-    return _with_its_classes(data, voc_gluoncv(existing_folder(data.root), split))
+    return _with_checked_classes(data, voc_gluoncv(existing_folder(data.root), split))
 
 
 def _coco(data: DetectionData, split: str) -> Any:
-    return _with_its_classes(data, coco_gluoncv(existing_folder(data.root), split))
+    return _with_checked_classes(data, coco_gluoncv(existing_folder(data.root), split))
 
 
-def _with_its_classes(data: DetectionData, dataset: Any) -> Any:
-    """Refuse other classes than the ones that a loader always gives."""
+def _with_checked_classes(data: DetectionData, dataset: Any) -> Any:
+    """Return the data set, or refuse classes other than the loader's own."""
     if data.classes is not None:
-        wanted: Sequence[str] = class_names(data.folder(), data.classes)
+        wanted: Sequence[str] = read_class_names(data.folder(), data.classes)
         if tuple(wanted) != tuple(dataset.classes):
             raise ValueError(
                 f"data.classes is {few(wanted, 20)}; kind {data.kind!r} gives "

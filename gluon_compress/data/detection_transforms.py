@@ -1,9 +1,9 @@
-"""What happens to an image and its boxes before a detector sees them, in uint8.
+"""Augments images and boxes for detectors, in uint8.
 
-The kind and the distribution are those of GluonCV's ``SSDDefaultTrainTransform``
-(Liu et al. 2016, section 2.2, "data augmentation"). The order of work is not: the
-window to be seen is chosen first, on a canvas that is never made, and only its pixels
-are resized; colours change last, at the size of the net's input.
+The changes and their distributions are those of GluonCV's ``SSDDefaultTrainTransform``
+(Liu et al. 2016, section 2.2, "data augmentation"), in another order: the crop is
+chosen first, on a virtual canvas, and only its pixels are resized; colours change last,
+at the size of the net's input.
 """
 
 from __future__ import annotations
@@ -43,34 +43,33 @@ def detection_train_sample(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a random view of an image to train on, and the boxes seen in it.
 
-    The image lies on a canvas up to four times as large (half of the time), a crop
-    that overlaps the boxes enough is cut from it and resized with a random
-    interpolation, half are mirrored, and the colours of the image (not of the
-    canvas) change.
+    The image is put on a canvas up to four times as large (half of the time); a crop
+    that overlaps the boxes enough is resized with a random interpolation and mirrored
+    (half of the time); the colours of the image, not of the canvas, change.
 
     Parameters
     ----------
     image : numpy.ndarray
         ``(H, W, 3)``, uint8, RGB; not changed.
     label : numpy.ndarray
-        ``(M, 4+)``: corner boxes in pixels and anything else; M may be 0.
+        ``(M, 4+)``: corner boxes in pixels, then any columns; M can be 0.
     size : int or (int, int)
         Height and width of the result, pixels.
     rng : numpy.random.Generator
-        The only source of chance.
+        The only source of random numbers.
 
     Returns
     -------
     tuple
-        Image ``(H, W, 3)``, uint8, and label ``(N, 4+)``, float32, in its
-        pixels. A box whose centre is outside the crop is left out, the others are
-        clipped to it; N is 0 only if M is.
+        Image ``(H, W, 3)``, uint8, and label ``(N, 4+)``, float32, in its pixels.
+        Boxes whose centre is outside the crop are left out, the others are clipped to
+        it. N is 0 only if M is.
 
     Notes
     -----
-    Differences from GluonCV, which works in float32: colours saturate at 0 and 255,
-    as in the authors' own 8-bit code, and the edge of an expanded image falls on a
-    whole pixel of the result (the boxes go with it).
+    GluonCV works in float32. Here colours saturate at 0 and 255, as in the authors'
+    own 8-bit code, and the edge of an expanded image, with its boxes, is rounded to a
+    pixel of the result.
     """
     size = size_pair(size)
     colour = _colour_matrix(rng)
@@ -95,14 +94,14 @@ def detection_val_sample(
     size: Size,
     rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the whole image resized, and its boxes with it.
+    """Return the resized image and its boxes.
 
     Parameters
     ----------
     image, label, size
         As in ``detection_train_sample``.
     rng : ignored
-        There is no chance in it.
+        Nothing is random here.
 
     Returns
     -------
@@ -116,8 +115,10 @@ def detection_val_sample(
     return view, boxes.astype(np.float32)
 
 
-def _resize(image: np.ndarray, width: int, height: int, how: int) -> np.ndarray:
-    return cv2.resize(image, (int(width), int(height)), interpolation=how)
+def _resize(
+    image: np.ndarray, width: int, height: int, interpolation: int
+) -> np.ndarray:
+    return cv2.resize(image, (int(width), int(height)), interpolation=interpolation)
 
 
 def _expand(width: int, height: int, rng) -> tuple[np.ndarray, np.ndarray]:
@@ -130,10 +131,10 @@ def _expand(width: int, height: int, rng) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _random_crop(boxes: np.ndarray, canvas: np.ndarray, rng) -> tuple:
-    """Choose a crop (xmin, ymin, xmax, ymax) and return the boxes that it keeps.
+    """Return the boxes in a random crop, and the crop (xmin, ymin, xmax, ymax).
 
-    Each constraint draws up to fifty crops and offers its first that overlaps every
-    box enough; the whole canvas is on offer too; one of all offers is taken.
+    For each least overlap, up to 50 crops are drawn, and the first that overlaps every
+    box enough is a candidate, as is the whole canvas. One of the candidates is chosen.
     """
     trials = _draw_crops(canvas, len(MIN_OVERLAPS) * TRIALS, rng)
     if len(boxes) == 0:
@@ -142,13 +143,13 @@ def _random_crop(boxes: np.ndarray, canvas: np.ndarray, rng) -> tuple:
     least = overlaps.min(axis=1).reshape(-1, TRIALS)
     enough = least >= np.array(MIN_OVERLAPS)[:, None]
     first = enough.argmax(axis=1) + TRIALS * np.arange(len(MIN_OVERLAPS))
-    whole = np.array([0, 0, *canvas])
-    offers = np.vstack([whole, trials[first[enough.any(axis=1)]]])
-    for crop in rng.permutation(offers):
-        kept = _inside(boxes, crop)
-        if len(kept):
-            return kept, crop
-    return boxes, whole
+    uncropped = np.array([0, 0, *canvas])
+    candidates = np.vstack([uncropped, trials[first[enough.any(axis=1)]]])
+    for crop in rng.permutation(candidates):
+        inside = _inside(boxes, crop)
+        if len(inside):
+            return inside, crop
+    return boxes, uncropped
 
 
 def _draw_crops(canvas: np.ndarray, count: int, rng) -> np.ndarray:
@@ -163,22 +164,22 @@ def _draw_crops(canvas: np.ndarray, count: int, rng) -> np.ndarray:
 
 
 def _inside(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """Return the boxes whose centre a crop holds, clipped to it."""
+    """Return the boxes whose centre is in a crop, clipped to it."""
     centres = (boxes[:, :2] + boxes[:, 2:4]) / 2
-    held = (crop[:2] <= centres) & (centres < crop[2:])
-    kept = boxes.copy()
-    kept[:, :2] = np.maximum(boxes[:, :2], crop[:2])
-    kept[:, 2:4] = np.minimum(boxes[:, 2:4], crop[2:])
-    solid = kept[:, :2] < kept[:, 2:4]
-    return kept[(held & solid).all(axis=1)]
+    centred = (crop[:2] <= centres) & (centres < crop[2:])
+    clipped = boxes.copy()
+    clipped[:, :2] = np.maximum(boxes[:, :2], crop[:2])
+    clipped[:, 2:4] = np.minimum(boxes[:, 2:4], crop[2:])
+    has_area = clipped[:, :2] < clipped[:, 2:4]
+    return clipped[(centred & has_area).all(axis=1)]
 
 
 def _place(
     crop: np.ndarray, offset: np.ndarray, shape: Sequence[int], size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which part of the image a crop sees and where in the result it goes.
+    """Return the part of the image in a crop, and where it lies in the result.
 
-    Both are (xmin, ymin, xmax, ymax) in whole pixels, of the image and the result.
+    Both are (xmin, ymin, xmax, ymax) in whole pixels, of the image and of the result.
     """
     seen = np.concatenate(
         [np.maximum(crop[:2] - offset, 0), np.minimum(crop[2:] - offset, shape)]
@@ -187,7 +188,7 @@ def _place(
     scale = sides / (crop[2:] - crop[:2])
     placed = (seen + np.tile(offset - crop[:2], 2)) * np.tile(scale, 2)
     placed = np.rint(placed).astype(int)
-    # A sliver of the image is seen as one pixel, not as none.
+    # Even a sliver of the image takes one pixel.
     placed[:2] = np.minimum(placed[:2], sides - 1)
     placed[2:] = np.maximum(placed[2:], placed[:2] + 1)
     return seen, placed
@@ -203,7 +204,7 @@ def _render(
 ) -> np.ndarray:
     x0, y0, x1, y1 = seen
     left, top, right, bottom = placed
-    if x0 >= x1 or y0 >= y1:  # an image without objects may be missed
+    if x0 >= x1 or y0 >= y1:  # the crop misses an image without objects
         return np.full((*size, 3), FILL, np.uint8)
     part = _resize(image[y0:y1, x0:x1], right - left, bottom - top, interpolation)
     if colour is not None:
@@ -216,14 +217,14 @@ def _render(
 
 
 def _follow(boxes, offset, seen, placed) -> np.ndarray:
-    """Move boxes from the canvas to the result, as the pixels under them move."""
+    """Move boxes from the canvas to the result, together with the pixels."""
     if len(boxes) == 0:
         return boxes
     scale = (placed[2:] - placed[:2]) / (seen[2:] - seen[:2])
     start = np.tile(seen[:2] + offset, 2)
     moved = boxes.copy()
     corners = (boxes[:, :4] - start) * np.tile(scale, 2) + np.tile(placed[:2], 2)
-    # They lie inside but for the rounding of the sums.
+    # Only rounding can put them outside.
     moved[:, :4] = np.clip(corners, np.tile(placed[:2], 2), np.tile(placed[2:], 2))
     return moved
 
@@ -231,8 +232,8 @@ def _follow(boxes, offset, seen, placed) -> np.ndarray:
 def _colour_matrix(rng: np.random.Generator) -> np.ndarray | None:
     """Draw brightness, contrast, saturation and hue as one ``(3, 4)`` matrix.
 
-    All are linear in RGB and contrast is a factor, so that GluonCV's two orders of
-    them are one. Each happens half of the time; None: nothing does.
+    All are linear in RGB and contrast is a factor, so that the two orders GluonCV
+    draws from are equal. Each change happens half of the time; None: no change.
     """
     happens = rng.random(4) < 0.5
     if not happens.any():
@@ -243,7 +244,7 @@ def _colour_matrix(rng: np.random.Generator) -> np.ndarray | None:
         share = rng.uniform(*SATURATION)
         matrix = share * matrix + (1 - share) * _GRAY
     if happens[2]:
-        # In units of half turns: with 18 of them any hue is as likely as any other.
+        # In half turns: over 18 of them, all hues are equally likely.
         angle = np.pi * rng.uniform(-HUE, HUE)
         cos, sin = np.cos(angle), np.sin(angle)
         turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])

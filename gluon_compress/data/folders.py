@@ -1,4 +1,4 @@
-"""What the data settings of all tasks share: where images are, and how large."""
+"""Settings shared by the data of all tasks: the folder and the image size."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
 def folder_of(root: str) -> Path:
     """Return the folder of a data root.
 
-    An absolute path stays as it is. Any other is looked for in the folder that the
-    environment variable ``GLUON_COMPRESS_DATA`` names, there also by its last part, or
-    in the current folder if the variable is not set.
+    An absolute path stays as it is. Any other path is relative to the folder that the
+    environment variable ``GLUON_COMPRESS_DATA`` names, where its last part alone counts
+    too, or to the current folder if the variable is not set.
 
     Parameters
     ----------
     root : str
-        As in a recipe's ``data.root``: ``bccd``, or a path.
+        A recipe's ``data.root``: a name such as ``bccd``, or a path.
     """
     base = os.environ.get(DATA_FOLDER)
     if not base or Path(root).is_absolute() or Path(base, root).exists():
@@ -44,12 +44,12 @@ def folder_of(root: str) -> Path:
 
 
 def existing_folder(root: str) -> Path:
-    """Return the folder of a data root that has to exist.
+    """Return the folder of a data root, which must exist.
 
     Raises
     ------
     ValueError
-        If it does not; the message says how to name it.
+        If it does not; the message says what can be given.
     """
     folder = folder_of(root)
     if folder.is_dir():

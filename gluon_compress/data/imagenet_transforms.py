@@ -1,8 +1,8 @@
-"""What a classifier's image goes through before the net sees it, in uint8.
+"""Augments images for classifiers, in uint8.
 
-The kinds of change are those of GluonCV's ImageNet training (He et al. 2019, "Bag of
-Tricks", section 2.1): a random part of the image, mirrored half of the time, with other
-colours. All changes of colour are one matrix, applied at the size of the net's input.
+The changes are those of GluonCV's ImageNet training (He et al. 2019, "Bag of Tricks",
+section 2.1): a random crop, mirrored half of the time, with random colours. All colour
+changes are one matrix, applied at the size of the net's input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ASPECTS = (3 / 4, 4 / 3)
 TRIALS = 10
 
 _GRAY = np.array([0.299, 0.587, 0.114])
-# Directions and lengths of ImageNet's colours (Krizhevsky et al. 2012, section 4.1).
+# Principal components of ImageNet's colours (Krizhevsky et al. 2012, section 4.1).
 _LENGTHS = np.array([55.46, 4.794, 1.148])
 _DIRECTIONS = np.array(
     [
@@ -40,24 +40,24 @@ def crop_train_sample(
     jitter: float = 0.4,
     lighting: float = 0.1,
 ) -> tuple[np.ndarray, int]:
-    """Return a random part of an image, resized, and its class.
+    """Return a random crop of an image, resized, and its class.
 
     Parameters
     ----------
     image : numpy.ndarray
         ``(H, W, 3)``, uint8, RGB; not changed.
     label : int
-        Handed on.
+        Returned as it is.
     size : int or (int, int)
         Height and width of the result, pixels.
     rng : numpy.random.Generator
-        The only source of chance.
+        The only source of random numbers.
     least_area : float
-        Smallest share of the image's area that is seen.
+        Smallest share of the image's area that a crop takes.
     jitter : float
         Largest relative change of brightness, contrast and saturation.
     lighting : float
-        Deviation of the noise along ImageNet's main colours.
+        Standard deviation of the noise along ImageNet's principal colours.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def crop_train_sample(
     """
     rows, columns = size_pair(size)
     stretch = columns / rows
-    top, left, height, width = _part(image.shape[:2], least_area, stretch, rng)
+    top, left, height, width = _crop(image.shape[:2], least_area, stretch, rng)
     part = image[top : top + height, left : left + width]
     view = CROPPED.resize(part, rows, columns)
     if rng.random() < 0.5:
@@ -89,28 +89,30 @@ def crop_val_sample(
     image, label, size
         As in ``crop_train_sample``.
     rng : ignored
-        There is no chance in it.
+        Nothing is random here.
 
     Returns
     -------
     tuple
-        Image ``(H, W, 3)``, uint8: the centre of the image, which is resized so that
-        it just covers ``size / 0.875``, and ``label``.
+        Image ``(H, W, 3)``, uint8: the centre of the image after resizing it to just
+        cover ``size / 0.875``, and ``label``.
     """
     view, _ = Preprocess.centre_crop(*size_pair(size)).view(image)
     return view, label
 
 
-def _part(
+def _crop(
     shape: Sequence[int], least_area: float, stretch: float, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Draw a part by its area and aspect; the largest of the result's where none fits.
+    """Draw a crop (top, left, height, width) by its area and aspect ratio.
 
-    ``stretch`` is width over height of the result, which aspects are relative to.
+    If none of the trials fits, it is the largest centred one of the result's aspect
+    ratio, ``stretch`` (width over height), to which drawn ratios are relative.
     """
     height, width = shape
     areas = rng.uniform(least_area, 1, TRIALS) * height * width
-    aspects = np.exp(rng.uniform(*np.log(ASPECTS), TRIALS)) * stretch
+    low, high = np.log(ASPECTS)
+    aspects = np.exp(rng.uniform(low, high, TRIALS)) * stretch
     for w, h in np.rint(np.sqrt([areas * aspects, areas / aspects])).astype(int).T:
         if 0 < w <= width and 0 < h <= height:
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)

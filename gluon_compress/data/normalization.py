@@ -1,4 +1,4 @@
-"""From uint8 images to the float input of a net: ImageNet's mean and deviation."""
+"""Normalizes uint8 images with ImageNet's mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Sequence
 
 import numpy as np
 
-# Of ImageNet, for RGB in 0..1: what GluonCV's nets are trained with.
+# For RGB in 0..1, as GluonCV's nets are trained.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -16,14 +16,14 @@ def normalize(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> np.ndarray:
-    """Return images as nets take them: channels first, minus mean, over std.
+    """Return normalized images, channels first.
 
     Parameters
     ----------
-    images : numpy.ndarray, or sequence of its parts
+    images : numpy.ndarray, or sequence of images
         ``(B, H, W, 3)``, uint8, RGB.
     mean, std : sequence of float
-        Of each channel, for values in 0..1. Default: ImageNet's.
+        One value for each channel, for colours in 0..1. Default: ImageNet's.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""From an image of any size and kind to a net's input, and boxes back to the image.
+"""Turns an image of any size into a net's input, and maps boxes back to the image.
 
-A ``Preprocess`` is stated in the manifest of a model, so that Gluon, every edge runtime
-and evaluation show a net the same pixels.
+A model's manifest states its ``Preprocess``, so that Gluon, every edge runtime and
+evaluation feed a net the same pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gluon_compress.data.images import read_image
 from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.validation import Count, Positive, Settings, Share, ShareOrZero
 
-CROP = 0.875  # share of the shorter side that classifiers see: 224 of 256 pixels
+CROP = 0.875  # share of the shorter side in a classifier's input: 224 of 256 pixels
 
 Method = Literal["area", "cubic", "linear", "nearest"]
 
@@ -31,11 +31,11 @@ class Placement:
     Parameters
     ----------
     height, width : int
-        Of the image, pixels.
+        Size of the image, pixels.
     rows, columns : int
         Height and width that it was resized to.
     top, left : int
-        Rows and columns of the resized image that the input does not see.
+        Rows and columns cut off the resized image.
     """
 
     height: int
@@ -62,17 +62,17 @@ class Placement:
 
 
 class Interpolation(Settings):
-    """How images are resized, by OpenCV's names; the defaults are GluonCV's for SSD.
+    """Interpolation methods by OpenCV's names; the defaults are GluonCV's for SSD.
 
     Parameters
     ----------
     larger : str
-        For an image that is larger than the result both ways: ``area``, ``cubic``,
+        For images larger than the result in both directions: ``area``, ``cubic``,
         ``linear`` or ``nearest``.
     smaller : str
-        For an image that is smaller both ways.
+        For images smaller than the result in both directions.
     otherwise : str
-        For any other.
+        For all other images.
     """
 
     larger: Method = "area"
@@ -95,27 +95,26 @@ CROPPED = Interpolation(smaller="linear")  # how classifiers' images are resized
 
 
 class Preprocess(Settings):
-    """What an image goes through before a net sees it.
+    """How an image becomes a net's input.
 
     Parameters
     ----------
     height : int
-        Of the input, pixels.
+        Height of the input, pixels.
     width : int
-        Of the input, pixels.
+        Width of the input, pixels.
     keep_ratio : bool
         Whether the image keeps its aspect ratio. If so, and without ``crop``, it is
         scaled to fit and lies in the top left corner; the rest of the input is zero.
     crop : float, optional
-        Share of the input's sides that is seen of an image that keeps its aspect ratio:
-        the image is scaled to cover the input's sides divided by ``crop`` (rounded up),
-        and its centre is taken.
+        For images that keep their aspect ratio: the image is scaled to cover the
+        input's sides divided by ``crop`` (rounded up), and its centre is taken.
     mean : tuple of float
-        Of red, green and blue, for values in 0..1.
+        One value each for red, green and blue, for colours in 0..1.
     std : tuple of float
-        Of red, green and blue, for values in 0..1.
+        One value each for red, green and blue, for colours in 0..1.
     interpolation : Interpolation
-        How the image is resized, while it has 8 bits.
+        How the 8-bit image is resized.
     """
 
     height: Count
@@ -133,7 +132,7 @@ class Preprocess(Settings):
 
     @classmethod
     def centre_crop(cls, height: int, width: int, **settings: Any) -> Preprocess:
-        """Return how classifiers are validated: the short side scaled, then a crop."""
+        """Return a classifier's preprocess: scale the short side, crop the centre."""
         settings.setdefault("interpolation", CROPPED)
         return cls(height=height, width=width, keep_ratio=True, crop=CROP, **settings)
 
@@ -143,7 +142,7 @@ class Preprocess(Settings):
         return 1, 3, self.height, self.width
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
-        """Return an image as a net's input, and where the image lies in it.
+        """Return a net's input, and where the image lies in it.
 
         Parameters
         ----------
@@ -169,12 +168,12 @@ class Preprocess(Settings):
         return padded, placement
 
     def view(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
-        """Return what the net sees of an RGB image of 8 bits, still of 8 bits.
+        """Return the resized and cropped 8-bit RGB image, not normalized.
 
-        The result is ``(height, width, 3)``, or smaller where an image that keeps its
-        aspect ratio does not fill the input.
+        Its shape is ``(height, width, 3)``, or smaller if the image keeps its aspect
+        ratio and does not fill the input.
         """
-        rows, columns = self._size_resized(*image.shape[:2])
+        rows, columns = self._resized_size(*image.shape[:2])
         view = self.interpolation.resize(image, rows, columns)
         top = left = 0
         if self.keep_ratio and self.crop is not None:
@@ -184,7 +183,7 @@ class Preprocess(Settings):
         height, width = image.shape[:2]
         return view, Placement(height, width, rows, columns, top, left)
 
-    def _size_resized(self, height: int, width: int) -> tuple[int, int]:
+    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image is resized to."""
         if not self.keep_ratio:
             return self.height, self.width
@@ -198,18 +197,18 @@ class Preprocess(Settings):
     def read(
         self, files: Iterable[str | os.PathLike], most: int | None = None
     ) -> tuple[np.ndarray, list[str]]:
-        """Return image files as inputs ``(N, 3, height, width)``, and what was skipped.
+        """Return inputs ``(N, 3, height, width)`` of image files, and what was skipped.
 
         Parameters
         ----------
         files : iterable of path
         most : int, optional
-            Reading ends when this many images have been read.
+            Stop after this many images.
 
         Returns
         -------
         tuple
-            Inputs, and for each file that cannot be read one line that says why.
+            Inputs, and one line for each file that cannot be read, with the reason.
 
         Raises
         ------
@@ -231,27 +230,27 @@ class Preprocess(Settings):
         return np.concatenate(inputs), skipped
 
     def normalized(self, views: Union[np.ndarray, Sequence[np.ndarray]]) -> np.ndarray:
-        """Return views of 8 bits ``(B, H, W, 3)`` as inputs ``(B, 3, H, W)``."""
+        """Return inputs ``(B, 3, H, W)`` of 8-bit images ``(B, H, W, 3)``."""
         return normalize(views, self.mean, self.std)
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """Return an image as RGB of 8 bits, ``(H, W, 3)``.
+    """Return an image as 8-bit RGB, ``(H, W, 3)``.
 
     Parameters
     ----------
     image : ndarray
-        uint8 or uint16: ``(H, W)``, or with 1, 3 or 4 channels, the last of four
-        being alpha, which is dropped.
+        uint8 or uint16: ``(H, W)``, or with 1, 3 or 4 channels. The fourth is alpha; it
+        is dropped.
 
     Raises
     ------
     ValueError
-        For anything else, or an image without a pixel.
+        For anything else, or an empty image.
     """
     allowed = "uint8 or uint16, (H, W) or (H, W, 1, 3 or 4)"
     if not hasattr(image, "__array_interface__"):
-        # NumPy would read an MXNet array value by value, which takes minutes.
+        # NumPy would read an MXNet array value by value, for minutes.
         raise ValueError(
             f"an image is a {type(image).__name__}; allowed: NumPy arrays, {allowed}"
         )

@@ -1,23 +1,20 @@
-"""Classification sets packed as RecordIO, through MXNet's own iterator."""
+"""Classification data sets packed as RecordIO, read by MXNet's own iterator."""
 
 from __future__ import annotations
 
 import math
 import os
-import shutil
 import struct
-import tempfile
-import weakref
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import mxnet as mx
 import numpy as np
 from mxnet import recordio
 
-from gluon_compress.data.batches import Sample, drawn, padded
+from gluon_compress.data.batches import pad_labels
 from gluon_compress.data.imagenet_transforms import ASPECTS
 from gluon_compress.data.normalization import MEAN, STD
 from gluon_compress.data.preprocess import CROP
@@ -27,19 +24,19 @@ _SEEDS = 2**31 - 1
 
 
 class Records:
-    """A set that ``im2rec`` packed: ``NAME.rec`` and ``NAME.idx`` beside it.
+    """A data set packed by ``im2rec``: ``NAME.rec``, and ``NAME.idx`` beside it.
 
     Parameters
     ----------
     path : path
-        Of the ``.rec`` file.
+        The ``.rec`` file.
     classes : sequence of str
-        Names in the order of the ids, which is all that records hold.
+        Names in the order of the ids; records hold ids only.
 
     Raises
     ------
     ValueError
-        If one of the files is missing or the index is not one.
+        If a file is missing or the index is invalid.
     """
 
     def __init__(self, path: str | os.PathLike, classes: Sequence[str]) -> None:
@@ -59,15 +56,16 @@ class Records:
         return self._size
 
     def verify(self) -> dict:
-        """Decode every record once and return what there is.
+        """Decode every record once, and list those that cannot be used.
 
-        MXNet's reader ends the process at a record that it cannot decode, so this is
-        worth its time where a file may be damaged.
+        MXNet's reader ends the process at a record that it cannot decode: call this
+        first if a file may be damaged.
 
         Returns
         -------
         dict
-            ``images`` that can be used, and ``problems``: each with its key.
+            ``images``, the number of usable records, and ``problems``: (record,
+            reason) of each of the others.
         """
         problems = []
         reader = recordio.MXIndexedRecordIO(str(self.index), str(self.path), "r")
@@ -85,38 +83,11 @@ class Records:
         return {"images": len(self) - len(problems), "problems": problems}
 
 
-def sample(dataset: Any, count: int, *, seed: int = 0) -> Any:
-    """Return some images of a data set, drawn once.
-
-    Parameters
-    ----------
-    dataset
-        Records are copied to a file of their own, for MXNet's reader knows no others;
-        it is gone with what is returned.
-    count : int
-        All of them, where there are fewer.
-    seed : int
-    """
-    if not isinstance(dataset, Records):
-        return Sample(dataset, count, seed=seed)
-    place = tempfile.mkdtemp(prefix="records-")
-    names = [str(Path(place, f"sample.{end}")) for end in ("idx", "rec")]
-    reader = recordio.MXIndexedRecordIO(str(dataset.index), str(dataset.path), "r")
-    writer = recordio.MXIndexedRecordIO(*names, "w")
-    for number, index in enumerate(drawn(len(dataset), count, seed)):
-        writer.write_idx(number, reader.read_idx(reader.keys[index]))
-    reader.close()
-    writer.close()
-    made = Records(names[1], dataset.classes)
-    weakref.finalize(made, shutil.rmtree, place, ignore_errors=True)
-    return made
-
-
 class RecordBatches:
-    """Batches of a packed set, as ``Batches`` gives those of a folder.
+    """Batches of packed records, with the interface of ``Batches``.
 
-    Chance is a function of (seed, epoch) alone, so that a resumed run goes on as it
-    would have; reading up to the batch where it stopped takes a moment.
+    Random numbers depend only on (seed, epoch), so that a resumed run continues as if
+    it had not stopped; it first reads the records up to the batch where it stopped.
 
     Parameters
     ----------
@@ -129,11 +100,11 @@ class RecordBatches:
         the centre of every image, as in ``crop_val_sample``.
     seed : int
     workers : int
-        Threads of MXNet's reader. It does not change the batches.
+        Threads of MXNet's reader. The batches do not depend on it.
     shuffle : bool
     targets, mix : callable, optional
-        As in ``Batches``. With ``changes``, a last batch that is smaller is filled
-        from the epoch's beginning; without, it stays small.
+        As in ``Batches``. With ``changes``, a smaller last batch is filled up from the
+        beginning of the epoch; without, it stays small.
     """
 
     def __init__(
@@ -154,7 +125,7 @@ class RecordBatches:
         if len(records) < batch_size:
             raise ValueError(f"{len(records)} images make no batch of {batch_size}")
         self.records, self.batch_size, self.seed = records, batch_size, seed
-        self.targets, self.mix, self.trains = targets or padded, mix, bool(changes)
+        self.targets, self.mix, self.trains = targets or pad_labels, mix, bool(changes)
         view = _train_view(**changes) if changes else _val_view(size)
         self._options = {
             "path_imgrec": str(records.path),
@@ -179,25 +150,24 @@ class RecordBatches:
         Raises
         ------
         ValueError
-            If a record has an id of no class, or MXNet cannot open the files.
+            If a class id is out of range, or MXNet cannot open the files.
         """
         seed = (self.seed * 1_000_003 + number) % _SEEDS
         try:
-            found = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._options)
-            batches = islice(enumerate(found), start, len(self))
-            for place, batch in batches:
-                yield self._arrays(batch, (self.seed, number, place))
+            reader = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._options)
+            for index, batch in islice(enumerate(reader), start, len(self)):
+                yield self._arrays(batch, (self.seed, number, index))
         except mx.MXNetError as error:
             gist = str(error).strip().splitlines()[-1]
             raise ValueError(f"{self.records.path}: {gist}") from None
 
-    def _arrays(self, batch: mx.io.DataBatch, place: tuple) -> tuple:
+    def _arrays(self, batch: mx.io.DataBatch, seeds: tuple) -> tuple:
         count = self.batch_size - (0 if self.trains else batch.pad)
         labels = batch.label[0].asnumpy()[:count]
         images = batch.data[0][:count]
         arrays = (images, *self.targets(labels.astype(int)))
         if self.mix is not None:
-            rng = np.random.default_rng([*place, 1])
+            rng = np.random.default_rng([*seeds, 1])
             arrays = self.mix((images.asnumpy(), *arrays[1:]), rng)
         return tuple(
             a if isinstance(a, mx.nd.NDArray) else mx.nd.array(a, ctx=mx.cpu())

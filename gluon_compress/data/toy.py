@@ -1,7 +1,7 @@
-"""A made-up detection set: five shapes on textured grounds, in Pascal VOC layout.
+"""Draws a toy detection data set: shapes on textured backgrounds, in VOC layout.
 
-What a shape is called depends on its outline alone: colour, size, turn and place are
-drawn from the same distributions for every class.
+A shape's class depends on its outline alone: colour, size, rotation and position have
+the same distributions for every class.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OUTLINES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """An object of an image: its class, where it is, how much of it is hidden."""
+    """An object in an image: its class, its mask, and how much of it is hidden."""
 
     name: str
     mask: np.ndarray  # (H, W), uint8, 255 inside
@@ -53,7 +53,7 @@ class Shape:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """Corners as VOC writes them: first and last pixel, counted from 1."""
+        """Corners in VOC's convention: first and last pixel, counted from 1."""
         left, top, width, height = cv2.boundingRect(self.mask)
         return left + 1, top + 1, left + width, top + height
 
@@ -61,15 +61,15 @@ class Shape:
 def make_toy(
     root: str | os.PathLike, *, images: int = 400, size: int = 300, seed: int = 0
 ) -> Path:
-    """Write the set into a folder, or leave it if it is there already.
+    """Write the data set into a folder unless it is there already.
 
-    A quarter of the images is the test split, a sixth of the others the validation
-    split. It takes some seconds.
+    A quarter of the images are the test split, a sixth of the others the validation
+    split. Takes a few seconds.
 
     Parameters
     ----------
     root : path
-        Whole at the end or not there; its parents are made.
+        Written atomically; missing parent folders are created.
     images : int
         At least 5.
     size : int
@@ -85,8 +85,8 @@ def make_toy(
     Raises
     ------
     ValueError
-        If the folder holds anything else, which stays as it is, or for values out
-        of range.
+        If the folder holds anything else (it is left alone), or a value is out of
+        range.
     """
     root = Path(root)
     for name, value, least in (
@@ -113,11 +113,11 @@ def _is_there(root: Path, note: dict) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not (root / NOTE).is_file():
-        raise ValueError(f"{root}: holds something else than the toy set")
-    found = read_json(root / NOTE)
-    if found != note:
+        raise ValueError(f"{root}: holds something other than the toy set")
+    existing = read_json(root / NOTE)
+    if existing != note:
         raise ValueError(
-            f"{root / NOTE}: the toy set there is {json.dumps(found)}, wanted is "
+            f"{root / NOTE}: the toy set is {json.dumps(existing)}, not "
             f"{json.dumps(note)}; choose another folder"
         )
     if len(list((root / "JPEGImages").glob("*.jpg"))) != note["images"]:
@@ -130,7 +130,7 @@ def _is_there(root: Path, note: dict) -> bool:
 def _put(temporary: Path, root: Path, note: dict) -> None:
     try:
         if root.is_dir():
-            root.rmdir()  # only an empty folder goes
+            root.rmdir()  # succeeds only if it is empty
         temporary.rename(root)
     except OSError:
         # Another process may have been faster.
@@ -157,7 +157,7 @@ def _write(folder: Path, note: dict) -> None:
 
 
 def _splits(names: list[str]) -> dict[str, list[str]]:
-    # Every image is drawn by itself, so any division is a random one.
+    # Images are drawn independently, so any division is random.
     trainval = names[: len(names) - max(1, len(names) // 4)]
     train = trainval[: len(trainval) - max(1, len(trainval) // 6)]
     return {
@@ -169,25 +169,25 @@ def _splits(names: list[str]) -> dict[str, list[str]]:
 
 
 def _draw(size: int, rng: np.random.Generator) -> tuple[np.ndarray, list[Shape]]:
-    """Return an image, BGR, and its objects from the back to the front."""
+    """Return an image, BGR, and its objects from back to front."""
     width, height = size, int(size * rng.choice([0.75, 1.0]))
     ground = rng.uniform(30, 225, 3)
     image = _texture(ground, width, height, rng)
     shapes: list[Shape] = []
-    wanted = rng.integers(1, MOST_OBJECTS + 1)
-    for _ in range(12 * wanted):
+    count = rng.integers(1, MOST_OBJECTS + 1)
+    for _ in range(12 * count):
         shape = _shape(width, height, rng)
         covered = [_cover(below, shape) for below in shapes]
         if all(below.hidden <= MOST_COVERED for below in covered):
             shapes = [*covered, shape]
             image = _paint(image, shape.mask, _colour(ground, rng), rng)
-        if len(shapes) == wanted:
+        if len(shapes) == count:
             break
     return image, shapes
 
 
 def _texture(ground, width: int, height: int, rng) -> np.ndarray:
-    """Return a ground of one mean colour with coarse patches and fine grain."""
+    """Return a background of one mean colour with coarse patches and fine grain."""
     image = np.full((height, width, 3), ground, np.float32)
     for cells, strength in ((4, 14.0), (12, 10.0), (40, 7.0)):
         patches = strength * rng.standard_normal((cells, cells, 3), np.float32)
@@ -213,7 +213,7 @@ def _shape(width: int, height: int, rng) -> Shape:
 
 
 def _cover(below: Shape, above: Shape) -> Shape:
-    """Return a shape with what a later one hides of it added."""
+    """Return the lower shape with its hidden share updated for the upper one."""
     common = cv2.countNonZero(cv2.bitwise_and(below.mask, above.mask))
     share = common / cv2.countNonZero(below.mask)
     return Shape(below.name, below.mask, below.hidden + share)
@@ -228,13 +228,13 @@ def _colour(ground: np.ndarray, rng) -> np.ndarray:
 
 def _paint(image: np.ndarray, mask: np.ndarray, colour, rng) -> np.ndarray:
     left, top, width, height = cv2.boundingRect(mask)
-    place = np.s_[top : top + height, left : left + width]
-    # A soft edge and a grain of its own, as a camera would see it.
-    alpha = cv2.GaussianBlur(mask[place], (3, 3), 0)[..., None] / np.float32(255)
+    window = np.s_[top : top + height, left : left + width]
+    # A soft edge and some grain, as in a photo.
+    alpha = cv2.GaussianBlur(mask[window], (3, 3), 0)[..., None] / np.float32(255)
     grain = 5 * rng.standard_normal((height, width, 1), np.float32)
     painted = image.copy()
-    part = image[place] * (1 - alpha) + (colour.astype(np.float32) + grain) * alpha
-    painted[place] = np.clip(part, 0, 255).astype(np.uint8)
+    part = image[window] * (1 - alpha) + (colour.astype(np.float32) + grain) * alpha
+    painted[window] = np.clip(part, 0, 255).astype(np.uint8)
     return painted
 
 

@@ -1,4 +1,4 @@
-"""What a Pascal VOC folder holds beside pixels, and how real files bend its rules."""
+"""Reads the annotations and lists of Pascal VOC folders, tolerating common errors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _YES = ("1", "true", "yes")
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """What an annotation file says.
+class VOCAnnotation:
+    """The content of an annotation file.
 
     Parameters
     ----------
     size : tuple or None
-        Width and height in pixels, None where they are missing or not positive.
+        Width and height in pixels; None if they are missing or not positive.
     objects : tuple
-        (class name, corner box, difficult) of each object; the box as written,
-        which is one pixel more than an index.
+        (class name, corner box, difficult) of each object. The box is as written: its
+        first pixel is 1.
     left_out : tuple of str
         One reason for each object without a name or a readable box.
     """
@@ -37,13 +37,13 @@ class Annotation:
     left_out: tuple[str, ...]
 
 
-def read_annotation(path: str | os.PathLike) -> Annotation:
+def read_annotation(path: str | os.PathLike) -> VOCAnnotation:
     """Read an annotation file.
 
     Raises
     ------
     ValueError
-        Naming the file and the line, if it is missing or not XML.
+        If it is missing or not XML; the message names the file and the line.
     """
     try:
         root = ElementTree.fromstring(Path(path).read_bytes())
@@ -61,11 +61,11 @@ def read_annotation(path: str | os.PathLike) -> Annotation:
             objects.append(_object(element))
         except ValueError as error:
             left_out.append(f"object {number} left out: {error}")
-    return Annotation(_size(root), tuple(objects), tuple(left_out))
+    return VOCAnnotation(_size(root), tuple(objects), tuple(left_out))
 
 
 def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
-    """Return an annotated box in pixel indices, and what had to be done to it.
+    """Return an annotated box in pixel indices, and the repairs it needed.
 
     Parameters
     ----------
@@ -77,20 +77,23 @@ def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
     Returns
     -------
     tuple
-        The corner box, float32 as labels are, with the corners in order and inside the
-        image, or None if that leaves no area; and a list of ``swapped``, ``clipped``,
-        ``no area``.
+        The corner box, float32, with its corners in order and inside the image, or None
+        if that leaves no area; and a list of ``swapped``, ``clipped``, ``no area``.
     """
     written = np.array(box, np.float64) - 1
     low = np.minimum(written[:2], written[2:])
     high = np.maximum(written[:2], written[2:])
     ordered = np.concatenate([low, high])
     clipped = np.clip(ordered, 0, np.tile(shape, 2))
-    done = ["swapped"] * bool((ordered != written).any())
-    kept = clipped.astype(np.float32)  # which may join corners that were apart
-    if not (kept[:2] < kept[2:]).all():
-        return None, [*done, "no area"]
-    return kept, done + ["clipped"] * bool((clipped != ordered).any())
+    repairs = []
+    if (ordered != written).any():
+        repairs.append("swapped")
+    corners = clipped.astype(np.float32)  # rounding can make two corners equal
+    if not (corners[:2] < corners[2:]).all():
+        return None, [*repairs, "no area"]
+    if (clipped != ordered).any():
+        repairs.append("clipped")
+    return corners, repairs
 
 
 def _object(element: ElementTree.Element) -> tuple[str, tuple[float, ...], bool]:
@@ -126,7 +129,7 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
 
 
 def files_in(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by stem, extensions in any case.
+    """Return the files of a folder by stem; extensions match in any case.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def files_in(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a list that are not blank, whatever editor wrote it.
+    """Return the lines of a text file that are not blank.
 
     Raises
     ------
@@ -157,10 +160,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def listed_name(line: str, files: dict[str, Path]) -> str:
-    """Return the stem that a line of a split's list means.
+    """Return the file stem that a line of a split's list stands for.
 
-    Names may hold spaces, some lists name the whole file, and VOC's lists of one class
-    have a second column. What is a stem as it stands is taken as it stands.
+    Names can contain spaces, some lists name files with their extension, and VOC's
+    lists of one class have a second column. An exact stem takes precedence.
     """
     stem, _, extension = line.rpartition(".")
     words = line.rsplit(None, 1)
@@ -171,40 +174,40 @@ def listed_name(line: str, files: dict[str, Path]) -> str:
     return words[0] if len(words) == 2 and words[1] in FLAGS else line
 
 
-def class_names(
+def read_class_names(
     root: Path, classes: Sequence[str] | str | os.PathLike | None
 ) -> tuple[str, ...]:
-    """Return class names: as given, from a file, or as found in a VOC folder.
+    """Return class names: as given, from a file, or from the annotations of a folder.
 
     Raises
     ------
     ValueError
-        If there is none, or one is there twice; the message names the place.
+        If there is none, or one occurs twice; the message names the source.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: there is no such folder")
     if classes is None and (root / "classes.txt").exists():
         classes = root / "classes.txt"
-    place: str | os.PathLike
+    source: str | os.PathLike
     if classes is None:
-        place, names = root / "Annotations", _scan(root)
+        source, names = root / "Annotations", _annotated_classes(root)
     elif isinstance(classes, (str, os.PathLike)):
-        place, names = classes, read_lines(Path(classes))
+        source, names = classes, read_lines(Path(classes))
     else:
-        place, names = "classes", list(classes)
+        source, names = "classes", list(classes)
     if not names:
-        raise ValueError(f"{place}: there is no class name")
+        raise ValueError(f"{source}: there is no class name")
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{place}: class {twice!r} is there twice")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{source}: class {duplicate!r} is there twice")
     return tuple(names)
 
 
-def _scan(root: Path) -> list[str]:
+def _annotated_classes(root: Path) -> list[str]:
     names: set[str] = set()
     for file in files_in(root / "Annotations", (".xml",)).values():
         try:
             names.update(name for name, _, _ in read_annotation(file).objects)
         except ValueError:
-            continue  # it is named when its split is read
+            continue  # reading its split reports it
     return sorted(names)

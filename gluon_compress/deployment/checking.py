@@ -1,4 +1,4 @@
-"""Whether files of a format give in their runtime what the net gives."""
+"""Checks that the files of a format give the net's outputs in their runtime."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from gluon_compress.models.family import family_of
 
 @dataclass(frozen=True)
 class FormatCheck:
-    """Compares files of any format with the net that they were made of.
+    """Compares the files of a format with the net they were written from.
 
     Parameters
     ----------
     deployable : Deployable
     graph : InferenceGraph
-        What the files are written from.
+        The graph that the files are written from.
     reference : ReferenceOutputs
-        Of the net itself, before anything in it is folded or joined.
+        Outputs of the net itself, before folding and concatenation.
     """
 
     deployable: Deployable
@@ -37,13 +37,13 @@ class FormatCheck:
     reference: ReferenceOutputs
 
     def outputs(self, file_format: Format, files: Sequence[Path]) -> dict:
-        """Return for the manifest how far a format's outputs are off.
+        """Return the manifest's entry on the error of a format's outputs.
 
         Raises
         ------
         ValueError
-            If it is too much; the first layer that departs is named. Or if the results
-            that the outputs lead to are others than the net's.
+            If the error is too large (the message names the first layer that differs),
+            or the results differ from the net's.
         """
         outputs = run_files(file_format, files, self.reference.images)
         worst, allowed = self.reference.departure(outputs, file_format)
@@ -54,7 +54,7 @@ class FormatCheck:
                 f"{worst:.2g}; allowed: {allowed:.2g}; "
                 f"{first_departure(file_format, self.graph, image)}"
             )
-        if file_format.precision == "float32":  # 8 bits may change single results
+        if file_format.precision == "float32":  # int8 may change single results
             decode = self.deployable.postprocess.decode
             shaped = [
                 np.asarray(output, np.float32).reshape(expected.shape)
@@ -71,12 +71,12 @@ class FormatCheck:
         return {"difference": worst, "allowed": allowed}
 
     def results(self, net: Any, files: Sequence[Path]) -> dict:
-        """Return for the manifest how far the graph with the postprocess is off.
+        """Return the manifest's entry on the error of the graph with postprocess.
 
         Raises
         ------
         ValueError
-            If its results are others than those of the net.
+            If its results differ from the net's.
         """
         file_format = FORMATS["mxnet"]
         results = run_files(file_format, files, self.reference.images)
@@ -92,7 +92,7 @@ class FormatCheck:
         return dict(zip(self.deployable.output_shapes, outputs))
 
     def _compare(self, file_format, files, results, expected) -> float:
-        """Return how far results are off those that ``expected(outputs)`` returns."""
+        """Return the difference between results and ``expected(outputs)``."""
 
         def compare(outputs: Sequence[np.ndarray], tolerance: float):
             return self.deployable.postprocess.compare(
@@ -117,7 +117,7 @@ class FormatCheck:
 def run_files(
     file_format: Format, files: Sequence[Path], images: np.ndarray
 ) -> list[np.ndarray]:
-    """Return the outputs ``(N, ...)`` of a format's own runtime, run image by image."""
+    """Return outputs ``(N, ...)`` of a format's runtime, run image by image."""
     run = RUNTIMES[file_format.runtime].open(files)
     rows = [run(image[None]) for image in images]
     return [np.concatenate(parts) for parts in zip(*rows)]
@@ -125,19 +125,18 @@ def run_files(
 
 def write_files(file_format: Format, graph: InferenceGraph, folder: Path) -> dict:
     """Write the files of a format; return what the manifest states of them."""
-    facts = file_format.write(graph, folder)
+    entries = file_format.write(graph, folder)
     files = [f"{graph.name}{ending}" for ending in file_format.files]
-    return {"files": files, "precision": file_format.precision, **facts}
+    return {"files": files, "precision": file_format.precision, **entries}
 
 
 def first_departure(
     file_format: Format, graph: InferenceGraph, image: np.ndarray
 ) -> str:
-    """Say at which layer a format begins to depart from the folded graph in MXNet.
+    """Return words on the first layer where a format differs from MXNet.
 
-    Graphs that end at one of the layers with weights are written and run, by bisection
-    between the input, which agrees, and the last layer, which does not. (With all
-    layers as outputs of one graph, runtimes would not fuse them as they do.)
+    A bisection over the layers with weights: graphs that end at a layer are written and
+    run. (With all layers as outputs of one graph, runtimes would fuse less.)
     """
     nodes, _ = take_apart(graph.symbol)
     names = [n["name"] for n in nodes if operator_of(n["op"]).weight_input is not None]
@@ -155,21 +154,21 @@ def first_departure(
         agrees, off = (agrees, middle) if departs(names[middle]) else (middle, off)
     if off == len(names):
         return (
-            f"every layer up to the last, {names[-1]!r}, gives what it does in the "
-            "folded graph: it is the folding of BatchNorm that departs"
+            f"all layers up to the last, {names[-1]!r}, agree with the folded graph: "
+            "the folding of BatchNorm differs"
         )
-    return f"the first layer that departs is {names[off]!r}"
+    return f"the first layer that differs is {names[off]!r}"
 
 
 def _is_off(file_format: Format, graph: InferenceGraph, image: np.ndarray) -> bool:
-    """Return whether a graph of one output departs in a format's runtime."""
+    """Return whether a graph of one output differs in a format's runtime."""
     reference = ReferenceOutputs(graph.symbol, graph.params, image)
     with tempfile.TemporaryDirectory() as folder:
         try:
             entry = write_files(file_format, graph, Path(folder))
             files = [Path(folder) / file for file in entry["files"]]
             outputs = run_files(file_format, files, image)
-        except Exception:  # it does not even run, for reasons of the runtime's own
+        except Exception:  # it does not even run
             return True
     off, allowed = reference.departure(outputs, file_format)
     return not off <= allowed

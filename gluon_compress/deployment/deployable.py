@@ -1,4 +1,4 @@
-"""What of a net is deployed: one graph for inference and what lies around it."""
+"""What is deployed of a net: the inference graph, preprocess and postprocess."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Pair = Tuple[mx.sym.Symbol, Mapping[str, mx.nd.NDArray]]
 
 @dataclass(frozen=True)
 class Deployable:
-    """All that ``deploy`` needs to know of a net.
+    """Everything that ``deploy`` needs from a net.
 
     Parameters
     ----------
     kind : str
-        Of the net's family.
+        Kind of the net's family.
     graph : tuple
         Symbol and parameters from images to the outputs that ``postprocess`` reads,
         BatchNorm folded.
     results_graph : tuple, optional
-        The same up to what ``postprocess.decode`` returns, for programs that have
-        MXNet alone. None if the family has no such graph.
+        The same with the postprocess, for programs that only have MXNet. None if the
+        family has no such graph.
     preprocess : Preprocess
     postprocess : Postprocess
     classes : tuple of str
@@ -48,12 +48,13 @@ class Deployable:
 
     @classmethod
     def of(cls, net: Any) -> Deployable:
-        """Return what is deployed of a net, which is left as it is.
+        """Return what is deployed of a net, which is not changed.
 
         Raises
         ------
         ValueError
-            If its settings are none that a runtime without Gluon has.
+            If its family cannot be deployed, or a runtime without Gluon cannot express
+            its settings.
         """
         family = family_of(net)
         preprocess, postprocess = family.preprocess(net), family.postprocess(net)
@@ -77,7 +78,7 @@ class Deployable:
 
 
 def output_names(symbol: mx.sym.Symbol) -> list[str]:
-    """Return the names of a symbol's outputs, without MXNet's ending."""
-    ending = "_output"
+    """Return the names of a symbol's outputs, without MXNet's suffix."""
+    suffix = "_output"
     names = symbol.list_outputs()
-    return [n[: -len(ending)] if n.endswith(ending) else n for n in names]
+    return [n[: -len(suffix)] if n.endswith(suffix) else n for n in names]

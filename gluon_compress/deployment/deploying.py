@@ -1,4 +1,4 @@
-"""A folder with all that edge runtimes need, each file checked in its runtime."""
+"""Deploys nets: writes the files of edge runtimes and checks each in its runtime."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gluon_compress.model_folder import check_name, save_pair, versions
 from gluon_compress.storage.artifacts import MANIFEST, atomic_directory, checksums
 from gluon_compress.storage.atomic import write_json
 
-CONVERTERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # what made files
-WHOLE = "-whole"  # behind the name of the graph that includes the postprocess
+CONVERTERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # recorded versions
+WHOLE = "-whole"  # suffix of the graph that includes the postprocess
 CHECKED = 2  # images that every format is checked on
 
 
@@ -31,26 +31,26 @@ def deploy(
     images: np.ndarray | None = None,
     calibration: str = "naive",
 ) -> dict:
-    """Write a net for edge runtimes; every file is run before it is kept.
+    """Write a net for edge runtimes, and check every file by running it.
 
     Parameters
     ----------
     net : HybridBlock
-        A trained detector or classifier of any family; left as it is.
+        A trained detector or classifier of any family; not changed.
     folder : path
-        Made, or replaced as a whole if it holds what ``deploy`` wrote: formats are not
-        added to those that are there.
+        Created. If it contains an earlier deployment, it is replaced completely: no
+        formats are added to it.
     name : str
-        Of the files.
+        Beginning of the file names.
     formats : sequence of str
-        Any of ``FORMATS``. For detectors ``mxnet`` also brings a graph that includes
-        the postprocess.
+        Any of ``FORMATS``. For detectors, ``mxnet`` also includes a graph with the
+        postprocess.
     images : ndarray, optional
-        Inputs ``(N, 3, H, W)`` as ``Preprocess`` makes them. Formats are compared on
-        the first ``CHECKED``, int8 is calibrated on all. Default: noise, which int8
-        refuses.
+        Inputs ``(N, 3, H, W)`` as ``Preprocess`` returns them. Formats are compared on
+        the first ``CHECKED``; int8 is calibrated on all. Default: noise, on which int8
+        cannot be calibrated.
     calibration : str
-        Of int8, one of ``formats.CALIBRATIONS``.
+        Calibration of int8, one of ``formats.CALIBRATIONS``.
 
     Returns
     -------
@@ -60,10 +60,10 @@ def deploy(
     Raises
     ------
     ValueError
-        For an unknown format, a missing module (with the extra that brings it), a net
-        whose settings no runtime but Gluon has, a folder that holds anything else, or
-        a file whose runtime departs from the net: the first layer that does is named.
-        Nothing has been changed then.
+        For an unknown format, a missing module (the message names the extra that
+        installs it), a net that cannot be deployed, a folder that contains anything
+        else, or a file whose runtime differs from the net (the message names the first
+        such layer). Nothing is changed then.
     """
     check_name(name)
     for format_name in formats:
@@ -133,7 +133,7 @@ def _noise(shape: Sequence[int]) -> np.ndarray:
 def _reference(
     net: Any, deployable: Deployable, images: np.ndarray
 ) -> ReferenceOutputs:
-    """Return what the net gives before anything in it is folded or joined."""
+    """Return the net's outputs before folding and concatenation."""
     symbol, params = pair_of(net)
     joined = len(symbol.list_outputs()) != len(deployable.output_shapes)
     return ReferenceOutputs(symbol, params, images, joined)

@@ -1,4 +1,4 @@
-"""Nets for inference: BatchNorm folded into the layer before it, layers fused."""
+"""Prepares nets for inference: folds BatchNorm into layers, and fuses layers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from gluon_compress.graph.symbols import put_together, take_apart
 def fold(
     symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray]
 ) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
-    """Return a net for inference without the BatchNorm that follows a layer.
+    """Return a net for inference with BatchNorm folded into the layers before it.
 
     A layer's weight ``w`` and bias ``b`` become ``w * s`` and ``b * s + beta - mean *
     s`` with ``s = gamma / sqrt(var + eps)`` (Jacob et al. 2018, section 3.2).
-    BatchNorm behind anything else, or behind a layer that something else reads, stays.
-    Annotated weights are replaced by the values that layers read of them first.
+    BatchNorm after anything else, or after a layer that something else reads, stays.
+    Annotated weights are first replaced by the values that layers read.
 
     Parameters
     ----------
     symbol : Symbol
     params : mapping
-        Values of all parameters and running statistics; left as they are.
+        Values of all parameters and running statistics; not changed.
 
     Returns
     -------
@@ -47,8 +47,8 @@ def fold(
             name = layer["name"] + "_bias"
             values[nodes[layer["inputs"][1][0]]["name"]] = weight
             values[name] = bias
-            # The shift's variable lies between layer and BatchNorm, where the new
-            # layer stands, and is of no other use.
+            # The variable of the shift precedes the new layer in the graph, and has
+            # no other use.
             beta.update(name=name, attrs={})
             attrs = {**layer["attrs"], "no_bias": "False"}
             inputs = [*layer["inputs"][:2], node["inputs"][2]]
@@ -59,12 +59,12 @@ def fold(
 
 
 def fused(net: Any, ctx: Sequence[mx.Context] | None = None) -> SymbolBlock:
-    """Return a net for inference alone: BatchNorm folded, on CPUs layers fused.
+    """Return a net for inference only: BatchNorm folded and, on CPUs, layers fused.
 
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        Left as it is; the values are copies.
+        Not changed; the values are copied.
     ctx : sequence of Context, optional
         Default: the CPU.
     """
@@ -86,8 +86,9 @@ def _uses(nodes: Sequence[dict], heads: Sequence) -> list[int]:
     return counts
 
 
-def _folds(nodes: Sequence[dict], place: int, uses: Sequence[int]) -> bool:
-    node = nodes[place]
+def _folds(nodes: Sequence[dict], i: int, uses: Sequence[int]) -> bool:
+    """Return whether node ``i`` is a BatchNorm that can be folded."""
+    node = nodes[i]
     running = operator_of(node["op"]).running_statistics
     if not running or attribute(node["attrs"], "axis", 1) != 1:
         return False

@@ -1,7 +1,7 @@
-"""File formats of edge runtimes, all written from one graph.
+"""Writes the file formats of edge runtimes, all from one graph.
 
-A row of ``FORMATS`` writes the files of a format into a folder, and returns what the
-manifest states of them beside their names.
+Each row of ``FORMATS`` writes the files of a format into a folder, and returns what the
+manifest states about them besides their names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import mxnet as mx
 
 CALIBRATIONS = ("entropy", "naive")  # of int8
-OPSET = 13  # that of the operators which mx.onnx writes
+OPSET = 13  # of the operators that mx.onnx writes
 BATCH = "batch"  # the name of an axis of any length
 
 
@@ -37,12 +37,12 @@ class InferenceGraph:
     Parameters
     ----------
     name : str
-        Of the files.
+        Beginning of the file names.
     symbol : Symbol
     params : mapping
         Values of all its parameters.
     shape : tuple of int
-        Of its input ``data``, with a batch of one.
+        Shape of its input ``data``, for a batch of one.
     images : ndarray
         Inputs ``(N, ...)`` to calibrate int8 on.
     calibration : str
@@ -64,11 +64,11 @@ class Format:
     Parameters
     ----------
     write : callable
-        ``write(graph, folder) -> facts``.
+        ``write(graph, folder) -> entries`` for the manifest.
     runtime : str
         One of ``RUNTIMES``.
     files : tuple of str
-        Endings of the files, behind the name.
+        Endings of the file names.
     tolerance : float
         Largest accepted difference from the Gluon net, see ``difference``.
     precision : str
@@ -98,10 +98,10 @@ def _onnx_dynamic(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
-    """Write a graph by MXNet's own exporter, and mend what this leaves to mend.
+    """Write a graph with MXNet's own exporter, and correct two of its faults.
 
-    It stamps the installed onnx's newest opset on operators of an earlier one, and
-    lists all weights as inputs, so that no runtime can fold or pack them.
+    It states the newest opset of the installed onnx for operators of an earlier one,
+    and lists all weights as inputs, so that no runtime can fold or pack them.
     """
     import mxnet as mx
 
@@ -127,39 +127,40 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
 
 
 def _openvino(graph: InferenceGraph, folder: Path) -> dict:
-    """Convert the ONNX file of any batch by OpenVINO's own converter."""
+    """Convert the ONNX file with a dynamic batch, with OpenVINO's own converter."""
     openvino = import_optional("openvino", "openvino")
-    with tempfile.TemporaryDirectory() as place:
-        _onnx_dynamic(graph, Path(place))
-        model = openvino.convert_model(Path(place) / f"{graph.name}-dynamic.onnx")
+    with tempfile.TemporaryDirectory() as scratch:
+        _onnx_dynamic(graph, Path(scratch))
+        model = openvino.convert_model(Path(scratch) / f"{graph.name}-dynamic.onnx")
     openvino.save_model(model, folder / f"{graph.name}.xml", compress_to_fp16=False)
     return {"batch": BATCH}
 
 
 def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
-    """Convert the ONNX file by pnnx, ncnn's own converter, a program in its wheel."""
+    """Convert the ONNX file with pnnx, ncnn's own converter."""
     converter = _pnnx()
     shape = ",".join(map(str, graph.shape))
-    with tempfile.TemporaryDirectory() as place:
-        _onnx(graph, Path(place))
+    with tempfile.TemporaryDirectory() as scratch:
+        _onnx(graph, Path(scratch))
         command = [converter, f"{graph.name}.onnx", f"inputshape=[{shape}]", "fp16=0"]
         done = subprocess.run(
-            command, cwd=place, capture_output=True, text=True, check=False
+            command, cwd=scratch, capture_output=True, text=True, check=False
         )
         for ending in ("param", "bin"):
-            made = Path(place) / f"{graph.name}.ncnn.{ending}"
-            if not made.is_file():
-                said = (done.stdout + done.stderr).strip().splitlines() or ["nothing"]
-                raise ValueError(f"pnnx cannot convert {graph.name}: {said[-1]}")
-            shutil.copyfile(made, folder / made.name)
+            file = Path(scratch) / f"{graph.name}.ncnn.{ending}"
+            if not file.is_file():
+                lines = (done.stdout + done.stderr).strip().splitlines()
+                reason = lines[-1] if lines else "it gives no reason"
+                raise ValueError(f"pnnx cannot convert {graph.name}: {reason}")
+            shutil.copyfile(file, folder / file.name)
     return {"batch": 1}
 
 
 def _pnnx() -> str:
-    """Return pnnx; its Python module asks for PyTorch, which its program does not."""
-    found = importlib.util.find_spec("pnnx")
-    places = list(found.submodule_search_locations or ()) if found else []
-    program = shutil.which("pnnx", path=":".join(places)) if places else None
+    """Return pnnx's program; unlike its Python module, it does not need PyTorch."""
+    spec = importlib.util.find_spec("pnnx")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    program = shutil.which("pnnx", path=":".join(folders)) if folders else None
     if program is None:
         raise ValueError(
             "pnnx, ncnn's converter, is not installed; pip install --no-deps pnnx"
@@ -168,7 +169,7 @@ def _pnnx() -> str:
 
 
 def _int8(graph: InferenceGraph, folder: Path) -> dict:
-    """Quantise by MXNet's oneDNN passes, calibrated on the graph's images."""
+    """Quantise with MXNet's oneDNN passes, calibrated on the graph's images."""
     from gluon_compress.deployment import int8
 
     pair = int8.quantize(
@@ -179,7 +180,7 @@ def _int8(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
-    """Quantise by ONNX Runtime, in the form that OpenVINO reads too."""
+    """Quantise with ONNX Runtime, as QDQ nodes, which OpenVINO reads too."""
     tool = import_optional("onnxruntime.quantization", "onnx")
     if len(graph.images) == 0:
         raise ValueError("int8 needs images to calibrate on, and there are none")
@@ -193,10 +194,10 @@ def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
         "entropy": tool.CalibrationMethod.Entropy,
         "naive": tool.CalibrationMethod.MinMax,
     }
-    with tempfile.TemporaryDirectory() as place, _quiet():
-        _onnx_dynamic(graph, Path(place))
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        _onnx_dynamic(graph, Path(scratch))
         tool.quantize_static(
-            str(Path(place) / f"{graph.name}-dynamic.onnx"),
+            str(Path(scratch) / f"{graph.name}-dynamic.onnx"),
             str(folder / f"{graph.name}-int8.onnx"),
             Reader(),
             quant_format=tool.QuantFormat.QDQ,
@@ -208,9 +209,13 @@ def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
     onnx = import_optional("onnx", "onnx")
     model = onnx.load(str(folder / f"{graph.name}-int8.onnx"))
     onnx.checker.check_model(model, full_check=True)
-    (opset,) = [one.version for one in model.opset_import if not one.domain]
-    facts = {"calibration": graph.calibration, "images": len(graph.images)}
-    return {"opset": opset, "batch": BATCH, **facts}
+    (opset,) = [entry.version for entry in model.opset_import if not entry.domain]
+    return {
+        "opset": opset,
+        "batch": BATCH,
+        "calibration": graph.calibration,
+        "images": len(graph.images),
+    }
 
 
 @contextmanager
@@ -225,8 +230,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-# Roundings add up to far less with trained weights: int8 that is worse is broken.
-ROUNDED = 0.2
+# With trained weights, rounding errors are far smaller: int8 beyond this is broken.
+INT8_TOLERANCE = 0.2
 INT8 = ("-int8-symbol.json", "-int8-0000.params")
 FORMATS: dict[str, Format] = {
     "mxnet": Format(_mxnet, "mxnet", ("-symbol.json", "-0000.params"), 1e-5),
@@ -234,9 +239,12 @@ FORMATS: dict[str, Format] = {
     "onnx-dynamic": Format(_onnx_dynamic, "onnxruntime", ("-dynamic.onnx",)),
     "openvino": Format(_openvino, "openvino", (".xml", ".bin")),
     "ncnn": Format(_ncnn, "ncnn", (".ncnn.param", ".ncnn.bin")),
-    "int8": Format(_int8, "mxnet", INT8, ROUNDED, "int8"),
-    "onnx-int8": Format(_onnx_int8, "onnxruntime", ("-int8.onnx",), ROUNDED, "int8"),
+    "int8": Format(_int8, "mxnet", INT8, INT8_TOLERANCE, "int8"),
+    "onnx-int8": Format(
+        _onnx_int8, "onnxruntime", ("-int8.onnx",), INT8_TOLERANCE, "int8"
+    ),
 }
+PRECISIONS = tuple(sorted({row.precision for row in FORMATS.values()}))
 
 
 def formats_of(runtime: str, precision: str) -> tuple[str, ...]:

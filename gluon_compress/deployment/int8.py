@@ -1,4 +1,4 @@
-"""int8 by MXNet's oneDNN passes, in files that are as small as int8 is."""
+"""Quantises nets to int8 with MXNet's oneDNN passes, and stores weights as int8."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gluon_compress.deployment.formats import CALIBRATIONS
 
 BACKEND = "MKLDNN_QUANTIZE"
 LEVELS = 127  # of a weight, on either side of zero
-SCALE = "scale:"  # before the name of a weight, of what its rows are multiplied by
+SCALE = "scale:"  # prefix of a weight's name: the factors of its rows
 
 
 def quantize(
@@ -25,31 +25,31 @@ def quantize(
     *,
     calibration: str = "naive",
 ) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
-    """Return a net whose convolutions compute in int8, by MXNet's own quantisation.
+    """Return a net whose convolutions compute in int8.
 
     Parameters
     ----------
     symbol : Symbol
-        With the input ``data``, BatchNorm folded.
+        A net with the input ``data`` and folded BatchNorm.
     params : mapping
         Float32 values.
     images : ndarray
         Inputs ``(N, ...)`` whose activations set the ranges.
     calibration : str
-        ``naive`` (smallest and largest value) or ``entropy`` (the range that loses the
-        least information, by Kullback-Leibler divergence). A detector's few large
-        activations are its objects: ranges that cut them off cost it more.
+        ``naive`` (smallest and largest value) or ``entropy`` (the range with the least
+        Kullback-Leibler divergence). A detector's few large activations are its
+        objects, so that ranges that clip them cost it more.
 
     Returns
     -------
     tuple
-        Symbol and parameters. Weights are float32 still: MXNet rounds them when the
-        net runs first.
+        Symbol and parameters. Weights are still float32: MXNet rounds them when the net
+        first runs.
 
     Raises
     ------
     ValueError
-        For another calibration, or without images.
+        For an unknown calibration, or without images.
     """
     if calibration not in CALIBRATIONS:
         allowed = ", ".join(CALIBRATIONS)
@@ -57,8 +57,8 @@ def quantize(
     if len(images) == 0:
         raise ValueError("int8 needs images to calibrate on, and there are none")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of labels, which there are none of
-        whole, values, _ = quantize_model(
+        warnings.simplefilter("ignore")  # about missing labels
+        quantized, values, _ = quantize_model(
             symbol.get_backend_symbol(BACKEND),
             dict(params),
             {},
@@ -69,41 +69,41 @@ def quantize(
             quantize_mode="smart",
             logger=None,
         )
-    return whole.get_backend_symbol(BACKEND), values
+    return quantized.get_backend_symbol(BACKEND), values
 
 
 def save(
-    symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray], place: Path
+    symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray], prefix: Path
 ) -> None:
-    """Write ``PLACE-symbol.json`` and ``PLACE-0000.params``, weights as int8.
+    """Write ``PREFIX-symbol.json`` and ``PREFIX-0000.params``, weights as int8.
 
     A row of a weight is ``scale * int8``, symmetric about zero. MXNet rounds what it
-    reads by the same rule, which is little of a second loss: see ``Format.tolerance``.
+    reads by the same rule, so that little is lost by rounding twice.
     """
     stored = {}
     for name, value in params.items():
-        if value.ndim < 2 or value.dtype == np.int8:  # of dense layers already
+        if value.ndim < 2 or value.dtype == np.int8:  # already int8 in dense layers
             stored[f"arg:{name}"] = value
             continue
         rows = value.asnumpy().reshape(len(value), -1)
         scale = np.maximum(np.abs(rows).max(axis=1), 1e-30) / LEVELS
-        whole = np.rint(rows / scale[:, None]).astype(np.int8).reshape(value.shape)
-        stored[f"arg:{name}"] = mx.nd.array(whole, dtype=np.int8)
+        levels = np.rint(rows / scale[:, None]).astype(np.int8).reshape(value.shape)
+        stored[f"arg:{name}"] = mx.nd.array(levels, dtype=np.int8)
         stored[SCALE + name] = mx.nd.array(scale)
-    mx.nd.save(f"{place}-0000.params", stored)
-    _write_plain(symbol, Path(f"{place}-symbol.json"))
+    mx.nd.save(f"{prefix}-0000.params", stored)
+    _write_plain(symbol, Path(f"{prefix}-symbol.json"))
 
 
 def _write_plain(symbol: mx.sym.Symbol, path: Path) -> None:
-    """Write a symbol without the blanks that its JSON is padded with."""
+    """Write a symbol without the whitespace in its JSON."""
     text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"))
     path.write_text(text, encoding="utf-8")
 
 
-def load(place: Path) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
-    """Return what ``save`` wrote, with float32 weights as MXNet takes them."""
-    symbol = mx.sym.load(f"{place}-symbol.json")
-    stored = mx.nd.load(f"{place}-0000.params")
+def load(prefix: Path) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+    """Return what ``save`` wrote, with float32 weights, as MXNet needs them."""
+    symbol = mx.sym.load(f"{prefix}-symbol.json")
+    stored = mx.nd.load(f"{prefix}-0000.params")
     params = {}
     for key, value in stored.items():
         kind, name = key.split(":", 1)

@@ -1,4 +1,4 @@
-"""What the manifest of a deployed folder states, checked before its use."""
+"""Reads and checks the manifests of deployed folders."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from gluon_compress.validation import (
     wrong,
 )
 
-DEPLOYED = "-deployed"  # what the kind of a family ends in where it is deployed
+DEPLOYED = "-deployed"  # suffix of a family's kind in the manifest of a deployed folder
 
 
 class Input(Settings):
-    """What goes in.
+    """The input of the graph.
 
     Parameters
     ----------
     name : str
-        Of the graph's input.
+        Name of the input.
     shape : tuple of int
-        Of one image, with its batch axis.
+        Shape for one image, with the batch axis.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -50,14 +50,14 @@ class Input(Settings):
 
 
 class Output(Settings):
-    """What comes out.
+    """An output of the graph.
 
     Parameters
     ----------
     name : str
-        By which the postprocess asks for it.
+        Name under which the postprocess reads it.
     shape : tuple of int
-        For one image, with its batch axis.
+        Shape for one image, with the batch axis.
     """
 
     name: NonEmptyStr
@@ -65,7 +65,7 @@ class Output(Settings):
 
 
 class FormatEntry(Settings):
-    """What was written in a format, and how far it is off.
+    """The files of a format, and their difference from the net.
 
     Parameters
     ----------
@@ -77,19 +77,19 @@ class FormatEntry(Settings):
         Largest difference from the net in this format's runtime, relative to the
         output's scale; for int8 the root mean square.
     allowed : float, optional
-        What it may be, if it is not the format's own tolerance.
+        The difference allowed, if it is not the format's own tolerance.
     opset : int, optional
-        Of ONNX.
+        ONNX opset.
     batch : int or str
         1, or ``batch`` for any number of images.
     calibration : str, optional
-        Of int8.
+        Calibration of int8.
     images : int, optional
-        How many images int8 was calibrated on.
+        Number of images int8 was calibrated on.
     whole : tuple of str
         Files of the graph that includes the postprocess, if there is one.
     whole_difference : float, optional
-        How far its results are off.
+        Difference of its results.
     """
 
     files: Tuple[NonEmptyStr, ...]
@@ -106,7 +106,7 @@ class FormatEntry(Settings):
     whole_difference: Optional[NonNegative] = None
 
     def files_allowed(self, name: str, present: Mapping[str, Any]) -> Optional[str]:
-        """Return what the files of a format should be, or None if they are."""
+        """Return what is allowed if the files are wrong, else None."""
         endings = FORMATS[name].files
         if len(self.files) != len(endings) or not all(
             file.endswith(ending) for file, ending in zip(self.files, endings)
@@ -118,22 +118,22 @@ class FormatEntry(Settings):
 
 
 class DeployedManifest(Settings):
-    """All that a predictor takes from a manifest; other keys are for the reader.
+    """The keys of a manifest that a predictor reads; others are for humans.
 
     Parameters
     ----------
     input : Input
         Shape and name of the graph's input.
     outputs : tuple of Output
-        In the order in which runtimes give them.
+        In the order in which runtimes return them.
     classes : tuple of str
         Names by class id.
     preprocess : Preprocess
-        What an image goes through before.
+        How an image becomes an input.
     postprocess : dict
         ``kind``, a row of ``POSTPROCESS``, and its settings.
     formats : dict
-        What was written, by format.
+        The files of each format.
     files : dict
         sha256 and bytes of each file.
     """
@@ -151,13 +151,13 @@ class DeployedManifest(Settings):
     files: Dict[str, Dict[str, Any]]
 
     def check(self) -> None:
-        """Refuse what does not fit together."""
+        """Refuse keys that contradict each other."""
         if self.input.shape != self.preprocess.shape:
             allowed = f"{list(self.preprocess.shape)}, as preprocess states it"
             raise self.error("input.shape", allowed)
         for name in self.postprocess_class.arrays:
             if name not in self.files:
-                raise self.error("files", f"one of them {name!r}, with its sum")
+                raise self.error("files", f"{name!r} among them, with its checksum")
         for name, entry in self.formats.items():
             expected = entry.files_allowed(name, self.files)
             if expected is not None:
@@ -175,28 +175,31 @@ class DeployedManifest(Settings):
 
 
 def checked(manifest: Mapping[str, Any]) -> DeployedManifest:
-    """Return what a predictor takes from a manifest, of an earlier version too.
+    """Return the checked manifest; those of earlier versions are converted.
 
     Raises
     ------
     ValueError
-        Naming a key that is missing or unknown, or its value and what is allowed.
+        If a key is missing, unknown or has a value that is not allowed; the message
+        names it.
     """
     return parse(DeployedManifest, with_sections(manifest))
 
 
 def read(folder: str | os.PathLike) -> DeployedManifest:
-    """Return the checked manifest of a folder whose files are as they were written.
+    """Return the checked manifest of a folder, after verifying its files.
 
     Raises
     ------
     ValueError
-        If ``deploy`` did not write the folder, a file of it is missing or altered, or
-        its manifest states what cannot be; the file and the key are named.
+        If ``deploy`` did not write the folder, one of its files is missing or altered,
+        or its manifest is invalid; the message names the file and the key.
     """
     manifest, path = verified(folder), Path(folder) / MANIFEST
     if not is_deployed(manifest):
-        raise wrong(f"{path}: kind", manifest.get("kind"), "that of a deployed folder")
+        raise wrong(
+            f"{path}: kind", manifest.get("kind"), "the kind of a deployed folder"
+        )
     try:
         return checked(manifest)
     except ValueError as error:
@@ -204,7 +207,7 @@ def read(folder: str | os.PathLike) -> DeployedManifest:
 
 
 def is_deployed(manifest: Mapping[str, Any]) -> bool:
-    """Return whether a manifest is that of a deployed folder."""
+    """Return whether a manifest belongs to a deployed folder."""
     return str(manifest.get("kind")).endswith(DEPLOYED)
 
 
@@ -225,8 +228,10 @@ def read_postprocess(
         except ValueError as error:
             raise ValueError(f"{folder}: {name}: {error}") from None
     try:
-        made = manifest.postprocess_class.from_state(manifest.postprocess, arrays)
-        made.check(manifest.output_shapes, manifest.classes)
+        postprocess = manifest.postprocess_class.from_state(
+            manifest.postprocess, arrays
+        )
+        postprocess.check(manifest.output_shapes, manifest.classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    return made
+    return postprocess

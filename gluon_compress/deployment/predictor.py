@@ -1,4 +1,4 @@
-"""A deployed net in any runtime: images to boxes, or to classes and probabilities."""
+"""Runs deployed nets on images, in any runtime."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class ImagePredictor(ABC):
     classes : sequence of str
         Names by class id.
     preprocess : data.Preprocess
-        What images go through before.
+        How images become inputs.
     postprocess : type or Postprocess
-        Whose ``in_images`` brings results back to images.
+        Its ``in_images`` maps results to the images.
     max_batch : int, optional
-        How many images the net takes at once; None is any number.
+        Largest batch of the net; None: any.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class ImagePredictor(ABC):
 
     @abstractmethod
     def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return the results for inputs that are prepared already.
+        """Return the results for prepared inputs.
 
         Parameters
         ----------
         batch : ndarray
-            ``(B, 3, height, width)``, float32, as ``preprocess`` makes it.
+            ``(B, 3, height, width)``, float32, as ``preprocess`` returns it.
 
         Returns
         -------
         tuple of ndarray
-            Of a detector, ids ``(B, N, 1)``, scores ``(B, N, 1)`` and corner boxes
-            ``(B, N, 4)`` in pixels of the input; rows without a detection are -1. Of a
-            classifier, ids and probabilities ``(B, K)``.
+            For a detector: ids ``(B, N, 1)``, scores ``(B, N, 1)`` and corner boxes
+            ``(B, N, 4)`` in pixels of the input; rows without a detection are -1. For a
+            classifier: ids and probabilities ``(B, K)``.
         """
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[tuple]:
@@ -75,13 +75,13 @@ class ImagePredictor(ABC):
         Parameters
         ----------
         images : sequence of ndarray
-            Of any size: RGB ``(H, W, 3)``, RGBA or grey, of 8 or 16 bits.
+            Images of any size: RGB ``(H, W, 3)``, RGBA or grey, 8 or 16 bits.
 
         Returns
         -------
         list of tuple
-            Of a detector, ids ``(N,)``, scores ``(N,)`` and corner boxes ``(N, 4)`` in
-            pixels of the image. Of a classifier, ids ``(K,)`` and probabilities
+            For a detector: ids ``(N,)``, scores ``(N,)`` and corner boxes ``(N, 4)`` in
+            pixels of the image. For a classifier: ids ``(K,)`` and probabilities
             ``(K,)`` of the most probable classes.
 
         Raises
@@ -99,18 +99,18 @@ class ImagePredictor(ABC):
         return self.postprocess.in_images(results, placements)
 
     def stream(self, files: Iterable[str | os.PathLike]) -> Iterator[tuple]:
-        """Run on image files one by one; the next is read while the net runs.
+        """Run on image files one by one, reading the next while the net runs.
 
         Parameters
         ----------
         files : iterable of path
-            JPEG or PNG; taken as they are asked for, so it may be endless.
+            JPEG or PNG; consumed lazily, so it may be endless.
 
         Yields
         ------
         tuple
-            The file, and what calling the predictor returns for its image, or for a
-            file that cannot be read the ValueError that says why.
+            The file, and the results for its image, or the ValueError if it cannot be
+            read.
         """
         with ThreadPoolExecutor(1) as reader:
             upcoming = None
@@ -141,7 +141,7 @@ class Predictor(ImagePredictor):
     Parameters
     ----------
     folder : path
-        That ``deploy`` wrote; the sha256 of its files is checked.
+        Written by ``deploy``; the sha256 of its files is checked.
     runtime : str
         One of ``RUNTIMES``.
     precision : str
@@ -154,16 +154,16 @@ class Predictor(ImagePredictor):
     classes : tuple of str
         Names by class id.
     height, width : int
-        Of the net's input, pixels.
+        Size of the net's input, pixels.
     max_batch : int or None
-        How many images the export takes at once; None is any number.
+        Largest batch of the export; None: any.
 
     Raises
     ------
     ValueError
-        If the folder, a file of it or the runtime is missing, a file was altered, the
-        manifest states what cannot be, the runtime cannot load its file, or ``threads``
-        is not for this runtime.
+        If the folder, one of its files or the runtime is missing, a file was altered,
+        the manifest is invalid, the runtime cannot load its file, or has no setting for
+        ``threads``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How far a runtime may depart from a net: a tolerance, or the net's own rounding."""
+"""The outputs that runtimes are compared with, and the difference allowed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gluon_compress.deployment.formats import Format
 from gluon_compress.graph import block_of
 from gluon_compress.graph.symbols import put_together, take_apart
 
-ROUNDINGS = 2  # of the net's own: a runtime adds in another order
-MAX_ROUNDING = 1e-3  # allowed at most, whatever a net's own rounding is
+ROUNDINGS = 2  # times the net's own rounding error: a runtime sums in another order
+MAX_ROUNDING = 1e-3  # the largest difference allowed for rounding
 
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """What a graph gives for some images, in float32 and in float64.
+    """The outputs of a graph for some images, in float32 and in float64.
 
     Some nets lose precision in float32 itself, for example after very short training,
-    where BatchNorm subtracts large numbers. No runtime can be nearer to such a net than
-    its rounding. Its files are compared with float64 and may be off by twice as much as
-    the net itself is, up to ``MAX_ROUNDING``.
+    where BatchNorm subtracts large numbers. No runtime can be closer to such a net than
+    its own rounding error. Its files are compared with float64, and twice the net's own
+    error is allowed, up to ``MAX_ROUNDING``.
 
     Parameters
     ----------
@@ -33,8 +33,7 @@ class ReferenceOutputs:
     images : ndarray
         Inputs ``(N, 3, H, W)``, float32.
     joined : bool
-        Whether the outputs that are compared are this graph's, concatenated along
-        their last axis.
+        Whether files have one output: this graph's, concatenated along the last axis.
     """
 
     symbol: mx.sym.Symbol
@@ -44,16 +43,16 @@ class ReferenceOutputs:
 
     @cached_property
     def float32(self) -> list[np.ndarray]:
-        """What the graph gives in float32, as its users have it."""
+        """The outputs in float32, as users get them."""
         return self._run("float32")
 
     @cached_property
     def float64(self) -> list[np.ndarray]:
-        """What the graph gives in float64."""
+        """The outputs in float64."""
         return self._run("float64")
 
     def allowed(self, file_format: Format) -> float:
-        """Return what a format may be off by if it is compared with float64."""
+        """Return the difference from float64 that a format is allowed."""
         if file_format.precision == "int8":
             return file_format.tolerance
         rounding = difference(self.float32, self.float64, file_format)
@@ -62,7 +61,7 @@ class ReferenceOutputs:
     def departure(
         self, outputs: Sequence[np.ndarray], file_format: Format
     ) -> tuple[float, float]:
-        """Return how far a format's outputs are off, and what is allowed.
+        """Return the difference of a format's outputs, and the difference allowed.
 
         Parameters
         ----------
@@ -92,7 +91,7 @@ class ReferenceOutputs:
 
 
 def _of_any_type(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    """Return a graph whose variables do not state a type."""
+    """Return the graph without the types of its variables."""
     nodes, heads = take_apart(symbol)
     for node in nodes:
         if node["op"] == "null":
@@ -104,10 +103,10 @@ def _of_any_type(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
 def difference(
     outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], file_format: Format
 ) -> float:
-    """Return how far the worst output is off, relative to the expected one's scale.
+    """Return the difference of the worst output, relative to the expected one's scale.
 
-    In float32 it is the largest difference over the largest value. What is rounded to
-    8 bits is off everywhere: for it, root mean squares take the place of the largest.
+    In float32 it is the largest difference over the largest value. In int8, where every
+    value is rounded, root mean squares replace the largest values.
     """
     pairs = zip(outputs, expected)
     return max(_relative(o, e, file_format.precision) for o, e in pairs)

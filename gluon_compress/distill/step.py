@@ -110,8 +110,9 @@ def _check_weights(
             raise ValueError(f"weight of {name!r} is {weight!r}; allowed: from 0")
         if weight and LOSSES[name].on_maps and not taps:
             raise ValueError(f"distillation loss {name!r} needs at least one tap")
-        if weight and LOSSES[name].check is not None:
-            LOSSES[name].check(taps, context)
+        check = LOSSES[name].check
+        if weight and check is not None:
+            check(taps, context)
 
 
 def _check_settings(settings: Any) -> None:

@@ -1,10 +1,10 @@
-"""Latency before a net exists: units timed once, interpolated and added up.
+"""Predicts the latency of nets: fused blocks are timed once, and their times added.
 
-``units`` says which operators are timed as one, ``table`` holds the times and what
-they add to, ``measuring`` takes them.
+``blocks`` finds the operators that are timed as one, ``measuring`` times them, and
+``table`` stores the times and adds them up.
 """
 
-from gluon_compress.latency.measuring import measure_units, nets_ms
+from gluon_compress.latency.measuring import measure_blocks, nets_ms
 from gluon_compress.latency.table import LatencyTable, predict_latency
 
-__all__ = ["LatencyTable", "measure_units", "nets_ms", "predict_latency"]
+__all__ = ["LatencyTable", "measure_blocks", "nets_ms", "predict_latency"]

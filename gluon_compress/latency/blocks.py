@@ -1,4 +1,7 @@
-"""Fused blocks: operators that are timed as one, and the small nets that time them."""
+"""Fused blocks: operators that are timed as one, and the small nets that time them.
+
+nn-Meter (Zhang et al. 2021) calls them kernels.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ from gluon_compress.graph.operators import (
 )
 from gluon_compress.graph.symbols import put_together
 
-BLOCK = 8  # channels; kernels are slower for other counts than multiples of it
+CHANNEL_MULTIPLE = 8  # kernels are slower for channel counts that are no multiple
 
-# What says nothing on how long an operator takes, or is a width.
-SILENT = {
+# Attributes that do not affect how long an operator takes, or that state widths.
+NOT_IN_SIGNATURE = {
     *("num_filter", "num_hidden", "num_group", "workspace", "eps", "momentum"),
     *("fix_gamma", "use_global_stats", "cudnn_off", "cudnn_tune"),
 }
@@ -32,88 +35,91 @@ SILENT = {
 
 @dataclass(frozen=True)
 class Side:
-    """How many channels a unit has on one side, under any plan.
+    """The number of channels on one side of a block, under any plan.
 
     Parameters
     ----------
     full : int
-        Of the whole net.
+        Channels in the unpruned net.
     tensor : Tensor, optional
-        Along whose axis they are counted; None where no plan changes them.
+        The tensor along whose axis they are counted; None if no plan changes them.
     """
 
     full: int
     tensor: Tensor | None = None
 
-    def kept(self, alive: np.ndarray) -> int:
-        """Return their number when only ``alive`` is kept, see ``Graph.keep_mask``."""
+    def width(self, keep_mask: np.ndarray) -> int:
+        """Return the number of channels under a ``Graph.keep_mask``."""
         if self.tensor is None:
             return self.full
-        return int(alive[self.tensor.positions].sum())
+        return int(keep_mask[self.tensor.positions].sum())
 
 
 @dataclass(frozen=True)
-class Unit:
-    """An operator, and those behind it that are timed with it.
+class FusedBlock:
+    """An operator and the operators behind it that are timed with it.
 
     Parameters
     ----------
-    kind : str
-        Operators, attributes and shapes but for the widths: units of one kind take
-        the same time at the same widths, whatever net they are of.
-    how : str
-        ``layer`` has two widths; ``tied`` (depthwise layers and channelwise operators)
-        one; of ``rest`` only the whole is timed and the output's share counted.
+    signature : str
+        Operators, attributes and shapes except for the widths. Blocks of one signature
+        take the same time at the same widths, whatever net they belong to.
+    scaling : str
+        How its time depends on widths: a ``layer`` has two, input and output; ``tied``
+        ones (depthwise layers and channelwise operators) have one; ``whole`` ones are
+        timed at full width, and the time is scaled with the output.
     nodes : tuple of int
         In the order of the graph.
     inputs, outputs : Side
-        Channels that go in and come out; a unit with one width has no ``outputs``.
-    step : int
-        Widths that can be built are multiples of it.
+        Input and output channels; a block with one width has no ``outputs``.
+    multiple : int
+        Only multiples of it can be built.
     """
 
-    kind: str
-    how: str
+    signature: str
+    scaling: str
     nodes: tuple[int, ...]
     inputs: Side
     outputs: Side
-    step: int = 1
+    multiple: int = 1
 
     @property
-    def least(self) -> int:
-        """The smallest width that fills blocks, on either side."""
-        return BLOCK * self.step // gcd(BLOCK, self.step)
+    def smallest_width(self) -> int:
+        """The smallest width, on either side, at which kernels run at full speed."""
+        return CHANNEL_MULTIPLE * self.multiple // gcd(CHANNEL_MULTIPLE, self.multiple)
 
 
-NOTHING = Side(0)  # the other side of a unit with one width
+NO_OUTPUTS = Side(0)  # the other side of a block with one width
 
 
-def units_of(graph: Graph) -> list[Unit]:
-    """Return the units of a graph in its order; every operator is in one.
+def fused_blocks(graph: Graph) -> list[FusedBlock]:
+    """Return the blocks of a graph, in its order; every operator is in exactly one.
 
-    Operators without any computed input (constants) are left out.
+    Operators without a computed input (constants) are left out.
     """
     users: dict[int, list[int]] = {}
     for i, node in enumerate(graph.nodes):
         for entry in node["inputs"]:
             users.setdefault(entry[0], []).append(i)
-    ends, taken, found = {head[0] for head in graph.heads}, set(), []
+    ends = {head[0] for head in graph.heads}
+    taken: set[int] = set()
+    blocks = []
     for i, node in enumerate(graph.nodes):
         if node["op"] == "null" or i in taken or not data_inputs(graph, i):
             continue
         chain = [i]
-        while _how(graph, i) != "rest" and chain[-1] not in ends:
-            after = users.get(chain[-1], [])
-            if len(after) != 1 or _latency(graph, after[0]) != FOLLOWER:
+        while _scaling(graph, i) != "whole" and chain[-1] not in ends:
+            readers = users.get(chain[-1], [])
+            if len(readers) != 1 or _latency_class(graph, readers[0]) != FOLLOWER:
                 break
-            chain.append(after[0])
+            chain.append(readers[0])
         taken.update(chain)
-        found.append(_unit(graph, tuple(chain)))
-    return found
+        blocks.append(_fused_block(graph, tuple(chain)))
+    return blocks
 
 
 def data_inputs(graph: Graph, i: int) -> list[int]:
-    """Return which inputs of a node are no parameters."""
+    """Return which inputs of a node are not parameters."""
     return [
         k
         for k, entry in enumerate(graph.nodes[i]["inputs"])
@@ -126,58 +132,59 @@ def _shape(graph: Graph, entry: Sequence) -> tuple[int, ...]:
     return graph.tensors[entry[0]][entry[1]].shape
 
 
-def _latency(graph: Graph, i: int) -> str:
+def _latency_class(graph: Graph, i: int) -> str:
     return operator_of(graph.nodes[i]["op"]).latency
 
 
-def _how(graph: Graph, i: int) -> str:
-    """Return how a unit that starts with a node depends on widths."""
+def _scaling(graph: Graph, i: int) -> str:
+    """Return how the time of a block that starts with a node depends on widths."""
     node = graph.nodes[i]
     data, out = data_inputs(graph, i), graph.tensors[i][0].shape
     shapes = [_shape(graph, node["inputs"][k]) for k in data]
-    form = _latency(graph, i)
-    if form in (LAYER, DENSE) and data == [0]:
-        tied = form == LAYER and whole_groups(node["attrs"], shapes[0][1])
+    latency_class = _latency_class(graph, i)
+    if latency_class in (LAYER, DENSE) and data == [0]:
+        tied = latency_class == LAYER and whole_groups(node["attrs"], shapes[0][1])
         return "tied" if tied else "layer"
-    whole = {s[1] for s in shapes if len(s) > 1} == set(out[1:2])
-    channelwise = form in (CHANNELWISE, FOLLOWER)
-    # Of operators with parameters only BatchNorm's follow from the width alone.
-    plain = len(data) == len(node["inputs"])
-    plain = plain or operator_of(node["op"]).running_statistics
-    if whole and channelwise and plain:
+    same_width = {s[1] for s in shapes if len(s) > 1} == set(out[1:2])
+    channelwise = latency_class in (CHANNELWISE, FOLLOWER)
+    # BatchNorm is the only one whose parameters follow from the width alone.
+    no_parameters = len(data) == len(node["inputs"])
+    buildable = no_parameters or operator_of(node["op"]).running_statistics
+    if same_width and channelwise and buildable:
         axes = {t.axis for t in (graph.tensor(node["inputs"][k]) for k in data)}
-        return "tied" if axes <= {1, None} else "rest"
-    return "rest"
+        return "tied" if axes <= {1, None} else "whole"
+    return "whole"
 
 
-def _unit(graph: Graph, nodes: tuple[int, ...]) -> Unit:
+def _fused_block(graph: Graph, nodes: tuple[int, ...]) -> FusedBlock:
     first = graph.nodes[nodes[0]]
-    how, attrs = _how(graph, nodes[0]), first["attrs"]
+    scaling, attrs = _scaling(graph, nodes[0]), first["attrs"]
     data = first["inputs"][data_inputs(graph, nodes[0])[0]]
-    groups, step, note = attribute(attrs, "num_group", 1), 1, ""
-    if how == "layer":
+    groups, multiple, note = attribute(attrs, "num_group", 1), 1, ""
+    if scaling == "layer":
         inputs, outputs = _ends(graph, nodes[0])
-        step = groups
+        multiple = groups
         note = f" groups={groups}" if groups > 1 else ""
-    elif how == "tied":
-        inputs, outputs = _side(graph, data, 1), NOTHING
-        if _latency(graph, nodes[0]) == LAYER:
-            step = inputs.full // groups
+    elif scaling == "tied":
+        inputs, outputs = _side(graph, data, 1), NO_OUTPUTS
+        if _latency_class(graph, nodes[0]) == LAYER:
+            multiple = inputs.full // groups
             out = graph.tensors[nodes[0]][0].shape[1]
-            note = f" groups of {step} to {out // groups}"
+            note = f" groups of {multiple} to {out // groups}"
     else:
-        whole = graph.tensors[nodes[0]][0]
-        first_axis = min(1, len(whole.shape) - 1)
-        axis = first_axis if whole.axis is None else whole.axis
-        inputs, outputs = _side(graph, [nodes[0], 0], axis), NOTHING
-    return Unit(_kind(graph, nodes, how) + note, how, nodes, inputs, outputs, step)
+        output = graph.tensors[nodes[0]][0]
+        first_axis = min(1, len(output.shape) - 1)
+        axis = first_axis if output.axis is None else output.axis
+        inputs, outputs = _side(graph, [nodes[0], 0], axis), NO_OUTPUTS
+    signature = _signature(graph, nodes, scaling) + note
+    return FusedBlock(signature, scaling, nodes, inputs, outputs, multiple)
 
 
 def _ends(graph: Graph, i: int) -> tuple[Side, Side]:
-    """Return the sides of a layer; a dense one counts the features that go in."""
+    """Return the sides of a layer; a dense layer's inputs are features."""
     node = graph.nodes[i]
     out = graph.tensors[i][0]
-    if _latency(graph, i) != DENSE:
+    if _latency_class(graph, i) != DENSE:
         return _side(graph, node["inputs"][0], 1), _side(graph, [i, 0], 1)
     weight = node["inputs"][1]
     name, full = graph.nodes[weight[0]]["name"], _shape(graph, weight)[1]
@@ -190,117 +197,138 @@ def _side(graph: Graph, entry: Sequence, axis: int) -> Side:
     return Side(tensor.shape[axis], tensor if tensor.axis == axis else None)
 
 
-def _kind(graph: Graph, nodes: tuple[int, ...], how: str) -> str:
-    """Return the text that tells units apart, without their widths."""
+def _signature(graph: Graph, nodes: tuple[int, ...], scaling: str) -> str:
+    """Return the text that identifies a block, without its widths."""
     words = []
     for i in nodes:
         node = graph.nodes[i]
         attrs = [
             f"{key}={value}"
             for key, value in sorted(node["attrs"].items())
-            if key not in SILENT and not key.startswith("__")
+            if key not in NOT_IN_SIGNATURE and not key.startswith("__")
         ]
         words.append(" ".join([node["op"], *attrs]))
-    shapes = _data_shapes(graph, nodes[0], how, None)
-    places = ["x".join("C" if n is None else str(n) for n in s) for s in shapes]
-    return " + ".join(words) + " on " + ", ".join(places)
+    shapes = _data_shapes(graph, nodes[0], scaling, None)
+    sizes = ["x".join("C" if n is None else str(n) for n in s) for s in shapes]
+    return " + ".join(words) + " on " + ", ".join(sizes)
 
 
-def _data_shapes(graph: Graph, i: int, how: str, width: int | None) -> list[tuple]:
-    """Return the shapes of a node's computed inputs with so many channels."""
+def _data_shapes(graph: Graph, i: int, scaling: str, width: int | None) -> list[tuple]:
+    """Return the shapes of a node's computed inputs at a width."""
     node = graph.nodes[i]
     shapes = [_shape(graph, node["inputs"][k]) for k in data_inputs(graph, i)]
-    if how == "rest":
+    if scaling == "whole":
         return shapes
-    if _latency(graph, i) == DENSE:
-        kept = shapes[0][:1]
-        if not attribute(node["attrs"], "flatten", True):
-            kept = shapes[0][:-1]
-        return [(*kept, width)]
+    if _latency_class(graph, i) == DENSE:
+        flatten = attribute(node["attrs"], "flatten", True)
+        leading = shapes[0][:1] if flatten else shapes[0][:-1]
+        return [(*leading, width)]
     return [(s[0], width, *s[2:]) for s in shapes]
 
 
-def copies(
-    graph: Graph, unit: Unit, widths: Sequence[int], count: int
+def net_of_copies(
+    graph: Graph, block: FusedBlock, widths: Sequence[int], count: int
 ) -> tuple[mx.sym.Symbol, dict[str, tuple]]:
-    """Return a net of so many copies of a unit side by side.
+    """Return a net of several copies of a block side by side.
 
-    All read the same inputs, which thin convolutions make where they are maps: so
-    they come in a memory layout as convolutions leave it. Each copy has weights of
-    its own. Without any copy the net puts out these inputs.
+    All copies read the same inputs, and each has its own weights. Inputs that are maps
+    come from a 1x1 convolution of one channel, so that they have the memory layout that
+    convolutions produce. With ``count`` 0 the net returns these inputs.
 
     Parameters
     ----------
     graph : Graph
-    unit : Unit
-        Of this graph.
+    block : FusedBlock
+        One of this graph.
     widths : sequence of int
-        Channels that go in, and that come out.
+        Input and output channels.
     count : int
+        Copies.
 
     Returns
     -------
     (Symbol, dict)
-        The net, and the shapes of its inputs, which are named ``data0`` and so on, and
-        of those parameters whose shapes do not follow from them.
+        The net, and the shapes of its inputs (``data0``, ``data1``, ...) and of the
+        parameters whose shapes do not follow from them.
     """
-    shapes = _data_shapes(graph, unit.nodes[0], unit.how, widths[0])
-    nodes, given, sources = [], {}, []
-    for k, shape in enumerate(shapes):
-        nodes.append(_variable(f"data{k}"))
-        sources.append([len(nodes) - 1, 0, 0])
-        given[f"data{k}"] = shape
-        if len(shape) == 4 and unit.how != "rest":
-            given[f"data{k}"] = (shape[0], 1, *shape[2:])
-            nodes.append(_variable(f"entry{k}_weight"))
-            made = {"num_filter": str(shape[1]), "kernel": "(1, 1)", "no_bias": "True"}
-            ends = [sources[-1], [len(nodes) - 1, 0, 0]]
-            nodes.append(_node("Convolution", f"entry{k}", made, ends))
-            sources[-1] = [len(nodes) - 1, 0, 0]
-    heads = [] if count else sources
-    for number in range(count):
-        prefix = f"copy{number}_"
-        heads.append(_copy(graph, unit, widths, (nodes, sources, prefix, given)))
-    return put_together(nodes, heads), given
+    net = _CopiesNet(graph, block, widths)
+    heads = [net.append_copy(number) for number in range(count)]
+    return put_together(net.nodes, heads or net.sources), net.shapes
 
 
-def _copy(graph: Graph, unit: Unit, widths: Sequence[int], place: tuple) -> list:
-    """Append a copy of a unit to nodes; return its output."""
-    nodes, sources, prefix, given = place
-    last: list = []
-    for i in unit.nodes:
-        node, ends = graph.nodes[i], []
-        data = data_inputs(graph, i)
-        for k, _ in enumerate(node["inputs"]):
-            if k in data:
-                ends.append(last or sources[data.index(k)])
-            else:
+class _CopiesNet:
+    """The nodes of a net that times a block, while it is put together.
+
+    Attributes
+    ----------
+    nodes : list of dict
+    sources : list of list
+        The outputs that stand for the block's inputs.
+    shapes : dict
+        Name of a variable to its shape.
+    """
+
+    def __init__(self, graph: Graph, block: FusedBlock, widths: Sequence[int]) -> None:
+        self._graph, self._block, self._widths = graph, block, widths
+        self.nodes: list[dict] = []
+        self.sources: list[list[int]] = []
+        self.shapes: dict[str, tuple] = {}
+        shapes = _data_shapes(graph, block.nodes[0], block.scaling, widths[0])
+        for k, shape in enumerate(shapes):
+            self.sources.append(self._append_source(k, shape))
+
+    def append_copy(self, number: int) -> list[int]:
+        """Append a copy of the block; return its output."""
+        graph, block, prefix = self._graph, self._block, f"copy{number}_"
+        output: list[int] = []
+        for i in block.nodes:
+            node, inputs = graph.nodes[i], []
+            data = data_inputs(graph, i)
+            for k, entry in enumerate(node["inputs"]):
+                if k in data:
+                    inputs.append(output or self.sources[data.index(k)])
+                    continue
                 name = f"{prefix}{i}_{k}"
-                if unit.how == "rest":  # the other shapes follow from the widths
-                    given[name] = _shape(graph, node["inputs"][k])
-                nodes.append(_variable(name))
-                ends.append([len(nodes) - 1, 0, 0])
-        attrs = {k: v for k, v in node["attrs"].items() if not k.startswith("__")}
-        if i == unit.nodes[0]:
-            attrs.update(_resized(graph, unit, widths))
-        nodes.append(_node(node["op"], f"{prefix}{i}", attrs, ends))
-        last = [len(nodes) - 1, 0, 0]
-    return last
+                if block.scaling == "whole":  # the other shapes follow from the widths
+                    self.shapes[name] = _shape(graph, entry)
+                inputs.append(self._append(_variable(name)))
+            attrs = {k: v for k, v in node["attrs"].items() if not k.startswith("__")}
+            if i == block.nodes[0]:
+                attrs.update(_resized(graph, block, self._widths))
+            output = self._append(_node(node["op"], f"{prefix}{i}", attrs, inputs))
+        return output
+
+    def _append_source(self, k: int, shape: tuple) -> list[int]:
+        name = f"data{k}"
+        source = self._append(_variable(name))
+        self.shapes[name] = shape
+        if len(shape) != 4 or self._block.scaling == "whole":
+            return source
+        self.shapes[name] = (shape[0], 1, *shape[2:])
+        attrs = {"num_filter": str(shape[1]), "kernel": "(1, 1)", "no_bias": "True"}
+        inputs = [source, self._append(_variable(f"entry{k}_weight"))]
+        return self._append(_node("Convolution", f"entry{k}", attrs, inputs))
+
+    def _append(self, node: dict) -> list[int]:
+        self.nodes.append(node)
+        return [len(self.nodes) - 1, 0, 0]
 
 
-def _resized(graph: Graph, unit: Unit, widths: Sequence[int]) -> dict[str, str]:
-    """Return the attributes of a layer's node that widths change."""
-    node, form = graph.nodes[unit.nodes[0]], _latency(graph, unit.nodes[0])
-    if form not in (LAYER, DENSE) or unit.how == "rest":
+def _resized(graph: Graph, block: FusedBlock, widths: Sequence[int]) -> dict[str, str]:
+    """Return the attributes of a block's first node that depend on widths."""
+    first = block.nodes[0]
+    node, latency_class = graph.nodes[first], _latency_class(graph, first)
+    if latency_class not in (LAYER, DENSE) or block.scaling == "whole":
         return {}
-    if form == DENSE:
+    if latency_class == DENSE:
         return {"num_hidden": str(widths[1])}
-    if unit.how == "layer":
+    if block.scaling == "layer":
         return {"num_filter": str(widths[1])}
     groups = attribute(node["attrs"], "num_group", 1)
-    out = graph.tensors[unit.nodes[0]][0].shape[1]
-    left = widths[0] // unit.step
-    return {"num_group": str(left), "num_filter": str(left * (out // groups))}
+    out = graph.tensors[first][0].shape[1]
+    kept_groups = widths[0] // block.multiple
+    filters = kept_groups * (out // groups)
+    return {"num_group": str(kept_groups), "num_filter": str(filters)}
 
 
 def _variable(name: str) -> dict:
@@ -311,19 +339,21 @@ def _node(op: str, name: str, attrs: Mapping, inputs: list) -> dict:
     return {"op": op, "name": name, "attrs": dict(attrs), "inputs": inputs}
 
 
-def knots(unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the widths at which a unit is timed: those that go in, and come out."""
-    if unit.how == "rest":
-        full = unit.inputs.full
-        return ((full,) if unit.inputs.tensor is None else (0, full)), (0,)
-    return _knots(unit.inputs, unit.least), _knots(unit.outputs, unit.least)
+def grid_points(block: FusedBlock) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the input widths and the output widths at which a block is timed."""
+    if block.scaling == "whole":
+        full = block.inputs.full
+        return ((full,) if block.inputs.tensor is None else (0, full)), (0,)
+    inputs = _side_grid_points(block.inputs, block.smallest_width)
+    return inputs, _side_grid_points(block.outputs, block.smallest_width)
 
 
-def _knots(side: Side, least: int) -> tuple[int, ...]:
-    """Return a block, about a quarter, a half and three quarters, and all."""
+def _side_grid_points(side: Side, smallest: int) -> tuple[int, ...]:
+    """Return the smallest width, about 1/4, 1/2 and 3/4 of the full one, and it."""
     if side.tensor is None:
         return (side.full,)
-    # Quarters are rounded up to even blocks where that leaves them apart.
-    wide = 2 * least if side.full >= 8 * least else least
-    shares = [-(-side.full * quarter // (4 * wide)) * wide for quarter in (1, 2, 3)]
-    return tuple(sorted({n for n in (least, *shares) if n < side.full} | {side.full}))
+    # Quarters are rounded up, to twice the smallest width where they stay distinct.
+    step = 2 * smallest if side.full >= 8 * smallest else smallest
+    quarters = [-(-side.full * share // (4 * step)) * step for share in (1, 2, 3)]
+    inner = {width for width in (smallest, *quarters) if width < side.full}
+    return tuple(sorted(inner | {side.full}))

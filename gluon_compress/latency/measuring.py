@@ -1,4 +1,4 @@
-"""Times the units of a graph on this machine, those that a table lacks."""
+"""Times the fused blocks of a graph on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import mxnet as mx
 
 from gluon_compress.graph import Graph, block_of
 from gluon_compress.graph.symbols import take_apart
-from gluon_compress.latency.blocks import Unit, copies, knots, units_of
+from gluon_compress.latency.blocks import (
+    FusedBlock,
+    fused_blocks,
+    grid_points,
+    net_of_copies,
+)
 from gluon_compress.latency.table import (
     Grid,
     LatencyTable,
@@ -23,7 +28,7 @@ from gluon_compress.latency.table import (
 WARMUP, COPIES = 3, 2
 
 
-def measure_units(
+def measure_blocks(
     graph: Graph,
     table: LatencyTable | None = None,
     *,
@@ -31,25 +36,27 @@ def measure_units(
     rounds: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> LatencyTable:
-    """Return a table with times for all units of a graph; only missing ones are timed.
+    """Return a table with the times of all blocks of a graph.
 
-    What is timed is the form in which MXNet runs a net by default, operator by
-    operator (as ``slim`` returns it, or after ``hybridize()``), for the batch that was
-    traced. A unit's time is that of a net with copies of it less that of the net
-    without, the smallest of all repeats: what other processes do can only add to it.
+    Times that ``table`` has are not taken again.
+
+    Blocks are timed as MXNet runs a net by default, operator by operator (as ``slim``
+    returns it, or after ``hybridize()``), with the batch size that was traced. The time
+    of a block is the time of a net with copies of it minus the time of the net without
+    them. The smallest of all repeats counts, since other processes can only add to it.
 
     Parameters
     ----------
     graph : Graph
-        Traced with the input shape that the latency is for; needs no values.
+        Traced with the input shape that the latency is for; it needs no values.
     table : LatencyTable, optional
-        Made on this machine; its times are kept.
+        Made on this machine; its times are reused.
     repeats : int
-        Passes for each time and round.
+        Forward passes for each time in each round.
     rounds : int
-        How often all is timed again, so that a busy minute spoils nothing.
+        How often everything is timed, so that a busy minute spoils nothing.
     progress : callable, optional
-        Is told how many times of how many are known.
+        ``progress(done, total)`` is called after each time taken.
 
     Raises
     ------
@@ -60,110 +67,121 @@ def measure_units(
     for name, value in (("repeats", repeats), ("rounds", rounds)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} is {value!r}; allowed: a whole number from 1")
-    here = this_machine()
-    _check_machine(table, here)
-    known, wanted = table.grids if table else {}, _missing(graph, table)
+    machine = this_machine()
+    if table is not None:
+        _check_machine(table, machine)
+    timed = dict(table.grids) if table is not None else {}
+    wanted = _grids_to_time(graph, timed)
     points = [
-        (unit, at)
-        for unit, widths in wanted.values()
-        for at in product(*widths)
-        if _known(known.get(unit.kind), at) is None
+        (block, widths)
+        for block, ins, outs in wanted.values()
+        for widths in product(ins, outs)
+        if _timed_ms(timed.get(block.signature), widths) is None
     ]
-    best: dict = {}
+    best: dict[tuple, float] = {}
     for turn in range(rounds):
-        bases: dict = {}
-        for number, (unit, at) in enumerate(points):
-            key = (unit.kind, at)
-            spent = _unit_ms(graph, unit, at, (bases, repeats))
+        baselines: dict[tuple, float] = {}
+        for number, (block, widths) in enumerate(points):
+            key = block.signature, widths
+            spent = _block_ms(graph, block, widths, baselines, repeats)
             best[key] = min(spent, best.get(key, spent))
             if progress:
                 progress(turn * len(points) + number + 1, rounds * len(points))
-    grids = dict(known)
-    for kind, (_, (ins, outs)) in wanted.items():
-        old = known.get(kind)
-        rows = [[_known(old, (a, b)) for b in outs] for a in ins]
-        filled = [
-            tuple(best[kind, (a, b)] if ms is None else ms for b, ms in zip(outs, row))
-            for a, row in zip(ins, rows)
-        ]
-        grids[kind] = Grid(ins, outs, tuple(filled))
-    call = table.call_ms if table else net_ms(*_next_to_nothing(), 10 * repeats)
-    return LatencyTable(here, call, grids)
+    grids = dict(timed)
+    for signature, (_, ins, outs) in wanted.items():
+        rows = []
+        for a in ins:
+            known = [_timed_ms(timed.get(signature), (a, b)) for b in outs]
+            rows.append(
+                tuple(
+                    best[signature, (a, b)] if ms is None else ms
+                    for b, ms in zip(outs, known)
+                )
+            )
+        grids[signature] = Grid(ins, outs, tuple(rows))
+    if table is not None:
+        return LatencyTable(machine, table.call_ms, grids)
+    symbol, shapes = _smallest_net()
+    return LatencyTable(machine, net_ms(symbol, shapes, 10 * repeats), grids)
 
 
-def _check_machine(table: LatencyTable | None, here: dict) -> None:
-    for name in here if table else ():
-        if table.machine.get(name) != here[name]:
+def _check_machine(table: LatencyTable, machine: Mapping[str, str]) -> None:
+    for name, value in machine.items():
+        if table.machine.get(name) != value:
             raise ValueError(
-                f"the latency table is for {name} {table.machine.get(name)!r}, here it "
-                f"is {here[name]!r}; measure into a table of its own"
+                f"the latency table is for {name} {table.machine.get(name)!r}, this "
+                f"machine has {value!r}; measure into a new table"
             )
 
 
-def _missing(graph: Graph, table: LatencyTable | None) -> dict:
-    """Return for the kinds to time a unit of it, and all widths of the new grid."""
-    known = table.grids if table else {}
-    wanted: dict[str, tuple[Unit, tuple]] = {}
-    for unit in units_of(graph):
-        grid = known.get(unit.kind)
-        if grid and covers(grid, unit):
+def _grids_to_time(
+    graph: Graph, timed: Mapping[str, Grid]
+) -> dict[str, tuple[FusedBlock, tuple[int, ...], tuple[int, ...]]]:
+    """Return by signature a block to time, and input and output widths of its grid."""
+    wanted: dict[str, tuple[FusedBlock, tuple[int, ...], tuple[int, ...]]] = {}
+    for block in fused_blocks(graph):
+        grid = timed.get(block.signature)
+        if grid and covers(grid, block):
             continue
-        _, (ins, outs) = wanted.get(unit.kind, (unit, _of(grid)))
-        more_ins, more_outs = knots(unit)
-        widths = _united(ins, more_ins), _united(outs, more_outs)
-        wanted[unit.kind] = unit, widths
+        widths = (grid.ins, grid.outs) if grid else ((), ())
+        first, *earlier = wanted.get(block.signature, (block, *widths))
+        ins, outs = (
+            tuple(sorted({*old, *new})) for old, new in zip(earlier, grid_points(block))
+        )
+        wanted[block.signature] = first, ins, outs
     return wanted
 
 
-def _of(grid: Grid | None) -> tuple:
-    return (grid.ins, grid.outs) if grid else ((), ())
-
-
-def _united(some: Sequence[int], others: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted({*some, *others}))
-
-
-def _known(grid: Grid | None, at: tuple[int, int]) -> float | None:
-    """Return a time that a grid has at exactly these widths."""
-    if grid is None or at[0] not in grid.ins or at[1] not in grid.outs:
+def _timed_ms(grid: Grid | None, widths: tuple[int, int]) -> float | None:
+    """Return the time that a grid has at exactly these widths."""
+    if grid is None or widths[0] not in grid.ins or widths[1] not in grid.outs:
         return None
-    return grid.ms[grid.ins.index(at[0])][grid.outs.index(at[1])]
+    return grid.ms[grid.ins.index(widths[0])][grid.outs.index(widths[1])]
 
 
-def _unit_ms(graph: Graph, unit: Unit, widths: tuple, how: tuple) -> float:
-    """Return the milliseconds of one copy of a unit, 0 where it is hardly seen."""
-    bases, repeats = how
-    if unit.how == "rest" and widths[0] == 0:
+def _block_ms(
+    graph: Graph,
+    block: FusedBlock,
+    widths: tuple[int, int],
+    baselines: dict[tuple, float],
+    repeats: int,
+) -> float:
+    """Return the milliseconds of one copy of a block; 0 if too short to measure.
+
+    ``baselines`` collects the times of the nets without copies.
+    """
+    if block.scaling == "whole" and widths[0] == 0:
         return 0.0
-    symbol, given = copies(graph, unit, widths, 0)
-    key = (symbol.tojson(), *sorted(given.items()))
-    if key not in bases:
-        calculates = any(node["op"] != "null" for node in take_apart(symbol)[0])
-        base = (symbol, given) if calculates else _next_to_nothing()
-        bases[key] = net_ms(*base, repeats)
-    spent = net_ms(*copies(graph, unit, widths, COPIES), repeats) - bases[key]
+    symbol, shapes = net_of_copies(graph, block, widths, 0)
+    key = (symbol.tojson(), *sorted(shapes.items()))
+    if key not in baselines:
+        if all(node["op"] == "null" for node in take_apart(symbol)[0]):
+            symbol, shapes = _smallest_net()
+        baselines[key] = net_ms(symbol, shapes, repeats)
+    symbol, shapes = net_of_copies(graph, block, widths, COPIES)
+    spent = net_ms(symbol, shapes, repeats) - baselines[key]
     return max(spent, 0.0) / COPIES
 
 
-def _next_to_nothing() -> tuple[mx.sym.Symbol, dict]:
+def _smallest_net() -> tuple[mx.sym.Symbol, dict[str, tuple]]:
     return mx.sym.relu(mx.sym.var("data0")), {"data0": (1, 1)}
 
 
-def net_ms(symbol: mx.sym.Symbol, given: Mapping[str, tuple], repeats: int) -> float:
+def net_ms(symbol: mx.sym.Symbol, shapes: Mapping[str, tuple], repeats: int) -> float:
     """Return the smallest time of a net, in milliseconds.
 
-    With one thread it is the CPU time of the process, which other processes on the
-    core do not lengthen; with several, which may wait for each other, the clock's.
+    With one thread this is the CPU time of the process, which other processes on the
+    core do not affect. With several, which may wait for each other, it is wall time.
 
     Parameters
     ----------
     symbol : Symbol
-        Its inputs are called ``data0`` and so on.
-    given : mapping
-        Shapes from which all others follow.
+        Its inputs are named ``data0``, ``data1``, ...
+    shapes : mapping
+        Shapes of inputs and parameters, from which all others follow.
     repeats : int
     """
-    clock, values = _clock(), _values(symbol, given)
+    clock, values = _clock(), _values(symbol, shapes)
     params = {n: v for n, v in values.items() if not n.startswith("data")}
     block = block_of(symbol, params)
     inputs = [values[n] for n in symbol.list_inputs() if n not in params]
@@ -176,9 +194,9 @@ def net_ms(symbol: mx.sym.Symbol, given: Mapping[str, tuple], repeats: int) -> f
     return best
 
 
-def _values(symbol: mx.sym.Symbol, given: Mapping[str, tuple]) -> dict:
-    """Return a value for each variable; neither zeros nor tiny, which may be faster."""
-    arguments, _, states = symbol.infer_shape(**given)
+def _values(symbol: mx.sym.Symbol, shapes: Mapping[str, tuple]) -> dict:
+    """Return a value for each variable; zeros and tiny numbers might be faster."""
+    arguments, _, states = symbol.infer_shape(**shapes)
     names = symbol.list_arguments() + symbol.list_auxiliary_states()
     return {n: mx.nd.full(s, 0.1) for n, s in zip(names, arguments + states)}
 
@@ -186,24 +204,24 @@ def _values(symbol: mx.sym.Symbol, given: Mapping[str, tuple]) -> dict:
 def nets_ms(
     nets: Sequence[Callable], shape: Sequence[int], *, repeats: int = 25
 ) -> list[float]:
-    """Return the smallest time of whole nets, in milliseconds, by turns.
+    """Return the smallest time of each net, in milliseconds; the nets take turns.
 
-    Clock and choice are those of ``net_ms``, so that sums of a table can be compared.
+    Clock and choice are as in ``net_ms``, so that sums of a table can be compared.
 
     Parameters
     ----------
     nets : sequence of callable
     shape : sequence of int
-        Of their input.
+        Shape of their input.
     repeats : int
-        Passes of each net, after some that do not count.
+        Passes of each net, after a warm-up.
     """
     clock = _clock()
     batch = mx.nd.full(tuple(shape), 0.1)
     times: list[list[float]] = [[] for _ in nets]
     for _ in range(WARMUP + repeats):
         for net, spent in zip(nets, times):
-            _run(net, [batch])  # the nets before have taken the caches
+            _run(net, [batch])  # fill the caches, which other nets have used
             start = clock()
             _run(net, [batch])
             spent.append(1000 * (clock() - start))
@@ -211,7 +229,7 @@ def nets_ms(
 
 
 def _clock() -> Callable[[], float]:
-    """Return the clock to time with: see ``net_ms``."""
+    """Return the clock that ``net_ms`` describes."""
     return time.process_time if threads() == 1 else time.perf_counter
 
 

@@ -1,17 +1,18 @@
-"""The latency table: milliseconds of units at widths, their file, and what they add to.
+"""Latency tables: milliseconds of fused blocks at widths, and what they add up to.
 
-A unit's time is interpolated between the widths that were timed. Two rules make it rise
-with every width, as a search for widths needs it:
+The time of a block is interpolated between the widths that were timed. Two rules make
+it monotone in every width, as a search for widths needs:
 
-- a width counts as the next multiple of ``units.BLOCK``, or the next width that was
-  timed if that comes first. Kernels fill blocks: another width costs as much as the
-  full block, or more, and then the sum is too small. A plan that only latency limits
-  keeps full blocks by itself; others should ask for multiples of 8 or 16;
-- where a wider unit was timed as faster (noise, or another kernel), the mean of the
-  largest time so far and the smallest time from there on is taken.
+- A width counts as the next multiple of ``blocks.CHANNEL_MULTIPLE``, or as the next
+  timed width if that comes first. Kernels work on full multiples: a width in between
+  costs as much as the next multiple, or more, and then the sum is too small. A plan
+  that only latency limits keeps full multiples by itself; other plans should ask for
+  multiples of 8 or 16.
+- Where a wider block was timed as faster (noise, or another kernel), the time is the
+  mean of the largest time so far and the smallest time from there on.
 
-What units do to each other is left out: each is timed while its code and weights are
-near. Of nets of many small layers the sum is therefore rather too small.
+Effects of blocks on each other are left out: each is timed while its code and weights
+are in the cache. For nets of many small layers the sum is therefore rather too small.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import Graph
-from gluon_compress.latency.blocks import BLOCK, Unit, units_of
+from gluon_compress.latency.blocks import CHANNEL_MULTIPLE, FusedBlock, fused_blocks
 from gluon_compress.provenance import cpu_name, threads
 from gluon_compress.storage.atomic import read_json, write_json
 
 FORMAT = 1
-NS = 1e6  # of a millisecond; times are added as whole numbers, in any order the same
+NS = 1e6  # per millisecond; sums of whole numbers do not depend on their order
 
 
 def this_machine() -> dict[str, str]:
@@ -46,22 +47,23 @@ def this_machine() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Grid:
-    """Milliseconds of one kind of unit, as timed.
+    """Milliseconds of blocks of one signature, as timed.
 
     Parameters
     ----------
     ins, outs : tuple of int
-        Widths in ascending order; ``(0,)`` for the second one of a unit with one.
+        Input and output widths, ascending; ``outs`` of a block with one width is
+        ``(0,)``.
     ms : tuple of tuple of float
-        Row by row, one for each of ``ins``.
+        One row for each of ``ins``, one column for each of ``outs``.
     """
 
     ins: tuple[int, ...]
     outs: tuple[int, ...]
     ms: tuple[tuple[float, ...], ...]
 
-    def rising(self) -> np.ndarray:
-        """Return the times so that they never fall with a width."""
+    def monotone(self) -> np.ndarray:
+        """Return the times ``(ins, outs)``, changed so that none falls with a width."""
         times = np.array(self.ms, float)
         so_far, from_here = times, times[::-1, ::-1]
         for axis in (0, 1):
@@ -69,70 +71,74 @@ class Grid:
             from_here = np.minimum.accumulate(from_here, axis)
         return (so_far + from_here[::-1, ::-1]) / 2
 
-    def at(self, ins: int, outs: int) -> float:
-        """Return the nanoseconds at two widths, interpolated in both."""
-        first, second = (
-            next((stop for stop in stops(knots) if stop >= width), knots[-1])
-            for width, knots in ((ins, self.ins), (outs, self.outs))
-        )
-        columns = [np.interp(first, self.ins, times) for times in self.rising().T]
+    def nanoseconds(self, ins: int, outs: int) -> float:
+        """Return the time at an input and an output width, interpolated in both."""
+        first, second = _effective(ins, self.ins), _effective(outs, self.outs)
+        columns = [np.interp(first, self.ins, times) for times in self.monotone().T]
         return float(np.rint(NS * np.interp(second, self.outs, columns)))
 
-    def at_stops(self) -> np.ndarray:
-        """Return ``at`` for all stops of both sides."""
-        first, second = stops(self.ins), stops(self.outs)
-        rows = np.stack([np.interp(first, self.ins, c) for c in self.rising().T], 1)
+    def at_effective_widths(self) -> np.ndarray:
+        """Return ``nanoseconds`` at all pairs of effective widths."""
+        first, second = effective_widths(self.ins), effective_widths(self.outs)
+        rows = np.stack([np.interp(first, self.ins, c) for c in self.monotone().T], 1)
         return np.rint(NS * np.stack([np.interp(second, self.outs, r) for r in rows]))
 
 
-def stops(knots: Sequence[int]) -> list[int]:
-    """Return the widths that others count as: full blocks, and what was timed."""
-    return sorted({*range(BLOCK, knots[-1], BLOCK), *knots})
+def effective_widths(grid_points: Sequence[int]) -> list[int]:
+    """Return the widths that others count as: full multiples, and those timed."""
+    multiples = range(CHANNEL_MULTIPLE, grid_points[-1], CHANNEL_MULTIPLE)
+    return sorted({*multiples, *grid_points})
+
+
+def _effective(width: int, grid_points: Sequence[int]) -> int:
+    """Return what a width counts as: the next effective width, at most the last."""
+    candidates = effective_widths(grid_points)
+    return next((w for w in candidates if w >= width), grid_points[-1])
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """How long the units of nets take on one machine.
+    """How long the fused blocks of nets take on one machine.
 
-    It is made by ``measure_units``, holds for any net of the same kinds of units, and
-    may be used on another machine to plan for the one it was made on.
+    ``measure_blocks`` makes it. It holds for any net whose blocks have the same
+    signatures, and can be used on any machine to plan for the one it was made on.
 
     Parameters
     ----------
     machine : mapping
-        CPU, threads, how these wait, and MXNet's version.
+        CPU, threads, how they wait, and MXNet's version.
     call_ms : float
-        Of calling a net that does next to nothing.
+        Time of calling a net that does next to nothing.
     grids : mapping
-        Kind of unit to its Grid.
+        Signature of a block to its Grid.
     """
 
     machine: Mapping[str, str]
     call_ms: float
     grids: Mapping[str, Grid] = field(default_factory=dict)
 
-    def grid(self, unit: Unit) -> Grid:
-        """Return the grid of a unit's kind.
+    def grid(self, block: FusedBlock) -> Grid:
+        """Return the grid of a block.
 
         Raises
         ------
         ValueError
-            If it was not timed, or not as wide as the unit.
+            If the block was not timed, or only at smaller widths.
         """
-        found = self.grids.get(unit.kind)
-        if found is None or not covers(found, unit):
+        grid = self.grids.get(block.signature)
+        if grid is None or not covers(grid, block):
             raise ValueError(
-                f"the latency table has no times for {unit.kind!r} with "
-                f"{unit.inputs.full} to {unit.outputs.full} channels; add them with "
-                "measure_units or scripts/measure_latency.py on the table's machine"
+                f"the latency table has no times for {block.signature!r} with "
+                f"{block.inputs.full} to {block.outputs.full} channels; add them with "
+                "measure_blocks or scripts/measure_latency.py on the table's machine"
             )
-        return found
+        return grid
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the table as JSON, whole or not at all."""
+        """Write the table as JSON, atomically."""
         grids = {
-            kind: {"ins": grid.ins, "outs": grid.outs, "ms": grid.ms}
-            for kind, grid in sorted(self.grids.items())
+            signature: {"ins": grid.ins, "outs": grid.outs, "ms": grid.ms}
+            for signature, grid in sorted(self.grids.items())
         }
         machine = dict(self.machine)
         content = {"format": FORMAT, "machine": machine, "call_ms": self.call_ms}
@@ -145,14 +151,14 @@ class LatencyTable:
         Raises
         ------
         ValueError
-            If there is none, it is of another format, or something in it is wrong;
-            the message names the file and the place.
+            If the file is missing, of another format or invalid; the message names the
+            file and the key.
         """
         content = read_json(path)
-        found = content.get("format") if isinstance(content, dict) else None
-        if found != FORMAT or isinstance(found, bool):
+        version = content.get("format") if isinstance(content, dict) else None
+        if version != FORMAT or isinstance(version, bool):
             raise ValueError(
-                f"{path}: format is {found!r}; this version reads latency tables of "
+                f"{path}: format is {version!r}; this version reads latency tables of "
                 f"format {FORMAT}"
             )
         machine, grids = content.get("machine"), content.get("units")
@@ -162,16 +168,16 @@ class LatencyTable:
             raise ValueError(f"{path}: call_ms must be a number from 0")
         if not isinstance(grids, dict):
             raise ValueError(f"{path}: units must be an object {{...}}")
-        read = {kind: _grid(path, kind, stored) for kind, stored in grids.items()}
-        return cls(machine, float(content["call_ms"]), read)
+        checked = {name: _grid(path, name, stored) for name, stored in grids.items()}
+        return cls(machine, float(content["call_ms"]), checked)
 
 
-def covers(grid: Grid, unit: Unit) -> bool:
-    """Tell whether a grid holds for all widths that a unit may have."""
-    sides = ((grid.ins, unit.inputs), (grid.outs, unit.outputs))
+def covers(grid: Grid, block: FusedBlock) -> bool:
+    """Tell whether a grid covers all widths that a block can have."""
+    sides = ((grid.ins, block.inputs), (grid.outs, block.outputs))
     for widths, side in sides:
-        least = side.full if side.tensor is None else unit.least
-        if not widths[0] <= least or not side.full <= widths[-1]:
+        smallest = side.full if side.tensor is None else block.smallest_width
+        if widths[0] > smallest or side.full > widths[-1]:
             return False
     return True
 
@@ -188,13 +194,18 @@ def _times(values: Sequence) -> bool:
 
 
 def _widths(value: Any) -> bool:
-    whole = isinstance(value, list) and value and all(type(n) is int for n in value)
-    return bool(whole) and value[0] >= 0 and sorted(set(value)) == value
+    if (
+        not isinstance(value, list)
+        or not value
+        or any(type(n) is not int for n in value)
+    ):
+        return False
+    return value[0] >= 0 and sorted(set(value)) == value
 
 
-def _grid(path: str | os.PathLike, kind: str, stored: Any) -> Grid:
-    """Return a grid that was read, checked."""
-    place = f"{path}: units[{kind!r}]"
+def _grid(path: str | os.PathLike, signature: str, stored: Any) -> Grid:
+    """Return the grid that a file states, or raise ValueError."""
+    place = f"{path}: units[{signature!r}]"
     if not isinstance(stored, dict) or set(stored) != {"ins", "outs", "ms"}:
         raise ValueError(f"{place} must have ins, outs and ms, and nothing else")
     ins, outs, ms = stored["ins"], stored["outs"], stored["ms"]
@@ -203,9 +214,9 @@ def _grid(path: str | os.PathLike, kind: str, stored: Any) -> Grid:
             raise ValueError(
                 f"{place}.{name} is {stored[name]!r}; allowed: ascending whole numbers"
             )
-    right = isinstance(ms, list) and len(ms) == len(ins)
-    right = right and all(isinstance(r, list) and len(r) == len(outs) for r in ms)
-    if not right or not all(_times(row) for row in ms):
+    table = isinstance(ms, list) and len(ms) == len(ins)
+    table = table and all(isinstance(r, list) and len(r) == len(outs) for r in ms)
+    if not table or not all(_times(row) for row in ms):
         raise ValueError(
             f"{place}.ms must be {len(ins)} rows of {len(outs)} numbers from 0"
         )
@@ -214,25 +225,25 @@ def _grid(path: str | os.PathLike, kind: str, stored: Any) -> Grid:
 
 
 def predict_latency(graph: Graph, table: LatencyTable, plan: Any = None) -> float:
-    """Return the milliseconds that a net takes, or would with a plan applied.
+    """Return the milliseconds that a net takes, with or without a plan applied.
 
     Parameters
     ----------
     graph : Graph
     table : LatencyTable
-        With times for all of its units.
+        With times for all blocks of the graph.
     plan : Plan, optional
 
     Raises
     ------
     ValueError
-        If the table lacks a unit, or the plan does not fit the graph.
+        If the table lacks a block, or the plan does not fit the graph.
     """
     if plan is not None:
         plan.check(graph)
-    alive = graph.keep_mask(plan.keep if plan is not None else {})
+    keep_mask = graph.keep_mask(plan.keep if plan is not None else {})
     total = np.rint(table.call_ms * NS)
-    for unit in units_of(graph):
-        widths = unit.inputs.kept(alive), unit.outputs.kept(alive)
-        total += table.grid(unit).at(*widths)
+    for block in fused_blocks(graph):
+        ins, outs = block.inputs.width(keep_mask), block.outputs.width(keep_mask)
+        total += table.grid(block).nanoseconds(ins, outs)
     return float(total / NS)

@@ -81,8 +81,9 @@ class ClassifierFamily(Family):
         name: str,
         classes: Sequence[str],
         *,
-        size: Size = DEFAULT_SIZE,
         seed: int = 0,
+        size: Size = DEFAULT_SIZE,
+        **others: Any,
     ) -> HybridBlock:
         """Return an untrained classifier of GluonCV's zoo.
 
@@ -91,10 +92,12 @@ class ClassifierFamily(Family):
         name : str
             As GluonCV's ``get_model`` takes it.
         classes : sequence of str
-        size : int or (int, int)
-            Height and width of the images, pixels.
         seed : int
             Decides the initial values.
+        size : int or (int, int)
+            Height and width of the images, pixels.
+        **others
+            None: a classifier has no other settings.
 
         Returns
         -------
@@ -104,15 +107,17 @@ class ClassifierFamily(Family):
         Raises
         ------
         ValueError
-            For a name GluonCV does not have, a net that is no classifier, or classes
-            that are not distinct names.
+            For a name GluonCV does not have, a net that is no classifier, another
+            setting, or classes that are not distinct names.
 
         Notes
         -----
         Residual blocks that can start as the identity do so (Goyal et al. 2017, section
         5.1), as in GluonCV's own training of ImageNet.
         """
-        config = ClassifierConfig(classes, size)
+        if others:
+            raise ValueError(f"model option {min(others)!r}; allowed: size")
+        config = ClassifierConfig(class_names(classes), size_pair(size))
         net = _get(name, len(config.classes))
         try:
             symbol = symbol_of(net)
@@ -168,7 +173,7 @@ class ClassifierFamily(Family):
         ValueError
             If the classes are not distinct names, or the last layer cannot be found.
         """
-        config = ClassifierConfig(classes, self.input_size(net))
+        config = ClassifierConfig(class_names(classes), self.input_size(net))
         pair = _with_outputs(*pair_of(net), len(config.classes), config.size, seed)
         return self.from_symbol(*pair, config)
 
@@ -188,9 +193,9 @@ class ClassifierFamily(Family):
             net, taps, adapters=adapters, stride=stride, seed=seed
         )
 
-    def targets(self, net: HybridBlock, *, smoothing: float = 0.0) -> Callable:
+    def targets(self, net: HybridBlock, **settings: Any) -> Callable:
         """Return ``ClassTargets``: class ids to probabilities."""
-        return ClassTargets(len(self.classes_of(net)), smoothing=smoothing)
+        return ClassTargets(len(self.classes_of(net)), **settings)
 
     def loss(self, net: HybridBlock) -> Callable:
         """Return the cross-entropy with target probabilities ``(B, C)``."""

@@ -73,7 +73,7 @@ class ClassificationTask(Task):
         if schedule is not self.recipe.train or not settings.early_epochs:
             return late
         early = self._batches(dataset, schedule, settings.early_size)
-        return data.EarlyBatches(early, late, settings.early_epochs)
+        return data.ProgressiveBatches(early, late, settings.early_epochs)
 
     def _batches(self, dataset: Any, schedule: Schedule, size: Any) -> Any:
         settings, targets = self.recipe.data, self.recipe.targets

@@ -155,8 +155,8 @@ def _origin(job: Job) -> Dict[str, Any]:
     """Return data, seed, commit, hardware and versions, for a ``result.json``."""
     settings = job.recipe.data
     counts = {
-        "train": data.counted(job.splits.train),
-        "test": data.counted(job.splits.test),
+        "train": data.count_images(job.splits.train),
+        "test": data.count_images(job.splits.test),
     }
     images = {"kind": settings.kind, "root": settings.root, **counts}
     return {"data": images, "seed": job.recipe.seed, **job.facts}

@@ -98,7 +98,7 @@ def open_job(
             LOGGER.warning(
                 "%s: and %d more", split, len(dataset.problems) - MOST_PROBLEMS
             )
-        repairs = data.counted(dataset).get("repairs")
+        repairs = data.count_images(dataset).get("repairs")
         if repairs:
             counts = ", ".join(f"{name} {count}" for name, count in repairs.items())
             LOGGER.warning("%s: repairs: %s", split, counts)
@@ -170,7 +170,7 @@ class Stage(DryRun, StageContext):
         dataset = None
         if training_images is not None:
             train_set = self._job.splits.train
-            dataset = data.sample(train_set, training_images, seed=self.seed)
+            dataset = data.draw_subset(train_set, training_images, seed=self.seed)
         return self._job.evaluate(net, dataset)[self.metric]
 
     def to_device(self, net: HybridBlock) -> None:

@@ -141,7 +141,7 @@ def cost_model_for(
     elif table is None:
         raise ValueError(
             f"a budget of {budget.latency_ms:g} {LATENCY} needs a latency table: "
-            "table=latency.measure_units(graph), or a saved one by LatencyTable.load"
+            "table=latency.measure_blocks(graph), or a saved one by LatencyTable.load"
         )
     extra = {name: row.cost for name, row in budget.custom.items()}
     return CostModel(graph, table, extra)

@@ -13,8 +13,8 @@ from gluon_compress.graph import Graph, Tensor
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import states
 from gluon_compress.latency import LatencyTable
-from gluon_compress.latency.blocks import Side, units_of
-from gluon_compress.latency.table import NS, stops
+from gluon_compress.latency.blocks import Side, fused_blocks
+from gluon_compress.latency.table import NS, effective_widths
 
 COSTS = ("macs", "bytes", "params")
 LATENCY = "latency_ms"
@@ -187,26 +187,26 @@ class _Latency:
     """Milliseconds of all blocks, from a table; all times lie in one array."""
 
     def __init__(self, graph: Graph, sums: _GroupSums, table: LatencyTable) -> None:
-        units = units_of(graph)
-        grids = {unit.kind: table.grid(unit) for unit in units}
+        blocks = fused_blocks(graph)
+        grids = {block.signature: table.grid(block) for block in blocks}
         times, starts, columns, end = [np.zeros(1)], {}, {}, 1
-        for kind, grid in grids.items():
-            block = grid.at_stops()
-            starts[kind], columns[kind] = end, block.shape[1]
-            times.append(block.ravel())
-            end += block.size
+        for signature, grid in grids.items():
+            grid_times = grid.at_effective_widths()
+            starts[signature], columns[signature] = end, grid_times.shape[1]
+            times.append(grid_times.ravel())
+            end += grid_times.size
         self._times = np.concatenate(times)
-        self._starts = np.array([starts[unit.kind] for unit in units], int)
-        self._columns = np.array([columns[unit.kind] for unit in units], int)
-        self._inputs = _StopOfWidth(
+        self._starts = np.array([starts[block.signature] for block in blocks], int)
+        self._columns = np.array([columns[block.signature] for block in blocks], int)
+        self._inputs = _EffectiveWidthIndex(
             sums,
-            [unit.inputs for unit in units],
-            [stops(grids[unit.kind].ins) for unit in units],
+            [block.inputs for block in blocks],
+            [effective_widths(grids[block.signature].ins) for block in blocks],
         )
-        self._outputs = _StopOfWidth(
+        self._outputs = _EffectiveWidthIndex(
             sums,
-            [unit.outputs for unit in units],
-            [stops(grids[unit.kind].outs) for unit in units],
+            [block.outputs for block in blocks],
+            [effective_widths(grids[block.signature].outs) for block in blocks],
         )
         self._call = np.rint(table.call_ms * NS)
 
@@ -217,23 +217,23 @@ class _Latency:
         return (self._call + nanoseconds.sum(1)) / NS
 
 
-class _StopOfWidth:
-    """The stop of a grid that each block's inputs, or outputs, count as.
+class _EffectiveWidthIndex:
+    """The index of the effective width that each block's inputs, or outputs, count as.
 
     Parameters
     ----------
     sums : _GroupSums
     sides : sequence of Side
         Inputs or outputs of each block.
-    stops_of_sides : sequence of list of int
-        The stops of each block's grid for that side, ascending.
+    widths_of_sides : sequence of list of int
+        The effective widths of each block's grid on that side, ascending.
     """
 
     def __init__(
         self,
         sums: _GroupSums,
         sides: Sequence[Side],
-        stops_of_sides: Sequence[Sequence[int]],
+        widths_of_sides: Sequence[Sequence[int]],
     ) -> None:
         channels = sums.along([side.tensor for side in sides])
         fixed = np.array([side.tensor is None for side in sides], bool)
@@ -241,13 +241,13 @@ class _StopOfWidth:
         self._channels = _Linear(
             channels.per_index, np.where(fixed, full, channels.constant)
         )
-        # The stop of every width from 0, one side behind the other.
+        # The index for every width from 0, one side behind the other.
         numbers = [
-            np.searchsorted(row, np.arange(row[-1] + 1)) for row in stops_of_sides
+            np.searchsorted(row, np.arange(row[-1] + 1)) for row in widths_of_sides
         ]
         self._numbers = np.concatenate([np.zeros(0, int), *numbers])
         self._starts = np.cumsum([0, *map(len, numbers)])[:-1]
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
-        """Return stops ``(choices, blocks)`` of widths ``(choices, groups)``."""
+        """Return indices ``(choices, blocks)`` of widths ``(choices, groups)``."""
         return self._numbers[self._starts + self._channels(widths).astype(int)]

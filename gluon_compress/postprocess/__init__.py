@@ -1,9 +1,12 @@
-"""From what a net gives to what a user wants: boxes, or classes with probabilities.
+"""Turns the outputs of nets into results: boxes, or classes with probabilities.
 
-A postprocess is stated in the manifest of a model by its kind and settings, so that
-Gluon, every edge runtime and evaluation decode alike. ``POSTPROCESS`` has one row a
-kind; a new kind is a class like ``Postprocess`` and its row. NumPy and OpenCV suffice.
+A model's manifest states its postprocess by kind and settings, so that Gluon, every
+edge runtime and evaluation decode in the same way. To add a kind, write a class with
+the interface of ``Postprocess`` and add it to ``POSTPROCESS``. It may use NumPy and
+OpenCV only.
 """
+
+from __future__ import annotations
 
 from gluon_compress.postprocess.base import Postprocess, boxes_in_images
 from gluon_compress.postprocess.softmax import SoftmaxPostprocess

@@ -1,8 +1,8 @@
-"""What every postprocess can do."""
+"""The interface of a postprocess."""
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Protocol, Sequence
+from typing import Any, ClassVar, Mapping, Protocol, Sequence
 
 import numpy as np
 
@@ -34,14 +34,14 @@ def boxes_in_images(
 
 
 class Postprocess(Protocol):
-    """Turns a net's outputs into results; one class a kind.
+    """Turns a net's outputs into results.
 
     Attributes
     ----------
     kind : str
-        What the manifest names it by.
+        Its name in manifests.
     Settings : type
-        A ``validation.Settings`` with the key ``kind``: its section of the manifest.
+        Its section of the manifest: a ``validation.Settings`` with the key ``kind``.
     finds_boxes : bool
         Whether results are ids, scores and corner boxes. Then ``in_images`` is
         ``boxes_in_images``.
@@ -49,10 +49,10 @@ class Postprocess(Protocol):
         Names of the ``.npy`` files that it needs beside the manifest.
     """
 
-    kind: str
-    Settings: type
-    finds_boxes: bool
-    arrays: tuple
+    kind: ClassVar[str]
+    Settings: ClassVar[type]
+    finds_boxes: ClassVar[bool]
+    arrays: ClassVar[tuple]
 
     @classmethod
     def from_state(cls, settings: Any, arrays: Mapping[str, np.ndarray]) -> Postprocess:
@@ -61,21 +61,21 @@ class Postprocess(Protocol):
         Raises
         ------
         ValueError
-            Naming the file whose array does not fit.
+            If an array does not fit; the message names its file.
         """
 
     def state(self) -> tuple:
         """Return its section of the manifest, a dict, and its arrays by file name."""
 
     def check(self, shapes: Mapping[str, Sequence[int]], classes: Sequence) -> None:
-        """Raise ValueError if outputs of such shapes or the classes do not fit."""
+        """Raise ValueError if the shapes of the outputs or the classes do not fit."""
 
     def decode(self, outputs: Mapping[str, np.ndarray]) -> tuple:
-        """Return the results of a batch as arrays ``(B, ...)``, in the net's pixels."""
+        """Return results of a batch, arrays ``(B, ...)``, in pixels of the input."""
 
     @staticmethod
     def in_images(results: Sequence[np.ndarray], placements: Sequence) -> list:
-        """Return results of ``decode`` image by image, in pixels of the images.
+        """Return the results of ``decode`` for each image, in pixels of the image.
 
         Parameters
         ----------
@@ -99,9 +99,9 @@ class Postprocess(Protocol):
         Parameters
         ----------
         outputs : mapping
-            What the net gives.
+            The net's outputs.
         results, expected : sequence of ndarray
-            As ``decode`` returns them: those to be judged, and the net's own.
+            As ``decode`` returns them: those to check, and the net's own.
         tolerance : float
             By how much outputs may differ, relative to their largest value.
         side : int

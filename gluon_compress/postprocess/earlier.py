@@ -1,15 +1,15 @@
-"""Manifests of detectors that were deployed by earlier versions.
+"""Reads the manifests of detectors that earlier versions deployed.
 
-They are of SSDs of square input. In place of the sections ``preprocess`` and
-``postprocess`` they state mean and std, the anchors' image size, stds and constants of
-NMS at their top level.
+They describe SSDs with a square input. Instead of the sections ``preprocess`` and
+``postprocess``, their top level states mean and std, the image size of the anchors,
+stds and the constants of NMS.
 """
 
 from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Tuple
 
-from gluon_compress.postprocess.ssd import SSDSettings
+from gluon_compress.postprocess.ssd import SSDPostprocessSettings
 from gluon_compress.validation import (
     Count,
     Positive,
@@ -24,7 +24,7 @@ USUAL_RESIZE = {"larger": "area", "smaller": "cubic", "otherwise": "linear"}
 
 
 class EarlierAnchors(Settings):
-    """Which image the anchors are for; the rest is in their file."""
+    """The image size of the anchors; the rest is in their file."""
 
     model_config = {"extra": "ignore"}
 
@@ -32,13 +32,13 @@ class EarlierAnchors(Settings):
 
 
 class EarlierDecode(Settings):
-    """What box deltas are multiplied by."""
+    """Factors of box deltas."""
 
     stds: Tuple[Positive, Positive, Positive, Positive]
 
 
 class EarlierNMS(Settings):
-    """Which boxes stay."""
+    """Constants of NMS."""
 
     nms_thresh: Share
     nms_topk: Count
@@ -47,7 +47,7 @@ class EarlierNMS(Settings):
 
 
 class EarlierManifest(Settings):
-    """What such a manifest states of images and boxes."""
+    """The keys of such a manifest."""
 
     model_config = {"extra": "ignore"}
 
@@ -65,7 +65,8 @@ def with_sections(manifest: Mapping[str, Any]) -> Dict[str, Any]:
     Raises
     ------
     ValueError
-        Naming a key that is missing or unknown, or its value and what is allowed.
+        If a key is missing, unknown or has a value that is not allowed; the message
+        names it.
     """
     if "preprocess" in manifest or "postprocess" in manifest:
         return dict(manifest)
@@ -85,6 +86,6 @@ def with_sections(manifest: Mapping[str, Any]) -> Dict[str, Any]:
         "std": list(earlier.std),
         "interpolation": interpolation,
     }
-    settings = SSDSettings(stds=earlier.decode.stds, **dict(earlier.nms))
+    settings = SSDPostprocessSettings(stds=earlier.decode.stds, **dict(earlier.nms))
     sections = {"preprocess": preprocess, "postprocess": settings.to_json()}
     return {**manifest, **sections}

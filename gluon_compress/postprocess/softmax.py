@@ -1,4 +1,4 @@
-"""From class scores to the most probable classes."""
+"""Turns class scores into the most probable classes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from gluon_compress.validation import Count, Settings, wrong
 OUTPUT = "class_scores"
 
 
-class SoftmaxSettings(Settings):
-    """How class scores become results.
+class SoftmaxPostprocessSettings(Settings):
+    """Settings of the softmax postprocess.
 
     Parameters
     ----------
     kind : str
         ``softmax``.
     top_k : int
-        How many classes are returned, fewer if there are not as many.
+        Number of classes returned, at most all.
     """
 
     kind: Literal["softmax"] = "softmax"
@@ -35,20 +35,20 @@ class SoftmaxPostprocess:
     top_k: int = 5
 
     kind: ClassVar[str] = "softmax"
-    Settings: ClassVar[type] = SoftmaxSettings
+    Settings: ClassVar[type] = SoftmaxPostprocessSettings
     finds_boxes: ClassVar[bool] = False
     arrays: ClassVar[tuple] = ()
 
     @classmethod
     def from_state(
-        cls, settings: SoftmaxSettings, arrays: Mapping[str, np.ndarray]
+        cls, settings: SoftmaxPostprocessSettings, arrays: Mapping[str, np.ndarray]
     ) -> SoftmaxPostprocess:
         """Return the postprocess that ``state`` described."""
         return cls(settings.top_k)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return its section of the manifest; it needs no arrays."""
-        return SoftmaxSettings(top_k=self.top_k).to_json(), {}
+        return SoftmaxPostprocessSettings(top_k=self.top_k).to_json(), {}
 
     def check(self, shapes: Mapping[str, Sequence[int]], classes: Sequence) -> None:
         """Raise ValueError unless there is one score for each class."""
@@ -83,19 +83,22 @@ class SoftmaxPostprocess:
         tolerance: float,
         side: int = 0,
     ) -> tuple[float, str]:
-        """Return how far probabilities are off, and which image has another class.
+        """Return the largest difference of probabilities, and a wrong class if any.
 
-        Another class than the net's is wrong only if the net scores it lower by more
-        than the tolerance of both scores.
+        A class that differs from the net's is wrong only if the net's scores of the two
+        differ by more than twice the tolerance.
         """
         scores = np.asarray(outputs[OUTPUT], np.float64)
         allowed = tolerance * float(np.abs(scores).max())
         shares = np.take_along_axis(softmax(scores), results[0], axis=1)
         worst = float(np.abs(shares - results[1]).max())
-        for i, (found, right) in enumerate(zip(results[0][:, 0], expected[0][:, 0])):
-            margin = scores[i, right] - scores[i, found]
-            if margin > 2 * allowed:
-                return worst, f"finds class {found} in image {i}; the net finds {right}"
+        top_classes = zip(results[0][:, 0], expected[0][:, 0])
+        for i, (actual, wanted) in enumerate(top_classes):
+            if scores[i, wanted] - scores[i, actual] > 2 * allowed:
+                return (
+                    worst,
+                    f"gives class {actual} in image {i}; the net gives {wanted}",
+                )
         return worst, ""
 
 

@@ -1,4 +1,4 @@
-"""From an SSD's outputs to boxes, as GluonCV decodes them, with OpenCV's NMS."""
+"""Decodes an SSD's outputs into boxes, as GluonCV does, with OpenCV's NMS."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from gluon_compress.validation import (
 )
 
 ANCHORS = "anchors.npy"
-JOINED = "predictions"  # scores and deltas side by side, as deployed graphs give them
-SEPARATE = ("class_scores", "box_deltas")  # as Gluon nets give them
+JOINED = "predictions"  # scores and deltas concatenated, in deployed graphs
+SEPARATE = ("class_scores", "box_deltas")  # in Gluon nets
 
 
-class SSDSettings(Settings):
-    """How an SSD's outputs become boxes.
+class SSDPostprocessSettings(Settings):
+    """Constants of decoding and of NMS.
 
     Parameters
     ----------
     kind : str
         ``ssd``.
     stds : tuple of float
-        What box deltas are multiplied by (Liu et al. 2016: the "variances").
+        Factors of box deltas (the "variances" of Liu et al. 2016).
     nms_thresh : float
-        Intersection over union with a better box of its class above which a box goes.
+        A box is dropped if its IoU with a better box of its class exceeds this.
     nms_topk : int
-        How many boxes NMS looks at, the best of all classes.
+        Number of boxes that enter NMS, the best of all classes.
     post_nms : int
-        How many boxes are returned.
+        Number of boxes returned.
     least_score : float
         Boxes up to this score are dropped.
     """
@@ -54,33 +54,33 @@ class SSDSettings(Settings):
 
 @dataclass(frozen=True)
 class SSDPostprocess:
-    """Decodes boxes from anchors and drops those that overlap better ones.
+    """Decodes boxes from anchors, and suppresses boxes that overlap better ones.
 
     Parameters
     ----------
     anchors : ndarray
         Center boxes ``(A, 4)`` in pixels of the input, float32.
-    settings : SSDSettings
+    settings : SSDPostprocessSettings
     """
 
     anchors: np.ndarray
-    settings: SSDSettings = SSDSettings()
+    settings: SSDPostprocessSettings = SSDPostprocessSettings()
 
     kind: ClassVar[str] = "ssd"
-    Settings: ClassVar[type] = SSDSettings
+    Settings: ClassVar[type] = SSDPostprocessSettings
     finds_boxes: ClassVar[bool] = True
     arrays: ClassVar[tuple] = (ANCHORS,)
 
     @classmethod
     def from_state(
-        cls, settings: SSDSettings, arrays: Mapping[str, np.ndarray]
+        cls, settings: SSDPostprocessSettings, arrays: Mapping[str, np.ndarray]
     ) -> SSDPostprocess:
         """Return the postprocess that ``state`` described.
 
         Raises
         ------
         ValueError
-            If the anchors are not finite numbers of float32, ``(A, 4)``.
+            If the anchors are not finite float32 numbers ``(A, 4)``.
         """
         anchors = arrays[ANCHORS]
         if anchors.dtype != np.float32 or not np.isfinite(anchors).all():
@@ -90,11 +90,11 @@ class SSDPostprocess:
         return cls(anchors, settings)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return its section of the manifest, and the anchors by their file's name."""
+        """Return its section of the manifest, and the anchors by file name."""
         return self.settings.to_json(), {ANCHORS: self.anchors}
 
     def check(self, shapes: Mapping[str, Sequence[int]], classes: Sequence) -> None:
-        """Raise ValueError unless outputs have a row an anchor, and classes fit."""
+        """Raise ValueError unless outputs have one row an anchor, and classes fit."""
         if JOINED not in shapes or len(shapes[JOINED]) != 3:
             allowed = f"{JOINED!r}, with a shape of 3"
             raise wrong("outputs", {n: list(s) for n, s in shapes.items()}, allowed)
@@ -129,16 +129,17 @@ class SSDPostprocess:
         """
         predictions = _joined(outputs)
         rows = np.full((len(predictions), self.settings.post_nms, 6), -1, np.float32)
-        for row, one in zip(rows, predictions):
-            labels, scores, boxes = self._candidates(one)
-            stay = nms(
+        for row, prediction in zip(rows, predictions):
+            labels, scores, boxes = self._candidates(prediction)
+            chosen = nms(
                 boxes,
                 labels,
                 self.settings.nms_thresh,
                 limit=self.settings.post_nms,
             )
-            row[: len(stay), 0], row[: len(stay), 1] = labels[stay], scores[stay]
-            row[: len(stay), 2:] = boxes[stay]
+            count = len(chosen)
+            row[:count, 0], row[:count, 1] = labels[chosen], scores[chosen]
+            row[:count, 2:] = boxes[chosen]
         return rows[..., :1], rows[..., 1:2], rows[..., 2:]
 
     in_images = staticmethod(boxes_in_images)
@@ -152,50 +153,50 @@ class SSDPostprocess:
         tolerance: float,
         side: int,
     ) -> tuple[float, str]:
-        """Return how far detections are off, and which are lost or too many."""
+        """Return the largest difference of detections, and what is wrong with them."""
         worst = 0.0
-        for one, rows, right in zip(
+        for prediction, actual, wanted in zip(
             _joined(outputs), _side_by_side(results), _side_by_side(expected)
         ):
             check = DetectionCheck(
-                self.class_probabilities(one),
+                self.class_probabilities(prediction),
                 corner_from_center(
-                    decode_deltas(one[:, -4:], self.anchors, self.settings.stds)
+                    decode_deltas(prediction[:, -4:], self.anchors, self.settings.stds)
                 ),
                 self.settings,
                 side,
-                tolerance * float(np.abs(one).max()),
+                tolerance * float(np.abs(prediction).max()),
             )
-            worst = max(worst, check.departure(rows))
-            lost = check.lost(right, rows)
-            extra = check.lost(rows, right) + check.doubled(rows)
+            worst = max(worst, check.departure(actual))
+            lost = check.lost(wanted, actual)
+            extra = check.lost(actual, wanted) + check.doubled(actual)
             if not worst <= check.tolerance or lost or extra:
                 return worst, (
                     f"differs from the net's boxes by {worst:.2g}, allowed: "
-                    f"{check.tolerance:.2g}, has lost {lost} and found {extra} more, "
-                    "allowed: none"
+                    f"{check.tolerance:.2g}; {lost} boxes are missing and {extra} are "
+                    "extra, allowed: none"
                 )
         return worst, ""
 
     @staticmethod
-    def class_probabilities(one: np.ndarray) -> np.ndarray:
+    def class_probabilities(prediction: np.ndarray) -> np.ndarray:
         """Return the probabilities ``(A, C)`` of one image, without the background."""
-        logits = one[:, :-4]
+        logits = prediction[:, :-4]
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (shares / shares.sum(axis=1, keepdims=True))[:, 1:]
 
-    def _candidates(self, one: np.ndarray) -> tuple:
-        """Return labels, scores and corner boxes of the best of one image, best first.
+    def _candidates(self, prediction: np.ndarray) -> tuple:
+        """Return labels, scores and corner boxes of one image's best, best first.
 
         The softmax of class c exceeds t only if c's score exceeds the background's by
         log(t / (1 - t)), since other classes only add to the denominator. This test
         leaves few anchors whose exponentials are needed.
         """
-        classes, least = one.shape[1] - 5, self.settings.least_score
-        with np.errstate(divide="ignore"):  # at 0 all boxes count, at 1 none
+        classes, least = prediction.shape[1] - 5, self.settings.least_score
+        with np.errstate(divide="ignore"):  # at 0 all boxes pass, at 1 none
             margin = np.float32(np.log(least) - np.log1p(-least) - 1e-3)
         # One row a class: NumPy reduces few long rows much faster than many short ones.
-        logits = np.ascontiguousarray(one[:, : classes + 1].T)
+        logits = np.ascontiguousarray(prediction[:, : classes + 1].T)
         possible = logits[1:] > logits[0] + margin
         anchors = np.flatnonzero(possible.any(axis=0))
         # Row by row takes a third of the time of all rows at once.
@@ -203,16 +204,16 @@ class SSDPostprocess:
         shares = np.exp(logits - logits.max(axis=0))
         shares /= shares.sum(axis=0)
         flat = shares[1:].ravel()  # by class, then anchor: GluonCV's order
-        places = np.flatnonzero(flat > least)
-        scores = flat[places]
+        candidates = np.flatnonzero(flat > least)
+        scores = flat[candidates]
         topk = self.settings.nms_topk
-        if len(places) > topk:
+        if len(candidates) > topk:
             best = np.sort(np.argpartition(-scores, topk - 1)[:topk])
-            places, scores = places[best], scores[best]
+            candidates, scores = candidates[best], scores[best]
         order = np.argsort(-scores, kind="stable")
-        labels, rows = np.divmod(places[order], max(len(anchors), 1))
+        labels, rows = np.divmod(candidates[order], max(len(anchors), 1))
         chosen = anchors[rows]
-        deltas = one[chosen, classes + 1 :]
+        deltas = prediction[chosen, classes + 1 :]
         boxes = decode_deltas(deltas, self.anchors[chosen], self.settings.stds)
         return labels, scores[order], corner_from_center(boxes)
 

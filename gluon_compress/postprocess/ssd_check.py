@@ -1,4 +1,4 @@
-"""Whether detections are those of a net, up to what rounding decides."""
+"""Checks detections against a net's predictions, allowing for rounding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NONE = -1  # class of a row without a detection
 
 @dataclass(frozen=True)
 class DetectionCheck:
-    """Judges detections of one image by what the net predicts for it.
+    """Checks the detections of one image against the net's predictions.
 
     Detections are rows ``(N, 6)``: class, score and corner box, best first.
 
@@ -25,13 +25,13 @@ class DetectionCheck:
         The net's probabilities ``(A, C)`` of each class at each anchor.
     corner_boxes : ndarray
         The net's boxes ``(A, 4)``, pixels of the input.
-    settings : SSDSettings
-        Of NMS.
+    settings : SSDPostprocessSettings
+        The constants of NMS.
     side : int
-        The longer side of the input, pixels: a corner that is off by it counts as much
-        as a score that is off by 1.
+        The longer side of the input, pixels. An error of a corner by ``side`` counts as
+        much as an error of a score by 1.
     allowed : float
-        What scores and boxes may be off by; at least ``MIN_TOLERANCE`` is.
+        Allowed error of scores and boxes; at least ``MIN_TOLERANCE`` is allowed.
     """
 
     scores: np.ndarray
@@ -42,14 +42,14 @@ class DetectionCheck:
 
     @property
     def tolerance(self) -> float:
-        """What scores and boxes may be off by.
+        """Allowed error of scores and boxes.
 
-        It is large if the net's outputs are, as those of a net before training.
+        It is large if the net's outputs are large, as before training.
         """
         return max(MIN_TOLERANCE, self.allowed)
 
     def departure(self, rows: np.ndarray) -> float:
-        """Return how far the worst detection is from the nearest box of its class."""
+        """Return the error of the worst detection to the nearest box of its class."""
         worst = 0.0
         scale = _scale(self.corner_boxes, self.side)
         for label, score, *box in _valid(rows):
@@ -63,9 +63,9 @@ class DetectionCheck:
     def lost(self, rows: np.ndarray, others: np.ndarray) -> int:
         """Count detections that are missing among others without an explanation.
 
-        Explanations are: a better detection of the same class among the others that
-        overlaps it, and the limits of scores and of rows, if it is one of the last.
-        Two NMS of the same boxes that rounding sorts differently lose nothing.
+        Explanations are a better, overlapping detection of the same class among the
+        others, and, for the last detections, the limits of scores and rows. So two runs
+        of NMS whose boxes rounding sorted differently lose nothing.
         """
         rows, others = _valid(rows), _valid(others)
         least = self._least_score
@@ -94,7 +94,7 @@ class DetectionCheck:
 
     @property
     def _least_score(self) -> float:
-        """The score up to which NMS may not see a box."""
+        """The score up to which a box may not enter NMS."""
         scores, topk = self.scores.ravel(), self.settings.nms_topk
         if len(scores) <= topk:
             return self.settings.least_score
@@ -102,7 +102,7 @@ class DetectionCheck:
         return max(self.settings.least_score, float(np.partition(scores, last)[last]))
 
     def _slack(self, rows: np.ndarray) -> np.ndarray:
-        """Return by how much overlaps with boxes change within the tolerance."""
+        """Return how much the overlaps of boxes can change within the tolerance."""
         boxes = rows[:, 2:].astype(np.float64)
         with np.errstate(all="ignore"):  # empty and infinite boxes
             sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
@@ -116,12 +116,12 @@ def _valid(rows: np.ndarray) -> np.ndarray:
 
 
 def _scale(boxes: np.ndarray, side: int) -> np.ndarray:
-    # An untrained net's boxes may exceed any number; others are within the image.
+    # An untrained net's boxes can be arbitrarily large; others are within the image.
     return np.clip(np.abs(boxes).max(axis=1), side, np.finfo(np.float32).max)
 
 
 def _apart(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the largest difference of a corner of each box from those of one."""
+    """Return the largest coordinate difference between each box and one box."""
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         off = np.where(boxes == box, 0, np.abs(boxes - box)).max(axis=1, initial=0)
     return np.where(np.isnan(off), np.inf, off)

@@ -236,15 +236,17 @@ def _label_all(pen, corners: np.ndarray, boxes: Boxes, classes: Sequence[str]) -
         score = f"{boxes.scores[i]:.2f}"
         # If there is no room for the full label, there may be for the score.
         for text in (f"{label_of(int(boxes.ids[i]), classes)} {score}", score):
-            place = _free_place(pen, corners[i], text, text_font, taken)
-            if place is not None:
-                taken.append(place)
-                pen.rectangle(place, fill=colour(int(boxes.ids[i])))
-                pen.text((place[0] + 3, place[1] + 1), text, WHITE, font=text_font)
+            rectangle = _free_rectangle(pen, corners[i], text, text_font, taken)
+            if rectangle is not None:
+                taken.append(rectangle)
+                pen.rectangle(rectangle, fill=colour(int(boxes.ids[i])))
+                pen.text(
+                    (rectangle[0] + 3, rectangle[1] + 1), text, WHITE, font=text_font
+                )
                 break
 
 
-def _free_place(pen, box: np.ndarray, text: str, text_font, taken: list):
+def _free_rectangle(pen, box: np.ndarray, text: str, text_font, taken: list):
     """Return the first rectangle at the box that covers no label, or None."""
     wide = pen.textlength(text, font=text_font) + 6
     high = sum(text_font.getmetrics()) + 2
@@ -257,9 +259,9 @@ def _free_place(pen, box: np.ndarray, text: str, text_font, taken: list):
     )
     for x, y in corners:
         x = min(max(x, 0), columns - wide - 1)
-        place = (int(x), int(y), int(x + wide), int(y + high))
-        if x < 0 or y < 0 or place[3] >= rows:
+        rectangle = (int(x), int(y), int(x + wide), int(y + high))
+        if x < 0 or y < 0 or rectangle[3] >= rows:
             continue
-        if not any(intersects(place, other, touching=True) for other in taken):
-            return place
+        if not any(intersects(rectangle, other, touching=True) for other in taken):
+            return rectangle
     return None

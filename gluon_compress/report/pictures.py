@@ -23,14 +23,14 @@ class Example:
     ----------
     image : ndarray
         ``(H, W, 3)`` uint8, RGB.
-    truth, found : Boxes
-        Drawn on the left and on the right, in pixels of the image.
+    left, right : Boxes
+        Boxes of the left and the right column, in pixels of the image.
     name : str
     """
 
     image: np.ndarray
-    truth: Boxes
-    found: Boxes
+    left: Boxes
+    right: Boxes
     name: str = ""
 
 
@@ -60,14 +60,14 @@ def detections(
     gap = 12
     width = 2 * panel + 3 * gap
     hard = any(
-        example.truth.difficult is not None and example.truth.difficult.any()
+        example.left.difficult is not None and example.left.difficult.any()
         for example in examples
     )
     strips = [_legend(classes, width, gap, hard), _heads(heads, panel, gap)]
     for example in examples:
         pair = [
             draw(example.image, boxes, classes, width=panel)
-            for boxes in (example.truth, example.found)
+            for boxes in (example.left, example.right)
         ]
         strips.append(_row(pair, example.name, gap))
     save_image(np.concatenate(strips), path)
@@ -90,20 +90,21 @@ def _blank(height: int, width: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def _legend(classes: Sequence[str], width: int, gap: int, hard: bool) -> np.ndarray:
-    """Return the legend of class colours, on as many lines as it takes."""
+    """Return the legend of class colours, on as many lines as needed."""
     text_font, line = font(15), 26
     _, ruler = _blank(1, 1)
     names = [label_of(i, classes) for i in range(len(classes))]
-    names += ["dashed: difficult, not counted"] * hard
-    places, x, y = [], gap, gap // 2
+    if hard:
+        names.append("dashed: difficult, not counted")
+    positions, x, y = [], gap, gap // 2
     for name in names:
         wide = int(ruler.textlength(name, font=text_font)) + 22
         if x > gap and x + wide > width - gap:
             x, y = gap, y + line
-        places.append((x, y))
+        positions.append((x, y))
         x += wide + 18
     image, pen = _blank(y + line, width)
-    for i, (name, (x, y)) in enumerate(zip(names, places)):
+    for i, (name, (x, y)) in enumerate(zip(names, positions)):
         if i < len(classes):
             pen.rectangle((x, y + 4, x + 13, y + 17), fill=colour(i))
         pen.text((x + 20, y + 1), name, INK, font=text_font)

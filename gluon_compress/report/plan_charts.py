@@ -15,9 +15,14 @@ from gluon_compress.plan import Plan, Sensitivity, explain
 from gluon_compress.report.charts import FROZEN, GONE, KEPT, LINES, STYLE, save_figure
 from gluon_compress.report.tables import why
 
-HELD = "#c8963e"
+PROTECTED = "#c8963e"
 MACS, BYTES = "#1d8a5f", "#8fcfb5"
-LEGEND = (("kept", KEPT), ("held back", HELD), ("frozen", FROZEN), ("removed", GONE))
+LEGEND = (
+    ("kept", KEPT),
+    ("protected", PROTECTED),
+    ("frozen", FROZEN),
+    ("removed", GONE),
+)
 SAVINGS = (("macs_saved", "MACs saved", MACS), ("bytes_saved", "bytes saved", BYTES))
 
 
@@ -103,14 +108,14 @@ def _legend(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> None:
 def _ink(row: Mapping[str, Any]) -> str:
     if row["frozen"]:
         return FROZEN
-    return HELD if row.get("held") else KEPT
+    return PROTECTED if row.get("held") else KEPT
 
 
 def _kept_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    places = range(len(rows))
-    axes.barh(places, [100] * len(rows), color=GONE, height=0.78)
+    rows_of_bars = range(len(rows))
+    axes.barh(rows_of_bars, [100] * len(rows), color=GONE, height=0.78)
     shares = [100 * row["kept"] / row["width"] for row in rows]
-    axes.barh(places, shares, color=[_ink(row) for row in rows], height=0.78)
+    axes.barh(rows_of_bars, shares, color=[_ink(row) for row in rows], height=0.78)
     for y, row in enumerate(rows):
         text = f"{row['kept']} / {row['width']}"
         axes.text(101, y, text, va="center", fontsize=9)
@@ -124,15 +129,15 @@ def _saved_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     reach = max(100 * largest, 1.0)
     for offset, (key, _, ink) in zip((-0.2, 0.2), SAVINGS):
         shares = [100 * row.get(key, 0.0) for row in rows]
-        places = [y + offset for y in range(len(rows))]
-        axes.barh(places, shares, color=ink, height=0.36)
+        centres = [y + offset for y in range(len(rows))]
+        axes.barh(centres, shares, color=ink, height=0.36)
     for y, row in enumerate(rows):
         reason = why(row)
         bar = max(row.get(key, 0.0) for key, *_ in SAVINGS)
         if reason:
-            at = 100 * bar + 0.01 * reach
+            x = 100 * bar + 0.01 * reach
             text = shortened(reason, 62)
-            axes.text(at, y, text, va="center", fontsize=8, color="#555555")
+            axes.text(x, y, text, va="center", fontsize=8, color="#555555")
     axes.set_xlim(0, 1.04 * reach)
     axes.set_xlabel("share of what the plan saves, %")
 

@@ -43,12 +43,15 @@ def curves(
     figure = Figure(figsize=(8.4, 8.0), layout="constrained")
     loss, value, rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1.4))
     for i, (stage, log) in enumerate(logs.items()):
-        steps, judged = read_log(log)
+        steps, validations = read_log(log)
         ink = LINES[i % len(LINES)]
         _draw_steps(loss, rate, steps, ink)
-        best = best_of(judged, measure)
+        best = best_of(validations, measure)
         label = stage if best is None else f"{stage}, best {best:.3f}"
-        marks = ([v["epoch"] for v in judged], [v.get(measure) for v in judged])
+        marks = (
+            [record["epoch"] for record in validations],
+            [record.get(measure) for record in validations],
+        )
         value.plot(
             *np.array(marks, float), "o-", ms=3.5, lw=1.5, color=ink, label=label
         )
@@ -119,7 +122,7 @@ def _parts(steps: Sequence[dict]) -> list[str]:
 
 
 def _draw_part(axes, steps: Sequence[dict], part: str, line: dict) -> None:
-    x, size = _place(steps)
+    x, size = _positions(steps)
     y = np.array([step["parts"].get(part, math.nan) for step in steps], float)
     shown = np.isfinite(y) & (y > 0)
     axes.plot(x[shown], _smooth(y[shown], size), lw=1.4, **line)
@@ -151,7 +154,7 @@ def _scale_by_decades(axes) -> None:
 def _draw_steps(loss, rate, steps: Sequence[dict], ink: str) -> None:
     if not steps:
         return
-    x, size = _place(steps)
+    x, size = _positions(steps)
     rate.plot(x, [s["lr"] for s in steps], color=ink, linewidth=1.5)
     y = np.array([s["loss"] for s in steps], float)
     shown = np.isfinite(y) & (y > 0)
@@ -160,7 +163,7 @@ def _draw_steps(loss, rate, steps: Sequence[dict], ink: str) -> None:
     loss.plot(x, _smooth(y, size), color=ink, linewidth=1.6)
 
 
-def _place(steps: Sequence[dict]) -> tuple[np.ndarray, int]:
+def _positions(steps: Sequence[dict]) -> tuple[np.ndarray, int]:
     """Return the position of each step in epochs, and the number of steps an epoch."""
     epochs = np.array([s["epoch"] for s in steps])
     size = np.bincount(epochs).max()  # the last epoch may be incomplete

@@ -1,7 +1,7 @@
-"""The training loop: steps, checkpoints, and a resume that repeats nothing.
+"""Trains any net, with checkpoints and exact resume.
 
-``schedule`` says how long and how fast; ``loop`` takes the steps; ``run`` is what lies
-between them: trainer, position, log; ``checkpoint`` is the file that holds it all.
+``loop`` is the training loop, ``schedule`` its settings, ``run`` its state (trainer,
+progress, log), and ``checkpoint`` the file that stores the state.
 """
 
 from gluon_compress.train.log import LOG, read_log

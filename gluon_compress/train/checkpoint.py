@@ -1,7 +1,7 @@
-"""A checkpoint is one zip file: parameters in the net's own order, position, optimiser.
+"""Writes and reads checkpoints: parameters, progress and optimiser in one zip file.
 
-Names are not keys: they hold counters of the process that built the net, while the
-order of a net's parameters does not depend on it.
+Parameters are stored by their order in the net, not by name: names contain counters
+of the process that built the net.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gluon_compress.storage.atomic import write_atomically
 
 FORMAT = 1
 
-# What a damaged zip or array can make zipfile and numpy raise.
+# What zipfile and numpy raise for damaged files.
 _DAMAGE = (
     zipfile.BadZipFile,
     OSError,
@@ -43,15 +43,15 @@ def write_checkpoint(
     ----------
     path : path
     parameters : sequence of gluon.Parameter
-        All of the net's, in the order of ``net.collect_params()``.
+        All parameters of the net, in the order of ``net.collect_params()``.
     meta : dict
     states : bytes
-        What ``gluon.Trainer.save_states`` wrote.
+        What ``gluon.Trainer.save_states`` writes.
 
     Notes
     -----
-    Of a parameter on several devices the first one's value is kept; they differ in
-    BatchNorm's running statistics only.
+    If parameters are on several devices, the values of the first are stored; only
+    BatchNorm's running statistics differ between devices.
     """
     mx.nd.waitall()  # for running statistics, see ``graph.tracing``
     arrays = {f"p{i:04d}": p.list_data()[0].asnumpy() for i, p in enumerate(parameters)}
@@ -75,7 +75,7 @@ def read_checkpoint(
     ----------
     path : path
     parameters : sequence of gluon.Parameter
-        In the order they were written in; unchanged if the file does not fit.
+        In the order in which they were written; unchanged if the file does not fit.
     accept : callable, optional
         Called with ``meta`` before anything is set; may raise to refuse the file.
 
@@ -83,12 +83,12 @@ def read_checkpoint(
     -------
     meta : dict
     states : bytes
-        A pickle, as MXNet writes it: only to be loaded from files one trusts.
+        A pickle, as MXNet writes it: only load files that you trust.
 
     Raises
     ------
     ValueError
-        If the file is missing, cut short, no checkpoint, or of another net.
+        If the file is missing, incomplete, not a checkpoint, or of another net.
     """
     meta, states, values = _read(path)
     _check_fit(path, values, parameters)
@@ -112,7 +112,7 @@ def _read(path) -> tuple[dict, bytes, list]:
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such checkpoint") from None
     except _DAMAGE as error:
-        raise ValueError(f"{path}: not a whole checkpoint ({error})") from None
+        raise ValueError(f"{path}: not a complete checkpoint ({error})") from None
     if header["format"] != FORMAT:
         raise ValueError(f"{path}: format is {header['format']!r}; allowed: {FORMAT}")
     return header["meta"], states, [arrays[name] for name in sorted(arrays)]

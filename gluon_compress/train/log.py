@@ -1,4 +1,4 @@
-"""The log of a training: one JSON record a line, for each step and each validation."""
+"""Reads training logs: one JSON record a line, for each step and each validation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ LOG = "log.jsonl"
 def read_log(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
     """Return the step records and the validation records of a ``log.jsonl``.
 
-    A last line that was cut short, for instance when the training was killed, is left
-    out.
+    An incomplete last line, as of a training that was killed, is left out.
 
     Raises
     ------
     ValueError
-        If there is no such file, or an earlier line is not a record.
+        If the file is missing, or an earlier line is not a record.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()

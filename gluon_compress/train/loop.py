@@ -1,8 +1,8 @@
-"""The only training loop: steps, checkpoints, and a resume that repeats nothing.
+"""The training loop, with checkpoints and exact resume.
 
-Everything that MXNet draws is a function of (seed, step), so a run that is killed and
-resumed ends with the parameters of a run that was not. ``fit`` knows nothing about
-detectors or pruning: it takes any net and any step loss.
+MXNet's random numbers depend only on (seed, step), so a run that was killed and resumed
+ends with the same parameters as one that was not. ``fit`` knows nothing about detectors
+or pruning: it takes any net and any step loss.
 """
 
 from __future__ import annotations
@@ -33,37 +33,36 @@ def fit(
     step_callbacks: Sequence[Callable] = (),
     options: Options | None = None,
 ) -> Progress:
-    """Train ``net`` and leave ``log.jsonl``, ``last.ckpt`` and ``best.ckpt`` behind.
+    """Train ``net``; write ``log.jsonl``, ``last.ckpt`` and ``best.ckpt``.
 
     Parameters
     ----------
     net : HybridBlock
-        Initialised; the only thing that is changed.
+        Initialised; trained in place.
     batches
         ``len(batches)`` batches an epoch; ``batches.epoch(number, start)`` yields
         tuples of arrays whose first axis is the sample.
     step_loss : callable
         ``step_loss(net, batch) -> (loss, {part: value})``, called under
-        ``autograd.record``; loss and parts are arrays of one element. Chance must
-        come from MXNet's operators.
+        ``autograd.record``; loss and parts are arrays of one element. Random numbers
+        must come from MXNet's operators.
     schedule : Schedule
-        A run is resumed under the schedule, seed and number of batches it was
+        A resumed run needs the schedule, seed and number of batches that it was
         started with.
     folder : path
-        Made when missing. Resuming a finished run returns at once.
+        Created if missing. Resuming a finished run returns at once.
     validate : callable, optional
-        Returns named figures, higher is better; the first decides ``best.ckpt``.
+        Returns named figures, higher being better; the first decides ``best.ckpt``.
         Runs every ``schedule.validate_every`` epochs and after the last one.
     callbacks : sequence of callables
         Called as ``callback(net, progress)`` before the first batch of each epoch.
-        What they change must lie in the net's parameters, so that it is stored, and
-        follow from these, the progress and MXNet's random numbers. They may set
-        ``progress.best`` to None: the best validation so far is forgotten then, and
-        ``best.ckpt`` removed.
+        To keep resuming exact, they may change the net's parameters only, depending
+        only on these, the progress and MXNet's random numbers. They may set
+        ``progress.best`` to None to discard the best validation so far and
+        ``best.ckpt``.
     step_callbacks : sequence of callables
-        Called as ``callback(net, progress)`` after each update, of which
-        ``progress.step`` have been made. The same rules hold for them, but they may
-        not forget the best validation.
+        Called as ``callback(net, progress)`` after each update; ``progress.step``
+        counts them. The same rules apply, but they may not reset ``progress.best``.
     options : Options, optional
 
     Returns
@@ -74,49 +73,50 @@ def fit(
     Raises
     ------
     Diverged
-        If something is not finite. The last good checkpoint stays.
+        If the loss, a gradient or a parameter is not finite. The last good checkpoint
+        stays.
     ValueError
-        If there is nothing to train on or an epoch ends early, the net has no values
-        yet, a checkpoint does not fit, or the folder holds another run.
+        If there is no batch or an epoch ends early, the net is not initialised, a
+        checkpoint does not fit, or the folder contains another run.
     """
     options = options or Options()
     if len(batches) < 1:
-        raise ValueError("there is not one batch to train on: the data set is empty")
+        raise ValueError("there is no batch to train on: the data set is empty")
     _check_initialised(net)
     run = Run(net, schedule, Path(folder), options)
     run.open(len(batches))
-    while run.at.epoch < schedule.epochs:
-        if run.at.batch == 0:
-            _seed(run)  # a callback may draw, too
+    while run.progress.epoch < schedule.epochs:
+        if run.progress.batch == 0:
+            _seed(run)  # a callback may draw random numbers
             for callback in callbacks:
-                callback(net, run.at)
+                callback(net, run.progress)
             run.forget_best()
         _epoch(run, batches, step_loss, step_callbacks)
-        if validate is not None and _is_due(run.at.epoch, schedule):
-            run.judge(dict(validate()))
+        if validate is not None and _is_due(run.progress.epoch, schedule):
+            run.record_validation(dict(validate()))
         run.save()
-    return run.at
+    return run.progress
 
 
 def load_best(net: gluon.HybridBlock, folder: str | os.PathLike) -> Progress:
-    """Give a net the parameters it had at the best validation of its training.
+    """Load the parameters of the best validation into a net.
 
     Parameters
     ----------
     net : HybridBlock
-        The one that was trained, or one built in the same way.
+        The trained net, or one built in the same way.
     folder : path
-        What ``fit`` filled.
+        The folder given to ``fit``.
 
     Returns
     -------
     Progress
-        Where the run was.
+        The progress of the run then.
 
     Raises
     ------
     ValueError
-        If no validation was made, or the checkpoint is damaged or of another net.
+        If there was no validation, or the checkpoint is damaged or of another net.
     """
     _check_initialised(net)
     parameters = list(net.collect_params().values())
@@ -128,52 +128,56 @@ def _check_initialised(net) -> None:
     for parameter in net.collect_params().values():
         try:
             parameter.list_data()
-        except RuntimeError:  # MXNet's own error among them
+        except RuntimeError:  # includes MXNet's own error
             raise ValueError(
-                f"parameter {parameter.name!r} has no value yet: initialise the net "
-                "and, where shapes are still open, call it once"
+                f"parameter {parameter.name!r} has no value yet: initialise the net, "
+                "and call it once if shapes are still unknown"
             ) from None
 
 
-def _is_due(done: int, schedule: Schedule) -> bool:
+def _is_due(epochs_done: int, schedule: Schedule) -> bool:
     every = schedule.validate_every
-    return done == schedule.epochs or (every > 0 and done % every == 0)
+    is_last = epochs_done == schedule.epochs
+    return is_last or (every > 0 and epochs_done % every == 0)
 
 
 def _epoch(
     run: Run, batches, step_loss: Callable, step_callbacks: Sequence[Callable]
 ) -> None:
-    at, size = run.at, len(batches)
+    progress, size = run.progress, len(batches)
     bar = tqdm(
         total=size,
-        initial=at.batch,
-        desc=f"epoch {at.epoch + 1}/{run.schedule.epochs}",
+        initial=progress.batch,
+        desc=f"epoch {progress.epoch + 1}/{run.schedule.epochs}",
         unit="batch",
         disable=not run.options.progress,
         mininterval=0.5,
     )
     with bar:
-        for batch in islice(batches.epoch(at.epoch, at.batch), size - at.batch):
-            record = _step(run, batch, step_loss, at.epoch + at.batch / size)
+        rest = batches.epoch(progress.epoch, progress.batch)
+        for batch in islice(rest, size - progress.batch):
+            position = progress.epoch + progress.batch / size
+            record = _step(run, batch, step_loss, position)
             for callback in step_callbacks:
-                callback(run.net, at)
+                callback(run.net, progress)
             parts = {k: f"{v:.3f}" for k, v in record["parts"].items()}
             speed = f"{record['images_per_second']:.1f}"
-            shown = {"loss": f"{record['loss']:.3f}", **parts, "img/s": speed}
-            bar.set_postfix(shown, refresh=False)
+            postfix = {"loss": f"{record['loss']:.3f}", **parts, "img/s": speed}
+            bar.set_postfix(postfix, refresh=False)
             bar.update()
-            at.batch += 1
-            if at.batch < size:
+            progress.batch += 1
+            if progress.batch < size:
                 run.save_if_old()
-    if at.batch < size:
-        raise ValueError(f"epoch {at.epoch} ended after {at.batch} of {size} batches")
+    if progress.batch < size:
+        done = f"{progress.batch} of {size} batches"
+        raise ValueError(f"epoch {progress.epoch} ended after {done}")
     run.check_parameters()
-    at.epoch, at.batch = at.epoch + 1, 0
+    progress.epoch, progress.batch = progress.epoch + 1, 0
 
 
 def _step(run: Run, batch: Sequence, step_loss: Callable, epoch: float) -> dict:
     rate = learning_rate(run.schedule, epoch)
-    run.place(rate)
+    run.note_position(rate)
     _seed(run)
     shards = _shard(batch, run.options.ctx)
     with autograd.record():
@@ -193,14 +197,14 @@ def _step(run: Run, batch: Sequence, step_loss: Callable, epoch: float) -> dict:
 
 
 def _seed(run: Run) -> None:
-    mx.random.seed((run.options.seed * 1_000_003 + run.at.step) % 2**31)
+    mx.random.seed((run.options.seed * 1_000_003 + run.progress.step) % 2**31)
 
 
 def _shard(batch: Sequence, ctx: Sequence) -> list[list]:
     """Split every array of a batch over the devices."""
     arrays = [a if isinstance(a, mx.nd.NDArray) else mx.nd.array(a) for a in batch]
     if len(ctx) == 1:
-        # Loaders may hand over arrays on cpu_shared, which a net on cpu refuses.
+        # Loaders may give arrays on cpu_shared, which a net on cpu refuses.
         return [[a.as_in_context(ctx[0]) for a in arrays]]
     if len(arrays[0]) < len(ctx):
         raise ValueError(
@@ -219,12 +223,12 @@ def _mean(records: Sequence[dict]) -> tuple[float, dict]:
 
 
 def _clip(run: Run, clip_norm: float, shards: int) -> float:
-    """Limit the norm of the mean gradient, of which every device holds the sum.
+    """Clip the norm of the mean gradient; return the norm before.
 
-    Returns the norm before.
+    Devices hold the sum of gradients over all shards.
     """
     limit = clip_norm * shards
     for device in run.options.ctx:
-        grads = [p.grad(device) for p in run.learned]
+        grads = [p.grad(device) for p in run.trainable]
         norm = gluon.utils.clip_global_norm(grads, limit, check_isfinite=False)
     return float(norm.asscalar()) / shards

@@ -1,4 +1,4 @@
-"""A run of training between its steps: trainer, position, log and checkpoints."""
+"""The state of a training run: trainer, progress, log and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gluon_compress.train.log import LOG
 from gluon_compress.train.schedule import Schedule
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-# Names that MXNet documents; it takes any other for "local". Not the asynchronous one,
-# which makes updates itself.
+# The names that MXNet documents; it treats any other as "local". Without the
+# asynchronous one, which updates by itself.
 KVSTORES = ("device", "local", "nccl", "dist_sync", "dist_device_sync")
 WORKERS = "DMLC_NUM_WORKER"  # set by MXNet's launcher of distributed training
 
@@ -31,11 +31,11 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Progress:
-    """Where a run is; stored in every checkpoint.
+    """How far a run has got; stored in every checkpoint.
 
-    ``epoch`` and ``batch`` are the next ones to run, ``step`` counts updates,
-    ``best`` is the best validation value so far, ``log_bytes`` the length of the
-    log that belongs to this state, ``seconds`` the time spent in steps, ``epochs``
+    ``epoch`` and ``batch`` are the next to run, ``step`` counts updates, ``best`` is
+    the best validation value so far and ``best_epoch`` its epoch, ``log_bytes`` is the
+    length of the log at this state, ``seconds`` the time spent in steps, and ``epochs``
     the length of the run.
     """
 
@@ -62,17 +62,17 @@ class Options:
     seed : int
         Decides dropout and any other operator that draws random numbers.
     resume : bool
-        Go on from ``last.ckpt`` where there is one. Without it the folder must not
-        hold a run.
+        Continue from ``last.ckpt`` if there is one. If False, the folder must not
+        contain a run.
     save_minutes : float
-        A checkpoint is also written within an epoch after this many minutes.
+        Within an epoch, write a checkpoint after this many minutes, too.
     progress : bool
         Show a progress bar on standard error.
 
     Raises
     ------
     ValueError
-        For a kvstore that is unknown, or that cannot be here.
+        For a kvstore that is unknown, or not available here.
     """
 
     ctx: tuple = field(default_factory=lambda: (mx.cpu(),))
@@ -99,10 +99,10 @@ class Run:
 
     def __init__(self, net, schedule: Schedule, folder: Path, options: Options) -> None:
         self.net, self.schedule, self.options = net, schedule, options
-        self.folder, self.at = folder, Progress(epochs=schedule.epochs)
-        self.all = list(net.collect_params().values())
-        self.learned = [p for p in self.all if p.grad_req != "null"]
-        for parameter in self.learned:
+        self.folder, self.progress = folder, Progress(epochs=schedule.epochs)
+        self.parameters = list(net.collect_params().values())
+        self.trainable = [p for p in self.parameters if p.grad_req != "null"]
+        for parameter in self.trainable:
             if len(parameter.shape) == 1:  # BatchNorm and biases
                 parameter.wd_mult = 0.0
         rates = {
@@ -110,106 +110,106 @@ class Run:
             "momentum": schedule.momentum,
             "wd": schedule.weight_decay,
         }
-        # A list, not a dict: a dict would be sorted by names that hold counters.
-        # Updates are made here, not in the store: the clipping lies between.
+        # A list, not a dict: a dict would be sorted by names, which contain counters.
+        # Updates are made here, not in the store, so that gradients can be clipped.
         self.trainer = gluon.Trainer(
-            self.learned,
+            self.trainable,
             "sgd",
             rates,
             kvstore=options.kvstore,
             update_on_kvstore=False,
         )
         self.settings: dict[str, Any] = {}
-        self.where = "the start"
+        self.position = "the start"
         self.tick = self.saved = time.monotonic()
 
     def open(self, batches: int) -> None:
-        """Go to where the folder's run stopped, or begin one in a folder without."""
+        """Resume the run in the folder, or start one."""
         self.settings = self._settings(batches)
         stored = self._stored()
         if self.options.resume and LAST in stored:
             self._load()
         elif stored:
             raise ValueError(
-                f"{self.folder / stored[0]}: the folder holds a run; resume it (which "
-                f"takes {LAST}) or choose another folder"
+                f"{self.folder / stored[0]}: the folder holds a run; resume it (this "
+                f"needs {LAST}) or choose another folder"
             )
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / LOG).write_text("")
             self.save()
-        # What a kill in the middle of writing left behind.
+        # Left behind by a process that was killed while writing.
         for name in (LAST, BEST):
             for path in self.folder.glob(f".{name}.*.tmp"):
                 path.unlink()
 
     def _settings(self, batches: int) -> dict:
-        """Return what decides the outcome, as JSON gives it back."""
+        """Return the settings that decide the outcome, JSON-able."""
         return {
             **self.schedule.to_json(),
             "seed": self.options.seed,
             "batches": batches,
-            "learned": len(self.learned),
+            "learned": len(self.trainable),
         }
 
     def _stored(self) -> list[str]:
-        """Return which files of an earlier run are there."""
+        """Return the names of the files of an earlier run."""
         if self.folder.is_file():
             raise ValueError(f"{self.folder}: is a file; a run needs a folder")
         log = self.folder / LOG
         stored = [name for name in (LAST, BEST) if (self.folder / name).exists()]
-        if (
-            log.exists() and log.stat().st_size
-        ):  # a run killed at its start has it empty
+        if log.exists() and log.stat().st_size:  # empty: a run killed at its start
             stored.append(LOG)
         return stored
 
     def save(self) -> None:
         """Write ``last.ckpt``."""
         with open(self.folder / LOG, "ab") as log:
-            os.fsync(log.fileno())  # a checkpoint must not outlive its lines
-            self.at.log_bytes = log.tell()
+            os.fsync(log.fileno())  # a checkpoint must not outlive its log
+            self.progress.log_bytes = log.tell()
         states = self.folder / "optimiser.tmp"
         self.trainer.save_states(str(states))
-        meta, content = asdict(self.at), states.read_bytes()
+        meta, content = asdict(self.progress), states.read_bytes()
         meta["settings"] = self.settings
-        write_checkpoint(self.folder / LAST, self.all, meta, content)
+        write_checkpoint(self.folder / LAST, self.parameters, meta, content)
         states.unlink()
         self.tick = self.saved = time.monotonic()
 
     def save_if_old(self) -> None:
-        """Write ``last.ckpt`` if the last time was long ago, after a finished step."""
+        """Write ``last.ckpt`` if it is older than ``save_minutes``."""
         if time.monotonic() - self.saved > 60 * self.options.save_minutes:
             self.check_parameters()
             self.save()
 
     def _load(self) -> None:
         path = self.folder / LAST
-        meta, content = read_checkpoint(path, self.all, accept=self._check_settings)
+        meta, content = read_checkpoint(
+            path, self.parameters, accept=self._check_settings
+        )
         meta.pop("settings", None)
-        self.at = Progress(**{**meta, "epochs": self.schedule.epochs})
+        self.progress = Progress(**{**meta, "epochs": self.schedule.epochs})
         states = self.folder / "optimiser.tmp"
         states.write_bytes(content)
         self.trainer.load_states(str(states))
         states.unlink()
-        # Lines written after the checkpoint belong to steps that will be repeated.
+        # Lines written after the checkpoint belong to steps that are repeated now.
         with open(self.folder / LOG, "ab") as log:
-            log.truncate(min(self.at.log_bytes, log.tell()))
+            log.truncate(min(self.progress.log_bytes, log.tell()))
 
     def _check_settings(self, meta: dict) -> None:
-        """Refuse to go on under another schedule, which would be neither run."""
+        """Refuse to continue under other settings."""
         for name, value in meta.get("settings", {}).items():
             if self.settings.get(name) != value:
                 raise ValueError(
                     f"{self.folder / LAST}: the run was started with {name} {value!r}, "
-                    f"now it is {self.settings.get(name)!r}; it resumes as it was"
+                    f"now it is {self.settings.get(name)!r}; resume it unchanged"
                 )
 
-    def place(self, rate: float) -> None:
-        """Note where the next check would fail."""
-        at = self.at
-        self.where = (
-            f"epoch {at.epoch}, batch {at.batch}, step {at.step}, "
+    def note_position(self, rate: float) -> None:
+        """Note the position for the message of a failing check."""
+        progress = self.progress
+        self.position = (
+            f"epoch {progress.epoch}, batch {progress.batch}, step {progress.step}, "
             f"learning rate {rate:.3g}"
         )
 
@@ -217,49 +217,49 @@ class Run:
         """Stop the run if a value is not finite."""
         if not math.isfinite(value):
             raise Diverged(
-                f"the {what} became {value} at {self.where}; lower the rate or the "
+                f"the {what} became {value} at {self.position}; lower the rate or the "
                 f"clip norm; the last good state is {self.folder / LAST}"
             )
 
     def check_parameters(self) -> None:
-        """Keep values out of the checkpoints that the next loss would show as NaN."""
-        for parameter in self.all:
-            total = float(np.abs(parameter.list_data()[0].asnumpy()).max())
-            self.check(f"parameter {parameter.name!r}", total)
+        """Stop the run if a parameter is not finite, before it is stored."""
+        for parameter in self.parameters:
+            largest = float(np.abs(parameter.list_data()[0].asnumpy()).max())
+            self.check(f"parameter {parameter.name!r}", largest)
 
-    def judge(self, figures: dict) -> None:
-        """Log a validation and keep the parameters if they are the best so far."""
+    def record_validation(self, figures: dict) -> None:
+        """Log a validation, and store the parameters if it is the best so far."""
         figures = {name: float(value) for name, value in figures.items()}
         value = next(iter(figures.values()))
         # JSON has no NaN, the precision of a class without objects for instance.
-        known = {n: v if math.isfinite(v) else None for n, v in figures.items()}
-        self._log({"kind": "validation", "epoch": self.at.epoch, **known})
+        finite = {n: v if math.isfinite(v) else None for n, v in figures.items()}
+        self._log({"kind": "validation", "epoch": self.progress.epoch, **finite})
         if math.isnan(value):
             return
-        if self.at.best is None or value > self.at.best:
-            self.at.best, self.at.best_epoch = value, self.at.epoch
-            write_checkpoint(self.folder / BEST, self.all, asdict(self.at))
+        if self.progress.best is None or value > self.progress.best:
+            self.progress.best, self.progress.best_epoch = value, self.progress.epoch
+            write_checkpoint(self.folder / BEST, self.parameters, asdict(self.progress))
 
     def forget_best(self) -> None:
-        """Remove ``best.ckpt`` where a callback said that it no longer counts."""
-        if self.at.best is None:
+        """Remove ``best.ckpt`` if a callback has reset ``progress.best``."""
+        if self.progress.best is None:
             (self.folder / BEST).unlink(missing_ok=True)
 
     def log_step(self, rate: float, figures: dict, images: int) -> dict:
-        """Log a step that was made and count it; return the record."""
+        """Log and count a finished step; return its record."""
         now = time.monotonic()
         seconds, self.tick = now - self.tick, now
-        self.at.seconds += seconds
+        self.progress.seconds += seconds
         record = {
             "kind": "step",
-            "epoch": self.at.epoch,
-            "step": self.at.step,
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
             "lr": rate,
             **figures,
             "images_per_second": images / max(seconds, 1e-9),
         }
         self._log(record)
-        self.at.step += 1
+        self.progress.step += 1
         return record
 
     def _log(self, record: dict) -> None:

@@ -1,4 +1,4 @@
-"""The schedule of a training: how long, how fast, and the learning rate on the way."""
+"""Training schedules: epochs, optimiser settings, and the learning rate over time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gluon_compress.validation import (
 
 
 class Schedule(Settings):
-    """How long and how fast to train.
+    """How long to train, and the settings of stochastic gradient descent.
 
     Parameters
     ----------
@@ -29,22 +29,22 @@ class Schedule(Settings):
     batch_size : int
         Images in a step.
     learning_rate : float
-        Of stochastic gradient descent, after the warm-up.
+        Learning rate after the warm-up.
     mode : str
         A name in ``DECAYS``: ``cosine``, or ``step``, which multiplies the rate by
         ``decay`` at each of the ``milestones``.
     milestones : tuple of int
-        Epochs, rising; only with the mode ``step``.
+        Ascending epochs; only with the mode ``step``.
     decay : float
         Factor of the learning rate at each milestone.
     warmup_epochs : float
         Epochs in which the rate rises linearly; fractions count.
     momentum : float
-        Of stochastic gradient descent.
+        Momentum of stochastic gradient descent.
     weight_decay : float
-        Of all weights, but not of BatchNorm and biases.
+        Of weights; BatchNorm parameters and biases have none.
     clip_norm : float or None
-        Limit of the norm of all gradients together; None: no limit.
+        Limit of the global norm of the gradients; None: no limit.
     validate_every : int
         Epochs between validations; 0: only after the last one.
     """
@@ -62,19 +62,21 @@ class Schedule(Settings):
     validate_every: CountOrZero = 1
 
     def check(self) -> None:
-        """Check that milestones rise, and that ``step`` has some."""
+        """Check that milestones ascend, and that only ``step`` has some."""
         marks = (*self.milestones, self.epochs)
-        rising = all(a < b for a, b in zip(marks, marks[1:]))
-        if not rising or (self.mode == "step") != bool(self.milestones):
-            allowed = f"rising epochs below {self.epochs} with mode 'step', else none"
+        ascending = all(a < b for a, b in zip(marks, marks[1:]))
+        if not ascending or (self.mode == "step") != bool(self.milestones):
+            allowed = (
+                f"ascending epochs below {self.epochs} with mode 'step', else none"
+            )
             raise self.error("milestones", allowed)
 
 
 def learning_rate(schedule: Schedule, epoch: float) -> float:
     """Return the learning rate at a point of a schedule.
 
-    It rises linearly from a tenth of ``schedule.learning_rate`` during the warm-up and
-    then falls as the schedule's mode says.
+    During the warm-up it rises linearly from a tenth of ``schedule.learning_rate``.
+    Then it falls according to ``schedule.mode``.
 
     Parameters
     ----------
@@ -89,7 +91,7 @@ def learning_rate(schedule: Schedule, epoch: float) -> float:
 
 
 def _cosine(schedule: Schedule, epoch: float) -> float:
-    """Half a cosine to 1 % (Loshchilov and Hutter 2016, equation 5, one cycle)."""
+    """Half a cosine down to 1 % (Loshchilov and Hutter 2016, equation 5, one cycle)."""
     span = max(schedule.epochs - schedule.warmup_epochs, 1e-9)
     part = min((epoch - schedule.warmup_epochs) / span, 1.0)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part))

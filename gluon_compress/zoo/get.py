@@ -79,8 +79,13 @@ def get_model(
     if classes is not None and (name in entries or _is_built_here(name)):
         classes = class_names(classes)
     if name not in entries:
-        options = {"pretrained": pretrained, "pretrained_base": pretrained_base}
-        options.update(root=root, ctx=ctx, classes=classes)
+        options = {
+            "pretrained": pretrained,
+            "pretrained_base": pretrained_base,
+            "root": root,
+            "ctx": ctx,
+            "classes": classes,
+        }
         return _not_in_zoo(name, options, others)
     if others:
         raise ValueError(f"{min(others)}: not a setting of {name!r}")
@@ -176,7 +181,9 @@ def _untrained(name: str, options: dict, others: dict) -> HybridBlock:
     classes = models.VOC_CLASSES if options["classes"] is None else options["classes"]
     if not options["pretrained_base"]:
         return to_device(build(name, classes, **others), options["ctx"])
-    backbone = family_that_builds(name).backbone_of(name)
+    family = family_that_builds(name)
+    assert family is not None  # see _is_built_here
+    backbone = family.backbone_of(name)
     if backbone is None:
         raise ValueError(f"model {name!r} has no backbone of GluonCV's to fetch")
     root = {} if options["root"] is None else {"root": str(options["root"])}

@@ -152,7 +152,7 @@ def plans_of(name: str, table_file: str) -> tuple[Any, Any, Any, dict[str, Any]]
     graph = gc.trace(full, SHAPE)
     file = Path(table_file)
     table = gc.LatencyTable.load(file) if file.exists() else None
-    table = gc.measure_units(graph, table)
+    table = gc.measure_blocks(graph, table)
     table.save(file)
     in_macs = gc.Plan.load(ZOO / name / PLAN)
     *others, row = recipe["compression"]

@@ -11,8 +11,9 @@ from benchmarks import runner
 from benchmarks.runtimes_page import draw, page_of, table_of_ways, tables_of
 from experiments.nets import TIMED
 from gluon_compress.cli.app import Command
-from gluon_compress.cli.choices import PRECISIONS, RUNTIMES
 from gluon_compress.cli.options import above_0, add_out, write_result
+from gluon_compress.deployment.formats import PRECISIONS
+from gluon_compress.deployment.runtimes import RUNTIMES
 
 TEXT = """Time detectors in edge runtimes: head graphs, in turn, in one run.
 
@@ -32,7 +33,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", metavar="DIR", help="for nets; default: OUT/nets")
     parser.add_argument("--images", metavar="DIR", help="for the way to boxes, too")
     parser.add_argument("--count", type=above_0, default=16, help="of --images")
-    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
+    parser.add_argument(
+        "--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES)
+    )
     parser.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS
     )

@@ -25,7 +25,7 @@ def waiting(monkeypatch):
 def small(monkeypatch):
     """Let names stand for a small net, and its times be made up."""
     monkeypatch.setattr(command, "net_of", lambda name: ready(wide()))
-    monkeypatch.setattr(gc, "measure_units", lambda graph, known: made_up(graph))
+    monkeypatch.setattr(gc, "measure_blocks", lambda graph, known: made_up(graph))
     monkeypatch.setattr(latency, "nets_ms", lambda nets, shape: [2.0] * len(nets))
 
 

@@ -10,7 +10,7 @@ from gluoncv.model_zoo.ssd.target import SSDTargetGenerator
 
 from gluon_compress.boxes import iou
 from gluon_compress.data import VOCLayout
-from gluon_compress.data.batches import Batches, padded
+from gluon_compress.data.batches import Batches, pad_labels
 from gluon_compress.data.detection_transforms import (
     detection_train_sample,
     detection_val_sample,
@@ -183,14 +183,14 @@ def test_workers_do_not_run_far_ahead():
 
 def test_labels_are_padded_with_minus_one():
     label = np.arange(12, dtype=np.float32).reshape(2, 6)
-    (out,) = padded([label, np.zeros((0, 6), np.float32)])
+    (out,) = pad_labels([label, np.zeros((0, 6), np.float32)])
     assert out.shape == (2, 2, 6)
     np.testing.assert_array_equal(out[0], label)
     assert (out[1] == -1).all()
 
 
 def test_labels_without_any_object_have_one_row():
-    (out,) = padded([np.zeros((0, 6), np.float32)])
+    (out,) = pad_labels([np.zeros((0, 6), np.float32)])
     np.testing.assert_array_equal(out, np.full((1, 1, 6), -1))
 
 

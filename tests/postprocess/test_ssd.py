@@ -10,7 +10,7 @@ from gluon_compress import models
 from gluon_compress.data import Placement
 from gluon_compress.models.ssd import anchors_of
 from gluon_compress.postprocess import POSTPROCESS, SSDPostprocess
-from gluon_compress.postprocess.ssd import SSDSettings
+from gluon_compress.postprocess.ssd import SSDPostprocessSettings
 
 CLASSES = 5
 
@@ -53,7 +53,7 @@ def test_detections_are_those_of_gluoncv(net, background, limits):
     predictions = random.normal(0, 1.5, shape).astype(np.float32)
     predictions[..., 0] += background
     predictions[1, :500, 3] += 4  # many boxes of one class
-    settings = SSDSettings(nms_topk=limits[0], post_nms=limits[1])
+    settings = SSDPostprocessSettings(nms_topk=limits[0], post_nms=limits[1])
     postprocess = SSDPostprocess(anchors, settings)
     rows = np.concatenate(postprocess.decode({"predictions": predictions}), axis=2)
     expected = of_gluoncv(net, predictions, postprocess)
@@ -84,7 +84,7 @@ def test_separate_outputs_give_what_joined_ones_give():
 
 
 def test_an_image_without_a_detection_has_empty_rows():
-    postprocess = SSDPostprocess(far_apart(), SSDSettings(post_nms=9))
+    postprocess = SSDPostprocess(far_apart(), SSDPostprocessSettings(post_nms=9))
     predictions = np.zeros((1, 7, CLASSES + 5), np.float32)
     predictions[..., 0] = 50
     outputs = {"predictions": predictions}
@@ -104,7 +104,7 @@ def test_an_image_without_a_detection_has_empty_rows():
 def test_least_score_goes_from_all_to_none(least, count):
     predictions = np.zeros((1, 7, 6), np.float32)
     predictions[0, 3, 1] = 5
-    settings = SSDSettings(nms_thresh=1, post_nms=9, least_score=least)
+    settings = SSDPostprocessSettings(nms_thresh=1, post_nms=9, least_score=least)
     postprocess = SSDPostprocess(far_apart(), settings)
     _, scores, _ = postprocess.decode({"predictions": predictions})
     assert (scores >= 0).sum() == count
@@ -133,7 +133,7 @@ def test_boxes_are_in_pixels_of_each_image():
 
 
 def test_state_goes_to_a_manifest_and_back():
-    settings = SSDSettings(stds=(0.1, 0.2, 0.3, 0.4), nms_topk=7)
+    settings = SSDPostprocessSettings(stds=(0.1, 0.2, 0.3, 0.4), nms_topk=7)
     section, arrays = SSDPostprocess(far_apart(), settings).state()
     section = json.loads(json.dumps(section))
     kind = POSTPROCESS[section["kind"]]
@@ -150,7 +150,7 @@ def test_state_goes_to_a_manifest_and_back():
 )
 def test_anchors_that_are_none_are_refused(anchors):
     with pytest.raises(ValueError, match=r"anchors\.npy"):
-        SSDPostprocess.from_state(SSDSettings(), {"anchors.npy": anchors})
+        SSDPostprocess.from_state(SSDPostprocessSettings(), {"anchors.npy": anchors})
 
 
 @pytest.mark.parametrize(

@@ -151,12 +151,12 @@ def other_archive() -> bytes:
 )
 def test_other_files_are_refused(path, content):
     path.write_bytes(content)
-    refused(path, dense((2, 2)), "not a whole checkpoint")
+    refused(path, dense((2, 2)), "not a complete checkpoint")
 
 
 def test_a_folder_is_refused(path):
     path.mkdir()
-    refused(path, dense((2, 2)), "not a whole checkpoint")
+    refused(path, dense((2, 2)), "not a complete checkpoint")
 
 
 def test_every_cut_is_noticed(path):
@@ -165,7 +165,7 @@ def test_every_cut_is_noticed(path):
     whole = path.read_bytes()
     for length in range(0, len(whole), 37):
         path.write_bytes(whole[:length])
-        refused(path, net, "not a whole checkpoint")
+        refused(path, net, "not a complete checkpoint")
 
 
 def test_a_changed_byte_is_noticed_or_harmless(path):
@@ -188,7 +188,9 @@ def test_a_changed_byte_is_noticed_or_harmless(path):
             for parameter, value in zip(parameters(other), start):
                 parameter.set_data(nd.array(value))
     assert len(messages) > 100
-    assert {m[: m.index(" (")] for m in messages} == {f"{path}: not a whole checkpoint"}
+    assert {m[: m.index(" (")] for m in messages} == {
+        f"{path}: not a complete checkpoint"
+    }
     assert not any("\n" in m for m in messages)
 
 

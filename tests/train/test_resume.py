@@ -164,7 +164,7 @@ def test_a_checkpoint_cut_short_is_named_and_left_alone(tmp_path, share):
     whole = (tmp_path / LAST).read_bytes()
     (tmp_path / LAST).write_bytes(whole[: int(share * len(whole))])
     before = content(tmp_path)
-    with pytest.raises(ValueError, match=f"{LAST}: not a whole checkpoint") as error:
+    with pytest.raises(ValueError, match=f"{LAST}: not a complete checkpoint") as error:
         fit(conv_net(), Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
     assert "\n" not in str(error.value)
     assert content(tmp_path) == before

@@ -281,7 +281,7 @@ def test_a_finished_folder_holds_nothing_temporary(tmp_path):
 
 
 def test_an_empty_data_set_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="not one batch"):
+    with pytest.raises(ValueError, match="no batch"):
         fit(conv_net(), Batches(0), cross_entropy, SHORT, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -16,7 +16,7 @@ from gluon_compress.models.ssd.build import config_of
 from gluon_compress.models.ssd.fast_nms import MIN_SCORE
 from gluon_compress.models.ssd.raw_head import map_symbols
 from gluon_compress.postprocess import SSDPostprocess
-from gluon_compress.postprocess.ssd import JOINED, SSDSettings
+from gluon_compress.postprocess.ssd import JOINED, SSDPostprocessSettings
 
 
 def preprocess(net: SSD) -> Preprocess:
@@ -34,7 +34,7 @@ def postprocess(net: SSD) -> SSDPostprocess:
         For constants of NMS that GluonCV has alone, such as -1 for no limit.
     """
     config = config_of(net)
-    settings = SSDSettings(
+    settings = SSDPostprocessSettings(
         stds=config.stds,
         nms_thresh=config.nms_thresh,
         nms_topk=config.nms_topk,

@@ -137,8 +137,8 @@ def ssd_loss() -> Callable:
     multi_box = SSDMultiBoxLoss()
 
     def loss(outputs: Mapping | Sequence, batch: Sequence) -> tuple:
-        by_name = isinstance(outputs, Mapping)
-        outputs = outputs if by_name else named(list(outputs)[:2], OUTPUTS)
+        if not isinstance(outputs, Mapping):
+            outputs = named(list(outputs)[:2], OUTPUTS)
         scores, deltas = (outputs[name] for name in OUTPUTS)
         total, scored, located = multi_box(scores, deltas, batch[1], batch[2])
         return total[0].sum(), {"class": scored[0].sum(), "box": located[0].sum()}
@@ -203,7 +203,7 @@ class SSDTargets:
         return classes, deltas
 
 
-def match(overlaps: np.ndarray, iou: float) -> np.ndarray:
+def match(overlaps: np.ndarray, iou: float | np.floating) -> np.ndarray:
     """Return which object each anchor belongs to.
 
     Every object gets the free anchor that overlaps it most, the best pairs first. Then
@@ -227,7 +227,8 @@ def match(overlaps: np.ndarray, iou: float) -> np.ndarray:
     peaks = overlaps[np.arange(len(overlaps)), best]
     near = (most >= iou) | (most >= peaks[nearest])
     matches = np.where(near & (most > 0), nearest, -1)
-    left, values, taken = set(range(len(overlaps))), peaks.copy(), []
+    left, values = set(range(len(overlaps))), peaks.copy()
+    taken: list[int] = []
     while left:
         # As in a stable sort of all pairs: of equal ones the first anchor comes first.
         chosen = min(left, key=lambda i: (-values[i], best[i], i))

@@ -1,4 +1,4 @@
-"""Public data sets: where they are published, and how they get into their folders.
+"""Downloads public data sets into the folders where recipes look for them.
 
 Sizes and checksums are those that TensorFlow Datasets publishes; torchvision states
 the same for VOC and COCO. GitHub packs the archive of BCCD on request. Should it ever
@@ -62,17 +62,17 @@ class PublicDataset:
 
     Parameters
     ----------
-    place : str
+    path : str
         Its folder below the root: what recipes call ``data.root``, or a folder in it.
     terms : str
         Its licence, in a few words.
     archives : tuple of Archive
         No two of them hold the same file.
     files : mapping
-        The least number of files in each folder; 1 for a file.
+        The smallest number of files in each folder; 1 for a file.
     """
 
-    place: str
+    path: str
     terms: str
     archives: tuple[Archive, ...]
     files: Mapping[str, int]
@@ -191,7 +191,7 @@ PUBLIC_DATASETS = {
 }
 
 
-def public_datasets(names: Sequence[str]) -> dict[str, PublicDataset]:
+def datasets_named(names: Sequence[str]) -> dict[str, PublicDataset]:
     """Return the data sets of these names; raise ValueError for an unknown name."""
     for name in names:
         if name not in PUBLIC_DATASETS:
@@ -204,19 +204,20 @@ def public_datasets(names: Sequence[str]) -> dict[str, PublicDataset]:
 def describe_datasets() -> str:
     """Return a line for each data set: its size, its folder and its terms."""
     return "\n".join(
-        f"  {name:<11}{one.size / 1e9:>6.2f} GB   DIR/{one.place:<18} {one.terms}"
-        for name, one in PUBLIC_DATASETS.items()
+        f"  {name:<11}{dataset.size / 1e9:>6.2f} GB   DIR/{dataset.path:<18} "
+        f"{dataset.terms}"
+        for name, dataset in PUBLIC_DATASETS.items()
     )
 
 
 def is_complete(dataset: PublicDataset, root: Path) -> bool:
-    """Return whether a data set is in place; raise ValueError if a part of it is."""
-    place = root / dataset.place
-    if not os.path.lexists(place):
+    """Return whether a data set is there; raise ValueError if only a part of it is."""
+    folder = root / dataset.path
+    if not os.path.lexists(folder):
         return False
-    missing = dataset.missing_from(place)
+    missing = dataset.missing_from(folder)
     if missing:
-        raise ValueError(f"{place}: exists but lacks {missing}; move it away")
+        raise ValueError(f"{folder}: exists but lacks {missing}; move it away")
     return True
 
 
@@ -233,7 +234,7 @@ def download_dataset(
     ----------
     dataset : PublicDataset
     root : path
-        The folder of all data sets. Another process that downloads there is waited for.
+        The folder of all data sets. Processes that download there take turns.
     mirror : str, optional
         The address of a folder with the same archives: ``MIRROR/NAME``.
     keep : bool
@@ -243,25 +244,24 @@ def download_dataset(
     ------
     ValueError
         If a part of the data set is there, there is not enough room, or an archive
-        cannot be downloaded or unpacked. The data set is then not there, in part or
-        in whole; archives that are complete, and what has arrived of one, are kept for
-        the next call.
+        cannot be downloaded or unpacked. No part of the data set is written then;
+        archives, complete or not, are kept for the next call.
     """
     root = Path(root)
     if is_complete(dataset, root):
         return False
-    place, downloads = root / dataset.place, root / "downloads"
-    with _only_process(root), _cleaned_up(place, downloads) as temporary:
+    folder, downloads = root / dataset.path, root / "downloads"
+    with _only_process(root), _cleaned_up(folder, downloads) as temporary:
         if is_complete(dataset, root):  # another process was faster
             return False
         _check_room(dataset, downloads, root)
-        files = [_download(one, downloads, mirror) for one in dataset.archives]
+        files = [_download(file, downloads, mirror) for file in dataset.archives]
         unpack([(f, a.inner) for f, a in zip(files, dataset.archives)], temporary)
         missing = dataset.missing_from(temporary)
         if missing:
             raise ValueError(f"{downloads}: the archives lack {missing}")
         os.sync()  # a power cut must not leave the folder without its content
-        temporary.rename(place)
+        temporary.rename(folder)
         for file in () if keep else files:
             file.unlink()
     return True
@@ -308,10 +308,10 @@ def _only_process(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _cleaned_up(place: Path, downloads: Path) -> Iterator[Path]:
-    """Yield a name beside a folder to unpack to, and leave nothing of that name."""
-    temporary = place.with_name(f".{place.name}.unpacking")
-    if temporary.exists():  # left by a process that was killed, as no other is running
+def _cleaned_up(folder: Path, downloads: Path) -> Iterator[Path]:
+    """Yield a temporary path beside a folder to unpack to, and remove it afterwards."""
+    temporary = folder.with_name(f".{folder.name}.unpacking")
+    if temporary.exists():  # left by a process that was killed
         shutil.rmtree(temporary)
     try:
         yield temporary

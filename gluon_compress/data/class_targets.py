@@ -1,4 +1,4 @@
-"""What a classifier learns from class ids: smoothed targets, and mixed images."""
+"""Targets of classifiers: label smoothing and mixup."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class ClassTargets:
         Raises
         ------
         ValueError
-            For an id of no class.
+            For a class id that is out of range.
         """
         ids = np.asarray(labels, int)
-        wrong = ids[(ids < 0) | (ids >= self.classes)]
-        if len(wrong):
+        unknown = ids[(ids < 0) | (ids >= self.classes)]
+        if len(unknown):
             raise ValueError(
-                f"a label has class {wrong[0]}; allowed: 0 to {self.classes - 1}"
+                f"a label has class {unknown[0]}; allowed: 0 to {self.classes - 1}"
             )
         low = self.smoothing / self.classes
         out = np.full((len(ids), self.classes), low, np.float32)
@@ -44,13 +44,13 @@ class ClassTargets:
 class Mixup:
     """Mixes every image of a batch, and its target, with another one.
 
-    Zhang et al. 2018, section 2; one share for a batch, the partners are the batch in
-    reversed order, as in GluonCV's ImageNet training.
+    Zhang et al. 2018, section 2. As in GluonCV's ImageNet training, a batch has one
+    mixing share and is mixed with itself in reversed order.
 
     Parameters
     ----------
     alpha : float
-        Of the Beta distribution that the share is drawn from, above 0.
+        Parameter of the Beta distribution that the share is drawn from, above 0.
     """
 
     def __init__(self, alpha: float) -> None:

@@ -1,0 +1,83 @@
+"""Random subsets of data sets, and what a data set counts."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mxnet import recordio
+
+from gluon_compress.data.recordio import Records
+
+
+class Subset:
+    """Some images of a data set.
+
+    Parameters
+    ----------
+    dataset
+        ``len`` and ``[i]`` -> (image, label).
+    indices : sequence of int
+    """
+
+    def __init__(self, dataset: Any, indices: list[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple:
+        return self.dataset[self.indices[index]]
+
+
+def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
+    """Return a random subset of a data set.
+
+    Parameters
+    ----------
+    dataset
+        ``Records`` are copied to a temporary file, since MXNet's reader reads whole
+        files only; it is removed together with the returned object.
+    count : int
+        Number of images; if there are fewer, all of them.
+    seed : int
+    """
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    indices = [int(i) for i in order[:count]]
+    if isinstance(dataset, Records):
+        return _copied_records(dataset, indices)
+    return Subset(dataset, indices)
+
+
+def _copied_records(records: Records, indices: list[int]) -> Records:
+    folder = tempfile.mkdtemp(prefix="records-")
+    index_file, record_file = (
+        str(Path(folder, f"sample.{extension}")) for extension in ("idx", "rec")
+    )
+    reader = recordio.MXIndexedRecordIO(str(records.index), str(records.path), "r")
+    writer = recordio.MXIndexedRecordIO(index_file, record_file, "w")
+    for number, index in enumerate(indices):
+        writer.write_idx(number, reader.read_idx(reader.keys[index]))
+    reader.close()
+    writer.close()
+    subset = Records(record_file, records.classes)
+    weakref.finalize(subset, shutil.rmtree, folder, ignore_errors=True)
+    return subset
+
+
+def count_images(dataset: Any) -> dict:
+    """Return how many images a data set has and skips, and its repairs if it has any.
+
+    An object that is left out is one of the data set's ``problems``, but its image is
+    used.
+    """
+    repairs = getattr(dataset, "repairs", None)
+    skipped = len(dataset.problems) - (repairs["left out"] if repairs else 0)
+    counts = {"images": len(dataset), "skipped": skipped}
+    if repairs is None:
+        return counts
+    return {**counts, "repairs": {name: n for name, n in repairs.items() if n}}
