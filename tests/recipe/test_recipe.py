@@ -247,12 +247,12 @@ def test_data_root_starts_here_or_at_the_variable(tmp_path, monkeypatch):
 
 
 def test_data_of_another_layout_is_found_by_its_name(tmp_path, monkeypatch):
-    data = load(tmp_path, changed("data.root", "../shared/data/bccd")).data
+    data = load(tmp_path, changed("data.root", "../theirs/data/bccd")).data
     monkeypatch.setenv("GLUON_COMPRESS_DATA", str(tmp_path / "sets"))
     assert data.folder() == tmp_path / "sets" / "bccd"
-    (tmp_path / "shared" / "data" / "bccd").mkdir(parents=True)
+    (tmp_path / "theirs" / "data" / "bccd").mkdir(parents=True)
     (tmp_path / "sets").mkdir()
-    assert data.folder().resolve() == tmp_path / "shared" / "data" / "bccd"
+    assert data.folder().resolve() == tmp_path / "theirs" / "data" / "bccd"
 
 
 def test_absolute_data_root_stays(tmp_path, monkeypatch):
