@@ -18,13 +18,14 @@ from gluon_compress.data.detection import DETECTION_SETS
 from gluon_compress.deployment import FORMATS, RUNTIMES
 from gluon_compress.deployment.runtimes import Runtime
 from gluon_compress.pipeline.classification import ClassificationTask
+from gluon_compress.pipeline.stages import compress
 from gluon_compress.plan import CRITERIA, POLICIES
-from gluon_compress.prune import taylor
 from gluon_compress.recipe import RECIPES, ClassificationRecipe, parse_recipe
 from gluon_compress.report import run_report
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import write_folder
+from recipes import job_of
 
 QUIET = Options(progress=False)
 CLASSES = ("red", "green", "blue")
@@ -62,21 +63,22 @@ def test_a_criterion(monkeypatch):
         assert list(kept) == list(range(group.width - len(kept), group.width))
 
 
-@pytest.mark.slow
 def test_a_criterion_that_is_measured(monkeypatch, tmp_path):
     seen = []
 
     def counted(net, batches, step_loss, **options):
-        seen.extend(batches)
-        return taylor(net, seen, step_loss, **options)
+        seen.extend(len(batch[0]) for batch in batches)
+        return {g.name: np.arange(g.width) for g in options["graph"].groups}
 
     monkeypatch.setitem(MEASURED_CRITERIA, "counted", counted)
     write_folder(tmp_path / "images", train=4, val=2)
-    content = pruned_by(criterion="counted", batches=2, effects=0)
+    content = pruned_by(criterion="counted", batches=2, effects=0, recalibrate=0)
     content["data"] = {**RECIPE["data"], "root": str(tmp_path / "images")}
-    pipeline.run(parse_recipe(content), tmp_path / "run", options=QUIET)
-    assert [len(batch[0]) for batch in seen] == [6, 6]
-    plan = read_json(tmp_path / "run/1_prune/plan.json")
+    job = job_of(parse_recipe(content), tmp_path)
+    net, _ = job.task.build(job.classes)
+    compress(job, net, job.recipe.compression[0], tmp_path)
+    assert seen == [6, 6]
+    plan = read_json(tmp_path / "plan.json")
     assert plan["made_by"]["criterion"] == "counted"
 
 
