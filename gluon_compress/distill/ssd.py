@@ -6,7 +6,7 @@ from typing import Any, Mapping, Sequence
 
 from mxnet import nd
 
-from gluon_compress.distill import losses
+from gluon_compress.distill import ssd_losses as losses
 from gluon_compress.distill.registry import Array, DistillationLoss, Pair
 from gluon_compress.distill.ssd_imitation import imitation_masks
 from gluon_compress.validation import NonNegative, Positive, Settings, Share
