@@ -142,7 +142,12 @@ class SSDPostprocess:
             row[:count, 2:] = boxes[chosen]
         return rows[..., :1], rows[..., 1:2], rows[..., 2:]
 
-    in_images = staticmethod(boxes_in_images)
+    @staticmethod
+    def in_images(
+        results: Sequence[np.ndarray], placements: Sequence
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return for each image ids, scores and corner boxes in its pixels."""
+        return boxes_in_images(results, placements)
 
     def compare(
         self,
