@@ -115,7 +115,7 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     """
     if plan is not None:
         plan.check(graph)
-    alive = graph.keep_mask(plan.keep if plan is not None else {})
+    keep_mask = graph.keep_mask(plan.keep if plan is not None else {})
     running, rows = states(graph.nodes), []
     seen: set[str] = set()
     for i, node in enumerate(graph.nodes):
@@ -123,7 +123,7 @@ def count(graph: Graph, plan: Any = None) -> Cost:
             continue
         own = _own_parameters(graph, node, seen)
         if own or operator_of(node["op"]).macs is not None:
-            rows.append(_row(graph, i, alive, own, running))
+            rows.append(_row(graph, i, keep_mask, own, running))
     return Cost(tuple(rows))
 
 
@@ -141,23 +141,23 @@ def _own_parameters(graph: Graph, node: dict, seen: set) -> list:
 
 
 def _row(
-    graph: Graph, i: int, alive: np.ndarray, parameters: Sequence, running: set
+    graph: Graph, i: int, keep_mask: np.ndarray, parameters: Sequence, running: set
 ) -> Row:
     """Return the cost of a node; ``parameters`` are the entries counted with it."""
     node, macs_of = graph.nodes[i], operator_of(graph.nodes[i]["op"]).macs
-    out = graph.kept_shape((i, 0), alive)
+    out = graph.kept_shape((i, 0), keep_mask)
     macs = activations = 0
     if macs_of is not None:
-        shapes = [graph.kept_shape(entry, alive) for entry in node["inputs"]]
+        shapes = [graph.kept_shape(entry, keep_mask) for entry in node["inputs"]]
         macs = macs_of(node["attrs"], shapes, out) // graph.batch
         activations = size_of(out) // graph.batch
     sizes = {
-        graph.nodes[entry[0]]["name"]: size_of(graph.kept_shape(entry, alive))
+        graph.nodes[entry[0]]["name"]: size_of(graph.kept_shape(entry, keep_mask))
         for entry in parameters
     }
     trained = sum(size for name, size in sizes.items() if name not in running)
     stored = BYTES * sum(sizes.values())
-    name = graph.found.names[i]
+    name = graph.grouping.names[i]
     return Row(name, node["op"], out, macs, trained, stored, activations)
 
 

@@ -1,24 +1,24 @@
 """Annotations of a symbol: masks and fake quantisers that tracing looks through.
 
-An annotation is a small subgraph between a tensor, its *source*, and everything that
-reads the tensor. It works element by element and has parameters of its own::
+An annotation is a small subgraph between a tensor, its *source*, and all readers of the
+tensor. It works element by element and has its own parameters::
 
     conv0_weight --> [broadcast_mul] --> conv0        kind: weight_mask
                           ^
                   conv0_weight_mask
 
-Its nodes carry a mark, an attribute of the symbol, so they are found again when the
-symbol was saved, loaded or composed. ``strip`` takes annotations out and leaves the
-plain symbol, ``annotate_weight`` and ``annotate_output`` put them in, and
-``annotations_of`` lists them. Tracing, counting and timing see the plain symbol.
+Its nodes have a mark, an attribute of the symbol, which survives saving, loading and
+composing. ``strip`` removes annotations, which leaves the plain symbol,
+``annotate_weight`` and ``annotate_output`` insert them, and ``annotations_of`` lists
+them. Tracing, counting and timing see the plain symbol.
 Slimming cuts the parameters of an annotation like the tensor it belongs to: each
 parameter states the axes of that tensor along which its own axes lie.
 
-Three kinds exist. ``channel_mask`` is what ``prune.mask`` writes; it is dropped when a
-net is slimmed. ``weight_mask`` and ``fake_quant`` stay.
+There are three kinds. ``prune.mask`` writes a ``channel_mask``, which slimming drops.
+``weight_mask`` and ``fake_quant`` stay.
 
-Two things must hold for an annotation, or masking and slimming would differ: every
-element depends on no other element of the source, and zero stays zero.
+For masking and slimming to agree, an annotation must compute every element from the
+same element of its source, and map zero to zero.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from gluon_compress.graph.symbols import (
 CHANNEL_MASK, WEIGHT_MASK, FAKE_QUANT = "channel_mask", "weight_mask", "fake_quant"
 KINDS = (CHANNEL_MASK, WEIGHT_MASK, FAKE_QUANT)
 
-# The attributes that annotations are known by. An operator's mark holds the name of its
-# annotation. A parameter's holds its role; of a channel mask, the name of the group.
+# Attributes that mark annotations. The value on an operator is the annotation's name,
+# on a parameter its role, and on the parameter of a channel mask the group's name.
 MARKS = {kind: f"__{kind}__" for kind in KINDS}
 AXES = "__annotation_axes__"  # axes of the source along which a parameter's axes lie
 FIXED = "__annotation_fixed__"  # on parameters that are not trained
 
-SHAPED = "_shaped"  # ends the names of parameters in a shape that broadcasts
+SHAPED = "_shaped"  # suffix of nodes that reshape parameters for broadcasting
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """An annotation as it was found in a symbol.
+    """An annotation in a symbol.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ class Annotation:
     target : str
         The node whose output is annotated: a parameter's name, or a layer's.
     source : tuple of int
-        The annotated tensor: number of that node, and of its output.
+        The annotated tensor: number of the node, and of its output.
     parameters : tuple of str
-        The annotation's own variables.
+        The variables of the annotation.
     """
 
     kind: str
@@ -82,10 +82,10 @@ class AnnotationParameter:
     ----------
     value : NDArray
     axes : tuple of int
-        For each axis of the value, the axis of the annotated tensor that it lies along:
-        ``(0,)`` for a scale per output channel of a convolution's weight, ``(1,)`` for
-        one per channel of a map ``(B, C, H, W)``, all axes for a mask of single
-        weights. Empty for a single number.
+        For each axis of the value, the axis of the annotated tensor along which it
+        lies: ``(0,)`` for a scale per output channel of a convolution's weight,
+        ``(1,)`` for one per channel of a map ``(B, C, H, W)``, all axes for a weight
+        mask. Empty for a scalar.
     trained : bool
     """
 
@@ -96,16 +96,16 @@ class AnnotationParameter:
 
 @dataclass(frozen=True)
 class NewAnnotation:
-    """What is to be written into a symbol.
+    """An annotation to be inserted into a symbol.
 
     Parameters
     ----------
     kind : str
         ``weight_mask`` or ``fake_quant``.
     build : callable
-        ``build(x, **parameters) -> Symbol``: the annotated tensor. ``x`` is the tensor,
-        the parameters are shaped so that they broadcast against it. Only operators that
-        work element by element are allowed.
+        ``build(x, **parameters) -> Symbol``: the annotated tensor. The parameters have
+        shapes that broadcast against the tensor ``x``. Only operators that work element
+        by element are allowed.
     parameters : mapping
         Role to ``AnnotationParameter``. The variable of a role is named
         ``<node>_<role>``.
@@ -127,9 +127,9 @@ def strip(
     Parameters
     ----------
     nodes, heads
-        As ``symbols.take_apart`` gives them; left as they are.
+        As ``symbols.take_apart`` returns them; not changed.
     kinds : collection of str
-        Of ``KINDS``.
+        Some of ``KINDS``.
 
     Raises
     ------
@@ -143,54 +143,60 @@ def strip(
 def stripped(
     nodes: Sequence[dict], heads: Sequence, kinds: Collection[str] = KINDS
 ) -> tuple[list[dict], list, list[int]]:
-    """As ``strip``; the third value is each remaining node's number before."""
+    """As ``strip``; the third value is the old numbers of the remaining nodes."""
     scan = _Scan(nodes, kinds)
     return reachable(scan.nodes, scan.moved(heads))
 
 
 class _Scan:
-    """One pass over a symbol that tells what belongs to annotations.
+    """One pass over a symbol that finds the nodes of annotations.
 
-    ``instead`` gives the tensor to read in place of an annotation's node; ``own`` has
-    the variables of every node that is computed from annotations' parameters alone;
-    ``members`` are the nodes of annotations that read a tensor, with their kinds and
-    names.
+    Attributes
+    ----------
+    sources : dict
+        For each node of an annotation that reads a tensor, the source it stands for.
+    variables : dict
+        For each node computed from annotation parameters alone, these variables.
+    members : dict
+        For each node in ``sources``, kind and name of its annotation.
+    nodes : list of dict
+        The nodes, reading sources instead of annotations.
     """
 
     def __init__(self, nodes: Sequence[dict], kinds: Collection[str]) -> None:
         marks = {MARKS[kind]: kind for kind in KINDS if kind in kinds}
-        self.instead: dict[int, list] = {}
-        self.own: dict[int, tuple[str, ...]] = {}
+        self.sources: dict[int, list] = {}
+        self.variables: dict[int, tuple[str, ...]] = {}
         self.members: dict[int, tuple[str, str]] = {}
         self.nodes = []
         for i, node in enumerate(nodes):
             node = {**node, "inputs": self.moved(node["inputs"])}
             self.nodes.append(node)
             kind = next((marks[key] for key in marks if key in node["attrs"]), None)
-            outside = [e for e in node["inputs"] if e[0] not in self.own]
+            outside = [e for e in node["inputs"] if e[0] not in self.variables]
             if not outside and (kind or node["inputs"]):
-                self.own[i] = self._variables(node)
+                self.variables[i] = self._variables(node)
             elif kind or self._is_unmarked_mask(node, kinds):
                 self._check_source(node, outside)
                 name = node["attrs"][MARKS[kind]] if kind else node["name"]
                 self.members[i] = (kind or CHANNEL_MASK, name)
-                self.instead[i] = outside[0]
+                self.sources[i] = outside[0]
 
     def moved(self, entries: Sequence) -> list:
-        """Return entries that read sources where annotations were read."""
-        return [self.instead.get(e[0], e) for e in entries]
+        """Return entries with annotations replaced by their sources."""
+        return [self.sources.get(e[0], e) for e in entries]
 
     def _variables(self, node: dict) -> tuple[str, ...]:
         if node["op"] == "null":
             return (node["name"],)
-        names = [name for e in node["inputs"] for name in self.own[e[0]]]
+        names = [name for e in node["inputs"] for name in self.variables[e[0]]]
         return tuple(dict.fromkeys(names))
 
     def _is_unmarked_mask(self, node: dict, kinds: Collection[str]) -> bool:
-        """Recognise channel masks of symbols in which only variables were marked."""
+        """Recognise channel masks of earlier versions, which marked only variables."""
         if node["op"] != "broadcast_mul" or CHANNEL_MASK not in kinds:
             return False
-        return [e[0] in self.own for e in node["inputs"]] == [False, True]
+        return [e[0] in self.variables for e in node["inputs"]] == [False, True]
 
     def _check_source(self, node: dict, outside: Sequence) -> None:
         if any(e[:2] != outside[0][:2] for e in outside):
@@ -209,17 +215,17 @@ def annotations_of(
     Parameters
     ----------
     nodes : sequence
-        As ``symbols.take_apart`` gives them.
+        As ``symbols.take_apart`` returns them.
     kinds : collection of str
-        Of ``KINDS``.
+        Some of ``KINDS``.
     """
     scan = _Scan(nodes, kinds)
     sources: dict[tuple[str, str], list] = {}
     parameters: dict[tuple[str, str], dict] = {}
     for i, key in scan.members.items():
-        sources.setdefault(key, scan.instead[i])
+        sources.setdefault(key, scan.sources[i])
         for entry in scan.nodes[i]["inputs"]:
-            names = dict.fromkeys(scan.own.get(entry[0], ()))
+            names = dict.fromkeys(scan.variables.get(entry[0], ()))
             parameters.setdefault(key, {}).update(names)
     return [
         Annotation(
@@ -231,7 +237,7 @@ def annotations_of(
 
 def sources_of(nodes: Sequence[dict]) -> dict[int, tuple[int, int]]:
     """Return the annotated tensor of every node that computes an annotation."""
-    return {i: (e[0], e[1]) for i, e in _Scan(nodes, KINDS).instead.items()}
+    return {i: (e[0], e[1]) for i, e in _Scan(nodes, KINDS).sources.items()}
 
 
 def is_parameter(node: dict) -> bool:
@@ -265,7 +271,7 @@ def parameter_node(
     """Return the variable of an annotation's parameter."""
     attrs = {
         MARKS[kind]: role,
-        "__shape__": str(tuple(shape)),  # it does not follow from the input's
+        "__shape__": str(tuple(shape)),  # cannot be inferred from the input
         "__dtype__": str(_DTYPE_NP_TO_MX[np.dtype(dtype).type]),
     }
     return {"op": "null", "name": name, "attrs": attrs, "inputs": []}
@@ -278,35 +284,35 @@ def annotate_weight(
     shape: Sequence[int],
     new: NewAnnotation,
 ) -> tuple[list[dict], list]:
-    """Return a symbol in which a weight is read through a new annotation.
+    """Return a symbol with a new annotation of a weight.
 
-    Where the weight is annotated already, the new annotation goes around the others.
+    If the weight has annotations already, the new one is applied after them.
 
     Parameters
     ----------
     nodes, heads
-        As ``symbols.take_apart`` gives them; left as they are.
+        As ``symbols.take_apart`` returns them; not changed.
     weight : str
         Name of a variable.
     shape : sequence of int
-        Of the weight.
+        Shape of the weight.
     new : NewAnnotation
 
     Raises
     ------
     ValueError
-        If there is no such variable, a parameter does not fit its shape or exists, or
-        the annotation does not work element by element.
+        If there is no such variable, a parameter exists already or does not fit the
+        shape, or the annotation does not work element by element.
     """
     numbers = [i for i, n in enumerate(nodes) if n["op"] == "null"]
-    place = next((i for i in numbers if nodes[i]["name"] == weight), None)
-    if place is None or is_parameter(nodes[place]):
+    number = next((i for i in numbers if nodes[i]["name"] == weight), None)
+    if number is None or is_parameter(nodes[number]):
         raise ValueError(f"the net has no weight {weight!r} to annotate")
     nodes = list(nodes)
-    # The shape of a variable that no layer reads directly does not follow.
-    attrs = {**nodes[place]["attrs"], "__shape__": str(tuple(shape))}
-    nodes[place] = {**nodes[place], "attrs": attrs}
-    return _inserted(nodes, heads, (place, 0), shape, new, weight)
+    # The shape of a variable that no layer reads directly cannot be inferred.
+    attrs = {**nodes[number]["attrs"], "__shape__": str(tuple(shape))}
+    nodes[number] = {**nodes[number], "attrs": attrs}
+    return _inserted(nodes, heads, (number, 0), shape, new, weight)
 
 
 def annotate_output(
@@ -319,39 +325,39 @@ def annotate_output(
     output: int = 0,
     call: int = 0,
 ) -> tuple[list[dict], list]:
-    """Return a symbol in which an output is read through a new annotation.
+    """Return a symbol with a new annotation of an output.
 
-    Channel masks of the output act behind the annotation.
+    Channel masks of the output are applied after the annotation.
 
     Parameters
     ----------
     nodes, heads
-        As ``symbols.take_apart`` gives them; left as they are.
+        As ``symbols.take_apart`` returns them; not changed.
     layer : str
         Name of the operator's node, or of an input of the network.
     shape : sequence of int
-        Of the output.
+        Shape of the output.
     new : NewAnnotation
     output : int
         Which output of the node.
     call : int
-        Which of the nodes of this name, where a layer is called several times.
+        Which of the nodes of this name, if a layer is called several times.
 
     Raises
     ------
     ValueError
-        If there is no such node, a parameter does not fit its shape or exists, or the
-        annotation does not work element by element.
+        If there is no such node, a parameter exists already or does not fit the shape,
+        or the annotation does not work element by element.
     """
-    places = [i for i, node in enumerate(nodes) if node["name"] == layer]
-    if call >= len(places):
-        raise ValueError(f"the net has {len(places)} nodes {layer!r} to annotate")
+    numbers = [i for i, node in enumerate(nodes) if node["name"] == layer]
+    if call >= len(numbers):
+        raise ValueError(f"the net has {len(numbers)} nodes {layer!r} to annotate")
     target = called(layer, call)
-    return _inserted(nodes, heads, (places[call], output), shape, new, target)
+    return _inserted(nodes, heads, (numbers[call], output), shape, new, target)
 
 
 def called(layer: str, call: int) -> str:
-    """Return the name that parameters of an output's annotation begin with."""
+    """Return the prefix of the parameters of an output's annotation."""
     return f"{layer}.{call + 1}" if call else layer
 
 
@@ -372,20 +378,20 @@ def _inserted(
     used = set(variables(nodes))
     for role, parameter in new.parameters.items():
         _check_parameter(f"{target}_{role}", parameter, shape, used)
-    place, output = _outermost(nodes, source)
+    i, output = _outermost(nodes, source)
     built, head = _built(target, name, len(shape), new)
-    # ``built`` begins with the tensor itself; the others come right behind the node.
+    # ``built`` begins with the tensor itself; the others are put right after node i.
     shift = len(built) - 1
 
     def after(entry: Sequence) -> list:
-        if tuple(entry[:2]) == (place, output):
-            return [place + head, 0, 0]
-        return [entry[0] + shift * (entry[0] > place), *entry[1:]]
+        if tuple(entry[:2]) == (i, output):
+            return [i + head, 0, 0]
+        return [entry[0] + shift * (entry[0] > i), *entry[1:]]
 
     def within(entry: Sequence) -> list:
-        return [place, output, 0] if entry[0] == 0 else [place + entry[0], *entry[1:]]
+        return [i, output, 0] if entry[0] == 0 else [i + entry[0], *entry[1:]]
 
-    first, last = list(nodes[: place + 1]), nodes[place + 1 :]
+    first, last = list(nodes[: i + 1]), nodes[i + 1 :]
     inner = [{**n, "inputs": [within(e) for e in n["inputs"]]} for n in built[1:]]
     outer = [{**n, "inputs": [after(e) for e in n["inputs"]]} for n in last]
     return first + inner + outer, [after(h) for h in heads]
@@ -396,39 +402,41 @@ def _check_parameter(
 ) -> None:
     if name in used:
         raise ValueError(f"the net has a parameter {name!r} already")
-    own, axes = parameter.value.shape, parameter.axes
-    single = not axes and parameter.value.size == 1
-    fits = len(own) == len(axes) and all(
-        axis < len(shape) and n in (1, shape[axis]) for n, axis in zip(own, axes)
+    lengths, axes = parameter.value.shape, parameter.axes
+    is_scalar = not axes and parameter.value.size == 1
+    fits = len(lengths) == len(axes) and all(
+        axis < len(shape) and n in (1, shape[axis]) for n, axis in zip(lengths, axes)
     )
-    if not single and not fits:
+    if not is_scalar and not fits:
         raise ValueError(
-            f"annotation parameter {name!r} of shape {own} does not lie along the axes "
-            f"{axes} of a tensor of shape {tuple(shape)}"
+            f"annotation parameter {name!r} of shape {lengths} does not lie along the "
+            f"axes {axes} of a tensor of shape {tuple(shape)}"
         )
 
 
 def _outermost(nodes: Sequence[dict], source: tuple[int, int]) -> tuple[int, int]:
-    """Return the tensor that readers of a source get, channel masks aside."""
+    """Return the result of a source's annotations other than channel masks."""
     scan = _Scan(nodes, (WEIGHT_MASK, FAKE_QUANT))
-    ends = [i for i, e in scan.instead.items() if tuple(e[:2]) == source]
+    ends = [i for i, e in scan.sources.items() if tuple(e[:2]) == source]
     return (ends[-1], 0) if ends else source
 
 
 def _built(
     target: str, name: str, ndim: int, new: NewAnnotation
 ) -> tuple[list[dict], int]:
-    """Return an annotation's nodes, the annotated tensor first, and its result."""
+    """Return an annotation's nodes, the source first, and the number of its result."""
     roles = {f"{target}_{role}": role for role in new.parameters}
     tensor = mx.sym.var(name)
     ready = {
-        role: _broadcast_ready(mx.sym.var(own), new.parameters[role], ndim, own)
-        for own, role in roles.items()
+        role: _broadcast_ready(
+            mx.sym.var(variable), new.parameters[role], ndim, variable
+        )
+        for variable, role in roles.items()
     }
     symbol = new.build(tensor, **ready)
     nodes, heads = take_apart(symbol)
     if len(heads) != 1 or name not in variables(nodes):
-        raise ValueError(f"annotation {name!r} must make one tensor of the one it gets")
+        raise ValueError(f"annotation {name!r} must compute one tensor from its source")
     result = []
     for node in nodes:
         if node["name"] in roles and node["op"] == "null":
@@ -439,20 +447,23 @@ def _built(
             )
         else:
             result.append(marked(_checked(node, name), new.kind, name))
-            # MXNet's own names count what the process has built.
+            # MXNet's automatic names contain counters of the process.
             if node["op"] != "null" and not node["name"].endswith(SHAPED):
                 result[-1]["name"] = f"{name}_{len(result)}"
     _check_zero(
-        symbol, name, ndim, {own: new.parameters[r] for own, r in roles.items()}
+        symbol, name, ndim, {n: new.parameters[role] for n, role in roles.items()}
     )
     order = [i for i, n in enumerate(nodes) if n["op"] == "null" and n["name"] == name]
     order += [i for i in range(len(nodes)) if i != order[0]]
-    where = {old: new for new, old in enumerate(order)}
+    number_of = {old: number for number, old in enumerate(order)}
     moved = [
-        {**result[i], "inputs": [[where[e[0]], *e[1:]] for e in result[i]["inputs"]]}
+        {
+            **result[i],
+            "inputs": [[number_of[e[0]], *e[1:]] for e in result[i]["inputs"]],
+        }
         for i in order
     ]
-    return moved, where[heads[0][0]]
+    return moved, number_of[heads[0][0]]
 
 
 def _check_zero(
@@ -461,22 +472,22 @@ def _check_zero(
     ndim: int,
     parameters: Mapping[str, AnnotationParameter],
 ) -> None:
-    """Refuse an annotation that makes something else of zero.
+    """Refuse an annotation that does not map zero to zero.
 
-    Removed channels are zero in a masked net, and must be zero behind annotations.
+    Removed channels are zero in a masked net, and must be zero after annotations.
     """
     shape = [1] * ndim
     for parameter in parameters.values():
         for n, axis in zip(parameter.value.shape, parameter.axes):
             shape[axis] = max(shape[axis], n)
-    values = {own: p.value for own, p in parameters.items()}
+    values = {variable: p.value for variable, p in parameters.items()}
     first = next(iter(values.values()), mx.nd.zeros(1))
     zeros = mx.nd.zeros(tuple(shape), ctx=first.context, dtype=first.dtype)
     used = set(symbol.list_inputs())
-    values = {own: value for own, value in values.items() if own in used}
+    values = {n: value for n, value in values.items() if n in used}
     (result,) = symbol.eval(ctx=first.context, **{name: zeros}, **values)
     if result.asnumpy().any():
-        raise ValueError(f"annotation {name!r} makes other values of zero; allowed: 0")
+        raise ValueError(f"annotation {name!r} does not map zero to zero")
 
 
 def _broadcast_ready(
@@ -510,9 +521,9 @@ def _parameter(name: str, role: str, new: NewAnnotation) -> dict:
 
 def _checked(node: dict, name: str) -> dict:
     """Refuse an operator that does not work element by element."""
-    alone = operator_of(node["op"]).rule in (rules.same, rules.elementwise)
+    elementwise = operator_of(node["op"]).rule in (rules.same, rules.elementwise)
     shaped = node["op"] == "Reshape" and node["name"].endswith(SHAPED)
-    if node["op"] != "null" and not alone and not shaped:
+    if node["op"] != "null" and not elementwise and not shaped:
         raise ValueError(
             f"annotation {name!r} has the operator {node['op']}; allowed: operators "
             "that work element by element"
@@ -520,27 +531,27 @@ def _checked(node: dict, name: str) -> dict:
     return node
 
 
-# Computing what layers read.
+# Baking.
 
 
 def bake_weights(
     nodes: Sequence[dict], heads: Sequence, params: Mapping[str, mx.nd.NDArray]
 ) -> tuple[list[dict], list, dict[str, mx.nd.NDArray]]:
-    """Return a symbol whose annotated weights are replaced by what layers read of them.
+    """Return a symbol with the annotations of weights applied to their values.
 
-    The net computes the same. Annotations of outputs stay, and so do channel masks.
+    The net computes the same. Annotations of outputs and channel masks stay.
 
     Parameters
     ----------
     nodes, heads
-        As ``symbols.take_apart`` gives them; left as they are.
+        As ``symbols.take_apart`` returns them; not changed.
     params : mapping
-        Values of all parameters; left as they are.
+        Values of all parameters; not changed.
     """
     scan = _Scan(nodes, (WEIGHT_MASK, FAKE_QUANT))
     weights = {
         i: entry
-        for i, entry in scan.instead.items()
+        for i, entry in scan.sources.items()
         if nodes[entry[0]]["op"] == "null" and nodes[entry[0]]["name"] in params
     }
     if not weights:
@@ -557,5 +568,5 @@ def bake_weights(
     plain = [{**node, "inputs": moved(node["inputs"])} for node in nodes]
     plain, heads, _ = reachable(plain, moved(heads))
     used = set(variables(plain))
-    kept = {name: value for name, value in params.items() if name in used}
-    return plain, heads, {**kept, **dict(zip(names, values))}
+    unchanged = {name: value for name, value in params.items() if name in used}
+    return plain, heads, {**unchanged, **dict(zip(names, values))}

@@ -1,4 +1,4 @@
-"""Channel ids: what unites them, what keeps them alive, and a tensor described by them.
+"""Channel ids, the constraints on them, and tensors described by them.
 
 A *channel id* numbers one channel as an operator produced it. An array of ids describes
 a tensor: it has as many axes as the tensor, and each axis is either as long as the
@@ -21,24 +21,24 @@ class Tensor:
     """A tensor's shape, and along ``axis`` the position of each channel.
 
     ``positions`` number the channels of all groups; -1 is a channel that always stays.
-    Without an axis no channel can be removed, and there are no positions.
+    If ``axis`` is None, no channel can be removed, and there are no positions.
     """
 
     shape: tuple[int, ...]
     axis: int | None = None
     positions: np.ndarray = field(default_factory=lambda: NO_POSITIONS)
 
-    def kept(self, alive: np.ndarray) -> tuple[int, ...]:
-        """Return the shape when only the positions marked alive are kept."""
+    def kept_shape(self, keep_mask: np.ndarray) -> tuple[int, ...]:
+        """Return the shape under a ``Graph.keep_mask``."""
         if self.axis is None:
             return self.shape
         shape = list(self.shape)
-        shape[self.axis] = int(alive[self.positions].sum())
+        shape[self.axis] = int(keep_mask[self.positions].sum())
         return tuple(shape)
 
 
 class ChannelIds:
-    """Hand out channel ids, record constraints on them, and solve these at the end."""
+    """Assigns channel ids, collects constraints on them, and solves these."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -54,24 +54,24 @@ class ChannelIds:
         return np.arange(self.count - count, self.count)
 
     def fixed(self, reason: str, ndim: int = 1) -> np.ndarray:
-        """Describe a tensor whose channels all stay, for one reason."""
+        """Return the ids of a tensor whose channels all stay, for one reason."""
         if reason not in self._codes:
             self._reasons.append(reason)
             self._codes[reason] = -len(self._reasons)
         return np.full((1,) * ndim, self._codes[reason])
 
     def reason(self, code: int) -> str:
-        """Return the reason that a negative number stands for."""
+        """Return the reason that a negative id stands for."""
         return self._reasons[-code - 1]
 
     def freeze(self, ids: np.ndarray, reason: str) -> None:
-        """Keep channels alive; the first reason given is the one that is shown."""
+        """Keep channels; of several reasons the first is shown."""
         ids = np.unique(ids)
         code = int(self.fixed(reason or "its channels are fixed")[0])
         self._frozen.append((ids[ids >= 0], code))
 
     def unite(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Keep or remove ids at the same positions together; the arrays broadcast."""
+        """Tie ids at the same positions of two arrays, which broadcast."""
         left, right = (a.ravel() for a in np.broadcast_arrays(left, right))
         for mine, other in ((left, right), (right, left)):
             for code in np.unique(other[other < 0]):
@@ -80,25 +80,25 @@ class ChannelIds:
         self._pairs.append((left[both], right[both]))
 
     def balance(self, blocks: np.ndarray, reason: str) -> None:
-        """Let every block (a row) lose the same number of channels.
+        """Require that every block (a row) loses the same number of channels.
 
-        An operator that cuts its channels into equal parts needs no more than this:
-        what is kept stays in order, so each part still gets its own channels. Which
-        channels go together is decided in ``settle_blocks``, when everything else is
-        known; ``reason`` is for channels that find no partner.
+        This suffices for an operator that cuts its channels into equal parts: kept
+        channels stay in order, so each part still gets its own. ``settle_blocks``
+        decides which channels are tied, after all other constraints. Channels without a
+        partner are frozen for ``reason``.
         """
         self._blocks.append((blocks, reason))
 
     def settle_blocks(self) -> None:
-        """Unite components until each has equally many channels in all blocks."""
+        """Unite components until each has the same number of channels in all blocks."""
         for blocks, reason in self._blocks:
             labels, codes = self.solve()
-            known = labelled(blocks, labels)
-            free = known >= 0
-            free[free] = codes[known[free]] == 0
-            names, first = np.unique(known[free], return_index=True)
+            components = labelled(blocks, labels)
+            free = components >= 0
+            free[free] = codes[components[free]] == 0
+            names, first = np.unique(components[free], return_index=True)
             names = names[np.argsort(first)]
-            rows = [(known == name).sum(axis=1) for name in names]
+            rows = [(components == name).sum(axis=1) for name in names]
             counts = np.array(rows, int).reshape(len(names), len(blocks))
             sets, rest = balanced_sets(counts)
             for rows in sets:
@@ -110,8 +110,8 @@ class ChannelIds:
     def solve(self) -> tuple[np.ndarray, np.ndarray]:
         """Return each id's component and each component's reason code, 0 if free.
 
-        A component is named by its smallest id, so the second array is as long as
-        the first and only meant to be read at component numbers.
+        A component is named by its smallest id. The second array is as long as the
+        first, and valid at component numbers only.
         """
         labels = np.arange(self.count)
         if self._pairs:
@@ -124,7 +124,7 @@ class ChannelIds:
 
 
 def _components(labels: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Hook the larger root below the smaller, halve the paths, until nothing moves."""
+    """Return connected components by hooking and pointer jumping."""
     while True:
         a, b = labels[left], labels[right]
         apart = a != b
@@ -137,19 +137,19 @@ def _components(labels: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.n
 
 
 def balanced_sets(counts: np.ndarray) -> tuple[list[list[int]], list[int]]:
-    """Return small sets of rows with equal sums in all columns, and rows left over.
+    """Return small sets of rows with equal sums in all columns, and the other rows.
 
     Parameters
     ----------
     counts : ndarray
-        Per component, in order, its channels in each block.
+        For each component, in order, its channels in each block.
 
     Notes
     -----
     Rows of the same excess are taken in their order. So blocks of unrelated channels
-    are matched place by place, and what is matched does not depend on sets that are
-    gone: plans for a slim net and for the one it came from can be composed. Otherwise
-    each next row is the one that leaves the smallest difference between columns.
+    are matched one to one, and matches do not depend on sets that were removed: plans
+    for a slim net and for its original can be composed. Otherwise the next row is the
+    one that leaves the smallest difference between columns.
     """
     excess = counts - counts.min(axis=1, keepdims=True)
     kinds, kind_of = np.unique(excess, axis=0, return_inverse=True)
@@ -184,7 +184,7 @@ def labelled(
 
 
 def compress(ids: np.ndarray) -> np.ndarray:
-    """Return the same description with axes of equal entries shortened to 1."""
+    """Return the same ids with axes of equal entries shortened to 1."""
     for axis, length in enumerate(ids.shape):
         if length > 1:
             first = np.take(ids, [0], axis)
@@ -199,26 +199,26 @@ def varying(ids: np.ndarray) -> list[int]:
 
 
 def along(ids: np.ndarray, axis: int, length: int) -> np.ndarray:
-    """Return the ids along one axis, full length, of an array constant elsewhere."""
+    """Return all ids along one axis of an array that is constant elsewhere."""
     return np.broadcast_to(ids.reshape(-1), (length,))
 
 
 def placed(ids: np.ndarray, axis: int, ndim: int) -> np.ndarray:
-    """Return a one-axis array as the description of a tensor of ``ndim`` axes."""
+    """Return ids along one axis as the ids of a tensor of ``ndim`` axes."""
     shape = [1] * ndim
     shape[axis] = len(ids)
     return ids.reshape(shape)
 
 
-def rectangular(known: np.ndarray) -> int:
-    """Return the axis that may vary so that most components stay apart.
+def rectangular(components: np.ndarray) -> int:
+    """Return the axis along which positions may be removed, to tie the fewest.
 
-    What is kept of a tensor must be a tensor again, so only one axis may lose
+    What is kept of a tensor must be a tensor again, so only one axis can lose
     positions; the others are tied along it.
     """
 
-    def left(axis: int) -> int:
-        rows = np.moveaxis(known, axis, 0).reshape(known.shape[axis], -1)
+    def untied(axis: int) -> int:
+        rows = np.moveaxis(components, axis, 0).reshape(components.shape[axis], -1)
         tied = ChannelIds()
         names, small = np.unique(rows, return_inverse=True)
         tied.fresh(len(names))
@@ -226,5 +226,5 @@ def rectangular(known: np.ndarray) -> int:
         tied.unite(small, small[:, :1])
         return len(np.unique(tied.solve()[0]))
 
-    axes: Sequence[int] = varying(known)
-    return max(axes, key=left)
+    axes: Sequence[int] = varying(components)
+    return max(axes, key=untied)

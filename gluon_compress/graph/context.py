@@ -1,4 +1,4 @@
-"""What the functions of an operator's row are given: one operator of a graph."""
+"""Views of one operator, for the functions in its row of the operator table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gluon_compress.graph.channels import ChannelIds, Tensor, along, varying
 
 @dataclass(frozen=True)
 class OpContext:
-    """One operator of the graph, as its channel rule sees it.
+    """One operator of the graph, for its channel rule.
 
     Parameters
     ----------
@@ -22,15 +22,15 @@ class OpContext:
     attrs : mapping
         As stored in the symbol: text to text.
     shapes, out_shapes : sequence of tuple
-        Of the inputs and of the outputs.
+        Shapes of the inputs and of the outputs.
     ids : callable
         ``ids(k)`` returns the channel ids of input ``k``.
     carry : callable
-        ``carry(k, axis, ids)`` says that input ``k``, a parameter, has these channels
-        along an axis. Ids of several rows say so for as many equal blocks of its rows
+        ``carry(k, axis, ids)`` states that input ``k``, a parameter, has these channels
+        along an axis. Several rows of ids are for as many equal blocks of its rows
         (grouped convolution).
     channels : ChannelIds
-        Hands out new ids, unites and freezes them.
+        Assigns, unites and freezes ids.
     """
 
     type: str
@@ -47,17 +47,17 @@ class OpContext:
         return attribute(self.attrs, key, default)
 
     def freeze(self, ids: np.ndarray, why: str) -> None:
-        """Freeze channels because of what this operator does with them."""
+        """Freeze channels, with this operator as the reason."""
         self.channels.freeze(ids, f"{self.type} {self.name!r} {why}")
 
     def balance(self, blocks: np.ndarray) -> None:
-        """Let blocks of channels, one a row, always keep the same number."""
+        """Require that blocks of channels, one a row, keep equally many."""
         if len(blocks) > 1:
             reason = f"{self.type} {self.name!r} needs as many channels in each block"
             self.channels.balance(blocks, reason)
 
     def tie(self, ids: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-        """Unite positions along axes; return the ids of the first ones."""
+        """Unite positions along axes; return the first ids."""
         first = ids
         for axis in axes:
             first = np.take(first, [0], axis)
@@ -65,35 +65,35 @@ class OpContext:
         return first
 
     def channel(self, k: int, axis: int) -> np.ndarray:
-        """Return input ``k``'s ids along one axis; what varies elsewhere is tied."""
+        """Return input ``k``'s ids along one axis, after tying all other axes."""
         ids, length = self.ids(k), self.shapes[k][axis]
-        others = [a for a in varying(ids) if a != axis]
-        if others and ids.shape[axis] == 1:
+        other_axes = [a for a in varying(ids) if a != axis]
+        if other_axes and ids.shape[axis] == 1:
             self.freeze(ids, "needs all positions of its input")
             return self.channels.fixed("", 1).repeat(length)
-        return along(self.tie(ids, others), axis, length)
+        return along(self.tie(ids, other_axes), axis, length)
 
 
 @dataclass(frozen=True)
 class SlimContext:
-    """One operator of a net that loses channels, as its rewrite sees it.
+    """One operator of a net that loses channels, for its rewrite.
 
     Parameters
     ----------
     attrs : mapping
         As stored in the symbol: text to text.
     inputs, outputs : sequence of Tensor
-        Before the channels are removed.
-    alive : ndarray
-        Which channels stay, see ``Graph.keep_mask``.
+        Before slimming.
+    keep_mask : ndarray
+        See ``Graph.keep_mask``.
     shapes, out_shapes : sequence of tuple
-        Of inputs and outputs when the channels are gone.
+        Shapes of inputs and outputs after slimming.
     """
 
     attrs: Mapping[str, str]
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
-    alive: np.ndarray
+    keep_mask: np.ndarray
     shapes: Sequence[tuple]
     out_shapes: Sequence[tuple]
 
@@ -102,29 +102,29 @@ class SlimContext:
         return attribute(self.attrs, key, default)
 
     def moved(self, axis: int, position: int | None) -> int | None:
-        """Return where a position along an axis of input 0 moves to."""
+        """Return the position after slimming of one along an axis of input 0."""
         tensor = self.inputs[0]
         if position is None or tensor.axis != axis:
             return position
         length = tensor.shape[axis]
         position = position + length if position < 0 else min(position, length)
-        return int(self.alive[tensor.positions[:position]].sum())
+        return int(self.keep_mask[tensor.positions[:position]].sum())
 
 
 @dataclass(frozen=True)
 class ZeroContext:
-    """One operator of whose output removed channels must be zero.
+    """One operator whose output must be zero in removed channels.
 
     Parameters
     ----------
     attrs : mapping
         As stored in the symbol: text to text.
     count : int
-        Inputs of the operator.
+        Number of inputs.
     removable : sequence of int
-        Inputs that have channels which can be removed.
+        Inputs with removable channels.
     zeroed : sequence of int
-        Of these, the ones that are zero in removed channels anyway.
+        Those of them that are already zero in removed channels.
     """
 
     attrs: Mapping[str, str]
@@ -144,7 +144,7 @@ def attribute(attrs: Mapping[str, str], key: str, default: Any = None) -> Any:
 
 
 def numbers(attrs: Mapping[str, str], key: str) -> tuple:
-    """Return an attribute of several numbers; MXNet stores a single one bare."""
+    """Return an attribute of several numbers; MXNet stores a single one as a number."""
     value = attribute(attrs, key, ())
     return (value,) if isinstance(value, int) else tuple(value)
 
@@ -155,7 +155,7 @@ def axis_of(op: OpContext, key: str, default: int, k: int = 0) -> int:
 
 
 def size_of(shape: Sequence[int]) -> int:
-    """Return how many numbers a tensor of this shape has."""
+    """Return the number of elements of a tensor."""
     size = 1
     for n in shape:
         size *= int(n)
@@ -163,12 +163,12 @@ def size_of(shape: Sequence[int]) -> int:
 
 
 def unknown(op: OpContext) -> list:
-    """No rule: everything the operator touches stays, and the reason names it."""
+    """Freeze everything an operator without a rule touches."""
     return _frozen(op, f"no rule for operator {op.type} ({op.name})")
 
 
 def unknown_form(op: OpContext) -> list:
-    """A rule that does not hold for these attributes: as if there were none."""
+    """Freeze what an operator touches if its rule does not cover its attributes."""
     return _frozen(op, f"no rule for this form of operator {op.type} ({op.name})")
 
 

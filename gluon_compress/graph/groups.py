@@ -1,9 +1,9 @@
-"""Find the channel groups of a symbol, and name them."""
+"""Finds the channel groups of a symbol, and names them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -20,7 +20,7 @@ from gluon_compress.graph.context import OpContext
 from gluon_compress.graph.names import structural_names, unused
 from gluon_compress.graph.operators import operator_of
 
-# A parameter that is used like any tensor needs a channel id per position.
+# Parameters that are used like any tensor get a channel id for each element, up to:
 LARGEST = 1 << 20
 
 
@@ -31,19 +31,19 @@ class ChannelGroup:
     Parameters
     ----------
     name : str
-        The layer that first produces them; the same in every process.
+        The first layer that produces them; the same in every process.
     width : int
-        How many indices can be kept or removed.
+        Number of indices that can be kept or removed.
     members : tuple of str
         The parameters that have these channels along an axis.
     frozen : str
         Why no channel can be removed; empty if channels can be.
     size : int
-        Channels of the first producer that one index stands for: more than 1 where
-        an operator needs channels to go together (grouped convolution, split).
+        Channels of the first producer per index: more than 1 if an operator ties
+        channels together (grouped convolution, split).
     layers : tuple of str
-        The layers that put these channels out, in the order of the network: those that
-        make them, and depthwise ones that pass them on.
+        The layers with these output channels, in the order of the network: producers,
+        and depthwise layers that pass them on.
     """
 
     name: str
@@ -55,8 +55,8 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True)
-class Groups:
-    """The result of ``find_groups``.
+class Grouping:
+    """The channel groups of a graph, and where they lie in its tensors.
 
     Parameters
     ----------
@@ -65,16 +65,16 @@ class Groups:
     starts : dict
         Group to the position of its index 0.
     tensors : list
-        Per node, its outputs as Tensors; variables have one.
+        For each node, its outputs as Tensors; variables have one.
     axes : dict
-        Parameter to its axes that have removable channels, a Tensor for each. Where
-        blocks of rows have channels of their own along the second, as the weight of a
-        grouped convolution may, it is the first block's.
+        Parameter to a Tensor for each axis with removable channels. If blocks of rows
+        have different channels along the second axis (grouped convolution), it
+        describes the first block.
     blocks : dict
-        Parameter to the positions of every block along its second axis, where they
-        differ: (blocks, length).
+        Parameter to the positions of every block along its second axis, (blocks,
+        length), if they differ.
     names : list of str
-        Per node, its name without the counters of the process.
+        For each node, its name without the counters of the process.
     """
 
     groups: list[ChannelGroup]
@@ -87,19 +87,19 @@ class Groups:
 
 def find_groups(
     nodes: Sequence[dict], heads: Sequence, shapes: Sequence, inputs: Iterable[str]
-) -> Groups:
+) -> Grouping:
     """Return the channel groups of a symbol.
 
     Parameters
     ----------
     nodes, heads
-        As ``symbols.take_apart`` gives them.
+        As ``symbols.take_apart`` returns them.
     shapes : sequence
-        Of every node's outputs, as ``symbols.output_shapes`` gives them.
+        Shapes of every node's outputs, from ``symbols.output_shapes``.
     inputs : iterable of str
-        Variables that are no parameters.
+        Variables that are not parameters.
     """
-    # Reasons must not depend on what else the process has built, either.
+    # Reasons name nodes, and must not depend on what else the process has built.
     names = structural_names([node["name"] for node in nodes])
     tracing = _Tracing(nodes, names, shapes, inputs)
     for i in range(len(nodes)):
@@ -117,7 +117,7 @@ class _Tracing:
         self.channels = ChannelIds()
         self.outputs: list[list[np.ndarray]] = []
         self.carried: dict[int, dict[int, list[np.ndarray]]] = {}
-        self.whole: dict[int, np.ndarray] = {}
+        self.used_as_tensors: dict[int, np.ndarray] = {}
 
     def visit(self, i: int) -> None:
         """Apply a node's rule.
@@ -143,20 +143,20 @@ class _Tracing:
             self.channels,
         )
         try:
-            found = operator_of(node["op"]).rule(op)
+            outputs = operator_of(node["op"]).rule(op)
         except (ValueError, IndexError, KeyError, TypeError, AssertionError) as error:
             raise ValueError(
                 f"the rule of operator {op.type} does not hold for {op.name!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        found = [self._settled(compress(ids), op) for ids in found]
-        for ids, shape in zip(found, shapes):
+        outputs = [self._settled(compress(ids), op) for ids in outputs]
+        for ids, shape in zip(outputs, shapes):
             assert len(ids.shape) == len(shape), (node, ids.shape, shape)
             assert all(a in (1, n) for a, n in zip(ids.shape, shape)), node
-        self.outputs.append(found)
+        self.outputs.append(outputs)
 
     def _settled(self, ids: np.ndarray, op: OpContext) -> np.ndarray:
-        """Freeze the channel of a tensor that has only one."""
+        """Freeze the channel of a tensor with a single one."""
         if ids.size > 1 or ids.reshape(-1)[0] < 0:
             return ids
         op.freeze(ids, "has a single channel")
@@ -171,7 +171,7 @@ class _Tracing:
         i, out = entry[:2]
         if not self._is_parameter(i):
             return self.outputs[i][out]
-        if i not in self.whole:
+        if i not in self.used_as_tensors:
             shape = self.shapes[i][0]
             if int(np.prod(shape)) <= LARGEST:
                 ids = self.channels.fresh(int(np.prod(shape))).reshape(shape)
@@ -180,8 +180,10 @@ class _Tracing:
                 reason = f"parameter {self.names[i]!r} is not cut"
                 ids = self.channels.fixed(reason, len(shape))
             single = ids.size == 1
-            self.whole[i] = self.channels.fixed("", len(shape)) if single else ids
-        return self.whole[i]
+            self.used_as_tensors[i] = (
+                self.channels.fixed("", len(shape)) if single else ids
+            )
+        return self.used_as_tensors[i]
 
     def _carry(self, entry: Sequence, axis: int, ids: np.ndarray) -> None:
         i = entry[0]
@@ -195,7 +197,7 @@ class _Tracing:
         self.carried.setdefault(i, {}).setdefault(axis, []).append(ids)
 
     def close(self, heads: Sequence) -> None:
-        """Add what holds for the whole graph: shared parameters, outputs, shapes."""
+        """Add the constraints of the graph: shared parameters, outputs, shapes."""
         uses = Counter(e[0] for node in self.nodes for e in node["inputs"])
         for i, axes in self.carried.items():
             self._close_parameter(i, axes, uses[i])
@@ -214,24 +216,24 @@ class _Tracing:
             ids[:] = [np.repeat(use, rows // len(use), axis=0) for use in ids]
             for other in ids[1:]:
                 self.channels.unite(ids[0], other)
-            if len(ids) < uses or i in self.whole:
+            if len(ids) < uses or i in self.used_as_tensors:
                 reason = f"parameter {name!r} is shared by unlike operators"
                 self.channels.freeze(ids[0], reason)
-                if i in self.whole:
-                    self.channels.freeze(self.whole[i], reason)
+                if i in self.used_as_tensors:
+                    self.channels.freeze(self.used_as_tensors[i], reason)
 
     def _tie_rectangles(self) -> bool:
-        """Unite what would leave a ragged tensor; tell whether anything was united."""
+        """Unite ids that would leave a ragged tensor; return whether there were any."""
         labels, codes = self.channels.solve()
         tied = False
         for ids in self.all_ids():
             if len(varying(ids)) < 2:
                 continue
-            known = compress(labelled(ids, labels))
-            free = known[known >= 0]
-            if len(varying(known)) < 2 or (codes[free] != 0).all():
+            components = compress(labelled(ids, labels))
+            free = components[components >= 0]
+            if len(varying(components)) < 2 or (codes[free] != 0).all():
                 continue
-            rows = np.moveaxis(known, rectangular(known), 0)
+            rows = np.moveaxis(components, rectangular(components), 0)
             rows = rows.reshape(len(rows), -1)
             self.channels.unite(rows, rows[:, :1])
             tied = True
@@ -239,7 +241,9 @@ class _Tracing:
 
     def all_ids(self) -> list[np.ndarray]:
         """Return the ids of all tensors and of parameters used as tensors."""
-        return [a for outs in self.outputs for a in outs] + list(self.whole.values())
+        return [a for outs in self.outputs for a in outs] + list(
+            self.used_as_tensors.values()
+        )
 
 
 class _Naming:
@@ -255,52 +259,53 @@ class _Naming:
         rows = []
         for i, carried in self.tracing.carried.items():
             rows += [(i, axis, uses[0][0]) for axis, uses in carried.items()]
-        for i, ids in self.tracing.whole.items():
-            axes = varying(ids := self._known(ids))
+        for i, ids in self.tracing.used_as_tensors.items():
+            axes = varying(ids := self._components(ids))
             if len(axes) == 1:
                 rows.append((i, axes[0], ids.reshape(-1)))
         return sorted(rows, key=lambda row: row[:2])
 
-    def _known(self, ids: np.ndarray) -> np.ndarray:
+    def _components(self, ids: np.ndarray) -> np.ndarray:
         return compress(labelled(ids, self.labels))
 
-    def groups(self) -> Groups:
+    def groups(self) -> Grouping:
         """Return the groups with their positions in every tensor."""
-        marks = self._signatures()
+        signatures = self._signatures()
         members: dict[tuple, list[int]] = {}
         origin: dict[tuple, tuple] = {}
         layers: dict[tuple, dict] = {}
-        seen: set[int] = set()
+        assigned: set[int] = set()
         for i, node in enumerate(self.nodes):
             if operator_of(node["op"]).weight_input is None:
                 continue
-            channels = self._known(self.tracing.outputs[i][0]).reshape(-1)
+            channels = self._components(self.tracing.outputs[i][0]).reshape(-1)
             values, first, counts = np.unique(
                 channels, return_index=True, return_counts=True
             )
-            for at in np.argsort(first):
-                label = int(values[at])
+            for k in np.argsort(first):
+                label = int(values[k])
                 if label < 0:
                     continue
-                key = (int(marks[label]), int(self.codes[label]))
+                key = (int(signatures[label]), int(self.codes[label]))
                 layers.setdefault(key, {})[self.names[i]] = True
-                if label not in seen:
-                    seen.add(label)
+                if label not in assigned:
+                    assigned.add(label)
                     members.setdefault(key, []).append(label)
-                    origin.setdefault(key, (i, int(counts[at])))
-        return self._placed(members, origin, layers)
+                    origin.setdefault(key, (i, int(counts[k])))
+        return self._numbered(members, origin, layers)
 
     def _signatures(self) -> np.ndarray:
         """Return a number per component that encodes where it occurs, and how often."""
-        marks = np.zeros(len(self.labels), np.uint64)
-        everywhere = self.tracing.all_ids() + [ids for *_, ids in self.axes]
-        for key, ids in enumerate(everywhere):
-            known = self._known(ids)
-            values, counts = np.unique(known[known >= 0], return_counts=True)
-            marks[values] += _mixed(counts.astype(np.uint64), key)
-        return marks
+        signatures = np.zeros(len(self.labels), np.uint64)
+        tensors = self.tracing.all_ids() + [ids for *_, ids in self.axes]
+        for key, ids in enumerate(tensors):
+            components = self._components(ids)
+            free = components[components >= 0]
+            values, counts = np.unique(free, return_counts=True)
+            signatures[values] += _mixed(counts.astype(np.uint64), key)
+        return signatures
 
-    def _placed(self, members: dict, origin: dict, layers: dict) -> Groups:
+    def _numbered(self, members: dict, origin: dict, layers: dict) -> Grouping:
         position_of = np.full(len(self.labels) + 1, -1)
         group_of = np.full(len(self.labels) + 1, -1)
         groups, starts, total = [], {}, 0
@@ -315,23 +320,23 @@ class _Naming:
             if not frozen:
                 position_of[labels] = np.arange(total, total + len(labels))
             total += len(labels)
-            own = (origin[key][1], tuple(layers[key]))
-            groups.append((name, len(labels), frozen, *own))
+            size = origin[key][1]
+            group = ChannelGroup(
+                name, len(labels), (), frozen, size, tuple(layers[key])
+            )
+            groups.append(group)
         carriers = self._carriers(group_of, len(groups))
-        result = [
-            ChannelGroup(name, width, carriers[k], frozen, *own)
-            for k, (name, width, frozen, *own) in enumerate(groups)
-        ]
-        return Groups(result, starts, *self._tensors(position_of), self.names)
+        groups = [replace(g, members=names) for g, names in zip(groups, carriers)]
+        return Grouping(groups, starts, *self._tensors(position_of), self.names)
 
     def _carriers(self, group_of: np.ndarray, count: int) -> list[tuple[str, ...]]:
         names: list[dict] = [{} for _ in range(count)]
         for i, _, ids in self.axes:
-            known = labelled(ids, self.labels, -1)
-            for number in np.unique(group_of[known]):
+            components = labelled(ids, self.labels, -1)
+            for number in np.unique(group_of[components]):
                 if number >= 0:
                     names[number][self.names[i]] = True
-        return [tuple(found) for found in names]
+        return [tuple(parameters) for parameters in names]
 
     def _tensors(self, position_of: np.ndarray) -> tuple[list, dict, dict]:
         def tensor(shape: tuple, ids: np.ndarray, axis: int | None = None) -> Tensor:
@@ -351,23 +356,23 @@ class _Naming:
         ]
         axes: dict[str, list[Tensor]] = {}
         for i, axis, ids in self.axes:
-            found = tensor(self.tracing.shapes[i][0], ids, axis)
-            if found.axis is not None:
-                axes.setdefault(self.nodes[i]["name"], []).append(found)
+            parameter = tensor(self.tracing.shapes[i][0], ids, axis)
+            if parameter.axis is not None:
+                axes.setdefault(self.nodes[i]["name"], []).append(parameter)
         return tensors, axes, self._blocks(position_of)
 
     def _blocks(self, position_of: np.ndarray) -> dict[str, np.ndarray]:
-        found = {}
+        blocks = {}
         for i, axes in self.tracing.carried.items():
             if 1 in axes:
                 positions = position_of[labelled(axes[1][0], self.labels, -1)]
                 if (positions != positions[0]).any():
-                    found[self.nodes[i]["name"]] = positions
-        return found
+                    blocks[self.nodes[i]["name"]] = positions
+        return blocks
 
 
 def _mixed(counts: np.ndarray, key: int) -> np.ndarray:
-    """Return well-spread 64-bit numbers, so that sums of them tell sets apart."""
+    """Return well-mixed 64-bit numbers, so that their sums identify sets."""
     x = counts + np.uint64((key + 1) * 0x9E3779B97F4A7C15 % 2**64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

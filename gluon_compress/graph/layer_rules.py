@@ -1,4 +1,4 @@
-"""Layers with weights: channel rule, rewrite when slimmed, zeros and MACs.
+"""Layers with weights: channel rules, rewrites when slimmed, and MACs.
 
 A layer consumes the channels of its input and makes new ones. Matrix products of
 computed tensors have no rule yet; their MACs are counted here.
@@ -19,22 +19,21 @@ from gluon_compress.graph.context import (
     unknown_form,
 )
 
-# Says on a slim net's convolution how its groups were pruned, see ``whole_groups``.
+# Marks how the groups of a slim net's convolution were pruned, see ``whole_groups``.
 GROUPED = "__channel_groups__"
 
 
 def tied_groups(attrs: Mapping[str, str]) -> bool:
-    """Tell whether a convolution has groups, or had before the net was slimmed."""
+    """Return whether a convolution has groups, or had some before slimming."""
     return attribute(attrs, "num_group", 1) > 1 or GROUPED in attrs
 
 
 def whole_groups(attrs: Mapping[str, str], in_channels: int) -> bool:
-    """Tell whether a grouped convolution loses whole groups or channels of each.
+    """Return whether a grouped convolution loses whole groups, or channels of each.
 
-    Many thin groups (depthwise is the extreme) are removed whole; of few wide ones,
-    each loses as many channels as the others. Either way all keep the same number.
-    A slim net keeps to what was true of the net it came from, so that plans for the
-    one and for the other can be composed.
+    Many narrow groups (depthwise is the extreme) are removed as a whole; few wide ones
+    lose the same number of channels each. A slim net is treated like its original, so
+    that plans for both can be composed.
     """
     groups = attribute(attrs, "num_group", 1)
     if GROUPED in attrs:
@@ -80,8 +79,8 @@ def _channels_first(op: OpContext) -> bool:
 def deformable(weight: int) -> Any:
     """Return the rule of a deformable convolution with its weight at one input.
 
-    It is a convolution of which each deformable group reads its channels at places of
-    its own; the inputs before the weight state these places.
+    Each of its deformable groups reads channels at its own offsets, which are the
+    inputs before the weight.
     """
 
     def rule(op: OpContext) -> list:
@@ -101,10 +100,13 @@ def deformable(weight: int) -> Any:
 
 
 def _tie_groups(op: OpContext, outs: np.ndarray, ins: np.ndarray) -> tuple:
-    """Tie channels of grouped convolution; return what each group has of them."""
-    groups, whole = op.attr("num_group", 1), whole_groups(op.attrs, len(ins))
+    """Tie channels of a grouped convolution; return outs and ins of each group.
+
+    If whole groups are removed, it returns None for both.
+    """
+    groups, in_channels = op.attr("num_group", 1), len(ins)
     outs, ins = outs.reshape(groups, -1), ins.reshape(groups, -1)
-    if whole:
+    if whole_groups(op.attrs, in_channels):
         op.channels.unite(ins, ins[:, :1])
         op.channels.unite(outs, ins[:, :1])
         return None, None
@@ -125,11 +127,11 @@ def rewrite_deconvolution(slim: SlimContext) -> dict[str, str]:
 
 def _rewrite_groups(slim: SlimContext, total: int) -> dict[str, str]:
     outs, inner = slim.out_shapes[0][1], slim.shapes[1][1]
-    new = {"num_filter": str(outs), "num_group": str(total // inner)}
+    attrs = {"num_filter": str(outs), "num_group": str(total // inner)}
     if tied_groups(slim.attrs):
-        whole = whole_groups(slim.attrs, slim.inputs[0].shape[1])
-        new[GROUPED] = "whole" if whole else "each"
-    return new
+        removes_groups = whole_groups(slim.attrs, slim.inputs[0].shape[1])
+        attrs[GROUPED] = "whole" if removes_groups else "each"
+    return attrs
 
 
 def rewrite_filters(slim: SlimContext) -> dict[str, str]:
@@ -143,7 +145,7 @@ def convolution_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
 
 
 def deformable_macs(weight: int) -> Any:
-    """Return the MACs of a convolution; finding the places read is not counted."""
+    """Return the MACs of a convolution, without the computation of offsets."""
     return lambda attrs, shapes, out: size_of(out) * size_of(shapes[weight][1:])
 
 
@@ -200,10 +202,10 @@ def rewrite_embedding(slim: SlimContext) -> dict[str, str]:
 
 def product_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:
     """Output size x length of the axis that is summed over."""
-    turned = attribute(attrs, "transpose_a", False)
+    transposed = attribute(attrs, "transpose_a", False)
     if len(shapes[0]) < 3:
-        return size_of(out) * shapes[0][0 if turned else -1]
-    return size_of(out) * shapes[0][-2 if turned else -1]
+        return size_of(out) * shapes[0][0 if transposed else -1]
+    return size_of(out) * shapes[0][-2 if transposed else -1]
 
 
 def sums_channels(attrs: Mapping, axis: int, shape: Sequence[int]) -> bool:

@@ -1,15 +1,14 @@
 """The operator table: everything the package knows about an operator, in one row.
 
-To add an operator, write one row here and the functions it names; nothing else in the
-package needs to know of it. The functions see one operator at a time: as an
-``OpContext`` (its channels), a ``SlimContext`` (its attributes when channels are gone),
-a ``ZeroContext`` (what makes its output zero), or as shapes (its MACs).
+To add an operator, write a row here and the functions it names; no other module needs
+to change. The functions see one operator at a time: as an ``OpContext`` (its channels),
+a ``SlimContext`` (its attributes after slimming), a ``ZeroContext`` (what makes its
+output zero), or as shapes (its MACs).
 
-They lie in this package, in ``rules``, ``layer_rules``, ``shape_rules`` and
-``zero_rules``, although slimming, masking, counting, folding and timing are done in
-other packages. What a convolution does to channels, attributes and MACs is one piece of
-knowledge and reads best in one place; it needs nothing but NumPy. Those packages import
-the table, and the table imports none of them.
+They are in ``rules``, ``layer_rules``, ``shape_rules`` and ``zero_rules`` of this
+package, although other packages slim, mask, count, fold and time: what a convolution
+does to channels, attributes and MACs is best read in one place, and needs only NumPy.
+Those packages import the table; the table imports none of them.
 
 Operators without a row freeze the channels they touch.
 """
@@ -33,46 +32,47 @@ from gluon_compress.graph.zero_rules import (
 )
 
 # How an operator's latency depends on widths, see ``latency.blocks``.
-LAYER = "layer"  # on the channels that go in and those that come out, num_filter
-DENSE = "dense"  # likewise, for features instead of channels of maps, num_hidden
-CHANNELWISE = "channelwise"  # on one width: as many channels go in as come out
-# Channelwise, and timed with the operator it follows: alone it would get its input in
-# another memory layout, and BatchNorm takes several times as long on the plain one.
+LAYER = "layer"  # on input and output channels, num_filter
+DENSE = "dense"  # on input and output features, num_hidden
+CHANNELWISE = "channelwise"  # on one width: as many output as input channels
+# Channelwise, and timed with the operator before it: alone it would get its input in
+# another memory layout, in which BatchNorm takes several times as long.
 FOLLOWER = "follower"
-WHOLE = "whole"  # only all of it is timed
+WHOLE = "whole"  # timed at full width only
 
 
 @dataclass(frozen=True)
 class Operator:
-    """What tracing, masking, slimming, counting, folding and timing ask of an operator.
+    """The properties of an operator that other parts of the package use.
 
     Parameters
     ----------
     rule : callable
         ``rule(OpContext) -> [channel ids of each output]``.
     weight_input : int, optional
-        The input that is the weight, for layers that make new channels.
+        The input that is the weight, for layers that produce channels.
     weight_axis : int
-        The axis of the weight along which the new channels lie.
+        The axis of the weight along which these channels lie.
     rewrite : callable, optional
         ``rewrite(SlimContext) -> {attribute: text}``: the attributes that state numbers
-        or positions of channels, when some are gone.
+        or positions of channels, after slimming.
     keeps_zero : callable
-        ``keeps_zero(ZeroContext) -> [inputs] or None``: which inputs make the output
-        zero in removed channels; None if a mask is needed behind the operator.
+        ``keeps_zero(ZeroContext) -> [inputs] or None``: the inputs that must be zero
+        for the output to be zero in removed channels; None if it needs a mask after the
+        operator.
     sums : callable, optional
         ``sums(attrs, axis, shape) -> bool``: whether the operator sums over this axis
-        of input 0. There, removed channels must be zero.
+        of input 0, where removed channels must be zero.
     macs : callable, optional
-        ``macs(attrs, input shapes, output shape) -> int`` of a whole batch.
+        ``macs(attrs, input shapes, output shape) -> int`` of a batch.
     foldable : bool
-        Whether a BatchNorm behind it can be folded into weight and bias.
+        Whether a BatchNorm after it can be folded into weight and bias.
     normalizes : bool
         Whether inputs 1 and 2 are the scale and shift of each channel.
     running_statistics : bool
-        Whether inputs 3 and 4 are the running mean and variance: a BatchNorm.
+        Whether inputs 3 and 4 are the running mean and variance, as in BatchNorm.
     size_inputs : bool
-        Whether of the inputs behind the first one only the shape is read.
+        Whether it only reads the shapes of inputs after the first.
     latency : str
         ``LAYER``, ``DENSE``, ``CHANNELWISE``, ``FOLLOWER`` or ``WHOLE``.
     """
@@ -92,7 +92,7 @@ class Operator:
 
 
 def operator_of(name: str) -> Operator:
-    """Return an operator's row, or the row of an operator that nothing is known of."""
+    """Return an operator's row, or ``UNKNOWN``."""
     return OPERATORS.get(name, UNKNOWN)
 
 
@@ -161,7 +161,7 @@ LAYERS = {
         weight_axis=1,
         rewrite=layer_rules.rewrite_embedding,
     ),
-    # Their inputs are computed, so none is a weight; they have no channel rule yet.
+    # Their inputs are computed, so none is a weight. They have no channel rule yet.
     **_alike("dot batch_dot", Operator(unknown, macs=layer_rules.product_macs)),
 }
 

@@ -1,10 +1,9 @@
-"""How operators that keep the order of channels treat them: one small rule each.
+"""Channel rules of operators that keep the order of channels.
 
-A rule reads an ``OpContext`` and returns the channel ids of each output. What it says
-on the way (``unite``, ``freeze``, ``carry``) makes channels one group. Only what is
-exact for every selection of channels is allowed; anything else is frozen with its
-reason. ``layer_rules`` has the layers with weights, ``shape_rules`` the operators that
-move positions.
+A rule takes an ``OpContext``, records constraints on channels (``unite``, ``freeze``,
+``carry``) and returns the channel ids of each output. Rules must be exact for every
+selection of channels; anything else is frozen with a reason. ``layer_rules`` has the
+layers with weights, ``shape_rules`` the operators that move positions.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def same(op: OpContext) -> list:
 
 
 def elementwise(op: OpContext) -> list:
-    """Channels at the same position of broadcast inputs live or die together."""
+    """Channels at the same position of broadcast inputs are kept together."""
     shape = op.out_shapes[0]
     dims = [(1,) * (len(shape) - len(s)) + tuple(s) for s in op.shapes]
     ids = [
@@ -55,7 +54,7 @@ def elementwise(op: OpContext) -> list:
 
 
 def _crossed(ids: np.ndarray, dim: Sequence[int]) -> bool:
-    """Tell whether a tensor is repeated along axes that ids vary on."""
+    """Return whether a tensor is repeated along axes on which ids vary."""
     return any(dim[axis] == 1 for axis in varying(ids))
 
 
@@ -66,9 +65,9 @@ def _why_fixed(op: OpContext, other: np.ndarray) -> str:
 
 
 def where(op: OpContext) -> list:
-    """As any elementwise operator, but for a condition per sample."""
-    alike = len({tuple(shape) for shape in op.shapes}) == 1
-    return elementwise(op) if alike else unknown_form(op)
+    """As any elementwise operator, unless the condition is one per sample."""
+    same_shape = len({tuple(shape) for shape in op.shapes}) == 1
+    return elementwise(op) if same_shape else unknown_form(op)
 
 
 def batch_norm(op: OpContext) -> list:
@@ -89,7 +88,7 @@ def _normalized(op: OpContext, axis: int) -> list:
 
 
 def leaky_relu(op: OpContext) -> list:
-    """As any activation; PReLU may have a slope per channel."""
+    """As any activation; PReLU can have one slope per channel."""
     if len(op.shapes) > 1 and op.shapes[1][0] > 1:
         op.carry(1, 0, op.channel(0, 1))
     return same(op)
@@ -155,7 +154,7 @@ def reduction(op: OpContext) -> list:
 
 
 def summation(op: OpContext) -> list:
-    """Reduced axes vanish; a sum over channels is the same without the zeros."""
+    """Reduced axes vanish; zeros do not change a sum over channels."""
     return _reduced(op, exact=True)
 
 
@@ -168,8 +167,8 @@ def _reduced(op: OpContext, *, exact: bool) -> list:
         return [op.channels.fixed("", len(out)) for out in op.out_shapes]
     ids = op.tie(ids, lost)
     keep = op.attr("keepdims", False)
-    left = [n for a, n in enumerate(ids.shape) if keep or a not in axes]
-    return [ids.reshape(left if left else (1,) * len(op.out_shapes[0]))]
+    shape = [n for a, n in enumerate(ids.shape) if keep or a not in axes]
+    return [ids.reshape(shape or (1,) * len(op.out_shapes[0]))]
 
 
 def reduced_axes(attrs: Mapping[str, str], ndim: int) -> list[int]:
@@ -181,11 +180,11 @@ def reduced_axes(attrs: Mapping[str, str], ndim: int) -> list[int]:
 
 
 def sums_axis(attrs: Mapping, axis: int, shape: Sequence[int]) -> bool:
-    """Tell whether a reduction sums over an axis."""
+    """Return whether a reduction sums over an axis."""
     return axis in reduced_axes(attrs, len(shape))
 
 
 def constant(op: OpContext) -> list:
-    """Made from nothing: its positions stay."""
+    """An operator without inputs: its positions stay."""
     reason = f"{op.type} {op.name!r} has a written size"
     return [op.channels.fixed(reason, len(out)) for out in op.out_shapes]

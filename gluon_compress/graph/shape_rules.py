@@ -1,7 +1,7 @@
-"""Operators that move positions: reshape, transpose, join, slice, split.
+"""Channel rules and rewrites of operators that move positions: reshape, slice, ...
 
-Each has its channel rule, and a rewrite of the attributes that state positions or
-lengths along an axis that loses channels.
+Rewrites update attributes that state positions or lengths along an axis that loses
+channels.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def reshape(op: OpContext) -> list:
 
 
 def reshape_to(op: OpContext) -> list:
-    """As ``reshape``, where the shape is written in the attribute ``shape``."""
+    """As ``reshape``, if the attribute ``shape`` states the shape."""
     written = op.attr("shape") or not varying(op.ids(0))
     return reshape(op) if written else unknown_form(op)
 
 
 def rewrite_reshape(slim: SlimContext) -> dict[str, str]:
-    """Replace the numbers of the shape that stand for axes that lose channels."""
+    """Replace the lengths of axes that lose channels."""
     shape, lost = list(numbers(slim.attrs, "shape")), slim.outputs[0].axis
     if lost is not None:
         for position, axis in written_axes(shape, len(slim.inputs[0].shape)):
@@ -47,7 +47,7 @@ def rewrite_reshape(slim: SlimContext) -> dict[str, str]:
 
 
 def written_axes(shape: Sequence[int], ndim: int) -> list[tuple[int, int]]:
-    """Return (position, output axis) of the plain numbers in a Reshape's shape.
+    """Return (position, output axis) of the explicit lengths in a Reshape's shape.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ def written_axes(shape: Sequence[int], ndim: int) -> list[tuple[int, int]]:
         With MXNet's codes: 0 copies an axis, -1 is inferred, -2 copies the rest, -3
         joins two axes, -4 splits one into the two numbers that follow.
     ndim : int
-        Of the input.
+        Axes of the input.
     """
     result, in_axis, out_axis, position = [], 0, 0, 0
     while position < len(shape):
         code = shape[position]
         if code == -4:
             pair = ((position + 1, out_axis), (position + 2, out_axis + 1))
-            result += [at for at in pair if shape[at[0]] > 0]
+            result += [entry for entry in pair if shape[entry[0]] > 0]
             position += 2
         elif code > 0:
             result.append((position, out_axis))
@@ -84,7 +84,7 @@ def swap_axes(op: OpContext) -> list:
 
 
 def depth_to_space(op: OpContext) -> list:
-    """Channels become the pixels of blocks; those of one block go together."""
+    """Channels become the pixels of blocks; channels of a block are tied."""
     b, channels = op.attr("block_size"), op.channel(0, 1)
     blocks = channels.reshape(b * b, -1)
     op.channels.unite(blocks, blocks[:1])
@@ -92,7 +92,7 @@ def depth_to_space(op: OpContext) -> list:
 
 
 def space_to_depth(op: OpContext) -> list:
-    """The pixels of blocks become channels, all channels once for each pixel."""
+    """The pixels of blocks become channels: all channels once for each pixel."""
     b, channels = op.attr("block_size"), op.channel(0, 1)
     return [placed(np.tile(channels, b * b), 1, 4)]
 
@@ -164,7 +164,7 @@ def rewrite_slice(slim: SlimContext) -> dict[str, str]:
 
 
 def slice_like(op: OpContext) -> list:
-    """As many positions as another tensor has; of channels only when all stay."""
+    """As many positions as another tensor has; channels stay if they are cut."""
     ids, like = op.ids(0), op.ids(1)
     stated = numbers(op.attrs, "axes") or range(len(op.shapes[1]))
     axes = {axis % len(op.shapes[0]) for axis in stated}
@@ -183,12 +183,12 @@ def reverse(op: OpContext) -> list:
 
 
 def tile(op: OpContext) -> list:
-    """The whole several times along axes; new axes come first."""
+    """The tensor repeated along axes; new axes come first."""
     ids, reps = op.ids(0), numbers(op.attrs, "reps")
     ndim = len(op.out_shapes[0])
     ids = ids.reshape((1,) * (ndim - ids.ndim) + ids.shape)
     reps = (1,) * (ndim - len(reps)) + tuple(reps)
-    # An axis that is the same all along stays so.
+    # Axes along which ids are equal keep length 1.
     return [np.tile(ids, [1 if n == 1 else r for r, n in zip(reps, ids.shape)])]
 
 
@@ -203,7 +203,7 @@ def repeat(op: OpContext) -> list:
 
 
 def split(op: OpContext) -> list:
-    """Equal parts along one axis stay equal; with indices any channel can go."""
+    """Equal parts along one axis stay equal; parts at indices can lose any channel."""
     axis, ids = axis_of(op, "axis", 1), op.ids(0)
     squeeze = op.attr("squeeze_axis", False)
     inner = list(numbers(op.attrs, "indices"))[1:]
@@ -216,7 +216,7 @@ def split(op: OpContext) -> list:
         cuts = np.split(ids, parts, axis)
         if len(varying(ids)) == 1:
             op.balance(ids.reshape(parts, -1))
-        else:  # what one place loses, the others lose, too
+        else:  # parts lose the same positions
             for part in cuts[1:]:
                 op.channels.unite(cuts[0], part)
     if squeeze:
@@ -227,7 +227,7 @@ def split(op: OpContext) -> list:
 
 
 def rewrite_split(slim: SlimContext) -> dict[str, str]:
-    """Move the places where the parts begin."""
+    """Move the indices at which parts begin."""
     axis = slim.attr("axis", 1) % len(slim.inputs[0].shape)
     moved = [slim.moved(axis, position) for position in numbers(slim.attrs, "indices")]
     return {"indices": str(moved)} if moved else {}
@@ -240,6 +240,6 @@ def broadcast(op: OpContext) -> list:
 
 
 def rewrite_broadcast(slim: SlimContext) -> dict[str, str]:
-    """State the new lengths; 0 stays "as long as the input"."""
+    """State the new lengths; 0, "as long as the input", stays."""
     sizes = zip(numbers(slim.attrs, "shape"), slim.out_shapes[0])
     return {"shape": str(tuple(new if old else 0 for old, new in sizes))}

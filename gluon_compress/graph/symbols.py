@@ -1,7 +1,7 @@
-"""The nodes of a symbol: taken apart, put together, given shapes.
+"""Takes symbols apart into nodes, puts them together, and infers shapes.
 
-A node is the dict that MXNet's JSON has: ``op`` ("null" for a variable), ``name``,
-``attrs`` (text to text) and ``inputs``, a list of ``[node, output, version]``.
+A node is a dict as in MXNet's JSON: ``op`` ("null" for a variable), ``name``, ``attrs``
+(text to text) and ``inputs``, a list of ``[node, output, version]``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Mapping, Sequence
 
 import mxnet as mx
 
-# Marks constants such as anchors, which a symbol alone cannot tell from parameters.
+# Marks constants such as anchors, which symbols do not distinguish from parameters.
 CONSTANT = "__constant_value__"
 
 
@@ -25,7 +25,7 @@ def take_apart(symbol: mx.sym.Symbol) -> tuple[list[dict], list]:
 
 
 def put_together(nodes: Sequence[dict], heads: Sequence) -> mx.sym.Symbol:
-    """Return the symbol of nodes; those that no head needs are left out."""
+    """Return the symbol of nodes, without those that no head needs."""
     nodes, heads, _ = reachable(nodes, heads)
     stored = {
         "nodes": nodes,
@@ -44,19 +44,19 @@ def _version() -> int:
 def reachable(
     nodes: Sequence[dict], heads: Sequence
 ) -> tuple[list[dict], list, list[int]]:
-    """Return the nodes that heads need, the heads, and each node's number before."""
+    """Return the nodes that heads need, the heads, and the nodes' old numbers."""
     needed = {head[0] for head in heads}
     for i in range(len(nodes) - 1, -1, -1):
         if i in needed:
             needed.update(entry[0] for entry in nodes[i]["inputs"])
-    kept = sorted(needed)
-    where = {old: new for new, old in enumerate(kept)}
+    old_numbers = sorted(needed)
+    new_numbers = {old: new for new, old in enumerate(old_numbers)}
 
     def moved(entries: Sequence) -> list:
-        return [[where[e[0]], *e[1:]] for e in entries]
+        return [[new_numbers[e[0]], *e[1:]] for e in entries]
 
-    result = [{**nodes[i], "inputs": moved(nodes[i]["inputs"])} for i in kept]
-    return result, moved(heads), kept
+    result = [{**nodes[i], "inputs": moved(nodes[i]["inputs"])} for i in old_numbers]
+    return result, moved(heads), old_numbers
 
 
 def variables(nodes: Sequence[dict]) -> list[str]:
@@ -71,42 +71,42 @@ def states(nodes: Sequence[dict]) -> set[str]:
 
 
 def output_shapes(
-    nodes: Sequence[dict], heads: Sequence, known: Mapping[str, tuple]
+    nodes: Sequence[dict], heads: Sequence, variable_shapes: Mapping[str, tuple]
 ) -> list[list[tuple]]:
     """Return the shapes of every node's outputs.
 
     Parameters
     ----------
     nodes, heads
-        As ``take_apart`` gives them.
-    known : mapping
-        Shapes of variables: the inputs, and whatever else is known.
+        As ``take_apart`` returns them.
+    variable_shapes : mapping
+        Shapes of the inputs, and of other variables if known.
 
     Raises
     ------
     ValueError
         If shapes contradict each other or do not suffice.
     """
-    # Names may be used twice in a symbol, and its list of outputs tells only names.
+    # Names can occur twice in a symbol, and its list of outputs has names only.
     renamed, shapes = [], {}
     for i, node in enumerate(nodes):
         attrs = {k: v for k, v in node["attrs"].items() if not k.startswith("__")}
         stated = _stated_shape(node)
-        if node["op"] == "null" and (node["name"] in known or stated):
-            shapes[f"n{i}"] = known.get(node["name"], stated)
+        if node["op"] == "null" and (node["name"] in variable_shapes or stated):
+            shapes[f"n{i}"] = variable_shapes.get(node["name"], stated)
         renamed.append({**node, "name": f"n{i}", "attrs": attrs})
     internals = put_together(renamed, heads).get_internals()
-    try:  # the strict form prints to the screen when it fails
-        _, found, _ = internals.infer_shape_partial(**shapes)
+    try:  # the strict function prints when it fails
+        _, inferred, _ = internals.infer_shape_partial(**shapes)
     except mx.MXNetError as error:
         raise ValueError(f"shapes do not fit: {_gist(error, nodes)}") from None
     result: list[list[tuple]] = [[] for _ in nodes]
-    for name, shape in zip(internals.list_outputs(), found):
+    for name, shape in zip(internals.list_outputs(), inferred):
         i = int(name.split("_")[0][1:])
         if not shape or not all(n > 0 for n in shape):
             raise ValueError(
                 f"the shape of {nodes[i]['name']!r} does not follow from "
-                f"{ {name: tuple(shape) for name, shape in known.items()} }"
+                f"{ {name: tuple(shape) for name, shape in variable_shapes.items()} }"
             )
         result[i].append(tuple(shape))
     return result
@@ -123,7 +123,7 @@ def _gist(error: Exception, nodes: Sequence[dict]) -> str:
     """Return what an MXNet error says in one line, with the node's own name."""
     line = str(error).strip().splitlines()[0]
 
-    def own(match: re.Match) -> str:
+    def original_name(match: re.Match) -> str:
         return f"operator {nodes[int(match[1])]['name']!r}: "
 
-    return re.sub(r"^.*operator n(\d+): (\[[\d:]+\] \S+ )?", own, line)
+    return re.sub(r"^.*operator n(\d+): (\[[\d:]+\] \S+ )?", original_name, line)

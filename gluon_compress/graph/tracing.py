@@ -1,4 +1,4 @@
-"""Trace a net to its graph, and make nets of symbols."""
+"""Traces a net to its graph, and builds nets from symbols."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gluon_compress.graph.annotations import (
     stripped,
 )
 from gluon_compress.graph.channels import Tensor
-from gluon_compress.graph.groups import ChannelGroup, Groups, find_groups
+from gluon_compress.graph.groups import ChannelGroup, Grouping, find_groups
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Annotated:
     Parameters
     ----------
     nodes, heads
-        As ``symbols.take_apart`` gives them, without channel masks.
+        As ``symbols.take_apart`` returns them, without channel masks.
     plain : list
-        For each node its number in the plain symbol, -1 for nodes of annotations.
+        For each node, its number in the plain symbol, -1 for nodes of annotations.
     params : dict
-        Values of the annotations' own parameters, copies.
+        Copies of the values of the annotations' parameters.
     settings : dict
         Their names to ParamAttrs.
     targets : frozenset of str
@@ -67,27 +67,27 @@ class Annotated:
 
     @property
     def annotations(self) -> list[Annotation]:
-        """The annotations; numbers of sources are those of ``nodes`` here."""
+        """The annotations; sources are numbered as in ``nodes``."""
         return annotations_of(self.nodes)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A net as nodes, values and channel groups; nothing in it is ever changed.
+    """A net as nodes, values and channel groups; immutable.
 
     Parameters
     ----------
     nodes, heads
         The plain symbol, without any annotations, see ``symbols.take_apart``.
     params : dict
-        Name to NDArray, copies; None where a parameter has no value yet.
+        Name to a copy of the value; None if a parameter has no value yet.
     settings : dict
         Name to ParamAttrs.
     inputs : dict
         Name to shape.
-    found : Groups
+    grouping : Grouping
     annotated : Annotated
-        The symbol with what tracing looks through and slimming keeps.
+        The symbol with the annotations that slimming keeps.
     """
 
     nodes: list[dict]
@@ -95,18 +95,18 @@ class Graph:
     params: dict[str, Any]
     settings: dict[str, ParamAttrs]
     inputs: dict[str, tuple]
-    found: Groups
+    grouping: Grouping
     annotated: Annotated
 
     @property
     def groups(self) -> list[ChannelGroup]:
         """The channel groups, in the order of their first producers."""
-        return self.found.groups
+        return self.grouping.groups
 
     @property
     def tensors(self) -> list[list[Tensor]]:
-        """Per node, its outputs."""
-        return self.found.tensors
+        """The outputs of each node."""
+        return self.grouping.tensors
 
     @property
     def symbol(self) -> mx.sym.Symbol:
@@ -120,17 +120,17 @@ class Graph:
 
     @property
     def axes(self) -> dict[str, list[Tensor]]:
-        """Parameter to its axes that have removable channels."""
-        return self.found.axes
+        """For each parameter, its axes that have removable channels."""
+        return self.grouping.axes
 
     @property
     def blocks(self) -> dict[str, np.ndarray]:
-        """Parameter to the positions of blocks of its rows, where these differ."""
-        return self.found.blocks
+        """For some parameters, the positions of each block of rows, if they differ."""
+        return self.grouping.blocks
 
     @property
     def batch(self) -> int:
-        """Samples in the batch that was traced."""
+        """Samples in the traced batch."""
         return next(iter(self.inputs.values()))[0]
 
     def tensor(self, entry: Sequence) -> Tensor:
@@ -140,19 +140,19 @@ class Graph:
             return self.axes[node["name"]][0]
         return self.tensors[entry[0]][entry[1]]
 
-    def kept_shape(self, entry: Sequence, alive: np.ndarray) -> tuple[int, ...]:
-        """Return the shape of the tensor or parameter when only ``alive`` is kept."""
+    def kept_shape(self, entry: Sequence, keep_mask: np.ndarray) -> tuple[int, ...]:
+        """Return the shape of a tensor or parameter under a keep mask."""
         node = self.nodes[entry[0]]
-        shape = list(self.tensors[entry[0]][entry[1]].kept(alive))
+        shape = list(self.tensors[entry[0]][entry[1]].kept_shape(keep_mask))
         if node["op"] == "null":
             for tensor in self.axes.get(node["name"], ()):
                 if tensor.axis is not None:
-                    shape[tensor.axis] = tensor.kept(alive)[tensor.axis]
+                    shape[tensor.axis] = tensor.kept_shape(keep_mask)[tensor.axis]
         return tuple(shape)
 
     def positions(self, group: ChannelGroup) -> np.ndarray:
         """Return the positions of a group's indices."""
-        start = self.found.starts[group.name]
+        start = self.grouping.starts[group.name]
         return np.arange(start, start + group.width)
 
     def group(self, name: str) -> ChannelGroup:
@@ -161,7 +161,7 @@ class Graph:
         Raises
         ------
         ValueError
-            If there is none.
+            If there is no such group.
         """
         for group in self.groups:
             if group.name == name:
@@ -169,22 +169,22 @@ class Graph:
         raise ValueError(f"there is no group {name!r}")
 
     def keep_mask(self, keep: Mapping[str, Sequence[int]]) -> np.ndarray:
-        """Return for every position, and at -1, whether it is kept."""
+        """Return for every position, and for -1, whether it is kept."""
         total = sum(group.width for group in self.groups)
-        result = np.ones(total + 1, bool)
+        mask = np.ones(total + 1, bool)
         for group in self.groups:
             if group.name in keep:
-                start = self.found.starts[group.name]
-                result[start : start + group.width] = False
-                result[start + np.asarray(keep[group.name], int)] = True
-        return result
+                start = self.grouping.starts[group.name]
+                mask[start : start + group.width] = False
+                mask[start + np.asarray(keep[group.name], int)] = True
+        return mask
 
 
 def stated_shape(net: Any) -> Any:
-    """Return the input shape that a net states itself, None if it states none.
+    """Return the input shape that a net states, or None.
 
-    Nets that this package makes of others keep the shape they were traced with, in
-    their attribute ``input_shape``.
+    Nets that this package returns state the shape they were traced with in their
+    attribute ``input_shape``.
     """
     return getattr(net, "input_shape", None)
 
@@ -201,11 +201,10 @@ class NetAdapter:
     symbol : callable
         ``symbol(net) -> Symbol``: what is traced, pruned and exported.
     rebuild : callable
-        ``rebuild(net, symbol, params) -> net`` of the same kind, with the values
-        loaded.
+        ``rebuild(net, symbol, params) -> net`` of the same kind, with these values.
     shape : callable
-        ``shape(net) -> tuple, dict or None``: the input shape, as for ``trace``, where
-        a net of this kind knows it.
+        ``shape(net) -> tuple, dict or None``: the input shape, as for ``trace``, if the
+        net knows it.
     """
 
     symbol: Callable[[Any], mx.sym.Symbol]
@@ -214,15 +213,14 @@ class NetAdapter:
 
 
 def _call(net: HybridBlock) -> mx.sym.Symbol:
-    """Call a net on the symbol ``data``, in its training form where it has two.
+    """Call a net on the symbol ``data``, in training mode if possible.
 
-    In training form a detector puts out its raw outputs. A net that draws random
-    numbers in training (DropBlock) would go on drawing them, so its inference form is
-    taken.
+    In training mode a detector returns its raw outputs. A net that draws random numbers
+    in training (DropBlock) is called in inference mode.
     """
     try:
         symbol = _called(net, autograd.train_mode)
-    except Exception:  # whatever the net's own code raises without its targets
+    except Exception:  # the net's code may raise anything without targets
         return _called(net, autograd.predict_mode)
     ops = {node["op"] for node in symbols.take_apart(symbol)[0]}
     if any(op.startswith(("_random_", "_sample_")) for op in ops):
@@ -244,7 +242,7 @@ def _flat(outputs: Any) -> list:
 def block_of(symbol: mx.sym.Symbol, params: Mapping) -> SymbolBlock:
     """Return a block of a symbol; its inputs are the variables without a value."""
     free = [name for name in symbol.list_inputs() if name not in params]
-    # MXNet warns of inputs of no known type, or of another than the weights'.
+    # MXNet warns if an input's type is unknown or differs from the weights'.
     types = [value.dtype for value in params.values() if len(value.shape) > 1]
     inputs = [mx.sym.var(name, dtype=(types or ["float32"])[0]) for name in free]
     block = SymbolBlock(symbol, inputs)
@@ -264,17 +262,17 @@ NET_ADAPTERS: dict[type, NetAdapter] = {
 
 
 def register_adapter(kind: type, adapter: NetAdapter) -> None:
-    """Say how a kind of net is traced and rebuilt, if not by calling it."""
+    """Register how a kind of net is traced and rebuilt."""
     NET_ADAPTERS[kind] = adapter
 
 
 def adapter_of(net: Any) -> NetAdapter:
-    """Return the adapter that a net carries, or else that of its nearest base type.
+    """Return the adapter of a net, or else the one of its nearest base class.
 
     Raises
     ------
     ValueError
-        If it is not a HybridBlock nor a pair of symbol and parameters.
+        If it is neither a HybridBlock nor a pair of symbol and parameters.
     """
     carried = getattr(net, "net_adapter", None)
     if isinstance(carried, NetAdapter):
@@ -300,7 +298,7 @@ def symbol_of(net: Any) -> mx.sym.Symbol:
     adapter = adapter_of(net)
     try:
         return adapter.symbol(net)
-    except Exception as error:  # the net's own code may raise anything
+    except Exception as error:  # the net's code may raise anything
         gist = str(error).strip().splitlines() or [""]
         raise ValueError(
             f"{type(net).__name__} does not trace to a symbol:{_layer(error)} "
@@ -310,20 +308,18 @@ def symbol_of(net: Any) -> mx.sym.Symbol:
 
 def _layer(error: Exception) -> str:
     """Return the innermost layer that was being called when an error was raised."""
-    found, place = "", error.__traceback__
-    while place is not None:
-        block = place.tb_frame.f_locals.get("self")
-        if (
-            isinstance(block, HybridBlock)
-            and place.tb_frame.f_code.co_name != "__call__"
-        ):
-            found = f" {type(block).__name__} {block.name!r}:"
-        place = place.tb_next
-    return found
+    layer, traceback = "", error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        block = frame.f_locals.get("self")
+        if isinstance(block, HybridBlock) and frame.f_code.co_name != "__call__":
+            layer = f" {type(block).__name__} {block.name!r}:"
+        traceback = traceback.tb_next
+    return layer
 
 
 def pair_of(net: Any) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
-    """Return a net as a pair of its symbol and the values that this uses.
+    """Return a net as a pair of its symbol and the values of its parameters.
 
     Raises
     ------
@@ -348,14 +344,14 @@ def trace(net: Any, shape: Any = None) -> Graph:
         a dict of NDArrays; names may start with ``arg:`` and ``aux:``.
     shape : tuple or dict
         Shape of the input (batch, channels, height, width), or a shape by name for
-        several inputs. A (symbol, params) pair has the inputs that are no parameters.
-        May be left out for nets that state it: detectors, and whatever ``mask``,
-        ``slim`` and the like return.
+        several inputs. The inputs of a (symbol, params) pair are the variables without
+        a value. Optional for nets that state it: detectors, and what ``mask``, ``slim``
+        and the like return.
 
     Returns
     -------
     Graph
-        Counting works without values; annotations in the net are looked through.
+        Values are optional, for counting for instance. Annotations are not part of it.
 
     Raises
     ------
@@ -364,13 +360,13 @@ def trace(net: Any, shape: Any = None) -> Graph:
     """
     nodes, heads = strip(*symbols.take_apart(symbol_of(net)), [CHANNEL_MASK])
     params, settings = _values(net, nodes)
-    annotated, plain, plain_heads = _looked_through(nodes, heads, params, settings)
+    annotated, plain, plain_heads = _without_annotations(nodes, heads, params, settings)
     for name in (*annotated.params, *annotated.settings):
         params.pop(name, None)
         settings.pop(name, None)
     inputs = _inputs(plain, params, input_shape(net, shape))
-    known = {n: v.shape for n, v in params.items() if v is not None}
-    shapes = symbols.output_shapes(plain, plain_heads, {**known, **inputs})
+    stated = {n: v.shape for n, v in params.items() if v is not None}
+    shapes = symbols.output_shapes(plain, plain_heads, {**stated, **inputs})
     for name in symbols.variables(plain):
         if name not in inputs:
             params.setdefault(name, None)
@@ -379,7 +375,7 @@ def trace(net: Any, shape: Any = None) -> Graph:
 
 
 def input_shape(net: Any, shape: Any = None) -> Any:
-    """Return the shape that is given, or else the one that the net states.
+    """Return the given shape, or else the one that the net states.
 
     Raises
     ------
@@ -389,50 +385,50 @@ def input_shape(net: Any, shape: Any = None) -> Any:
     shape = adapter_of(net).shape(net) if shape is None else shape
     if shape is None:
         raise ValueError(
-            f"{type(net).__name__} does not state the shape of its input: give shape="
+            f"{type(net).__name__} does not state the shape of its input: pass shape="
         )
     return shape
 
 
-def _looked_through(
+def _without_annotations(
     nodes: list[dict], heads: list, params: Mapping, settings: Mapping
 ) -> tuple[Annotated, list[dict], list]:
     """Return the annotated symbol, and the nodes and heads of the plain one."""
-    plain, plain_heads, kept = stripped(nodes, heads)
-    numbers = dict(zip(kept, range(len(kept))))
-    own = [node["name"] for node in nodes if is_parameter(node)]
+    plain, plain_heads, originals = stripped(nodes, heads)
+    numbers = dict(zip(originals, range(len(originals))))
+    names = [node["name"] for node in nodes if is_parameter(node)]
     annotated = Annotated(
         nodes,
         heads,
         [numbers.get(i, -1) for i in range(len(nodes))],
-        {name: params.get(name) for name in own},
-        {name: settings[name] for name in own if name in settings},
-        frozenset(a.target for a in annotations_of(nodes)) if own else frozenset(),
+        {name: params.get(name) for name in names},
+        {name: settings[name] for name in names if name in settings},
+        frozenset(a.target for a in annotations_of(nodes)) if names else frozenset(),
     )
     return annotated, plain, plain_heads
 
 
 def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
     """Return copies of the values that the nodes use, and how they are trained."""
-    # MXNet's BatchNorm writes its running statistics on the way back, which its engine
-    # does not know: a copy right after a step of training would be of those before.
+    # BatchNorm writes running statistics in its backward pass, of which MXNet's engine
+    # does not know: right after a training step, a copy would have the old ones.
     mx.nd.waitall()
     used, running = symbols.variables(nodes), symbols.states(nodes)
     marked = {node["name"] for node in nodes if symbols.CONSTANT in node["attrs"]}
     fixed = running | marked | {n["name"] for n in nodes if FIXED in n["attrs"]}
     if isinstance(net, tuple):
-        given = {re.sub("^(arg|aux):", "", n): v for n, v in net[1].items()}
-        params = {n: given[n].copy() for n in used if n in given}
+        values = {re.sub("^(arg|aux):", "", n): v for n, v in net[1].items()}
+        params = {n: values[n].copy() for n in used if n in values}
         default = {}
         for name in params:
             trained = "null" if name in fixed else "write"
             default[name] = ParamAttrs(trained, constant=name in marked)
         return params, default
-    given = {p.name: p for p in net.collect_params().values()}
+    parameters = {p.name: p for p in net.collect_params().values()}
     params, settings = {}, {}
     for name in used:
-        if name in given:
-            p = given[name]
+        if name in parameters:
+            p = parameters[name]
             params[name] = None if p._data is None else p.list_data()[0].copy()
             constant = name in marked or isinstance(p, Constant)
             trained = "null" if constant else p.grad_req
@@ -443,7 +439,7 @@ def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
 def _inputs(nodes: Sequence[dict], params: Mapping, shape: Any) -> dict[str, tuple]:
     free = [name for name in symbols.variables(nodes) if name not in params]
     if not isinstance(shape, Mapping):
-        # Without any values the rest are parameters, else they are inputs, too.
+        # If there are no values at all, the other variables are parameters.
         if len(free) != 1 and (params or "data" not in free):
             raise ValueError(f"shape must be a dict with the inputs' shapes: {free}")
         return {"data" if "data" in free else free[0]: _checked(shape)}
@@ -457,24 +453,26 @@ def _inputs(nodes: Sequence[dict], params: Mapping, shape: Any) -> dict[str, tup
 
 
 def _checked(shape: Any) -> tuple:
-    whole = isinstance(shape, (tuple, list)) and len(shape) > 0
-    if not whole or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+    sequence = isinstance(shape, (tuple, list)) and len(shape) > 0
+    if not sequence or not all(
+        isinstance(n, (int, np.integer)) and n > 0 for n in shape
+    ):
         raise ValueError(f"shape {shape!r} is not a tuple of whole numbers above 0")
     return tuple(int(n) for n in shape)
 
 
 def rebuild(net: Any, graph: Graph, symbol: mx.sym.Symbol, params: dict) -> Any:
-    """Return a net of a symbol, of the kind and trained as the one it came from.
+    """Return a net of a symbol, of the same kind as a net and trained in the same way.
 
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        Left as it is.
+        Not changed.
     graph : Graph
-        Of the net.
+        The graph of the net.
     symbol : Symbol
     params : dict
-        Values of all its parameters. Those that the graph does not have are not
+        Values of all its parameters. Parameters that are not in the graph are not
         trained.
     """
     result = adapter_of(net).rebuild(net, symbol, params)
@@ -495,7 +493,7 @@ def rebuild(net: Any, graph: Graph, symbol: mx.sym.Symbol, params: dict) -> Any:
 
 
 def with_constant_mark(node: dict, settings: Mapping[str, ParamAttrs]) -> dict:
-    """Return a node that says so if it is a constant, which no symbol tells."""
+    """Return a node, marked if it is a constant, which symbols do not store."""
     attrs = settings.get(node["name"])
     if node["op"] != "null" or attrs is None or not attrs.constant:
         return node
@@ -503,7 +501,7 @@ def with_constant_mark(node: dict, settings: Mapping[str, ParamAttrs]) -> dict:
 
 
 def _devices(net: Any) -> list[mx.Context]:
-    """Return the devices that a net's parameters lie on."""
+    """Return the devices of a net's parameters."""
     if isinstance(net, tuple):
         return []
     values = (p for p in net.collect_params().values() if p._data is not None)
@@ -518,24 +516,23 @@ def annotate(
     shape: Any = None,
     graph: Graph | None = None,
 ) -> Any:
-    """Return a net with masks of single weights or fake quantisers written into it.
+    """Return a net with weight masks or fake quantisers inserted.
 
-    Tracing, counting, masking and slimming work on it as on the plain net, and slimming
-    cuts the new parameters like the tensors they belong to.
+    Tracing, counting, masking and slimming treat it like the plain net; slimming cuts
+    the new parameters like the tensors they belong to.
 
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        Left as it is. With annotations or without, masked or not.
+        Not changed. It may have annotations and masks already.
     weights, outputs : mapping
-        Name of a parameter, or of an operator's node or a network input, to what is
-        written between it and everything that reads it. Names are those of
-        ``graph.nodes``. Where a layer is called several times, each of its outputs gets
-        an annotation of its own.
+        Name of a parameter, or of an operator's node or a network input, as in
+        ``graph.nodes``, to the annotation between it and its readers. If a layer is
+        called several times, each of its outputs gets its own annotation.
     shape : tuple or dict, optional
         As for ``trace``.
     graph : Graph, optional
-        Of this net as it is now, so that it is not traced again.
+        The current graph of this net, to avoid tracing it again.
 
     Raises
     ------
@@ -544,7 +541,7 @@ def annotate(
 
     Examples
     --------
-    A mask of single weights, which is not trained::
+    A weight mask, which is not trained::
 
         def masked(x, mask):
             return mx.sym.broadcast_mul(x, mask)
@@ -559,29 +556,31 @@ def annotate(
     nodes = [with_constant_mark(node, graph.settings) for node in nodes]
     settings = dict(graph.annotated.settings)
 
-    def add(target: str, new: NewAnnotation) -> None:
-        for role, parameter in new.parameters.items():
+    def add(target: str, annotation: NewAnnotation) -> None:
+        for role, parameter in annotation.parameters.items():
             params[f"{target}_{role}"] = parameter.value
             trained = "write" if parameter.trained else "null"
             settings[f"{target}_{role}"] = ParamAttrs(trained)
 
-    for name, new in (weights or {}).items():
+    for name, annotation in (weights or {}).items():
         if name not in graph.params:
             raise ValueError(f"the net has no weight {name!r} to annotate")
-        nodes, heads = annotate_weight(nodes, heads, name, params[name].shape, new)
-        add(name, new)
+        nodes, heads = annotate_weight(
+            nodes, heads, name, params[name].shape, annotation
+        )
+        add(name, annotation)
     tensors: dict[str, list[Tensor]] = {}
     for node, outs in zip(graph.nodes, graph.tensors):
         if node["name"] not in graph.params:
             tensors.setdefault(node["name"], []).append(outs[0])
-    for name, new in (outputs or {}).items():
+    for name, annotation in (outputs or {}).items():
         if name not in tensors:
             raise ValueError(f"the net has no output {name!r} to annotate")
         for call, tensor in enumerate(tensors[name]):
             nodes, heads = annotate_output(
-                nodes, heads, name, tensor.shape, new, call=call
+                nodes, heads, name, tensor.shape, annotation, call=call
             )
-            add(called(name, call), new)
+            add(called(name, call), annotation)
     annotated = replace(graph.annotated, settings=settings)
     symbol = symbols.put_together(nodes, heads)
     return rebuild(net, replace(graph, annotated=annotated), symbol, params)

@@ -1,8 +1,8 @@
-"""Which inputs must be zero so that an output is zero in removed channels.
+"""Rules on which inputs must be zero for an output to be zero in removed channels.
 
-A mask may sit in front of an operator only if zero stays zero in it. Operators whose
-slope at zero is infinite (sqrt, norm) do not count as such, because a mask before them
-would make gradients infinite.
+A mask can be put before an operator only if that maps zero to zero. Operators with an
+infinite slope at zero (sqrt, norm) are excluded, because a mask before them would make
+gradients infinite.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ KeepsZero = Callable[[ZeroContext], "list[int] | None"]
 
 
 def never(zero: ZeroContext) -> None:
-    """No inputs make the output zero: a mask belongs on the output."""
+    """No inputs make the output zero: it needs a mask after the operator."""
 
 
 def first_input(zero: ZeroContext) -> list[int] | None:
@@ -29,7 +29,7 @@ def all_inputs(zero: ZeroContext) -> list[int] | None:
 
 
 def any_input(zero: ZeroContext) -> list[int] | None:
-    """One input must be zero, as in a product; one that is zero anyway comes first."""
+    """One input must be zero, as in a product; preferably one that already is."""
     return list(zero.zeroed or zero.removable)[:1] or None
 
 
@@ -49,15 +49,15 @@ def first_input_if_scalar(test: Callable[[float], bool]) -> KeepsZero:
 
 
 def activation_keeps_zero(attrs: Mapping) -> bool:
-    """Tell whether an activation maps zero to zero."""
+    """Return whether an activation maps zero to zero."""
     return attrs["act_type"] in ("relu", "tanh", "softsign")
 
 
 def clip_keeps_zero(attrs: Mapping) -> bool:
-    """Tell whether zero is within the limits."""
+    """Return whether zero is within the limits."""
     return float(attrs["a_min"]) <= 0 <= float(attrs["a_max"])
 
 
 def pad_keeps_zero(attrs: Mapping) -> bool:
-    """Tell whether a map is padded with zeros or with its own values."""
+    """Return whether a map is padded with zeros or with its own values."""
     return float(attrs.get("constant_value", 0)) == 0

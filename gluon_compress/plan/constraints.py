@@ -198,7 +198,7 @@ def first_layers(graph: Graph) -> set[str]:
             reads_input[i] = node["name"] in graph.inputs
         elif operator.weight_input is not None:
             if reads_input[node["inputs"][0][0]]:
-                layers.add(graph.found.names[i])
+                layers.add(graph.grouping.names[i])
         else:
             # Of later inputs, some operators read only the shape.
             entries = node["inputs"][:1] if operator.size_inputs else node["inputs"]
@@ -220,7 +220,7 @@ def last_layers(graph: Graph) -> set[str]:
             continue
         seen.add(i)
         if operator_of(graph.nodes[i]["op"]).weight_input is not None:
-            layers.add(graph.found.names[i])
+            layers.add(graph.grouping.names[i])
         else:
             pending += [entry[0] for entry in graph.nodes[i]["inputs"]]
     return layers

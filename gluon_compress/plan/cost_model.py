@@ -116,7 +116,7 @@ class _GroupSums:
         # By the positions of index 0.
         self._group_of_id = np.full(len(graph.keep_mask({})), -1)
         for k, group in enumerate(groups):
-            self._group_of_id[graph.found.starts[group.name]] = k
+            self._group_of_id[graph.grouping.starts[group.name]] = k
 
     def along(self, tensors: Sequence[Tensor | None]) -> _Linear:
         """Return the channels of tensors along their axes; 1 where there is none."""

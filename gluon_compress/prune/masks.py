@@ -94,9 +94,9 @@ def _sample(graph: Graph) -> mx.nd.NDArray:
 
 
 def _mask_values(graph: Graph, plan: Plan | None) -> Mapping[str, np.ndarray]:
-    alive = graph.keep_mask(plan.keep if plan else {})
+    keep_mask = graph.keep_mask(plan.keep if plan else {})
     return {
-        _mask_name(group.name): alive[graph.positions(group)].astype(np.float32)
+        _mask_name(group.name): keep_mask[graph.positions(group)].astype(np.float32)
         for group in graph.groups
         if not group.frozen
     }
@@ -121,7 +121,7 @@ class _MaskWriter:
         self.where: dict[int, int] = {}
         self.products: dict[tuple, int] = {}
         self.readers = self._readers()
-        self.starts = [graph.found.starts[group.name] for group in graph.groups]
+        self.starts = [graph.grouping.starts[group.name] for group in graph.groups]
         plain, whole = graph.annotated.plain, graph.keep_mask({})
         self.sources = sources_of(graph.annotated.nodes)
         for number, node in enumerate(graph.annotated.nodes):

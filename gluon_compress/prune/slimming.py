@@ -50,11 +50,11 @@ def slim(
     nets as in any other. ``select`` keeps multiples of 16 by default.
     """
     graph = traced(net, plan, shape, graph)
-    alive = graph.keep_mask(plan.keep if plan else {})
-    nodes = [slim_node(graph, i, alive) for i in range(len(graph.nodes))]
-    params = {name: _slim_value(graph, name, alive) for name in graph.params}
-    _check_slim(graph, nodes, params, alive)
-    own = _slim_annotations(graph, alive)
+    keep_mask = graph.keep_mask(plan.keep if plan else {})
+    nodes = [slim_node(graph, i, keep_mask) for i in range(len(graph.nodes))]
+    params = {name: _slim_value(graph, name, keep_mask) for name in graph.params}
+    _check_slim(graph, nodes, params, keep_mask)
+    own = _slim_annotations(graph, keep_mask)
     symbol = put_together(_with_annotations(graph, nodes, own), graph.annotated.heads)
     return rebuild(net, graph, symbol, {**params, **own})
 
@@ -72,37 +72,37 @@ def traced(
     return graph
 
 
-def slim_node(graph: Graph, i: int, alive: np.ndarray) -> dict:
-    """Return a node with the attributes it has when only ``alive`` is kept."""
+def slim_node(graph: Graph, i: int, keep_mask: np.ndarray) -> dict:
+    """Return a node with the attributes it has when only ``keep_mask`` is kept."""
     node = graph.nodes[i]
     # Declared shapes have the old widths and would contradict the new ones.
     attrs = {k: v for k, v in node["attrs"].items() if k != "__shape__"}
     if node["op"] == "null" and node["name"] in graph.annotated.targets:
-        attrs["__shape__"] = str(graph.kept_shape((i, 0), alive))
+        attrs["__shape__"] = str(graph.kept_shape((i, 0), keep_mask))
     rewrite = operator_of(node["op"]).rewrite
     if rewrite is not None:
-        attrs.update(rewrite(_context(graph, i, alive)))
+        attrs.update(rewrite(_context(graph, i, keep_mask)))
     return with_constant_mark({**node, "attrs": attrs}, graph.settings)
 
 
-def _context(graph: Graph, i: int, alive: np.ndarray) -> SlimContext:
+def _context(graph: Graph, i: int, keep_mask: np.ndarray) -> SlimContext:
     node, outputs = graph.nodes[i], graph.tensors[i]
     return SlimContext(
         node["attrs"],
         [graph.tensor(entry) for entry in node["inputs"]],
         outputs,
-        alive,
-        [graph.kept_shape(entry, alive) for entry in node["inputs"]],
-        [tensor.kept(alive) for tensor in outputs],
+        keep_mask,
+        [graph.kept_shape(entry, keep_mask) for entry in node["inputs"]],
+        [tensor.kept_shape(keep_mask) for tensor in outputs],
     )
 
 
-def _slim_value(graph: Graph, name: str, alive: np.ndarray) -> mx.nd.NDArray:
+def _slim_value(graph: Graph, name: str, keep_mask: np.ndarray) -> mx.nd.NDArray:
     value = graph.params[name]
     if name not in graph.axes:
         return value
     return _cut(
-        value, range(value.ndim), graph.axes[name], graph.blocks.get(name), alive
+        value, range(value.ndim), graph.axes[name], graph.blocks.get(name), keep_mask
     )
 
 
@@ -111,7 +111,7 @@ def _cut(
     axes: Sequence[int],
     tensors: Sequence[Tensor],
     blocks: np.ndarray | None,
-    alive: np.ndarray,
+    keep_mask: np.ndarray,
 ) -> mx.nd.NDArray:
     """Return the part of a value that lies along the channels that stay.
 
@@ -134,14 +134,14 @@ def _cut(
             continue
         if tensor.axis == 1 and blocks is not None:
             parts = np.split(array, len(blocks), list(axes).index(0))
-            kept = [np.compress(alive[b], p, axis) for p, b in zip(parts, blocks)]
+            kept = [np.compress(keep_mask[b], p, axis) for p, b in zip(parts, blocks)]
             array = np.concatenate(kept, list(axes).index(0))
         else:
-            array = np.compress(alive[tensor.positions], array, axis)
+            array = np.compress(keep_mask[tensor.positions], array, axis)
     return mx.nd.array(array, ctx=value.ctx, dtype=value.dtype)
 
 
-def _slim_annotations(graph: Graph, alive: np.ndarray) -> dict[str, mx.nd.NDArray]:
+def _slim_annotations(graph: Graph, keep_mask: np.ndarray) -> dict[str, mx.nd.NDArray]:
     """Return the values of the annotations' parameters, cut like what they annotate."""
     annotated, values = graph.annotated, {}
     variables = {node["name"]: node for node in annotated.nodes if is_parameter(node)}
@@ -159,7 +159,7 @@ def _slim_annotations(graph: Graph, alive: np.ndarray) -> dict[str, mx.nd.NDArra
                     f"annotation parameter {name!r} lies along input channels, and the "
                     f"groups of {annotation.target!r} lose different ones"
                 )
-            values[name] = _cut(value, axes, tensors, blocks, alive)
+            values[name] = _cut(value, axes, tensors, blocks, keep_mask)
     return values
 
 
@@ -174,10 +174,10 @@ def _with_annotations(graph: Graph, nodes: Sequence[dict], values: Mapping) -> l
     return result
 
 
-def _check_slim(graph: Graph, nodes: list, params: dict, alive: np.ndarray) -> None:
+def _check_slim(graph: Graph, nodes: list, params: dict, keep_mask: np.ndarray) -> None:
     """Check that MXNet infers the shapes that the groups promise."""
     known = {**graph.inputs, **{name: v.shape for name, v in params.items()}}
     found = output_shapes(nodes, graph.heads, known)
     for node, shapes, tensors in zip(nodes, found, graph.tensors):
-        promised = [t.kept(alive) for t in tensors]
+        promised = [t.kept_shape(keep_mask) for t in tensors]
         assert node["op"] == "null" or shapes == promised, (node, shapes, promised)

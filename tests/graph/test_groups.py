@@ -435,7 +435,7 @@ def test_hybridized_net_is_traced():
 
 
 def test_shape_is_not_guessed():
-    with pytest.raises(ValueError, match="give shape="):
+    with pytest.raises(ValueError, match="shape="):
         trace(ready(chain()))
 
 
