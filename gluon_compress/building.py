@@ -36,15 +36,14 @@ def build(
     seed : int
         Decides the initial values.
     **config
-        Settings of the family: ``size``, a number or (height, width), for all. For an
-        SSD ``trunk``, a folder of a classifier's export to take the backbone from with
-        its weights, and the fields of ``SSDConfig``: ``sizes``, ``ratios``, ``steps``,
-        ``extras``, ...
+        Settings of the family: ``size``, a number or (height, width), for all; others
+        as the ``build`` of the family takes them. Of a detector on a backbone,
+        ``trunk``, a folder of a classifier's export, gives it with its weights.
 
     Returns
     -------
     HybridBlock
-        A detector is a ``gluoncv.model_zoo.SSD``.
+        Of one of ``models.FAMILIES``.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Exports: a symbol, its parameters and a manifest in one folder, checked.
 
-The manifest is plain data: what a net is for (classes, anchors, decode constants)
-comes in as ``info`` and is passed on, this module does not know detectors.
+The manifest is plain data: what a net is for (its kind, classes, constants) comes in as
+``info`` and is passed on; this module knows no kind of net.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def export(
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        With one input beside its parameters; a detector is exported as its raw head.
+        With one input beside its parameters; its adapter gives the symbol.
     folder : path
         Made, or replaced if it holds an export of the same ``kind`` (see ``info``);
         an interruption leaves the earlier one whole.
@@ -86,8 +86,8 @@ def export(
     shape : sequence of int
         Of the input, with its batch axis.
     info : mapping, optional
-        JSON-able facts for the manifest: ``kind``, ``mean``, ``std``, ``classes``,
-        ``anchors``, ``decode``, ``nms``, ... ``outputs`` may name the outputs.
+        JSON-able facts for the manifest, such as ``Family.manifest`` returns. Its
+        ``outputs`` name the outputs.
     reference : Reference, optional
         What the Gluon net gives; by default what the symbol gives in this process.
     tolerance : float

@@ -150,6 +150,10 @@ class Settings(BaseModel, metaclass=_OneLineErrors):
         return json_schema
 
 
+class NoSettings(Settings):
+    """There is nothing to set."""
+
+
 def parse(cls: Type[T], content: Any, source: Any = "") -> T:
     """Return settings, or any annotated type, from the content of a JSON file.
 

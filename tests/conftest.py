@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import runpy
 import sys
@@ -11,15 +12,21 @@ import pytest
 
 from gluon_compress.cli import COMMANDS
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+BESIDE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Return the folder of real images beside the checkout, or skip the test."""
-    if not SHARED.is_dir():
-        pytest.skip(f"real images are needed in {SHARED}")
-    return SHARED
+    """Return the folder of real data sets, or skip the test.
+
+    It is ``GLUON_COMPRESS_DATA``, or a folder ``data`` in a folder beside the checkout.
+    """
+    named = os.environ.get("GLUON_COMPRESS_DATA")
+    folders = [Path(named)] if named else sorted(BESIDE.glob("*/data"))
+    for folder in folders:
+        if (folder / "bccd").is_dir():
+            return folder
+    pytest.skip("real images are needed: GLUON_COMPRESS_DATA names no folder with bccd")
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ def precisions_of(detector: Any, images: Any, metric: str) -> dict[str, Any]:
     size = (detector.height, detector.width)
     batches = data.Batches(
         images,
-        partial(data.ssd_val_sample, size=size),
+        partial(data.detection_val_sample, size=size),
         detector.max_batch or DETECTOR_BATCH,
         shuffle=False,
         normalized=detector.preprocess.normalized,
@@ -289,7 +289,7 @@ def _runtimes_and_precisions(folder: str) -> list[tuple[str, str]]:
 def precision_page(result: Mapping[str, Any]) -> str:
     """Return the page of a comparison of runtimes, as Markdown."""
     images = "`{split}` of {root}".format(**result["data"])
-    text = f"# Precision in edge runtimes\n\nmAP ({result['metric']}) on {images}.\n"
+    text = f"# Accuracy in edge runtimes\n\nmAP ({result['metric']}) on {images}.\n"
     return "\n".join([text, *_tables(result["nets"])])
 
 
@@ -299,7 +299,10 @@ def _tables(nets: Mapping[str, list]) -> Iterator[str]:
     for name, (gluon, *rows) in nets.items():
         cells = [["gluon", "float32", percent(gluon["mAP"]), "", "", ""]]
         for row in rows:
-            off, most = 100 * (row["mAP"] - gluon["mAP"]), MOST[row["precision"]]
+            off, most = (
+                100 * (row["mAP"] - gluon["mAP"]),
+                MOST.get(row["precision"], 1.0),
+            )
             met = "yes" if round(abs(off), 2) <= most else "no"
             figures = (percent(row["mAP"]), f"{off:+.2f}", f"{most:.1f}", met)
             cells.append([row["runtime"], row["precision"], *figures])

@@ -78,7 +78,7 @@ def net_of(name: str) -> Any:
 
     if Path(name).is_dir():
         return models.load(name)
-    if name in models.MODELS:
+    if name in models.models_for("detection"):
         return models.build(name)
     net = model_zoo.get_model(name, pretrained=False)
     net.initialize()

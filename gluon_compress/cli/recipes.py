@@ -211,7 +211,7 @@ def with_own_data(recipe: Content, args: argparse.Namespace) -> Content:
 def with_training(recipe: Content, args: argparse.Namespace) -> Content:
     """Return a recipe with the options of ``train`` that were given."""
     model = recipe["model"]
-    if getattr(args, "start", None):  # which has a trunk and anchors of its own
+    if getattr(args, "start", None):  # a net that is built already
         model = {key: model[key] for key in ("name", "plan", "masks") if key in model}
     model = {**model, **given(args, "plan", "masks", "trunk", "start")}
     recipe = with_own_data({**recipe, "model": model}, args)
@@ -256,7 +256,7 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
         recipe, args.out, resume=args.resume, options=options, facts=environment()
     )
     out, last = Path(args.out), list(results["stages"])[-1]
-    print(run_report.table(results))
+    print(run_report.table(recipe, results))
     print(f"report: {out / 'report' / 'index.html'}")
     print(f"model:  {out / last / 'model'}")
 

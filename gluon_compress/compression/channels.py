@@ -12,13 +12,13 @@ from gluon_compress import plan as planning
 from gluon_compress.compression.algorithm import PLAN, StageContext, StageOutput
 from gluon_compress.graph import Graph
 from gluon_compress.plan import CRITERIA, Plan
-from gluon_compress.plan.importance import MEASURED
 from gluon_compress.prune import mask, recalibrate, set_mask, slim, taylor
 from gluon_compress.train.schedule import Schedule
 from gluon_compress.validation import Count, CountOrZero, OneOf, Settings
 
-TAYLOR = "taylor"  # the criterion that needs data
 Importance = Union[str, Mapping[str, Any]]
+# Criteria that need data: functions that take and return what ``prune.taylor`` does.
+MEASURED_CRITERIA: Dict[str, Callable[..., Mapping[str, Any]]] = {"taylor": taylor}
 
 
 class ChannelPruningSettings(Settings):
@@ -30,7 +30,7 @@ class ChannelPruningSettings(Settings):
         How important a channel is: a name in ``plan.CRITERIA``, or ``taylor``, its
         effect on the loss, which is measured on training batches.
     batches : int
-        Training batches that the criterion ``taylor`` sees.
+        Training batches that a criterion which is measured, such as ``taylor``, sees.
     multiple : int
         Widths become multiples of this number.
     train : Schedule or None
@@ -40,7 +40,7 @@ class ChannelPruningSettings(Settings):
         0: they stay.
     """
 
-    criterion: Annotated[str, OneOf(lambda: [*CRITERIA, *MEASURED])] = "l1"
+    criterion: Annotated[str, OneOf(lambda: [*CRITERIA, *MEASURED_CRITERIA])] = "l1"
     batches: Count = 16
     multiple: Count = 16
     train: Optional[Schedule] = None
@@ -49,7 +49,7 @@ class ChannelPruningSettings(Settings):
 
 def untrained_criterion(settings: ChannelPruningSettings) -> str:
     """Return the criterion for a dry run, which has no data: any gives the widths."""
-    return "l1" if settings.criterion == TAYLOR else settings.criterion
+    return "l1" if settings.criterion in MEASURED_CRITERIA else settings.criterion
 
 
 def importance(
@@ -72,14 +72,15 @@ def importance(
     within : Plan, optional
         Channels that are still there; the others are masked while measuring.
     """
-    if settings.criterion != TAYLOR:
+    measure = MEASURED_CRITERIA.get(settings.criterion)
+    if measure is None:
         return settings.criterion
 
     def prepare(gated: HybridBlock) -> HybridBlock:
         set_mask(gated, within, shape=context.shape)
         return context.training_block(gated)
 
-    return taylor(
+    return measure(
         net,
         context.batches(net, settings.batches),
         context.step_loss(net),

@@ -31,7 +31,6 @@ from gluon_compress.compression.channels import (
 from gluon_compress.graph import Graph
 from gluon_compress.latency import LatencyTable
 from gluon_compress.plan import (
-    SELECTIONS,
     Budget,
     BySensitivity,
     Constraints,
@@ -99,7 +98,7 @@ class PruneSettings(ChannelPruningSettings):
     latency_table : str or None
         File that ``measure_latency.py`` wrote, for a budget of latency.
     selection : str
-        How widths are chosen: a name in ``plan.SELECTIONS``.
+        How widths are chosen: a name in ``plan.POLICIES``, or ``sensitivity``.
     minimum, maximum : int, float, dict or None
         Limits of each group's width: a number of channels, a share, or either by
         pattern of group names.
@@ -124,7 +123,7 @@ class PruneSettings(ChannelPruningSettings):
     budget: Dict[Limit, Positive]
     classes: Optional[Count] = None
     latency_table: Optional[NonEmptyStr] = None
-    selection: Annotated[str, OneOf(lambda: SELECTIONS)] = Greedy.name
+    selection: Annotated[str, OneOf(lambda: planning.selections())] = Greedy.name
     minimum: Optional[Bound] = None
     maximum: Optional[Bound] = None
     groups: Annotated[Tuple[NonEmptyStr, ...], Field(min_length=1)] = ("*",)

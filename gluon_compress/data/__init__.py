@@ -2,9 +2,9 @@
 
 ``detection`` and ``classification`` open the data of a recipe. ``voc``,
 ``gluoncv_datasets``, ``image_folder`` and ``recordio`` are the layouts; ``voc_xml`` and
-``images`` read their files. ``ssd_transforms`` and ``imagenet_transforms`` augment
-samples, ``batches`` prepares batches in threads, and ``preprocess`` turns any image
-into a net's input. ``toy`` draws a small detection data set.
+``images`` read their files. ``detection_transforms`` and ``imagenet_transforms``
+augment samples, ``batches`` prepares batches in threads, and ``preprocess`` turns any
+image into a net's input. ``toy`` draws a small detection data set.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from gluon_compress.data.batches import Batches, ProgressiveBatches
 from gluon_compress.data.class_targets import ClassTargets, Mixup
 from gluon_compress.data.classification import ClassificationData
 from gluon_compress.data.detection import DetectionData
+from gluon_compress.data.detection_transforms import (
+    detection_train_sample,
+    detection_val_sample,
+)
 from gluon_compress.data.folders import DATA_FOLDER
 from gluon_compress.data.gluoncv_datasets import (
     DetectionDataset,
@@ -24,10 +28,6 @@ from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_
 from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
 from gluon_compress.data.recordio import RecordBatches, Records
-from gluon_compress.data.ssd_transforms import (
-    ssd_train_sample,
-    ssd_val_sample,
-)
 from gluon_compress.data.subset import count_images, draw_subset
 from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc import VOCLayout
@@ -59,7 +59,7 @@ __all__ = [
     "make_toy",
     "normalize",
     "draw_subset",
-    "ssd_train_sample",
-    "ssd_val_sample",
+    "detection_train_sample",
+    "detection_val_sample",
     "voc_gluoncv",
 ]

@@ -29,7 +29,7 @@ class Batches:
         ``len`` and ``[i]`` -> (image, label).
     sample : callable
         ``sample(image, label, rng=rng)`` -> (image ``(H, W, 3)``, uint8, label);
-        ``functools.partial(ssd_train_sample, size=300)`` for instance.
+        ``functools.partial(detection_train_sample, size=300)`` for instance.
     batch_size : int
     seed : int
     workers : int

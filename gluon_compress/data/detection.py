@@ -43,8 +43,8 @@ class DetectionData(Settings):
         Names, the file that lists them, or None: those of the data. GluonCV's loaders
         have fixed classes, which can be stated here too.
     size : int or (int, int)
-        Height and width of the net's input, pixels; one number if they are equal. SSD's
-        usual feature maps take 257 to 512 pixels, those of its lite form 32 to 1,024.
+        Height and width of the net's input, pixels; one number if they are equal. Which
+        sizes it can have depends on the net.
     difficult : bool
         Whether to train on objects marked difficult; GluonCV's loaders keep them.
     """

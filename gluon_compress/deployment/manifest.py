@@ -72,7 +72,7 @@ class FormatEntry(Settings):
     files : tuple of str
         In the order of the format's endings.
     precision : str
-        ``float32`` or ``int8``.
+        As the format's row has it, for instance ``float32``.
     difference : float
         Largest difference from the net in this format's runtime, relative to the
         output's scale; for int8 the root mean square.
@@ -93,7 +93,7 @@ class FormatEntry(Settings):
     """
 
     files: Tuple[NonEmptyStr, ...]
-    precision: Literal["float32", "int8"]
+    precision: Annotated[str, OneOf(lambda: {f.precision for f in FORMATS.values()})]
     difference: NonNegative
     allowed: Optional[NonNegative] = None
     opset: Optional[Count] = None

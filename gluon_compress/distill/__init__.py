@@ -1,22 +1,25 @@
 """What a student learns from a teacher, as losses that see named outputs of both.
 
 ``step`` lists the losses by name and adds them to a base loss; ``ssd``,
-``classification`` and ``features`` hold their rows, ``losses`` the equations.
+``classification`` and ``features`` hold their rows, ``losses`` and ``ssd_losses`` the
+equations.
 """
 
-from gluon_compress.distill.imitation_mask import imitation_masks
 from gluon_compress.distill.losses import (
-    bounded_box_loss,
-    box_loss,
     channel_loss,
     feature_loss,
     hint_loss,
-    imitation_loss,
-    score_loss,
     soft_target_loss,
-    weighted_score_loss,
 )
 from gluon_compress.distill.registry import DistillationLoss, Pair
+from gluon_compress.distill.ssd_imitation import imitation_masks
+from gluon_compress.distill.ssd_losses import (
+    bounded_box_loss,
+    box_loss,
+    imitation_loss,
+    score_loss,
+    weighted_score_loss,
+)
 from gluon_compress.distill.step import LOSSES, distil_step, losses_of, needs_taps
 
 __all__ = [

@@ -7,11 +7,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from mxnet.ndarray import NDArray as Array
 
-from gluon_compress.validation import Settings
-
-
-class NoSettings(Settings):
-    """A loss has nothing to set."""
+from gluon_compress.validation import NoSettings, Settings
 
 
 @dataclass(frozen=True)

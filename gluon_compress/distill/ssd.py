@@ -6,9 +6,9 @@ from typing import Any, Mapping, Sequence
 
 from mxnet import nd
 
-from gluon_compress.distill import losses
-from gluon_compress.distill.imitation_mask import imitation_masks
+from gluon_compress.distill import ssd_losses as losses
 from gluon_compress.distill.registry import Array, DistillationLoss, Pair
+from gluon_compress.distill.ssd_imitation import imitation_masks
 from gluon_compress.validation import NonNegative, Positive, Settings, Share
 
 SCORES = "class_scores"  # (B, A, C + 1), class 0 is the background
@@ -132,9 +132,3 @@ SSD_LOSSES = {
         check=_check_imitation,
     ),
 }
-
-
-def default_weights(taps: Sequence[str]) -> dict[str, float]:
-    """Return weight 1 for ``scores``, ``boxes`` and, with taps, ``features``."""
-    names = ("scores", "boxes", "features") if taps else ("scores", "boxes")
-    return dict.fromkeys(names, 1.0)

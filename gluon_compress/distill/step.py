@@ -9,7 +9,7 @@ from mxnet import autograd
 from gluon_compress.distill.classification import CLASSIFICATION_LOSSES
 from gluon_compress.distill.features import FEATURE_LOSSES
 from gluon_compress.distill.registry import Array, DistillationLoss, Pair
-from gluon_compress.distill.ssd import OUTPUTS, SSD_LOSSES, default_weights
+from gluon_compress.distill.ssd import SSD_LOSSES
 from gluon_compress.models.named import named
 
 LOSSES: dict[str, DistillationLoss] = {
@@ -34,9 +34,9 @@ def distil_step(
     taps: Sequence[str],
     base_loss: Callable,
     *,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float],
     settings: Any = None,
-    output_names: Sequence[str] = OUTPUTS,
+    output_names: Sequence[str] = (),
     **context: Any,
 ) -> Callable:
     """Return a step loss for ``fit``: the base loss plus what the teacher adds.
@@ -51,17 +51,15 @@ def distil_step(
         ``base_loss(outputs, batch) -> (loss, {part: value})``, ``outputs`` as the net
         gives them: ``Family.loss``. A loss without parts is the part ``labels``.
     weights : mapping
-        Weight of each of ``LOSSES``; absent is 0. None: 1 for ``scores`` and
-        ``boxes``, and for ``features`` if there are taps.
+        Weight of each of ``LOSSES``; absent is 0.
     settings : mapping or object, optional
         Settings of the losses by name, as in a recipe's ``distillation``: see the
         ``Config`` of each. Default: theirs.
     output_names : sequence of str
         Names of the outputs before the taps, for nets that give lists instead of
-        mappings. Default: an SSD's.
+        mappings.
     **context
-        What the family adds for its losses, ``Family.loss_context``: an SSD's
-        ``anchors`` for ``imitation``.
+        What the family adds for its losses: ``Family.loss_context``.
 
     Returns
     -------
@@ -73,10 +71,9 @@ def distil_step(
     ------
     ValueError
         For an unknown loss or setting, a weight below 0, a loss on feature maps without
-        taps, ``imitation`` without anchors, or, at a step, outputs of student and
+        taps, a loss whose context is missing, or, at a step, outputs of student and
         teacher that are missing or differ in shape.
     """
-    weights = default_weights(taps) if weights is None else weights
     _check_weights(weights, taps, context)
     used = {name: w for name, w in weights.items() if w}
     _check_settings(settings)
@@ -141,6 +138,6 @@ def _check_outputs(
         if student[name].shape != teacher[name].shape:
             raise ValueError(
                 f"{name}: the student gives {student[name].shape}, the teacher "
-                f"{teacher[name].shape}; both need the same classes, anchors and "
+                f"{teacher[name].shape}; both need outputs of one shape, and maps of "
                 "adapted widths"
             )

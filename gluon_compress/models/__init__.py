@@ -18,15 +18,14 @@ from gluon_compress.models.family import (
     family_named,
     family_of,
     family_that_builds,
+    models_for,
 )
 from gluon_compress.models.named import NamedBlock, named, supervised_step
 from gluon_compress.models.saving import load, save
 from gluon_compress.models.ssd.config import VOC_CLASSES, SSDConfig
-from gluon_compress.models.ssd.family import MODELS
 
 __all__ = [
     "FAMILIES",
-    "MODELS",
     "VOC_CLASSES",
     "Family",
     "NamedBlock",
@@ -39,6 +38,7 @@ __all__ = [
     "graph_of",
     "input_size",
     "load",
+    "models_for",
     "named",
     "save",
     "supervised_step",
@@ -60,8 +60,7 @@ def build(
     seed : int
         Decides the initial values.
     **config
-        Settings of the family: ``size`` for all, and for an SSD ``trunk`` and the
-        fields of ``SSDConfig``.
+        Settings of the family: ``size`` for all, others as its ``build`` takes them.
 
     Raises
     ------
@@ -71,9 +70,10 @@ def build(
     """
     family = family_that_builds(name)
     if family is None:
-        names = sorted(set(MODELS))
+        detectors = sorted(models_for("detection"))
         raise ValueError(
-            f"model {name!r}; allowed: {', '.join(names)}, and classifiers of GluonCV"
+            f"model {name!r}; allowed: {', '.join(detectors)}, and classifiers of "
+            "GluonCV"
         )
     return family.build(name, classes, seed=seed, **config)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Callable, ClassVar, Mapping, Sequence, Type
+from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, Type
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
 
 from gluon_compress.data import Preprocess
-from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of
+from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of, pair_of
+from gluon_compress.graph.symbols import put_together, take_apart
+from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
-from gluon_compress.models.settings import ModelSettings
+from gluon_compress.models.settings import EvaluationSettings, ModelSettings
+from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.postprocess import Postprocess
+from gluon_compress.validation import listed
 
 Params = Mapping[str, mx.nd.NDArray]
 
@@ -40,6 +44,10 @@ class Family(ABC):
         Of the outputs of ``to_symbol``.
     net_types : tuple of type
         Classes of nets that belong to the family without having been described.
+    Evaluation : type, optional
+        What a recipe may state in ``evaluate``, if that is more than its task has.
+    default_losses : mapping
+        Weights of distillation losses, where a recipe names none.
     """
 
     kind: ClassVar[str]
@@ -47,6 +55,13 @@ class Family(ABC):
     Settings: ClassVar[Type[ModelSettings]] = ModelSettings
     output_names: ClassVar[tuple]
     net_types: ClassVar[tuple] = ()
+    Evaluation: ClassVar[Optional[Type[EvaluationSettings]]] = None
+    default_losses: ClassVar[Mapping[str, float]] = {}
+
+    @property
+    def task(self) -> str:
+        """The task whose recipes may name models of the family."""
+        return self.Settings.task
 
     # Build and describe.
 
@@ -162,6 +177,8 @@ class Family(ABC):
     ) -> NamedBlock:
         """Return a block for training that shares the net's parameters.
 
+        It is ``to_symbol``, and ``map_symbols`` of it where there are taps.
+
         Parameters
         ----------
         net : HybridBlock
@@ -181,14 +198,24 @@ class Family(ABC):
         NamedBlock
             Images to a mapping of ``output_names`` and ``taps`` to arrays.
         """
-        if taps:
-            raise ValueError(
-                f"tap {taps[0]!r}; allowed: none, nets of kind {self.kind!r} have no "
-                "feature maps to compare"
-            )
         symbol, data = self.to_symbol(net), mx.sym.var("data", dtype="float32")
+        if not taps:
+            block = SymbolBlock(symbol, data, params=net.collect_params())
+            return NamedBlock(block, self.output_names)
+        size, maps = self.input_size(net), self.map_symbols(symbol)
+        for name in taps:
+            if name not in maps:
+                raise ValueError(f"tap {name!r}; allowed: {listed(maps) or 'none'}")
+        chosen = [maps[name] for name in taps]
+        _, shapes, _ = mx.sym.Group(chosen).infer_shape(data=(1, 3, *size))
+        steps = subsampling([shape[2:] for shape in shapes], stride)
+        outputs = (
+            adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
+        )
+        symbol = mx.sym.Group([symbol, *outputs])
         block = SymbolBlock(symbol, data, params=net.collect_params())
-        return NamedBlock(block, self.output_names)
+        initialize(block, symbol, size, seed=seed)
+        return NamedBlock(block, (*self.output_names, *taps))
 
     @abstractmethod
     def targets(self, net: HybridBlock, **settings: Any) -> Callable:
@@ -204,13 +231,28 @@ class Family(ABC):
 
     # Distillation.
 
+    def map_symbols(self, symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
+        """Return the feature maps that losses may compare, by name.
+
+        Parameters
+        ----------
+        symbol : Symbol
+            As ``to_symbol`` gives it.
+        """
+        return {}
+
     def map_names(self, net: HybridBlock) -> tuple[str, ...]:
         """Return the names of the feature maps that losses may compare."""
-        return ()
+        return tuple(self.map_symbols(self.to_symbol(net)))
 
     def map_widths(self, net: HybridBlock) -> tuple[int, ...]:
         """Return the channels of each feature map."""
-        return ()
+        maps = self.map_symbols(self.to_symbol(net))
+        if not maps:
+            return ()
+        shape = self._input_shape(net)
+        _, shapes, _ = mx.sym.Group([*maps.values()]).infer_shape(data=shape)
+        return tuple(one[1] for one in shapes)
 
     def check_teacher(self, student: HybridBlock, teacher: HybridBlock) -> None:
         """Raise ValueError for a teacher whose outputs mean something else."""
@@ -240,9 +282,14 @@ class Family(ABC):
     def inference_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
         """Return the symbol that runtimes get, and its parameters.
 
-        Its outputs are those that ``postprocess`` reads, by name.
+        Its outputs are those of ``to_symbol``, by ``output_names``. A family may join
+        them along their last axis into one, which ``postprocess`` then has to read.
         """
-        raise ValueError(f"nets of kind {self.kind!r} cannot be deployed")
+        symbol, params = pair_of(net)
+        nodes, heads = take_apart(symbol)
+        for (node, *_), name in zip(heads, self.output_names):
+            nodes[node]["name"] = name
+        return put_together(nodes, heads), params
 
     def results_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict] | None:
         """Return the graph up to what ``postprocess.decode`` gives, if there is one."""

@@ -12,7 +12,7 @@ from typing import Any, Callable, Mapping, Sequence, Tuple
 import mxnet as mx
 from gluoncv.model_zoo.model_zoo import _models
 from gluoncv.model_zoo.resnetv1b import ResNetV1b
-from mxnet.gluon import HybridBlock, SymbolBlock, nn
+from mxnet.gluon import HybridBlock, nn
 
 from gluon_compress.data import MEAN, STD, ClassTargets, Preprocess
 from gluon_compress.graph import pair_of, symbol_of
@@ -22,7 +22,6 @@ from gluon_compress.models.base import Family, Params
 from gluon_compress.models.initialize import initialize, with_missing_initialized
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.settings import ClassifierSettings
-from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.postprocess import SoftmaxPostprocess
 from gluon_compress.sizes import Size, size_pair, size_text, written_size
 from gluon_compress.validation import (
@@ -190,22 +189,9 @@ class ClassifierFamily(Family):
         """Return the net itself with named outputs, or its symbol with taps."""
         if not taps:
             return NamedBlock(net, OUTPUTS)
-        scores, size = self.to_symbol(net), self.input_size(net)
-        maps = _maps(scores)
-        for name in taps:
-            if name not in maps:
-                raise ValueError(f"tap {name!r}; allowed: {', '.join(maps)}")
-        chosen = [maps[name] for name in taps]
-        _, shapes, _ = mx.sym.Group(chosen).infer_shape(data=(1, 3, *size))
-        steps = subsampling([shape[2:] for shape in shapes], stride)
-        outputs = (
-            adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
+        return super().training_net(
+            net, taps, adapters=adapters, stride=stride, seed=seed
         )
-        symbol = mx.sym.Group([scores, *outputs])
-        data = mx.sym.var("data", dtype="float32")
-        block = SymbolBlock(symbol, data, params=net.collect_params())
-        initialize(block, symbol, size, seed=seed)
-        return NamedBlock(block, (*OUTPUTS, *taps))
 
     def targets(self, net: HybridBlock, **settings: Any) -> Callable:
         """Return ``ClassTargets``: class ids to probabilities."""
@@ -215,15 +201,11 @@ class ClassifierFamily(Family):
         """Return the cross-entropy with target probabilities ``(B, C)``."""
         return cross_entropy
 
-    def map_names(self, net: HybridBlock) -> tuple[str, ...]:
-        """Return the names of the maps at strides 8, 16 and 32, where there are any."""
-        return tuple(_maps(self.to_symbol(net)))
-
-    def map_widths(self, net: HybridBlock) -> tuple[int, ...]:
-        """Return the channels of each map."""
-        maps = mx.sym.Group(list(_maps(self.to_symbol(net)).values()))
-        _, shapes, _ = maps.infer_shape(data=(1, 3, *self.input_size(net)))
-        return tuple(shape[1] for shape in shapes)
+    def map_symbols(self, symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
+        """Return the maps at strides 8, 16 and 32, where there are any."""
+        by_stride = taps_by_stride(symbol)
+        maps = [by_stride[stride] for stride in STRIDES if stride in by_stride]
+        return {f"map{i}": tap for i, tap in enumerate(maps)}
 
     def preprocess(self, net: HybridBlock) -> Preprocess:
         """Return how images are resized, cropped to their centre and normalized."""
@@ -233,25 +215,12 @@ class ClassifierFamily(Family):
         """Return the softmax and the most probable classes."""
         return SoftmaxPostprocess()
 
-    def inference_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
-        """Return the symbol with the output ``class_scores``, and its parameters."""
-        symbol, params = pair_of(net)
-        nodes, heads = take_apart(symbol)
-        nodes[heads[0][0]]["name"] = OUTPUTS[0]
-        return put_together(nodes, heads), params
-
 
 def cross_entropy(outputs: Any, batch: Sequence) -> tuple[mx.nd.NDArray, dict]:
     """Return the cross-entropy of scores with the target probabilities of a batch."""
     scores = named(outputs, OUTPUTS)["class_scores"]
     log_shares = mx.nd.log_softmax(scores, axis=1)
     return -(log_shares * batch[1]).sum(axis=1).mean(), {}
-
-
-def _maps(symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
-    by_stride = taps_by_stride(symbol)
-    maps = [by_stride[stride] for stride in STRIDES if stride in by_stride]
-    return {f"map{i}": tap for i, tap in enumerate(maps)}
 
 
 def _has_no_base(make: Callable) -> bool:

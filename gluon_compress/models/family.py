@@ -9,7 +9,14 @@ from gluon_compress.models.base import Family
 from gluon_compress.models.classifier import ClassifierFamily
 from gluon_compress.models.ssd.family import SSDFamily
 
-__all__ = ["FAMILIES", "Family", "family_named", "family_of", "family_that_builds"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "family_named",
+    "family_of",
+    "family_that_builds",
+    "models_for",
+]
 
 FAMILIES: dict[str, Family] = {
     family.kind: family for family in (SSDFamily(), ClassifierFamily())
@@ -54,3 +61,9 @@ def family_named(kind: Any) -> Family:
 def family_that_builds(name: str) -> Family | None:
     """Return the family that has a model of this name, or None."""
     return next((f for f in FAMILIES.values() if name in f.models()), None)
+
+
+def models_for(task: str) -> list[str]:
+    """Return the names of all models that recipes of a task may name."""
+    families = [family for family in FAMILIES.values() if family.task == task]
+    return [name for family in families for name in family.models()]

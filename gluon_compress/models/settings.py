@@ -1,10 +1,12 @@
-"""What a recipe may state of a net: the settings that all families share."""
+"""What a recipe may state of a net: the settings that families share or add to."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, ClassVar, Dict, Optional
 
-from gluon_compress.validation import NonEmptyStr, Positive, Settings
+from typing_extensions import Literal
+
+from gluon_compress.validation import NonEmptyStr, Positive, Settings, Share
 
 # What a net that training starts from does not already determine.
 _BESIDE_START = ("name", "plan", "masks", "start")
@@ -23,7 +25,14 @@ class ModelSettings(Settings):
         Whether the net trains with the plan as masks and is slimmed afterwards.
     weights : str or None
         Folder of an exported model to load instead of building and training one.
+
+    Attributes
+    ----------
+    task : str
+        Whose recipes may state them: a row of ``pipeline.TASKS``.
     """
+
+    task: ClassVar[str]
 
     name: NonEmptyStr
     plan: Optional[NonEmptyStr] = None
@@ -49,6 +58,8 @@ class ClassifierSettings(ModelSettings):
         A name in GluonCV's model zoo, for instance ``resnet50_v1d``.
     """
 
+    task: ClassVar[str] = "classification"
+
     def check(self) -> None:
         """Check that a loaded net does not get another structure."""
         if self.plan is not None and self.weights is not None:
@@ -64,16 +75,14 @@ class DetectorSettings(ModelSettings):
     ----------
     width : float
         Share of the channels of every layer, for toy nets.
-    trunk : str or None
-        Folder of an exported classifier, pruned or not, to take the trunk from; None:
-        the trunk of ``name``, with initial values.
     start : str or None
         Folder of an exported detector to train further: structure and values are its
         own, but class predictors start anew where its classes are others.
     """
 
+    task: ClassVar[str] = "detection"
+
     width: Positive = 1.0
-    trunk: Optional[NonEmptyStr] = None
     start: Optional[NonEmptyStr] = None
 
     def check(self) -> None:
@@ -85,3 +94,31 @@ class DetectorSettings(ModelSettings):
         if self.masks and (self.plan is None or self.weights is not None):
             allowed = "true with a plan and without weights, else false"
             raise self.error("masks", allowed)
+
+
+class EvaluationSettings(Settings):
+    """How a net is measured."""
+
+    def build_options(self) -> Dict[str, Any]:
+        """Return what the family adds to its task's keys, as ``build`` takes it."""
+        return {}
+
+
+class DetectionEvaluation(EvaluationSettings):
+    """How detections are measured.
+
+    Parameters
+    ----------
+    metric : str
+        ``voc07`` (11 points) or ``voc10`` (area under the curve).
+    iou : float
+        Overlap from which a detection counts as correct.
+    """
+
+    metric: Literal["voc07", "voc10"] = "voc07"
+    iou: Share = 0.5
+
+    def build_options(self) -> Dict[str, Any]:
+        """Return what the family adds to these keys, as ``build`` takes it."""
+        names = type(self).model_fields.keys() - DetectionEvaluation.model_fields.keys()
+        return {name: getattr(self, name) for name in names}

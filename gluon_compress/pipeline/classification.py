@@ -13,7 +13,13 @@ from gluon_compress.deployment import fused
 from gluon_compress.distill import distil_step
 from gluon_compress.evaluate import top1
 from gluon_compress.models import NamedBlock, family_of, supervised_step
-from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
+from gluon_compress.pipeline.task import (
+    Context,
+    Lesson,
+    Splits,
+    Task,
+    check_classes,
+)
 from gluon_compress.recipe.classification import ClassificationRecipe
 from gluon_compress.sizes import size_text
 from gluon_compress.train import Schedule
@@ -24,7 +30,6 @@ VAL_BATCH = 64
 class ClassificationTask(Task):
     """Tell which class an image belongs to."""
 
-    metric = "top1"
     recipe: ClassificationRecipe
 
     def build(self, classes: Sequence[str]) -> tuple[HybridBlock, HybridBlock]:
@@ -36,7 +41,8 @@ class ClassificationTask(Task):
             net = self.load_fitting(model.weights, classes)
         else:
             size, seed = recipe.data.size, recipe.seed
-            net = models.build(model.name, classes, size=size, seed=seed)
+            options = model.build_options()
+            net = models.build(model.name, classes, size=size, seed=seed, **options)
             net = self.with_plan(net, model)
         return net, net
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any, Dict, Mapping, Sequence
 
@@ -17,11 +16,7 @@ from gluon_compress.evaluate import precisions
 from gluon_compress.models import NamedBlock, family_of, supervised_step
 from gluon_compress.models.settings import DetectorSettings
 from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
-from gluon_compress.recipe.detection import (
-    DetectionEvaluation,
-    DetectionRecipe,
-    DetectorDistillation,
-)
+from gluon_compress.recipe.detection import DetectionRecipe, DetectorDistillation
 from gluon_compress.sizes import size_text
 from gluon_compress.train import Schedule
 from gluon_compress.validation import listed
@@ -32,7 +27,6 @@ VAL_BATCH = 8
 class DetectionTask(Task):
     """Find boxes and their classes in images."""
 
-    metric = "mAP"
     recipe: DetectionRecipe
 
     def build(self, classes: Sequence[str]) -> tuple[HybridBlock, HybridBlock]:
@@ -58,14 +52,16 @@ class DetectionTask(Task):
         return self.with_plan(net, model)
 
     def _new(self, model: DetectorSettings, classes: Sequence[str]) -> HybridBlock:
-        recipe = self.recipe
+        recipe, family = self.recipe, models.family_that_builds(model.name)
+        # A student may be of another family than the one that ``evaluate`` is for.
+        filtered = family is not None and family.Evaluation is type(recipe.evaluate)
         return build(
             model.name,
             classes,
             seed=recipe.seed,
             size=recipe.data.size,
             **model.build_options(),
-            **_suppression(model.name, recipe.evaluate),
+            **(recipe.evaluate.build_options() if filtered else {}),
         )
 
     def _started(self, folder: str, classes: Sequence[str]) -> HybridBlock:
@@ -106,13 +102,15 @@ class DetectionTask(Task):
         self, dataset: Any, net: HybridBlock, schedule: Schedule
     ) -> data.Batches:
         """Return endless epochs of augmented images and the targets of the net."""
+        family = family_of(net)
         return data.Batches(
             dataset,
-            partial(data.ssd_train_sample, size=self.recipe.data.size),
+            partial(data.detection_train_sample, size=self.recipe.data.size),
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
-            targets=family_of(net).targets(net),
+            targets=family.targets(net),
+            normalized=family.preprocess(net).normalized,
         )
 
     def lesson(
@@ -125,7 +123,7 @@ class DetectionTask(Task):
             return Lesson(family.training_net(net), supervised_step(loss))
         taps, stride = _taps(settings, teacher), settings.stride
         context = family.loss_context(net, taps, stride=stride) if taps else {}
-        theirs = family.training_net(teacher, taps, stride=stride)
+        theirs = family_of(teacher).training_net(teacher, taps, stride=stride)
         step = distil_step(
             NamedBlock(fused(theirs, ctx), theirs.names),
             taps,
@@ -134,7 +132,7 @@ class DetectionTask(Task):
             settings=settings.loss_settings,
             **context,
         )
-        widths = dict(zip(family.map_names(teacher), family.map_widths(teacher)))
+        widths = _map_widths(teacher)
         block = family.training_net(
             net,
             taps,
@@ -150,11 +148,18 @@ class DetectionTask(Task):
         """Return mAP and the precision of each class, and how they were measured."""
         recipe = self.recipe
         net.hybridize(static_alloc=True, static_shape=True)
-        sample = partial(data.ssd_val_sample, size=recipe.data.size)
+        sample = partial(data.detection_val_sample, size=recipe.data.size)
+        family = family_of(net)
         return precisions(
-            lambda images: net(images.as_in_context(ctx)),
-            data.Batches(dataset, sample, VAL_BATCH, shuffle=False).epoch(0),
-            family_of(net).classes_of(net),
+            lambda images: family.results(net, images.as_in_context(ctx)),
+            data.Batches(
+                dataset,
+                sample,
+                VAL_BATCH,
+                shuffle=False,
+                normalized=family.preprocess(net).normalized,
+            ).epoch(0),
+            family.classes_of(net),
             size=recipe.data.size,
             metric=recipe.evaluate.metric,
             iou=recipe.evaluate.iou,
@@ -168,12 +173,9 @@ class DetectionTask(Task):
         return {"mAP": figures["mAP"], **figures["classes"]}
 
 
-def _suppression(name: str, settings: DetectionEvaluation) -> Dict[str, Any]:
-    """Return how boxes are suppressed, for a family whose nets do that."""
-    family = models.family_that_builds(name)
-    assert family is not None  # the recipe has checked the name
-    fields = {field.name for field in dataclasses.fields(family.Config)}
-    return {key: v for key, v in settings.to_json().items() if key in fields}
+def _map_widths(net: HybridBlock) -> Dict[str, int]:
+    family = family_of(net)
+    return dict(zip(family.map_names(net), family.map_widths(net)))
 
 
 def _taps(settings: DetectorDistillation, teacher: HybridBlock) -> Sequence[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Dict, Mapping, Sequence
+from typing import Any, Callable, Dict, Mapping, Sequence
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock
@@ -55,17 +55,15 @@ class Task(ABC):
     Parameters
     ----------
     recipe : Recipe
-
-    Attributes
-    ----------
-    metric : str
-        Name of the accuracy in results.
     """
-
-    metric: ClassVar[str]
 
     def __init__(self, recipe: Any) -> None:
         self.recipe: Recipe = recipe
+
+    @property
+    def metric(self) -> str:
+        """Name of the accuracy in results."""
+        return self.recipe.metric
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -15,12 +15,12 @@ from gluon_compress.plan.importance import CRITERIA
 from gluon_compress.plan.plan import Plan
 from gluon_compress.plan.policies import (
     POLICIES,
-    SELECTIONS,
     BySensitivity,
     Global,
     Greedy,
     Policy,
     Uniform,
+    selections,
 )
 from gluon_compress.plan.problem import PruningProblem
 from gluon_compress.plan.savings import explain
@@ -30,7 +30,6 @@ from gluon_compress.plan.sensitivity import Sensitivity
 __all__ = [
     "CRITERIA",
     "POLICIES",
-    "SELECTIONS",
     "Budget",
     "BySensitivity",
     "Constraints",
@@ -46,4 +45,5 @@ __all__ = [
     "delete",
     "explain",
     "select",
+    "selections",
 ]

@@ -8,10 +8,16 @@ OpenCV only.
 
 from __future__ import annotations
 
-from gluon_compress.postprocess.base import Postprocess
+from gluon_compress.postprocess.base import Postprocess, boxes_in_images
 from gluon_compress.postprocess.softmax import SoftmaxPostprocess
 from gluon_compress.postprocess.ssd import SSDPostprocess
 
 POSTPROCESS = {cls.kind: cls for cls in (SSDPostprocess, SoftmaxPostprocess)}
 
-__all__ = ["POSTPROCESS", "Postprocess", "SSDPostprocess", "SoftmaxPostprocess"]
+__all__ = [
+    "POSTPROCESS",
+    "Postprocess",
+    "SSDPostprocess",
+    "SoftmaxPostprocess",
+    "boxes_in_images",
+]

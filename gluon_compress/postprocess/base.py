@@ -7,6 +7,32 @@ from typing import Any, ClassVar, Mapping, Protocol, Sequence
 import numpy as np
 
 
+def boxes_in_images(
+    results: Sequence[np.ndarray], placements: Sequence
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return detections image by image: ``in_images`` of all that find boxes.
+
+    Parameters
+    ----------
+    results : sequence of ndarray
+        Ids ``(B, N, 1)``, scores ``(B, N, 1)`` and corner boxes ``(B, N, 4)`` in pixels
+        of the input; rows without a detection are -1.
+    placements : sequence of data.Placement
+
+    Returns
+    -------
+    list of tuple
+        Ids ``(N,)``, scores ``(N,)`` and corner boxes ``(N, 4)`` in pixels of each
+        image.
+    """
+    images = []
+    for ids, scores, boxes, placement in zip(*results, placements):
+        valid = ids[:, 0] >= 0
+        in_image = placement.to_image(boxes[valid])
+        images.append((ids[valid, 0].astype(int), scores[valid, 0], in_image))
+    return images
+
+
 class Postprocess(Protocol):
     """Turns a net's outputs into results.
 
@@ -17,7 +43,8 @@ class Postprocess(Protocol):
     Settings : type
         Its section of the manifest: a ``validation.Settings`` with the key ``kind``.
     finds_boxes : bool
-        Whether results are ids, scores and corner boxes.
+        Whether results are ids, scores and corner boxes. Then ``in_images`` is
+        ``boxes_in_images``.
     arrays : tuple of str
         Names of the ``.npy`` files that it needs beside the manifest.
     """

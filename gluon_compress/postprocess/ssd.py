@@ -9,7 +9,8 @@ import numpy as np
 from typing_extensions import Literal
 
 from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, nms
-from gluon_compress.postprocess.detection_check import DetectionCheck
+from gluon_compress.postprocess.base import boxes_in_images
+from gluon_compress.postprocess.ssd_check import DetectionCheck
 from gluon_compress.validation import (
     Count,
     Positive,
@@ -141,20 +142,7 @@ class SSDPostprocess:
             row[:count, 2:] = boxes[chosen]
         return rows[..., :1], rows[..., 1:2], rows[..., 2:]
 
-    @staticmethod
-    def in_images(
-        results: Sequence[np.ndarray], placements: Sequence
-    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Return for each image ids ``(N,)``, scores ``(N,)`` and corner boxes.
-
-        The boxes ``(N, 4)`` are in pixels of the image, best first.
-        """
-        images = []
-        for ids, scores, boxes, placement in zip(*results, placements):
-            valid = ids[:, 0] >= 0
-            in_image = placement.to_image(boxes[valid])
-            images.append((ids[valid, 0].astype(int), scores[valid, 0], in_image))
-        return images
+    in_images = staticmethod(boxes_in_images)
 
     def compare(
         self,

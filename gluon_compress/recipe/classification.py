@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 from typing_extensions import Annotated, Literal
 
@@ -63,6 +63,8 @@ class ClassificationRecipe(Recipe):
     distillation : SoftTargetSettings or None
         What the last training learns from a teacher; None: it uses labels only.
     """
+
+    metric: ClassVar[str] = "top1"
 
     task: Literal["classification"] = "classification"
     model: Annotated[Any, ModelOf(ClassifierSettings)]

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, Optional, Tuple
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.detection import DetectionData
-from gluon_compress.distill import LOSSES, DistillationLoss
-from gluon_compress.models.settings import DetectorSettings
-from gluon_compress.recipe.recipe import ModelOf, Recipe
+from gluon_compress.distill import LOSSES, DistillationLoss, losses_of
+from gluon_compress.models import FAMILIES
+from gluon_compress.models.settings import DetectionEvaluation, DetectorSettings
+from gluon_compress.recipe.recipe import (
+    EvaluationOf,
+    ModelOf,
+    Recipe,
+    family_of_recipe,
+)
 from gluon_compress.validation import (
     Count,
     NonEmptyStr,
     NonNegative,
     OneOf,
     Settings,
-    Share,
     listed,
     unknown_key,
 )
@@ -38,7 +49,8 @@ class DetectorDistillation(Settings):
         Folder of an exported detector; None: the recipe's own full net.
     losses : dict
         Weights of losses, by their names in ``distill.LOSSES``; at least one is above
-        0. Losses on feature maps compare the maps that the predictors read.
+        0. Losses on feature maps compare the maps that the predictors read. Default:
+        those of the detector's family.
     taps : tuple of str or None
         These maps, each once: ``map0`` is the largest, ``map1`` the next, ...; None:
         all of them.
@@ -50,10 +62,7 @@ class DetectorDistillation(Settings):
     model_config = ConfigDict(extra="allow")
 
     teacher: Optional[NonEmptyStr] = None
-    losses: Dict[Annotated[str, OneOf(lambda: _losses())], NonNegative] = {
-        "scores": 1.0,
-        "boxes": 1.0,
-    }
+    losses: Dict[Annotated[str, OneOf(lambda: _losses())], NonNegative] = {}
     taps: Optional[Annotated[Tuple[NonEmptyStr, ...], _SOME]] = None
     stride: Count = 2
 
@@ -101,33 +110,9 @@ class DetectorDistillation(Settings):
 
 
 def _losses() -> Dict[str, DistillationLoss]:
-    """Return the losses that detectors can be distilled with."""
-    return {n: loss for n, loss in LOSSES.items() if loss.kind != "classifier"}
-
-
-class DetectionEvaluation(Settings):
-    """How detections are filtered and measured.
-
-    Parameters
-    ----------
-    metric : str
-        ``voc07`` (11 points) or ``voc10`` (area under the curve).
-    iou : float
-        Overlap from which a detection counts as correct.
-    nms_thresh : float
-        Overlap from which a box is suppressed by a better one, as in GluonCV's
-        ``SSD.set_nms``.
-    nms_topk : int
-        Boxes of each class that enter the suppression.
-    post_nms : int
-        Boxes of an image that are returned.
-    """
-
-    metric: Literal["voc07", "voc10"] = "voc07"
-    iou: Share = 0.5
-    nms_thresh: Share = 0.45
-    nms_topk: Count = 400
-    post_nms: Count = 100
+    """Return the losses that detectors of any family can be distilled with."""
+    kinds = (None, *(f.kind for f in FAMILIES.values() if f.task == "detection"))
+    return {name: loss for name, loss in LOSSES.items() if loss.kind in kinds}
 
 
 class DetectionRecipe(Recipe):
@@ -148,16 +133,35 @@ class DetectionRecipe(Recipe):
         How detections are filtered and measured.
     """
 
+    metric: ClassVar[str] = "mAP"
+
     task: Literal["detection"] = "detection"
     model: _Detector
     data: DetectionData
     student: Optional[_Detector] = None
     distillation: Optional[DetectorDistillation] = None
-    evaluate: DetectionEvaluation = DetectionEvaluation()
+    evaluate: Annotated[
+        Any, EvaluationOf(DetectionEvaluation), Field(validate_default=True)
+    ] = {}
+
+    @field_validator("distillation", mode="before")
+    @classmethod
+    def _with_default_losses(cls, content: Any, info: ValidationInfo) -> Any:
+        """Take the losses of the family where none are named."""
+        family = family_of_recipe(info.data)
+        if family is None or not isinstance(content, dict) or "losses" in content:
+            return content
+        return {**content, "losses": dict(family.default_losses)}
 
     def check(self) -> None:
-        """Check that there is a last training where one is needed."""
+        """Check the losses, and that there is a last training where one is needed."""
         super().check()
+        family = family_of_recipe(dict(self))
+        if self.distillation is not None and family is not None:
+            allowed = losses_of(family.kind)
+            for name, weight in self.distillation.losses.items():
+                if weight and name not in allowed:
+                    raise self.error("distillation.losses", listed(allowed))
         if self.student is not None and self.finetune is None:
             raise self.error("finetune", "a schedule, since there is a student")
         if self.student is not None and self.student.masks:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Optional, Tuple, Type, Union
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple, Type, Union
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationInfo
 from pydantic_core import core_schema
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.compression import ALGORITHMS
-from gluon_compress.models import FAMILIES, Family
-from gluon_compress.models.settings import ModelSettings
+from gluon_compress.models import FAMILIES, Family, family_that_builds
+from gluon_compress.models.settings import EvaluationSettings, ModelSettings
 from gluon_compress.storage.atomic import write_json
 from gluon_compress.train.schedule import Schedule
 from gluon_compress.validation import (
@@ -69,9 +69,58 @@ class ModelOf:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Dict[str, Any]:
         """List the settings of all families of the task."""
-        classes = dict.fromkeys(family.Settings for family in self._families())
-        union: Any = Union[tuple(classes)]
-        return handler(TypeAdapter(union).core_schema)
+        return _any_of([family.Settings for family in self._families()], handler)
+
+
+class EvaluationOf:
+    """Settings of the evaluation of a net, whose family may have keys of its own.
+
+    The recipe's ``model`` has to come before.
+
+    Parameters
+    ----------
+    base : type
+        The settings that all nets of a task have.
+    """
+
+    def __init__(self, base: Type[EvaluationSettings]) -> None:
+        self.base = base
+
+    def _class_of(self, family: Optional[Family]) -> Type[EvaluationSettings]:
+        return self.base if family is None else family.Evaluation or self.base
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Check the settings as the family of the model has them."""
+
+        def check(value: Any, info: ValidationInfo) -> Any:
+            if isinstance(value, self.base):
+                return value
+            return self._class_of(family_of_recipe(info.data)).model_validate(value)
+
+        return core_schema.with_info_plain_validator_function(check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Dict[str, Any]:
+        """List the settings of all families."""
+        classes = map(self._class_of, FAMILIES.values())
+        return _any_of([c for c in classes if issubclass(c, self.base)], handler)
+
+
+def family_of_recipe(fields: Mapping[str, Any]) -> Optional[Family]:
+    """Return the family of the net that a recipe compresses, None if it is not known.
+
+    Parameters
+    ----------
+    fields : mapping
+        ``model``, and ``student`` if there is one.
+    """
+    model = fields.get("student") or fields.get("model")
+    return None if model is None else family_that_builds(model.name)
+
+
+def _any_of(classes: List[Type[Settings]], handler: Any) -> Dict[str, Any]:
+    union: Any = Union[tuple(dict.fromkeys(classes))]
+    # Of one class alone, pydantic would not ask for its descriptions.
+    return handler(TypeAdapter(List[union]).core_schema)["items"]
 
 
 class Recipe(Settings):
@@ -106,7 +155,14 @@ class Recipe(Settings):
         Decides initial values, the order of images and everything else that is random.
     format : int
         Version of this file format.
+
+    Attributes
+    ----------
+    metric : str
+        Name of the accuracy in results. It is the task's, not a key of the file.
     """
+
+    metric: ClassVar[str]
 
     paper: NonEmptyStr
     command: NonEmptyStr

@@ -17,29 +17,34 @@ from gluon_compress.train import read_log
 
 EXAMPLES = 4
 THRESHOLD = 0.4
+NAMED = ("mAP", "top1")  # accuracies that ``Figures`` has a field for
 METRICS = {"voc07": "VOC 2007 (11 points)", "voc10": "VOC 2010 (area)"}
 
 
-def figures(results: Mapping[str, Any]) -> list[report.Figures]:
+def figures(recipe: Recipe, results: Mapping[str, Any]) -> list[report.Figures]:
     """Return the figures of each stage of a run's ``result.json``."""
-    speed = results["latency"]
-    return [
-        report.Figures(
-            name=name,
-            params=stage["params"],
-            bytes=stage["bytes"],
-            macs=stage["macs"],
-            mAP=stage.get("mAP"),
-            top1=stage.get("top1"),
-            latency_ms=speed[name]["median_ms"] if name in speed else None,
+    speed, metric = results["latency"], recipe.metric
+    rows = []
+    for name, stage in results["stages"].items():
+        accuracy: dict[str, Any] = {"others": {metric: stage[metric]}}
+        if metric in NAMED:
+            accuracy = {metric: stage[metric]}
+        rows.append(
+            report.Figures(
+                name=name,
+                params=stage["params"],
+                bytes=stage["bytes"],
+                macs=stage["macs"],
+                latency_ms=speed[name]["median_ms"] if name in speed else None,
+                **accuracy,
+            )
         )
-        for name, stage in results["stages"].items()
-    ]
+    return rows
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table(recipe: Recipe, results: Mapping[str, Any]) -> str:
     """Return the table of the full net, each compression stage and the compact net."""
-    return report.cost_table(figures(results))
+    return report.cost_table(figures(recipe, results))
 
 
 def write_report(
@@ -61,16 +66,16 @@ def write_report(
     folder = out / "report"
     folder.mkdir(exist_ok=True)
     stages = results["stages"]
-    pictures = [*_plans(results, out), *_curves(results, out, folder)]
+    pictures = [*_plans(results, out), *_curves(recipe, results, out, folder)]
     precisions = {n: s for n, s in stages.items() if "classes" in s}
     if precisions:
         pictures += [_detections(out, n, test, folder) for n in _ends(stages)]
     files = {name: out / name / "result.json" for name in stages}
     page = report.Page(
         title=f"{recipe.model.name}: {' and '.join(_ends(stages))}",
-        summary=sentence(results),
+        summary=sentence(recipe, results),
         facts=_facts(recipe, results),
-        figures=figures(results),
+        figures=figures(recipe, results),
         pictures=pictures,
         precisions={
             n: {"mAP": s["mAP"], **s["classes"]} for n, s in precisions.items()
@@ -88,7 +93,7 @@ def _ends(stages: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([names[0], names[-1]]))
 
 
-def sentence(results: Mapping[str, Any]) -> str:
+def sentence(recipe: Recipe, results: Mapping[str, Any]) -> str:
     """Return one paragraph: what was saved, and what accuracy was measured on."""
     stages, data = results["stages"], results["data"]
     ends = _ends(stages)
@@ -100,7 +105,7 @@ def sentence(results: Mapping[str, Any]) -> str:
     measured = (
         f"mAP is {METRICS[last['metric']]} at IoU {last['iou']:g}"
         if "mAP" in last
-        else f"Accuracy is {last['metric']}"
+        else f"Accuracy is {last.get('metric', recipe.metric)}"
     )
     return (
         f"{saved if last is not full else ''}{measured} on {data['test']['images']} "
@@ -163,13 +168,14 @@ def _sensitivity(name: str, measured: Path, folder: Path) -> report.Picture:
     return report.Picture(file.name, f"Sensitivity at {name}", caption, alt)
 
 
-def _curves(results: Mapping, out: Path, folder: Path) -> list[report.Picture]:
+def _curves(
+    recipe: Recipe, results: Mapping, out: Path, folder: Path
+) -> list[report.Picture]:
     logs = {name: out / name / "log.jsonl" for name in results["stages"]}
     logs = {name: log for name, log in logs.items() if log.exists()}
     if not logs:
         return []
-    stages = results["stages"]
-    measure = "mAP" if "mAP" in stages[_ends(stages)[0]] else "top1"
+    measure = recipe.metric
     report.curves(logs, folder / "curves.png", measure=measure)
     caption = (
         "Training loss, validation and learning rate of each stage that trained. "

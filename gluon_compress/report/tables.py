@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Sequence
 
 from typing_extensions import TypeGuard
@@ -26,6 +26,8 @@ class Figures:
         0 to 1.
     latency_ms : float, optional
         Median of one image.
+    others : mapping
+        Further accuracies by name, 0 to 1.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Figures:
     mAP: float | None = None  # noqa: N815  the name that everyone knows
     latency_ms: float | None = None
     top1: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 def cost_table(rows: Sequence[Figures]) -> str:
@@ -159,6 +162,8 @@ def cost_cells(rows: Sequence[Figures]) -> list[list[str]]:
         "Latency, ms": [row.latency_ms for row in rows],
     }
     accuracies = {"mAP": [row.mAP for row in rows], "top-1": [row.top1 for row in rows]}
+    for name in dict.fromkeys(name for row in rows for name in row.others):
+        accuracies[name] = [row.others.get(name) for row in rows]
     cells = [["", *(row.name for row in rows), f"{rows[-1].name} vs {rows[0].name}"]]
     for name, values in costs.items():
         if any(map(_is_known, values)):

@@ -62,7 +62,7 @@ def get_model(
     Returns
     -------
     HybridBlock
-        A detector is a ``gluoncv.model_zoo.SSD``.
+        Of one of ``models.FAMILIES``, or GluonCV's own.
 
     Raises
     ------

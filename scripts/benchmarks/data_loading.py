@@ -11,12 +11,12 @@ from typing import Any, Iterator
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import add_out, write_result
 
-TEXT = """Measure how much of a detector's training speed is left with real images.
+TEXT = """Measure how much training speed a detector keeps with real images.
 
   %(prog)s --data DATA --split train
 
-Trains on real batches and on one batch that stays, turn by turn, so that both see the
-same machine. The share is the median of the turns.
+Trains in turn on real batches and on one fixed batch, so that both see the same state
+of the machine. The share is the median over turns.
 """
 MODEL = "ssd_300_resnet50_v1d_0.11"
 SETTINGS = ("data", "split", "model", "batch_size", "turns", "steps")
@@ -47,7 +47,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     trainer = gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": 1e-4})
     batches = data.Batches(
         images,
-        partial(data.ssd_train_sample, size=models.input_size(net)),
+        partial(data.detection_train_sample, size=models.input_size(net)),
         args.batch_size,
         last="fill",
         targets=family.targets(net),

@@ -23,10 +23,10 @@ TEXT = """Time a step of training with and without a teacher, and the teacher al
   %(prog)s --student ssd_300_mobilenet1.0 --losses imitation
   %(prog)s --losses scores boxes --losses channels
 
-The student is the full detector cut by --plan, or another one; the teacher is the full
-SSD-300 on ResNet50-v1d. All take turns, and medians are shown: a step from labels, the
-teacher's forward pass, a step with both, and what losses and adapters cost beyond the
-teacher, for each set of losses. With --out, also written to result.json and
+The student is the full detector pruned by --plan, or another one; the teacher is the
+full SSD-300 on ResNet50-v1d. For each set of losses, a step on labels, the teacher's
+forward pass and a step with both take turns. Shows their medians, and what losses and
+adapters cost beyond the teacher. With --out, also writes result.json and
 distillation.md.
 """
 SETS = (  # those of recipes by default, with maps too, and those made for detectors
@@ -39,16 +39,16 @@ SETS = (  # those of recipes by default, with maps too, and those made for detec
 )
 LABEL = [[30.0, 40, 150, 200, 3, 0], [100.0, 90, 280, 290, 7, 0]]  # of every image
 MOST = 15  # per cent of the teacher's forward pass, beyond it
-INTRODUCTION = """# What a teacher costs
+INTRODUCTION = """# Cost of a teacher
 
-Milliseconds of a training step of {student}{cut}, batches of {batch}: from labels, the
-forward pass of the full SSD-300 as its teacher, and a step with both, by turns.
-*Beyond* is the median of what, round by round, a step with both takes beyond the other
-two; no more than {most} % of what the teacher takes was aimed at. The cells of large
-maps are compared with a stride of {stride}.
+Time of a training step of {student}{cut}, with batches of {batch}: a step on labels,
+the forward pass of the teacher (the full SSD-300), and a step with both, in turn.
+*Beyond* is how much longer a step with both takes than the other two together: the
+median over rounds. The aim was at most {most} % of the teacher's time. Large maps are
+compared with a stride of {stride}.
 """
 HEAD = ("losses", "labels", "teacher", "both", "beyond")
-HEAD += ("of the teacher", "met", "of a step from labels")
+HEAD += ("of the teacher", "met", "of a step on labels")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -178,7 +178,7 @@ def page_of(result: Mapping[str, Any]) -> str:
     machine = f"{hardware['cpu']}, {hardware['threads']} threads"
     source = f"{machine}; commit {result['commit']}, {result['date'][:10]}.\n"
     settings = {key: result[key] for key in ("student", "batch", "stride")}
-    cut = ", cut by a plan" if result["student"] == FULL else ""
+    cut = ", pruned by a plan" if result["student"] == FULL else ""
     text = INTRODUCTION.format(**settings, cut=cut, most=MOST)
     return "\n".join([text, source, table_of(result["sets"])])
 

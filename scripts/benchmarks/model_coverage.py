@@ -17,14 +17,14 @@ from benchmarks.model_coverage_page import page
 from gluon_compress.cli.app import Command
 from gluon_compress.provenance import ROOT, environment
 
-TEXT = """Trace and prune GluonCV's classifiers and detectors, and record how it went.
+TEXT = """Trace and prune GluonCV's classifiers and detectors, and record the results.
 
   %(prog)s
   %(prog)s --models 'resnet*' --again
   %(prog)s --check
 
-Writes docs/supported_models.json and, from it alone, docs/supported_models.md. What the
-JSON has already is left out. Two processes with other --models may share the folder.
+Writes docs/supported_models.json and, from it, docs/supported_models.md. Models already
+in the JSON are skipped. Two processes with different --models may share a folder.
 """
 # Kind to the names that belong to it; the first that fits counts. Of what exists for
 # several data sets, the heads differ, not the net: COCO stands for all of them.

@@ -13,7 +13,7 @@ SERIES += ["resnet50_v1d", "ssd_300_resnet50_v1d"]
 HEAD = ("model", "input", "nodes", "groups", "prunable", "GMACs", "at half")
 HEAD += ("error", "trace, select, slim [s]", "peak [MB]")
 TIMES = ("model", "nodes", "trace", "select", "slim", "together [s]", "ms per node")
-FROZEN = ("why", "models", "channels")
+FROZEN = ("reason", "models", "channels")
 
 
 TITLES = {
@@ -24,15 +24,17 @@ TITLES = {
     "own": "Detectors of this package",
 }
 NOTES = """\
-Each model is built without trained values and given random ones, every scale, shift and
-running statistic its own, and so small that a change of the image by 2^-22 moves its
-outputs by less than 1e-05: a net that multiplies float32's rounding by thousands would
-show that and nothing else. It is traced at its usual input size, pruned to half of its
-MACs with `select`'s defaults, and run on one random image, masked and slim. *Error* is
-the largest difference of the two over the largest output. *Prunable* is the share of
-the trained parameters that some group takes from. A body is a detector's raw outputs,
-before decoding and suppression. Seconds are those of one processor; memory is the peak
-of the process, model and Python included. HRNets that end in `_s` segment images."""
+Each model gets random weights, scales, shifts and running statistics. They are so small
+that changing the image by 2^-22 moves the outputs by less than 1e-05. Otherwise
+amplified float32 rounding would hide everything else. The model is traced at its usual
+input size, pruned to half of its MACs with the defaults of `select`, and run on one
+random image, masked and slim.
+
+- *Error* is the largest difference between the two, divided by the largest output.
+- *Prunable* is the share of trained parameters that some group can shrink.
+- A body is a detector's raw outputs, before decoding and NMS.
+- Seconds are for one processor. Memory is the peak of the process, including Python.
+- HRNets whose names end in `_s` segment images."""
 
 
 def page(content: Mapping[str, Any]) -> str:
@@ -60,7 +62,7 @@ def page(content: Mapping[str, Any]) -> str:
             parts += ["Without a result:", "\n".join(failed)]
     traced = {name: m for name, m in models.items() if "failed" not in m}
     parts += ["## Time against size", _table(TIMES, speed(traced))]
-    parts += ["## What is frozen", _table(FROZEN, frozen(traced))]
+    parts += ["## Frozen channels", _table(FROZEN, frozen(traced))]
     parts += ["## Operators", _table(("operator", "models"), operators(traced))]
     return "\n\n".join(parts) + "\n"
 

@@ -24,11 +24,11 @@ from experiments.sets import PLAN, ZOO
 
 SHAPE = (1, 3, 300, 300)
 FORMS = {
-    "raw": "two predictors for each map, BatchNorm by itself",
+    "raw": "two predictors per map, separate BatchNorm",
     "folded": "BatchNorm folded into convolutions",
-    "joined": "one predictor for each map, one output",
-    "fused": "MXNet's fused back end",
-    "wide": "predictors of whole blocks of channels: what a `Predictor` runs",
+    "joined": "one predictor per map, one output",
+    "fused": "MXNet's fused backend",
+    "wide": "predictors padded to whole blocks of channels, as a `Predictor` runs them",
 }
 # Operators as MXNet names them, fused ones too, by what they are for.
 KINDS = {

@@ -20,10 +20,10 @@ TEXT = """Find where MXNet's time goes in a head: form by form, operator by oper
 
   %(prog)s --out runs/mxnet --table runs/latency.json
 
-Each form of a head has one change more than the one before, and all take turns. MXNet's
-profiler says what each kind of operator takes in the first form and the last. With
---table, a plan under a budget in milliseconds is compared with one in MACs; what the
-table lacks is measured first. Writes result.json and mxnet.md. Leave the machine alone.
+Each form of a head adds one change to the one before; all take turns. MXNet's profiler
+times each kind of operator in the first and the last form. With --table, a plan under a
+budget in milliseconds is compared with one in MACs; missing entries of the table are
+measured first. Writes result.json and mxnet.md. Let nothing else run on the machine.
 """
 FIRST, LAST = "raw", "wide"
 WORKER = "benchmarks.mxnet_forms"
@@ -31,17 +31,17 @@ WORKER = "benchmarks.mxnet_forms"
 INTRODUCTION = """# Where MXNet's time goes
 
 Heads of SSD-300 for 20 classes, one image, as in [the benchmark](../benchmark.md). Each
-form has one change more than the one above it; all forms took turns, times are medians.
+form adds one change to the one above it. All forms took turns; times are medians.
 """
 OPERATORS = """## Operator by operator
 
-Milliseconds an image by MXNet's profiler, with operators run one by one.
+Milliseconds per image from MXNet's profiler, running operators one at a time.
 """
 BUDGETS = """## A budget in milliseconds
 
-Two plans by the recipe of `compact_s`, at the same limit of bytes: one under its limit
-of MACs, the other under the milliseconds that a table of layers predicts for the first.
-What is predicted is the raw head.
+Two plans for the recipe of `compact_s`, with the same limit on bytes. One has its limit
+on MACs. The other may take the milliseconds that a latency table predicts for the
+first. Predictions are for the raw head.
 """
 
 
@@ -58,9 +58,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _benchmark(args: argparse.Namespace) -> None:
     """Time forms, profile operators, compare budgets, and write both files."""
-    from gluon_compress.models import MODELS
+    from gluon_compress.models import models_for
 
-    names = [*TIMED, *MODELS]
+    names = [*TIMED, *models_for("detection")]
     unknown = sorted(set(args.nets) - set(names))
     if unknown:
         raise ValueError(f"{unknown[0]}: none of {', '.join(names)}")

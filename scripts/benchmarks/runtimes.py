@@ -21,8 +21,8 @@ TEXT = """Time detectors in edge runtimes: head graphs, in turn, in one run.
   %(prog)s deploy/edge --images DATA/JPEGImages --out runs/b
 
 Nets are deployed folders (scripts/export.py --formats), or full, compact, compact_s,
-mobilenet, lite, resnet50_v1d_0.48 and resnet50_v1d_0.37: those of 20 classes, with
-starting values. With --images, deployed folders are also timed from image files to
+mobilenet, lite, resnet50_v1d_0.48 and resnet50_v1d_0.37, which have 20 classes and
+initial weights. With --images, deployed folders are also timed from image files to
 boxes (2 threads, batch 1). Writes result.json, benchmark.md and benchmark.png.
 """
 

@@ -14,13 +14,18 @@ At = Mapping[tuple, Row]  # rows of one image on two threads: net, runtime, prec
 
 INTRODUCTION = """# Benchmark
 
-Head graphs of SSD-300 for 20 classes, without decode and NMS: `full` on ResNet50-v1d,
-`compact` and `compact_s` by the plans in `model_zoo/`, `mobilenet` on the same six
-maps, `lite` the classic MobileNet-SSD, and SSD on GluonCV's own pruned ResNets. A
-trained detector, with its own classes, has the name of its folder. Nets take turns in
-blocks, A B A B; times are medians. Starting values change no time. *Of the convolution*
-is the share of the speed that a chain of plain 3x3 convolutions reaches in the same
-run. Memory is what a process needs beyond the runtime itself.
+Head graphs of SSD-300 for 20 classes, without decoding and NMS:
+
+- `full`: on ResNet50-v1d;
+- `compact` and `compact_s`: pruned by the plans in `model_zoo/`;
+- `mobilenet`: on the same six maps;
+- `lite`: the classic MobileNet-SSD;
+- SSD on GluonCV's own pruned ResNets.
+
+A trained detector, with its own classes, has the name of its folder. The other nets
+have initial weights, which do not affect times. Nets take turns in blocks (A B A B);
+times are medians. *Of the convolution* is the speed as a share of a chain of plain 3x3
+convolutions in the same run. Memory is what a process needs beyond the runtime itself.
 """
 HEAD = (
     *("net", "ms", "quartiles", "images/s", "GFLOP/s", "of the convolution"),
@@ -51,13 +56,13 @@ def page_of(result: Mapping[str, Any]) -> str:
     parts = [INTRODUCTION, source]
     aims = aims_table(rows, ways)
     if aims:
-        parts += ["## What was aimed at\n", aims]
+        parts += ["## Aims\n", aims]
     nets = {row["net"] for row in rows}
     pairs = [pair for pair in PAIRS if set(pair) <= nets]
     if pairs:
-        parts += ["## Ratios of times\n", ratios(rows, pairs)]
+        parts += ["## Time ratios\n", ratios(rows, pairs)]
     if ways:
-        parts.append("## From an image to its boxes\n\nMilliseconds an image.\n")
+        parts.append("## From an image to its boxes\n\nMilliseconds per image:\n")
         parts += [f"- `{name}`: {what}" for name, what in WAYS.items()]
         parts += ["", table_of_ways(ways)]
     return "\n".join([*parts, tables_of(rows)])
@@ -67,7 +72,7 @@ def page_of(result: Mapping[str, Any]) -> str:
 
 
 def aims_table(rows: Sequence[Row], ways: Sequence[Row]) -> str:
-    """Return a table of what was aimed at and measured, "" where nothing was."""
+    """Return a table of aims and measured values, "" without any."""
     at = {
         (row["net"], row["runtime"], row["precision"]): row
         for row in rows
@@ -75,7 +80,7 @@ def aims_table(rows: Sequence[Row], ways: Sequence[Row]) -> str:
     }
     aims = (*_faster(at), *_gains(at), *_shares(at), *_boxes(ways))
     lines = [[*aim[:3], "yes" if aim[3] else "no"] for aim in aims]
-    return table(("what", "aim", "measured", "met"), lines) if lines else ""
+    return table(("measure", "aim", "measured", "met"), lines) if lines else ""
 
 
 def _faster(at: At) -> Iterator[tuple]:

@@ -20,10 +20,10 @@ from typing import Any, Callable
 WARM_UP, COUNTED = 2, 4  # runs of a block
 WARM_UP_ROUNDS = 1  # over all files, that are not counted
 WAYS = {
-    "head": "the head graph, on prepared images",
-    "boxes": "head graph, decode and NMS, on prepared images",
-    "files": "from a file to boxes in its pixels, one file after the other",
-    "stream": "the same, the next file being read while the net runs",
+    "head": "the head graph, on preprocessed images",
+    "boxes": "head graph, decoding and NMS, on preprocessed images",
+    "files": "from an image file to boxes in its pixels, one file at a time",
+    "stream": "the same, reading the next file while the net runs",
 }
 
 

@@ -42,7 +42,7 @@ def aims_table(
             rows.append([pair, aim, first, str(len(complete)), verdict, *more])
     judged, *others = figures
     head = (f"difference of {judged}", "aim, points", "measured", "seeds", "met")
-    return ["## What was aimed at\n", table((*head, *others), rows)] if rows else []
+    return ["## Aims\n", table((*head, *others), rows)] if rows else []
 
 
 def _verdict(differences: Sequence[float], least: float) -> str:
@@ -75,5 +75,5 @@ def gains_table(
                 means = map(signed, mean_differences(complete, figures.values()))
                 rows.append([net, base, str(len(complete)), *means])
     judged, *others = figures
-    head = ("net", "against", "seeds", f"points of {judged}", *others)
-    return ["## What is gained\n", table(head, rows)] if rows else []
+    head = ("net", "compared with", "seeds", f"points of {judged}", *others)
+    return ["## Gains\n", table(head, rows)] if rows else []

@@ -16,21 +16,21 @@ from gluon_compress.cli.app import Command
 from gluon_compress.markdown import percent, table
 from gluon_compress.provenance import ROOT
 
-TEXT = """Run a set of experiments with detectors, and write its table and its plot.
+TEXT = """Run a set of detector experiments, and write its page and plot.
 
-  %(prog)s bccd --out runs/bccd                      # all that is missing
+  %(prog)s bccd --out runs/bccd                      # all that are missing
   %(prog)s bccd --out runs/bccd --only 'full_*'
-  %(prog)s bccd                                      # table and plot alone
+  %(prog)s bccd                                      # only page and plot
 
-The experiments are those of model_zoo/SET/experiments.json; what one starts from is run
-first if it is not there. Its result.json and plan go to model_zoo/SET/NAME, and
-docs/SET.md and docs/SET.png are made from these files and a page of text alone.
+The experiments are listed in model_zoo/SET/experiments.json. Missing prerequisites run
+first. Each result.json and plan goes to model_zoo/SET/NAME. docs/SET.md and SET.png are
+made only from these files and a text template.
 """
 PAGES = {path.stem: path for path in (Path(__file__).parent / "pages").glob("*.md")}
 MARK = "<!-- results -->"  # where tables come into a page's text
 HEAD = (
     *("net", "seeds", "GMACs", "MB", "mAP at 0.5", "range", "mAP at 0.5:0.95"),
-    "least of a class",
+    "worst class",
 )
 FIGURES = {"mAP at 0.5": "mAP", "at 0.5:0.95": "voc_mAP_50_95"}
 # (net, net, least difference of their mAP at IoU 0.5 in points; 0: any above it).
@@ -63,10 +63,10 @@ BASES = {
     "losses_*": "losses_none",
     "keep_*": "losses_scores_boxes_features",
 }
-WHILE_TRAINING = """## While training
+WHILE_TRAINING = """## During training
 
-mAP at 0.5 on the test images after so many epochs of the last stage, as a mean over the
-seeds. The tables above show the net of the last epoch, whatever came before.
+mAP at 0.5 on the test images after each number of epochs of the last stage, averaged
+over the seeds. The tables above always show the net of the last epoch.
 """
 
 

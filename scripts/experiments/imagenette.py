@@ -19,14 +19,14 @@ from gluon_compress.storage.atomic import read_json
 
 TEXT = """Run the pruning experiments on Imagenette and write their tables.
 
-  %(prog)s --out runs/imagenette                     # all that is missing
+  %(prog)s --out runs/imagenette                     # all that are missing
   %(prog)s --out runs/imagenette --only 'l1*'
-  %(prog)s                                           # the page alone
+  %(prog)s                                           # only the page
 
-The experiments are those of model_zoo/imagenette/experiments.json. Their results and
-plans go to model_zoo/imagenette/NAME, and docs/imagenette.md is made from these files
-alone. Two processes with one thread each, with different --only, use two cores better
-than one with two.
+The experiments are listed in model_zoo/imagenette/experiments.json. Results and plans
+go to model_zoo/imagenette/NAME; docs/imagenette.md is made only from these files. Two
+processes with one thread each and different --only use two cores better than one
+process with two threads.
 """
 FOLDER = ZOO / "imagenette"
 PAGE = ROOT / "docs" / "imagenette.md"
@@ -36,7 +36,7 @@ PARTS = {
     "A quarter of the MACs": ("25_*",),
     "Half of the MACs": ("50_*",),
     "At the cost of GluonCV's resnet50_v1d_0.48": ("48_*",),
-    "Trunks of compact detectors": ("trunk_*",),
+    "Backbones of compact detectors": ("trunk_*",),
 }
 # The automatic plan is there to beat others of the same cost.
 BEATEN = {"25": ("l1_uniform", "random_uniform")}
@@ -54,33 +54,34 @@ AIMS = [
 ]
 HEAD = (
     *("experiment", "criterion", "selection", "GMACs", "params, M"),
-    *("top-1 after the cut", "recalibrated", "fine-tuned", "epochs"),
+    *("top-1, pruned", "recalibrated", "fine-tuned", "epochs"),
 )
 INTRODUCTION = """# Pruning ResNet50-v1d on Imagenette
 
 Top-1 on the {images:,} validation images of Imagenette at 96 pixels: ten classes of
-ImageNet, trained from random values. No figure can be compared with one on ImageNet.
-The tables hold what `scripts/reproduce_imagenette.py` measured, by the recipes of
-[experiments.json](../model_zoo/imagenette/experiments.json). The images at hand were
-all 160 × 160 pixels; those that `scripts/download_data.py` fetches keep their shape, so
-a rerun on them may differ.
+ImageNet, trained from random weights. These figures are not comparable with ImageNet.
+`scripts/reproduce_imagenette.py` measured them with the recipes of
+[experiments.json](../model_zoo/imagenette/experiments.json). Our images were all
+160 × 160 pixels. Those that `scripts/download_data.py` downloads keep their shape, so a
+rerun on them may differ.
 
-A pruned net starts from `resnet50_v1d`, or one called `…_short` from
-`short_resnet50_v1d`. It loses its channels at once, has its BatchNorm measured again on
+A pruned net starts from `resnet50_v1d`, or from `short_resnet50_v1d` if its name ends
+in `_short`. It loses its channels at once, has its BatchNorm statistics re-estimated on
 16 training batches, and is fine-tuned. MACs are for 96 pixels. The selection `greedy`
-weighs groups by their effect on the outputs of 4 training batches. Epochs are those of
-the full net and of the fine-tuning; a net that is trained from scratch for comparison
-gets their sum. `early` is pruned when the full net has seen small images alone, and has
-the rest of the epochs to recover.
+uses output sensitivities measured on 4 training batches. Epochs are those of the full
+net plus those of fine-tuning; a net trained from scratch for comparison gets their sum.
+`early` is pruned after the full net has seen only small images, and has the remaining
+epochs to recover.
 """
 NOISE = """
-On so many images a top-1 of {top1:.0f} % has a standard error of {error:.1f} points,
-and another seed moves it too: a smaller difference says little.
+With this many images, a top-1 of {top1:.0f} % has a standard error of {error:.1f}
+points, and seeds add to it. Smaller differences say little.
 """
-STRUCTURE = """The structure of a plan, trained from random values for all epochs, does
-no worse here than the pruned net after its few: what pruning finds is the structure, as
-Liu et al. 2019 ("Rethinking the Value of Network Pruning") found. The weights that it
-keeps save epochs where a full net has been trained already.
+STRUCTURE = """\
+The structure of a plan, trained from random weights for all epochs, does no worse here
+than the pruned net after its short fine-tuning. So what pruning finds is the structure,
+as Liu et al. 2019 report ("Rethinking the Value of Network Pruning"). The weights it
+keeps save epochs if a trained full net already exists.
 """
 
 

@@ -17,16 +17,15 @@ from gluon_compress.markdown import percent, table
 from gluon_compress.provenance import ROOT
 from gluon_compress.storage.atomic import read_json
 
-TEXT = """Write the paper's tables, published figures and ours apart.
+TEXT = """Write the paper's tables: published figures, and ours, apart.
 
   %(prog)s             # docs/reproduce.md and README's table
   %(prog)s --check     # fails if they are stale
-  %(prog)s --count     # first counts what the nets cost, and notes what
-                       # published.json says now
+  %(prog)s --count     # first counts the costs of the nets, and records the
+                       # checksum of published.json
 
-Made from files alone: model_zoo/published.json, the result files of the experiments and
-of the benchmark, and model_zoo/costs/result.json. One that is missing or altered ends
-the script.
+Reads only files: model_zoo/published.json, the result files of the experiments and of
+the benchmark, and model_zoo/costs/result.json. Fails if one is missing or altered.
 """
 NOT_HERE = "not measured here"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -45,36 +44,38 @@ SHORT = ("detector", "MB", "GMACs", "ms, OpenVINO", "mAP, BCCD test")
 
 INTRODUCTION = """# The paper's tables
 
-Published figures and our own stand in separate tables, and no column of accuracy holds
-both: the published nets were trained on Pascal VOC and ImageNet, which are not
-available here. Our sizes are those of float32 parameters; one GMAC is two GFLOPs.
-Published figures stand as their sources have them.
+Published figures and ours are in separate tables, and no accuracy column mixes them:
+the published nets were trained on Pascal VOC and ImageNet, which were not available to
+us. Our sizes are those of float32 parameters; one GMAC is two GFLOPs. Published figures
+are quoted as in their sources.
 
-Made by `scripts/reproduce_tables.py` from the result files in `model_zoo/`. Their
-checksums are noted when a run writes them; a file that is missing or altered ends the
-script.
+`scripts/reproduce_tables.py` makes this page from the result files in `model_zoo/`.
+Their checksums are recorded when a run writes them. The script fails if a file is
+missing or altered.
 """
 ABOUT_DETECTORS = """\
-The paper's abstract names neither the data of its mAP nor what its FLOPS count:
-[paper_vs_code.md](paper_vs_code.md). More nets, seeds and spreads: [bccd.md](bccd.md),
+The paper's abstract states neither the data set of its mAP nor what its FLOPS count:
+[paper_vs_code.md](paper_vs_code.md). More nets, seeds and ranges: [bccd.md](bccd.md),
 [fod.md](fod.md).
 """
 NOTES = """\
 Published “FLOPs” are not comparable: papers count differently and rarely say how. The
-figure published for the classic MobileNet matches our GMACs. Our sizes and MACs are for
-20 classes at 300 × 300 pixels, whatever data the mAP is measured on.
+figure published for the classic MobileNet-SSD matches our GMACs. Our sizes and MACs are
+for 20 classes at 300 × 300 pixels, whatever data the mAP is measured on.
+
 Compact nets are pruned from a trained full detector and then train for as many epochs
-again. The rows "trained as long as compact" show what the longer training alone gains;
-the full detector among them is the teacher.
+again. The rows "trained as long as compact" show what the longer training alone gains.
+The full detector in these rows is the teacher.
+
 {widths}
-FOD test10 is the test images of ten of its classes.
-Do not subtract means taken over different seeds; the page of each data set compares
-seed by seed.
+
+FOD test10 contains the test images of ten of its classes. Do not subtract means taken
+over different seeds; the page of each data set compares seed by seed.
 """
 WIDTHS = """\
 MB and GMACs of the compact nets are those of the plans in `model_zoo/`. The nets whose
-mAP is shown were pruned by their trained weights, within the same limits; they have as
-many MACs but fewer bytes: with 20 classes, {}."""
+mAP is shown were pruned by their trained weights to the same limits. They have as many
+MACs but fewer bytes: with 20 classes, {}."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +129,7 @@ def page_of(zoo: Path, costs: Mapping, published: Mapping[str, Any]) -> str:
             NOTES.format(widths=_widths(costs["measured"])),
             ABOUT_DETECTORS,
             "## Backbones\n",
-            "At 224 × 224 pixels, 1,000 classes; sizes and MACs are counted here:\n",
+            "At 224 × 224 pixels and 1,000 classes. We counted sizes and MACs:\n",
             table(THEIRS, classifiers),
             "At 96 × 96 pixels and 10 classes, from [imagenette.md](imagenette.md):\n",
             table(PRUNED, [_own_classifier(name, pruned) for name in CLASSIFIERS]),

@@ -1,10 +1,10 @@
-"""Writes the card of a model: its use, accuracy and size, and how it was trained."""
+"""Writes model cards: use, accuracy, size, and how a model was trained."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Mapping
 
 from experiments.sets import RESULT, Experiment, needed_by
 from gluon_compress.markdown import table
@@ -13,18 +13,18 @@ from gluon_compress.sizes import size_pair
 from gluon_compress.storage.atomic import read_json
 
 PYTHON = ".venv/bin/python"  # of a checkout
-TASKS = {"ssd": "object detection", "classifier": "image classification"}
+TASKS = {"detection": "object detection", "classification": "image classification"}
 SHOWN = 20  # classes that are named
 LATENCY_NOTE = (
-    "measured while other work ran, so not comparable with another card's; "
-    "[benchmark](../../docs/benchmark/benchmark.md) compares"
+    "measured on a busy machine, so not comparable between cards; "
+    "see the [benchmark](../../docs/benchmark/benchmark.md)"
 )
 FROM_A_CHECKOUT = {
-    "ssd": "From a checkout: detect on your images, reproduce the metric, export for a "
-    "device. DIR holds the folder of the metric's images:",
-    "classifier": "From a checkout, reproduce the metric. DIR holds the folder of its "
-    "images; the middle of each is cut by `data.crop_val_sample` and scaled by "
-    "`data.normalize`:",
+    "detection": "From a checkout: detect on your images, reproduce the metric, export "
+    "for a device. DIR contains the data set of the metric.",
+    "classification": "From a checkout, reproduce the metric. DIR contains its data "
+    "set. Images are centre-cropped (`data.crop_val_sample`) and normalised "
+    "(`data.normalize`).",
 }
 
 
@@ -49,11 +49,17 @@ def _introduction(entry: Any) -> str:
     names = ", ".join(entry.classes[:SHOWN])
     more = len(entry.classes) - SHOWN
     names += f" and {more} more" if more > 0 else ""
-    state = "trained on" if entry.weights else "a structure, not trained here, for"
+    state = "trained on" if entry.weights else "an untrained structure for"
     return (
-        f"For {TASKS[entry.kind]}, {state} {entry.data}: {names}. Images are "
-        "{} × {} pixels.".format(*size_pair(entry.size))
+        f"For {TASKS[_task(entry)]}, {state} {entry.data}: {names}. Input: "
+        f"{' × '.join(map(str, size_pair(entry.size)))} pixels."
     )
+
+
+def _task(entry: Any) -> str:
+    from gluon_compress.models import family_named
+
+    return family_named(entry.kind).task
 
 
 def figures(entry: Any, result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -71,7 +77,7 @@ def figures(entry: Any, result: dict[str, Any]) -> list[tuple[str, str]]:
     if result.get("latency"):
         speed = list(result["latency"].values())[-1]  # of the net that is released
         hardware = result["hardware"]
-        where = f"{hardware['threads']} thread(s) of {hardware['cpu']}, MXNet"
+        where = f"{_threads(hardware)} of {hardware['cpu']}, MXNet"
         ms = f"{speed['median_ms']:.1f} ms, batch 1, {where}; {LATENCY_NOTE}"
         rows.append(("latency", ms))
     return rows
@@ -90,7 +96,7 @@ net = gc.get_model("{entry.name}"{weights})
     place, data = f"model_zoo/{entry.name}", read_json(folder / "recipe.json")["data"]
     split = data.get("test") or data.get("val")
     images = f"--data DIR/{data['root']} --split {split}"
-    if entry.kind == "ssd":
+    if _task(entry) == "detection":
         commands = [
             f"scripts/detect.py {place} IMAGES --out found",
             f"scripts/evaluate.py {place} {images}",
@@ -99,7 +105,7 @@ net = gc.get_model("{entry.name}"{weights})
     else:
         commands = [f"scripts/evaluate_classifier.py {place} {images}"]
     lines = "\n".join(f"    {PYTHON} {command}" for command in commands)
-    return f"{python}\n\n{FROM_A_CHECKOUT[entry.kind]}\n\n{lines}"
+    return f"{python}\n\n{FROM_A_CHECKOUT[_task(entry)]}\n\n{lines}"
 
 
 # ---------------------------------------------------------------- training
@@ -113,16 +119,17 @@ def training(entry: Any, folder: Path) -> str:
     files = f"[recipe.json](recipe.json){plan}"
     if not entry.weights:
         return (
-            f"{command}About {entry.hours:g} hours on two cores, estimated and not run "
-            f"here; settings: {files}.{_trunk(entry, folder)}"
+            f"{command}Not run here; estimated at {entry.hours:g} hours on two cores. "
+            f"Settings: {files}.{_trunk(entry, folder)}"
         )
     experiments = needed_by(recipe, folder.parent)
     roots = [one.recipe["data"]["root"] for one in experiments]
     names = dict.fromkeys([*roots, recipe["data"]["root"]])
     return (
-        f"{command}It took {hours_of(folder, recipe)}, while other work ran. Settings: "
-        f"{files}; figures: [result.json](result.json).{_before(experiments)} Images "
-        f"are read from {' and '.join(f'DIR/{name}' for name in names)}."
+        f"{command}Training took {hours_of(folder, recipe)} of a busy machine. "
+        f"Settings: {files}. Figures: [result.json](result.json)."
+        f"{_before(experiments)} Images are read from "
+        f"{' and '.join(f'DIR/{name}' for name in names)}."
     )
 
 
@@ -145,17 +152,17 @@ def _before(experiments: list[Experiment]) -> str:
 
 def _trunk(entry: Any, folder: Path) -> str:
     """Return what a detector that was not trained here is to start from."""
-    if entry.kind != "ssd":
+    if _task(entry) != "detection":
         return ""
     trunk = read_json(folder / "recipe.json")["model"].get("trunk")
     if trunk is None:
-        return " It starts from random values."
+        return " It starts from random weights."
     source = folder.parent / PurePosixPath(trunk).parts[1]
     if not (source / "recipe.json").exists():
         return f" Its backbone, `{trunk}`, is trained first."
     hours = hours_of(source, read_json(source / "recipe.json"))
     return (
-        f" Its backbone, `{trunk}`, is trained first, by [{source.name}]"
+        f" Its backbone, `{trunk}`, is trained first by the recipe [{source.name}]"
         f"(../{source.name}/recipe.json): {hours} more."
     )
 
@@ -168,8 +175,12 @@ def hours_of(folder: Path, recipe: dict[str, Any]) -> str:
     if not trained:
         return f"about {recipe['hours']:g} hours"
     hours = sum(stage["train_seconds"] for stage in trained) / 3600
-    threads = trained[-1]["hardware"]["threads"]
-    return f"{hours:.1f} hours on {threads} thread{'s' * (threads > 1)}"
+    return f"{hours:.1f} hours on {_threads(trained[-1]['hardware'])}"
+
+
+def _threads(hardware: Mapping[str, Any]) -> str:
+    count = hardware["threads"]
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 # ---------------------------------------------------------------- limits
@@ -177,20 +188,20 @@ def hours_of(folder: Path, recipe: dict[str, Any]) -> str:
 
 def _limits(entry: Any) -> str:
     if not entry.weights:
-        return "Its accuracy is not known: it was never trained."
+        return "Its accuracy is unknown: it was never trained."
     text = (
-        f"It was trained on {entry.data} alone and not measured on other images. "
-        "Scores are not calibrated probabilities"
+        f"It was trained and measured on {entry.data} only. Scores are not calibrated "
+        "probabilities"
     )
-    if entry.kind == "ssd":
+    if _task(entry) == "detection":
         text += (
-            ": after few epochs of training, few reach the 0.5 that `scripts/detect.py`"
-            " asks for by default; `--threshold` lowers that"
+            ". After few epochs of training, few scores reach 0.5, the default "
+            "threshold of `scripts/detect.py`; lower it with `--threshold`"
         )
     page = re.search(r"--out runs/(\w+) ", entry.command)
     if page and (ROOT / "docs" / f"{page[1]}.md").exists():
         text += (
             f". [{page[1]}.md](../../docs/{page[1]}.md) compares it with other nets, "
-            "some of them trained for longer"
+            "some of them trained longer"
         )
     return f"{text}."

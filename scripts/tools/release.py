@@ -14,15 +14,15 @@ from experiments.sets import PLAN, RESULT, ZOO
 from gluon_compress.cli.app import Command
 from tools.card import card
 
-TEXT = """Put a finished run into the model zoo: structure, weights, figures and a card.
+TEXT = """Publish a finished run in the model zoo: structure, weights, figures, card.
 
   %(prog)s runs/demo --name ssd_300_toy --licence Apache-2.0
   %(prog)s model_zoo/ssd_300_resnet50_v1d_compact --untrained --licence MIT
 
 Writes model_zoo/NAME and the model's row of model_zoo/index.json. Weights are stored in
-float16 where the recipe's metric, measured again with what is stored, stays within 0.1
+float16 if the recipe's metric, measured again with the stored weights, stays within 0.1
 point, otherwise in float32. With --untrained the folder holds a recipe and a plan, and
-what is released is the structure they give.
+their structure is released without weights.
 """
 NEAR = 1e-3  # of the metric: what float16 may cost
 
@@ -67,7 +67,7 @@ def _trained(args: argparse.Namespace, draft: Path) -> Any:
     source, folder = Path(args.run), draft / args.name
     recipe, result = load_recipe(source / "recipe.json"), read_json(source / RESULT)
     stage = list(result["stages"])[-1]
-    key = pipeline.task_of(recipe).metric
+    key = recipe.metric
     figures, released = result["stages"][stage], {}
     for kind in ("float16", "float32"):
         weights = zoo.release(source / stage / "model", draft, args.name, kind=kind)

@@ -63,6 +63,16 @@ class ScaleSettings(Settings):
     train: Schedule
 
 
+class Factor:
+    """What a stage leaves beside its model."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def save(self, path) -> None:
+        path.write_text(str(self.factor))
+
+
 class Scale(Algorithm):
     """Scales the weights, trains, and keeps every channel: there is no plan."""
 
@@ -84,7 +94,8 @@ class Scale(Algorithm):
         )
         if self.fail:
             raise KeyboardInterrupt
-        return StageOutput(net, {"factor": settings.factor, **notes})
+        notes = {"factor": settings.factor, **notes}
+        return StageOutput(net, notes, {"factor.txt": Factor(settings.factor)})
 
     def _scaled(self, net, settings, context):
         copy = slim(net, Plan.everything(context.trace(net)), shape=context.shape)
@@ -146,6 +157,20 @@ def test_a_run_without_any_plan_has_none(tmp_path, scale):
     pipeline.run(recipe, tmp_path / "run", options=QUIET)
     assert not (tmp_path / "run" / PLAN).exists()
     assert read_json(tmp_path / "run" / "1_scale" / "result.json")["factor"] == 0.5
+    assert (tmp_path / "run" / "1_scale" / "factor.txt").read_text() == "0.5"
+
+
+@pytest.mark.slow
+def test_an_algorithm_goes_before_pruning_too(tmp_path, scale):
+    budget = {"macs_ratio": 0.5}
+    prune = {"algorithm": "prune", "budget": budget, "multiple": 1, "effects": 1}
+    recipe = recipe_in(tmp_path, compression=[RECIPE["compression"][1], prune])
+    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert list(results["stages"]) == ["full", "1_scale", "2_prune", "compact"]
+    full, compact = (results["stages"][name] for name in ("full", "compact"))
+    assert compact["macs"] <= 0.5 * full["macs"]
+    pruning = Plan.load(tmp_path / "run" / "2_prune" / PLAN)
+    assert Plan.load(tmp_path / "run" / PLAN).keep == pruning.keep
 
 
 def test_settings_of_an_algorithm_are_checked_and_in_the_schema(scale):

@@ -11,11 +11,11 @@ from gluoncv.model_zoo.ssd.target import SSDTargetGenerator
 from gluon_compress.boxes import iou
 from gluon_compress.data import VOCLayout
 from gluon_compress.data.batches import Batches, pad_labels
-from gluon_compress.data.normalization import normalize
-from gluon_compress.data.ssd_transforms import (
-    ssd_train_sample,
-    ssd_val_sample,
+from gluon_compress.data.detection_transforms import (
+    detection_train_sample,
+    detection_val_sample,
 )
+from gluon_compress.data.normalization import normalize
 from gluon_compress.models.ssd.training import SSDTargets, match
 
 
@@ -311,7 +311,7 @@ def test_every_object_gets_an_anchor_however_little_it_overlaps():
 @pytest.mark.data
 def test_training_batches_of_real_images(shared_data):
     data = VOCLayout(shared_data / "bccd", "val")
-    sample = partial(ssd_train_sample, size=96)
+    sample = partial(detection_train_sample, size=96)
     targets = SSDTargets(anchor_grid())
     batches = Batches(data, sample, 4, targets=targets)
     images, classes, deltas = next(batches.epoch(0))
@@ -325,7 +325,7 @@ def test_training_batches_of_real_images(shared_data):
 @pytest.mark.data
 def test_validation_batches_of_real_images(shared_data):
     data = VOCLayout(shared_data / "bccd", "val")
-    sample = partial(ssd_val_sample, size=96)
+    sample = partial(detection_val_sample, size=96)
     images, labels = next(Batches(data, sample, 4, shuffle=False).epoch(0))
     most = max(len(data.label(i)) for i in range(4))
     assert images.shape == (4, 3, 96, 96)

@@ -7,7 +7,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress.data import crop_val_sample, normalize, ssd_val_sample
+from gluon_compress.data import crop_val_sample, detection_val_sample, normalize
 from gluon_compress.data.preprocess import Preprocess, as_rgb
 from gluon_compress.sizes import size_pair
 
@@ -62,7 +62,7 @@ def test_validation_shows_what_a_runtime_is_shown(size):
     image = noise(40, 70)
     height, width = size_pair(size)
     label = np.array([[7, 4, 35, 20, 1, 0]], np.float32)
-    view, boxes = ssd_val_sample(image, label, size)
+    view, boxes = detection_val_sample(image, label, size)
     batch, placement = Preprocess(height=height, width=width)(image)
     np.testing.assert_array_equal(batch, normalize(view[None]))
     np.testing.assert_allclose(placement.to_image(boxes[:, :4]), label[:, :4], 1e-6)

@@ -12,8 +12,12 @@ from gluoncv.data.transforms.presets.ssd import (
 )
 
 from gluon_compress.data import crop_train_sample, crop_val_sample
+from gluon_compress.data.detection_transforms import (
+    FILL,
+    detection_train_sample,
+    detection_val_sample,
+)
 from gluon_compress.data.normalization import MEAN, STD, normalize
-from gluon_compress.data.ssd_transforms import FILL, ssd_train_sample, ssd_val_sample
 
 SIZE = 60
 COUNT = 500
@@ -32,7 +36,7 @@ def scene(seed: int = 0, height: int = 90, width: int = 120) -> np.ndarray:
 
 def samples(image, label, count: int) -> list:
     return [
-        ssd_train_sample(image, label, SIZE, np.random.default_rng([7, i]))
+        detection_train_sample(image, label, SIZE, np.random.default_rng([7, i]))
         for i in range(count)
     ]
 
@@ -207,7 +211,7 @@ def test_some_views_keep_their_colours():
 @pytest.mark.parametrize("shape", [(90, 120), (30, 40), (50, 100)])
 def test_validation_view_is_that_of_gluoncv(shape):
     image = scene(1, *(side // 6 * 6 for side in shape))
-    view, label = ssd_val_sample(image, LABEL, SIZE)
+    view, label = detection_val_sample(image, LABEL, SIZE)
     theirs, boxes = SSDDefaultValTransform(SIZE, SIZE)(
         mx.nd.array(image, dtype="uint8"), LABEL
     )
@@ -217,7 +221,7 @@ def test_validation_view_is_that_of_gluoncv(shape):
 
 
 def test_validation_boxes_by_formula():
-    _, label = ssd_val_sample(scene(), LABEL, SIZE)
+    _, label = detection_val_sample(scene(), LABEL, SIZE)
     expected = LABEL.copy()
     expected[:, :4] *= [60 / 120, 60 / 90] * 2
     np.testing.assert_allclose(label, expected, rtol=1e-6)
@@ -233,7 +237,7 @@ def test_normalized_by_formula():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_views_that_are_not_square_hold_their_boxes(seed):
-    view, boxes = ssd_train_sample(
+    view, boxes = detection_train_sample(
         scene(), LABEL, (40, 72), np.random.default_rng(seed)
     )
     assert view.shape == (40, 72, 3)
@@ -243,7 +247,7 @@ def test_views_that_are_not_square_hold_their_boxes(seed):
 
 
 def test_validation_stretches_an_image_to_both_sides():
-    view, boxes = ssd_val_sample(scene(), LABEL, (45, 240))
+    view, boxes = detection_val_sample(scene(), LABEL, (45, 240))
     assert view.shape == (45, 240, 3)
     expected = LABEL[:, :4] * np.tile([240 / 120, 45 / 90], 2)
     np.testing.assert_allclose(boxes[:, :4], expected, rtol=1e-6)

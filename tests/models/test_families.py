@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import mxnet as mx
@@ -11,10 +10,9 @@ import pytest
 from mxnet import autograd, gluon, nd
 
 import gluon_compress as gc
+import heat_map
 from gluon_compress import models
-from gluon_compress.data import Preprocess
-from gluon_compress.graph import pair_of
-from gluon_compress.models import FAMILIES, Family, family_named, family_of
+from gluon_compress.models import family_named, family_of
 
 CLASSES = ("cat", "dog")
 
@@ -172,119 +170,11 @@ def test_a_net_of_no_family_is_named():
 
 # A detector without anchors, added from outside by one row.
 
-STRIDE = 4
-
-
-@dataclass(frozen=True)
-class HeatMapConfig:
-    classes: tuple
-    size: tuple = (32, 48)
-
-
-class HeatMapNet(gluon.nn.HybridBlock):
-    """Scores of centres ``(B, C, h, w)`` and sizes of boxes ``(B, 2, h, w)``."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(prefix="heat_")
-        with self.name_scope():
-            self.body = gluon.nn.HybridSequential(prefix="")
-            for width in (8, 16):
-                self.body.add(gluon.nn.Conv2D(width, 3, strides=2, padding=1))
-                self.body.add(gluon.nn.BatchNorm())
-                self.body.add(gluon.nn.Activation("relu"))
-            self.centers = gluon.nn.Conv2D(classes, 1)
-            self.sizes = gluon.nn.Conv2D(2, 1)
-
-    def hybrid_forward(self, F, x):
-        x = self.body(x)
-        return self.centers(x), self.sizes(x)
-
-
-class HeatMapPostprocess:
-    """The best cell of each class is a box."""
-
-    def decode(self, outputs):
-        heat, sizes = outputs["heat"], outputs["sizes"]
-        images, classes, height, width = heat.shape
-        best = heat.reshape(images, classes, -1).argmax(axis=2)
-        rows, columns = np.divmod(best, width)
-        image = np.arange(images)[:, None]
-        scores = 1 / (1 + np.exp(-heat.reshape(images, classes, -1).max(axis=2)))
-        wide, high = (sizes[image, i, rows, columns] / 2 for i in (0, 1))
-        x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
-        boxes = np.stack([x - wide, y - high, x + wide, y + high], axis=2)
-        ids = np.tile(np.arange(classes, dtype=np.float32), (images, 1))
-        return ids[..., None], scores[..., None], boxes
-
-
-class HeatMapFamily(Family):
-    kind = "heatmap"
-    Config = HeatMapConfig
-    output_names = ("heat", "sizes")
-
-    def models(self):
-        return ("heat_tiny",)
-
-    def build(self, name, classes, *, seed=0, size=(32, 48)):
-        net = HeatMapNet(len(classes))
-        mx.random.seed(seed)
-        net.initialize(mx.init.Xavier())
-        net(nd.zeros((1, 3, *size)))
-        return self.describe(net, HeatMapConfig(tuple(classes), tuple(size)))
-
-    def manifest(self, net):
-        config = self.config_of(net)
-        facts = {"kind": self.kind, "outputs": list(self.output_names)}
-        return {**facts, "classes": list(config.classes), "size": list(config.size)}
-
-    def config_from_manifest(self, manifest):
-        return HeatMapConfig(tuple(manifest["classes"]), tuple(manifest["size"]))
-
-    def with_classes(self, net, classes, *, seed=0):
-        return self.build("heat_tiny", classes, seed=seed, size=self.input_size(net))
-
-    def targets(self, net):
-        height, width = (side // STRIDE for side in self.input_size(net))
-
-        def targets(labels):
-            heat = np.zeros((len(labels), len(self.classes_of(net)), height, width))
-            sizes = np.zeros((len(labels), 2, height, width))
-            for i, label in enumerate(labels):
-                for x0, y0, x1, y1, name, _ in label:
-                    cell = int((y0 + y1) / 2) // STRIDE, int((x0 + x1) / 2) // STRIDE
-                    heat[(i, int(name), *cell)] = 1
-                    sizes[(i, slice(None), *cell)] = x1 - x0, y1 - y0
-            return heat, sizes
-
-        return targets
-
-    def loss(self, net):
-        cross_entropy = gluon.loss.SigmoidBCELoss()
-
-        def loss(outputs, batch):
-            _, heat, sizes = batch
-            seen = heat.max(axis=1, keepdims=True)
-            apart = nd.broadcast_mul(nd.abs(outputs["sizes"] - sizes), seen)
-            center = cross_entropy(outputs["heat"], heat).mean()
-            size = apart.sum() / nd.maximum(seen.sum(), 1)
-            return center + 0.1 * size, {"center": center, "size": size}
-
-        return loss
-
-    def preprocess(self, net):
-        return Preprocess(*self.input_size(net))
-
-    def postprocess(self, net):
-        return HeatMapPostprocess()
-
-    def inference_graph(self, net):
-        return pair_of(net)
-
 
 @pytest.fixture
 def heat(monkeypatch):
-    """Return a net of the new family, whose row is all that was added."""
-    monkeypatch.setitem(FAMILIES, "heatmap", HeatMapFamily())
+    """Return a net of a family from outside."""
+    heat_map.register(monkeypatch)
     return gc.build("heat_tiny", CLASSES, seed=1)
 
 
@@ -302,7 +192,7 @@ def test_a_new_family_is_built_by_name_and_by_the_zoo(heat):
 def test_a_new_family_is_traced_pruned_saved_and_loaded(heat, tmp_path):
     plan, images = half(heat), noise(2, 3, 32, 48)
     widths = {group.name: group.width for group in models.graph_of(heat).groups}
-    assert sorted(widths.values()) == [2, 2, 8, 16]
+    assert sorted(widths.values()) == [2, 2, 2, 8, 16]
     small, masked = gc.slim(heat, plan), gc.mask(heat, plan)
     assert models.cost_of(small)["macs"] < models.cost_of(heat)["macs"]
     models.save(small, tmp_path / "model", "heat")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, build, count, models, select, trace
-from gluon_compress.plan import SELECTIONS, BySensitivity, Constraints, Sensitivity
+from gluon_compress.plan import BySensitivity, Constraints, Sensitivity, selections
 from nets import NETS, SHAPE, ready
 
 LIMITS = (("macs",), ("bytes",), ("params",), ("macs", "bytes"), ("macs", "params"))
@@ -41,7 +41,7 @@ def used(cost, budget) -> list[float]:
     return [getattr(cost, name) / limit for name, limit in budget.limits.items()]
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", selections())
 @pytest.mark.parametrize("name", NETS)
 def test_tiny_net_is_never_above_a_limit_and_takes_what_fits(name, selection):
     graph = trace(ready(NETS[name]()), SHAPE)

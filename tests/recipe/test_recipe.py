@@ -7,12 +7,9 @@ import pytest
 
 from gluon_compress.compression import DeleteSettings, PruneSettings
 from gluon_compress.distill import LOSSES, DistillationLoss
-from gluon_compress.models import FAMILIES
-from gluon_compress.models.settings import DetectorSettings
-from gluon_compress.models.ssd.family import SSDFamily
 from gluon_compress.recipe import Recipe, load_recipe, parse_recipe
 from gluon_compress.train import Schedule
-from gluon_compress.validation import Count, Positive, Settings
+from gluon_compress.validation import Positive, Settings
 
 NET = "ssd_300_resnet50_v1d"
 RECIPE = {
@@ -92,6 +89,8 @@ def test_default_objects_are_not_shared(tmp_path):
         ("model", [], "model is []", "an object"),
         ("model.name", "ssd_9", "model.name is 'ssd_9'", "ssd_300_"),
         ("model.name", "resnet18_v1", "model.name is 'resnet18_v1'", "ssd_300_"),
+        ("evaluate", {"nms_topk": 0}, "evaluate.nms_topk is 0", "from 1"),
+        ("evaluate", {"nms": 0}, "evaluate.nms", "iou, nms_thresh"),
         ("model.anchors", 3, "model.anchors", "sizes, ratios"),
         ("model.sizes", [1, 3, 2], "model.sizes is [1, 3, 2]", "rising"),
         (
@@ -248,12 +247,12 @@ def test_data_root_starts_here_or_at_the_variable(tmp_path, monkeypatch):
 
 
 def test_data_of_another_layout_is_found_by_its_name(tmp_path, monkeypatch):
-    data = load(tmp_path, changed("data.root", "../shared/data/bccd")).data
+    data = load(tmp_path, changed("data.root", "../theirs/data/bccd")).data
     monkeypatch.setenv("GLUON_COMPRESS_DATA", str(tmp_path / "sets"))
     assert data.folder() == tmp_path / "sets" / "bccd"
-    (tmp_path / "shared" / "data" / "bccd").mkdir(parents=True)
+    (tmp_path / "theirs" / "data" / "bccd").mkdir(parents=True)
     (tmp_path / "sets").mkdir()
-    assert data.folder().resolve() == tmp_path / "shared" / "data" / "bccd"
+    assert data.folder().resolve() == tmp_path / "theirs" / "data" / "bccd"
 
 
 def test_absolute_data_root_stays(tmp_path, monkeypatch):
@@ -290,23 +289,3 @@ def test_a_loss_from_outside_brings_its_settings(tmp_path, monkeypatch):
     assert load(tmp_path, content).distillation.sharpness == 2
     with pytest.raises(ValueError, match=r"distillation\.sharpness is 0; allowed: "):
         load(tmp_path, changed("distillation", {"sharpness": 0}))
-
-
-def test_a_family_from_outside_brings_the_settings_of_its_nets(tmp_path, monkeypatch):
-    class HeatMapSettings(DetectorSettings):
-        stride: Count = 4
-
-    class HeatMap(SSDFamily):
-        kind = "heatmap"
-        Settings = HeatMapSettings
-
-        def models(self):
-            return ("heat_tiny",)
-
-    monkeypatch.setitem(FAMILIES, "heatmap", HeatMap())
-    recipe = load(tmp_path, changed("model", {"name": "heat_tiny", "stride": 2}))
-    assert recipe.model.build_options() == {"stride": 2}
-    with pytest.raises(ValueError, match=r"model\.stride is 0; allowed: "):
-        load(tmp_path, changed("model", {"name": "heat_tiny", "stride": 0}))
-    with pytest.raises(ValueError, match=r"model\.sizes: no such key; .*stride"):
-        load(tmp_path, changed("model", {"name": "heat_tiny", "sizes": [1, 2]}))

@@ -197,7 +197,7 @@ def test_way_from_files_to_boxes_is_timed(call, deployed, tmp_path):
     page = (tmp_path / "b" / "benchmark.md").read_text()
     assert "## From an image to its boxes" in page
     assert "boxes / head, mxnet float32" in page
-    assert "Ratios of times" not in page  # of one net there are none
+    assert "Time ratios" not in page  # of one net there are none
     assert {p.name for p in (tmp_path / "b").iterdir()} == {
         "benchmark.md",
         "benchmark.png",

@@ -383,7 +383,7 @@ def test_gains_are_those_over_the_net_without_the_change(tmp_path):
     }.items():
         detector(tmp_path / "set", name, value)
     page = detectors.page(tmp_path / "set", "<!-- results -->")
-    rows = cells(page.partition("## What is gained")[2])
+    rows = cells(page.partition("## Gains")[2])
     assert rows["losses_scores"] == ["losses_none", "1", "+3.0", "+1.5"]
     assert rows["keep_25"] == ["losses_scores_boxes_features", "1", "-4.0", "-2.0"]
     assert {"losses_none", "losses_boxes", "keep_100"}.isdisjoint(rows)

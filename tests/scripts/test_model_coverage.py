@@ -70,7 +70,7 @@ def test_every_model_has_its_row(page):
 
 
 def test_reasons_are_counted_without_names_of_layers(page):
-    assert rows(page, "What is frozen") == [
+    assert rows(page, "Frozen channels") == [
         ["softmax normalises", "3", "7"],
         ["network output", "2", "20"],
     ]

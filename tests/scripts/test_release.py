@@ -114,7 +114,7 @@ def test_card_has_the_figures(call, classified, own):
     entry = zoo.read()["colours"]
     for words in (
         f"{100 * entry.metric.value:.1f} on images val",
-        "3.2 ms, batch 1, 1 thread(s) of a processor",
+        "3.2 ms, batch 1, 1 thread of a processor",
         "float16",
         "MIT",
         'gc.get_model("colours", pretrained=True)',
@@ -155,7 +155,7 @@ def test_failure_changes_nothing(call, classified, own, tmp_path):
     ("kind", "model", "start"),
     [
         ("ssd", {"trunk": "runs/t/full/model"}, "`runs/t/full/model`"),
-        ("ssd", {}, "starts from random values"),
+        ("ssd", {}, "starts from random weights"),
         ("classifier", {}, "[recipe.json](recipe.json).\n"),
     ],
 )

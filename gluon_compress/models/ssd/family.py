@@ -24,7 +24,7 @@ from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
-from gluon_compress.models.ssd.settings import SSDSettings
+from gluon_compress.models.ssd.settings import SSDEvaluation, SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.validation import class_names, wrong
 
@@ -45,6 +45,8 @@ class SSDFamily(Family):
     Settings = SSDSettings
     output_names = raw_head.OUTPUTS
     net_types = (SSD,)
+    Evaluation = SSDEvaluation
+    default_losses = {"scores": 1.0, "boxes": 1.0}
 
     def models(self) -> Sequence[str]:
         """Return the names of SSDs on all backbones."""

@@ -1,4 +1,4 @@
-"""What a recipe may state of an SSD."""
+"""What a recipe may state of an SSD: its anchors, extra stages and NMS."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Optional, Tuple
 from pydantic import Field
 from typing_extensions import Annotated
 
-from gluon_compress.models.settings import DetectorSettings
-from gluon_compress.validation import Positive
+from gluon_compress.models.settings import DetectionEvaluation, DetectorSettings
+from gluon_compress.validation import Count, NonEmptyStr, Positive, Share
 
 _SOME = Field(min_length=1)
 
@@ -30,6 +30,9 @@ class SSDSettings(DetectorSettings):
         the model's own.
     extras : tuple of int or None
         Channels of the stages that follow the trunk; None: the model's own.
+    trunk : str or None
+        Folder of an exported classifier, pruned or not, to take the trunk from; None:
+        the trunk of ``name``, with initial values.
     """
 
     sizes: Optional[Annotated[Tuple[Positive, ...], Field(min_length=2)]] = None
@@ -38,6 +41,7 @@ class SSDSettings(DetectorSettings):
     ] = None
     steps: Optional[Annotated[Tuple[Positive, ...], _SOME]] = None
     extras: Optional[Tuple[Annotated[int, Field(ge=2)], ...]] = None
+    trunk: Optional[NonEmptyStr] = None
 
     def check(self) -> None:
         """Check that sizes rise and that anchors are for one number of maps."""
@@ -55,3 +59,22 @@ class SSDSettings(DetectorSettings):
                 if name == "sizes":
                     allowed = f"{maps + 1} rising numbers, one more than maps"
                 raise self.error(name, allowed)
+
+
+class SSDEvaluation(DetectionEvaluation):
+    """How detections of an SSD are filtered and measured.
+
+    Parameters
+    ----------
+    nms_thresh : float
+        Overlap from which a box is suppressed by a better one, as in GluonCV's
+        ``SSD.set_nms``.
+    nms_topk : int
+        Boxes of each class that enter the suppression.
+    post_nms : int
+        Boxes of an image that are returned.
+    """
+
+    nms_thresh: Share = 0.45
+    nms_topk: Count = 400
+    post_nms: Count = 100

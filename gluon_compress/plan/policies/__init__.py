@@ -21,13 +21,13 @@ from gluon_compress.plan.problem import PruningProblem
 __all__ = [
     "MEASURED",
     "POLICIES",
-    "SELECTIONS",
     "BySensitivity",
     "Global",
     "Greedy",
     "Policy",
     "Uniform",
     "policy_named",
+    "selections",
 ]
 
 Policy = Callable[[PruningProblem], np.ndarray]
@@ -41,8 +41,11 @@ POLICIES: dict[str, Policy] = {
 MEASURED: dict[str, str] = {
     BySensitivity.name: "BySensitivity(prune.sensitivity(net, accuracy))"
 }
-# What recipes and plans call them.
-SELECTIONS: tuple[str, ...] = (*POLICIES, *MEASURED)
+
+
+def selections() -> tuple[str, ...]:
+    """Return the names that recipes and plans may call policies by."""
+    return (*POLICIES, *MEASURED)
 
 
 def policy_named(name: str) -> Policy:
@@ -58,5 +61,5 @@ def policy_named(name: str) -> Policy:
             f"selection {name!r} needs data; allowed: selection={MEASURED[name]}"
         )
     if name not in POLICIES:
-        raise ValueError(f"selection {name!r} is unknown; {listed(SELECTIONS)}")
+        raise ValueError(f"selection {name!r} is unknown; {listed(selections())}")
     return POLICIES[name]

@@ -1,4 +1,4 @@
-"""Augments images and boxes for SSD, in uint8.
+"""Augments images and boxes for detectors, in uint8.
 
 The changes and their distributions are those of GluonCV's ``SSDDefaultTrainTransform``
 (Liu et al. 2016, section 2.2, "data augmentation"), in another order: the crop is
@@ -38,10 +38,10 @@ _TO_YIQ = np.array([_GRAY, [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 _FROM_YIQ = np.array([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.107, 1.705]])
 
 
-def ssd_train_sample(
+def detection_train_sample(
     image: np.ndarray, label: np.ndarray, size: Size, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a random view of an image for SSD training, and the boxes in it.
+    """Return a random view of an image to train on, and the boxes seen in it.
 
     The image is put on a canvas up to four times as large (half of the time); a crop
     that overlaps the boxes enough is resized with a random interpolation and mirrored
@@ -88,7 +88,7 @@ def ssd_train_sample(
     return view, boxes.astype(np.float32)
 
 
-def ssd_val_sample(
+def detection_val_sample(
     image: np.ndarray,
     label: np.ndarray,
     size: Size,
@@ -99,7 +99,7 @@ def ssd_val_sample(
     Parameters
     ----------
     image, label, size
-        As in ``ssd_train_sample``.
+        As in ``detection_train_sample``.
     rng : ignored
         Nothing is random here.
 
