@@ -1,11 +1,11 @@
-"""What a net costs: multiply-accumulates, parameters, bytes, activations, time.
+"""Counts what a net costs: MACs, parameters, bytes, activations; and measures latency.
 
 **MACs** are the multiply-accumulates of convolutions, dense layers and matrix products;
-FLOPs are 2 x MACs. **params** are what is trained (weights, biases, scale and shift of
-normalisation), **bytes** what is stored: these and the running statistics, 4 bytes
-each; MB is 10^6 bytes. **activations** are the numbers that the layers with MACs put
-out. All are per sample. Annotations (masks, fake quantisers) and constants (anchors) do
-not count.
+FLOPs are 2 x MACs. **params** are trained (weights, biases, scale and shift of
+normalisation), **bytes** are stored: parameters and running statistics, 4 bytes each;
+MB is 10^6 bytes. **activations** are the output elements of layers with MACs. MACs and
+activations are per sample. Annotations (masks, fake quantisers) and constants (anchors)
+do not count.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Cost:
 
     @property
     def activations(self) -> int:
-        """Numbers put out by the layers that have MACs, for one sample."""
+        """Output elements of the layers with MACs, for one sample."""
         return sum(row.activations for row in self.rows)
 
     def figures(self) -> dict[str, int]:
@@ -93,20 +93,20 @@ def _written(cost: Row | Cost) -> tuple[str, ...]:
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
-    """Words to the left, numbers to the right."""
+    """Return a line of the table, words to the left, numbers to the right."""
     words = [text.ljust(width) for text, width in zip(line[:3], widths)]
     numbers = [text.rjust(width) for text, width in zip(line[3:], widths[3:])]
     return "  ".join(words + numbers).rstrip()
 
 
 def count(graph: Graph, plan: Any = None) -> Cost:
-    """Return what a net costs, or what it would cost with a plan applied.
+    """Return the cost of a net, with or without a plan applied.
 
     Parameters
     ----------
     graph : Graph
     plan : Plan, optional
-        Counted as if ``slim`` had been called, without building anything.
+        Count as after ``slim``, without building the net.
 
     Raises
     ------
@@ -117,33 +117,33 @@ def count(graph: Graph, plan: Any = None) -> Cost:
         plan.check(graph)
     keep_mask = graph.keep_mask(plan.keep if plan is not None else {})
     running, rows = states(graph.nodes), []
-    seen: set[str] = set()
+    counted: set[str] = set()
     for i, node in enumerate(graph.nodes):
         if node["op"] == "null":
             continue
-        own = _own_parameters(graph, node, seen)
-        if own or operator_of(node["op"]).macs is not None:
-            rows.append(_row(graph, i, keep_mask, own, running))
+        parameters = _new_parameters(graph, node, counted)
+        if parameters or operator_of(node["op"]).macs is not None:
+            rows.append(_row(graph, i, keep_mask, parameters, running))
     return Cost(tuple(rows))
 
 
-def _own_parameters(graph: Graph, node: dict, seen: set) -> list:
-    """Return a node's entries that are parameters no earlier node has."""
-    own = []
+def _new_parameters(graph: Graph, node: dict, counted: set[str]) -> list:
+    """Return a node's inputs that are parameters not counted yet, and note them."""
+    entries = []
     for entry in node["inputs"]:
         name = graph.nodes[entry[0]]["name"]
         if name in graph.params and graph.nodes[entry[0]]["op"] == "null":
             setting = graph.settings.get(name)
-            if name not in seen and not (setting and setting.constant):
-                own.append(entry)
-            seen.add(name)
-    return own
+            if name not in counted and not (setting and setting.constant):
+                entries.append(entry)
+            counted.add(name)
+    return entries
 
 
 def _row(
     graph: Graph, i: int, keep_mask: np.ndarray, parameters: Sequence, running: set
 ) -> Row:
-    """Return the cost of a node; ``parameters`` are the entries counted with it."""
+    """Return the cost of a node and of its ``parameters``."""
     node, macs_of = graph.nodes[i], operator_of(graph.nodes[i]["op"]).macs
     out = graph.kept_shape((i, 0), keep_mask)
     macs = activations = 0
@@ -187,19 +187,19 @@ def measure_latency(
     threads: int | None = None,
     ctx: mx.Context | None = None,
 ) -> Latency:
-    """Measure how long a net takes for one batch of random images.
+    """Measure the time of a net for a batch of random images.
 
     Parameters
     ----------
     run : callable
         A net, or any function of an NDArray; its outputs are waited for.
     shape : tuple
-        Of the input.
+        Shape of the input.
     repeats, warmup : int
-        Passes that are measured, and passes before them that are not.
+        Passes that are measured, and passes before them.
     threads : int, optional
-        How many threads the run is known to use. It is reported, not set: MXNet
-        reads ``OMP_NUM_THREADS`` when it starts, and that is the default here.
+        Number of threads to report. It is not set here: MXNet reads the default,
+        ``OMP_NUM_THREADS``, when it starts.
     ctx : Context, optional
 
     Raises

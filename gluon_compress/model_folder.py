@@ -1,7 +1,7 @@
-"""Exports: a symbol, its parameters and a manifest in one folder, checked.
+"""Writes and checks model folders: a symbol, its parameters and a manifest.
 
-The manifest is plain data: what a net is for (its kind, classes, constants) comes in as
-``info`` and is passed on; this module knows no kind of net.
+The manifest is plain data: everything about the kind of net (classes, constants) is
+passed in as ``info``; this module does not depend on it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from gluon_compress.storage.artifacts import (
     MANIFEST,
     atomic_directory,
     checksums,
-    read_manifest,  # noqa: F401  for those who read exports
+    read_manifest,  # noqa: F401  for readers of exports
     verified,
 )
 from gluon_compress.storage.atomic import write_json
 
-# Runs in a process that never built the net and imports nothing of this package.
+# Runs in a new process, without this package.
 RELOAD = """
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -47,12 +47,12 @@ np.savez(outputs, *[r.asnumpy() for r in result])
 
 @dataclass(frozen=True)
 class Reference:
-    """An input and what the original net makes of it.
+    """An input, and the outputs of the original net for it.
 
     Parameters
     ----------
     inputs : ndarray
-        Float32, of the exported shape but for the first axis.
+        Float32, of the exported shape except for the first axis.
     outputs : tuple of ndarray
         In the order of the symbol's outputs.
     """
@@ -71,25 +71,25 @@ def export(
     reference: Reference | None = None,
     tolerance: float = 1e-5,
 ) -> dict:
-    """Write an export, reload it in a new process, and only then put it in place.
+    """Write an export atomically, after reloading it in a new process.
 
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        With one input beside its parameters; its adapter gives the symbol.
+        A net with one input.
     folder : path
-        Made, or replaced if it holds an export of the same ``kind`` (see ``info``);
-        an interruption leaves the earlier one whole.
+        Created, or replaced if it contains an export of the same ``kind`` (see
+        ``info``).
     name : str
         ``NAME-symbol.json`` and ``NAME-0000.params`` are for ``SymbolBlock.imports``
         and ``mx.model.load_checkpoint``.
     shape : sequence of int
-        Of the input, with its batch axis.
+        Shape of the input, with its batch axis.
     info : mapping, optional
-        JSON-able facts for the manifest, such as ``Family.manifest`` returns. Its
+        JSON-able entries of the manifest, as ``Family.manifest`` returns. Its
         ``outputs`` name the outputs.
     reference : Reference, optional
-        What the Gluon net gives; by default what the symbol gives in this process.
+        Outputs of the Gluon net; by default those of the symbol in this process.
     tolerance : float
         Largest accepted difference, relative to the output's largest value.
 
@@ -101,14 +101,14 @@ def export(
     Raises
     ------
     ValueError
-        If a parameter is missing, the folder holds anything but an export of this
-        kind, or the reloaded net differs; nothing has been changed then.
+        If a parameter is missing, the folder contains anything but an export of this
+        kind, or the reloaded net differs. Nothing is changed then.
     """
     check_name(name)
     with atomic_directory(folder, (info or {}).get("kind")) as draft:
         symbol, params = pair_of(net)
         stored, input_name = save_pair(symbol, params, draft, name)
-        reference = reference or _own_reference(symbol, stored, shape)
+        reference = reference or _symbol_reference(symbol, stored, shape)
         _save_reference(draft / f"{name}-check.npz", reference)
         manifest = _manifest(symbol, name, input_name, shape, info or {})
         manifest["files"] = checksums(draft)
@@ -122,7 +122,7 @@ def export(
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError for a name that files cannot have everywhere."""
+    """Raise ValueError for a name that some file systems refuse."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"export name {name!r}; allowed: letters, digits, '_.-'")
 
@@ -130,8 +130,8 @@ def check_name(name: str) -> None:
 def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, str]:
     """Write ``NAME-symbol.json`` and ``NAME-0000.params`` for ``load_checkpoint``.
 
-    Returns what was stored, by its prefixed name, and the name of the input; raises
-    ValueError if the symbol needs more than that beside its parameters.
+    Returns the stored values by prefixed name, and the name of the input. Raises
+    ValueError if the symbol has more than one input besides its parameters.
     """
     stored, input_name = _prefixed(symbol, params)
     symbol.save(str(folder / f"{name}-symbol.json"))
@@ -139,13 +139,13 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     return stored, input_name
 
 
-def versions(*others: str) -> dict[str, str]:
-    """Return the versions that a manifest states, those of others where installed."""
-    own = {"mxnet": mx.__version__, "numpy": np.__version__}
-    for name in others:
+def versions(*packages: str) -> dict[str, str]:
+    """Return versions for a manifest, including those of packages if installed."""
+    numbers = {"mxnet": mx.__version__, "numpy": np.__version__}
+    for name in packages:
         with suppress(metadata.PackageNotFoundError):
-            own[name] = metadata.version(name)
-    return {**own, "python": platform.python_version()}
+            numbers[name] = metadata.version(name)
+    return {**numbers, "python": platform.python_version()}
 
 
 def check(
@@ -160,7 +160,7 @@ def check(
     ----------
     folder : path
     reference : Reference, optional
-        By default the one that was recorded when the export was made.
+        By default the one stored in the export.
     tolerance : float
         Largest accepted difference, relative to the output's largest value.
 
@@ -172,8 +172,8 @@ def check(
     Raises
     ------
     ValueError
-        Naming the file that is missing, altered or of a newer format, or the output
-        that differs.
+        If a file is missing, altered or of a newer format, or an output differs; the
+        message names it.
     """
     folder = Path(folder)
     manifest = verified(folder)
@@ -187,13 +187,13 @@ def load_symbol(
 ) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """Return the symbol of an export, and its parameters and running statistics.
 
-    Values that the model zoo stores in float16 are float32 here, as nets run.
+    Values that the model zoo stores in float16 are converted to float32.
 
     Raises
     ------
     ValueError
-        Naming the file that is missing, altered or of a newer format, or the folder
-        that has a structure and no weights.
+        If a file is missing, altered or of a newer format, or the folder has no
+        weights; the message names it.
     """
     folder = Path(folder)
     manifest = verified(folder)
@@ -207,9 +207,9 @@ def load_symbol(
 
 
 def _prefixed(symbol, params: Mapping) -> tuple[dict, str]:
-    """Return parameters as ``load_checkpoint`` wants them, and the input's name."""
-    wanted = symbol.list_arguments()
-    inputs = [name for name in wanted if name not in params]
+    """Return parameters as ``load_checkpoint`` needs them, and the input's name."""
+    arguments = symbol.list_arguments()
+    inputs = [name for name in arguments if name not in params]
     states = symbol.list_auxiliary_states()
     missing = [name for name in states if name not in params]
     if missing or len(inputs) != 1:
@@ -217,12 +217,12 @@ def _prefixed(symbol, params: Mapping) -> tuple[dict, str]:
             f"the symbol needs {missing or inputs}; allowed without a value: one "
             "input, and all else must be in the parameters"
         )
-    stored = {f"arg:{n}": params[n] for n in wanted if n not in inputs}
+    stored = {f"arg:{n}": params[n] for n in arguments if n not in inputs}
     stored.update({f"aux:{n}": params[n] for n in states})
     return stored, inputs[0]
 
 
-def _own_reference(symbol, stored: Mapping, shape: Sequence) -> Reference:
+def _symbol_reference(symbol, stored: Mapping, shape: Sequence) -> Reference:
     inputs = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
     net = block_of(symbol, {n.split(":", 1)[1]: v for n, v in stored.items()})
     outputs = net(mx.nd.array(inputs))
@@ -247,17 +247,19 @@ def _manifest(symbol, name: str, input_name: str, shape, info: Mapping) -> dict:
     names = list(info.get("outputs", symbol.list_outputs()))
     if len(names) != len(shapes):
         raise ValueError(f"outputs are named {names}, the symbol has {len(shapes)}")
-    own = {
+    common = {
         "format": FORMAT,
         "name": name,
         "input": {"name": input_name, "shape": list(shape)},
         "outputs": [{"name": n, "shape": list(s)} for n, s in zip(names, shapes)],
     }
-    facts = {k: v for k, v in info.items() if k != "outputs"}
-    taken = sorted({*own, "files", "max_difference", "versions"} & set(facts))
-    if taken:
-        raise ValueError(f"info holds {taken[0]!r}, which the manifest itself states")
-    return {**own, **facts, "versions": versions()}
+    family = {k: v for k, v in info.items() if k != "outputs"}
+    conflicts = {*common, "files", "max_difference", "versions"} & set(family)
+    if conflicts:
+        raise ValueError(
+            f"info holds {min(conflicts)!r}, which the manifest has itself"
+        )
+    return {**common, **family, "versions": versions()}
 
 
 def _compare(folder: Path, manifest: Mapping, reference, tolerance: float) -> dict:
@@ -269,36 +271,43 @@ def _compare(folder: Path, manifest: Mapping, reference, tolerance: float) -> di
             f"{len(reference.outputs)}, the manifest {len(names)}"
         )
     differences = {}
-    for name, own, other in zip(names, results, reference.outputs):
-        differences[name] = found = _difference(own, np.asarray(other))
-        if not found["relative"] <= tolerance:
+    for name, result, expected in zip(names, results, reference.outputs):
+        difference = _difference(result, np.asarray(expected))
+        differences[name] = difference
+        if not difference["relative"] <= tolerance:
             raise ValueError(
                 f"{folder}: output {name!r} differs from the net by "
-                f"{found['relative']:.2g} of its scale; allowed: {tolerance:g}"
+                f"{difference['relative']:.2g} of its scale; allowed: {tolerance:g}"
             )
     return differences
 
 
-def _difference(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    if own.shape != other.shape:
-        raise ValueError(f"an output has shape {own.shape}, the net's {other.shape}")
-    largest = float(np.abs(own - other).max())
-    scale = float(np.abs(other).max()) or 1.0
+def _difference(result: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    if result.shape != expected.shape:
+        raise ValueError(
+            f"an output has shape {result.shape}, the net's {expected.shape}"
+        )
+    largest = float(np.abs(result - expected).max())
+    scale = float(np.abs(expected).max()) or 1.0
     return {"absolute": largest, "relative": largest / scale}
 
 
 def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndarray]:
     name = manifest["name"]
     pair = [str(folder / f"{name}-{end}") for end in ("symbol.json", "0000.params")]
-    with tempfile.TemporaryDirectory() as place:
-        given, made = (os.path.join(place, n) for n in ("inputs.npy", "outputs.npz"))
-        np.save(given, np.asarray(inputs, np.float32))
+    with tempfile.TemporaryDirectory() as scratch:
+        input_file = os.path.join(scratch, "inputs.npy")
+        output_file = os.path.join(scratch, "outputs.npz")
+        np.save(input_file, np.asarray(inputs, np.float32))
         command = [sys.executable, "-c", RELOAD, *pair, manifest["input"]["name"]]
         done = subprocess.run(
-            [*command, given, made], capture_output=True, text=True, check=False
+            [*command, input_file, output_file],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ValueError(f"{folder}: cannot be loaded in a new process: {said}")
-        with np.load(made) as stored:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"{folder}: cannot be loaded in a new process: {reason}")
+        with np.load(output_file) as stored:
             return [stored[f"arr_{i}"] for i in range(len(stored.files))]

@@ -458,5 +458,5 @@ def _allowed(problem: Mapping[str, Any]) -> str:
     context: Optional[Mapping[str, Any]] = problem.get("ctx")
     if context and "allowed" in context:
         return context["allowed"]
-    known = _TYPES.get(problem["type"])
-    return known(context or {}) if known else problem["msg"]
+    describe = _TYPES.get(problem["type"])
+    return describe(context or {}) if describe else problem["msg"]

@@ -1,4 +1,4 @@
-"""What every command is made of: its parser, its one-line errors, its exit status."""
+"""The frame of every command: parser, one-line errors, exit status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and exit with status 2."""
+        """Print the message and exit with status 2."""
         self.exit(BAD_INPUT, f"{self.prog}: error: {message}; see --help\n")
         raise AssertionError("exit does not return")
 
@@ -30,14 +30,14 @@ class Command:
     Parameters
     ----------
     description : str
-        What ``--help`` shows, as it is laid out; ``%(prog)s`` is the command's name.
+        The text of ``--help``, preformatted; ``%(prog)s`` is the command's name.
         The first line is the summary in the list of commands.
     add_options : callable
-        Adds the command's options to a parser. It must not import MXNet: ``--help``
-        has to be fast.
+        Adds the options to a parser. It must not import MXNet, so that ``--help`` is
+        fast.
     run : callable
-        Does the work for the parsed options. ``ValueError`` and ``OSError`` mean bad
-        input, ``ArithmeticError`` a training that diverged.
+        Runs the command with parsed options. ``ValueError`` and ``OSError`` mean bad
+        input, ``ArithmeticError`` that training diverged.
     """
 
     description: str
@@ -50,7 +50,7 @@ class Command:
         return self.description.strip().splitlines()[0]
 
     def parser(self) -> Parser:
-        """Return the parser of this command alone, as a script has it."""
+        """Return the parser of this command as a script."""
         return self.fill(Parser(formatter_class=argparse.RawDescriptionHelpFormatter))
 
     def fill(self, parser: Parser) -> Parser:
@@ -91,8 +91,8 @@ def dispatch(
 
 
 def execute(command: Command, parser: Parser, args: argparse.Namespace) -> NoReturn:
-    """Run a command and exit with the status that its outcome has."""
-    # By itself MXNet takes half of the cores, and names its back end for every net.
+    """Run a command, and exit with the status of its outcome."""
+    # By default, MXNet uses half of the cores and logs its back end for every net.
     os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
     try:
@@ -100,7 +100,7 @@ def execute(command: Command, parser: Parser, args: argparse.Namespace) -> NoRet
         sys.stdout.flush()
     except KeyboardInterrupt:
         parser.exit(INTERRUPTED, f"{parser.prog}: interrupted\n")
-    except BrokenPipeError:  # the reader has gone, as ``head`` does
+    except BrokenPipeError:  # the reader has closed the pipe, as ``head`` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ArithmeticError) as error:
         if args.traceback:
@@ -113,6 +113,6 @@ def execute(command: Command, parser: Parser, args: argparse.Namespace) -> NoRet
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename is not None else ""
-        return f"{place}{error.strerror}"
+        file = f"{error.filename}: " if error.filename is not None else ""
+        return f"{file}{error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

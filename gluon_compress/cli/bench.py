@@ -30,8 +30,8 @@ One image at a time, random numbers for pixels. A model folder is timed as it is
 for a detector with boxes and suppression; a deployed one without, in every runtime that
 reads it and is installed. Times are medians; let nothing else run on the machine.
 """
-WARM_UP, LEAST = 3, 5  # runs that are not counted, and that are at least
-Way = Tuple[str, str, Callable[[], Any]]  # runtime, precision, one run
+WARM_UP, LEAST = 3, 5  # runs before the timed ones, and the least number of these
+Measurement = Tuple[str, str, Callable[[], Any]]  # runtime, precision, run
 HEAD = ("runtime", "precision", "ms", "quartiles", "images/s")
 
 
@@ -59,15 +59,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    """Time way by way, print the table, and write the result where asked to."""
+    """Time each runtime, print the table, and write the result if asked to."""
     from gluon_compress.deployment.manifest import is_deployed
     from gluon_compress.markdown import table
     from gluon_compress.model_folder import read_manifest
 
     manifest = read_manifest(args.model)
-    ways = _deployed(args) if is_deployed(manifest) else _gluon(args)
+    measurements = _deployed(args) if is_deployed(manifest) else _gluon(args)
     rows = []
-    for runtime, precision, run in ways:
+    for runtime, precision, run in measurements:
         low, middle, high = statistics.quantiles(timed(run, args.seconds), n=4)
         times = {"ms": middle, "ms_quartiles": [low, high]}
         rows.append({"runtime": runtime, "precision": precision, **times})
@@ -86,7 +86,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def timed(run: Callable[[], None], seconds: float) -> list[float]:
-    """Return milliseconds of each call, after a few that are not counted."""
+    """Return the milliseconds of each call, after a warm-up."""
     for _ in range(WARM_UP):
         run()
     times: list[float] = []
@@ -98,7 +98,7 @@ def timed(run: Callable[[], None], seconds: float) -> list[float]:
     return times
 
 
-def _gluon(args: argparse.Namespace) -> Iterator[Way]:
+def _gluon(args: argparse.Namespace) -> Iterator[Measurement]:
     refuse(args, ("runtimes", "precisions", "threads"), "only of a deployed folder")
     context = contexts(args.ctx)[0]
     import mxnet as mx
@@ -118,7 +118,7 @@ def _gluon(args: argparse.Namespace) -> Iterator[Way]:
     yield "gluon", "float32", run
 
 
-def _deployed(args: argparse.Namespace) -> Iterator[Way]:
+def _deployed(args: argparse.Namespace) -> Iterator[Measurement]:
     import numpy as np
 
     from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions

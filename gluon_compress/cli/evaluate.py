@@ -135,8 +135,8 @@ def _evaluate_detector(args: argparse.Namespace, detector: Any) -> None:
 
     images = labelled(args, detector.classes)
     figures = precisions_of(detector, images, _metric(args))
-    shown = {"mAP": figures["mAP"], **figures["classes"]}
-    print(report.precision_table({f"{_metric(args)} AP": shown}))
+    column = {"mAP": figures["mAP"], **figures["classes"]}
+    print(report.precision_table({f"{_metric(args)} AP": column}))
     print(f"mAP at IoU 0.5 to 0.95: {100 * figures['voc_mAP_50_95']:.1f}")
     for file, reason in images.problems:
         print(f"skipped {file}: {without(file, reason)}")
@@ -164,8 +164,8 @@ def _evaluate_classifier(args: argparse.Namespace, predictor: Any) -> None:
         normalized=predictor.preprocess.normalized,
     )
     accuracy = top1(partial(_votes, predictor), batches.epoch(0))
-    shown = f"top-1 at {size_text(size)} pixels: {100 * accuracy:.1f}"
-    print(f"{shown}, {len(images)} images")
+    text = f"top-1 at {size_text(size)} pixels: {100 * accuracy:.1f}"
+    print(f"{text}, {len(images)} images")
     if args.out:
         source = source_of(args, images, "val")
         content = {"model": _identity(args), "data": source, "top1": accuracy}
@@ -233,11 +233,11 @@ def precisions_of(detector: Any, images: Any, metric: str) -> dict[str, Any]:
 
 
 def source_of(args: argparse.Namespace, images: Any, split: str) -> dict[str, Any]:
-    """Return what a result says of the images; ``split`` is the default one."""
+    """Return the entry of a result on its images; ``split`` is the default."""
     from gluon_compress import data
 
-    place = {"root": Path(args.data).name, "split": args.split or split}
-    return {**place, **data.count_images(images)}
+    source = {"root": Path(args.data).name, "split": args.split or split}
+    return {**source, **data.count_images(images)}
 
 
 def _metric(args: argparse.Namespace) -> str:
@@ -248,19 +248,19 @@ def _metric(args: argparse.Namespace) -> str:
 
 
 def _evaluate_runtimes(args: argparse.Namespace) -> None:
-    """Measure net by net in every runtime, and write both files."""
+    """Evaluate every net in every runtime; write ``result.json`` and the page."""
     from gluon_compress.detector import load_detector
 
     nets: dict[str, list] = {}
     images = None
     for model, deployed in args.net:
         gluon = load_detector(model, ctx=contexts(args.ctx)[0])
-        ways = [("gluon", "float32", gluon)]
-        for runtime, precision in _ways(deployed):
+        detectors = [("gluon", "float32", gluon)]
+        for runtime, precision in _runtimes_and_precisions(deployed):
             detector = load_detector(deployed, runtime=runtime, precision=precision)
-            ways.append((runtime, precision, detector))
+            detectors.append((runtime, precision, detector))
         rows = nets[Path(deployed).name] = []
-        for runtime, precision, detector in ways:
+        for runtime, precision, detector in detectors:
             images = labelled(args, detector.classes)
             figures = precisions_of(detector, images, _metric(args))
             means = {key: figures[key] for key in ("mAP", "voc_mAP_50_95")}
@@ -273,20 +273,23 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     print(result)
 
 
-def _ways(folder: str) -> list[tuple[str, str]]:
-    """Return each runtime and precision that reads a format of a deployed folder."""
+def _runtimes_and_precisions(folder: str) -> list[tuple[str, str]]:
+    """Return the runtimes and precisions that a deployed folder has formats for."""
     from gluon_compress.deployment import manifest
     from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions
 
     formats = set(manifest.read(folder).formats)
-    ways = runtimes_and_precisions()
-    return [way for way in ways if formats & set(formats_of(*way))]
+    return [
+        (runtime, precision)
+        for runtime, precision in runtimes_and_precisions()
+        if formats & set(formats_of(runtime, precision))
+    ]
 
 
 def precision_page(result: Mapping[str, Any]) -> str:
     """Return the page of a comparison of runtimes, as Markdown."""
-    place = "`{split}` of {root}".format(**result["data"])
-    text = f"# Accuracy in edge runtimes\n\nmAP ({result['metric']}) on {place}.\n"
+    images = "`{split}` of {root}".format(**result["data"])
+    text = f"# Accuracy in edge runtimes\n\nmAP ({result['metric']}) on {images}.\n"
     return "\n".join([text, *_tables(result["nets"])])
 
 

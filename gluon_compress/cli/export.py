@@ -75,8 +75,8 @@ def _export(args: argparse.Namespace) -> None:
         differences = {name: d["relative"] for name, d in check(args.out).items()}
     for output, difference in differences.items():
         print(f"{output}: differs by {difference:.1e} of its scale")
-    for file, facts in read_manifest(args.out)["files"].items():
-        print(f"{Path(args.out) / file}: {facts['bytes'] / 1e6:.2f} MB")
+    for file, stated in read_manifest(args.out)["files"].items():
+        print(f"{Path(args.out) / file}: {stated['bytes'] / 1e6:.2f} MB")
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:
@@ -87,7 +87,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
 
 
 def _deploy(net: Any, name: str, args: argparse.Namespace) -> dict[str, float]:
-    """Write a deployed folder; return how far each format is from the net."""
+    """Write a deployed folder; return each format's difference from the net."""
     from gluon_compress import deployment, models
 
     images = None
@@ -107,7 +107,7 @@ def _deploy(net: Any, name: str, args: argparse.Namespace) -> dict[str, float]:
         formats=args.formats,
         calibration=args.calibration or CALIBRATION,
     )
-    return {name: facts["difference"] for name, facts in manifest["formats"].items()}
+    return {name: row["difference"] for name, row in manifest["formats"].items()}
 
 
 EXPORT = Command(TEXT, _add_options, _export)

@@ -1,4 +1,4 @@
-"""Image files that arguments name, and where pictures drawn of them go."""
+"""Finds the image files of arguments, and names the pictures drawn of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def images_in(folder: str) -> list[Path]:
 
 
 def images_of(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
-    """Return the image files that are named or in a named folder, each once.
+    """Return the given image files and those of given folders, each once.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def images_of(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
 
 
 def others_in(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
-    """Return the files of named folders that are no images by their names."""
+    """Return the files of given folders that are not images by their names."""
     folders = filter(Path.is_dir, map(Path, paths))
     return sorted(
         file
@@ -55,7 +55,7 @@ def others_in(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
 def pictures(
     paths: Sequence[str], out: Path, endings: Sequence[str]
 ) -> dict[Path, Path]:
-    """Return where the picture of each image goes that is named or in a folder.
+    """Return the path of the picture of each given image.
 
     Raises
     ------
@@ -64,11 +64,11 @@ def pictures(
         another picture.
     """
     targets = {image: out / image.name for image in images_of(paths, endings)}
-    taken: set[Path] = set()
+    used: set[Path] = set()
     for image, target in targets.items():
-        if target.resolve() in taken or target.resolve() == image.resolve():
+        if target.resolve() in used or target.resolve() == image.resolve():
             raise ValueError(f"{image}: its picture would replace {target}")
-        taken.add(target.resolve())
+        used.add(target.resolve())
     return targets
 
 

@@ -1,7 +1,6 @@
-"""Options that several commands share, and what their values mean.
+"""Options that several commands share, and checks of their values.
 
-Values are checked as text, so that a typing error costs no time: MXNet takes seconds to
-import.
+Values are checked as text, before MXNet is imported, which takes seconds.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def folder(text: str) -> str:
 
 
 def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
-    """Raise ValueError if one of these options was given, for it would do nothing."""
+    """Raise ValueError if one of these options, which have no effect, was given."""
     for name in names:
         value = getattr(args, name, None)
         if value is not None and value is not False:
@@ -62,7 +61,7 @@ def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
 def devices(text: str) -> tuple[str, ...]:
     """Return the names of devices: ``gpu(0,1)`` is ``("gpu0", "gpu1")``.
 
-    ``cpu(0,1)`` is one CPU twice: what several devices do, without having any.
+    ``cpu(0,1)`` is one CPU twice, to try out several devices.
     """
     pattern = r"(cpu|gpu)(?:\((\d+(?:,\d+)*)\))?"
     match = re.fullmatch(pattern, text.replace(" ", ""))
@@ -130,12 +129,12 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
 
 
 def loading_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``detector.load_predictor`` takes beside the folder.
+    """Return the options of ``detector.load_detector``.
 
     Raises
     ------
     ValueError
-        For an option that would do nothing, or a GPU that does not exist.
+        For an option without effect, or a GPU that does not exist.
     """
     if args.runtime is None:
         refuse(args, ("precision", "threads"), "only with --runtime")
@@ -170,8 +169,8 @@ def _either(names: Sequence[str]) -> str:
 def add_out(parser: argparse.ArgumentParser, *keys: str, required: bool = True) -> None:
     """Add ``--out``, a folder for a result that has these keys.
 
-    A folder that holds a result without them is refused before anything is measured: it
-    belongs to a run, or to another command.
+    A folder with another result is refused before anything is measured: it belongs to a
+    run, or to another command.
     """
 
     def check(text: str) -> str:
@@ -182,9 +181,9 @@ def add_out(parser: argparse.ArgumentParser, *keys: str, required: bool = True) 
             raise argparse.ArgumentTypeError(message)
         return text
 
-    where = f"where to write {RESULT}" + (" and the rest" if required else "")
+    text = f"where to write {RESULT}" + (" and the rest" if required else "")
     parser.add_argument(
-        "--out", type=check, required=required, metavar="DIR", help=where
+        "--out", type=check, required=required, metavar="DIR", help=text
     )
 
 
@@ -197,7 +196,7 @@ def _keys(path: Path) -> set[str]:
 
 
 def write_result(folder: str | os.PathLike, content: Mapping[str, Any]) -> Path:
-    """Write ``result.json`` with what was measured and the environment; return it."""
+    """Write ``result.json`` with content and environment; return its path."""
     from gluon_compress.storage.atomic import write_json
 
     path = Path(folder) / RESULT

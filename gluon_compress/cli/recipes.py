@@ -108,9 +108,9 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_own_data(parser: argparse.ArgumentParser) -> None:
-    """Add the options that put a folder of one's own into a detector's recipe."""
-    where = "in VOC layout; from the current folder, not from --data"
-    parser.add_argument("--images", metavar="FOLDER", help=where)
+    """Add the options that replace the data of a detector's recipe."""
+    text = "in VOC layout; from the current folder, not from --data"
+    parser.add_argument("--images", metavar="FOLDER", help=text)
     parser.add_argument("--train", metavar="SPLIT", help="to train on")
     parser.add_argument("--test", metavar="SPLIT", help="to measure on")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="what to detect")

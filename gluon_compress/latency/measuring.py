@@ -91,11 +91,11 @@ def measure_blocks(
     for signature, (_, ins, outs) in wanted.items():
         rows = []
         for a in ins:
-            known = [_timed_ms(timed.get(signature), (a, b)) for b in outs]
+            earlier = [_timed_ms(timed.get(signature), (a, b)) for b in outs]
             rows.append(
                 tuple(
                     best[signature, (a, b)] if ms is None else ms
-                    for b, ms in zip(outs, known)
+                    for b, ms in zip(outs, earlier)
                 )
             )
         grids[signature] = Grid(ins, outs, tuple(rows))

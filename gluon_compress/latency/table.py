@@ -41,8 +41,12 @@ def this_machine() -> dict[str, str]:
     ``active``, they fall asleep between two operators; that costs about 0.1 ms each.
     """
     waiting = os.environ.get("OMP_WAIT_POLICY", "").lower() or "default"
-    facts = {"cpu": cpu_name(), "threads": str(threads()), "waiting": waiting}
-    return {**facts, "mxnet": mx.__version__}
+    return {
+        "cpu": cpu_name(),
+        "threads": str(threads()),
+        "waiting": waiting,
+        "mxnet": mx.__version__,
+    }
 
 
 @dataclass(frozen=True)

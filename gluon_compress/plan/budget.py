@@ -1,4 +1,4 @@
-"""What a plan may cost: limits of one or several costs."""
+"""Budgets: limits of one or several costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMED = (*COSTS, LATENCY)
 
 @dataclass(frozen=True)
 class CostLimit:
-    """A limit of a cost that the package does not know.
+    """A limit of a user-defined cost.
 
     Parameters
     ----------

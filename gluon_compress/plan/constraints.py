@@ -107,7 +107,7 @@ class Constraints:
         for pattern in self.ignored:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(
-                    f"ignored: pattern {pattern!r} fits no group; {listed(names)}"
+                    f"ignored: pattern {pattern!r} matches no group; {listed(names)}"
                 )
         first = set() if self.ends else first_layers(graph)
         last = set() if self.ends else last_layers(graph)
@@ -175,7 +175,7 @@ def matching(graph: Graph, patterns: Sequence[str]) -> set[str]:
         names = [name for name in free if fnmatchcase(name, pattern)]
         if not names and free:
             raise ValueError(
-                f"pattern {pattern!r} fits no group that can lose channels; "
+                f"pattern {pattern!r} matches no group that can lose channels; "
                 f"{listed(free)}"
             )
         matches.update(names)
@@ -207,18 +207,18 @@ def first_layers(graph: Graph) -> set[str]:
 
 
 def last_layers(graph: Graph) -> set[str]:
-    """Return the layers that the network's outputs are made from, none in between.
+    """Return the layers before the network's outputs, with no layer in between.
 
     Most are frozen because their channels are outputs. The others are layers whose
     channels are, for instance, summed on the way to an output.
     """
-    layers, seen = set(), set()
+    layers, visited = set(), set()
     pending = [head[0] for head in graph.heads]
     while pending:
         i = pending.pop()
-        if i in seen:
+        if i in visited:
             continue
-        seen.add(i)
+        visited.add(i)
         if operator_of(graph.nodes[i]["op"]).weight_input is not None:
             layers.add(graph.grouping.names[i])
         else:
@@ -249,8 +249,8 @@ def bounds(
     rows = bound if isinstance(bound, Mapping) else {"*": bound}
     for pattern, value in rows.items():
         if value is not None:
-            place = f"{name}[{pattern!r}]" if isinstance(bound, Mapping) else name
-            _check_bound(place, value)
+            key = f"{name}[{pattern!r}]" if isinstance(bound, Mapping) else name
+            _check_bound(key, value)
         matching(graph, [pattern])
     result = {}
     for group in free_groups(graph):
@@ -280,8 +280,8 @@ def check_multiple(multiple: Any) -> None:
     ValueError
         For anything else.
     """
-    whole = isinstance(multiple, int) and not isinstance(multiple, bool)
-    if not whole or multiple < 1:
+    is_int = isinstance(multiple, int) and not isinstance(multiple, bool)
+    if not is_int or multiple < 1:
         raise ValueError(f"multiple is {multiple!r}; allowed: a whole number from 1")
 
 
@@ -302,19 +302,19 @@ def widths_of(
     return widths or [most]
 
 
-def _check_bound(place: str, value: Any) -> None:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    share = isinstance(value, (float, np.floating)) and 0 < value <= 1
-    if not share and not (whole and value >= 1):
+def _check_bound(key: str, value: Any) -> None:
+    is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    is_share = isinstance(value, (float, np.floating)) and 0 < value <= 1
+    if not is_share and not (is_int and value >= 1):
         raise ValueError(
-            f"{place} is {value!r}; allowed: a whole number from 1, or a share above "
+            f"{key} is {value!r}; allowed: a whole number from 1, or a share above "
             "0 up to 1.0"
         )
 
 
 def _in_indices(group: ChannelGroup, value: int | float, *, round_up: bool) -> int:
-    whole = isinstance(value, (int, np.integer))
-    exact = value / group.size if whole else value * group.width
+    is_count = isinstance(value, (int, np.integer))
+    exact = value / group.size if is_count else value * group.width
     rounded = math.ceil(exact - 1e-9) if round_up else math.floor(exact + 1e-9)
     return min(max(rounded, 1), group.width)
 

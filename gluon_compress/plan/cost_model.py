@@ -173,8 +173,8 @@ def _macs_of_weights(graph: Graph) -> dict[str, float]:
     for i, node in enumerate(graph.nodes):
         operator = operator_of(node["op"])
         if operator.macs is not None and len(node["inputs"]) > 1:
-            place = node["inputs"][operator.weight_input or 1]
-            weight = graph.nodes[place[0]]["name"]
+            entry = node["inputs"][operator.weight_input or 1]
+            weight = graph.nodes[entry[0]]["name"]
             if weight in graph.axes:
                 shapes = [graph.tensors[e[0]][e[1]].shape for e in node["inputs"]]
                 output = graph.tensors[i][0].shape

@@ -72,9 +72,9 @@ def check_finite(graph: Graph) -> None:
             continue
         array = value.asnumpy()
         if not np.isfinite(array).all():
-            at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise ValueError(
-                f"parameter {name!r} holds {array[at]} at {list(at)}; "
+                f"parameter {name!r} holds {array[index]} at {list(index)}; "
                 "allowed: finite numbers"
             )
 

@@ -164,11 +164,11 @@ class Plan:
 
     def _check_left(self, graph: Graph) -> None:
         for group in graph.groups:
-            left = len(self.keep.get(group.name, range(group.width)))
-            if group.width != left:
+            expected = len(self.keep.get(group.name, range(group.width)))
+            if group.width != expected:
                 raise ValueError(
                     f"group {group.name!r} has width {group.width} in the slim net, "
-                    f"the plan before leaves {left}: the plans do not compose"
+                    f"the plan before leaves {expected}: the plans do not compose"
                 )
 
 
@@ -203,8 +203,8 @@ def _check_keys(path: Any, stored: dict) -> None:
         if name not in stored:
             raise ValueError(f"{path}: {name}: this key is missing")
         if not isinstance(stored[name], kind):
-            what = "a text" if kind is str else "an object {...}"
-            raise ValueError(f"{path}: {name} is {stored[name]!r}; allowed: {what}")
+            allowed = "a text" if kind is str else "an object {...}"
+            raise ValueError(f"{path}: {name} is {stored[name]!r}; allowed: {allowed}")
 
 
 def _json(value: Any) -> str:

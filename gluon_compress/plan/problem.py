@@ -1,4 +1,4 @@
-"""The pruning problem that a policy solves: what each group may keep, and its cost."""
+"""The pruning problem that policies solve: allowed widths, importance and cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gluon_compress.validation import few
 
 @dataclass(frozen=True)
 class PruningProblem:
-    """What a policy sees. A solution is one *level* per group: a place in its widths.
+    """The input of a policy. A solution is one *level* (index of a width) per group.
 
     ``build`` makes one. All lists have one element per group, in the order of
     ``groups``.
@@ -30,13 +30,13 @@ class PruningProblem:
     graph : Graph
     budget : Budget
     criterion : str
-        Name of what ranks the channels; ``given`` if it is a mapping.
+        Name of the importance criterion; ``given`` if it is a mapping.
     groups : list of ChannelGroup
         The groups that are not frozen, protected ones included.
     protected : mapping
         Group that must stay as it is to the reason. Such a group has one width.
     multiple : int
-        What the widths are multiples of, as far as that is possible.
+        Widths are multiples of it, as far as possible.
     widths : list of list of int
         The numbers of indices that a group may keep, ascending.
     channels : list of ndarray
@@ -139,7 +139,7 @@ class PruningProblem:
         return self.loads(levels).max(axis=1)
 
     def fits(self, levels: np.ndarray) -> bool:
-        """Tell whether levels ``(groups,)`` meet the budget."""
+        """Return whether levels ``(groups,)`` meet the budget."""
         return bool(self.load(levels)[0] <= 1)
 
     def levels_below(self, counts: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ ATTRIBUTED = ("macs", "bytes")
 
 
 def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
-    """Attribute what a plan saves to the groups; one row per group, pruned or not.
+    """Attribute what a plan saves to the groups; one row for each group.
 
     A layer that loses inputs and outputs saves more than each alone would, and less
     than both in sum. What two groups save together is halved between them: the part of
@@ -51,13 +51,13 @@ def explain(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
         kept = len(plan.kept(group))
         # In a plan of several rows, an earlier one may have pruned what a later one
         # protected.
-        whole = kept == group.width and not group.frozen
+        is_untouched = kept == group.width and not group.frozen
         row = {
             "name": group.name,
             "width": group.width,
             "kept": kept,
             "frozen": group.frozen,
-            "held": reasons.get(group.name, "") if whole else "",
+            "held": reasons.get(group.name, "") if is_untouched else "",
             "effect": effects.get(group.name),
         }
         for cost in ATTRIBUTED:

@@ -138,7 +138,7 @@ class Sensitivity:
             raise ValueError(f"{path}: {error}") from None
 
 
-def check_accuracy(value: Any, place: str) -> float:
+def check_accuracy(value: Any, subject: str) -> float:
     """Return an accuracy as a float.
 
     Raises
@@ -149,7 +149,7 @@ def check_accuracy(value: Any, place: str) -> float:
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0:
         raise ValueError(
-            f"the accuracy of {place} is {value!r}; allowed: a number from 0"
+            f"the accuracy of {subject} is {value!r}; allowed: a number from 0"
         )
     return float(value)
 
@@ -157,10 +157,10 @@ def check_accuracy(value: Any, place: str) -> float:
 def _points(group: str, points: Any, widths: Mapping[str, int]) -> tuple:
     width = widths.get(group)
     counts = [count for count, _ in points]
-    whole = all(
+    are_ints = all(
         isinstance(n, int) and not isinstance(n, bool) for n in (width, *counts)
     )
-    if not counts or not whole or sorted({*counts}, reverse=True) != counts:
+    if not counts or not are_ints or sorted({*counts}, reverse=True) != counts:
         raise ValueError(
             f"the curve of group {group!r} keeps {counts}; allowed: falling numbers of "
             "indices"
@@ -169,5 +169,5 @@ def _points(group: str, points: Any, widths: Mapping[str, int]) -> tuple:
         raise ValueError(
             f"the curve of group {group!r} keeps {counts}; allowed: 1 to {width}"
         )
-    place = f"group {group!r}"
-    return tuple((n, check_accuracy(value, place)) for n, value in points)
+    subject = f"group {group!r}"
+    return tuple((n, check_accuracy(value, subject)) for n, value in points)

@@ -1,11 +1,11 @@
-"""A plan applied to a net: as masks, which can be taken back, or by removing channels.
+"""Applies a plan to a net: with masks, which are reversible, or by removing channels.
 
-``slimming`` removes channels; ``masks`` multiplies them by zero instead, and
-``mask_placement`` finds where that must be done for both to be the same. Importance is
-measured on data by ``taylor_importance`` (the gradient of masks), ``perturbation`` (the
-change of the outputs) and ``sensitivity`` (the change of accuracy). ``iterative`` sets
-masks while a net trains, ``bn_l1`` prepares the net for them, and ``recalibration``
-measures BatchNorm statistics anew.
+``slimming`` removes channels; ``masks`` multiplies them by zero, and ``mask_placement``
+finds where, so that both give the same outputs. ``taylor_importance`` (the gradient of
+masks), ``perturbation`` (the change of the outputs) and ``sensitivity`` (the change of
+accuracy) measure on data which channels matter. ``iterative`` sets masks during
+training, ``bn_l1`` prepares a net for pruning, and ``recalibration`` measures BatchNorm
+statistics again.
 """
 
 from gluon_compress.prune.bn_l1 import BatchNormL1Settings, bn_l1_step
@@ -17,7 +17,7 @@ from gluon_compress.prune.sensitivity import SensitivitySettings, sensitivity
 from gluon_compress.prune.slimming import slim
 from gluon_compress.prune.taylor_importance import taylor
 
-effects = output_sensitivity  # the name that recipes and plans have for its result
+effects = output_sensitivity  # the name in recipes and plans
 
 __all__ = [
     "SCHEDULES",

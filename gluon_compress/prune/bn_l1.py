@@ -1,4 +1,4 @@
-"""Network slimming: train BatchNorm scales towards zero before pruning."""
+"""Trains BatchNorm scales towards zero before pruning (network slimming)."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from gluon_compress.validation import Positive, Settings
 
 
 class BatchNormL1Settings(Settings):
-    """Training that pulls BatchNorm scales towards zero before channels are chosen.
+    """Training with a penalty on BatchNorm scales before channels are chosen.
 
     Parameters
     ----------
     weight : float
-        Of the sum of absolute scales in the loss.
+        Weight of the sum of absolute scales in the loss.
     train : Schedule
-        Of this training.
+        The schedule of this training.
     """
 
     weight: Positive
     train: Schedule
 
 
-PART = "sparsity"  # of the loss in logs, which keep the name
+PART = "sparsity"  # the name of the penalty in logs
 
 
 def bn_l1_step(
@@ -42,42 +42,42 @@ def bn_l1_step(
     shape: Any = None,
     graph: Graph | None = None,
 ) -> Callable:
-    """Return a step loss for ``fit`` that also pulls BatchNorm scales towards zero.
+    """Return a step loss for ``fit`` with a penalty on BatchNorm scales.
 
-    ``L = L_0 + weight * sum |gamma|`` (Liu et al. 2017, network slimming, equation
-    1), over the scales of channels that can be removed; the others would lose
-    accuracy for nothing. At zero the slope is zero.
+    ``L = L_0 + weight * sum |gamma|`` (Liu et al. 2017, network slimming, equation 1),
+    over the scales of removable channels only: on others it would cost accuracy for
+    nothing. The gradient at zero is zero.
 
     Parameters
     ----------
     step_loss : callable
         ``step_loss(net, batch) -> (loss, {part: value})``.
     net : HybridBlock
-        Has the parameters that are trained, with masks or without: the block that
-        ``fit`` gets, or the detector behind a ``Family.training_net``.
+        The net with the trained parameters, masked or not: the block given to ``fit``,
+        or the net of a ``Family.training_net``.
     weight : float
-        From 0. Liu et al. use 1e-5 to 1e-4, with a loss that is a mean over images.
+        At least 0. Liu et al. use 1e-5 to 1e-4 with a loss averaged over images.
     shape, graph
         As for ``slim``.
 
     Returns
     -------
     callable
-        Its part ``sparsity``, as logs name it, is ``weight * sum |gamma|``.
+        Its part ``sparsity`` is ``weight * sum |gamma|``.
 
     Raises
     ------
     ValueError
-        For another weight, or a net without such scales.
+        For a weight below 0, or a net without such scales.
     """
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if not number or not math.isfinite(weight) or weight < 0:
         raise ValueError(f"bn_l1: weight is {weight!r}; allowed: a number from 0")
-    places = _scales(traced(net, None, shape, graph))
+    removable_of = _removable_scales(traced(net, None, shape, graph))
     trained = {p.name: p for p in net.collect_params().values()}
     scales = [
-        (trained[name], mx.nd.array(places[name]))
-        for name in places
+        (trained[name], mx.nd.array(removable))
+        for name, removable in removable_of.items()
         if trained[name].grad_req != "null"
     ]
     if not scales:
@@ -89,8 +89,8 @@ def bn_l1_step(
         loss, parts = step_loss(net, batch)
         device = loss.ctx
         sizes = [
-            (parameter.data(device).abs() * which.as_in_context(device)).sum()
-            for parameter, which in scales
+            (parameter.data(device).abs() * removable.as_in_context(device)).sum()
+            for parameter, removable in scales
         ]
         penalty = weight * mx.nd.add_n(*sizes)
         return loss + penalty, {**parts, PART: penalty}
@@ -98,13 +98,13 @@ def bn_l1_step(
     return step
 
 
-def _scales(graph: Graph) -> dict[str, np.ndarray]:
-    """Return, for each scale, ones where its channel can be removed."""
-    found = {}
+def _removable_scales(graph: Graph) -> dict[str, np.ndarray]:
+    """Return for each scale parameter ones at removable channels, zeros elsewhere."""
+    removable = {}
     for node in graph.nodes:
         trained = not attribute(node["attrs"], "fix_gamma", True)
         if operator_of(node["op"]).running_statistics and trained:
             name = graph.nodes[node["inputs"][1][0]]["name"]
             for tensor in graph.axes.get(name, ()):
-                found[name] = np.asarray(tensor.positions >= 0, np.float32)
-    return found
+                removable[name] = np.asarray(tensor.positions >= 0, np.float32)
+    return removable

@@ -1,8 +1,7 @@
-"""Iterative pruning: masks decided in rounds while a net trains, hard or soft.
+"""Prunes iteratively: sets masks in rounds during training, hard or soft.
 
-What a round decides is a function of the values that the net has at its beginning,
-its masks among them. All of that is in a checkpoint, so a run that is killed and
-resumed takes the decisions of one that was not.
+The decision of a round depends only on the net's values at its beginning, including
+masks. These are in the checkpoint, so a resumed run takes the same decisions.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from gluon_compress.prune.masks import set_mask
 from gluon_compress.prune.slimming import traced
 from gluon_compress.validation import Count, OneOf, Settings
 
-# What is left of the way from the full net to the budget after a share of the rounds.
+# The remaining share of the way from the full net to the budget, by share of rounds.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cubic": lambda done: (1 - done) ** 3,
     "linear": lambda done: 1 - done,
@@ -31,23 +30,23 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 class Rounds(Settings):
-    """How often masks are decided anew during a training, and how they become final.
+    """How often masks are decided during training, and how they become final.
 
     Parameters
     ----------
     count : int
-        Rounds of masking and training, equally long; 1 is one-shot pruning.
+        Rounds of masking and training, of equal length; 1 is one-shot pruning.
     curve : str
         A name in ``SCHEDULES``: ``cubic`` (Zhu and Gupta 2017, equation 1) or
-        ``linear``, the way from the full net to the budget. The last round is at the
-        budget.
+        ``linear``: how the limit falls from the full cost to the budget, which the last
+        round meets.
     soft : bool
-        In hard rounds (false) the budget shrinks round by round, and what is masked
-        stays masked. In soft rounds the budget is the final one from the start, and
-        masked channels are multiplied by a factor that shrinks from 1 to 0. They train
-        on and may come back, until the last round is hard.
+        In hard rounds (false) the budget shrinks from round to round, and masked
+        channels stay masked. In soft rounds the budget is the final one from the start,
+        and masked channels are multiplied by a factor that shrinks from 1 to 0: they
+        keep training and can return. The last round is hard.
     epochs : int or None
-        Epochs that the rounds are spread over; later epochs belong to the last round.
+        Epochs over which the rounds are spread; later epochs belong to the last round.
         None: all epochs of the training.
 
     Raises
@@ -67,27 +66,27 @@ class Rounds(Settings):
             raise self.error("count", f"up to one an epoch, {self.epochs}")
 
     def starts(self, epochs: int) -> list[int]:
-        """Return the epochs of a run at which rounds begin, the first one 0.
+        """Return the epochs at which rounds begin, the first being 0.
 
         Raises
         ------
         ValueError
-            If the rounds do not fit into so many epochs.
+            If the rounds do not fit into the epochs.
         """
-        own = epochs if self.epochs is None else self.epochs
-        if own > epochs:
+        spread = epochs if self.epochs is None else self.epochs
+        if spread > epochs:
             raise ValueError(
-                f"rounds: epochs is {own}, the run has {epochs}: the last mask would "
-                "never be set"
+                f"rounds: epochs is {spread}, the run has {epochs}: the last mask "
+                "would never be set"
             )
-        if self.count > own:
+        if self.count > spread:
             raise ValueError(
-                f"rounds: count is {self.count}; allowed: up to one an epoch, {own}"
+                f"rounds: count is {self.count}; allowed: up to one an epoch, {spread}"
             )
-        return [number * own // self.count for number in range(self.count)]
+        return [number * spread // self.count for number in range(self.count)]
 
-    def left(self, number: int) -> float:
-        """Return the part of the way that is left in a round, counted from 1."""
+    def remaining(self, number: int) -> float:
+        """Return the remaining share of the way to the budget in a round, from 1."""
         return SCHEDULES[self.curve](number / self.count)
 
 
@@ -105,43 +104,43 @@ def mask_in_rounds(
     Parameters
     ----------
     net : HybridBlock
-        What ``mask`` returned. The block that is trained must have its parameters: it
-        is the net itself, or for instance ``Family.training_net`` of a detector.
+        A masked net. The trained block must share its parameters: it is the net itself,
+        or for instance its ``Family.training_net``.
     budget : Budget
         The target.
     decide : callable
-        ``decide(graph, budget, within) -> Plan``, for instance by ``select``.
-        ``graph`` has the values of the moment and all channels, ``budget`` is the
-        round's, ``within`` what is not masked yet; None in soft rounds, where every
-        channel may come back. It must follow from the net's values; what it draws by
-        MXNet is drawn again after a resume.
+        ``decide(graph, budget, within) -> Plan``, for instance with ``select``.
+        ``graph`` has the current values and all channels, ``budget`` is the budget of
+        the round, and ``within`` keeps what is not masked yet; it is None in soft
+        rounds, where every channel can return. The result may depend on the net's
+        values and MXNet's random numbers only.
     rounds : Rounds
     shape : tuple or dict, optional
-        Of the input that the budget is for, as for ``slim``.
+        Input shape for the budget, as for ``slim``.
     table : LatencyTable, optional
-        For a budget of latency, as for ``select``.
+        For a latency budget, as for ``select``.
 
     Returns
     -------
     callable
-        After training, ``plan_of(net)`` is the plan of the last round. What was
-        judged best under earlier masks is forgotten at the beginning of a round.
+        After training, ``plan_of(net)`` is the plan of the last round. Each round
+        discards the best validation of earlier masks.
 
     Raises
     ------
     ValueError
-        If the net has no masks; from ``fit``, before its first step, if the rounds do
-        not fit into the run, the block that is trained does not have the masks, or
-        the shape does not fit the net.
+        If the net has no masks. In ``fit``, before the first step, if the rounds do not
+        fit into the run, the trained block does not share the masks, or the shape does
+        not fit the net.
 
     Notes
     -----
     Soft masks follow He et al. 2018 (soft filter pruning, algorithm 1): all channels
-    are updated and who is masked is decided anew. A channel that is set to zero in
-    front of a ReLU has no gradient, though, and would never return. Hence the
+    are updated, and the masked ones are chosen again in each round. However, a channel
+    that is zero before a ReLU has no gradient and would never return. Hence the
     soft-pruning factor, which falls from round to round (Cai et al. 2020, softer
-    pruning, where it acts on the filters). It acts in forward and backward passes
-    alike, so training costs what it costs with hard masks.
+    pruning, where it multiplies filters). It applies to forward and backward passes, so
+    training costs as much as with hard masks.
     """
     masks = _masks(net)
 
@@ -150,15 +149,13 @@ def mask_in_rounds(
         if progress.epoch not in starts:
             return
         _check_has(trained, masks)
-        left = rounds.left(starts.index(progress.epoch) + 1)
+        remaining = rounds.remaining(starts.index(progress.epoch) + 1)
         graph = traced(net, None, shape)
         if rounds.soft:
-            plan, factor = decide(graph, budget, None), left
+            plan, factor = decide(graph, budget, None), remaining
         else:
-            plan, factor = (
-                decide(graph, _between(budget, graph, left, table), plan_of(net)),
-                0,
-            )
+            limits = _between(budget, graph, remaining, table)
+            plan, factor = decide(graph, limits, plan_of(net)), 0.0
         set_mask(net, plan, graph=graph)
         _soften(masks, factor)
         progress.best = progress.best_epoch = None
@@ -167,12 +164,12 @@ def mask_in_rounds(
 
 
 def plan_of(net: Any) -> Plan:
-    """Return what the masks of a net keep, as a plan.
+    """Return the plan of a net's masks.
 
     Parameters
     ----------
     net : HybridBlock
-        What ``mask`` returned; a channel under a soft mask is not kept.
+        A masked net. Channels under a soft mask count as removed.
 
     Raises
     ------
@@ -187,39 +184,39 @@ def plan_of(net: Any) -> Plan:
 
 
 def _masks(net: Any) -> Mapping[str, Any]:
-    """Return the mask of each group, a parameter."""
+    """Return the mask parameter of each group."""
     names = mask_names(take_apart(symbol_of(net))[0])
     if not names:
-        raise ValueError("the net has no masks; mask(net, plan) returns one that has")
+        raise ValueError("the net has no masks; mask(net, plan) returns one with masks")
     parameters = {p.name: p for p in net.collect_params().values()}
     return {group: parameters[name] for group, name in names.items()}
 
 
 def _check_has(trained: Any, masks: Mapping) -> None:
-    """Refuse to train a block that would not see the masks, nor store them."""
-    own = {id(parameter) for parameter in trained.collect_params().values()}
+    """Refuse a trained block that does not share the masks."""
+    trained_ids = {id(parameter) for parameter in trained.collect_params().values()}
     for group, parameter in masks.items():
-        if id(parameter) not in own:
+        if id(parameter) not in trained_ids:
             raise ValueError(
-                f"the mask of group {group!r} is no parameter of the block that is "
-                "trained; train the net with masks, or a block that shares them"
+                f"the mask of group {group!r} is not a parameter of the trained block; "
+                "train the masked net, or a block that shares its masks"
             )
 
 
 def _between(
-    budget: Budget, graph: Graph, left: float, table: LatencyTable | None
+    budget: Budget, graph: Graph, remaining: float, table: LatencyTable | None
 ) -> Budget:
-    """Return the budget of a round on the way from the full cost to the target."""
+    """Return the budget of a round, between the full cost and the target."""
     model = cost_model_for(graph, budget, table)
     full = model.costs(model.full[None])
     limits = budget.limits.items()
     return budget.with_limits(
-        {n: v + (float(full[n][0]) - v) * left for n, v in limits}
+        {n: v + (float(full[n][0]) - v) * remaining for n, v in limits}
     )
 
 
 def _soften(masks: Mapping, factor: float) -> None:
-    """Let a share of the masked channels' values through."""
+    """Multiply masked channels by a factor instead of zero."""
     for parameter in masks.values():
         values = parameter.list_data()[0].asnumpy()
         parameter.set_data(mx.nd.array(np.maximum(values, factor)))

@@ -1,9 +1,8 @@
-"""Mask placement: which tensors a mask must multiply so that masking equals slimming.
+"""Finds the tensors that masks must multiply so that masking equals slimming.
 
-A removed channel must be zero wherever channels are summed over (convolutions, dense
-layers, sums). From each such place the search goes back through operators that map zero
-to zero. It ends at the first one that does not, usually a BatchNorm: the mask belongs
-behind it.
+A removed channel must be zero wherever an operator sums over channels (convolutions,
+dense layers, sums). From there the search goes back through operators that map zero to
+zero, to the first that does not, usually a BatchNorm: its output is masked.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from gluon_compress.graph import Graph, Tensor
 from gluon_compress.graph.context import ZeroContext
 from gluon_compress.graph.operators import operator_of
 
-Place = tuple  # (node, output)
+Output = tuple  # (node, output)
 
 
 class MaskPlacement:
@@ -22,15 +21,15 @@ class MaskPlacement:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.masked: set[Place] = set()
+        self.masked: set[Output] = set()
         self.edges: set[tuple[int, int]] = set()
-        self._zero: set[Place] = set()
+        self._zero: set[Output] = set()
         for i, node in enumerate(graph.nodes):
             if self._sums(node):
                 self._require(i, 0)
 
     def _sums(self, node: dict) -> bool:
-        """Tell whether an operator sums over channels that can be removed."""
+        """Return whether an operator sums over channels that can be removed."""
         sums = operator_of(node["op"]).sums
         if sums is None:
             return False
@@ -48,21 +47,21 @@ class MaskPlacement:
         while waiting:
             i, k = waiting.pop()
             entry = self.graph.nodes[i]["inputs"][k]
-            place = (entry[0], entry[1])
+            output = (entry[0], entry[1])
             if self._tensor(entry).axis is None:
                 continue
             self.edges.add((i, k))
-            if place not in self._zero:
-                self._zero.add(place)
-                sources = self._sources(place)
+            if output not in self._zero:
+                self._zero.add(output)
+                sources = self._sources(output)
                 if sources is None:
-                    self.masked.add(place)
+                    self.masked.add(output)
                 else:
-                    waiting += [(place[0], source) for source in sources]
+                    waiting += [(output[0], source) for source in sources]
 
-    def _sources(self, place: Place) -> list[int] | None:
+    def _sources(self, output: Output) -> list[int] | None:
         """Return the inputs that make an output zero; None if none can."""
-        node = self.graph.nodes[place[0]]
+        node = self.graph.nodes[output[0]]
         inputs = node["inputs"]
         removable = [
             k for k, entry in enumerate(inputs) if self._tensor(entry).axis is not None

@@ -1,4 +1,4 @@
-"""Masks: channels outside a plan are multiplied by zero, and can be brought back."""
+"""Masks channels: multiplies those outside a plan by zero, reversibly."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def mask(
 ) -> Any:
     """Return a net whose channels outside a plan are multiplied by zero.
 
-    Every group that may lose channels gets one parameter ``<group>_mask`` of ones and
-    zeros that is not trained; ``set_mask`` changes it. In inference the net's outputs
-    are those of ``slim``.
+    Every group that can lose channels gets a parameter ``<group>_mask`` of ones and
+    zeros, which is not trained; ``set_mask`` changes it. In inference the outputs equal
+    those of ``slim``.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def set_mask(
     net : HybridBlock
         What ``mask`` returned.
     plan : Plan or None
-        None brings every channel back.
+        None restores every channel.
     shape, graph
         As for ``slim``.
 
@@ -78,7 +78,7 @@ def set_mask(
     nodes, _ = take_apart(symbol_of(net))
     names = mask_names(nodes)
     if not names:
-        raise ValueError("the net has no masks; mask(net, plan) returns one that has")
+        raise ValueError("the net has no masks; mask(net, plan) returns one with masks")
     values = _mask_values(traced(net, plan, shape, graph), plan)
     parameters = {p.name: p for p in net.collect_params().values()}
     for name in names.values():
@@ -86,9 +86,9 @@ def set_mask(
 
 
 def _sample(graph: Graph) -> mx.nd.NDArray:
-    """Return a value on the device and of the type that masks need."""
+    """Return a value with the device and the type that masks need."""
     values = list(graph.params.values())
-    # BatchNorm keeps its vectors as float32 when the rest is of another type.
+    # BatchNorm's vectors are float32 even if the other parameters are not.
     weights = [value for value in values if len(value.shape) > 1]
     return (weights or values or [mx.nd.zeros(1)])[0]
 
@@ -107,9 +107,9 @@ def _mask_name(group: str) -> str:
 
 
 class _MaskWriter:
-    """The nodes of a graph with masks written in, behind annotations that are there.
+    """The nodes of a graph with masks, which are applied after annotations.
 
-    Numbers of nodes are those of ``graph.annotated``, but for places and edges of the
+    Nodes are numbered as in ``graph.annotated``, except for tensors and edges of the
     mask placement, which are of the plain graph.
     """
 
@@ -118,29 +118,28 @@ class _MaskWriter:
         self.nodes: list[dict] = []
         self.indices: dict[str, np.ndarray] = {}
         self.variables: dict[str, int] = {}
-        self.where: dict[int, int] = {}
+        self.new_numbers: dict[int, int] = {}
         self.products: dict[tuple, int] = {}
         self.readers = self._readers()
         self.starts = [graph.grouping.starts[group.name] for group in graph.groups]
-        plain, whole = graph.annotated.plain, graph.keep_mask({})
+        plain, keep_all = graph.annotated.plain, graph.keep_mask({})
         self.sources = sources_of(graph.annotated.nodes)
         for number, node in enumerate(graph.annotated.nodes):
             i = plain[number]
             if i < 0:
                 self._copy(number, node)
             else:
-                self._write(
-                    number, i, {**node, "attrs": slim_node(graph, i, whole)["attrs"]}
-                )
-        self.heads = [[self.where[h[0]], *h[1:]] for h in graph.annotated.heads]
+                attrs = slim_node(graph, i, keep_all)["attrs"]
+                self._write(number, i, {**node, "attrs": attrs})
+        self.heads = [[self.new_numbers[h[0]], *h[1:]] for h in graph.annotated.heads]
 
     def _write(self, number: int, i: int, node: dict) -> None:
-        """Write a plain node, and the masks that belong behind it."""
+        """Write a plain node, and the masks of its outputs."""
         inputs = self._inputs(i, node)
         folded = self._folds(i)
         if folded:
             inputs[1:3] = self._masked_scale(i, inputs)
-        self.where[number] = self._add({**node, "inputs": inputs})
+        self.new_numbers[number] = self._add({**node, "inputs": inputs})
         if not folded:
             for out in range(len(self.graph.tensors[i])):
                 if (i, out) in self.placement.masked:
@@ -148,14 +147,14 @@ class _MaskWriter:
                     self.products[number, out] = product
 
     def _copy(self, number: int, node: dict) -> None:
-        """Write an annotation's node; a mask of its source acts on its result too."""
-        inputs = [[self.where[e[0]], *e[1:]] for e in node["inputs"]]
-        self.where[number] = self._add({**node, "inputs": inputs})
+        """Write an annotation's node, and the mask of its source."""
+        inputs = [[self.new_numbers[e[0]], *e[1:]] for e in node["inputs"]]
+        self.new_numbers[number] = self._add({**node, "inputs": inputs})
         source = self.sources.get(number)
         if source is not None:
-            place = (self.graph.annotated.plain[source[0]], source[1])
-            if place in self.placement.masked and not self._folds(place[0]):
-                product = self._product(place, number, node["name"])
+            tensor = (self.graph.annotated.plain[source[0]], source[1])
+            if tensor in self.placement.masked and not self._folds(tensor[0]):
+                product = self._product(tensor, number, node["name"])
                 self.products[number, 0] = product
 
     def _inputs(self, i: int, node: dict) -> list:
@@ -165,7 +164,7 @@ class _MaskWriter:
             if product is not None and (i, k) in self.placement.edges:
                 result.append([product, 0, 0])
             else:
-                result.append([self.where[entry[0]], *entry[1:]])
+                result.append([self.new_numbers[entry[0]], *entry[1:]])
         return result
 
     def _readers(self) -> dict[tuple, list[tuple[int, int]]]:
@@ -177,10 +176,10 @@ class _MaskWriter:
         return readers
 
     def _folds(self, i: int) -> bool:
-        """Tell whether a mask can act on scale and shift of a BatchNorm instead.
+        """Return whether a mask can multiply scale and shift of a BatchNorm instead.
 
         The result is the same, and training is twice as fast as with a product of maps.
-        Every reader of the output must be one that reads zeros.
+        All readers of the output must need the mask.
         """
         node = self.graph.nodes[i]
         running = operator_of(node["op"]).running_statistics
@@ -201,7 +200,7 @@ class _MaskWriter:
         vector, length = [self._vector(positions, name), 0, 0], len(positions)
         products = []
         for kind, entry in zip(("gamma", "beta"), inputs[1:3]):
-            # Behind a product, the shape no longer follows from the input's.
+            # The shape can no longer be inferred from the BatchNorm's input.
             variable = self.nodes[entry[0]]
             if variable["op"] == "null":
                 variable["attrs"] = {**variable["attrs"], "__shape__": f"({length},)"}
@@ -228,9 +227,9 @@ class _MaskWriter:
             self.variables[name] = self._add(node)
         return self.variables[name]
 
-    def _product(self, place: tuple, number: int, name: str) -> int:
+    def _product(self, plain_entry: tuple, number: int, name: str) -> int:
         """Write the product of a node's output, annotated or not, and its mask."""
-        tensor, output = self.graph.tensor(place), place[1]
+        tensor, output = self.graph.tensor(plain_entry), plain_entry[1]
         annotated = self.graph.annotated.plain[number] < 0
         if output and not annotated:
             name = f"{name}_{output}"
@@ -238,13 +237,13 @@ class _MaskWriter:
         axes = range(len(tensor.shape))
         shape = tuple(-1 if axis == tensor.axis else 1 for axis in axes)
         mask = self._op("Reshape", f"{name}_mask", [vector], shape=shape)
-        source = [self.where[number], 0 if annotated else output, 0]
+        source = [self.new_numbers[number], 0 if annotated else output, 0]
         return self._multiplied(name, source, [mask, 0, 0])[0]
 
     def _in_order(self, positions: np.ndarray) -> list:
         """Return the groups of a tensor, in the order in which they begin in it."""
-        found = np.searchsorted(self.starts, positions[positions >= 0], "right") - 1
-        numbers, first = np.unique(found, return_index=True)
+        group_of = np.searchsorted(self.starts, positions[positions >= 0], "right") - 1
+        numbers, first = np.unique(group_of, return_index=True)
         return [self.graph.groups[k] for k in numbers[np.argsort(first)]]
 
     def _vector(self, positions: np.ndarray, name: str) -> int:

@@ -1,12 +1,13 @@
-"""Recalibration: BatchNorm's running statistics, measured anew after pruning.
+"""Measures BatchNorm's running statistics again, after pruning.
 
-MXNet moves running statistics only in a backward pass, by a step that depends on the
-momentum. Here nothing is trained: the statistics of each batch are outputs of a second
-symbol, and one forward pass a batch gives them exactly.
+MXNet updates running statistics only in a backward pass, by a step that depends on the
+momentum. Here nothing is trained: a second symbol outputs the statistics of each batch,
+so that one forward pass per batch gives them exactly.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, Iterable, Mapping, Sequence
 
 import mxnet as mx
@@ -20,60 +21,61 @@ from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, states, take_apart
 from gluon_compress.prune.taylor_importance import arrays_for
 
-KEPT = ("eps", "fix_gamma", "axis")  # attributes that the statistics depend on
+STATISTICS_ATTRS = ("eps", "fix_gamma", "axis")  # what statistics depend on
 EPSILON = 1e-3  # MXNet's default
 
 Moments = tuple  # (samples, mean, variance)
 
 
 def recalibrate(net: Any, batches: Iterable) -> HybridBlock:
-    """Return a net whose BatchNorms have the statistics of the given batches.
+    """Return a net with the BatchNorm statistics of the given batches.
 
-    As in training, every BatchNorm normalises by the batch it sees. The running mean
-    and variance become those of all samples together: the mean of the batches' means,
-    and the mean of their variances plus the variance of their means (Wu and Johnson
-    2021, section 3), weighed by the size of the batches. The momentum plays no part,
-    and no trained value changes.
+    As in training, every BatchNorm normalises with the statistics of the batch. The
+    running mean and variance become those of all samples: the mean of the batch means,
+    and the mean of the batch variances plus the variance of the means (Wu and Johnson
+    2021, section 3), weighted by batch size. The momentum has no influence, and trained
+    values do not change.
 
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        Left as it is. With masks or without; statistics are of the net as it is
-        masked now, and worthless for channels that are brought back later.
+        Not changed. It may have masks: the statistics are those of the masked net, and
+        wrong for channels that are restored later.
     batches : iterable
-        Tuples of arrays, as for ``fit``; the net reads the first, or as many as it
-        has inputs. Samples as training sees them, in batches as large as there.
+        Tuples of arrays, as for ``fit``; the net reads as many as it has inputs. Use
+        the augmentation and the batch size of training.
 
     Returns
     -------
     HybridBlock
-        What the net's adapter rebuilds, as ``mask`` and ``slim`` do. A net without
-        BatchNorm is copied.
+        Of the same kind as the net. A net without BatchNorm is copied.
 
     Raises
     ------
     ValueError
-        If there is not one batch, a batch is no tuple, a statistic is not finite, or
-        an operator other than BatchNorm keeps running statistics.
+        If there is no batch, a batch is not a tuple, a statistic is not finite, or an
+        operator other than BatchNorm has running statistics.
 
     Notes
     -----
-    Dropout is left out: inference has none. BatchNorms with ``use_global_stats`` are
-    measured too, because training would never repair theirs.
+    Dropout is skipped, as in inference. BatchNorms with ``use_global_stats`` are
+    measured too, because training never updates theirs.
     """
-    waiting = iter(batches)
-    first = next(waiting, None)
+    remaining = iter(batches)
+    first = next(remaining, None)
     if first is None:
-        raise ValueError("statistics need data, there is not one batch")
+        raise ValueError("statistics need data: there is no batch")
     symbol, params = pair_of(net)
     inputs = [name for name in symbol.list_inputs() if name not in params]
     graph = trace(net, _shapes(inputs, first))
-    block, names = _measuring(symbol, params)
-    found: dict[str, Moments] = {}
-    if names:
-        for batch in _chain(first, waiting):
-            _add_batch(found, names, _outputs(block, batch, len(inputs)), len(batch[0]))
-    return rebuild(net, graph, symbol, {**params, **_values(found, names, params)})
+    block, layers = _statistics_block(symbol, params)
+    moments: dict[str, Moments] = {}
+    if layers:
+        for batch in chain([first], remaining):
+            outputs = _outputs(block, batch, len(inputs))
+            _add_batch(moments, layers, outputs, len(batch[0]))
+    values = _values(moments, layers, params)
+    return rebuild(net, graph, symbol, {**params, **values})
 
 
 def _shapes(inputs: Sequence[str], batch: Any) -> Any:
@@ -90,84 +92,88 @@ def _shapes(inputs: Sequence[str], batch: Any) -> Any:
     return shapes if len(shapes) > 1 else next(iter(shapes.values()))
 
 
-def _chain(first: Any, rest: Iterable) -> Iterable:
-    yield first
-    yield from rest
-
-
-def _measuring(symbol: mx.sym.Symbol, params: Mapping) -> tuple[Any, list[dict]]:
-    """Return a block of all batch statistics, and what each pair of outputs is for."""
+def _statistics_block(symbol: mx.sym.Symbol, params: Mapping) -> tuple[Any, list[dict]]:
+    """Return a block of all batch statistics, and the layer of each pair of outputs."""
     nodes, _ = take_apart(symbol)
-    left, changed = states(nodes), []
-    instead: dict[int, list] = {}
-    names, heads = [], []
+    unmeasured, changed = states(nodes), []
+    replaced: dict[int, list] = {}
+    layers, heads = [], []
     for i, node in enumerate(nodes):
-        node = {**node, "inputs": [instead.get(e[0], e) for e in node["inputs"]]}
+        node = {**node, "inputs": [replaced.get(e[0], e) for e in node["inputs"]]}
         if node["op"] == "Dropout":
-            instead[i] = node["inputs"][0]
+            replaced[i] = node["inputs"][0]
         if operator_of(node["op"]).running_statistics:
             mean, variance = (nodes[e[0]]["name"] for e in node["inputs"][3:5])
             epsilon = attribute(node["attrs"], "eps", EPSILON)
-            names.append({"mean": mean, "variance": variance, "epsilon": epsilon})
+            layers.append({"mean": mean, "variance": variance, "epsilon": epsilon})
             heads += [[i, 1, 0], [i, 2, 0]]
-            left -= {mean, variance}
-            kept = {k: v for k, v in node["attrs"].items() if k in KEPT}
-            node = {**node, "op": "BatchNorm", "attrs": _measured(kept)}
+            unmeasured -= {mean, variance}
+            node = {**node, "op": "BatchNorm", "attrs": _with_outputs(node["attrs"])}
         changed.append(node)
-    if left:
+    if unmeasured:
         raise ValueError(
-            f"{sorted(left)[0]!r} is a running statistic of another operator than "
+            f"{min(unmeasured)!r} is a running statistic of another operator than "
             "BatchNorm; it cannot be measured"
         )
-    if not names:
+    if not layers:
         return None, []
-    measuring = put_together(changed, heads)
-    used = set(measuring.list_inputs())
-    block = block_of(measuring, {n: v for n, v in params.items() if n in used})
+    statistics = put_together(changed, heads)
+    used = set(statistics.list_inputs())
+    block = block_of(statistics, {n: v for n, v in params.items() if n in used})
     block.hybridize(static_alloc=True)
-    return block, names
+    return block, layers
 
 
-def _measured(attrs: dict) -> dict:
-    return {**attrs, "output_mean_var": "True", "use_global_stats": "False"}
+def _with_outputs(attrs: Mapping[str, str]) -> dict[str, str]:
+    """Return a BatchNorm's attributes, with its batch statistics as outputs."""
+    relevant = {k: v for k, v in attrs.items() if k in STATISTICS_ATTRS}
+    return {**relevant, "output_mean_var": "True", "use_global_stats": "False"}
 
 
 def _outputs(block: HybridBlock, batch: Sequence, count: int) -> list[np.ndarray]:
     arrays = arrays_for(block, batch[:count])
-    with autograd.train_mode():  # without a record: nothing is kept for gradients
+    with autograd.train_mode():  # without recording: no gradients are needed
         outputs = block(*arrays)
     return [output.asnumpy().astype(np.float64) for output in outputs]
 
 
 def _add_batch(
-    found: dict, names: Sequence[dict], outputs: Sequence[np.ndarray], samples: int
+    moments: dict[str, Moments],
+    layers: Sequence[dict],
+    outputs: Sequence[np.ndarray],
+    samples: int,
 ) -> None:
-    """Pool the statistics of one more batch with those found before."""
-    for layer, mean, scale in zip(names, outputs[::2], outputs[1::2]):
-        # What MXNet calls the variance there is 1 / sqrt(variance + epsilon).
+    """Pool the statistics of a batch with the earlier ones."""
+    for layer, mean, scale in zip(layers, outputs[::2], outputs[1::2]):
+        # MXNet's "variance" output is 1 / sqrt(variance + epsilon).
         with np.errstate(all="ignore"):
             variance = np.maximum(scale**-2 - layer["epsilon"], 0)
         if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
             raise ValueError(f"the statistics {layer['mean']!r} are not finite")
-        moments = (samples, mean, variance)
-        known = found.get(layer["mean"])
-        found[layer["mean"]] = _pooled(known, moments) if known else moments
+        batch_moments = (samples, mean, variance)
+        earlier = moments.get(layer["mean"])
+        moments[layer["mean"]] = (
+            _pooled(earlier, batch_moments) if earlier else batch_moments
+        )
 
 
-def _pooled(one: Moments, other: Moments) -> Moments:
-    """Return the moments of two sets together."""
-    total = one[0] + other[0]
-    share, gap = other[0] / total, other[1] - one[1]
-    variance = one[2] + share * (other[2] - one[2]) + share * (1 - share) * gap**2
-    return total, one[1] + share * gap, variance
+def _pooled(first: Moments, second: Moments) -> Moments:
+    """Return the moments of the union of two sets of samples."""
+    total = first[0] + second[0]
+    share, gap = second[0] / total, second[1] - first[1]
+    within = first[2] + share * (second[2] - first[2])
+    variance = within + share * (1 - share) * gap**2
+    return total, first[1] + share * gap, variance
 
 
-def _values(found: Mapping, names: Sequence[dict], params: Mapping) -> dict:
-    """Return the new running statistics, as arrays like the old ones."""
-    result = {}
-    for layer in names:
-        _, *moments = found[layer["mean"]]
-        for name, value in zip((layer["mean"], layer["variance"]), moments):
-            old = params[name]
-            result[name] = mx.nd.array(value, ctx=old.ctx, dtype=old.dtype)
-    return result
+def _values(
+    moments: Mapping[str, Moments], layers: Sequence[dict], params: Mapping
+) -> dict[str, mx.nd.NDArray]:
+    """Return the new running statistics, as arrays like those in ``params``."""
+    statistics = {}
+    for layer in layers:
+        _, *values = moments[layer["mean"]]
+        for name, value in zip((layer["mean"], layer["variance"]), values):
+            ctx, dtype = params[name].ctx, params[name].dtype
+            statistics[name] = mx.nd.array(value, ctx=ctx, dtype=dtype)
+    return statistics

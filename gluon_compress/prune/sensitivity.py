@@ -1,4 +1,4 @@
-"""Sensitivity: the accuracy of a net when one channel group at a time is masked."""
+"""Measures the accuracy of a net with one channel group masked at a time."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class SensitivitySettings(Settings):
     Parameters
     ----------
     images : int
-        Training images that accuracy is measured on; drawn by the seed, not augmented.
+        Number of training images to measure on; drawn by the seed, not augmented.
     ratios : tuple of float
-        Shares of its channels that each group is measured with.
+        The shares of channels at which each group is measured.
     """
 
     images: Count = 512
@@ -53,28 +53,28 @@ def sensitivity(
 ) -> Sensitivity:
     """Measure the accuracy of a net with each group masked at several widths.
 
-    The net is masked once; a measurement only changes the values of a mask. It costs
-    one call of ``accuracy``, and there are groups x ratios of them and one more: a
-    few hundred samples are usually enough. The idea is Li et al. 2017, section 3.2.
+    The net is masked once; each measurement changes the values of a mask and calls
+    ``accuracy``, groups x ratios + 1 times. A few hundred samples are usually enough.
+    See Li et al. 2017, section 3.2.
 
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        Left as it is.
+        Not changed.
     accuracy : callable
-        ``accuracy(net) -> float`` from 0, the more the better: top-1, mAP. It is called
-        with one and the same masked net every time, and must not train it.
+        ``accuracy(net) -> float``, at least 0, higher being better: top-1, mAP. It is
+        called with the same masked net every time, and must not train it.
     ratios : sequence of float
-        Shares of the channels that are kept, each above 0 and below 1; rounded down to
-        whole numbers, one at least, and equal numbers are measured once.
+        Shares of channels kept, each above 0 and below 1. They are rounded down to at
+        least one channel; equal numbers are measured once.
     criterion : str or mapping
-        Which channels go first, as for ``select``.
+        Which channels are masked first, as for ``select``.
     groups : sequence of str
-        Patterns of the groups that are measured.
+        Patterns of the groups to measure.
     cache : path, optional
-        Of a JSON file that is written after every group. If it is there, what it holds
-        is not measured again. ``accuracy`` and its data are not part of what it is
-        compared by: with others, use another file.
+        A JSON file, written after every group. Groups in an existing file are not
+        measured again. Its check does not cover ``accuracy`` and its data: use another
+        file for others.
     shape, graph
         As for ``slim``.
     seed : int
@@ -88,52 +88,54 @@ def sensitivity(
     Raises
     ------
     ValueError
-        If a ratio is wrong, an accuracy is not a number from 0, a pattern fits no
-        group, the net has no values, or the cache is of another net, criterion or
+        If a ratio is not allowed, an accuracy is not a number from 0, a pattern matches
+        no group, the net has no values, or the cache is for another net, criterion or
         ratios.
     """
     ratios = _checked(ratios)
     graph = traced(net, None, shape, graph)
-    worth, chosen = importance_of(graph, criterion, seed), matching(graph, groups)
+    importance, chosen = importance_of(graph, criterion, seed), matching(graph, groups)
     name = criterion if isinstance(criterion, str) else "given"
-    mark = fingerprint(graph, [name, ratios], worth)
-    found = _cached(cache, mark)
+    mark = fingerprint(graph, [name, ratios], importance)
+    result = _cached(cache, mark)
     masked = mask(net, None, graph=graph)
     gates = gates_of(masked)
-    if found is None:
-        found = Sensitivity(accuracy(masked), {}, {}, name, mark)
-        _store(found, cache)
+    if result is None:
+        result = Sensitivity(accuracy(masked), {}, {}, name, mark)
+        _store(result, cache)
     for group in graph.groups:
-        if group.name not in chosen or group.name in found.curves:
+        if group.name not in chosen or group.name in result.curves:
             continue
         gate, points = gates[group.name], []
-        order = best_first(range(group.width), worth[group.name])
+        order = best_first(range(group.width), importance[group.name])
         for count in _counts(group, ratios):
             keep_only(gate, order[:count])
             points.append((count, accuracy(masked)))
         keep_only(gate, order)
-        found = _with(found, group, points)
-        _store(found, cache)
-    return found
+        result = _with_curve(result, group, points)
+        _store(result, cache)
+    return result
 
 
-def fingerprint(graph: Graph, how: Any, worth: Mapping[str, np.ndarray]) -> str:
-    """Return a sum of a net's structure and values and of what is asked of it.
+def fingerprint(
+    graph: Graph, settings: Any, importance: Mapping[str, np.ndarray]
+) -> str:
+    """Return a hash of a net's structure and values, of settings and of importance.
 
-    Names are not part of it: they depend on what else the process has built.
+    Names are not included: they depend on what else the process has built.
 
     Parameters
     ----------
     graph : Graph
-    how : JSON value
-    worth : mapping
-        Group to worth.
+    settings : JSON value
+    importance : mapping
+        Group to importance.
     """
     total = hashlib.sha256()
     for node in graph.nodes:
-        # Notes for MXNet itself; an initialiser may be named by an address.
+        # Without MXNet's own notes: the name of an initialiser can be an address.
         attrs = {k: v for k, v in node["attrs"].items() if not k.startswith("__")}
-        # The third number of an entry counts how often the symbol was called.
+        # Without the third number of an entry, which counts calls of the symbol.
         inputs = [entry[:2] for entry in node["inputs"]]
         row = [node["op"], sorted(attrs.items()), inputs]
         total.update(json.dumps(row).encode())
@@ -146,8 +148,8 @@ def fingerprint(graph: Graph, how: Any, worth: Mapping[str, np.ndarray]) -> str:
         total.update(value.asnumpy().tobytes())
     heads = [head[:2] for head in graph.heads]
     shapes = [list(shape) for shape in graph.inputs.values()]
-    total.update(json.dumps([heads, shapes, how]).encode())
-    for group, values in worth.items():
+    total.update(json.dumps([heads, shapes, settings]).encode())
+    for group, values in importance.items():
         total.update(group.encode() + np.asarray(values, float).tobytes())
     return total.hexdigest()
 
@@ -165,18 +167,18 @@ def _checked(ratios: Sequence[float]) -> list[float]:
 def _cached(cache: Any, mark: str) -> Sensitivity | None:
     if cache is None or not Path(cache).exists():
         return None
-    found = Sensitivity.load(cache)
-    if found.fingerprint != mark:
+    stored = Sensitivity.load(cache)
+    if stored.fingerprint != mark:
         raise ValueError(
             f"{cache}: measured on another net, criterion or ratios; remove the file "
             "or name another"
         )
-    return found
+    return stored
 
 
-def _store(found: Sensitivity, cache: Any) -> None:
+def _store(sensitivity: Sensitivity, cache: Any) -> None:
     if cache is not None:
-        found.save(cache)
+        sensitivity.save(cache)
 
 
 def _counts(group: ChannelGroup, ratios: Sequence[float]) -> list[int]:
@@ -185,7 +187,10 @@ def _counts(group: ChannelGroup, ratios: Sequence[float]) -> list[int]:
     return sorted(counts, reverse=True)
 
 
-def _with(found: Sensitivity, group: ChannelGroup, points: list) -> Sensitivity:
-    """Return what is known with the curve of one more group."""
-    widths = {**found.widths, group.name: group.width}
-    return replace(found, widths=widths, curves={**found.curves, group.name: points})
+def _with_curve(
+    measured: Sensitivity, group: ChannelGroup, points: list
+) -> Sensitivity:
+    """Return a sensitivity with the curve of one more group."""
+    widths = {**measured.widths, group.name: group.width}
+    curves = {**measured.curves, group.name: points}
+    return replace(measured, widths=widths, curves=curves)

@@ -1,4 +1,4 @@
-"""Slimming: a net without the channels that a plan does not keep."""
+"""Slims nets: removes the channels that a plan does not keep."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def slim(
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        Left as it is. Channel masks in it are dropped. Masks of single weights and fake
-        quantisers stay; their parameters are cut like the tensors they belong to.
+        Not changed. Its channel masks are dropped. Weight masks and fake quantisers
+        stay; their parameters are cut like the tensors they belong to.
     plan : Plan or None
         None keeps everything.
     shape : tuple or dict, optional
         Shape of the input, as for ``trace``; needed unless the net states it.
     graph : Graph, optional
-        Of this net with its present values, so that it is not traced again.
+        The graph of this net with its current values, to avoid tracing it again.
 
     Returns
     -------
     HybridBlock
-        What the net's adapter rebuilds, a SymbolBlock for most.
+        Of the same kind as the net; a SymbolBlock for most.
 
     Raises
     ------
@@ -45,24 +45,25 @@ def slim(
 
     Notes
     -----
-    MXNet 1.9.1 on a CPU fails, or crashes, when it trains a concatenation of feature
-    maps whose channels are no multiples of 16 (and runs ``slice`` on one), in slim
-    nets as in any other. ``select`` keeps multiples of 16 by default.
+    MXNet 1.9.1 on a CPU fails or crashes when it trains any net that concatenates
+    feature maps whose channels are not multiples of 16 (and when it runs ``slice`` on
+    one). ``select`` keeps multiples of 16 by default.
     """
     graph = traced(net, plan, shape, graph)
     keep_mask = graph.keep_mask(plan.keep if plan else {})
     nodes = [slim_node(graph, i, keep_mask) for i in range(len(graph.nodes))]
     params = {name: _slim_value(graph, name, keep_mask) for name in graph.params}
     _check_slim(graph, nodes, params, keep_mask)
-    own = _slim_annotations(graph, keep_mask)
-    symbol = put_together(_with_annotations(graph, nodes, own), graph.annotated.heads)
-    return rebuild(net, graph, symbol, {**params, **own})
+    values = _slim_annotations(graph, keep_mask)
+    nodes = _with_annotations(graph, nodes, values)
+    symbol = put_together(nodes, graph.annotated.heads)
+    return rebuild(net, graph, symbol, {**params, **values})
 
 
 def traced(
     net: Any, plan: Plan | None, shape: Any = None, graph: Graph | None = None
 ) -> Graph:
-    """Return the graph of a net that has values and that a plan fits."""
+    """Return the graph of a net, after checking its values and that a plan fits."""
     graph = trace(net, shape) if graph is None else graph
     for name, value in (*graph.params.items(), *graph.annotated.params.items()):
         if value is None:
@@ -73,9 +74,9 @@ def traced(
 
 
 def slim_node(graph: Graph, i: int, keep_mask: np.ndarray) -> dict:
-    """Return a node with the attributes it has when only ``keep_mask`` is kept."""
+    """Return a node with its attributes under a keep mask."""
     node = graph.nodes[i]
-    # Declared shapes have the old widths and would contradict the new ones.
+    # Declared shapes state the old widths.
     attrs = {k: v for k, v in node["attrs"].items() if k != "__shape__"}
     if node["op"] == "null" and node["name"] in graph.annotated.targets:
         attrs["__shape__"] = str(graph.kept_shape((i, 0), keep_mask))
@@ -113,19 +114,19 @@ def _cut(
     blocks: np.ndarray | None,
     keep_mask: np.ndarray,
 ) -> mx.nd.NDArray:
-    """Return the part of a value that lies along the channels that stay.
+    """Return the part of a value for the channels that are kept.
 
     Parameters
     ----------
     value : NDArray
-        The axes of the tensor it belongs to are ``axes``; lengths of 1 stay.
+        Its axes lie along ``axes`` of its tensor; axes of length 1 are not cut.
     tensors : sequence of Tensor
         The axes of that tensor that lose channels.
     blocks : ndarray or None
-        Positions along the second axis, block by block of rows, where these differ.
+        Positions along the second axis for each block of rows, if they differ.
     """
     array = value.asnumpy()
-    # Blocks are blocks of all rows: the second axis comes first.
+    # Blocks refer to all rows, so the second axis is cut first.
     for tensor in sorted(tensors, key=lambda tensor: tensor.axis != 1):
         if tensor.axis is None or tensor.axis not in axes:
             continue
@@ -134,15 +135,15 @@ def _cut(
             continue
         if tensor.axis == 1 and blocks is not None:
             parts = np.split(array, len(blocks), list(axes).index(0))
-            kept = [np.compress(keep_mask[b], p, axis) for p, b in zip(parts, blocks)]
-            array = np.concatenate(kept, list(axes).index(0))
+            parts = [np.compress(keep_mask[b], p, axis) for p, b in zip(parts, blocks)]
+            array = np.concatenate(parts, list(axes).index(0))
         else:
             array = np.compress(keep_mask[tensor.positions], array, axis)
     return mx.nd.array(array, ctx=value.ctx, dtype=value.dtype)
 
 
 def _slim_annotations(graph: Graph, keep_mask: np.ndarray) -> dict[str, mx.nd.NDArray]:
-    """Return the values of the annotations' parameters, cut like what they annotate."""
+    """Return the parameters of annotations, cut like the annotated tensors."""
     annotated, values = graph.annotated, {}
     variables = {node["name"]: node for node in annotated.nodes if is_parameter(node)}
     for annotation in annotated.annotations if variables else ():
@@ -164,7 +165,7 @@ def _slim_annotations(graph: Graph, keep_mask: np.ndarray) -> dict[str, mx.nd.ND
 
 
 def _with_annotations(graph: Graph, nodes: Sequence[dict], values: Mapping) -> list:
-    """Return slim nodes with the graph's annotations among them."""
+    """Return slim nodes together with the graph's annotations."""
     result = []
     for number, node in zip(graph.annotated.plain, graph.annotated.nodes):
         attrs = node["attrs"] if number < 0 else nodes[number]["attrs"]
@@ -175,9 +176,9 @@ def _with_annotations(graph: Graph, nodes: Sequence[dict], values: Mapping) -> l
 
 
 def _check_slim(graph: Graph, nodes: list, params: dict, keep_mask: np.ndarray) -> None:
-    """Check that MXNet infers the shapes that the groups promise."""
-    known = {**graph.inputs, **{name: v.shape for name, v in params.items()}}
-    found = output_shapes(nodes, graph.heads, known)
-    for node, shapes, tensors in zip(nodes, found, graph.tensors):
-        promised = [t.kept_shape(keep_mask) for t in tensors]
-        assert node["op"] == "null" or shapes == promised, (node, shapes, promised)
+    """Check that MXNet infers the shapes that the groups predict."""
+    stated = {**graph.inputs, **{name: v.shape for name, v in params.items()}}
+    inferred = output_shapes(nodes, graph.heads, stated)
+    for node, shapes, tensors in zip(nodes, inferred, graph.tensors):
+        expected = [t.kept_shape(keep_mask) for t in tensors]
+        assert node["op"] == "null" or shapes == expected, (node, shapes, expected)

@@ -1,4 +1,4 @@
-"""Importance of channels for a loss on data, by the gradient of their masks."""
+"""Measures the importance of channels by the gradients of their masks."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def taylor(
 ) -> dict[str, np.ndarray]:
     """Return the first-order importance of every index, for ``select``.
 
-    A mask of one is a gate, and the derivative of the loss by it is the sum of
-    activation times gradient over all that the index stands for, so its square is the
-    first-order change of the loss when the index goes (Molchanov et al. 2019,
-    equation 8, "gates"). Importance is the mean over batches of these squares, divided
-    by their norm in each group so that groups of different depth compare.
+    A mask value is a gate. The derivative of the loss by it is the sum of activation
+    times gradient over the channels of the index; its square is the first-order change
+    of the loss when the index is removed (Molchanov et al. 2019, equation 8, "gates").
+    Importance is the mean of these squares over batches, normalised in each group so
+    that groups of different depth can be compared.
 
     Parameters
     ----------
     net : HybridBlock or (symbol, params)
-        Left as it is.
+        Not changed.
     batches : iterable
-        Tuples of arrays, as for ``fit``; they are brought to the net's device.
+        Tuples of arrays, as for ``fit``; they are copied to the net's device.
     step_loss : callable
         ``step_loss(net, batch) -> (loss, {part: value})``, as for ``fit``.
     prepare : callable, optional
-        Makes of the net with masks the block that ``step_loss`` is called with, for
+        Turns the masked net into the block that ``step_loss`` is called with, for
         instance ``Family.training_net`` for a detector.
     shape, graph
         As for ``slim``.
@@ -51,12 +51,12 @@ def taylor(
     Returns
     -------
     dict
-        Group to importance; groups that cannot lose channels are left out.
+        Group to importance, of groups that can lose channels.
 
     Raises
     ------
     ValueError
-        If there is not one batch, a parameter or a gradient is not finite, or the net
+        If there is no batch, a parameter or a gradient is not finite, or the net
         has no values.
     """
     graph = traced(net, None, shape, graph)
@@ -76,7 +76,7 @@ def taylor(
             slopes = sum(gate.grad(device).asnumpy() for device in gate.list_ctx())
             totals[group] = totals[group] + np.square(slopes.astype(np.float64))
     if not count:
-        raise ValueError("the criterion needs data, there is not one batch")
+        raise ValueError("the criterion needs data: there is no batch")
     for group, total in totals.items():
         if not np.isfinite(total).all():
             raise ValueError(f"the gradient of group {group!r} is not finite")
@@ -84,9 +84,9 @@ def taylor(
 
 
 def arrays_for(net: Any, batch: Sequence) -> list[mx.nd.NDArray]:
-    """Return a batch where a net's parameters are, whatever its arrays are."""
+    """Return a batch as NDArrays on the device of a net's parameters."""
     device = next(iter(net.collect_params().values())).list_ctx()[0]
-    # Readers of MXNet hand out arrays in shared or pinned memory, which no block takes.
+    # MXNet's readers return arrays in shared or pinned memory, which blocks refuse.
     return [
         (a if isinstance(a, mx.nd.NDArray) else mx.nd.array(a)).as_in_context(device)
         for a in batch
@@ -101,12 +101,12 @@ def gates_of(masked: Any) -> dict[str, Parameter]:
 
 
 def keep_only(gate: Parameter, kept: np.ndarray) -> None:
-    """Let only some indices of a group through."""
+    """Set the mask of a group so that only some indices are kept."""
     gate.set_data(mx.nd.array(np.isin(np.arange(gate.shape[0]), kept)))
 
 
 def _derive(masked: Any, gates: Mapping[str, Parameter]) -> None:
-    """Make masks the only parameters to take gradients of."""
+    """Make masks the only parameters with gradients."""
     for parameter in masked.collect_params().values():
         parameter.grad_req = "null"
     for gate in gates.values():

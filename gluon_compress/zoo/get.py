@@ -1,4 +1,4 @@
-"""``get_model``: a model by name, as GluonCV gives its own."""
+"""Returns models by name, with the interface of GluonCV's ``get_model``."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def load_folder(
     file = path / f"{manifest['name']}-symbol.json"
     stated = manifest["files"].get(file.name, {})
     if not file.is_file() or sha256(file) != stated.get("sha256"):
-        raise ValueError(f"{file}: missing or altered, its sha256 is another")
+        raise ValueError(f"{file}: missing or altered, its sha256 differs")
     symbol, family = mx.sym.load(str(file)), family_named(manifest["kind"])
     if values:
         _check_values(symbol, values, manifest)
@@ -152,7 +152,7 @@ def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> 
 
 
 def _is_built_here(name: str) -> bool:
-    """Return whether a name is a model of a family, and none of GluonCV's own."""
+    """Return whether a name is a model of a family and not one of GluonCV's."""
     return name.lower() not in get_model_list() and family_that_builds(name) is not None
 
 
@@ -202,13 +202,13 @@ def _all_models() -> set[str]:
 
 @contextmanager
 def _fetching(name: str) -> Iterator[None]:
-    """Say in one line what GluonCV could not fetch."""
+    """Turn a failed download of GluonCV into a one-line error."""
     try:
         yield
     except requests.RequestException as error:
-        asked = getattr(error.request, "url", None) or "its server"
+        address = getattr(error.request, "url", None) or "its server"
         raise ValueError(
-            f"model {name!r}: GluonCV cannot fetch its weights from {asked}: "
+            f"model {name!r}: GluonCV cannot fetch its weights from {address}: "
             f"{type(error).__name__}; without a connection, put them into the cache"
         ) from None
 
@@ -221,7 +221,7 @@ def to_device(net: HybridBlock, ctx: Any) -> HybridBlock:
                 raise ValueError(f"ctx {device!r}; allowed: contexts, as mx.cpu()")
         try:
             net.collect_params().reset_ctx(ctx)
-        except mx.MXNetError as error:  # whose message is a trace of C++
+        except mx.MXNetError as error:  # its message is a C++ trace
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(f"ctx {ctx}: cannot be used: {reason}") from None
     return net

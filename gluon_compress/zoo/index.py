@@ -1,4 +1,4 @@
-"""The index: what the model zoo holds, and where a model's own files lie."""
+"""Reads and writes the index of the model zoo."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from gluon_compress.validation import (
 
 FORMAT = 1
 NAME = "index.json"
-# Installed, the folder lies in the package; in a checkout beside it.
+# The folder is in an installed package, and beside it in a checkout.
 _PLACES = (Path(__file__).parents[1], Path(__file__).parents[2])
 
 
 class Metric(Settings):
-    """How good a model is: what was measured, on what, and the value.
+    """A measured accuracy of a model.
 
     Parameters
     ----------
     name : str
         For instance ``"mAP"``.
     value : float
-        From 0 to 1, of the weights as they are shipped.
+        From 0 to 1, with the released weights.
     on : str
         The images.
     """
@@ -54,8 +54,7 @@ class Weights(Settings):
     Parameters
     ----------
     file : str
-        Its path in the model zoo, or behind the base address of a download: relative,
-        and not out of it.
+        Its relative path in the model zoo, or after the base address of a download.
     bytes : int
     sha256 : str
     """
@@ -65,10 +64,10 @@ class Weights(Settings):
     sha256: Sha256
 
     def check(self) -> None:
-        """Refuse what is no file of a zoo."""
+        """Refuse a path that leads out of the zoo."""
         parts = self.file.split("/")  # an absolute path begins with ""
-        odd = set("\\%?#\0") & set(self.file)  # which an address reads as another path
-        if odd or not all(map(_is_name, parts)):
+        special = set("\\%?#\0") & set(self.file)  # would change the address
+        if special or not all(map(_is_name, parts)):
             raise self.error("file", "a path in the model zoo")
 
 
@@ -78,7 +77,7 @@ class Entry(Settings):
     Parameters
     ----------
     name : str
-        Of the model and of its folder.
+        Name of the model and of its folder.
     kind : str
         One of ``models.FAMILIES``.
     classes : tuple of str
@@ -87,17 +86,17 @@ class Entry(Settings):
     size : int or (int, int)
         Height and width of its images, pixels; one number for a square.
     params, macs, bytes : int
-        As ``gluon_compress.count`` states them; bytes are those of float32.
+        As ``gluon_compress.count`` computes them, with float32 values.
     licence : str
-        Of the weights.
+        Licence of the weights.
     command : str
-        What trains it.
+        The command that trains it.
     hours : float
         About how long that takes on two idle cores, from the recipe.
     metric : Metric, optional
         Only with weights.
     weights : Weights, optional
-        Without, it is a structure that has not been trained here.
+        None for a structure that has not been trained.
     """
 
     name: NonEmptyStr
@@ -122,7 +121,7 @@ class Entry(Settings):
         if "/" in self.name or "\\" in self.name or not _is_name(self.name):
             raise self.error("name", "the name of a folder")
         if (self.metric is None) != (self.weights is None):
-            raise self.error("weights", "with a metric, or neither of both")
+            raise self.error("weights", "with a metric, or without either")
 
 
 class Index(Settings):
@@ -155,8 +154,8 @@ def read(zoo: Path | None = None) -> dict[str, Entry]:
     Raises
     ------
     ValueError
-        For an index of a newer format, or one that is broken: the model and the key
-        are named.
+        For an index of another format, or one that is invalid; the message names the
+        model and the key.
     """
     path = (folder() if zoo is None else Path(zoo)) / NAME
     content = read_json(path)
@@ -167,8 +166,8 @@ def read(zoo: Path | None = None) -> dict[str, Entry]:
     entries = {entry.name: entry for entry in models}
     if len(entries) < len(models):
         names = [entry.name for entry in models]
-        double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path}: model {double!r} is there twice")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: model {duplicate!r} is there twice")
     return entries
 
 
@@ -188,26 +187,25 @@ def list_models(*, pretrained: bool = False) -> list[str]:
 def training_of(name: str) -> str | None:
     """Return how long the training of a recipe takes, and its command.
 
-    What its nets start from, by recipes of the zoo, is named behind it.
+    Recipes of the zoo that it starts from are added.
 
     Parameters
     ----------
     name : str
-        Of a recipe's folder, or of a detector that there is a recipe of for the
-        classes of Pascal VOC.
+        Name of a recipe's folder, or of a detector with a recipe for Pascal VOC.
 
     Returns
     -------
     str or None
-        None where there is no such recipe.
+        None if there is no such recipe.
     """
     for recipe_name in (name, f"{name}_voc"):
         file = folder() / recipe_name / "recipe.json"
         if file.is_file():
             recipe = read_json(file)
             first = "".join(
-                f"; before it, about {one['hours']:g} hours: {one['command']}"
-                for one in _needed(recipe)
+                f"; before it, about {needed['hours']:g} hours: {needed['command']}"
+                for needed in _needed(recipe)
             )
             hours = f"about {recipe['hours']:g} hours of two cores"
             return f"{hours} make them: {recipe['command']}{first}"
@@ -215,12 +213,14 @@ def training_of(name: str) -> str | None:
 
 
 def _needed(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the recipes whose runs, ``runs/NAME/...``, one starts from, in order."""
+    """Return the recipes whose runs, ``runs/NAME/...``, a recipe needs, in order."""
     names = [run.parts[1] for run in runs_of(recipe)]
     files = [folder() / name / "recipe.json" for name in dict.fromkeys(names)]
     recipes = [read_json(file) for file in files if file.is_file()]
-    ordered = [one for needed in recipes for one in (*_needed(needed), needed)]
-    return list({one["command"]: one for one in ordered}.values())
+    ordered = []
+    for needed in recipes:
+        ordered += [*_needed(needed), needed]
+    return list({needed["command"]: needed for needed in ordered}.values())
 
 
 def unknown(name: Any, names: Sequence[str]) -> ValueError:

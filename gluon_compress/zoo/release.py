@@ -1,4 +1,4 @@
-"""A model's folder in the zoo: the structure for everyone, the weights as one file."""
+"""Releases models: writes structure, manifest and weights into the zoo."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from gluon_compress.storage.atomic import sha256, write_atomically, write_json
 from gluon_compress.zoo import weights
 from gluon_compress.zoo.index import Weights
 
-KEPT_BACK = ("files", "max_difference")  # of an export, which this is not
+EXPORT_KEYS = ("files", "max_difference")  # of an export's manifest only
 
 
 def release(
     source: str | os.PathLike, zoo: str | os.PathLike, name: str, *, kind: str | None
 ) -> Weights | None:
-    """Write structure, manifest and, if it is trained, weights of an export.
+    """Write the structure, the manifest and, if trained, the weights of an export.
 
     Parameters
     ----------
     source : path
         Folder of an export.
     zoo : path
-        What ``index.folder`` is in a checkout.
+        The model zoo, ``index.folder`` of a checkout.
     name : str
-        Of the model, of its folder, and of its files.
+        Name of the model, of its folder and of its files.
     kind : str, optional
-        Of the weights, one of ``weights.KINDS``; None for a net that is not trained.
+        Kind of the weights, one of ``weights.KINDS``; None: no weights are released.
 
     Returns
     -------
     Weights or None
-        The file of the values, for the index.
+        The file of the weights, for the index.
 
     Raises
     ------
     ValueError
-        If the source is no export, or holds values that its weights cannot.
+        If the source is not an export, or the kind cannot represent its values.
     """
     source, folder = Path(source), Path(zoo) / name
     manifest = read_manifest(source)
@@ -51,12 +51,12 @@ def release(
     symbol = Path(f"{prefix}-symbol.json").read_bytes()
     write_atomically(folder / f"{name}-symbol.json", symbol)
     released = None if values is None else _write(values, folder)
-    facts = {k: v for k, v in manifest.items() if k not in KEPT_BACK}
+    stated = {k: v for k, v in manifest.items() if k not in EXPORT_KEYS}
     files = {
         path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.glob(f"{name}-*"))
     }
-    write_json(folder / MANIFEST, {**facts, "name": name, "files": files})
+    write_json(folder / MANIFEST, {**stated, "name": name, "files": files})
     return released
 
 

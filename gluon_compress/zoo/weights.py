@@ -16,13 +16,13 @@ from gluon_compress.zoo.index import Entry, folder, training_of
 
 LOG = logging.getLogger(__name__)
 REPO = "GLUON_COMPRESS_REPO"
-# What ``pip install gluon_compress_weights`` adds: the released folders, whole.
+# Installed by ``pip install gluon_compress_weights``: the released folders.
 PACKAGE = "gluon_compress_weights"
 KINDS = ("float16", "float32")
 
 
 def cache() -> Path:
-    """Return where GluonCV keeps its models too; ``MXNET_HOME`` is respected."""
+    """Return the folder of GluonCV's models, which respects ``MXNET_HOME``."""
     return Path(mx.base.data_dir()).expanduser() / "models"
 
 
@@ -40,7 +40,7 @@ def find(entry: Entry, root: str | os.PathLike | None = None) -> Path:
     ----------
     entry : Entry
     root : path, optional
-        The cache; by default that of ``cache``.
+        The cache folder. Default: ``cache()``.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def find(entry: Entry, root: str | os.PathLike | None = None) -> Path:
     Raises
     ------
     ValueError
-        If there are none, or they cannot be fetched.
+        If the model has no weights, or they cannot be downloaded.
     OSError
         If the cache cannot be written.
     """
@@ -64,20 +64,20 @@ def find(entry: Entry, root: str | os.PathLike | None = None) -> Path:
             f"here; {training_of(entry.name) or training}"
         )
     stored = entry.weights
-    total = f"sha256:{stored.sha256}"
+    checksum = f"sha256:{stored.sha256}"
     for path in (zoo / stored.file for zoo in zoos()):
         if path.is_file():
-            if intact(path, total):
+            if intact(path, checksum):
                 return path
             LOG.warning("%s: altered or cut short; looking for it elsewhere", path)
-    place = cache() if root is None else Path(root).expanduser()
+    cache_folder = cache() if root is None else Path(root).expanduser()
     name = Path(stored.file)
-    cached = place / f"{name.stem}-{stored.sha256[:8]}{name.suffix}"
+    cached = cache_folder / f"{name.stem}-{stored.sha256[:8]}{name.suffix}"
     base = os.environ.get(REPO)
     if base:
         url = f"{base.rstrip('/')}/{stored.file}"
-        return fetch(url, cached, total, size=stored.bytes)
-    if cached.is_file() and intact(cached, total):
+        return fetch(url, cached, checksum, size=stored.bytes)
+    if cached.is_file() and intact(cached, checksum):
         return cached
     raise ValueError(
         f"model {entry.name!r}: its weights are neither in {folder() / entry.name} nor "
@@ -87,7 +87,7 @@ def find(entry: Entry, root: str | os.PathLike | None = None) -> Path:
 
 
 def load(path: str | os.PathLike) -> dict[str, mx.nd.NDArray]:
-    """Return stored values in float32, by the names that the symbol gives them.
+    """Return stored values in float32, by parameter name.
 
     Raises
     ------
@@ -96,8 +96,8 @@ def load(path: str | os.PathLike) -> dict[str, mx.nd.NDArray]:
     """
     try:
         stored = mx.nd.load(str(path))
-    except mx.MXNetError:  # whose message is a trace of C++
-        raise ValueError(f"{path}: holds nothing that MXNet reads") from None
+    except mx.MXNetError:  # its message is a C++ trace
+        raise ValueError(f"{path}: MXNet cannot read it") from None
     if not isinstance(stored, dict) or not all(":" in name for name in stored):
         raise ValueError(f"{path}: holds no parameters with names")
     return {n.split(":", 1)[1]: v.astype("float32") for n, v in stored.items()}
@@ -106,7 +106,7 @@ def load(path: str | os.PathLike) -> dict[str, mx.nd.NDArray]:
 def stored_as(
     values: Mapping[str, mx.nd.NDArray], kind: str
 ) -> dict[str, mx.nd.NDArray]:
-    """Return filters and matrices in one of ``KINDS``; vectors, which are few, as is.
+    """Return values with filters and matrices in one of ``KINDS``; vectors stay.
 
     Raises
     ------

@@ -234,7 +234,7 @@ def test_fold_that_departs_is_named(net, inputs, tmp_path, monkeypatch):
         return symbol, {**params, name: params[name] + 0.5}
 
     with_graph(monkeypatch, wrong)
-    with pytest.raises(ValueError, match="it is the folding of BatchNorm that departs"):
+    with pytest.raises(ValueError, match="the folding of BatchNorm"):
         deploy(net, tmp_path / "edge", images=inputs)
 
 

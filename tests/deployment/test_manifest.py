@@ -111,7 +111,7 @@ COMMON_ERRORS = [
     (FILES, "tiny-symbol.json", f"{ONE} is 'tiny-symbol.json'; allowed: a list"),
     (FILES, ENTRY["files"][::-1], f"{ONE} is .*; allowed: names that end in -symbol"),
     (FILES, [f"../{n}" for n in ENTRY["files"]], f"{ONE} is .* sha256 is in files"),
-    ("files", {}, "files is .*; allowed: one of them 'anchors.npy'"),
+    ("files", {}, "files is .*; allowed: 'anchors.npy' among them"),
     ("files/tiny-0000.params", MISSING, f"{ONE} is .* whose sha256 is in files"),
     ("files/tiny-0000.params", {"bytes": 1}, "files.tiny.*sha256: .* missing"),
 ]

@@ -40,7 +40,7 @@ def test_delete_takes_the_nearest_multiple_and_leaves_the_rest(graph):
         ({"conv1": True}, "'conv1' keeps True; allowed: above 0 to 1"),
         ({"conv1": np.nan}, "'conv1' keeps nan; allowed: above 0 to 1"),
         ({"conv1": np.bool_(True)}, "'conv1' keeps True; allowed: above 0 to 1"),
-        ({"conv5": 0.5}, "'conv5' fits no group that can lose channels; allowed"),
+        ({"conv5": 0.5}, "'conv5' matches no group that can lose channels; allowed"),
         ({"conv*": 0.5, "conv1": 0.2}, "'conv1' decides nothing; allowed: before the"),
         ({}, "keep is {}; allowed: a pattern with its share"),
     ],

@@ -278,7 +278,7 @@ def test_accuracy_that_goes_wrong_names_the_group():
         ({"ratios": ("0.5",)}, "ratio '0.5'; allowed"),
         ({"criterion": "best"}, "criterion 'best' is unknown"),
         ({"criterion": "taylor"}, "criterion 'taylor' needs data"),
-        ({"groups": ("layer*",)}, "fits no group that can lose channels"),
+        ({"groups": ("layer*",)}, "matches no group that can lose channels"),
     ],
 )
 def test_wrong_option_is_named_before_anything_is_measured(options, message):

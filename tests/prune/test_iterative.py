@@ -117,8 +117,8 @@ def test_rounds_begin_at_equal_distances(rounds, epochs, expected):
 
 def test_curves_end_at_the_target():
     for number, left in ((1, 0.75**3), (2, 0.5**3), (3, 0.25**3), (4, 0)):
-        assert Rounds(count=4).left(number) == pytest.approx(left)
-        linear = Rounds(count=4, curve="linear").left(number)
+        assert Rounds(count=4).remaining(number) == pytest.approx(left)
+        linear = Rounds(count=4, curve="linear").remaining(number)
         assert linear == pytest.approx(1 - number / 4)
     assert set(SCHEDULES) == {"cubic", "linear"}
 
@@ -247,7 +247,7 @@ def test_a_round_changes_nothing_but_masks():
 
 
 def test_the_leak_is_a_factor_of_scale_and_shift_in_both_passes():
-    data, leak = next(Batches().epoch(0)), Rounds(count=2, soft=True).left(1)
+    data, leak = next(Batches().epoch(0)), Rounds(count=2, soft=True).remaining(1)
     net = conv_net()
     callback_of(net, Rounds(count=2, soft=True))(net, Progress(epochs=2))
     plain, factors = conv_net(), []

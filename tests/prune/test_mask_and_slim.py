@@ -398,7 +398,7 @@ def test_net_without_values_is_refused(way):
 
 @pytest.mark.parametrize("way", [mask, slim])
 def test_shape_that_is_not_stated_is_asked_for(way):
-    with pytest.raises(ValueError, match="give shape="):
+    with pytest.raises(ValueError, match="shape="):
         way(ready(chain()), None)
 
 

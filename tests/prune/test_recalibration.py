@@ -313,7 +313,7 @@ def test_accuracy_comes_back_after_pruning(tmp_path):
 
 
 def test_no_batch_is_refused():
-    with pytest.raises(ValueError, match="there is not one batch"):
+    with pytest.raises(ValueError, match="there is no batch"):
         recalibrate(ready(residual()), [])
 
 

@@ -114,5 +114,5 @@ def test_value_that_is_not_finite_is_named_before_any_batch():
 
 
 def test_data_is_needed():
-    with pytest.raises(ValueError, match="there is not one batch"):
+    with pytest.raises(ValueError, match="there is no batch"):
         taylor(ready(chain()), [], step_loss, shape=SHAPE)

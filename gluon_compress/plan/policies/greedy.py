@@ -131,9 +131,9 @@ class _Thinning:
         self.levels = problem.largest
         self.loads = problem.loads(self.levels)[0]
         # One queue per limit, of (lower bound of the price, group, level).
-        able = np.flatnonzero(self.levels > 0).tolist()
+        prunable = np.flatnonzero(self.levels > 0).tolist()
         self.queues = [
-            [(0.0, k, int(self.levels[k])) for k in able] for _ in self.loads
+            [(0.0, k, int(self.levels[k])) for k in prunable] for _ in self.loads
         ]
 
     def run(self) -> np.ndarray:
@@ -159,7 +159,7 @@ class _Thinning:
         Parameters
         ----------
         worst : int
-            Place of the limit that is exceeded most.
+            Number of the limit that is exceeded most.
         """
         queue = self.queues[worst]
         best_price, best_group = np.inf, -1
