@@ -129,7 +129,7 @@ def test_newer_format_is_refused(exported, tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"../x": {"sha256": 64 * "0", "bytes": 1}}, "files.*'../x'; allowed: names"),
+        ({"../x": {"sha256": 64 * "0", "bytes": 1}}, r"files.*\.\./x.*allowed: names"),
         ({"x": {"sha256": "abc", "bytes": 1}}, "x.sha256 is 'abc'; allowed: 64 hex"),
         ({"x": {"bytes": 1}}, "files.x.sha256: this key is missing"),
         (["x"], r"files is \['x'\]; allowed: an object"),

@@ -246,7 +246,7 @@ def test_results_graph_that_finds_anything_else_is_not_kept(
         return mx.sym.Group([ids * 0 - 1, scores, boxes]), params
 
     with_graph(monkeypatch, none, "results_graph")
-    message = r"tiny-whole-symbol.json: .*[1-9] boxes are missing"
+    message = r"tiny-whole-symbol.json: .*[1-9][0-9]* boxes are missing"
     with pytest.raises(ValueError, match=message):
         deploy(net, tmp_path / "edge", "tiny", images=inputs)
     assert not (tmp_path / "edge").exists()
