@@ -226,7 +226,7 @@ def test_latency_is_limited_by_a_table(place, tmp_path):
         ({"latency_table": "t.json"}, "latency_table is 't.json'; allowed: a table if"),
         ({"selection": "sensitivity"}, "sensitivity is None; allowed: images and"),
         ({"sensitivity": {}}, "sensitivity is .* allowed: images and ratios with"),
-        ({"minimum": "a"}, "minimum is 'a'; allowed: a number from 0"),
+        ({"minimum": "a"}, "minimum is 'a'; allowed: channels, a share"),
         ({"train": None}, "train is None; allowed: a schedule, since there are rounds"),
         ({"rounds": {"count": 5}}, "rounds is .* within 4 epochs"),
         ({"rounds": {"count": 2, "epochs": 5}}, "rounds is .* within 4 epochs"),
