@@ -28,7 +28,7 @@ demo: venv  ## Train, prune, distil, evaluate and export a detector on made-up d
 # Tests are small: one process for each core does more than one with many threads.
 test: export OMP_NUM_THREADS := 1
 test: venv  ## Run the tests (ARGS="-m 'not slow'" chooses among them)
-	@$(PY) -m pytest -n $(CORES) --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n $(CORES) --dist worksteal $(ARGS)
 
 lint: venv  ## Check style, format, types and the arrows between modules
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any, Mapping, Sequence
 import mxnet as mx
 import numpy as np
 
+from gluon_compress.fresh_process import run_export
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.storage.artifacts import (
     FORMAT,
@@ -31,18 +30,6 @@ from gluon_compress.storage.artifacts import (
     verified,
 )
 from gluon_compress.storage.atomic import write_json
-
-# Runs in a new process, without this package.
-RELOAD = """
-import sys, warnings
-warnings.simplefilter("ignore")
-import mxnet as mx, numpy as np
-symbol, params, name, inputs, outputs = sys.argv[1:]
-net = mx.gluon.SymbolBlock.imports(symbol, [name], params)
-result = net(mx.nd.array(np.load(inputs)))
-result = result if isinstance(result, (list, tuple)) else [result]
-np.savez(outputs, *[r.asnumpy() for r in result])
-"""
 
 
 @dataclass(frozen=True)
@@ -299,15 +286,11 @@ def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndar
         input_file = os.path.join(scratch, "inputs.npy")
         output_file = os.path.join(scratch, "outputs.npz")
         np.save(input_file, np.asarray(inputs, np.float32))
-        command = [sys.executable, "-c", RELOAD, *pair, manifest["input"]["name"]]
-        done = subprocess.run(
-            [*command, input_file, output_file],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ValueError(f"{folder}: cannot be loaded in a new process: {reason}")
+        input_name = manifest["input"]["name"]
+        try:
+            run_export(*pair, input_name, input_file, output_file)
+        except ValueError as error:
+            message = f"{folder}: cannot be loaded in a new process: {error}"
+            raise ValueError(message) from None
         with np.load(output_file) as stored:
             return [stored[f"arr_{i}"] for i in range(len(stored.files))]
