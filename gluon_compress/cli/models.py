@@ -30,7 +30,8 @@ def _list(args: argparse.Namespace) -> None:
 
     entries = read()
     names = list_models(pretrained=args.pretrained)
-    print(table(HEAD, [_row(entries[name]) for name in names]), end="")
+    rows = [_row(entries[name]) for name in names]
+    print(table(HEAD, rows, text_columns=HEAD[:4]), end="")
 
 
 def _row(entry: Any) -> tuple[str, ...]:
