@@ -376,11 +376,21 @@ def test_train_then_prune_by_script(place, tmp_path, call):
 @pytest.mark.parametrize(
     ("name", "content", "options", "word"),
     [
-        ("train_classifier", PRUNE, (), "that is for prune_backbone.py"),
+        (
+            "train_classifier",
+            PRUNE,
+            (),
+            "that is for run_pipeline.py, prune_backbone.py",
+        ),
         ("prune_backbone", TRAIN, (), "has no compression"),
         ("prune_backbone", PRUNE, ("--budget", "macs:3"), "'macs:3'; allowed: as macs"),
         ("prune_backbone", PRUNE, ("--budget", "time=3"), "budget.time: no such key"),
-        ("prune_backbone", PRUNE, ("--criterion", "age"), "criterion 'age' is unknown"),
+        (
+            "prune_backbone",
+            PRUNE,
+            ("--criterion", "age"),
+            "compression[0].criterion is 'age'; allowed: l1",
+        ),
         ("prune_backbone", PRUNE, ("--weights", "nowhere"), "nowhere"),
         ("prune_backbone", PRUNE, ("--budget", "macs=10"), "cannot be met"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -41,7 +42,8 @@ def place(tmp_path_factory):
     few_toys(folder / "toy", 20, train=8, test=4)
     net = models.build(MODEL["name"], CLASSES, extras=(32, 32, 32))
     graph = models.graph_of(net)
-    delete(graph, {"*": 0.5}, multiple=1).save(folder / "plan.json")
+    plan = delete(graph, {"*": 0.5}, multiple=1)
+    replace(plan, net="ssd_300_mobilenet0.25").save(folder / "plan.json")
     models.save(net, folder / "teacher", "teacher")
     return folder
 

@@ -270,7 +270,8 @@ def _run(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     recipe, content = read_recipe(args.recipe)
     if recipe.finetune is not None:
-        message = f"{args.recipe}: compresses; that is for run_pipeline.py or run"
+        others = "run_pipeline.py, prune_backbone.py or run"
+        message = f"{args.recipe}: compresses; that is for {others}"
         raise ValueError(message)
     _refuse_own_data(recipe, args)
     run_recipe(changed(with_training(content, args), args.recipe), args)

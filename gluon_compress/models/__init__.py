@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, Sequence
 
 from mxnet.gluon import HybridBlock
@@ -70,10 +71,11 @@ def build(
     """
     family = family_that_builds(name)
     if family is None:
-        detectors = sorted(models_for("detection"))
+        names = sorted(models_for("detection"))
+        nearest = difflib.get_close_matches(str(name), names, n=3, cutoff=0)
         raise ValueError(
-            f"model {name!r}; allowed: {', '.join(detectors)}, and classifiers of "
-            "GluonCV"
+            f"model {name!r}; allowed: classifiers of GluonCV and detectors such as "
+            f"{', '.join(nearest)}"
         )
     return family.build(name, classes, seed=seed, **config)
 

@@ -21,7 +21,7 @@ from gluon_compress import (
 )
 from gluon_compress.data import make_toy
 from gluon_compress.data.toy import CLASSES
-from gluon_compress.distill import LOSSES
+from gluon_compress.distill import losses_of
 from gluon_compress.model_folder import load_symbol
 from gluon_compress.models.ssd import VOC_CLASSES, raw_head
 from gluon_compress.pipeline.stages import compress, finetune
@@ -201,7 +201,7 @@ def test_taps_that_no_loss_compares_are_refused(tmp_path):
 def test_adapters_of_every_loss_are_gone_from_the_compact_net(place, tmp_path):
     # A student without an equal width, so that nothing works unless it is adapted.
     student = {**RECIPE["model"], "width": 0.25, "extras": [16, 16, 16]}
-    distillation = {"losses": dict.fromkeys(LOSSES, 0.1)}
+    distillation = {"losses": dict.fromkeys(losses_of("ssd"), 0.1)}
     recipe = recipe_in(place, student=student, distillation=distillation)
     job = job_of(recipe, tmp_path)
     full, net = job.task.build(job.classes)
@@ -209,7 +209,7 @@ def test_adapters_of_every_loss_are_gone_from_the_compact_net(place, tmp_path):
     assert any("adapter" in name for name in lesson.block.collect_params())
     finetune(job, net, full, tmp_path / "compact")
     log = (tmp_path / "compact" / "log.jsonl").read_text().splitlines()
-    assert set(json.loads(log[0])["parts"]) == {"class", "box", *LOSSES}
+    assert set(json.loads(log[0])["parts"]) == {"class", "box", *losses_of("ssd")}
     job.task.save(net, tmp_path / "model", "compact")
     symbol, values = load_symbol(tmp_path / "model")
     names = [*values, *symbol.get_internals().list_outputs()]
@@ -367,7 +367,7 @@ def test_set_without_objects_is_refused_before_training(tmp_path):
     make_toy(tmp_path / "toy", images=10)
     for file in (tmp_path / "toy" / "Annotations").iterdir():
         file.write_text("<annotation></annotation>")
-    with pytest.raises(ValueError, match="'train' hold no object"):
+    with pytest.raises(ValueError, match="'train' have no object"):
         pipeline.run(recipe_in(tmp_path), tmp_path / "run", options=QUIET)
     assert not (tmp_path / "run").exists()
 
