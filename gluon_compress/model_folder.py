@@ -281,14 +281,15 @@ def _difference(result: np.ndarray, expected: np.ndarray) -> dict[str, float]:
 
 def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndarray]:
     name = manifest["name"]
-    pair = [str(folder / f"{name}-{end}") for end in ("symbol.json", "0000.params")]
+    symbol = str(folder / f"{name}-symbol.json")
+    params = str(folder / f"{name}-0000.params")
     with tempfile.TemporaryDirectory() as scratch:
         input_file = os.path.join(scratch, "inputs.npy")
         output_file = os.path.join(scratch, "outputs.npz")
         np.save(input_file, np.asarray(inputs, np.float32))
         input_name = manifest["input"]["name"]
         try:
-            run_export(*pair, input_name, input_file, output_file)
+            run_export(symbol, params, input_name, input_file, output_file)
         except ValueError as error:
             message = f"{folder}: cannot be loaded in a new process: {error}"
             raise ValueError(message) from None

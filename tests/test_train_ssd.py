@@ -183,7 +183,9 @@ def test_plan_of_another_net_is_refused_before_training(place, tmp_path):
     recipe = recipe_in(
         place, model={"name": "ssd_300_mobilenet0.5", "plan": str(place / "plan.json")}
     )
-    message = "plan.json: is of 'ssd_300_mobilenet0.25', not of 'ssd_300_mobilenet0.5'"
+    message = (
+        "plan.json: net is 'ssd_300_mobilenet0.25'; allowed: 'ssd_300_mobilenet0.5'"
+    )
     with pytest.raises(ValueError, match=message):
         pipeline.run(recipe, tmp_path / "run", options=QUIET)
     assert not (tmp_path / "run").exists()
