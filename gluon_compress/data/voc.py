@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 
+from gluon_compress.data.class_choice import ClassChoice
 from gluon_compress.data.images import (
     CACHE_BYTES,
     EXTENSIONS,
@@ -23,6 +25,7 @@ from gluon_compress.data.images import (
 )
 from gluon_compress.data.voc_xml import (
     VOCAnnotation,
+    annotated_classes,
     files_in,
     listed_name,
     read_annotation,
@@ -44,10 +47,14 @@ class VOCLayout:
     classes : sequence of str or path, optional
         Names, or a file with one on each line. None: ``classes.txt`` in ``root``; if
         missing, all names in the annotations of all splits, sorted.
-    unknown : str
-        What to do with an object of another class: ``error``, or ``skip``.
+    others : str
+        What to do with objects of other classes: ``error``; or ``ignore`` them, and
+        leave out images that hold no object of ``classes``.
     difficult : bool
         Whether labels include objects marked difficult.
+    absent : bool
+        With ``ignore``, whether a class may occur nowhere in the set, as when the
+        classes are those of a net and not chosen for this set.
     cache_bytes : int
         Decoded images are kept in memory up to this size.
 
@@ -56,18 +63,20 @@ class VOCLayout:
     classes : tuple of str
     repairs : Counter
         How many boxes were ``clipped`` to the image, ``swapped`` (a maximum below its
-        minimum) or dropped for ``no area``; how many objects were ``left out`` or
-        skipped for an ``unknown class``; how many images were ``listed twice``, or
-        differ in size from their annotation (``size differs``; their boxes are used
-        as they are).
+        minimum) or dropped for ``no area``; how many objects were ``left out``; how
+        many images were ``listed twice``, or differ in size from their annotation
+        (``size differs``; their boxes are used as they are).
+    class_counts : dict
+        With ``others="ignore"``, what is left out (``ClassChoice.counts``).
 
     Raises
     ------
     ValueError
-        If a folder or list is missing, a class is unknown, or more than half of the
-        images cannot be used. Also if more than half of the usable images differ in
-        size from their annotations, and a box that has an area in the annotated size
-        has none in the image.
+        If a folder or list is missing, an object has another class, or more than half
+        of the images cannot be used. Also if more than half of the usable images differ
+        in size from their annotations, and a box that has an area in the annotated size
+        has none in the image. With ``ignore``: if no image is left, or a class occurs
+        in no annotation of any split.
 
     Notes
     -----
@@ -83,24 +92,30 @@ class VOCLayout:
         split: str,
         classes: Sequence[str] | str | os.PathLike | None = None,
         *,
-        unknown: str = "error",
+        others: str = "error",
+        absent: bool = False,
         difficult: bool = True,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        if unknown not in ("error", "skip"):
-            raise ValueError(f"unknown is {unknown!r}; allowed: error, skip")
         self.root, self.split = Path(root), split
         self.repairs: Counter = Counter()
-        self._unknown, self._difficult = unknown, difficult
-        self.classes = read_class_names(self.root, classes)
+        self._difficult = difficult
+        self._choice = ClassChoice(read_class_names(self.root, classes), others)
+        self.classes = self._choice.names
         self._images = ImageStore([], cache_bytes=cache_bytes)
         self._labels: list[np.ndarray] = []
         self._lost: list[str] = []
         listed = self._listed()
         for name, file in listed.items():
             self._add(name, file)
-        self._check_usable(len(listed), len(self))
+        self._check_usable(len(listed), len(self) + self._choice.images)
         self._check_sizes()
+        self._choice.check(
+            [int(i) for label in self._labels for i in label[:, 4]],
+            len(self),
+            _list_of(self.root, split),
+            None if absent else partial(annotated_classes, self.root),
+        )
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -113,6 +128,11 @@ class VOCLayout:
     def problems(self) -> list[tuple[str, str]]:
         """Files that are skipped and objects that are left out, each with a reason."""
         return self._images.problems
+
+    @property
+    def class_counts(self) -> dict:
+        """What the choice of classes left out (``ClassChoice.counts``)."""
+        return self._choice.counts
 
     def label(self, index: int) -> np.ndarray:
         """Return the label of an image, ``(M, 6)``, without reading its pixels."""
@@ -149,7 +169,7 @@ class VOCLayout:
 
     def _listed(self) -> dict[str, Path | None]:
         """Return the names of the split, each with its image file."""
-        path = self.root / "ImageSets" / "Main" / f"{self.split}.txt"
+        path = _list_of(self.root, self.split)
         files = files_in(self.root / "JPEGImages", EXTENSIONS)
         files_in(self.root / "Annotations", (".xml",))
         names: dict[str, Path | None] = {}
@@ -176,7 +196,11 @@ class VOCLayout:
             self._images.report(xml, reason)
         upright, size = _orientation(annotation, header)
         self.repairs["size differs"] += annotation.size not in (None, size)
-        self._labels.append(self._label(annotation, size, xml))
+        label = self._label(annotation, size, xml)
+        if self._choice.ignores and not len(label):
+            self._choice.images += 1
+            return
+        self._labels.append(label if self._difficult else label[label[:, 5] == 0])
         self._images.files.append(file)
         self._images.upright.append(upright)
 
@@ -185,18 +209,15 @@ class VOCLayout:
     ) -> np.ndarray:
         rows = []
         for name, box, difficult in annotation.objects:
-            if name not in self.classes:
-                if self._unknown == "error":
-                    allowed = ", ".join(self.classes)
-                    raise ValueError(f"{xml}: class {name!r}; allowed: {allowed}")
-                self.repairs["unknown class"] += 1
+            index = self._choice.id_of(name, xml)
+            if index is None:
                 continue
             corners, repairs = repair(box, size)
             self.repairs.update(repairs)
             if corners is None and annotation.size not in (None, size):
                 self._note_lost(box, annotation.size, size, xml)
-            if corners is not None and (self._difficult or not difficult):
-                rows.append([*corners, self.classes.index(name), difficult])
+            if corners is not None:
+                rows.append([*corners, index, difficult])
         return np.array(rows, np.float32).reshape(-1, 6)
 
     def _check_usable(self, listed: int, usable: int) -> None:
@@ -221,6 +242,10 @@ class VOCLayout:
                 f"differ in size from their annotations, which loses {len(self._lost)} "
                 f"boxes; allowed: images as they were annotated; {self._lost[0]}"
             )
+
+
+def _list_of(root: Path, split: str) -> Path:
+    return root / "ImageSets" / "Main" / f"{split}.txt"
 
 
 def _orientation(
