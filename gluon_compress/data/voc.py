@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 
+from gluon_compress.data.class_choice import ClassChoice
 from gluon_compress.data.frames import Frame, choose_frames
 from gluon_compress.data.images import (
     CACHE_BYTES,
@@ -25,6 +27,7 @@ from gluon_compress.data.images import (
 )
 from gluon_compress.data.voc_xml import (
     VOCAnnotation,
+    annotated_classes,
     files_in,
     listed_name,
     read_annotation,
@@ -32,7 +35,6 @@ from gluon_compress.data.voc_xml import (
     read_lines,
     repair,
 )
-from gluon_compress.validation import few
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,14 @@ class VOCLayout:
     classes : sequence of str or path, optional
         Names, or a file with one on each line. None: ``classes.txt`` in ``root``; if
         missing, all names in the annotations of all splits, sorted.
-    unknown : str
-        What to do with an object of another class: ``error``, or ``skip``.
+    others : str
+        What to do with objects of other classes: ``error``; or ``ignore`` them, and
+        leave out images that hold no object of ``classes``.
     difficult : bool
         Whether labels include objects marked difficult.
+    absent : bool
+        With ``ignore``, whether a class may occur nowhere in the set, as when the
+        classes are those of a net and not chosen for this set.
     resized : str
         What to do with images of another size than annotated, as ``choose_frames``
         takes it: ``error``, ``scale`` or ``keep``.
@@ -72,19 +78,22 @@ class VOCLayout:
     classes : tuple of str
     repairs : Counter
         How many boxes were ``clipped`` to the image, ``swapped`` (a maximum below its
-        minimum) or dropped for ``no area``; how many objects were ``left out`` or
-        skipped for an ``unknown class``; how many images were ``listed twice``, or
-        differ in size from their annotation: ``scaled`` with their boxes, or ``size
-        differs``, where boxes are used as they are.
+        minimum) or dropped for ``no area``; how many objects were ``left out``; how
+        many images were ``listed twice``, or differ in size from their annotation:
+        ``scaled`` with their boxes, or ``size differs``, where boxes are used as they
+        are.
+    class_counts : dict
+        With ``others="ignore"``, what is left out (``ClassChoice.counts``).
     doubts : list of (file, reason)
         Images that are used although their boxes may have been drawn on other pixels.
 
     Raises
     ------
     ValueError
-        If a folder or list is missing, a class is unknown, or more than half of the
-        images cannot be used, or differ in size from their annotations (see
-        ``resized``).
+        If a folder or list is missing, an object has another class, or more than half
+        of the images cannot be used, or differ in size from their annotations (see
+        ``resized``). With ``ignore``: if no image is left, or a class occurs in no
+        annotation of any split.
 
     Notes
     -----
@@ -100,18 +109,17 @@ class VOCLayout:
         split: str,
         classes: Sequence[str] | str | os.PathLike | None = None,
         *,
-        unknown: str = "error",
+        others: str = "error",
+        absent: bool = False,
         difficult: bool = True,
         resized: str = "error",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        if unknown not in ("error", "skip"):
-            raise ValueError(f"unknown is {unknown!r}; allowed: error, skip")
         self.root, self.split = Path(root), split
         self.repairs: Counter = Counter()
-        self._unknown, self._difficult = unknown, difficult
-        self.classes = read_class_names(self.root, classes)
-        self._ids = {name: number for number, name in enumerate(self.classes)}
+        self._difficult = difficult
+        self._choice = ClassChoice(read_class_names(self.root, classes), others)
+        self.classes = self._choice.names
         self._images = ImageStore([], cache_bytes=cache_bytes)
         self._labels: list[np.ndarray] = []
         self.doubts: list[tuple[str, str]] = []
@@ -128,6 +136,12 @@ class VOCLayout:
         )
         for sample, frame in zip(samples, frames):
             self._add(sample, frame)
+        self._choice.check(
+            [int(i) for label in self._labels for i in label[:, 4]],
+            len(self),
+            _list_of(self.root, split),
+            None if absent else partial(annotated_classes, self.root),
+        )
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -140,6 +154,11 @@ class VOCLayout:
     def problems(self) -> list[tuple[str, str]]:
         """Files that are skipped and objects that are left out, each with a reason."""
         return self._images.problems
+
+    @property
+    def class_counts(self) -> dict:
+        """What the choice of classes left out (``ClassChoice.counts``)."""
+        return self._choice.counts
 
     def label(self, index: int) -> np.ndarray:
         """Return the label of an image, ``(M, 6)``, without reading its pixels."""
@@ -176,7 +195,7 @@ class VOCLayout:
 
     def _listed(self) -> dict[str, Path | None]:
         """Return the names of the split, each with its image file."""
-        path = self.root / "ImageSets" / "Main" / f"{self.split}.txt"
+        path = _list_of(self.root, self.split)
         files = files_in(self.root / "JPEGImages", EXTENSIONS)
         files_in(self.root / "Annotations", (".xml",))
         names: dict[str, Path | None] = {}
@@ -206,27 +225,25 @@ class VOCLayout:
             self._images.report(sample.xml, reason)
         self.repairs["scaled" if frame.scaled else "size differs"] += frame.differs
         label = self._label(sample, frame)
+        if self._choice.ignores and not len(label):
+            self._choice.images += 1
+            return
         if frame.doubt and len(label):
             self.doubts.append((str(sample.file), frame.doubt))
-        self._labels.append(label)
+        self._labels.append(label if self._difficult else label[label[:, 5] == 0])
         self._images.files.append(sample.file)
         self._images.upright.append(frame.upright)
 
     def _label(self, sample: _Sample, frame: Frame) -> np.ndarray:
         rows = []
         for name, box, difficult in sample.annotation.objects:
-            if name not in self._ids:
-                if self._unknown == "error":
-                    allowed = few(self.classes, 10)
-                    raise ValueError(
-                        f"{sample.xml}: class {name!r}; allowed: {allowed}"
-                    )
-                self.repairs["unknown class"] += 1
+            index = self._choice.id_of(name, sample.xml)
+            if index is None:
                 continue
             corners, repairs = repair(box, frame.size, frame.scale)
             self.repairs.update(repairs)
-            if corners is not None and (self._difficult or not difficult):
-                rows.append([*corners, self._ids[name], difficult])
+            if corners is not None:
+                rows.append([*corners, index, difficult])
         return np.array(rows, np.float32).reshape(-1, 6)
 
     def _check_usable(self, listed: int, usable: int) -> None:
@@ -235,3 +252,7 @@ class VOCLayout:
                 f"{self.root}: only {usable} of the {listed} images of "
                 f"{self.split!r} can be used; {self.problems[0][1]}"
             )
+
+
+def _list_of(root: Path, split: str) -> Path:
+    return root / "ImageSets" / "Main" / f"{split}.txt"

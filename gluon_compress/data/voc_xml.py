@@ -196,7 +196,7 @@ def read_class_names(
         classes = root / "classes.txt"
     source: str | os.PathLike
     if classes is None:
-        source, names = root / "Annotations", _annotated_classes(root)
+        source, names = root / "Annotations", annotated_classes(root)
     elif isinstance(classes, (str, os.PathLike)):
         source, names = classes, read_lines(Path(classes))
     else:
@@ -209,7 +209,8 @@ def read_class_names(
     return tuple(names)
 
 
-def _annotated_classes(root: Path) -> list[str]:
+def annotated_classes(root: Path) -> list[str]:
+    """Return the class names in all annotations of a folder, sorted."""
     names: set[str] = set()
     for file in files_in(root / "Annotations", (".xml",)).values():
         try:
