@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, Iterator, Mapping
@@ -256,6 +255,7 @@ def _metric(args: argparse.Namespace) -> str:
 def _evaluate_runtimes(args: argparse.Namespace) -> None:
     """Evaluate every net in every runtime; write ``result.json`` and the page."""
     from gluon_compress.detector import load_detector
+    from gluon_compress.storage.reading import read_json
 
     nets: dict[str, list] = {}
     images = None
@@ -274,7 +274,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     source = source_of(args, images, "test")
     content = {"nets": nets, "metric": _metric(args), "data": source}
     result = write_result(args.out, content)
-    page = precision_page(json.loads(result.read_text(encoding="utf-8")))
+    page = precision_page(read_json(result))
     (Path(args.out) / "precision.md").write_text(page, encoding="utf-8")
     print(result)
 
