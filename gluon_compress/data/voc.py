@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Sequence
@@ -16,6 +17,7 @@ from typing import Sequence
 import numpy as np
 
 from gluon_compress.data.class_choice import ClassChoice
+from gluon_compress.data.frames import Frame, choose_frames
 from gluon_compress.data.images import (
     CACHE_BYTES,
     EXTENSIONS,
@@ -33,6 +35,16 @@ from gluon_compress.data.voc_xml import (
     read_lines,
     repair,
 )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """An image of a list, and what its files say."""
+
+    file: Path
+    xml: Path
+    annotation: VOCAnnotation
+    header: Header
 
 
 class VOCLayout:
@@ -55,6 +67,9 @@ class VOCLayout:
     absent : bool
         With ``ignore``, whether a class may occur nowhere in the set, as when the
         classes are those of a net and not chosen for this set.
+    resized : str
+        What to do with images of another size than annotated, as ``choose_frames``
+        takes it: ``error``, ``scale`` or ``keep``.
     cache_bytes : int
         Decoded images are kept in memory up to this size.
 
@@ -64,19 +79,21 @@ class VOCLayout:
     repairs : Counter
         How many boxes were ``clipped`` to the image, ``swapped`` (a maximum below its
         minimum) or dropped for ``no area``; how many objects were ``left out``; how
-        many images were ``listed twice``, or differ in size from their annotation
-        (``size differs``; their boxes are used as they are).
+        many images were ``listed twice``, or differ in size from their annotation:
+        ``scaled`` with their boxes, or ``size differs``, where boxes are used as they
+        are.
     class_counts : dict
         With ``others="ignore"``, what is left out (``ClassChoice.counts``).
+    doubts : list of (file, reason)
+        Images that are used although their boxes may have been drawn on other pixels.
 
     Raises
     ------
     ValueError
         If a folder or list is missing, an object has another class, or more than half
-        of the images cannot be used. Also if more than half of the usable images differ
-        in size from their annotations, and a box that has an area in the annotated size
-        has none in the image. With ``ignore``: if no image is left, or a class occurs
-        in no annotation of any split.
+        of the images cannot be used, or differ in size from their annotations (see
+        ``resized``). With ``ignore``: if no image is left, or a class occurs in no
+        annotation of any split.
 
     Notes
     -----
@@ -95,6 +112,7 @@ class VOCLayout:
         others: str = "error",
         absent: bool = False,
         difficult: bool = True,
+        resized: str = "error",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.root, self.split = Path(root), split
@@ -104,12 +122,20 @@ class VOCLayout:
         self.classes = self._choice.names
         self._images = ImageStore([], cache_bytes=cache_bytes)
         self._labels: list[np.ndarray] = []
-        self._lost: list[str] = []
+        self.doubts: list[tuple[str, str]] = []
         listed = self._listed()
-        for name, file in listed.items():
-            self._add(name, file)
-        self._check_usable(len(listed), len(self) + self._choice.images)
-        self._check_sizes()
+        usable = [self._read(name, file) for name, file in listed.items()]
+        samples = [sample for sample in usable if sample is not None]
+        self._check_usable(len(listed), len(samples))
+        files = [sample.file for sample in samples]
+        frames = choose_frames(
+            [sample.header for sample in samples],
+            [sample.annotation.size for sample in samples],
+            files,
+            resized=resized,
+        )
+        for sample, frame in zip(samples, frames):
+            self._add(sample, frame)
         self._choice.check(
             [int(i) for label in self._labels for i in label[:, 4]],
             len(self),
@@ -181,41 +207,41 @@ class VOCLayout:
             raise ValueError(f"{path}: the list names no image")
         return names
 
-    def _add(self, name: str, file: Path | None) -> None:
+    def _read(self, name: str, file: Path | None) -> _Sample | None:
+        """Return an image's annotation and header, or None after reporting why not."""
         xml = self.root / "Annotations" / f"{name}.xml"
         stem = self.root / "JPEGImages" / name
         try:
             if file is None:
                 raise ValueError(f"{stem}: no such image ({', '.join(EXTENSIONS)})")
-            annotation, header = read_annotation(xml), read_header(file)
+            return _Sample(file, xml, read_annotation(xml), read_header(file))
         except ValueError as error:
             self._images.report(file or stem, str(error))
-            return
-        self.repairs["left out"] += len(annotation.left_out)
-        for reason in annotation.left_out:
-            self._images.report(xml, reason)
-        upright, size = _orientation(annotation, header)
-        self.repairs["size differs"] += annotation.size not in (None, size)
-        label = self._label(annotation, size, xml)
+            return None
+
+    def _add(self, sample: _Sample, frame: Frame) -> None:
+        self.repairs["left out"] += len(sample.annotation.left_out)
+        for reason in sample.annotation.left_out:
+            self._images.report(sample.xml, reason)
+        label = self._label(sample, frame)
         if self._choice.ignores and not len(label):
             self._choice.images += 1
             return
+        self.repairs["scaled" if frame.scaled else "size differs"] += frame.differs
+        if frame.doubt and len(label):
+            self.doubts.append((str(sample.file), frame.doubt))
         self._labels.append(label if self._difficult else label[label[:, 5] == 0])
-        self._images.files.append(file)
-        self._images.upright.append(upright)
+        self._images.files.append(sample.file)
+        self._images.upright.append(frame.upright)
 
-    def _label(
-        self, annotation: VOCAnnotation, size: tuple[int, int], xml: Path
-    ) -> np.ndarray:
+    def _label(self, sample: _Sample, frame: Frame) -> np.ndarray:
         rows = []
-        for name, box, difficult in annotation.objects:
-            index = self._choice.id_of(name, xml)
+        for name, box, difficult in sample.annotation.objects:
+            index = self._choice.id_of(name, sample.xml)
             if index is None:
                 continue
-            corners, repairs = repair(box, size)
+            corners, repairs = repair(box, frame.size, frame.scale)
             self.repairs.update(repairs)
-            if corners is None and annotation.size not in (None, size):
-                self._note_lost(box, annotation.size, size, xml)
             if corners is not None:
                 rows.append([*corners, index, difficult])
         return np.array(rows, np.float32).reshape(-1, 6)
@@ -227,36 +253,6 @@ class VOCLayout:
                 f"{self.split!r} can be used; {self.problems[0][1]}"
             )
 
-    def _note_lost(self, box, annotated, actual, xml: Path) -> None:
-        """Note a box that has an area only in an image of the annotated size."""
-        if repair(box, annotated)[0] is not None:
-            sizes = ["x".join(map(str, size)) for size in (annotated, actual)]
-            self._lost.append(f"{xml} says {sizes[0]}, its image is {sizes[1]}")
-
-    def _check_sizes(self) -> None:
-        """Refuse annotations of other images: most sizes differ, and boxes are lost."""
-        other = self.repairs["size differs"]
-        if 2 * other > len(self) and self._lost:
-            raise ValueError(
-                f"{self.root}: {other} of the {len(self)} images of {self.split!r} "
-                f"differ in size from their annotations, which loses {len(self._lost)} "
-                f"boxes; allowed: images as they were annotated; {self._lost[0]}"
-            )
-
 
 def _list_of(root: Path, split: str) -> Path:
     return root / "ImageSets" / "Main" / f"{split}.txt"
-
-
-def _orientation(
-    annotation: VOCAnnotation, header: Header
-) -> tuple[bool, tuple[int, int]]:
-    """Return whether the image is turned upright, and its width and height then.
-
-    Some tools annotate the stored image, others the upright one. The annotated size
-    decides; where both are possible, the image is turned, as in GluonCV.
-    """
-    stored = (header.width, header.height)
-    if header.turned and annotation.size == stored:
-        return False, stored
-    return True, header.upright
