@@ -29,7 +29,7 @@ class ImageFolder:
     absent : bool
         With ``ignore``, whether a class may have no folder.
     cache_bytes : int
-        As for ``VOCLayout``. A broken image is replaced by the next one, too.
+        As for ``VOCLayout``.
 
     Attributes
     ----------
@@ -77,8 +77,13 @@ class ImageFolder:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        used, image = self._images.read(index)
-        return image, self.labels[used]
+        """Return an image and its class id; raises ``BrokenImage``."""
+        return self._images.read(index), self.labels[index]
+
+    @property
+    def broken(self) -> int:
+        """How many images turned out to be broken when they were read."""
+        return len(self._images.broken)
 
     @property
     def class_counts(self) -> dict:

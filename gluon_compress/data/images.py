@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from gluon_compress.data.broken import BrokenImage
+
 LOG = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -350,7 +352,7 @@ def _pixels(data: bytes, header: Header, source: str, *, upright: bool) -> np.nd
 
 
 class ImageStore:
-    """Decoded image files by index, cached in memory; broken ones are replaced.
+    """Decoded image files by index, cached in memory.
 
     Cached images are never evicted: every epoch reads every image once in a new order,
     so keeping the first ones is as good as any other choice.
@@ -375,6 +377,7 @@ class ImageStore:
         self.upright = list(upright or [True] * len(files))
         self._problems: dict[tuple[str, str], None] = {}
         self._cache: dict[int, np.ndarray] = {}
+        self._broken: dict[int, str] = {}
         self._free, self._lock = cache_bytes, threading.Lock()
 
     @property
@@ -383,25 +386,29 @@ class ImageStore:
         with self._lock:
             return list(self._problems)
 
-    def read(self, index: int) -> tuple[int, np.ndarray]:
-        """Return the index and the pixels of an image, or of the next readable one.
+    def read(self, index: int) -> np.ndarray:
+        """Return the pixels of an image.
 
         Raises
         ------
         IndexError
             If there is no such image.
-        ValueError
-            If all are broken.
+        BrokenImage
+            If it cannot be read; the file is one of the ``problems`` then.
         """
         size = len(self.files)
         if not -size <= index < size:
             raise IndexError(f"index {index}: there are {size} images")
-        for offset in range(size):
-            candidate = (index + offset) % size
-            image = self._read(candidate)
-            if image is not None:
-                return candidate, image
-        raise ValueError(f"none of {size} images can be decoded: {self.problems[0][1]}")
+        image = self._read(index % size)
+        if image is None:
+            raise BrokenImage(self._broken[index % size])
+        return image
+
+    @property
+    def broken(self) -> list[int]:
+        """Indices of the images that could not be read so far."""
+        with self._lock:
+            return sorted(self._broken)
 
     def decodable(self, *, workers: int = 2) -> list[bool]:
         """Decode every image, and return for each whether that worked."""
@@ -415,13 +422,15 @@ class ImageStore:
             self._problems[str(file), reason] = None
 
     def _read(self, index: int) -> np.ndarray | None:
-        if index in self._cache:
-            return self._cache[index]
+        if index in self._cache or index in self._broken:
+            return self._cache.get(index)
         file = self.files[index]
         try:
             image = read_image(file, upright=self.upright[index])
         except ValueError as error:
             self.report(file, str(error))
+            with self._lock:
+                self._broken[index] = str(error)
             return None
         image.flags.writeable = False  # it is handed out again
         with self._lock:
