@@ -14,6 +14,7 @@ from gluon_compress.cli.options import (
     add_devices,
     add_others,
     add_out,
+    add_resized,
     add_runtime,
     contexts,
     loading_options,
@@ -51,7 +52,7 @@ and precision.md.
 BATCH, DETECTOR_BATCH = 64, 8
 MOST = {"float32": 0.1, "int8": 1.0}  # points of mAP that a runtime may differ by
 HEAD = ("runtime", "precision", "mAP at 0.5", "points off", "at most", "met")
-OF_DETECTORS = ("classes", "metric", "deployed")
+OF_DETECTORS = ("classes", "metric", "deployed", "resized")
 
 
 # ---------------------------------------------------------------- options
@@ -67,6 +68,7 @@ def _add_labelled_images(parser: argparse.ArgumentParser) -> None:
         help="names in the annotations, or a file of them, in the order of the model's",
     )
     add_others(parser)
+    add_resized(parser)
     parser.add_argument(
         "--metric", choices=("voc07", "voc10"), help="of detectors; default: voc07"
     )
@@ -138,6 +140,8 @@ def _evaluate_detector(args: argparse.Namespace, detector: Any) -> None:
     print(f"mAP at IoU 0.5 to 0.95: {100 * figures['voc_mAP_50_95']:.1f}")
     for file, reason in images.problems:
         print(f"skipped {file}: {without(file, reason)}")
+    for file, reason in images.doubts:
+        print(f"in doubt {file}: {reason}")
     source = source_of(args, images, "test")
     for line in data.describe_counts(source):
         print(line)
@@ -214,6 +218,7 @@ def labelled(args: argparse.Namespace, classes: Any) -> Any:
         names,
         others=args.others or "error",
         absent=not args.classes,
+        resized=args.resized or "error",
     )
     if len(images.classes) != len(classes):
         raise ValueError(f"--classes: the model has {len(classes)}, not {names}")

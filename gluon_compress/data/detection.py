@@ -14,6 +14,7 @@ from gluon_compress.data.folders import (
     folder_of,
     height_and_width,
 )
+from gluon_compress.data.frames import Resized
 from gluon_compress.data.gluoncv_datasets import coco_gluoncv, voc_gluoncv
 from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc import VOCLayout
@@ -47,6 +48,9 @@ class DetectionData(Settings):
     size : int or (int, int)
         Height and width of the net's input, pixels; one number if they are equal. Which
         sizes it can have depends on the net.
+    resized : str
+        For images of another size than annotated: ``scale`` their boxes, ``keep`` them
+        as they are, or ``error``: keep them, but refuse a set of mostly such images.
     difficult : bool
         Whether to train on objects marked difficult; GluonCV's loaders keep them.
     """
@@ -64,6 +68,7 @@ class DetectionData(Settings):
     ] = None
     others: Literal["error", "ignore"] = "error"
     size: ImageSize = 300
+    resized: Resized = "error"
     difficult: bool = True
 
     def check(self) -> None:
@@ -103,7 +108,12 @@ class DetectionData(Settings):
 def _voc(data: DetectionData, split: str) -> Any:
     folder = existing_folder(data.root)
     return VOCLayout(
-        folder, split, data.classes, others=data.others, difficult=data.difficult
+        folder,
+        split,
+        data.classes,
+        others=data.others,
+        difficult=data.difficult,
+        resized=data.resized,
     )
 
 

@@ -222,11 +222,11 @@ class VOCLayout:
         self.repairs["left out"] += len(sample.annotation.left_out)
         for reason in sample.annotation.left_out:
             self._images.report(sample.xml, reason)
-        self.repairs["scaled" if frame.scaled else "size differs"] += frame.differs
         label = self._label(sample, frame)
         if self._choice.ignores and not len(label):
             self._choice.images += 1
             return
+        self.repairs["scaled" if frame.scaled else "size differs"] += frame.differs
         if frame.doubt and len(label):
             self.doubts.append((str(sample.file), frame.doubt))
         self._labels.append(label if self._difficult else label[label[:, 5] == 0])

@@ -92,15 +92,19 @@ def open_job(
     if splits.test is splits.val:
         del named["test"]
     for split, dataset in named.items():
-        for file, reason in dataset.problems[:MOST_PROBLEMS]:
-            LOGGER.warning("%s: left out: %s: %s", split, file, reason)
-        if len(dataset.problems) > MOST_PROBLEMS:
-            LOGGER.warning(
-                "%s: and %d more", split, len(dataset.problems) - MOST_PROBLEMS
-            )
+        _warn(f"{split}: left out", dataset.problems)
+        _warn(f"{split}: in doubt", getattr(dataset, "doubts", []))
         for line in data.describe_counts(data.count_images(dataset)):
             LOGGER.warning("%s: %s", split, line)
     return Job(task, splits, out, options, facts)
+
+
+def _warn(what: str, files: Sequence[tuple[str, str]]) -> None:
+    """Log the first of some files, each with a reason, and how many more there are."""
+    for file, reason in files[:MOST_PROBLEMS]:
+        LOGGER.warning("%s: %s: %s", what, file, reason)
+    if len(files) > MOST_PROBLEMS:
+        LOGGER.warning("%s: and %d more", what, len(files) - MOST_PROBLEMS)
 
 
 class DryRun(DryRunContext):
