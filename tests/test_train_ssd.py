@@ -307,8 +307,10 @@ def test_own_images_come_with_their_own_classes(place, monkeypatch):
     assert (changed.data.classes, changed.seed) == (None, 3)
     assert changed.data.others == "error"
     own = ["--images", "pets", "--classes", "cat", "dog", "--others", "ignore"]
+    own += ["--resized", "scale"]
     data = parse_recipe(with_own_data(recipe, parser.parse_args([*base, *own]))).data
     assert (data.classes, data.others) == (("cat", "dog"), "ignore")
+    assert data.resized == "scale"
 
 
 def test_own_images_lie_in_the_current_folder(place, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from gluon_compress.cli.options import (
     add_devices,
     add_others,
     add_out,
+    add_resized,
     add_runtime,
     contexts,
     loading_options,
@@ -52,7 +53,7 @@ and precision.md.
 BATCH, DETECTOR_BATCH = 64, 8
 MOST = {"float32": 0.1, "int8": 1.0}  # points of mAP that a runtime may differ by
 HEAD = ("runtime", "precision", "mAP at 0.5", "points off", "at most", "met")
-OF_DETECTORS = ("classes", "metric", "deployed")
+OF_DETECTORS = ("classes", "metric", "deployed", "resized")
 
 
 # ---------------------------------------------------------------- options
@@ -69,6 +70,7 @@ def _add_labelled_images(parser: argparse.ArgumentParser) -> None:
     )
     add_others(parser)
     _add_most_broken(parser)
+    add_resized(parser)
     parser.add_argument(
         "--metric", choices=("voc07", "voc10"), help="of detectors; default: voc07"
     )
@@ -188,6 +190,8 @@ def _print_counts(images: Any, source: Mapping[str, Any]) -> None:
 
     for file, reason in images.problems:
         print(f"skipped {file}: {without(file, reason)}")
+    for file, reason in getattr(images, "doubts", ()):
+        print(f"in doubt {file}: {reason}")
     if source["skipped"]:
         used = source["images"]
         print(f"measured on {used} images; {source['skipped']} are left out")
@@ -236,6 +240,7 @@ def labelled(args: argparse.Namespace, classes: Any) -> Any:
         names,
         others=args.others or "error",
         absent=not args.classes,
+        resized=args.resized or "error",
     )
     if len(images.classes) != len(classes):
         raise ValueError(f"--classes: the model has {len(classes)}, not {names}")

@@ -18,6 +18,7 @@ from gluon_compress.provenance import environment
 
 RESULT = "result.json"
 CPU = ("cpu0",)
+RESIZED = ("error", "scale", "keep")  # as in data.frames
 OTHERS = ("error", "ignore")  # as in data.class_choice, which imports MXNet
 
 
@@ -54,6 +55,16 @@ def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
         value = getattr(args, name, None)
         if value is not None and value is not False:
             raise ValueError(f"--{name.replace('_', '-')} {value}: {why}")
+
+
+def add_resized(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resized``."""
+    parser.add_argument(
+        "--resized",
+        choices=RESIZED,
+        help="images of another size than annotated; scale: boxes like the images; "
+        "keep: boxes are right; default: error, if most images are",
+    )
 
 
 def add_others(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from gluon_compress.cli.options import (
     add_devices,
     add_others,
     add_out,
+    add_resized,
     contexts,
     refuse,
     write_result,
@@ -106,6 +107,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         "$GLUON_COMPRESS_DATA, or the current folder",
     )
     add_others(parser)
+    add_resized(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -201,12 +203,17 @@ def changed(content: Content, path: str) -> Any:
 
 def with_own_data(recipe: Content, args: argparse.Namespace) -> Content:
     """Return a recipe with the options of ``add_own_data`` that were given."""
-    data = {**recipe["data"], **given(args, "train", "test", "classes", "others")}
+    names = ("train", "test", "classes", "others", "resized")
+    data = {**recipe["data"], **given(args, *names)}
     if getattr(args, "images", None):
         # Absolute, so that the folder of data is not put before it; and the classes of
         # the recipe are those of other images.
         root = os.path.abspath(args.images)
-        chosen = {"classes": args.classes or None, "others": args.others or "error"}
+        chosen = {
+            "classes": args.classes or None,
+            "others": args.others or "error",
+            "resized": args.resized or "error",
+        }
         data = {**data, "kind": "voc", "root": root, **chosen}
     return {**recipe, "data": data, **given(args, "seed")}
 
@@ -232,7 +239,7 @@ def with_pruning(recipe: Content, args: argparse.Namespace) -> Content:
         for row in recipe["compression"]
     ]
     model = {**recipe["model"], **given(args, "weights")}
-    data = {**recipe["data"], **given(args, "others")}
+    data = {**recipe["data"], **given(args, "others", "resized")}
     changes = {"model": model, "data": data, "compression": rows}
     return {**recipe, **changes, **given(args, "seed")}
 

@@ -16,6 +16,7 @@ from gluon_compress.data.folders import (
     folder_of,
     height_and_width,
 )
+from gluon_compress.data.frames import Resized
 from gluon_compress.data.pascal_voc import voc_gluoncv
 from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc import VOCLayout
@@ -54,6 +55,9 @@ class DetectionData(Settings):
     size : int or (int, int)
         Height and width of the net's input, pixels; one number if they are equal. Which
         sizes it can have depends on the net.
+    resized : str
+        For images of another size than annotated: ``scale`` their boxes, ``keep`` them
+        as they are, or ``error``: keep them, but refuse a set of mostly such images.
     difficult : bool
         Whether labels include objects marked difficult, and COCO's crowds.
     most_broken : float
@@ -75,6 +79,7 @@ class DetectionData(Settings):
     others: Literal["error", "ignore"] = "error"
     size: ImageSize = 300
     images: Optional[NonEmptyStr] = None
+    resized: Resized = "error"
     difficult: bool = True
     most_broken: ShareOrZero = MOST_BROKEN
 
@@ -141,7 +146,8 @@ def _coco(data: DetectionData, split: str) -> Any:
 
 
 def _options(data: DetectionData) -> Dict[str, Any]:
-    return {"others": data.others, "difficult": data.difficult}
+    names = ("others", "difficult", "resized")
+    return {name: getattr(data, name) for name in names}
 
 
 def _classes(data: DetectionData) -> Optional[Sequence[str]]:

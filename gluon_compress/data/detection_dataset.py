@@ -15,7 +15,7 @@ import numpy as np
 
 from gluon_compress.data.class_choice import ClassChoice
 from gluon_compress.data.frames import Frame, choose_frames
-from gluon_compress.data.images import CACHE_BYTES, Header, ImageStore
+from gluon_compress.data.images import CACHE_BYTES, Header, ImageStore, StoredImages
 from gluon_compress.data.voc_xml import VOCAnnotation, repair
 
 
@@ -39,7 +39,7 @@ class AnnotatedImage:
     header: Header
 
 
-class DetectionDataset:
+class DetectionDataset(StoredImages):
     """Images with boxes. A layout's reader fills it.
 
     Parameters
@@ -85,7 +85,7 @@ class DetectionDataset:
         difficult: bool = True,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.place, self.skipped = place, 0
+        self.place = place
         self.repairs: Counter = Counter()
         self.doubts: list[tuple[str, str]] = []
         self._choice = ClassChoice(classes, others)
@@ -100,16 +100,6 @@ class DetectionDataset:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return an image and its label; raises ``BrokenImage``."""
         return self._images.read(index), self.label(index)
-
-    @property
-    def problems(self) -> list[tuple[str, str]]:
-        """Files that cannot be used and objects that are left out, with reasons."""
-        return self._images.problems
-
-    @property
-    def broken(self) -> int:
-        """How many items turned out to be broken when they were read."""
-        return len(self._images.broken)
 
     @property
     def class_counts(self) -> dict[str, Any]:
@@ -151,8 +141,7 @@ class DetectionDataset:
 
     def skip(self, file: Path, reason: str) -> None:
         """Note that a listed image cannot be used."""
-        self._images.report(file, reason)
-        self.skipped += 1
+        self._images.skip(file, reason)
 
     def leave_out(self, source: Path, reason: str) -> None:
         """Note that an object cannot be used."""

@@ -364,6 +364,13 @@ class ImageStore:
         Which are turned as their EXIF data says; default: all.
     cache_bytes : int
         Limit for the memory of decoded images.
+    read : callable
+        ``read(file, upright=)`` -> pixels, if ``files`` are something else.
+
+    Attributes
+    ----------
+    skipped : int
+        How many listed images are not among the files (``skip``).
     """
 
     def __init__(
@@ -372,12 +379,15 @@ class ImageStore:
         *,
         upright: Sequence[bool] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        read: Callable[..., np.ndarray] = read_image,
     ) -> None:
         self.files = list(files)
+        self._decode = read
         self.upright = list(upright or [True] * len(files))
         self._problems: dict[tuple[str, str], None] = {}
         self._cache: dict[int, np.ndarray] = {}
         self._broken: dict[int, str] = {}
+        self.skipped = 0
         self._free, self._lock = cache_bytes, threading.Lock()
 
     @property
@@ -416,17 +426,22 @@ class ImageStore:
             images = pool.map(self._read, range(len(self.files)))
             return [image is not None for image in images]
 
-    def report(self, file: str | os.PathLike, reason: str) -> None:
+    def report(self, file: Any, reason: str) -> None:
         """Add a problem unless it is already listed."""
         with self._lock:
             self._problems[str(file), reason] = None
+
+    def skip(self, file: Any, reason: str) -> None:
+        """Note that a listed image cannot be used; it is not among the files."""
+        self.report(file, reason)
+        self.skipped += 1
 
     def _read(self, index: int) -> np.ndarray | None:
         if index in self._cache or index in self._broken:
             return self._cache.get(index)
         file = self.files[index]
         try:
-            image = read_image(file, upright=self.upright[index])
+            image = self._decode(file, upright=self.upright[index])
         except ValueError as error:
             self.report(file, str(error))
             with self._lock:
@@ -438,3 +453,24 @@ class ImageStore:
                 self._cache[index] = image
                 self._free -= image.nbytes
         return image
+
+
+class StoredImages:
+    """A data set whose images are in an ``ImageStore``, ``_images``."""
+
+    _images: ImageStore
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """Files that cannot be used and objects that are left out, with reasons."""
+        return self._images.problems
+
+    @property
+    def skipped(self) -> int:
+        """How many listed images are not among the items."""
+        return self._images.skipped
+
+    @property
+    def broken(self) -> int:
+        """How many items turned out to be broken when they were read."""
+        return len(self._images.broken)

@@ -18,13 +18,11 @@ from gluon_compress.data.images import (
     EXTENSIONS,
     read_header,
 )
+from gluon_compress.data.listed_files import FileIndex, find_listed, read_lines
 from gluon_compress.data.voc_xml import (
     annotated_classes,
-    files_in,
-    listed_name,
     read_annotation,
     read_class_names,
-    read_lines,
 )
 
 
@@ -44,34 +42,29 @@ class VOCReader(DetectionDataset):
         ValueError
             If a folder or the list is missing, or the list is empty.
         """
-        listed = self._listed(root, list_of(root, split))
-        images = [self._image(root, name, file) for name, file in listed.items()]
-        return [image for image in images if image is not None]
-
-    def _listed(self, root: Path, path: Path) -> dict[str, Path | None]:
-        """Return the names of the split, each with its image file."""
-        files = files_in(root / "JPEGImages", EXTENSIONS)
-        files_in(root / "Annotations", (".xml",))
-        names: dict[str, Path | None] = {}
-        for line in read_lines(path):
-            name = listed_name(line, files)
-            self.repairs["listed twice"] += name in names
-            names[name] = files.get(name)
-        if not names:
+        path = list_of(root, split)
+        lines = read_lines(path)
+        if not lines:
             raise ValueError(f"{path}: the list names no image")
-        return names
-
-    def _image(self, root: Path, name: str, file: Path | None) -> AnnotatedImage | None:
-        """Return an image's annotation and header, or None after reporting why not."""
-        xml = root / "Annotations" / f"{name}.xml"
-        stem = root / "JPEGImages" / name
-        try:
-            if file is None:
-                raise ValueError(f"{stem}: no such image ({', '.join(EXTENSIONS)})")
-            return AnnotatedImage(file, xml, read_annotation(xml), read_header(file))
-        except ValueError as error:
-            self.skip(file or stem, str(error))
-            return None
+        listed = FileIndex(root / "JPEGImages", EXTENSIONS)
+        annotations = FileIndex(root / "Annotations", (".xml",))
+        images: dict[Path, AnnotatedImage] = {}
+        names: set[Path] = set()
+        for line in lines:
+            file = path
+            try:
+                name, file = find_listed(line, listed)
+                self.repairs["listed twice"] += file in names
+                if file in names:
+                    continue
+                names.add(file)
+                xml = annotations.find(name)[1]
+                images[file] = AnnotatedImage(
+                    file, xml, read_annotation(xml), read_header(file)
+                )
+            except ValueError as error:
+                self.skip(file, str(error))
+        return list(images.values())
 
 
 class VOCLayout(VOCReader):

@@ -97,10 +97,6 @@ class ClassificationTask(Task):
             "targets": data.ClassTargets(len(dataset.classes), smoothing=smoothing),
             "mix": data.Mixup(targets.mixup) if targets.mixup else None,
         }
-        if settings.kind == "record":
-            return data.RecordBatches(
-                dataset, schedule.batch_size, size, changes=changes, **shared
-            )
         return data.Batches(
             dataset,
             partial(data.crop_train_sample, size=size, **changes),
@@ -134,19 +130,13 @@ class ClassificationTask(Task):
         """Return the share of images whose class has the highest score."""
         settings = self.recipe.data
         net.hybridize(static_alloc=True, static_shape=True)
-        if settings.kind == "record":
-            count = min(VAL_BATCH, len(dataset))
-            batches: Any = data.RecordBatches(
-                dataset, count, settings.size, shuffle=False
-            )
-        else:
-            batches = data.Batches(
-                dataset,
-                partial(data.crop_val_sample, size=settings.size),
-                VAL_BATCH,
-                shuffle=False,
-                most_broken=settings.most_broken,
-            )
+        batches = data.Batches(
+            dataset,
+            partial(data.crop_val_sample, size=settings.size),
+            VAL_BATCH,
+            shuffle=False,
+            most_broken=settings.most_broken,
+        )
         share = top1(lambda images: net(images.as_in_context(ctx)), batches.epoch(0))
         pixels = size_text(settings.input_size)
         return {"top1": share, "metric": f"top-1 at {pixels} pixels"}

@@ -76,7 +76,7 @@ class Job:
         dataset = self.splits.test if dataset is None else dataset
         before = len(_problems(dataset))
         figures = self.task.evaluate(net, dataset, self.options.ctx[0])
-        _log_problems("evaluation", _problems(dataset)[before:])
+        _warn("evaluation: left out", _problems(dataset)[before:])
         return figures
 
     def validate(self, net: HybridBlock) -> Mapping[str, float]:
@@ -84,7 +84,7 @@ class Job:
         dataset = self.splits.val
         before = len(_problems(dataset))
         figures = self.task.validate(net, dataset, self.options.ctx[0])
-        _log_problems("validation", _problems(dataset)[before:])
+        _warn("validation: left out", _problems(dataset)[before:])
         return figures
 
 
@@ -103,7 +103,8 @@ def open_job(
     if splits.test is splits.val:
         del named["test"]
     for split, dataset in named.items():
-        _log_problems(split, dataset.problems)
+        _warn(f"{split}: left out", dataset.problems)
+        _warn(f"{split}: in doubt", getattr(dataset, "doubts", []))
         if dataset is not splits.train:
             data.refuse_broken(dataset, task.recipe.data.most_broken)
         for line in data.describe_counts(data.count_images(dataset)):
@@ -115,11 +116,12 @@ def _problems(dataset: Any) -> Sequence[tuple[str, str]]:
     return getattr(dataset, "problems", ())
 
 
-def _log_problems(place: str, problems: Sequence[tuple[str, str]]) -> None:
-    for file, reason in problems[:MOST_PROBLEMS]:
-        LOGGER.warning("%s: left out: %s: %s", place, file, reason)
-    if len(problems) > MOST_PROBLEMS:
-        LOGGER.warning("%s: and %d more", place, len(problems) - MOST_PROBLEMS)
+def _warn(what: str, files: Sequence[tuple[str, str]]) -> None:
+    """Log the first of some files, each with a reason, and how many more there are."""
+    for file, reason in files[:MOST_PROBLEMS]:
+        LOGGER.warning("%s: %s: %s", what, file, reason)
+    if len(files) > MOST_PROBLEMS:
+        LOGGER.warning("%s: and %d more", what, len(files) - MOST_PROBLEMS)
 
 
 class DryRun(DryRunContext):

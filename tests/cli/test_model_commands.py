@@ -63,7 +63,8 @@ def test_detect_draws_lists_and_skips(call, model, images, tmp_path):
     assert [Path(e["file"]).name for e in content["images"]] == ["a.jpg", "c.jpg"]
     skipped = {Path(e["file"]).name: e["reason"] for e in content["skipped"]}
     no_image = "no image by its name (.jpg, .jpeg, .png)"
-    assert skipped == {"notes.txt": no_image, "b.jpg": "cannot be decoded"}
+    assert skipped.pop("b.jpg").startswith("not a readable image")
+    assert skipped == {"notes.txt": no_image}
     assert f"skipped {folder / 'notes.txt'}: {no_image}" in out
     found = content["images"][0]["detections"]
     assert {e["class"] for e in found} <= set(CLASSES)
