@@ -200,11 +200,16 @@ def _print_counts(images: Any, source: Mapping[str, Any]) -> None:
 
 
 def _votes(predictor: Any, batch: Any) -> Any:
-    """Return ``(B, C)``: 1 for the most probable class of each image, else 0."""
+    """Return ``(B, C)``: 1 for the most probable class of each image, else 0.
+
+    Where there is no such class, all are NaN.
+    """
     import numpy as np
 
-    ids, _ = predictor.detect(batch.asnumpy())
-    return np.eye(len(predictor.classes))[ids[:, 0]]
+    ids, shares = (part[:, 0] for part in predictor.detect(batch.asnumpy()))
+    votes = np.eye(len(predictor.classes))[ids]
+    votes[(ids < 0) | np.isnan(shares)] = np.nan
+    return votes
 
 
 def _identity(args: argparse.Namespace) -> dict[str, Any]:
