@@ -19,6 +19,7 @@ from gluon_compress.cli.options import (
     contexts,
     loading_options,
     refuse,
+    share,
     write_result,
 )
 
@@ -68,9 +69,19 @@ def _add_labelled_images(parser: argparse.ArgumentParser) -> None:
         help="names in the annotations, or a file of them, in the order of the model's",
     )
     add_others(parser)
+    _add_most_broken(parser)
     add_resized(parser)
     parser.add_argument(
         "--metric", choices=("voc07", "voc10"), help="of detectors; default: voc07"
+    )
+
+
+def _add_most_broken(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--most-broken",
+        type=share,
+        metavar="SHARE",
+        help="of the images, which may be unreadable; they are left out; default: 0.1",
     )
 
 
@@ -89,6 +100,7 @@ def _add_classifier_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="ROOT", help="holds the split")
     parser.add_argument("--split", help="folder in it; default: val")
     add_others(parser)
+    _add_most_broken(parser)
     add_out(parser, "model", "top1", required=False)
     parser.set_defaults(runtime=None, precision=None, threads=None)
 
@@ -131,20 +143,15 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate_detector(args: argparse.Namespace, detector: Any) -> None:
-    from gluon_compress import data, report
+    from gluon_compress import report
 
     images = labelled(args, detector.classes)
-    figures = precisions_of(detector, images, _metric(args))
+    figures = precisions_of(detector, images, _metric(args), most_broken(args))
     column = {"mAP": figures["mAP"], **figures["classes"]}
     print(report.precision_table({f"{_metric(args)} AP": column}))
     print(f"mAP at IoU 0.5 to 0.95: {100 * figures['voc_mAP_50_95']:.1f}")
-    for file, reason in images.problems:
-        print(f"skipped {file}: {without(file, reason)}")
-    for file, reason in images.doubts:
-        print(f"in doubt {file}: {reason}")
     source = source_of(args, images, "test")
-    for line in data.describe_counts(source):
-        print(line)
+    _print_counts(images, source)
     if args.out:
         content = {"model": _identity(args), "data": source, **figures}
         print(write_result(args.out, content))
@@ -165,24 +172,44 @@ def _evaluate_classifier(args: argparse.Namespace, predictor: Any) -> None:
         predictor.max_batch or BATCH,
         shuffle=False,
         normalized=predictor.preprocess.normalized,
+        most_broken=most_broken(args),
     )
     accuracy = top1(partial(_votes, predictor), batches.epoch(0))
     text = f"top-1 at {size_text(size)} pixels: {100 * accuracy:.1f}"
-    print(f"{text}, {len(images)} images")
     source = source_of(args, images, "val")
-    for line in data.describe_counts(source):
-        print(line)
+    print(f"{text}, {source['images']} images")
+    _print_counts(images, source)
     if args.out:
         content = {"model": _identity(args), "data": source, "top1": accuracy}
         print(write_result(args.out, content))
 
 
+def _print_counts(images: Any, source: Mapping[str, Any]) -> None:
+    """Print what of the images was left out, and what was repaired."""
+    from gluon_compress import data
+
+    for file, reason in images.problems:
+        print(f"skipped {file}: {without(file, reason)}")
+    for file, reason in getattr(images, "doubts", ()):
+        print(f"in doubt {file}: {reason}")
+    if source["skipped"]:
+        used = source["images"]
+        print(f"measured on {used} images; {source['skipped']} are left out")
+    for line in data.describe_counts(source):
+        print(line)
+
+
 def _votes(predictor: Any, batch: Any) -> Any:
-    """Return ``(B, C)``: 1 for the most probable class of each image, else 0."""
+    """Return ``(B, C)``: 1 for the most probable class of each image, else 0.
+
+    Where there is no such class, all are NaN.
+    """
     import numpy as np
 
-    ids, _ = predictor.detect(batch.asnumpy())
-    return np.eye(len(predictor.classes))[ids[:, 0]]
+    ids, shares = (part[:, 0] for part in predictor.detect(batch.asnumpy()))
+    votes = np.eye(len(predictor.classes))[ids]
+    votes[(ids < 0) | np.isnan(shares)] = np.nan
+    return votes
 
 
 def _identity(args: argparse.Namespace) -> dict[str, Any]:
@@ -225,7 +252,16 @@ def labelled(args: argparse.Namespace, classes: Any) -> Any:
     return images
 
 
-def precisions_of(detector: Any, images: Any, metric: str) -> dict[str, Any]:
+def most_broken(args: argparse.Namespace) -> float:
+    """Return the share of images that may be broken."""
+    from gluon_compress.data.broken import MOST_BROKEN
+
+    return MOST_BROKEN if args.most_broken is None else args.most_broken
+
+
+def precisions_of(
+    detector: Any, images: Any, metric: str, most_broken: float
+) -> dict[str, Any]:
     """Return what ``evaluate.precisions`` does, of any detector."""
     from gluon_compress import data
     from gluon_compress.evaluate import precisions
@@ -237,6 +273,7 @@ def precisions_of(detector: Any, images: Any, metric: str) -> dict[str, Any]:
         detector.max_batch or DETECTOR_BATCH,
         shuffle=False,
         normalized=detector.preprocess.normalized,
+        most_broken=most_broken,
     )
     return precisions(
         detector.detect, batches, images.classes, size=size, metric=metric
@@ -273,7 +310,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
         rows = nets[Path(deployed).name] = []
         for runtime, precision, detector in detectors:
             images = labelled(args, detector.classes)
-            figures = precisions_of(detector, images, _metric(args))
+            figures = precisions_of(detector, images, _metric(args), most_broken(args))
             means = {key: figures[key] for key in ("mAP", "voc_mAP_50_95")}
             rows.append({"runtime": runtime, "precision": precision, **means})
     source = source_of(args, images, "test")

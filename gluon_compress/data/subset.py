@@ -49,13 +49,14 @@ def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
 def count_images(dataset: Any) -> dict:
     """Return how many images a data set has and skips, its repairs, what it ignores.
 
-    An object that is left out is one of the data set's ``problems``, but its image is
-    used. ``repairs`` is there if the data set makes any; ``ignored`` and ``absent`` as
-    ``ClassChoice.counts`` has them.
+    ``images`` are those that can be used, as far as they have been read. ``repairs`` is
+    there if the data set makes any; ``ignored`` and ``absent`` as in
+    ``ClassChoice.counts``.
     """
     repairs = getattr(dataset, "repairs", None)
-    skipped = len(dataset.problems) - (repairs["left out"] if repairs else 0)
-    counts: dict[str, Any] = {"images": len(dataset), "skipped": skipped}
+    broken = getattr(dataset, "broken", 0)
+    skipped = getattr(dataset, "skipped", 0) + broken
+    counts: dict[str, Any] = {"images": len(dataset) - broken, "skipped": skipped}
     if repairs is not None:
         counts["repairs"] = {name: n for name, n in repairs.items() if n}
     return {**counts, **getattr(dataset, "class_counts", {})}

@@ -153,11 +153,11 @@ def _stage(
 
 def _origin(job: Job) -> Dict[str, Any]:
     """Return data, seed, commit, hardware and versions, for a ``result.json``."""
-    settings = job.recipe.data
-    counts = {
-        "train": data.count_images(job.splits.train),
-        "test": data.count_images(job.splits.test),
-    }
+    settings, splits = job.recipe.data, job.splits
+    named = {"train": splits.train, "test": splits.test}
+    if splits.val is not splits.test:
+        named["val"] = splits.val
+    counts = {name: data.count_images(dataset) for name, dataset in named.items()}
     images = {"kind": settings.kind, "root": settings.root, **counts}
     return {"data": images, "seed": job.recipe.seed, **job.facts}
 

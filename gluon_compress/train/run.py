@@ -234,7 +234,7 @@ class Run:
         # JSON has no NaN, the precision of a class without objects for instance.
         finite = {n: v if math.isfinite(v) else None for n, v in figures.items()}
         self._log({"kind": "validation", "epoch": self.progress.epoch, **finite})
-        if math.isnan(value):
+        if not math.isfinite(value):  # no accuracy, so it is not the best one
             return
         if self.progress.best is None or value > self.progress.best:
             self.progress.best, self.progress.best_epoch = value, self.progress.epoch
