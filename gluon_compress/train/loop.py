@@ -17,7 +17,7 @@ from mxnet import autograd, gluon
 from tqdm import tqdm
 
 from gluon_compress.train.checkpoint import read_checkpoint
-from gluon_compress.train.run import BEST, Options, Progress, Run
+from gluon_compress.train.run import BEST, Options, Progress, Run, stored_progress
 from gluon_compress.train.schedule import Schedule, learning_rate
 
 
@@ -120,8 +120,11 @@ def load_best(net: gluon.HybridBlock, folder: str | os.PathLike) -> Progress:
     """
     _check_initialised(net)
     parameters = list(net.collect_params().values())
-    meta, _ = read_checkpoint(Path(folder) / BEST, parameters)
-    return Progress(**meta)
+    path = Path(folder) / BEST
+    meta, _ = read_checkpoint(
+        path, parameters, accept=lambda meta, _: stored_progress(meta, path)
+    )
+    return stored_progress(meta, path)
 
 
 def _check_initialised(net) -> None:
