@@ -317,8 +317,9 @@ def _plan(args: argparse.Namespace) -> None:
     print(write_result(args.out, {"stages": costs, "classes": len(classes)}))
 
 
-RUN = Command(RUN_TEXT, _add_run_options, _run)
-TRAIN = Command(TRAIN_TEXT, _add_train_options, _train)
-TRAIN_CLASSIFIER = Command(TRAIN_CLASSIFIER_TEXT, add_recipe_options, _train)
-PRUNE = Command(PRUNE_TEXT, _add_prune_options, _prune)
+# ``pipeline.run`` is the sole writer of a run's folder.
+RUN = Command(RUN_TEXT, _add_run_options, _run, writes=())
+TRAIN = Command(TRAIN_TEXT, _add_train_options, _train, writes=())
+TRAIN_CLASSIFIER = Command(TRAIN_CLASSIFIER_TEXT, add_recipe_options, _train, writes=())
+PRUNE = Command(PRUNE_TEXT, _add_prune_options, _prune, writes=())
 PLAN = Command(PLAN_TEXT, _add_plan_options, _plan)

@@ -301,4 +301,5 @@ def groups(graph: Any) -> dict[str, Any]:
     return {"groups": len(graph.groups), "frozen": frozen, **counts}
 
 
-COMMAND = Command(TEXT, _add_options, _measure)
+# Several processes may share the models.
+COMMAND = Command(TEXT, _add_options, _measure, writes=())

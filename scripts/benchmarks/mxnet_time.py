@@ -140,4 +140,4 @@ def _budgets(rows: Sequence[Mapping]) -> str:
     return table(head, lines)
 
 
-COMMAND = Command(TEXT, _add_options, _benchmark)
+COMMAND = Command(TEXT, _add_options, _benchmark, writes=("table", "out"))
