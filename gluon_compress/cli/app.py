@@ -44,7 +44,8 @@ class Command:
         input, ``ArithmeticError`` that training diverged.
     writes : tuple of str
         Names of the options whose files or folders no other process may write
-        meanwhile.
+        meanwhile. Then ``args.check_locked``, if there is one, is called with the
+        options before ``run``.
     """
 
     description: str
@@ -135,6 +136,8 @@ def _run(command: Command, args: argparse.Namespace) -> None:
         for name in command.writes:
             if getattr(args, name, None):
                 stack.enter_context(sole_writer(getattr(args, name)))
+        if hasattr(args, "check_locked"):  # others may have written before the lock
+            args.check_locked(args)
         command.run(args)
     sys.stdout.flush()
 

@@ -15,6 +15,7 @@ import pytest
 
 from gluon_compress import cli
 from gluon_compress.cli.app import Command
+from gluon_compress.cli.options import add_out
 from gluon_compress.cli.recipes import PLAN
 from gluon_compress.provenance import cores
 from gluon_compress.stopping import WORDS
@@ -331,8 +332,40 @@ def test_result_of_the_command_itself_is_replaced(tmp_path):
     assert PLAN.parser().parse_args(options).out == str(tmp_path)
 
 
-def test_plan_of_something_else_is_not_replaced(call, tmp_path):
-    (tmp_path / "plan.json").write_text("mine")
-    refused = call("plan", "--recipe", "r", "--out", tmp_path)
-    assert_refused(refused, "plan.json")
-    assert (tmp_path / "plan.json").read_text() == "mine"
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("plan", "plan.json"),
+        ("evaluate", "precision.md"),
+        ("benchmark", "benchmark.md"),
+        ("benchmark", "benchmark.png"),
+        ("benchmark_mxnet", "mxnet.md"),
+        ("benchmark_distillation", "distillation.md"),
+    ],
+)
+def test_files_beside_a_result_are_not_replaced_without_one(call, tmp_path, name, file):
+    (tmp_path / file).write_text("mine")
+    refused = call(name, *WRITERS[name], "--out", tmp_path)
+    assert_refused(refused, f"{tmp_path / file} is the result of something else")
+    assert (tmp_path / file).read_text() == "mine"
+
+
+def test_result_that_came_before_the_lock_is_not_replaced_either(tmp_path, capsys):
+    started = []
+
+    def options(parser) -> None:
+        add_out(parser, "rows")
+
+        def writer_before_the_lock(text: str) -> str:
+            (tmp_path / "result.json").write_text('{"stages": {}}')
+            return text
+
+        parser.add_argument("--last", type=writer_before_the_lock)
+
+    with pytest.raises(SystemExit) as end:
+        Command("d", options, started.append).main(
+            ["--out", str(tmp_path), "--last", "x"]
+        )
+    assert end.value.code == 2
+    assert f"{tmp_path}/result.json" in capsys.readouterr().err
+    assert started == []
