@@ -134,6 +134,39 @@ def _locked_file(path: Path) -> tuple[Path, int]:
         os.close(handle)  # another process has taken it for a leftover
 
 
+@contextmanager
+def draft_folder(folder: Path) -> Iterator[Path]:
+    """Make a draft beside a folder, and remove what is at its place at the end.
+
+    A lock on it marks it as alive; drafts of killed writers are removed.
+    """
+    with errors_for(folder, instead=True):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts_of(folder)
+        handle = None
+        while handle is None:
+            draft = draft_name(folder)
+            draft.mkdir()
+            handle = _open_locked(draft)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        os.close(handle)
+
+
+def _open_locked(draft: Path) -> int | None:
+    """Lock a new draft; return None if another writer removed it before that."""
+    try:
+        handle = os.open(draft, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    if mark_alive(handle) and draft.exists():
+        return handle
+    os.close(handle)
+    return None
+
+
 def mark_alive(draft: int) -> bool:
     """Lock an open draft; return False if ``remove_leftovers`` was faster."""
     try:
