@@ -19,6 +19,7 @@ from mxnet.gluon import SymbolBlock
 
 from gluon_compress.graph import pair_of
 from gluon_compress.graph.context import attribute
+from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.ssd.build import EXTRAS, config_of, ssd_around
 from gluon_compress.models.ssd.config import SSDConfig
@@ -77,7 +78,8 @@ def map_widths(net: SSD) -> tuple[int, ...]:
 def map_shapes(net: SSD) -> list[tuple[int, ...]]:
     """Return the shape of each map, ``(1, K, H, W)``."""
     maps = mx.sym.Group(list(net.features(mx.sym.var("data"))))
-    return maps.infer_shape(data=(1, 3, *config_of(net).size))[1]
+    known = shapes_of({p.name: p for p in net.collect_params().values()})
+    return infer_shapes(maps, {**known, "data": (1, 3, *config_of(net).size)})[1]
 
 
 def initialize_head(net: SSD, *, seed: int = 0, ctx: mx.Context | None = None) -> None:
