@@ -187,7 +187,8 @@ def compare_budgets(task: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+TIMERS = {"forms": time_forms, "operators": profile, "budgets": compare_budgets}
+
 if __name__ == "__main__":
     TASK = json.loads(sys.argv[1])
-    TIMERS = {"forms": time_forms, "operators": profile, "budgets": compare_budgets}
     print(json.dumps(TIMERS[TASK["time"]](TASK)), flush=True)
