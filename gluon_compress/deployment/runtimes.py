@@ -173,10 +173,11 @@ class Runtime:
     formats: Tuple[str, ...]
 
 
+ONNX_FORMATS = ("onnx-dynamic", "onnx", "web", "onnx-int8")
 RUNTIMES: dict[str, Runtime] = {
     "mxnet": Runtime(MXNet, ("mxnet", "int8")),
-    "onnxruntime": Runtime(ONNXRuntime, ("onnx-dynamic", "onnx", "onnx-int8")),
-    "openvino": Runtime(OpenVINO, ("openvino", "onnx-dynamic", "onnx", "onnx-int8")),
+    "onnxruntime": Runtime(ONNXRuntime, ONNX_FORMATS),
+    "openvino": Runtime(OpenVINO, ("openvino", *ONNX_FORMATS)),
     "ncnn": Runtime(Ncnn, ("ncnn",)),
-    "opencv": Runtime(OpenCV, ("onnx",)),
+    "opencv": Runtime(OpenCV, ("onnx", "web")),
 }
