@@ -465,7 +465,7 @@ def test_most_images_of_another_size_are_refused(voc):
     root = scaled_set(voc, resized=2, whole=1)
     with pytest.raises(ValueError, match=r"small0\.jpg.*160x120.*2 of 3") as info:
         VOCLayout(root, "train")
-    assert all(word in str(info.value) for word in ("resized", "'scale'", "'keep'"))
+    assert all(word in str(info.value) for word in ("--resized", '"scale"', '"keep"'))
 
 
 def test_some_images_of_another_size_are_counted_and_named(voc):
