@@ -19,10 +19,18 @@ from gluon_compress.data import (
     refuse_broken,
 )
 from gluon_compress.evaluate import coco_map, top1, voc_map
-from tests.data.test_batches import members, plain
-from tests.images import NAMES, write_folder, write_records
+from images import NAMES, write_folder, write_records
 
 BROKEN = (1, 2, 6)
+
+
+def plain(image, label, *, rng):
+    return image, label
+
+
+def members(batches) -> list[list[int]]:
+    """Return the labels of each batch: the indices of its samples."""
+    return [[int(i) for i in labels.asnumpy()] for _, labels in batches]
 
 
 class Damaged:
