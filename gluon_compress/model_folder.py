@@ -21,6 +21,7 @@ import numpy as np
 
 from gluon_compress.fresh_process import run_export
 from gluon_compress.graph import block_of, pair_of
+from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.storage.artifacts import (
     FORMAT,
     MANIFEST,
@@ -98,7 +99,7 @@ def export(
         stored, input_name = save_pair(symbol, params, draft, name)
         reference = reference or _symbol_reference(symbol, stored, shape)
         _save_reference(draft / f"{name}-check.npz", reference)
-        manifest = _manifest(symbol, name, input_name, shape, info or {})
+        manifest = _manifest(symbol, params, name, input_name, shape, info or {})
         manifest["files"] = checksums(draft)
         differences = _compare(draft, manifest, reference, tolerance)
         manifest["max_difference"] = {
@@ -233,8 +234,10 @@ def _load_reference(path: Path) -> Reference:
         return Reference(stored["inputs"], outputs)
 
 
-def _manifest(symbol, name: str, input_name: str, shape, info: Mapping) -> dict:
-    _, shapes, _ = symbol.infer_shape(**{input_name: tuple(shape)})
+def _manifest(
+    symbol, params: Mapping, name: str, input_name: str, shape, info: Mapping
+) -> dict:
+    _, shapes = infer_shapes(symbol, {**shapes_of(params), input_name: tuple(shape)})
     names = list(info.get("outputs", symbol.list_outputs()))
     if len(names) != len(shapes):
         raise ValueError(f"outputs are named {names}, the symbol has {len(shapes)}")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from functools import partial
+from typing import Any
 
+import pytest
+
+from gluon_compress import cost, pipeline
 from gluon_compress.pipeline import task_of
 from gluon_compress.pipeline.stages import Job, open_job
 from gluon_compress.recipe import DetectionRecipe, load_recipe
@@ -42,6 +48,16 @@ def recipe_in(folder, **changes) -> DetectionRecipe:
     data = {**content["data"], "kind": "voc", "root": str(folder / "toy")}
     (folder / "recipe.json").write_text(json.dumps({**content, "data": data}))
     return load_recipe(folder / "recipe.json")
+
+
+def quick_run(recipe, out, **options) -> dict[str, Any]:
+    """Run a recipe, but time its nets once and write no report."""
+    run, once = importlib.import_module("gluon_compress.pipeline.run"), {"repeats": 1}
+    latency = partial(cost.measure_latency, **once, warmup=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_report", lambda *_: None)
+        patch.setattr(cost, "measure_latency", latency)
+        return pipeline.run(recipe, out, **{"options": QUIET, **options})
 
 
 def job_of(recipe, out, options: Options = QUIET) -> Job:

@@ -53,6 +53,7 @@ and precision.md.
 BATCH, DETECTOR_BATCH = 64, 8
 MOST = {"float32": 0.1, "int8": 1.0}  # points of mAP that a runtime may differ by
 HEAD = ("runtime", "precision", "mAP at 0.5", "points off", "at most", "met")
+PAGE = "precision.md"
 OF_DETECTORS = ("classes", "metric", "deployed", "resized")
 
 
@@ -91,7 +92,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     add_runtime(parser)
     _add_labelled_images(parser)
     parser.add_argument("--deployed", metavar="FOLDER", help="to compare with")
-    add_out(parser, "model", "data", required=False)
+    add_out(parser, "model", "data", required=False, files=[PAGE])
 
 
 def _add_classifier_options(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +117,7 @@ def _add_runtimes_options(parser: argparse.ArgumentParser) -> None:
         help="any number of times",
     )
     _add_labelled_images(parser)
-    add_out(parser, "nets", "metric")
+    add_out(parser, "nets", "metric", files=[PAGE])
 
 
 # ---------------------------------------------------------------- one model
@@ -298,6 +299,7 @@ def _metric(args: argparse.Namespace) -> str:
 def _evaluate_runtimes(args: argparse.Namespace) -> None:
     """Evaluate every net in every runtime; write ``result.json`` and the page."""
     from gluon_compress.detector import load_detector
+    from gluon_compress.storage.atomic import write_atomically
 
     nets: dict[str, list] = {}
     images = None
@@ -317,7 +319,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     content = {"nets": nets, "metric": _metric(args), "data": source}
     result = write_result(args.out, content)
     page = precision_page(json.loads(result.read_text(encoding="utf-8")))
-    (Path(args.out) / "precision.md").write_text(page, encoding="utf-8")
+    write_atomically(Path(args.out) / PAGE, page)
     print(result)
 
 

@@ -13,7 +13,6 @@ from typing import Any, Dict
 
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import (
-    RESULT,
     add_devices,
     add_others,
     add_out,
@@ -154,7 +153,7 @@ def _add_prune_options(parser: argparse.ArgumentParser) -> None:
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
     parser.add_argument("--recipe", required=True, metavar="FILE", help="JSON")
-    add_out(parser, "stages", "classes")
+    add_out(parser, "stages", "classes", files=["plan.json"])
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME", help="default: the recipe's"
     )
@@ -308,24 +307,23 @@ def _plan(args: argparse.Namespace) -> None:
     from gluon_compress.recipe import load_recipe
 
     out = Path(args.out)
-    if (out / "plan.json").exists() and not (out / RESULT).exists():
-        message = f"{out}/plan.json is not of this command; choose a new folder"
-        raise ValueError(message)
     recipe = load_recipe(args.recipe)
     classes = args.classes or recipe.data.classes
     if classes is None or isinstance(classes, str):
         raise ValueError(f"{args.recipe}: has no list of classes; give --classes")
     plan, costs = pipeline.decide(recipe, classes)
-    out.mkdir(parents=True, exist_ok=True)
+    # The result first: without it, the plan would be taken for something else's.
+    result = write_result(args.out, {"stages": costs, "classes": len(classes)})
     plan.save(out / "plan.json")
     names = ("params", "bytes", "macs")
     rows = [report.Figures(n, *(c[k] for k in names)) for n, c in costs.items()]
     print(report.cost_table(rows))
-    print(write_result(args.out, {"stages": costs, "classes": len(classes)}))
+    print(result)
 
 
-RUN = Command(RUN_TEXT, _add_run_options, _run)
-TRAIN = Command(TRAIN_TEXT, _add_train_options, _train)
-TRAIN_CLASSIFIER = Command(TRAIN_CLASSIFIER_TEXT, add_recipe_options, _train)
-PRUNE = Command(PRUNE_TEXT, _add_prune_options, _prune)
+# ``pipeline.run`` is the sole writer of a run's folder.
+RUN = Command(RUN_TEXT, _add_run_options, _run, writes=())
+TRAIN = Command(TRAIN_TEXT, _add_train_options, _train, writes=())
+TRAIN_CLASSIFIER = Command(TRAIN_CLASSIFIER_TEXT, add_recipe_options, _train, writes=())
+PRUNE = Command(PRUNE_TEXT, _add_prune_options, _prune, writes=())
 PLAN = Command(PLAN_TEXT, _add_plan_options, _plan)
