@@ -17,6 +17,7 @@ from gluon_compress.sizes import Size, size_pair
 MEAN = "mAP"  # what GluonCV's metrics call the mean over classes
 STRICT = "voc_mAP_50_95"
 METRICS = {"voc07": VOC07MApMetric, "voc10": VOCMApMetric}
+LARGEST = 4e4  # pixels; COCO's metric overlooks boxes of more than 1e10 pixels
 # The overlaps that COCO averages over.
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 
@@ -60,9 +61,9 @@ def voc_map(
     Raises
     ------
     ValueError
-        For an unknown metric, an overlap outside 0 to 1, a label of no class, a class
-        named ``mAP``, or when there is not one object to find (the difficult ones need
-        not be).
+        For an unknown metric, an overlap outside 0 to 1, a label of no class, a
+        detection or a label that is not a number, a class named ``mAP``, or when there
+        is not one object to find (the difficult ones need not be).
     """
     if MEAN in classes:
         raise ValueError(f"class {MEAN!r} is named as the mean; allowed: other names")
@@ -76,14 +77,10 @@ def voc_map(
     height, width = size_pair(size)
     objects = 0
     for images, labels in batches:
-        ids, scores, corner_boxes = detect(images)
+        ids, scores, corner_boxes = _detections(detect(images))
         labels = _numpy(labels)
         objects += _count(labels, len(classes))
-        detections = (
-            np.clip(_numpy(corner_boxes), 0, [width, height] * 2),
-            _numpy(ids),
-            _numpy(scores),
-        )
+        detections = np.clip(corner_boxes, 0, [width, height] * 2), ids, scores
         truth = labels[..., :4], labels[..., 4:5], labels[..., 5:6]
         for measure in measures:
             measure.update(*detections, *truth)
@@ -172,8 +169,8 @@ def coco_map(
     Raises
     ------
     ValueError
-        If pycocotools is missing, for a label of no class, or when there is not one
-        object to find.
+        If pycocotools is missing, for a label of no class, a detection or a label that
+        is not a number, or when there is not one object to find.
     """
     if importlib.util.find_spec("pycocotools") is None:
         raise ValueError(
@@ -184,7 +181,7 @@ def coco_map(
     detections: list[dict] = []
     objects = 0
     for inputs, labels in batches:
-        results = [_numpy(part) for part in detect(inputs)]
+        results = _detections(detect(inputs))
         labels = _numpy(labels)
         objects += _count(labels, len(classes))
         for label, ids, scores, corner_boxes in zip(labels, *results):
@@ -256,11 +253,35 @@ def _coco_figures(truth: dict, detections: list[dict]) -> dict[str, float]:
 def _count(labels: np.ndarray, classes: int) -> int:
     """Return the number of objects that a detector has to find."""
     ids, difficult = labels[..., 4], labels[..., 5]
+    if np.isnan(labels).any():
+        raise ValueError("a label is not a number (NaN); allowed: numbers")
     if (ids >= classes).any():
         raise ValueError(
             f"a label has class {int(ids.max())}; allowed: 0 to {classes - 1}"
         )
     return int(((ids >= 0) & (difficult == 0)).sum())
+
+
+def _detections(results: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    """Return ids, scores and corner boxes, these within ``LARGEST``.
+
+    Raises
+    ------
+    ValueError
+        If one that counts is not a number: nobody can say whether it hits.
+    """
+    ids, scores, corner_boxes = (_numpy(part) for part in results)
+    with np.errstate(invalid="ignore"):
+        padding = ids[..., 0] < 0
+    rows = np.concatenate([ids, scores, corner_boxes], axis=-1)
+    wrong = np.isnan(rows).any(axis=-1) & ~padding
+    if wrong.any():
+        raise ValueError(
+            f"{int(wrong.sum())} of {int((~padding).sum())} detections have a class, "
+            "score or box that is not a number (NaN); allowed: numbers; the net, or "
+            "what decodes its outputs, is broken"
+        )
+    return ids, scores, np.clip(corner_boxes, -LARGEST, LARGEST)
 
 
 def top1(classify: Callable, batches: Iterable) -> float:
@@ -276,13 +297,23 @@ def top1(classify: Callable, batches: Iterable) -> float:
     Raises
     ------
     ValueError
-        If there is no sample.
+        If there is no sample, a score is not a number, or an id is of no class.
     """
     right = total = 0
     for images, ids in batches:
-        guess = _numpy(classify(images)).argmax(axis=1)
-        right += int((guess == _numpy(ids).reshape(-1)).sum())
-        total += len(guess)
+        scores, ids = _numpy(classify(images)), _numpy(ids).reshape(-1)
+        if np.isnan(scores).any():
+            count = int(np.isnan(scores).any(axis=1).sum())
+            raise ValueError(
+                f"the scores of {count} of {len(scores)} images are not numbers (NaN); "
+                "allowed: numbers; the net is broken"
+            )
+        outside = ids[~((ids >= 0) & (ids < scores.shape[1]))]
+        if len(outside):
+            allowed = f"0 to {scores.shape[1] - 1}"
+            raise ValueError(f"a label has class {outside[0]:g}; allowed: {allowed}")
+        right += int((scores.argmax(axis=1) == ids).sum())
+        total += len(ids)
     if total == 0:
         raise ValueError("there is not one sample to evaluate on")
     return right / total

@@ -21,11 +21,13 @@ import numpy as np
 
 from gluon_compress.fresh_process import run_export
 from gluon_compress.graph import block_of, pair_of
+from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.storage.artifacts import (
     FORMAT,
     MANIFEST,
     atomic_directory,
     checksums,
+    one_state,
     read_manifest,  # noqa: F401  for readers of exports
     verified,
 )
@@ -97,7 +99,7 @@ def export(
         stored, input_name = save_pair(symbol, params, draft, name)
         reference = reference or _symbol_reference(symbol, stored, shape)
         _save_reference(draft / f"{name}-check.npz", reference)
-        manifest = _manifest(symbol, name, input_name, shape, info or {})
+        manifest = _manifest(symbol, params, name, input_name, shape, info or {})
         manifest["files"] = checksums(draft)
         differences = _compare(draft, manifest, reference, tolerance)
         manifest["max_difference"] = {
@@ -121,7 +123,8 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     ValueError if the symbol has more than one input besides its parameters.
     """
     stored, input_name = _prefixed(symbol, params)
-    symbol.save(str(folder / f"{name}-symbol.json"))
+    # MXNet's own ``save`` does not notice a full disk.
+    (folder / f"{name}-symbol.json").write_text(symbol.tojson(), encoding="utf-8")
     mx.nd.save(str(folder / f"{name}-0000.params"), stored)
     return stored, input_name
 
@@ -135,6 +138,7 @@ def versions(*packages: str) -> dict[str, str]:
     return {**numbers, "python": platform.python_version()}
 
 
+@one_state
 def check(
     folder: str | os.PathLike,
     reference: Reference | None = None,
@@ -169,6 +173,7 @@ def check(
     return _compare(folder, manifest, reference, tolerance)
 
 
+@one_state
 def load_symbol(
     folder: str | os.PathLike,
 ) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
@@ -229,8 +234,10 @@ def _load_reference(path: Path) -> Reference:
         return Reference(stored["inputs"], outputs)
 
 
-def _manifest(symbol, name: str, input_name: str, shape, info: Mapping) -> dict:
-    _, shapes, _ = symbol.infer_shape(**{input_name: tuple(shape)})
+def _manifest(
+    symbol, params: Mapping, name: str, input_name: str, shape, info: Mapping
+) -> dict:
+    _, shapes = infer_shapes(symbol, {**shapes_of(params), input_name: tuple(shape)})
     names = list(info.get("outputs", symbol.list_outputs()))
     if len(names) != len(shapes):
         raise ValueError(f"outputs are named {names}, the symbol has {len(shapes)}")

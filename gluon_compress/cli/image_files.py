@@ -30,9 +30,11 @@ def images_of(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
     ValueError
         If there is no such image.
     """
+    from gluon_compress.data.listed_files import files_in
+
     files: dict[Path, None] = {}
     for path in map(Path, paths):
-        candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+        candidates = files_in(path) if path.is_dir() else [path]
         images = [file for file in candidates if file.suffix.lower() in endings]
         if not path.exists():
             raise ValueError(f"{path}: there is no such file or folder")
@@ -44,12 +46,11 @@ def images_of(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
 
 def others_in(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
     """Return the files of given folders that are not images by their names."""
+    from gluon_compress.data.listed_files import files_in
+
     folders = filter(Path.is_dir, map(Path, paths))
-    return sorted(
-        file
-        for file in chain.from_iterable(map(Path.iterdir, folders))
-        if file.is_file() and file.suffix.lower() not in endings and file.name[0] != "."
-    )
+    files = chain.from_iterable(map(files_in, folders))
+    return sorted(file for file in files if file.suffix.lower() not in endings)
 
 
 def pictures(
@@ -60,16 +61,26 @@ def pictures(
     Raises
     ------
     ValueError
-        If there is no such image, or a picture would replace one of the images or
-        another picture.
+        If there is no such image, or a picture would replace one of the images,
+        another picture, or a file that was not drawn earlier.
     """
     targets = {image: out / image.name for image in images_of(paths, endings)}
     used: set[Path] = set()
     for image, target in targets.items():
         if target.resolve() in used or target.resolve() == image.resolve():
             raise ValueError(f"{image}: its picture would replace {target}")
+        refuse_other_picture(target)
         used.add(target.resolve())
     return targets
+
+
+def refuse_other_picture(path: Path) -> None:
+    """Raise ValueError for a file in place of a picture that was not drawn earlier."""
+    from gluon_compress.report import is_drawn
+
+    if path.is_file() and not is_drawn(path):
+        allowed = "a new file, or a picture that was drawn earlier"
+        raise ValueError(f"{path}: is another file; allowed: {allowed}")
 
 
 def without(file: str | Path, reason: str) -> str:

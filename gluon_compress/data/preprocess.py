@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from typing_extensions import Literal
 
-from gluon_compress.data.images import read_image
+from gluon_compress.data.images import most_pixels, read_image, to_8_bits
 from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.validation import Count, Positive, Settings, Share, ShareOrZero
 
@@ -172,8 +172,19 @@ class Preprocess(Settings):
 
         Its shape is ``(height, width, 3)``, or smaller if the image keeps its aspect
         ratio and does not fill the input.
+
+        Raises
+        ------
+        ValueError
+            For an image so narrow that it would get more than ``images.most_pixels``.
         """
         rows, columns = self._resized_size(*image.shape[:2])
+        if rows * columns > most_pixels():
+            height, width = image.shape[:2]
+            raise ValueError(
+                f"an image of {width} x {height} pixels, too narrow: it would be "
+                f"resized to {columns} x {rows}; allowed: {most_pixels()} pixels"
+            )
         view = self.interpolation.resize(image, rows, columns)
         top = left = 0
         if self.keep_ratio and self.crop is not None:
@@ -263,6 +274,6 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     if image.size == 0:
         raise ValueError(f"an image of shape {image.shape} has no pixel")
     if image.dtype == np.uint16:
-        image = (image // 257).astype(np.uint8)
+        image = to_8_bits(image, f"an image of shape {image.shape}")
     image = image.reshape(*image.shape[:2], depth)
     return np.repeat(image, 3, axis=2) if depth == 1 else image[:, :, :3]

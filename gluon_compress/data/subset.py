@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
-from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import numpy as np
-from mxnet import recordio
 
-from gluon_compress.data.recordio import Records
+from gluon_compress.data.class_choice import MOST_NAMES
+from gluon_compress.validation import few
 
 
 class Subset:
@@ -40,44 +36,47 @@ def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
     Parameters
     ----------
     dataset
-        ``Records`` are copied to a temporary file, since MXNet's reader reads whole
-        files only; it is removed together with the returned object.
+        ``len`` and ``[i]`` -> (image, label).
     count : int
         Number of images; if there are fewer, all of them.
     seed : int
     """
     order = np.random.default_rng(seed).permutation(len(dataset))
     indices = [int(i) for i in order[:count]]
-    if isinstance(dataset, Records):
-        return _copied_records(dataset, indices)
     return Subset(dataset, indices)
 
 
-def _copied_records(records: Records, indices: list[int]) -> Records:
-    folder = tempfile.mkdtemp(prefix="records-")
-    index_file, record_file = (
-        str(Path(folder, f"sample.{extension}")) for extension in ("idx", "rec")
-    )
-    reader = recordio.MXIndexedRecordIO(str(records.index), str(records.path), "r")
-    writer = recordio.MXIndexedRecordIO(index_file, record_file, "w")
-    for number, index in enumerate(indices):
-        writer.write_idx(number, reader.read_idx(reader.keys[index]))
-    reader.close()
-    writer.close()
-    subset = Records(record_file, records.classes)
-    weakref.finalize(subset, shutil.rmtree, folder, ignore_errors=True)
-    return subset
-
-
 def count_images(dataset: Any) -> dict:
-    """Return how many images a data set has and skips, and its repairs if it has any.
+    """Return how many images a data set has and skips, its repairs, what it ignores.
 
-    An object that is left out is one of the data set's ``problems``, but its image is
-    used.
+    ``images`` are those that can be used, as far as they have been read. ``repairs`` is
+    there if the data set makes any; ``ignored`` and ``absent`` as in
+    ``ClassChoice.counts``.
     """
     repairs = getattr(dataset, "repairs", None)
-    skipped = len(dataset.problems) - (repairs["left out"] if repairs else 0)
-    counts = {"images": len(dataset), "skipped": skipped}
-    if repairs is None:
-        return counts
-    return {**counts, "repairs": {name: n for name, n in repairs.items() if n}}
+    broken = getattr(dataset, "broken", 0)
+    skipped = getattr(dataset, "skipped", 0) + broken
+    counts: dict[str, Any] = {"images": len(dataset) - broken, "skipped": skipped}
+    if repairs is not None:
+        counts["repairs"] = {name: n for name, n in repairs.items() if n}
+    return {**counts, **getattr(dataset, "class_counts", {})}
+
+
+def describe_counts(counts: Mapping[str, Any]) -> list[str]:
+    """Return a line on repairs, on ignored objects and on absent classes, if any."""
+    lines = []
+    if counts.get("repairs"):
+        lines.append(f"repairs: {_numbers(counts['repairs'])}")
+    if counts.get("ignored"):
+        objects, images = counts["ignored"]["objects"], counts["ignored"]["images"]
+        lines.append(
+            f"other classes ignored: {_numbers(objects) or 'none'}; "
+            f"images left out, without any of the chosen ones: {images}"
+        )
+    if counts.get("absent"):
+        lines.append(f"no object of {few(counts['absent'], MOST_NAMES)}")
+    return lines
+
+
+def _numbers(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from gluon_compress.storage.atomic import read_json, write_json
+from gluon_compress.storage.atomic import (
+    disk_errors,
+    draft_folder,
+    read_json,
+    write_json,
+)
 
 CLASSES = ("circle", "cross", "ring", "square", "triangle")
 NOTE = "toy.json"
@@ -99,13 +102,10 @@ def make_toy(
     note = {"version": VERSION, "images": images, "size": size, "seed": seed}
     if _is_there(root, note):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = root.with_name(f".{root.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        _write(temporary, note)
-        _put(temporary, root, note)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with draft_folder(root) as draft:
+        with disk_errors(root, draft):
+            _write(draft, note)
+        _put(draft, root, note)
     return root
 
 
@@ -127,11 +127,11 @@ def _is_there(root: Path, note: dict) -> bool:
     return True
 
 
-def _put(temporary: Path, root: Path, note: dict) -> None:
+def _put(draft: Path, root: Path, note: dict) -> None:
     try:
         if root.is_dir():
             root.rmdir()  # succeeds only if it is empty
-        temporary.rename(root)
+        draft.rename(root)
     except OSError:
         # Another process may have been faster.
         if not _is_there(root, note):

@@ -8,31 +8,66 @@ that are skipped and objects that are left out.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Sequence
 
-import numpy as np
-
+from gluon_compress.data.detection_dataset import AnnotatedImage, DetectionDataset
 from gluon_compress.data.images import (
     CACHE_BYTES,
     EXTENSIONS,
-    Header,
-    ImageStore,
     read_header,
 )
+from gluon_compress.data.listed_files import FileIndex, find_listed, read_lines
 from gluon_compress.data.voc_xml import (
-    VOCAnnotation,
-    files_in,
-    listed_name,
+    annotated_classes,
     read_annotation,
     read_class_names,
-    read_lines,
-    repair,
 )
 
 
-class VOCLayout:
+def list_of(root: Path, split: str) -> Path:
+    """Return the file that lists the images of a split."""
+    return root / "ImageSets" / "Main" / f"{split}.txt"
+
+
+class VOCReader(DetectionDataset):
+    """A detection data set that folders in the layout of Pascal VOC fill."""
+
+    def read(self, root: Path, split: str) -> list[AnnotatedImage]:
+        """Return the images that a list of a folder names; note what is wrong.
+
+        Raises
+        ------
+        ValueError
+            If a folder or the list is missing, or the list is empty.
+        """
+        path = list_of(root, split)
+        lines = read_lines(path)
+        if not lines:
+            raise ValueError(f"{path}: the list names no image")
+        listed = FileIndex(root / "JPEGImages", EXTENSIONS)
+        annotations = FileIndex(root / "Annotations", (".xml",))
+        images: dict[Path, AnnotatedImage] = {}
+        names: set[Path] = set()
+        for line in lines:
+            file = path
+            try:
+                name, file = find_listed(line, listed)
+                self.repairs["listed twice"] += file in names
+                if file in names:
+                    continue
+                names.add(file)
+                xml = annotations.find(name)[1]
+                images[file] = AnnotatedImage(
+                    file, xml, read_annotation(xml), read_header(file)
+                )
+            except ValueError as error:
+                self.skip(file, str(error))
+        return list(images.values())
+
+
+class VOCLayout(VOCReader):
     """A detection data set in the folder layout of Pascal VOC.
 
     Parameters
@@ -44,37 +79,32 @@ class VOCLayout:
     classes : sequence of str or path, optional
         Names, or a file with one on each line. None: ``classes.txt`` in ``root``; if
         missing, all names in the annotations of all splits, sorted.
-    unknown : str
-        What to do with an object of another class: ``error``, or ``skip``.
+    others : str
+        What to do with objects of other classes: ``error``; or ``ignore`` them, and
+        leave out images that hold no object of ``classes``.
     difficult : bool
         Whether labels include objects marked difficult.
+    absent : bool
+        With ``ignore``, whether a class may occur nowhere in the set, as when the
+        classes are those of a net and not chosen for this set.
+    resized : str
+        What to do with images of another size than annotated, as ``choose_frames``
+        takes it: ``error``, ``scale`` or ``keep``.
     cache_bytes : int
         Decoded images are kept in memory up to this size.
-
-    Attributes
-    ----------
-    classes : tuple of str
-    repairs : Counter
-        How many boxes were ``clipped`` to the image, ``swapped`` (a maximum below its
-        minimum) or dropped for ``no area``; how many objects were ``left out`` or
-        skipped for an ``unknown class``; how many images were ``listed twice``, or
-        differ in size from their annotation (``size differs``; their boxes are used
-        as they are).
 
     Raises
     ------
     ValueError
-        If a folder or list is missing, a class is unknown, or more than half of the
-        images cannot be used. Also if more than half of the usable images differ in
-        size from their annotations, and a box that has an area in the annotated size
-        has none in the image.
+        If a folder or list is missing, an object has another class, or more than half
+        of the images cannot be used, or differ in size from their annotations (see
+        ``resized``). With ``ignore``: if no image is left, or a class occurs in no
+        annotation of any split.
 
     Notes
     -----
     Boxes are as GluonCV's ``VOCDetection`` gives them: file coordinates minus 1.
-    Headers and annotations are read at once, pixels later. An image whose pixels turn
-    out to be broken is replaced by the next one, every time, so that training stays
-    reproducible.
+    Headers and annotations are read at once, pixels later.
     """
 
     def __init__(
@@ -83,155 +113,20 @@ class VOCLayout:
         split: str,
         classes: Sequence[str] | str | os.PathLike | None = None,
         *,
-        unknown: str = "error",
+        others: str = "error",
+        absent: bool = False,
         difficult: bool = True,
+        resized: str = "error",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        if unknown not in ("error", "skip"):
-            raise ValueError(f"unknown is {unknown!r}; allowed: error, skip")
         self.root, self.split = Path(root), split
-        self.repairs: Counter = Counter()
-        self._unknown, self._difficult = unknown, difficult
-        self.classes = read_class_names(self.root, classes)
-        self._images = ImageStore([], cache_bytes=cache_bytes)
-        self._labels: list[np.ndarray] = []
-        self._lost: list[str] = []
-        listed = self._listed()
-        for name, file in listed.items():
-            self._add(name, file)
-        self._check_usable(len(listed), len(self))
-        self._check_sizes()
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        used, image = self._images.read(index)
-        return image, self.label(used)
-
-    @property
-    def problems(self) -> list[tuple[str, str]]:
-        """Files that are skipped and objects that are left out, each with a reason."""
-        return self._images.problems
-
-    def label(self, index: int) -> np.ndarray:
-        """Return the label of an image, ``(M, 6)``, without reading its pixels."""
-        return self._labels[index].copy()
-
-    def path(self, index: int) -> Path:
-        """Return the file of an image."""
-        return self._images.files[index]
-
-    def verify(self, *, workers: int = 2) -> dict:
-        """Decode every image once, and count what can be used.
-
-        Returns
-        -------
-        dict
-            ``images`` that can be used, ``objects`` of each class in them,
-            ``repairs`` and ``problems``.
-
-        Raises
-        ------
-        ValueError
-            If more than half of the images are broken.
-        """
-        decodable = self._images.decodable(workers=workers)
-        self._check_usable(len(decodable), sum(decodable))
-        ids = [label[:, 4] for label, ok in zip(self._labels, decodable) if ok]
-        counts = Counter(np.concatenate(ids).astype(int).tolist())
-        return {
-            "images": sum(decodable),
-            "objects": {name: counts[i] for i, name in enumerate(self.classes)},
-            "repairs": {name: n for name, n in self.repairs.items() if n},
-            "problems": list(self.problems),
-        }
-
-    def _listed(self) -> dict[str, Path | None]:
-        """Return the names of the split, each with its image file."""
-        path = self.root / "ImageSets" / "Main" / f"{self.split}.txt"
-        files = files_in(self.root / "JPEGImages", EXTENSIONS)
-        files_in(self.root / "Annotations", (".xml",))
-        names: dict[str, Path | None] = {}
-        for line in read_lines(path):
-            name = listed_name(line, files)
-            self.repairs["listed twice"] += name in names
-            names[name] = files.get(name)
-        if not names:
-            raise ValueError(f"{path}: the list names no image")
-        return names
-
-    def _add(self, name: str, file: Path | None) -> None:
-        xml = self.root / "Annotations" / f"{name}.xml"
-        stem = self.root / "JPEGImages" / name
-        try:
-            if file is None:
-                raise ValueError(f"{stem}: no such image ({', '.join(EXTENSIONS)})")
-            annotation, header = read_annotation(xml), read_header(file)
-        except ValueError as error:
-            self._images.report(file or stem, str(error))
-            return
-        self.repairs["left out"] += len(annotation.left_out)
-        for reason in annotation.left_out:
-            self._images.report(xml, reason)
-        upright, size = _orientation(annotation, header)
-        self.repairs["size differs"] += annotation.size not in (None, size)
-        self._labels.append(self._label(annotation, size, xml))
-        self._images.files.append(file)
-        self._images.upright.append(upright)
-
-    def _label(
-        self, annotation: VOCAnnotation, size: tuple[int, int], xml: Path
-    ) -> np.ndarray:
-        rows = []
-        for name, box, difficult in annotation.objects:
-            if name not in self.classes:
-                if self._unknown == "error":
-                    allowed = ", ".join(self.classes)
-                    raise ValueError(f"{xml}: class {name!r}; allowed: {allowed}")
-                self.repairs["unknown class"] += 1
-                continue
-            corners, repairs = repair(box, size)
-            self.repairs.update(repairs)
-            if corners is None and annotation.size not in (None, size):
-                self._note_lost(box, annotation.size, size, xml)
-            if corners is not None and (self._difficult or not difficult):
-                rows.append([*corners, self.classes.index(name), difficult])
-        return np.array(rows, np.float32).reshape(-1, 6)
-
-    def _check_usable(self, listed: int, usable: int) -> None:
-        if 2 * usable < listed:
-            raise ValueError(
-                f"{self.root}: only {usable} of the {listed} images of "
-                f"{self.split!r} can be used; {self.problems[0][1]}"
-            )
-
-    def _note_lost(self, box, annotated, actual, xml: Path) -> None:
-        """Note a box that has an area only in an image of the annotated size."""
-        if repair(box, annotated)[0] is not None:
-            sizes = ["x".join(map(str, size)) for size in (annotated, actual)]
-            self._lost.append(f"{xml} says {sizes[0]}, its image is {sizes[1]}")
-
-    def _check_sizes(self) -> None:
-        """Refuse annotations of other images: most sizes differ, and boxes are lost."""
-        other = self.repairs["size differs"]
-        if 2 * other > len(self) and self._lost:
-            raise ValueError(
-                f"{self.root}: {other} of the {len(self)} images of {self.split!r} "
-                f"differ in size from their annotations, which loses {len(self._lost)} "
-                f"boxes; allowed: images as they were annotated; {self._lost[0]}"
-            )
-
-
-def _orientation(
-    annotation: VOCAnnotation, header: Header
-) -> tuple[bool, tuple[int, int]]:
-    """Return whether the image is turned upright, and its width and height then.
-
-    Some tools annotate the stored image, others the upright one. The annotated size
-    decides; where both are possible, the image is turned, as in GluonCV.
-    """
-    stored = (header.width, header.height)
-    if header.turned and annotation.size == stored:
-        return False, stored
-    return True, header.upright
+        super().__init__(
+            list_of(self.root, split),
+            read_class_names(self.root, classes),
+            others=others,
+            difficult=difficult,
+            cache_bytes=cache_bytes,
+        )
+        in_whole_set = None if absent else partial(annotated_classes, self.root)
+        images = self.read(self.root, split)
+        self.fill(images, resized=resized, in_whole_set=in_whole_set)

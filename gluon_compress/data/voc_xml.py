@@ -1,4 +1,4 @@
-"""Reads the annotations and lists of Pascal VOC folders, tolerating common errors."""
+"""Reads the annotations of Pascal VOC folders, tolerating common errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from gluon_compress.data.listed_files import FileIndex, read_lines
+
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SIDES = ("width", "height")
-FLAGS = ("1", "0", "-1")
 _YES = ("1", "true", "yes")
 
 
@@ -64,7 +65,11 @@ def read_annotation(path: str | os.PathLike) -> VOCAnnotation:
     return VOCAnnotation(_size(root), tuple(objects), tuple(left_out))
 
 
-def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
+def repair(
+    box: Sequence[float],
+    shape: Sequence[int],
+    scale: Sequence[float] = (1.0, 1.0),
+) -> tuple:
     """Return an annotated box in pixel indices, and the repairs it needed.
 
     Parameters
@@ -73,6 +78,8 @@ def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
         As written: the first pixel is 1.
     shape : sequence of int
         Width and height of the image, pixels.
+    scale : sequence of float
+        Factors from x and y of the annotation to those of the image.
 
     Returns
     -------
@@ -80,7 +87,7 @@ def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
         The corner box, float32, with its corners in order and inside the image, or None
         if that leaves no area; and a list of ``swapped``, ``clipped``, ``no area``.
     """
-    written = np.array(box, np.float64) - 1
+    written = (np.array(box, np.float64) - 1) * np.tile(scale, 2)
     low = np.minimum(written[:2], written[2:])
     high = np.maximum(written[:2], written[2:])
     ordered = np.concatenate([low, high])
@@ -128,52 +135,6 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     return (first, second) if min(first, second) > 0 else None
 
 
-def files_in(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by stem; extensions match in any case.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder")
-    files = sorted(folder.iterdir())
-    return {f.stem: f for f in files if f.suffix.lower() in extensions}
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not blank.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be read or is not UTF-8.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def listed_name(line: str, files: dict[str, Path]) -> str:
-    """Return the file stem that a line of a split's list stands for.
-
-    Names can contain spaces, some lists name files with their extension, and VOC's
-    lists of one class have a second column. An exact stem takes precedence.
-    """
-    stem, _, extension = line.rpartition(".")
-    words = line.rsplit(None, 1)
-    if line in files:
-        return line
-    if stem in files and files[stem].suffix.lower() == f".{extension.lower()}":
-        return stem
-    return words[0] if len(words) == 2 and words[1] in FLAGS else line
-
-
 def read_class_names(
     root: Path, classes: Sequence[str] | str | os.PathLike | None
 ) -> tuple[str, ...]:
@@ -190,7 +151,7 @@ def read_class_names(
         classes = root / "classes.txt"
     source: str | os.PathLike
     if classes is None:
-        source, names = root / "Annotations", _annotated_classes(root)
+        source, names = root / "Annotations", annotated_classes(root)
     elif isinstance(classes, (str, os.PathLike)):
         source, names = classes, read_lines(Path(classes))
     else:
@@ -203,9 +164,10 @@ def read_class_names(
     return tuple(names)
 
 
-def _annotated_classes(root: Path) -> list[str]:
+def annotated_classes(root: Path) -> list[str]:
+    """Return the class names in all annotations of a folder, sorted."""
     names: set[str] = set()
-    for file in files_in(root / "Annotations", (".xml",)).values():
+    for file in FileIndex(root / "Annotations", (".xml",)):
         try:
             names.update(name for name, _, _ in read_annotation(file).objects)
         except ValueError:

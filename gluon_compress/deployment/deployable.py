@@ -11,6 +11,7 @@ from gluon_compress.cost import count
 from gluon_compress.data import Preprocess
 from gluon_compress.deployment.folding import fold
 from gluon_compress.graph import trace
+from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.models.family import family_of
 from gluon_compress.postprocess import Postprocess
 
@@ -61,7 +62,7 @@ class Deployable:
         results_graph = family.results_graph(net)
         return cls(
             kind=family.kind,
-            graph=fold(*family.inference_graph(net)),
+            graph=fold(*family.inference_graph(net), preprocess.shape),
             results_graph=None if results_graph is None else fold(*results_graph),
             preprocess=preprocess,
             postprocess=postprocess,
@@ -72,9 +73,9 @@ class Deployable:
     @property
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the outputs for one image, by name."""
-        symbol, _ = self.graph
-        _, shapes, _ = symbol.infer_shape(data=self.preprocess.shape)
-        return dict(zip(output_names(symbol), map(tuple, shapes)))
+        symbol, params = self.graph
+        shapes = {**shapes_of(params), "data": self.preprocess.shape}
+        return dict(zip(output_names(symbol), infer_shapes(symbol, shapes)[1]))
 
 
 def output_names(symbol: mx.sym.Symbol) -> list[str]:

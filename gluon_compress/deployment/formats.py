@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CALIBRATIONS = ("entropy", "naive")  # of int8
 OPSET = 13  # of the operators that mx.onnx writes
+PAGE = Path(__file__).parent / "web"  # the files of the page for browsers
 BATCH = "batch"  # the name of an axis of any length
 
 
@@ -124,6 +125,17 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
     return {"opset": OPSET, "batch": batch}
+
+
+def _web(graph: InferenceGraph, folder: Path) -> dict:
+    """Write the ONNX file, and beside it the page that runs it in a browser.
+
+    The page also offers the other ONNX files of the folder, whatever their precision.
+    """
+    page = sorted(path for path in PAGE.iterdir() if path.is_file())
+    for path in page:
+        shutil.copyfile(path, folder / path.name)
+    return {**_onnx(graph, folder), "page": [path.name for path in page]}
 
 
 def _openvino(graph: InferenceGraph, folder: Path) -> dict:
@@ -237,6 +249,7 @@ FORMATS: dict[str, Format] = {
     "mxnet": Format(_mxnet, "mxnet", ("-symbol.json", "-0000.params"), 1e-5),
     "onnx": Format(_onnx, "onnxruntime", (".onnx",)),
     "onnx-dynamic": Format(_onnx_dynamic, "onnxruntime", ("-dynamic.onnx",)),
+    "web": Format(_web, "onnxruntime", (".onnx",)),
     "openvino": Format(_openvino, "openvino", (".xml", ".bin")),
     "ncnn": Format(_ncnn, "ncnn", (".ncnn.param", ".ncnn.bin")),
     "int8": Format(_int8, "mxnet", INT8, INT8_TOLERANCE, "int8"),

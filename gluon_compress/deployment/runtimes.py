@@ -14,8 +14,6 @@ from typing import Callable, Sequence, Tuple
 
 import numpy as np
 
-FUSED = "MKLDNN"  # MXNet's back end that joins convolutions with what follows them
-
 
 def import_optional(module: str, extra: str) -> ModuleType:
     """Import an optional module.
@@ -46,6 +44,7 @@ class MXNet:
         import mxnet as mx
 
         from gluon_compress.deployment import int8
+        from gluon_compress.deployment.fusing import fuse
         from gluon_compress.deployment.pad_channels import pad_channels
         from gluon_compress.graph import block_of
 
@@ -56,7 +55,7 @@ class MXNet:
             stored = mx.nd.load(str(files[1]))
             params = {key.split(":", 1)[1]: value for key, value in stored.items()}
             symbol, params = pad_channels(mx.sym.load(str(files[0])), params)
-            symbol = symbol.get_backend_symbol(FUSED)
+            symbol = fuse(symbol)
         self._net, self._array = block_of(symbol, params), mx.nd.array
         self._net.hybridize(static_alloc=True, static_shape=True)
 
@@ -76,6 +75,8 @@ class ONNXRuntime:
         options.intra_op_num_threads = threads or 0
         # Threads that wait for the next run would take the cores of everything else.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Where a CPU has no int8 dot products, its fast int8 kernels saturate sums.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = runtime.InferenceSession(
             str(files[0]), options, providers=["CPUExecutionProvider"]
         )
@@ -171,10 +172,11 @@ class Runtime:
     formats: Tuple[str, ...]
 
 
+ONNX_FORMATS = ("onnx-dynamic", "onnx", "web", "onnx-int8")
 RUNTIMES: dict[str, Runtime] = {
     "mxnet": Runtime(MXNet, ("mxnet", "int8")),
-    "onnxruntime": Runtime(ONNXRuntime, ("onnx-dynamic", "onnx", "onnx-int8")),
-    "openvino": Runtime(OpenVINO, ("openvino", "onnx-dynamic", "onnx", "onnx-int8")),
+    "onnxruntime": Runtime(ONNXRuntime, ONNX_FORMATS),
+    "openvino": Runtime(OpenVINO, ("openvino", *ONNX_FORMATS)),
     "ncnn": Runtime(Ncnn, ("ncnn",)),
-    "opencv": Runtime(OpenCV, ("onnx",)),
+    "opencv": Runtime(OpenCV, ("onnx", "web")),
 }

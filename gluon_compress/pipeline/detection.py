@@ -94,12 +94,20 @@ class DetectionTask(Task):
     def open_data(self) -> Splits:
         """Open the splits; without one for validation it is the test split."""
         settings = self.recipe.data
-        train, test = settings.open(settings.train), settings.open(settings.test)
-        val = test if settings.val is None else settings.open(settings.val)
+        train = settings.open(settings.train)
+        test = settings.open(settings.test, train.classes)
+        val = test
+        if settings.val is not None:
+            val = settings.open(settings.val, train.classes)
         return Splits(train, val, test)
 
     def batches(
-        self, dataset: Any, net: HybridBlock, schedule: Schedule
+        self,
+        dataset: Any,
+        net: HybridBlock,
+        schedule: Schedule,
+        *,
+        broken: data.Broken = "replace",
     ) -> data.Batches:
         """Return endless epochs of augmented images and the targets of the net."""
         family = family_of(net)
@@ -111,6 +119,8 @@ class DetectionTask(Task):
             last="fill",  # one shape for every step
             targets=family.targets(net),
             normalized=family.preprocess(net).normalized,
+            broken=broken,
+            most_broken=self.recipe.data.most_broken,
         )
 
     def lesson(
@@ -157,6 +167,7 @@ class DetectionTask(Task):
                 sample,
                 VAL_BATCH,
                 shuffle=False,
+                most_broken=recipe.data.most_broken,
                 normalized=family.preprocess(net).normalized,
             ).epoch(0),
             family.classes_of(net),

@@ -19,6 +19,7 @@ from refusals import assert_refused
 
 CLASSES = ("cat", "dog")
 SIZE = 96
+HALF = ("--most-broken", "0.5")  # of three images, one is broken
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Return a data set in VOC layout: two images, one of them broken."""
+    """Return a data set in VOC layout: three images, one of them broken."""
     root = tmp_path_factory.mktemp("voc")
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
@@ -63,7 +64,8 @@ def test_detect_draws_lists_and_skips(call, model, images, tmp_path):
     assert [Path(e["file"]).name for e in content["images"]] == ["a.jpg", "c.jpg"]
     skipped = {Path(e["file"]).name: e["reason"] for e in content["skipped"]}
     no_image = "no image by its name (.jpg, .jpeg, .png)"
-    assert skipped == {"notes.txt": no_image, "b.jpg": "cannot be decoded"}
+    assert skipped.pop("b.jpg").startswith("not a readable image")
+    assert skipped == {"notes.txt": no_image}
     assert f"skipped {folder / 'notes.txt'}: {no_image}" in out
     found = content["images"][0]["detections"]
     assert {e["class"] for e in found} <= set(CLASSES)
@@ -101,6 +103,20 @@ def test_detect_names_the_file_that_it_cannot_write(
     assert error == f"detect.py: error: {target}: Is a directory\n"
 
 
+def test_detect_replaces_its_own_files_alone(call, model, images, tmp_path):
+    given = ("detect", model, images / "JPEGImages" / "a.jpg", "--out", tmp_path)
+    for _ in range(2):
+        assert call(*given)[0] == 0
+    for name in ("detections.json", "a.jpg"):
+        (tmp_path / name).write_text('{"images": []}')
+        assert_refused(call(*given), f"{tmp_path / name}: is another file")
+        assert (tmp_path / name).read_text() == '{"images": []}'
+        (tmp_path / name).unlink()
+    (tmp_path / "pair.png").write_text("mine")
+    pair = ("compare_detectors", model, model, *given[2:-1], tmp_path / "pair.png")
+    assert_refused(call(*pair), f"{tmp_path / 'pair.png'}: is another file")
+
+
 def test_detect_refuses_when_no_image_can_be_read(call, model, images, tmp_path):
     broken = images / "JPEGImages" / "b.jpg"
     refused = call("detect", model, broken, "--out", tmp_path / "out")
@@ -136,9 +152,11 @@ def test_detectors_of_other_classes_are_not_compared(call, model, images, tmp_pa
 
 
 def test_evaluate_prints_and_writes_the_result(call, model, images, tmp_path):
-    status, out, error = call("evaluate", model, "--data", images, "--out", tmp_path)
+    options = ("--out", tmp_path, *HALF)
+    status, out, error = call("evaluate", model, "--data", images, *options)
     assert (status, error) == (0, "")
     assert "| mAP" in out
+    assert "measured on 2 images; 1 are left out\n" in out
     assert f"skipped {images / 'JPEGImages' / 'b.jpg'}: not a readable image" in out
     content = json.loads((tmp_path / "result.json").read_text())
     assert 0 <= content["mAP"] <= 1
@@ -152,7 +170,7 @@ def test_evaluate_counts_repairs(call, model, images, tmp_path):
     shutil.copytree(images, tmp_path / "set")
     place = tmp_path / "set" / "Annotations" / "a.xml"
     place.write_text(place.read_text().replace("<xmax>60", "<xmax>600"))
-    data = ("--data", tmp_path / "set", "--out", tmp_path)
+    data = ("--data", tmp_path / "set", "--out", tmp_path, *HALF)
     status, out, error = call("evaluate", model, *data)
     assert (status, error) == (0, "")
     assert "repairs: clipped 1\n" in out
@@ -160,12 +178,27 @@ def test_evaluate_counts_repairs(call, model, images, tmp_path):
     assert content["data"]["repairs"] == {"clipped": 1}
 
 
+@pytest.mark.parametrize("word", [("--others", "ignore"), ("--unknown", "skip")])
+def test_evaluate_counts_what_it_ignores(call, model, images, tmp_path, word):
+    shutil.copytree(images, tmp_path / "set")
+    place = tmp_path / "set" / "Annotations" / "a.xml"
+    place.write_text(place.read_text().replace("cat", "chair"))
+    data = ("--data", tmp_path / "set", "--out", tmp_path, *HALF)
+    status, out, error = call("evaluate", model, *data, *word)
+    assert (status, error) == (0, "")
+    assert "chair 1" in out
+    content = json.loads((tmp_path / "result.json").read_text())["data"]
+    assert content["ignored"] == {"objects": {"chair": 1}, "images": 1}
+    assert content["absent"] == ["dog"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ([], ["b.jpg", "1 of 3 images", "most_broken"]),
         (["--split", "none"], ["none.txt"]),
         (["--classes", "cat"], ["--classes: the model has 2"]),
-        (["--classes", "owl", "dog"], ["cat", "owl"]),
+        (["--classes", "owl", "dog"], ["cat", "owl", "--others ignore"]),
         (["--ctx", "gpu(99)"], ["gpu99", "GPUs"]),
     ],
 )
@@ -267,7 +300,7 @@ def test_evaluate_in_a_runtime_gives_what_gluon_gives(
     for folder, options in ((model, []), (deployed, ["--runtime", "mxnet"])):
         out = tmp_path / folder.parent.name
         status, _, error = call(
-            "evaluate", folder, "--data", images, "--out", out, *options
+            "evaluate", folder, "--data", images, *HALF, "--out", out, *options
         )
         assert (status, error) == (0, "")
         found[folder] = json.loads((out / "result.json").read_text())
@@ -279,7 +312,7 @@ def test_evaluate_in_a_runtime_gives_what_gluon_gives(
 
 def test_runtimes_are_held_against_gluon(call, model, deployed, images, tmp_path):
     pair = ("--net", model, deployed)
-    options = ("--data", images, "--out", tmp_path / "out")
+    options = ("--data", images, *HALF, "--out", tmp_path / "out")
     status, _, error = call("evaluate_runtimes", *pair, *options)
     assert (status, error) == (0, "")
     (rows,) = json.loads((tmp_path / "out/result.json").read_text())["nets"].values()
@@ -322,7 +355,8 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
     monkeypatch.setattr(
         Predictor, "detect", lambda self, x: given.append(x) or detect(self, x)
     )
-    assert call("evaluate", other, "--runtime", "mxnet", "--data", images)[0] == 0
+    options = ("--runtime", "mxnet", "--data", images, *HALF)
+    assert call("evaluate", other, *options)[0] == 0
     right = Predictor(other).preprocess(read_image(images / "JPEGImages" / "a.jpg"))[0]
     np.testing.assert_allclose(given[0][:1], right, atol=1e-6)
 
@@ -414,7 +448,8 @@ def test_detect_names_a_wrong_threshold(capsys, value):
 def test_evaluate_compares_with_a_deployed_folder(
     call, model, deployed, images, tmp_path
 ):
-    options = ("--deployed", deployed, "--data", images, "--out", tmp_path / "out")
+    options = ("--deployed", deployed, "--data", images, *HALF)
+    options = (*options, "--out", tmp_path / "out")
     assert call("evaluate", model, *options)[0] == 0
     assert (tmp_path / "out" / "precision.md").exists()
     refused = call("evaluate", model, "--deployed", deployed, "--data", images)

@@ -99,6 +99,13 @@ def test_an_image_that_is_fitted_leaves_the_rest_zero():
     assert (batch[..., 10:] == 0).all()
 
 
+def test_image_too_narrow_to_resize_is_refused():
+    image = np.zeros((1, 500_000, 3), np.uint8)
+    with pytest.raises(ValueError, match="500000 x 1 "):
+        Preprocess.centre_crop(224, 224)(image)
+    assert Preprocess(height=20, width=40)(image)[0].shape == (1, 3, 20, 40)
+
+
 def test_settings_go_to_json_and_back():
     settings = Preprocess.centre_crop(20, 40, mean=(0.1, 0.2, 0.3))
     assert Preprocess(**json.loads(json.dumps(settings.to_json()))) == settings

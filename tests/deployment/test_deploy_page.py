@@ -336,6 +336,8 @@ RIGHT = (WHOLE.format(SYMBOL), WHOLE.format(PARAMS), "photo.ppm")
         ((*RIGHT[:2], "photo.jpg"), "photo.jpg: not a binary PPM of 8 bits"),
         ((*RIGHT[:2], "cut.ppm"), "cut.ppm: is cut short"),
         ((*RIGHT[:2], "remark.ppm"), "remark.ppm: not a binary PPM of 8 bits"),
+        ((*RIGHT[:2], "crlf.ppm"), "crlf.ppm: no line feed"),
+        ((*RIGHT[:2], "large.ppm"), "large.ppm: more than 67108864 pixels"),
         (
             (HEAD.format(SYMBOL), HEAD.format(PARAMS), RIGHT[2]),
             "does not state the size",
@@ -364,6 +366,8 @@ def test_c_program_refuses_bad_input_in_one_line(program, place, given, message)
     (place / "bare").mkdir(exist_ok=True)
     shutil.copyfile(place / RIGHT[0], place / "bare" / "symbol.json")
     (place / "remark.ppm").write_bytes(b"P6 # of nothing")
+    (place / "crlf.ppm").write_bytes(b"P6\r\n1 1\r\n255\r\nabc")
+    (place / "large.ppm").write_bytes(b"P6\n8193 8192\n255\n")
     done = run(program, *given, cwd=place)
     assert done.returncode == 2
     assert done.stderr.startswith("detect: ")
