@@ -349,7 +349,8 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
 
     other = shutil.copytree(deployed, tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["preprocess"].update(mean=[0, 0.5, 1], std=[1, 0.5, 2])
+    changes = {"mean": [0, 0.5, 1], "std": [1, 0.5, 2], "keep_ratio": True}
+    manifest["preprocess"].update(changes)
     (other / "manifest.json").write_text(json.dumps(manifest))
     given, detect = [], Predictor.detect
     monkeypatch.setattr(
