@@ -216,9 +216,9 @@ function averageAcross(image, row, { from, to, share }, line, whole) {
     const source = (row * width + from[k]) * 4;
     const target = to[k] * 3;
     const part = whole ? 1 : share[k];
-    line[target] += part * data[source];
-    line[target + 1] += part * data[source + 1];
-    line[target + 2] += part * data[source + 2];
+    line[target] += float(part * data[source]);
+    line[target + 1] += float(part * data[source + 1]);
+    line[target + 2] += float(part * data[source + 2]);
   }
 }
 
