@@ -50,13 +50,18 @@ def recipe_in(folder, **changes) -> DetectionRecipe:
     return load_recipe(folder / "recipe.json")
 
 
+def make_runs_quick(monkeypatch) -> None:
+    """Let runs time their nets once and write no report."""
+    run = importlib.import_module("gluon_compress.pipeline.run")
+    latency = partial(cost.measure_latency, repeats=1, warmup=0)
+    monkeypatch.setattr(run, "write_report", lambda *_: None)
+    monkeypatch.setattr(cost, "measure_latency", latency)
+
+
 def quick_run(recipe, out, **options) -> dict[str, Any]:
     """Run a recipe, but time its nets once and write no report."""
-    run, once = importlib.import_module("gluon_compress.pipeline.run"), {"repeats": 1}
-    latency = partial(cost.measure_latency, **once, warmup=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_report", lambda *_: None)
-        patch.setattr(cost, "measure_latency", latency)
+        make_runs_quick(patch)
         return pipeline.run(recipe, out, **{"options": QUIET, **options})
 
 

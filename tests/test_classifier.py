@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from gluon_compress import count, models, pipeline, trace
+from gluon_compress.data import Preprocess
 from gluon_compress.distill import distil_step
 from gluon_compress.latency import measure_blocks, measuring, predict_latency
+from gluon_compress.pipeline import classification
 from gluon_compress.plan import Plan, Sensitivity
 from gluon_compress.recipe import ClassificationRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
-from gluon_compress.train import Options
+from gluon_compress.train import Options, Schedule
 from images import NAMES, write_folder, write_records
 from recipes import job_of, quick_run
 
@@ -56,6 +58,14 @@ def recipe_in(folder, content, **data) -> ClassificationRecipe:
 def weights_of(place) -> dict:
     """Return a recipe's model: the net that was trained in ``place``."""
     return {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
+
+
+class Images(list):
+    """Pairs of an image and its class."""
+
+    def __init__(self, pairs, classes) -> None:
+        super().__init__(pairs)
+        self.classes = classes
 
 
 @pytest.fixture(scope="module")
@@ -279,15 +289,35 @@ def test_records_train_too(tmp_path):
 
 def test_early_epochs_are_of_the_training_alone(place, tmp_path):
     recipe = recipe_in(place, PRUNE)
-    job = job_of(recipe, tmp_path)
+    job, net = job_of(recipe, tmp_path), models.load(weights_of(place)["weights"])
     sides = {
         name: [next(batches.epoch(n))[0].shape[-1] for n in (0, 2, 3)]
         for name, batches in (
-            ("train", job.batches(None, recipe.train)),
-            ("finetune", job.batches(None, recipe.finetune)),
+            ("train", job.batches(net, recipe.train)),
+            ("finetune", job.batches(net, recipe.finetune)),
         )
     }
     assert sides == {"train": [32, 32, 48], "finetune": [48, 48, 48]}
+
+
+def test_measuring_and_training_follow_the_preprocess_of_the_net(
+    place, tmp_path, monkeypatch
+):
+    recipe = recipe_in(place, TRAIN)
+    job, net = job_of(recipe, tmp_path), models.load(weights_of(place)["weights"])
+    preprocess = Preprocess(height=48, width=48, mean=(0, 0.5, 1), std=(1, 2, 1))
+    monkeypatch.setattr(models.family_of(net), "preprocess", lambda net: preprocess)
+    given = []
+    monkeypatch.setattr(classification, "top1", lambda run, b: given.extend(b) or 1.0)
+    image = np.full((60, 120, 3), 51, np.uint8)
+    job.evaluate(net, [(image, 2)])
+    np.testing.assert_array_equal(given[0][0].asnumpy(), preprocess(image)[0])
+    plain = recipe.data.replace(jitter=0, lighting=0)
+    job = job_of(recipe.replace(data=plain), tmp_path)
+    data = Images([(image, 2)], job.classes)
+    images, _ = next(job.task.batches(data, net, Schedule(**ONCE)).epoch(0))
+    colours = images[0, :, 0, 0].asnumpy()
+    np.testing.assert_allclose(colours, [0.2, -0.15, -0.8], atol=1e-6)
 
 
 # --------------------------------------------------------------------- bad input

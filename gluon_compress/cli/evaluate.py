@@ -175,10 +175,10 @@ def _evaluate_classifier(args: argparse.Namespace, predictor: Any) -> None:
     images = data.ImageFolder(folder, predictor.classes, others=others, absent=True)
     batches = data.Batches(
         images,
-        partial(data.crop_val_sample, size=size),
+        predictor.preprocess.sample,
         predictor.max_batch or BATCH,
         shuffle=False,
-        normalized=predictor.preprocess.normalized,
+        normalized=predictor.preprocess.inputs,
         most_broken=most_broken(args),
     )
     accuracy = top1(partial(_votes, predictor), batches.epoch(0))
@@ -285,10 +285,10 @@ def precisions_of(
     warn_of_limit(data.most_objects(images), limit, str(images.place))
     batches = data.Batches(
         images,
-        partial(data.detection_val_sample, size=size),
+        detector.preprocess.sample,
         detector.max_batch or DETECTOR_BATCH,
         shuffle=False,
-        normalized=detector.preprocess.normalized,
+        normalized=detector.preprocess.inputs,
         most_broken=most_broken,
     )
     return precisions(

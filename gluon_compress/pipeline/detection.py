@@ -117,14 +117,15 @@ class DetectionTask(Task):
     ) -> data.Batches:
         """Return endless epochs of augmented images and the targets of the net."""
         family = family_of(net)
+        preprocess = family.preprocess(net)
         return data.Batches(
             dataset,
-            partial(data.detection_train_sample, size=self.recipe.data.size),
+            partial(data.detection_train_sample, size=preprocess),
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
             targets=family.targets(net),
-            normalized=family.preprocess(net).normalized,
+            normalized=preprocess.inputs,
             broken=broken,
             most_broken=self.recipe.data.most_broken,
         )
@@ -164,17 +165,17 @@ class DetectionTask(Task):
         """Return mAP and the precision of each class, and how they were measured."""
         recipe = self.recipe
         net.hybridize(static_alloc=True, static_shape=True)
-        sample = partial(data.detection_val_sample, size=recipe.data.size)
         family = family_of(net)
+        preprocess = family.preprocess(net)
         return precisions(
             lambda images: family.results(net, images.as_in_context(ctx)),
             data.Batches(
                 dataset,
-                sample,
+                preprocess.sample,
                 VAL_BATCH,
                 shuffle=False,
                 most_broken=recipe.data.most_broken,
-                normalized=family.preprocess(net).normalized,
+                normalized=preprocess.inputs,
             ).epoch(0),
             family.classes_of(net),
             size=recipe.data.size,

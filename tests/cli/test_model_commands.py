@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from gluon_compress.cli.evaluate import precision_page
 from refusals import assert_refused
 
 CLASSES = ("cat", "dog")
+SIZE = 96
 HALF = ("--most-broken", "0.5")  # of three images, one is broken
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """Return the folder of a thin, untrained detector."""
-    net = models.build("ssd_300_mobilenet0.25", CLASSES, extras=(32, 32, 32))
+    net = models.build("ssd_300_mobilenet0.25_lite", CLASSES, size=SIZE)
     folder = tmp_path_factory.mktemp("models") / "thin"
     models.save(net, folder, "thin")
     return folder
@@ -137,7 +139,7 @@ def test_two_detectors_are_drawn_side_by_side(call, model, images, tmp_path):
 
 
 def test_detectors_of_other_classes_are_not_compared(call, model, images, tmp_path):
-    other = models.build("ssd_300_mobilenet0.25", ["dog"], extras=(32, 32, 32))
+    other = models.build("ssd_300_mobilenet0.25_lite", ["dog"], size=SIZE)
     models.save(other, tmp_path / "other", "other")
     for second, options, told in (
         (tmp_path / "other", ["--out", tmp_path / "a.png"], "same classes"),
@@ -201,6 +203,20 @@ def test_evaluate_counts_repairs(call, model, images, tmp_path):
     assert content["data"]["repairs"] == {"clipped": 1}
 
 
+def test_evaluate_scales_boxes_of_resized_images_by_choice(
+    call, model, images, tmp_path
+):
+    shutil.copytree(images, tmp_path / "set")
+    for place in (tmp_path / "set" / "Annotations").iterdir():
+        text = place.read_text()  # as if annotated at ten times the size
+        place.write_text(re.sub("(</width>|</height>)", r"0\1", text))
+    data = ("--data", tmp_path / "set", *HALF)
+    assert_refused(call("evaluate", model, *data), "annotated", "--resized scale")
+    status, out, _ = call("evaluate", model, *data, "--resized", "scale")
+    assert status == 0
+    assert "scaled 2" in out
+
+
 @pytest.mark.parametrize("word", [("--others", "ignore"), ("--unknown", "skip")])
 def test_evaluate_counts_what_it_ignores(call, model, images, tmp_path, word):
     shutil.copytree(images, tmp_path / "set")
@@ -233,7 +249,7 @@ def test_export_writes_the_same_net_again(call, model, tmp_path):
     status, out, error = call("export", model, "--out", tmp_path / "m", "--name", "new")
     assert (status, error) == (0, "")
     assert "new-symbol.json" in out
-    image = mx.nd.array(np.random.RandomState(0).randn(1, 3, 300, 300))
+    image = mx.nd.array(np.random.RandomState(0).randn(1, 3, SIZE, SIZE))
     nets = models.load(model), models.load(tmp_path / "m")
     first, second = ([o.asnumpy() for o in net(image)] for net in nets)
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
@@ -372,7 +388,8 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
 
     other = shutil.copytree(deployed, tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["preprocess"].update(mean=[0, 0.5, 1], std=[1, 0.5, 2])
+    changes = {"mean": [0, 0.5, 1], "std": [1, 0.5, 2], "keep_ratio": True}
+    manifest["preprocess"].update(changes)
     (other / "manifest.json").write_text(json.dumps(manifest))
     given, detect = [], Predictor.detect
     monkeypatch.setattr(

@@ -20,7 +20,7 @@ from gluon_compress import (
     slim,
     trace,
 )
-from gluon_compress.data import make_toy
+from gluon_compress.data import Preprocess, make_toy
 from gluon_compress.data.toy import CLASSES
 from gluon_compress.distill import losses_of
 from gluon_compress.model_folder import load_symbol
@@ -32,7 +32,7 @@ from gluon_compress.recipe import DetectionRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import few_toys
-from recipes import QUIET, RECIPE, job_of, recipe_in
+from recipes import QUIET, RECIPE, job_of, quick_run, recipe_in
 from refusals import assert_refused
 
 STAGES = ("full", "1_prune", "2_delete", "compact")
@@ -142,20 +142,19 @@ def test_report_holds_tables_and_pictures(place):
 def test_resume_of_a_finished_run_changes_nothing(place, tmp_path):
     out = copy(place, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
-    pipeline.run(recipe_in(place), out, resume=True, options=QUIET)
+    quick_run(recipe_in(place), out, resume=True)
     assert {p: p.stat().st_mtime_ns for p in out.glob("*/result.json")} == {
         p: t for p, t in before.items() if p.parent.name in STAGES
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [STAGES[1:], STAGES[3:]], ids=["many", "last"])
-def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path, lost):
+def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path):
     out = copy(place, tmp_path)
-    for stage in (*lost, "report"):
+    for stage in (*STAGES[1:], "report"):
         shutil.rmtree(out / stage)
     (out / "result.json").unlink()
-    pipeline.run(recipe_in(place), out, resume=True, options=QUIET)
+    quick_run(recipe_in(place), out, resume=True)
     one, other = (
         models.load(folder / "compact" / "model").collect_params()
         for folder in (place / "run", out)
@@ -252,11 +251,33 @@ def test_detector_is_built_on_a_trunk_that_was_pruned_as_a_classifier(place, tmp
     export(slim(classifier, plan, shape=shape), tmp_path / "trunk", shape=shape)
     student = {**RECIPE["model"], "width": 1, "trunk": str(tmp_path / "trunk")}
     recipe = recipe_in(place, student=student, compression=[])
-    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    results = quick_run(recipe, tmp_path / "run")
     assert list(results["stages"]) == ["full", "compact"]
     compact = models.load(tmp_path / "run" / "compact" / "model")
     # Half of 128, 256 and 256 channels.
     assert raw_head.map_widths(compact)[:3] == (32, 64, 128)
+
+
+def test_measuring_and_training_follow_the_preprocess_of_the_net(tmp_path, monkeypatch):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    recipe = recipe_in(tmp_path)
+    job = job_of(recipe, tmp_path / "run")
+    net, _ = job.task.build(job.classes)
+    family = models.family_of(net)
+    preprocess = Preprocess(height=300, width=300, keep_ratio=True, mean=(0, 0.5, 1))
+    monkeypatch.setattr(family, "preprocess", lambda net: preprocess)
+    given, results = [], family.results
+    monkeypatch.setattr(
+        family, "results", lambda net, x: given.append(x.asnumpy()) or results(net, x)
+    )
+    # In a wide image, so that there is a rest.
+    image, label = np.full((60, 120, 3), 200, np.uint8), np.ones((1, 6), np.float32)
+    label[0, 2:] = 50, 50, 0, 0
+    job.evaluate(net, [(image, label)])
+    np.testing.assert_array_equal(given[0], preprocess(image)[0])
+    batches = job.task.batches([(image, label)], net, recipe.train)
+    views = [next(batches.epoch(number))[0].asnumpy() for number in range(4)]
+    assert all((view[:, :, -1, -1] == 0).any() for view in views)
 
 
 def test_files_that_are_left_out_are_named(tmp_path, caplog):

@@ -26,6 +26,7 @@ from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
 from gluon_compress.models.ssd.settings import SSDEvaluation, SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
+from gluon_compress.postprocess.base import finite_detections
 from gluon_compress.validation import class_names, wrong
 
 CLASSIFIER = "classifier"  # the kind of folders that backbones are taken from
@@ -182,7 +183,7 @@ class SSDFamily(Family):
 
     def results(self, net: SSD, batch: mx.nd.NDArray) -> tuple[np.ndarray, ...]:
         """Return ids, scores and corner boxes, as GluonCV's SSD gives them."""
-        return tuple(part.asnumpy() for part in net(batch))
+        return finite_detections([part.asnumpy() for part in net(batch)])
 
 
 def _stored_backbone(folder: Any) -> tuple:
