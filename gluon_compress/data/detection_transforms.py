@@ -15,7 +15,7 @@ import numpy as np
 
 from gluon_compress.boxes import iou
 from gluon_compress.data.normalization import MEAN
-from gluon_compress.data.preprocess import Preprocess
+from gluon_compress.data.preprocess import Preprocess, as_rgb
 from gluon_compress.sizes import Size, size_pair
 
 FILL = tuple(round(255 * m) for m in MEAN)
@@ -71,7 +71,7 @@ def detection_train_sample(
     own 8-bit code, and the edge of an expanded image, with its boxes, is rounded to a
     pixel of the result.
     """
-    size = size_pair(size)
+    image, size = as_rgb(image), size_pair(size)
     colour = _colour_matrix(rng)
     height, width = image.shape[:2]
     canvas, offset = _expand(width, height, rng)
@@ -109,7 +109,7 @@ def detection_val_sample(
         Image ``(H, W, 3)``, uint8, and label ``(M, 4+)``, float32.
     """
     height, width = size_pair(size)
-    view, placement = Preprocess(height=height, width=width).view(image)
+    view, placement = Preprocess(height=height, width=width).view(as_rgb(image))
     boxes = label.astype(np.float64)
     boxes[:, :4] = placement.to_input(boxes[:, :4])
     return view, boxes.astype(np.float32)
