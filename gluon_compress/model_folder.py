@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,7 +30,7 @@ from gluon_compress.storage.artifacts import (
     read_manifest,  # noqa: F401  for readers of exports
     verified,
 )
-from gluon_compress.storage.atomic import write_json
+from gluon_compress.storage.atomic import scratch_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -311,7 +310,7 @@ def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndar
     name = manifest["name"]
     symbol = str(folder / f"{name}-symbol.json")
     params = str(folder / f"{name}-0000.params")
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         input_file = os.path.join(scratch, "inputs.npy")
         output_file = os.path.join(scratch, "outputs.npz")
         np.save(input_file, np.asarray(inputs, np.float32))

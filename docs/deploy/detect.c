@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_PIXELS = 1 << 26 };
 enum Resize { AREA, CUBIC, LINEAR };
 
 /* What the manifest states of images. */
@@ -63,10 +64,12 @@ static unsigned char *read_ppm(const char *path, int *width, int *height) {
   if (!file) fail(path, "cannot be opened");
   bool binary = fgetc(file) == 'P' && fgetc(file) == '6';
   *width = number(file), *height = number(file);
-  if (!binary || number(file) != 255 || *width < 1 || *height < 1 || *width > 32768 ||
-      *height > 32768)
+  if (!binary || number(file) != 255 || *width < 1 || *height < 1)
     fail(path, "not a binary PPM of 8 bits");
-  fgetc(file); /* the one blank before the pixels */
+  if (*width > MOST_PIXELS / *height) fail(path, "more than 67108864 pixels");
+  int blank = fgetc(file); /* one, then the pixels: of CR LF, LF would be the first */
+  if (!isspace(blank) || blank == '\r')
+    fail(path, "no line feed or blank behind 255 (CR LF line ends are refused)");
   size_t count = 3 * (size_t)*width * *height;
   unsigned char *pixels = malloc(count);
   if (!pixels || fread(pixels, 1, count, file) != count) fail(path, "is cut short");

@@ -89,6 +89,11 @@ class SSDPostprocess:
             raise ValueError(f"{ANCHORS}: {anchors.shape}; allowed: (A, 4)")
         return cls(anchors, settings)
 
+    @property
+    def most_detections(self) -> int:
+        """How many boxes of an image are returned."""
+        return self.settings.post_nms
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return its section of the manifest, and the anchors by file name."""
         return self.settings.to_json(), {ANCHORS: self.anchors}

@@ -165,6 +165,10 @@ class SSDFamily(Family):
         """Return how images are resized, whole, and normalized."""
         return inference.preprocess(net)
 
+    def most_detections(self, net: SSD) -> int | None:
+        """Return how many boxes of an image are left after NMS."""
+        return net.post_nms if net.post_nms > 0 else None
+
     def postprocess(self, net: SSD) -> SSDPostprocess:
         """Return decoding and NMS."""
         return inference.postprocess(net)
