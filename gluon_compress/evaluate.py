@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import logging
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import mxnet as mx
@@ -14,12 +15,41 @@ from gluoncv.utils.metrics.voc_detection import VOC07MApMetric, VOCMApMetric
 
 from gluon_compress.sizes import Size, size_pair
 
+LOG = logging.getLogger(__name__)
 MEAN = "mAP"  # what GluonCV's metrics call the mean over classes
 STRICT = "voc_mAP_50_95"
 METRICS = {"voc07": VOC07MApMetric, "voc10": VOCMApMetric}
+MOST_OF_COCO = 100  # detections of an image that COCO's metric looks at
 LARGEST = 4e4  # pixels; COCO's metric overlooks boxes of more than 1e10 pixels
 # The overlaps that COCO averages over.
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+
+
+_said: set[tuple[int, int]] = set()
+
+
+def warn_of_limit(objects: int, detections: int | None, place: str = "") -> None:
+    """Log that some objects cannot be found; once for each pair of numbers.
+
+    Parameters
+    ----------
+    objects : int
+        The largest number of objects in an image, difficult ones left out.
+    detections : int or None
+        The largest number of detections in an image; None: no limit.
+    place : str
+        Which images these are.
+    """
+    if detections is None or objects <= detections or (objects, detections) in _said:
+        return
+    _said.add((objects, detections))
+    LOG.warning(
+        "%s%d objects in an image, but no more than %d detections (post_nms of an "
+        "SSD): the others count as missed; a larger post_nms finds them",
+        f"{place}: " if place else "",
+        objects,
+        detections,
+    )
 
 
 def voc_map(
@@ -79,7 +109,7 @@ def voc_map(
     for images, labels in batches:
         ids, scores, corner_boxes = _detections(detect(images))
         labels = _numpy(labels)
-        objects += _count(labels, len(classes))
+        objects += _count(labels, len(classes), corner_boxes.shape[1])
         detections = np.clip(corner_boxes, 0, [width, height] * 2), ids, scores
         truth = labels[..., :4], labels[..., 4:5], labels[..., 5:6]
         for measure in measures:
@@ -183,7 +213,8 @@ def coco_map(
     for inputs, labels in batches:
         results = _detections(detect(inputs))
         labels = _numpy(labels)
-        objects += _count(labels, len(classes))
+        allowed = min(MOST_OF_COCO, results[0].shape[1])
+        objects += _count(labels, len(classes), allowed)
         for label, ids, scores, corner_boxes in zip(labels, *results):
             number = len(images) + 1
             images.append({"id": number})
@@ -250,8 +281,8 @@ def _coco_figures(truth: dict, detections: list[dict]) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, run.stats)}
 
 
-def _count(labels: np.ndarray, classes: int) -> int:
-    """Return the number of objects that a detector has to find."""
+def _count(labels: np.ndarray, classes: int, detections: int) -> int:
+    """Return the number of objects that a detector has to find; warn of too many."""
     ids, difficult = labels[..., 4], labels[..., 5]
     if np.isnan(labels).any():
         raise ValueError("a label is not a number (NaN); allowed: numbers")
@@ -259,7 +290,9 @@ def _count(labels: np.ndarray, classes: int) -> int:
         raise ValueError(
             f"a label has class {int(ids.max())}; allowed: 0 to {classes - 1}"
         )
-    return int(((ids >= 0) & (difficult == 0)).sum())
+    counts = ((ids >= 0) & (difficult == 0)).sum(axis=1)
+    warn_of_limit(int(counts.max(initial=0)), detections)
+    return int(counts.sum())
 
 
 def _detections(results: Sequence[Any]) -> tuple[np.ndarray, ...]:

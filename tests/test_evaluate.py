@@ -311,6 +311,27 @@ def test_an_endless_box_hits_nothing(judge):
     assert 0.4 < figures["mAP"] <= 0.5 + 1e-6  # the second one hits
 
 
+@pytest.mark.parametrize(
+    ("judge", "limit"), [(voc_map, 120), (precisions, 120), (JUDGES[2], 100)]
+)
+def test_objects_beyond_the_number_of_detections_are_said_once(
+    judge, limit, caplog, monkeypatch
+):
+    monkeypatch.setattr("gluon_compress.evaluate._said", set())
+    corners = np.arange(150, dtype=float).reshape(-1, 1) * [1, 0, 1, 0] + [0, 0, 9, 9]
+    label = np.hstack([corners, np.zeros((150, 2))])[None]
+    found = np.zeros((1, 120, 1)), np.ones((1, 120, 1)), label[:, :120, :4]
+    for _ in range(2):
+        judge(lambda images: found, [(None, label)], ["a"], size=200)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "150 objects" in line
+    assert f"{limit} detections" in line
+    few = np.zeros((1, 1, 1)), np.ones((1, 1, 1)), label[:, :1, :4]
+    label[0, 1:, 5] = 1  # difficult ones need not be found
+    judge(lambda images: few, [(None, label)], ["a"], size=200)
+    assert len(caplog.records) == 1
+
+
 def test_a_class_named_as_the_mean_is_an_error():
     with pytest.raises(ValueError, match="class 'mAP' is named as the mean"):
         voc_map(tuple, [], ["a", "mAP"], size=SIZE)

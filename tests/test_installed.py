@@ -74,6 +74,13 @@ def test_wheel_holds_every_module(package):
     assert there == {str(path.relative_to(ROOT)) for path in wanted}
 
 
+def test_wheel_holds_the_page_for_browsers(package):
+    page = "gluon_compress/deployment/web"
+    wanted = {f"{page}/{path.name}" for path in (ROOT / page).iterdir()}
+    assert {n for n in names_in(package) if n.startswith(page)} == wanted
+    assert f"{page}/index.html" in wanted
+
+
 def test_wheel_holds_structures_plans_and_recipes_but_no_weights(package):
     names = names_in(package)
     zoo = "gluon_compress/model_zoo"

@@ -12,6 +12,7 @@
 #include <mxnet/c_predict_api.h>
 #include <ctype.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -239,10 +240,17 @@ int main(int argc, char **argv) {
   check(MXPredForward(net), "forward");
   float *ids = output(net, 0, 1, &rows), *scores = output(net, 1, 1, &rows);
   float *boxes = output(net, 2, 4, &rows);
-  for (uint32_t i = 0; i < rows; ++i)
-    if (ids[i] >= 0 && scores[i] >= least)
-      printf("%d %.4f %.1f %.1f %.1f %.1f\n", (int)ids[i], scores[i], boxes[4 * i] * across,
-             boxes[4 * i + 1] * down, boxes[4 * i + 2] * across, boxes[4 * i + 3] * down);
+  for (uint32_t i = 0; i < rows; ++i) {
+    float box[4];
+    bool finite = isfinite(scores[i]);
+    for (int k = 0; k < 4; ++k) {
+      box[k] = boxes[4 * i + k] * (k % 2 == 0 ? across : down);
+      finite = finite && isfinite(box[k]);
+    }
+    if (finite && ids[i] >= 0 && scores[i] >= least)
+      printf("%d %.4f %.1f %.1f %.1f %.1f\n", (int)ids[i], scores[i], box[0], box[1], box[2],
+             box[3]);
+  }
   if (fflush(stdout) != 0 || ferror(stdout)) fail("standard output", "cannot be written");
   _Exit(0); /* by return, MXNet's threads now and then abort or hang as it is taken down */
 }

@@ -265,9 +265,12 @@ def precisions_of(
 ) -> dict[str, Any]:
     """Return what ``evaluate.precisions`` does, of any detector."""
     from gluon_compress import data
-    from gluon_compress.evaluate import precisions
+    from gluon_compress.evaluate import precisions, warn_of_limit
 
     size = (detector.height, detector.width)
+    postprocess = detector.predictor.postprocess
+    limit = getattr(postprocess, "most_detections", None)
+    warn_of_limit(data.most_objects(images), limit, images.split)
     batches = data.Batches(
         images,
         detector.preprocess.sample,

@@ -28,7 +28,12 @@ from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.data.pascal_voc import voc_gluoncv
 from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
 from gluon_compress.data.recordio import Records
-from gluon_compress.data.subset import count_images, describe_counts, draw_subset
+from gluon_compress.data.subset import (
+    count_images,
+    describe_counts,
+    draw_subset,
+    most_objects,
+)
 from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc import VOCLayout
 from gluon_compress.data.voc_xml import read_class_names
@@ -61,6 +66,7 @@ __all__ = [
     "crop_train_sample",
     "crop_val_sample",
     "make_toy",
+    "most_objects",
     "normalize",
     "draw_subset",
     "refuse_broken",

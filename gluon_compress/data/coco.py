@@ -15,9 +15,10 @@ from typing import Any, Iterator, Mapping, Sequence, Tuple
 from gluon_compress.data.detection_dataset import AnnotatedImage, DetectionDataset
 from gluon_compress.data.images import CACHE_BYTES, read_header
 from gluon_compress.data.voc_xml import VOCAnnotation
-from gluon_compress.storage.atomic import read_json
+from gluon_compress.storage.reading import read_json
 from gluon_compress.validation import shown, wrong
 
+MOST_JSON = 1 << 31  # bytes; COCO's own training annotations are 450 MB
 LISTS = ("images", "annotations", "categories")
 Object = Tuple[str, Tuple[float, ...], bool]  # class, corner box, crowd
 
@@ -182,7 +183,7 @@ def coco_gluoncv(
 
 
 def _read(path: Path) -> dict[str, list[dict]]:
-    content = read_json(path)
+    content = read_json(path, most=MOST_JSON)
     if not isinstance(content, dict):
         raise wrong(f"{path}: the content", content, "an object {...} as COCO has it")
     for name in LISTS:

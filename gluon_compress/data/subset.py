@@ -78,5 +78,11 @@ def describe_counts(counts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def most_objects(dataset: Any) -> int:
+    """Return the largest number of objects in an image, difficult ones left out."""
+    labels = (dataset.label(i) for i in range(len(dataset)))
+    return max((int((label[:, 5] == 0).sum()) for label in labels), default=0)
+
+
 def _numbers(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())

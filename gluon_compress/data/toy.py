@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from gluon_compress.data.listed_files import FileIndex, files_in, folders_in
 from gluon_compress.storage.atomic import (
     disk_errors,
     draft_folder,
@@ -109,8 +110,12 @@ def make_toy(
     return root
 
 
+def _contents(folder: Path) -> list[Path]:
+    return files_in(folder) + folders_in(folder)
+
+
 def _is_there(root: Path, note: dict) -> bool:
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+    if not root.exists() or (root.is_dir() and not _contents(root)):
         return False
     if not (root / NOTE).is_file():
         raise ValueError(f"{root}: holds something other than the toy set")
@@ -120,7 +125,8 @@ def _is_there(root: Path, note: dict) -> bool:
             f"{root / NOTE}: the toy set is {json.dumps(existing)}, not "
             f"{json.dumps(note)}; choose another folder"
         )
-    if len(list((root / "JPEGImages").glob("*.jpg"))) != note["images"]:
+    images = FileIndex(root / "JPEGImages", (".jpg",))
+    if len(list(images)) != note["images"]:
         raise ValueError(
             f"{root}: images of the toy set are missing; delete the folder"
         )

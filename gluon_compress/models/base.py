@@ -285,6 +285,10 @@ class Family(ABC):
     def preprocess(self, net: HybridBlock) -> Preprocess:
         """Return the ``Preprocess`` of a net's images."""
 
+    def most_detections(self, net: HybridBlock) -> Optional[int]:
+        """Return how many objects of an image a detector can find; None: any number."""
+        return None
+
     @abstractmethod
     def postprocess(self, net: HybridBlock) -> Postprocess:
         """Return the ``Postprocess`` of a net's outputs."""

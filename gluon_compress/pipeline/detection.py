@@ -101,6 +101,12 @@ class DetectionTask(Task):
             val = settings.open(settings.val, train.classes)
         return Splits(train, val, test)
 
+    def fitted(self, splits: Splits) -> DetectionTask:
+        """Return the task with limits of NMS that fit the number of objects."""
+        most = max(map(data.most_objects, (splits.train, splits.val, splits.test)))
+        evaluate = self.recipe.evaluate.for_objects(most)
+        return type(self)(self.recipe.replace(evaluate=evaluate))
+
     def batches(
         self,
         dataset: Any,

@@ -30,6 +30,7 @@ from gluon_compress.pipeline.stages import (
     open_job,
     to_devices,
     train_full,
+    warn_of_limits,
 )
 from gluon_compress.pipeline.task import Task
 from gluon_compress.plan import Plan
@@ -101,10 +102,12 @@ def _run(
     facts: Mapping[str, Any] | None,
 ) -> Dict[str, Any]:
     options = replace(options or train.Options(), seed=recipe.seed, resume=True)
-    task = task_of(recipe)
     facts = environment() if facts is None else facts
-    job = open_job(task, out, options, facts)
+    job = open_job(task_of(recipe), out, options, facts)
+    task = job.task
     full, student = task.build(job.classes)
+    for net in {id(net): net for net in (full, student)}.values():
+        warn_of_limits(net, job.splits)
     if not (out / FULL / RESULT).exists():
         dry_run(task, student)
     out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +163,7 @@ def _stage(
     to_devices(net, [mx.cpu()])
     manifest = task.save(net, folder / MODEL, name)
     figures["export_difference"] = manifest["max_difference"]
-    write_json(folder / RESULT, {"stage": name, **figures, **notes, **_origin(job)})
+    write_json(folder / RESULT, {"stage": name, **figures, **notes, **origin_of(job)})
     return net
 
 
@@ -172,7 +175,7 @@ def _check_stage(path: Path, name: str) -> None:
         raise ValueError(f"{path}: stage is {stage!r}; allowed: {name!r}; move it away")
 
 
-def _origin(job: Job) -> Dict[str, Any]:
+def origin_of(job: Job) -> Dict[str, Any]:
     """Return data, seed, commit, hardware and versions, for a ``result.json``."""
     settings, splits = job.recipe.data, job.splits
     named = {"train": splits.train, "test": splits.test}
@@ -193,7 +196,7 @@ def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:
         if name in results:
             block = task.training_block(task.load(job.out / name / MODEL))
             latency[name] = asdict(cost.measure_latency(block, task.shape))
-    total = {"stages": results, "latency": latency, **_origin(job)}
+    total = {"stages": results, "latency": latency, **origin_of(job)}
     write_json(path, total)
     return total
 

@@ -22,7 +22,9 @@ from gluon_compress.compression import (
     StageContext,
     StageOutput,
 )
+from gluon_compress.evaluate import warn_of_limit
 from gluon_compress.graph import Graph
+from gluon_compress.models import family_of
 from gluon_compress.pipeline.task import Splits, Task
 from gluon_compress.plan import Plan
 from gluon_compress.prune import mask, slim
@@ -109,7 +111,15 @@ def open_job(
             data.refuse_broken(dataset, task.recipe.data.most_broken)
         for line in data.describe_counts(data.count_images(dataset)):
             LOGGER.warning("%s: %s", split, line)
-    return Job(task, splits, out, options, facts)
+    return Job(task.fitted(splits), splits, out, options, facts)
+
+
+def warn_of_limits(net: HybridBlock, splits: Splits) -> None:
+    """Log if an image has more objects than a detector can find."""
+    limit = family_of(net).most_detections(net)
+    if limit is not None:
+        for name in ("train", "val", "test"):
+            warn_of_limit(data.most_objects(getattr(splits, name)), limit, name)
 
 
 def _problems(dataset: Any) -> Sequence[tuple[str, str]]:

@@ -158,6 +158,10 @@ class Task(ABC):
             If one cannot be opened, or there is nothing in it to learn or to find.
         """
 
+    def fitted(self, splits: Splits) -> Task:
+        """Return the task with settings that its recipe leaves to the data."""
+        return self
+
     @abstractmethod
     def batches(
         self,

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from contextlib import contextmanager, suppress
@@ -115,13 +116,35 @@ def disk_errors(path: Path, draft: Path) -> Iterator[None]:
         file = os.fspath(path / name.relative_to(draft))
         raise OSError(error.errno, error.strerror, file) from error
     except Exception:
-        with errors_for(path, instead=True), open(draft_name(path), "xb") as probe:
-            try:
-                probe.write(bytes(PROBE))
-                probe.flush()
-            finally:
-                os.unlink(probe.name)
+        _probe(path)
         raise
+
+
+def _probe(path: Path) -> None:
+    """Raise the error of the disk, with ``path``, if nothing can be written beside it.
+
+    Raises
+    ------
+    OSError
+    """
+    with errors_for(path, instead=True), open(draft_name(path), "xb") as probe:
+        try:
+            probe.write(bytes(PROBE))
+            probe.flush()
+        finally:
+            os.unlink(probe.name)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a temporary folder of the system, which is named if its disk is full."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        try:
+            yield folder
+        except Exception:
+            _probe(folder)
+            raise
 
 
 def _locked_file(path: Path) -> tuple[Path, int]:

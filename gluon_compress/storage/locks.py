@@ -147,7 +147,8 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def _this_process() -> Dict[str, Any]:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name.replace("__main__.py", "gluon-compress")
+    command = shlex.join([program, *sys.argv[1:]])
     return {
         "pid": os.getpid(),
         "host": platform.node(),

@@ -297,7 +297,8 @@ def _check_room(dataset: PublicDataset, downloads: Path, root: Path) -> None:
 def _count_files(path: Path) -> int:
     if path.is_file():
         return 1
-    return sum(len(names) for _, _, names in os.walk(path))
+    names = (name for _, _, files in os.walk(path) for name in files)
+    return sum(not name.startswith(".") for name in names)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -176,6 +177,20 @@ def test_evaluate_counts_repairs(call, model, images, tmp_path):
     assert "repairs: clipped 1\n" in out
     content = json.loads((tmp_path / "result.json").read_text())
     assert content["data"]["repairs"] == {"clipped": 1}
+
+
+def test_evaluate_scales_boxes_of_resized_images_by_choice(
+    call, model, images, tmp_path
+):
+    shutil.copytree(images, tmp_path / "set")
+    for place in (tmp_path / "set" / "Annotations").iterdir():
+        text = place.read_text()  # as if annotated at ten times the size
+        place.write_text(re.sub("(</width>|</height>)", r"0\1", text))
+    data = ("--data", tmp_path / "set", *HALF)
+    assert_refused(call("evaluate", model, *data), "annotated", "--resized scale")
+    status, out, _ = call("evaluate", model, *data, "--resized", "scale")
+    assert status == 0
+    assert "scaled 2" in out
 
 
 @pytest.mark.parametrize("word", [("--others", "ignore"), ("--unknown", "skip")])

@@ -235,7 +235,7 @@ function list() {
     if (result.box) {
       const [left, top, right, bottom] = result.box;
       const [x, y, width, height] = [left, top, right - left, bottom - top].map(Math.round);
-      row.append(number(cell("td"), result.box.join(" "), `${x}, ${y}, ${width} × ${height}`));
+      row.append(number(cell("td"), result.box.join(" "), `${x}, ${y}, ${width}\u00a0×\u00a0${height}`));
       row.onpointerenter = () => mark(result);
       row.onpointerleave = () => mark(null);
     }

@@ -188,59 +188,62 @@ function area(image, height, width, scaleX, scaleY) {
   const across = coverage(width, image.width, scaleX);
   const down = coverage(height, image.height, scaleY);
   const out = new Uint8ClampedArray(height * width * 3);
-  const whole = Number.isInteger(scaleX) && Number.isInteger(scaleY);
   const line = new Float32Array(width * 3);
   const sums = new Float32Array(width * 3);
-  for (let y = 0, j = 0; y < height; y++) {
+  const whole = Number.isInteger(scaleX) && Number.isInteger(scaleY);
+  const count = scaleX * scaleY;
+  const average = (sum) => roundEven(whole ? float(sum * float(1 / count)) : sum);
+  // Half as large is the one case in which OpenCV rounds halves up.
+  const round = whole && scaleX === 2 && scaleY === 2 ? (sum) => (sum + 2) >> 2 : average;
+  for (let y = 0; y < height; y++) {
     sums.fill(0);
-    for (; j < down.to.length && down.to[j] === y; j++) {
-      const share = down.share[j];
+    for (let j = down.start[y]; j < down.start[y + 1]; j++) {
+      const share = whole ? 1 : down.share[j];
       averageAcross(image, down.from[j], across, line, whole);
-      for (let i = 0; i < line.length; i++) sums[i] += whole ? line[i] : float(share * line[i]);
+      for (let i = 0; i < line.length; i++) sums[i] += float(share * line[i]);
     }
-    const start = y * width * 3;
-    const count = scaleX * scaleY;
-    for (let i = 0; i < sums.length; i++) {
-      // Twice as large is the one case in which OpenCV rounds halves up.
-      if (whole && count === 4 && scaleX === 2) out[start + i] = (sums[i] + 2) >> 2;
-      else out[start + i] = roundEven(whole ? float(sums[i] * float(1 / count)) : sums[i]);
-    }
+    for (let i = 0; i < sums.length; i++) out[y * width * 3 + i] = round(sums[i]);
   }
   return out;
 }
 
-function averageAcross(image, row, { from, to, share }, line, whole) {
-  const { data, width } = image;
-  line.fill(0);
-  for (let k = 0; k < from.length; k++) {
-    const source = (row * width + from[k]) * 4;
-    const target = to[k] * 3;
-    const part = whole ? 1 : share[k];
-    line[target] += part * data[source];
-    line[target + 1] += part * data[source + 1];
-    line[target + 2] += part * data[source + 2];
+function averageAcross({ data, width }, row, { start, from, share }, line, whole) {
+  for (let x = 0; x < start.length - 1; x++) {
+    let [red, green, blue] = [0, 0, 0];
+    for (let k = start[x]; k < start[x + 1]; k++) {
+      const at = (row * width + from[k]) * 4;
+      const part = whole ? 1 : share[k];
+      red = float(red + float(part * data[at]));
+      green = float(green + float(part * data[at + 1]));
+      blue = float(blue + float(part * data[at + 2]));
+    }
+    line[x * 3] = red;
+    line[x * 3 + 1] = green;
+    line[x * 3 + 2] = blue;
   }
 }
 
-/** Return which pixels of a line each pixel of a shorter one covers, and their shares. */
-function coverage(size, from, scale) {
-  const found = { from: [], to: [], share: [] };
-  const add = (source, target, share) => {
-    found.from.push(source);
-    found.to.push(target);
-    found.share.push(float(share));
-  };
+/**
+ * Return which pixels of a line each pixel of a shorter one covers: pixel i those at from[k],
+ * each by share[k], for k from start[i] to before start[i + 1].
+ */
+function coverage(size, length, scale) {
+  const start = [0];
+  const from = [];
+  const share = [];
   for (let i = 0; i < size; i++) {
-    const start = i * scale;
-    const end = start + scale;
-    const cell = Math.min(scale, from - start);
-    const last = Math.min(Math.floor(end), from - 1);
-    const first = Math.min(Math.ceil(start), last);
-    if (first - start > 1e-3) add(first - 1, i, (first - start) / cell);
-    for (let k = first; k < last; k++) add(k, i, 1 / cell);
-    if (end - last > 1e-3) add(last, i, Math.min(end - last, 1, cell) / cell);
+    const begin = i * scale;
+    const end = begin + scale;
+    const cell = Math.min(scale, length - begin);
+    const last = Math.min(Math.floor(end), length - 1);
+    const first = Math.min(Math.ceil(begin), last);
+    const add = (pixel, part) => from.push(pixel) && share.push(part / cell);
+    if (first - begin > 1e-3) add(first - 1, first - begin);
+    for (let k = first; k < last; k++) add(k, 1);
+    if (end - last > 1e-3) add(last, Math.min(end - last, 1, cell));
+    start.push(from.length);
   }
-  return found;
+  return { start: Int32Array.from(start), from: Int32Array.from(from), share: Float32Array.from(share) };
 }
 
 /** Round halves to the even neighbour, as Python and OpenCV do. */
