@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from typing import NoReturn, Sequence
 
-from gluon_compress.cli import (
-    bench,
-    detect,
-    download,
-    evaluate,
-    export,
-    latency,
-    models,
-    recipes,
-)
-from gluon_compress.cli.app import dispatch
+from gluon_compress.stopping import at_once
+
+with at_once():
+    from gluon_compress.cli import (
+        bench,
+        detect,
+        download,
+        evaluate,
+        export,
+        latency,
+        models,
+        recipes,
+    )
+    from gluon_compress.cli.app import dispatch
 
 COMMANDS = {
     "run": recipes.RUN,

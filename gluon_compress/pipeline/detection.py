@@ -94,23 +94,40 @@ class DetectionTask(Task):
     def open_data(self) -> Splits:
         """Open the splits; without one for validation it is the test split."""
         settings = self.recipe.data
-        train, test = settings.open(settings.train), settings.open(settings.test)
-        val = test if settings.val is None else settings.open(settings.val)
+        train = settings.open(settings.train)
+        test = settings.open(settings.test, train.classes)
+        val = test
+        if settings.val is not None:
+            val = settings.open(settings.val, train.classes)
         return Splits(train, val, test)
 
+    def fitted(self, splits: Splits) -> DetectionTask:
+        """Return the task with limits of NMS that fit the number of objects."""
+        most = max(map(data.most_objects, (splits.train, splits.val, splits.test)))
+        evaluate = self.recipe.evaluate.for_objects(most)
+        return type(self)(self.recipe.replace(evaluate=evaluate))
+
     def batches(
-        self, dataset: Any, net: HybridBlock, schedule: Schedule
+        self,
+        dataset: Any,
+        net: HybridBlock,
+        schedule: Schedule,
+        *,
+        broken: data.Broken = "replace",
     ) -> data.Batches:
         """Return endless epochs of augmented images and the targets of the net."""
         family = family_of(net)
+        preprocess = family.preprocess(net)
         return data.Batches(
             dataset,
-            partial(data.detection_train_sample, size=self.recipe.data.size),
+            partial(data.detection_train_sample, size=preprocess),
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
             targets=family.targets(net),
-            normalized=family.preprocess(net).normalized,
+            normalized=preprocess.inputs,
+            broken=broken,
+            most_broken=self.recipe.data.most_broken,
         )
 
     def lesson(
@@ -148,16 +165,17 @@ class DetectionTask(Task):
         """Return mAP and the precision of each class, and how they were measured."""
         recipe = self.recipe
         net.hybridize(static_alloc=True, static_shape=True)
-        sample = partial(data.detection_val_sample, size=recipe.data.size)
         family = family_of(net)
+        preprocess = family.preprocess(net)
         return precisions(
             lambda images: family.results(net, images.as_in_context(ctx)),
             data.Batches(
                 dataset,
-                sample,
+                preprocess.sample,
                 VAL_BATCH,
                 shuffle=False,
-                normalized=family.preprocess(net).normalized,
+                most_broken=recipe.data.most_broken,
+                normalized=preprocess.inputs,
             ).epoch(0),
             family.classes_of(net),
             size=recipe.data.size,

@@ -22,7 +22,9 @@ from gluon_compress.compression import (
     StageContext,
     StageOutput,
 )
+from gluon_compress.evaluate import warn_of_limit
 from gluon_compress.graph import Graph
+from gluon_compress.models import family_of
 from gluon_compress.pipeline.task import Splits, Task
 from gluon_compress.plan import Plan
 from gluon_compress.prune import mask, slim
@@ -74,7 +76,18 @@ class Job:
     def evaluate(self, net: HybridBlock, dataset: Any = None) -> Dict[str, Any]:
         """Measure a net on the test images, or on another data set."""
         dataset = self.splits.test if dataset is None else dataset
-        return self.task.evaluate(net, dataset, self.options.ctx[0])
+        before = len(_problems(dataset))
+        figures = self.task.evaluate(net, dataset, self.options.ctx[0])
+        _warn("evaluation: left out", _problems(dataset)[before:])
+        return figures
+
+    def validate(self, net: HybridBlock) -> Mapping[str, float]:
+        """Measure a net on the validation images."""
+        dataset = self.splits.val
+        before = len(_problems(dataset))
+        figures = self.task.validate(net, dataset, self.options.ctx[0])
+        _warn("validation: left out", _problems(dataset)[before:])
+        return figures
 
 
 def open_job(
@@ -85,22 +98,40 @@ def open_job(
     Raises
     ------
     ValueError
-        As ``Task.open_data``.
+        As ``Task.open_data``, or if too many images to measure on are broken.
     """
     splits = task.open_data()
     named = {"train": splits.train, "val": splits.val, "test": splits.test}
     if splits.test is splits.val:
         del named["test"]
     for split, dataset in named.items():
-        for file, reason in dataset.problems[:MOST_PROBLEMS]:
-            LOGGER.warning("%s: left out: %s: %s", split, file, reason)
-        if len(dataset.problems) > MOST_PROBLEMS:
-            LOGGER.warning(
-                "%s: and %d more", split, len(dataset.problems) - MOST_PROBLEMS
-            )
+        _warn(f"{split}: left out", dataset.problems)
+        _warn(f"{split}: in doubt", getattr(dataset, "doubts", []))
+        if dataset is not splits.train:
+            data.refuse_broken(dataset, task.recipe.data.most_broken)
         for line in data.describe_counts(data.count_images(dataset)):
             LOGGER.warning("%s: %s", split, line)
-    return Job(task, splits, out, options, facts)
+    return Job(task.fitted(splits), splits, out, options, facts)
+
+
+def warn_of_limits(net: HybridBlock, splits: Splits) -> None:
+    """Log if an image has more objects than a detector can find."""
+    limit = family_of(net).most_detections(net)
+    if limit is not None:
+        for name in ("train", "val", "test"):
+            warn_of_limit(data.most_objects(getattr(splits, name)), limit, name)
+
+
+def _problems(dataset: Any) -> Sequence[tuple[str, str]]:
+    return getattr(dataset, "problems", ())
+
+
+def _warn(what: str, files: Sequence[tuple[str, str]]) -> None:
+    """Log the first of some files, each with a reason, and how many more there are."""
+    for file, reason in files[:MOST_PROBLEMS]:
+        LOGGER.warning("%s: %s: %s", what, file, reason)
+    if len(files) > MOST_PROBLEMS:
+        LOGGER.warning("%s: and %d more", what, len(files) - MOST_PROBLEMS)
 
 
 class DryRun(DryRunContext):
@@ -152,7 +183,10 @@ class Stage(DryRun, StageContext):
 
     def batches(self, net: HybridBlock, count: int) -> Any:
         """Return some batches, of the size and augmentation of the fine-tuning."""
-        batches = self._job.batches(net, self._job.recipe.finetune)
+        job = self._job
+        batches = job.task.batches(
+            job.splits.train, net, job.recipe.finetune, broken="leave out"
+        )
         return islice(batches.epoch(0), count)
 
     def training_block(self, net: HybridBlock) -> HybridBlock:
@@ -195,14 +229,14 @@ def dry_run(task: Task, net: HybridBlock) -> tuple[Plan | None, HybridBlock]:
 
 def composed(task: Task, net: HybridBlock, plans: Sequence[Plan | None]) -> Plan | None:
     """Return one plan for several that were applied to a net one after the other."""
-    made = [plan for plan in plans if plan is not None]
-    if not made:
+    in_order = [plan for plan in plans if plan is not None]
+    if not in_order:
         return None
     graph = task.trace(net)
     widths = {group.name: group.width for group in graph.groups}
     everything = Plan.everything(graph)
     total = Plan(everything.keep, made_by={"widths": widths})
-    for plan in made:
+    for plan in in_order:
         total = total.compose(plan)
     return Plan(total.keep, task.recipe.model.name, total.made_by)
 
@@ -278,7 +312,7 @@ def fit(
         step_loss,
         schedule,
         folder,
-        validate=lambda: task.validate(net, job.splits.val, options.ctx[0]),
+        validate=lambda: job.validate(net),
         callbacks=callbacks,
         step_callbacks=step_callbacks,
         options=options,

@@ -11,6 +11,7 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
+from gluon_compress.data import Broken
 from gluon_compress.graph import Graph
 from gluon_compress.models.settings import ModelSettings
 from gluon_compress.plan import Plan
@@ -157,9 +158,23 @@ class Task(ABC):
             If one cannot be opened, or there is nothing in it to learn or to find.
         """
 
+    def fitted(self, splits: Splits) -> Task:
+        """Return the task with settings that its recipe leaves to the data."""
+        return self
+
     @abstractmethod
-    def batches(self, dataset: Any, net: HybridBlock, schedule: Schedule) -> Any:
-        """Return endless epochs of training batches, as ``train.fit`` takes them."""
+    def batches(
+        self,
+        dataset: Any,
+        net: HybridBlock,
+        schedule: Schedule,
+        *,
+        broken: Broken = "replace",
+    ) -> Any:
+        """Return endless epochs of training batches, as ``train.fit`` takes them.
+
+        What is measured on them, such as importance, needs ``broken="leave out"``.
+        """
 
     def training_block(self, net: HybridBlock) -> HybridBlock:
         """Return the block that is trained, recalibrated and timed."""
@@ -187,8 +202,9 @@ class Task(ABC):
 
 def check_classes(net: HybridBlock, folder: str, classes: Sequence[str]) -> None:
     """Refuse a net of a folder whose classes are not those of the data."""
-    own = models.family_of(net).classes_of(net)
-    if own != tuple(classes):
+    names = models.family_of(net).classes_of(net)
+    if names != tuple(classes):
         raise ValueError(
-            f"{folder}: its classes are {list(own)}, those of the data {list(classes)}"
+            f"{folder}: its classes are {list(names)}, those of the data "
+            f"{list(classes)}"
         )

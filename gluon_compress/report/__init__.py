@@ -6,7 +6,7 @@ Nothing is measured here; every figure is passed in.
 from gluon_compress.report.boxes import Boxes, draw
 from gluon_compress.report.charts import Point, pareto
 from gluon_compress.report.page import Page, Picture, html
-from gluon_compress.report.pictures import Example, detections, save_image
+from gluon_compress.report.pictures import Example, detections, is_drawn, save_image
 from gluon_compress.report.plan_charts import kept_chart, plan_chart, sensitivity_chart
 from gluon_compress.report.tables import (
     Figures,
@@ -29,6 +29,7 @@ __all__ = [
     "detections",
     "draw",
     "html",
+    "is_drawn",
     "kept_chart",
     "pareto",
     "plan_chart",

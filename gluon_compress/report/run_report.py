@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from gluon_compress import report
+from gluon_compress.data import BrokenImage
 from gluon_compress.detector import load_detector
 from gluon_compress.plan import Sensitivity
 from gluon_compress.recipe import Recipe
@@ -109,8 +110,13 @@ def sentence(recipe: Recipe, results: Mapping[str, Any]) -> str:
     )
     return (
         f"{saved if last is not full else ''}{measured} on {data['test']['images']} "
-        f"test images of {Path(data['root']).name}."
+        f"test images of {Path(data['root']).name}{_left_out(data['test'])}."
     )
+
+
+def _left_out(counts: Mapping[str, Any]) -> str:
+    skipped = counts.get("skipped")
+    return f"; {skipped} that cannot be used are left out" if skipped else ""
 
 
 def _facts(recipe: Recipe, results: Mapping[str, Any]) -> dict:
@@ -201,9 +207,14 @@ def _part_curves(logs: Mapping, folder: Path) -> list[report.Picture]:
 
 def _detections(out: Path, name: str, test: Any, folder: Path) -> report.Picture:
     detector = load_detector(out / name / "model")
-    examples = []
-    for i in range(min(EXAMPLES, len(test))):
-        image, label = test[i]
+    examples: list[report.Example] = []
+    for i in range(len(test)):
+        if len(examples) == EXAMPLES:
+            break
+        try:
+            image, label = test[i]
+        except BrokenImage:
+            continue
         ids, scores, corner_boxes = detector.find(image, THRESHOLD)
         boxes = report.Boxes(corner_boxes, ids, scores)
         examples.append(report.Example(image, report.Boxes.of_label(label), boxes))

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from contextlib import contextmanager, suppress
@@ -115,13 +116,35 @@ def disk_errors(path: Path, draft: Path) -> Iterator[None]:
         file = os.fspath(path / name.relative_to(draft))
         raise OSError(error.errno, error.strerror, file) from error
     except Exception:
-        with errors_for(path, instead=True), open(draft_name(path), "xb") as probe:
-            try:
-                probe.write(bytes(PROBE))
-                probe.flush()
-            finally:
-                os.unlink(probe.name)
+        _probe(path)
         raise
+
+
+def _probe(path: Path) -> None:
+    """Raise the error of the disk, with ``path``, if nothing can be written beside it.
+
+    Raises
+    ------
+    OSError
+    """
+    with errors_for(path, instead=True), open(draft_name(path), "xb") as probe:
+        try:
+            probe.write(bytes(PROBE))
+            probe.flush()
+        finally:
+            os.unlink(probe.name)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a temporary folder of the system, which is named if its disk is full."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        try:
+            yield folder
+        except Exception:
+            _probe(folder)
+            raise
 
 
 def _locked_file(path: Path) -> tuple[Path, int]:
@@ -132,6 +155,39 @@ def _locked_file(path: Path) -> tuple[Path, int]:
         if mark_alive(handle) and draft.exists():
             return draft, handle
         os.close(handle)  # another process has taken it for a leftover
+
+
+@contextmanager
+def draft_folder(folder: Path) -> Iterator[Path]:
+    """Make a draft beside a folder, and remove what is at its place at the end.
+
+    A lock on it marks it as alive; drafts of killed writers are removed.
+    """
+    with errors_for(folder, instead=True):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts_of(folder)
+        handle = None
+        while handle is None:
+            draft = draft_name(folder)
+            draft.mkdir()
+            handle = _open_locked(draft)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        os.close(handle)
+
+
+def _open_locked(draft: Path) -> int | None:
+    """Lock a new draft; return None if another writer removed it before that."""
+    try:
+        handle = os.open(draft, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    if mark_alive(handle) and draft.exists():
+        return handle
+    os.close(handle)
+    return None
 
 
 def mark_alive(draft: int) -> bool:

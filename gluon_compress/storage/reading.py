@@ -25,6 +25,7 @@ from gluon_compress.validation import LONGEST_LINE, shortened, shown
 
 # Far beyond what this package writes.
 MOST_JSON = 1 << 24  # bytes; parsed, they may take 30 times as much
+_CHUNK = 1 << 24
 DEEPEST = 64  # objects and lists within each other
 MOST_INFLATED = 1 << 28  # bytes that the compressed arrays of a file may have in all
 LARGEST_INTEGER = (1 << 63) - 1
@@ -155,10 +156,14 @@ def _check_depth(data: bytes) -> None:
     if data.count(b"[") + data.count(b"{") <= DEEPEST:
         return
     text = np.frombuffer(_STRING.sub(b"", data), np.uint8)
-    steps = np.zeros(len(text), np.int8)
-    steps[(text == ord("[")) | (text == ord("{"))] = 1
-    steps[(text == ord("]")) | (text == ord("}"))] = -1
-    deepest = int(steps.cumsum(dtype=np.int32).max(initial=0))
+    depth = deepest = 0
+    for start in range(0, len(text), _CHUNK):  # a level takes four bytes
+        part = text[start : start + _CHUNK]
+        steps = np.zeros(len(part), np.int8)
+        steps[(part == ord("[")) | (part == ord("{"))] = 1
+        steps[(part == ord("]")) | (part == ord("}"))] = -1
+        levels = depth + steps.cumsum(dtype=np.int32)
+        depth, deepest = int(levels[-1]), max(deepest, int(levels.max()))
     if deepest > DEEPEST:
         raise Unreadable(f"nested {deepest} deep; allowed: {DEEPEST}")
 

@@ -14,6 +14,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
+from gluon_compress.storage.atomic import errors_for
 from gluon_compress.train.checkpoint import (
     check_resumable,
     read_checkpoint,
@@ -182,10 +183,6 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / LOG).write_text("")
             self.save()
-        # Left behind by a process that was killed while writing.
-        for name in (LAST, BEST):
-            for path in self.folder.glob(f".{name}.*.tmp"):
-                path.unlink()
 
     def _settings(self, batches: int) -> dict:
         """Return the settings that decide the outcome, JSON-able."""
@@ -208,7 +205,8 @@ class Run:
 
     def save(self) -> None:
         """Write ``last.ckpt``."""
-        with open(self.folder / LOG, "ab") as log:
+        path = self.folder / LOG
+        with errors_for(path), open(path, "ab") as log:
             os.fsync(log.fileno())  # a checkpoint must not outlive its log
             self.progress.log_bytes = log.tell()
         meta = {**asdict(self.progress), "settings": self.settings}
@@ -222,6 +220,13 @@ class Run:
             self.check_parameters()
             self.save()
 
+    def save_for_resume(self) -> str:
+        """Write ``last.ckpt`` before the process stops; return what to do next."""
+        self.check_parameters()
+        self.save()
+        steps = f"{self.progress.step} steps are in {self.folder / LAST}"
+        return f"{steps}, which can be resumed"
+
     def _load(self) -> None:
         path = self.folder / LAST
         meta, state = read_checkpoint(path, self.parameters, accept=self._accept)
@@ -229,7 +234,8 @@ class Run:
         self.progress = replace(stored, epochs=self.schedule.epochs)
         set_optimizer_state(self.trainer, state)
         # Lines written after the checkpoint belong to steps that are repeated now.
-        with open(self.folder / LOG, "ab") as log:
+        path = self.folder / LOG
+        with errors_for(path), open(path, "ab") as log:
             log.truncate(min(self.progress.log_bytes, log.tell()))
 
     def _accept(self, meta: dict, state: OptimizerState) -> None:
@@ -281,7 +287,7 @@ class Run:
         # JSON has no NaN, the precision of a class without objects for instance.
         finite = {n: v if math.isfinite(v) else None for n, v in figures.items()}
         self._log({"kind": "validation", "epoch": self.progress.epoch, **finite})
-        if math.isnan(value):
+        if not math.isfinite(value):  # no accuracy, so it is not the best one
             return
         if self.progress.best is None or value > self.progress.best:
             self.progress.best, self.progress.best_epoch = value, self.progress.epoch
@@ -310,5 +316,6 @@ class Run:
         return record
 
     def _log(self, record: dict) -> None:
-        with open(self.folder / LOG, "a", encoding="utf-8") as log:
+        path = self.folder / LOG
+        with errors_for(path), open(path, "a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")

@@ -48,16 +48,13 @@ def test_results_graph_finds_what_the_net_finds(net, deployable, inputs):
         np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), rtol=1e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    "limits",
-    [{"nms_topk": -1}, {"post_nms": -1}, {"nms_thresh": 0}],
-    ids=["topk", "rows", "overlap"],
-)
-def test_nms_without_a_limit_is_not_deployed(tmp_path, limits):
-    net = detector()
-    net.set_nms(**{"nms_thresh": 0.45, "nms_topk": 400, "post_nms": 100, **limits})
-    with pytest.raises(ValueError, match=f"{next(iter(limits))} is .*; allowed: "):
-        deploy(net, tmp_path / "edge")
+def test_nms_without_a_limit_is_not_deployed(tmp_path):
+    net = detector(size=64)
+    limits = {"nms_thresh": 0.45, "nms_topk": 400, "post_nms": 100}
+    for name, value in (("nms_topk", -1), ("post_nms", -1), ("nms_thresh", 0)):
+        net.set_nms(**{**limits, name: value})
+        with pytest.raises(ValueError, match=f"{name} is .*; allowed: "):
+            deploy(net, tmp_path / "edge")
     assert not list(tmp_path.iterdir())
 
 
@@ -168,6 +165,28 @@ def test_deploy_refuses(net, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         deploy(net, tmp_path / "edge", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["int8", "onnx-int8"])
+def test_int8_of_images_of_one_colour_is_refused(net, inputs, tmp_path, name):
+    black = np.zeros_like(inputs)
+    with pytest.raises(ValueError, match=f"{len(black)} images are of one colour"):
+        deploy(net, tmp_path / "edge", formats=[name], images=black)
+    assert not (tmp_path / "edge").exists()
+
+
+def test_images_are_an_array_of_finite_numbers(net, inputs, tmp_path):
+    for images in (mx.nd.array(inputs), inputs.tolist(), inputs * np.nan):
+        with pytest.raises(ValueError, match="^images"):
+            deploy(net, tmp_path / "edge", formats=["mxnet"], images=images)
+
+
+def test_parameter_that_is_not_finite_is_named(tmp_path):
+    broken = detector(size=SIZE)
+    weight = broken.class_predictors[0].predictor.weight
+    weight.set_data(weight.data() * np.nan)
+    with pytest.raises(ValueError, match="finite numbers"):
+        deploy(broken, tmp_path / "edge", formats=["mxnet"])
 
 
 def test_other_calibrations_are_refused(net, inputs, tmp_path):

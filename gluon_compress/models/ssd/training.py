@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
+from typing import Callable, Iterator, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -14,6 +15,7 @@ from gluon_compress.boxes import STDS, corner_from_center, encode_deltas, iou
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.ssd.build import config_of
+from gluon_compress.models.ssd.predictors import AnnotatedPredictor
 from gluon_compress.models.ssd.raw_head import OUTPUTS, map_shapes, tap_numbers
 from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.sizes import written_size
@@ -28,6 +30,9 @@ ALIKE = {
     "lite": "lite anchors",
     "stds": "stds of box deltas",
 }
+
+
+MIN_OVERLAP = 1e-12  # an object is not matched to an anchor that overlaps it by less
 
 
 def training_net(
@@ -68,7 +73,7 @@ def training_net(
     """
     maps = list(net.features(mx.sym.var("data")))
     pairs = [
-        _predict(tap, scorer.predictor, locator.predictor)
+        _predict(tap, scorer, locator)
         for tap, scorer, locator in zip(maps, net.class_predictors, net.box_predictors)
     ]
     scores, deltas = (mx.sym.concat(*parts, dim=1) for parts in zip(*pairs))
@@ -89,16 +94,22 @@ def training_net(
 
 
 def _predict(tap, scorer, locator) -> list:
-    """Return a map's flat class scores and box deltas, by one convolution."""
-    layers = (scorer, locator)
+    """Return a map's flat class scores and box deltas, by one convolution.
+
+    Predictors with annotations run one by one.
+    """
+    if any(isinstance(block, AnnotatedPredictor) for block in (scorer, locator)):
+        maps = [block(tap) for block in (scorer, locator)]
+        return [y.transpose((0, 2, 3, 1)).flatten() for y in maps]
+    layers = (scorer.predictor, locator.predictor)
     widths = [layer._kwargs["num_filter"] for layer in layers]
     y = mx.sym.Convolution(
         tap,
         mx.sym.concat(*[layer.weight.var() for layer in layers], dim=0),
         mx.sym.concat(*[layer.bias.var() for layer in layers], dim=0),
         num_filter=sum(widths),
-        kernel=scorer._kwargs["kernel"],
-        pad=scorer._kwargs["pad"],
+        kernel=layers[0]._kwargs["kernel"],
+        pad=layers[0]._kwargs["pad"],
     ).transpose((0, 2, 3, 1))
     ends = (0, widths[0], sum(widths))
     cuts = [y.slice_axis(axis=3, begin=b, end=e) for b, e in zip(ends, ends[1:])]
@@ -228,18 +239,32 @@ def match(overlaps: np.ndarray, iou: float | np.floating) -> np.ndarray:
     peaks = overlaps[np.arange(len(overlaps)), best]
     near = (most >= iou) | (most >= peaks[nearest])
     matches = np.where(near & (most > 0), nearest, -1)
-    left, values = set(range(len(overlaps))), peaks.copy()
-    taken: list[int] = []
-    while left:
-        # As in a stable sort of all pairs: of equal ones the first anchor comes first.
-        chosen = min(left, key=lambda i: (-values[i], best[i], i))
-        if best[chosen] in taken:
-            row = overlaps[chosen].copy()
-            row[taken] = -1
-            best[chosen], values[chosen] = row.argmax(), row.max()
+    taken = np.zeros(overlaps.shape[1], bool)
+    orders: dict[int, Iterator] = {}  # of the anchors that come next for an object
+    # As in a stable sort of all pairs: of equal ones the first anchor comes first.
+    waiting = list(zip((-peaks).tolist(), best.tolist(), range(len(overlaps))))
+    heapify(waiting)
+    while waiting:
+        value, anchor, chosen = waiting[0]
+        if value >= -MIN_OVERLAP:
+            break  # and so do all that follow
+        if not taken[anchor]:
+            heappop(waiting)
+            taken[anchor], matches[anchor] = True, chosen
             continue
-        left.remove(chosen)
-        if values[chosen] > 1e-12:
-            taken.append(best[chosen])
-            matches[best[chosen]] = chosen
+        if chosen not in orders:
+            orders[chosen] = iter(_best_first(overlaps[chosen]))
+        free = (i for i in orders[chosen] if not taken[i])
+        anchor = next(free, None)
+        if anchor is None:
+            heappop(waiting)
+        else:
+            value = -float(overlaps[chosen, anchor])
+            heapreplace(waiting, (value, anchor, chosen))
     return matches
+
+
+def _best_first(overlaps: np.ndarray) -> list[int]:
+    """Return the anchors that overlap an object, of equal ones the first first."""
+    anchors = np.flatnonzero(overlaps > MIN_OVERLAP)
+    return anchors[np.argsort(-overlaps[anchors], kind="stable")].tolist()
