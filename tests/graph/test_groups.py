@@ -8,7 +8,7 @@ import pytest
 from mxnet import autograd
 from mxnet.gluon import nn
 
-from gluon_compress import slim
+from gluon_compress import Plan, mask, slim
 from gluon_compress.graph import (
     OPERATORS,
     ChannelGroup,
@@ -19,6 +19,7 @@ from gluon_compress.graph import (
 )
 from gluon_compress.graph.channels import balanced_sets
 from gluon_compress.graph.names import structural_names
+from gluon_compress.graph.symbols import infer_shapes
 from nets import (
     MIXING,
     NETS,
@@ -369,6 +370,53 @@ def two_inputs() -> tuple:
     )
     params = {"c_weight": mx.nd.ones((4, 3, 1, 1)), "c_bias": mx.nd.ones(4)}
     return symbol, params
+
+
+class TwoInputs(mx.gluon.HybridBlock):
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.left, self.right = conv(4), conv(4)
+            self.out = nn.Dense(3)
+
+    def hybrid_forward(self, F, x, y):
+        return self.out(self.left(x) + self.right(y))
+
+
+def test_block_with_several_inputs_is_masked_and_slimmed():
+    net = TwoInputs()
+    net.initialize()
+    x, y = batch(), batch(seed=2)
+    net(x, y)
+    shape = {"data0": SHAPE, "data1": SHAPE}
+    graph = trace(net, shape)
+    plan = Plan({group.name: [0, 2] for group in graph.groups if not group.frozen})
+    assert plan.keep
+    masked, small = (change(net, plan, shape=shape) for change in (mask, slim))
+    assert difference(masked(x, y), small(x, y)) < 1e-5
+    assert trace(small).inputs == shape
+
+
+def test_shape_that_a_slim_net_declares_is_its_own():
+    def wire(F, m, x):
+        return m["out"](m["b"](F.relu(F.broadcast_mul(m["a"](x), m["factor"]))))
+
+    layers = {"a": conv(8), "b": conv(6), "out": nn.Dense(3)}
+    net = ready(Wired(wire, {"factor": (1, 8, 1, 1)}, **layers))
+    first = trace(net, SHAPE).groups[0]
+    small = slim(net, Plan({first.name: [0, 2, 5]}), shape=SHAPE)
+    shapes, outputs = infer_shapes(pair_of(small)[0], {"data": SHAPE})
+    factor = next(name for name in shapes if name.endswith("factor"))
+    assert (shapes[factor], outputs) == ((1, 3, 1, 1), [(1, 3)])
+
+
+def test_shapes_that_do_not_follow_are_named(capfd):
+    symbol = mx.sym.broadcast_mul(mx.sym.var("data"), mx.sym.var("factor"))
+    with pytest.raises(ValueError, match="factor"):
+        infer_shapes(symbol, {"data": SHAPE})
+    with pytest.raises(ValueError, match="fit"):
+        infer_shapes(symbol, {"data": SHAPE, "factor": (7, 7, 7, 7)})
+    assert capfd.readouterr() == ("", "")
 
 
 def test_shapes_by_name_for_several_inputs():
