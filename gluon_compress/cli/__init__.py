@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NoReturn, Sequence
 
 from gluon_compress.cli import (
+    anchors,
     bench,
     detect,
     download,
@@ -24,6 +25,7 @@ COMMANDS = {
     "train": recipes.TRAIN,
     "prune": recipes.PRUNE,
     "plan": recipes.PLAN,
+    "anchors": anchors.ANCHORS,
     "evaluate": evaluate.EVALUATE,
     "detect": detect.DETECT,
     "compare": detect.COMPARE,

@@ -26,6 +26,7 @@ from gluon_compress.data.gluoncv_datasets import (
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
 from gluon_compress.data.normalization import MEAN, STD, normalize
+from gluon_compress.data.objects import Objects, check_present, objects_in
 from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
 from gluon_compress.data.recordio import RecordBatches, Records
 from gluon_compress.data.subset import count_images, draw_subset
@@ -45,12 +46,14 @@ __all__ = [
     "ProgressiveBatches",
     "ImageFolder",
     "Mixup",
+    "Objects",
     "Placement",
     "Preprocess",
     "RecordBatches",
     "Records",
     "VOCLayout",
     "as_rgb",
+    "check_present",
     "read_class_names",
     "coco_gluoncv",
     "count_images",
@@ -58,6 +61,7 @@ __all__ = [
     "crop_val_sample",
     "make_toy",
     "normalize",
+    "objects_in",
     "draw_subset",
     "detection_train_sample",
     "detection_val_sample",

@@ -98,6 +98,25 @@ class DetectionTask(Task):
         val = test if settings.val is None else settings.open(settings.val)
         return Splits(train, val, test)
 
+    def settled(self, train: Any) -> DetectionRecipe:
+        """Return the recipe with anchors that are ``auto`` fitted to the objects."""
+        recipe = self.recipe
+        stated = {"model": recipe.model, "student": recipe.student}
+        open_ones = {k: m for k, m in stated.items() if m is not None and m.undecided}
+        if not open_ones:
+            return recipe
+        objects = data.objects_in(train, recipe.data.size, seed=recipe.seed)
+        changes = {}
+        for key, settings in open_ones.items():
+            family = models.family_that_builds(settings.name)
+            assert family is not None, "the recipe has checked the name"
+            try:
+                changes[key] = family.settled(settings, objects)
+            except ValueError as error:
+                place = f"{key}.{settings.undecided[0]} is 'auto'"
+                raise ValueError(f"{place}, but {error}") from None
+        return recipe.replace(**changes)
+
     def batches(
         self, dataset: Any, net: HybridBlock, schedule: Schedule
     ) -> data.Batches:

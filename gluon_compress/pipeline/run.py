@@ -87,11 +87,15 @@ def run(
         folder that holds anything else.
     """
     out = Path(out)
+    if resume:
+        recipe = _with_decisions(recipe, out / RECIPE)
     _check_folder(recipe, out, resume)
     options = replace(options or train.Options(), seed=recipe.seed, resume=True)
-    task = task_of(recipe)
     facts = environment() if facts is None else facts
-    job = open_job(task, out, options, facts)
+    job = open_job(task_of(recipe), out, options, facts)
+    recipe = job.task.settled(job.splits.train)
+    task = task_of(recipe)
+    job = replace(job, task=task)
     full, student = task.build(job.classes)
     if not (out / FULL / RESULT).exists():
         dry_run(task, student)
@@ -196,6 +200,20 @@ def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
             f"{earlier}: {changed[0]!r} differs from the recipe given; resume with the "
             "same recipe, or choose a new folder"
         )
+
+
+def _with_decisions(recipe: Any, earlier: Path) -> Any:
+    """Return a recipe with what an earlier run has let its images decide."""
+    if not earlier.exists():
+        return recipe
+    before, changes = load_recipe(earlier), {}
+    for key in ("model", "student"):
+        now: Any = getattr(recipe, key, None)
+        then: Any = getattr(before, key, None)
+        if now is not None and now.undecided and type(now) is type(then):
+            decided = {name: getattr(then, name) for name in now.undecided}
+            changes[key] = now.replace(**decided)
+    return recipe.replace(**changes) if changes else recipe
 
 
 def decide(recipe: Recipe, classes: Sequence[str]) -> tuple[Plan, Dict[str, dict]]:

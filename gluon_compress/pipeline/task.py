@@ -157,6 +157,16 @@ class Task(ABC):
             If one cannot be opened, or there is nothing in it to learn or to find.
         """
 
+    def settled(self, train: Any) -> Any:
+        """Return the recipe with what it leaves to the training images decided.
+
+        Parameters
+        ----------
+        train
+            The data set to train on.
+        """
+        return self.recipe
+
     @abstractmethod
     def batches(self, dataset: Any, net: HybridBlock, schedule: Schedule) -> Any:
         """Return endless epochs of training batches, as ``train.fit`` takes them."""

@@ -3,6 +3,11 @@
 Nothing is measured here; every figure is passed in.
 """
 
+from gluon_compress.report.anchor_charts import (
+    AnchorColumn,
+    anchor_chart,
+    anchor_table,
+)
 from gluon_compress.report.boxes import Boxes, draw
 from gluon_compress.report.charts import Point, pareto
 from gluon_compress.report.page import Page, Picture, html
@@ -17,12 +22,15 @@ from gluon_compress.report.tables import (
 from gluon_compress.report.training_curves import curves, part_curves
 
 __all__ = [
+    "AnchorColumn",
     "Boxes",
     "Example",
     "Figures",
     "Page",
     "Picture",
     "Point",
+    "anchor_chart",
+    "anchor_table",
     "cost_table",
     "curves",
     "part_curves",
