@@ -297,7 +297,7 @@ def test_own_images_come_with_their_own_classes(place, monkeypatch):
     monkeypatch.chdir(place)
     recipe_in(place)
     recipe = read_json(place / "recipe.json")
-    recipe["data"]["classes"] = ["cell"]
+    recipe["data"].update(classes=["cell"], others="ignore")
     parser = RUN.parser()
     base = ["--recipe", "r.json", "--out", "runs/mine"]
     assert with_own_data(recipe, parser.parse_args(base)) == recipe
@@ -305,8 +305,10 @@ def test_own_images_come_with_their_own_classes(place, monkeypatch):
     changed = parse_recipe(with_own_data(recipe, args))
     assert changed.data.root == str(place / "pets")
     assert (changed.data.classes, changed.seed) == (None, 3)
-    args = parser.parse_args([*base, "--images", "pets", "--classes", "cat", "dog"])
-    assert parse_recipe(with_own_data(recipe, args)).data.classes == ("cat", "dog")
+    assert changed.data.others == "error"
+    own = ["--images", "pets", "--classes", "cat", "dog", "--others", "ignore"]
+    data = parse_recipe(with_own_data(recipe, parser.parse_args([*base, *own]))).data
+    assert (data.classes, data.others) == (("cat", "dog"), "ignore")
 
 
 def test_own_images_lie_in_the_current_folder(place, tmp_path, monkeypatch):

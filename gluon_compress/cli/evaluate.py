@@ -12,6 +12,7 @@ from gluon_compress.cli.app import Command
 from gluon_compress.cli.image_files import without
 from gluon_compress.cli.options import (
     add_devices,
+    add_others,
     add_out,
     add_runtime,
     contexts,
@@ -50,7 +51,7 @@ and precision.md.
 BATCH, DETECTOR_BATCH = 64, 8
 MOST = {"float32": 0.1, "int8": 1.0}  # points of mAP that a runtime may differ by
 HEAD = ("runtime", "precision", "mAP at 0.5", "points off", "at most", "met")
-OF_DETECTORS = ("classes", "unknown", "metric", "deployed")
+OF_DETECTORS = ("classes", "metric", "deployed")
 
 
 # ---------------------------------------------------------------- options
@@ -65,11 +66,7 @@ def _add_labelled_images(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="names in the annotations, or a file of them, in the order of the model's",
     )
-    parser.add_argument(
-        "--unknown",
-        choices=("error", "skip"),
-        help="objects of other classes; default: error",
-    )
+    add_others(parser)
     parser.add_argument(
         "--metric", choices=("voc07", "voc10"), help="of detectors; default: voc07"
     )
@@ -89,6 +86,7 @@ def _add_classifier_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="FOLDER")
     parser.add_argument("--data", required=True, metavar="ROOT", help="holds the split")
     parser.add_argument("--split", help="folder in it; default: val")
+    add_others(parser)
     add_out(parser, "model", "top1", required=False)
     parser.set_defaults(runtime=None, precision=None, threads=None)
 
@@ -131,7 +129,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate_detector(args: argparse.Namespace, detector: Any) -> None:
-    from gluon_compress import report
+    from gluon_compress import data, report
 
     images = labelled(args, detector.classes)
     figures = precisions_of(detector, images, _metric(args))
@@ -141,8 +139,8 @@ def _evaluate_detector(args: argparse.Namespace, detector: Any) -> None:
     for file, reason in images.problems:
         print(f"skipped {file}: {without(file, reason)}")
     source = source_of(args, images, "test")
-    for name, count in source["repairs"].items():
-        print(f"repairs: {name} {count}")
+    for line in data.describe_counts(source):
+        print(line)
     if args.out:
         content = {"model": _identity(args), "data": source, **figures}
         print(write_result(args.out, content))
@@ -155,7 +153,8 @@ def _evaluate_classifier(args: argparse.Namespace, predictor: Any) -> None:
 
     size = (predictor.height, predictor.width)
     folder = Path(args.data, args.split or "val")
-    images = data.ImageFolder(folder, predictor.classes)
+    others = args.others or "error"
+    images = data.ImageFolder(folder, predictor.classes, others=others, absent=True)
     batches = data.Batches(
         images,
         partial(data.crop_val_sample, size=size),
@@ -166,8 +165,10 @@ def _evaluate_classifier(args: argparse.Namespace, predictor: Any) -> None:
     accuracy = top1(partial(_votes, predictor), batches.epoch(0))
     text = f"top-1 at {size_text(size)} pixels: {100 * accuracy:.1f}"
     print(f"{text}, {len(images)} images")
+    source = source_of(args, images, "val")
+    for line in data.describe_counts(source):
+        print(line)
     if args.out:
-        source = source_of(args, images, "val")
         content = {"model": _identity(args), "data": source, "top1": accuracy}
         print(write_result(args.out, content))
 
@@ -207,8 +208,13 @@ def labelled(args: argparse.Namespace, classes: Any) -> Any:
 
     names = args.classes or classes
     names = names[0] if len(names) == 1 and Path(names[0]).is_file() else names
-    split, unknown = args.split or "test", args.unknown or "error"
-    images = data.VOCLayout(args.data, split, names, unknown=unknown)
+    images = data.VOCLayout(
+        args.data,
+        args.split or "test",
+        names,
+        others=args.others or "error",
+        absent=not args.classes,
+    )
     if len(images.classes) != len(classes):
         raise ValueError(f"--classes: the model has {len(classes)}, not {names}")
     return images

@@ -18,6 +18,7 @@ from gluon_compress.provenance import environment
 
 RESULT = "result.json"
 CPU = ("cpu0",)
+OTHERS = ("error", "ignore")  # as in data.class_choice, which imports MXNet
 
 
 def above_0(text: str) -> int:
@@ -53,6 +54,23 @@ def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
         value = getattr(args, name, None)
         if value is not None and value is not False:
             raise ValueError(f"--{name.replace('_', '-')} {value}: {why}")
+
+
+def add_others(parser: argparse.ArgumentParser) -> None:
+    """Add ``--others``, and its earlier name ``--unknown`` with ``skip``."""
+    parser.add_argument(
+        "--others",
+        choices=OTHERS,
+        help="objects of other classes than those named; ignore: leave them out, and "
+        "images without a named one; default: error",
+    )
+    parser.add_argument(
+        "--unknown",
+        dest="others",
+        type=lambda text: "ignore" if text == "skip" else text,
+        choices=OTHERS,
+        help=argparse.SUPPRESS,
+    )
 
 
 # ---------------------------------------------------------------- devices

@@ -15,6 +15,7 @@ from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import (
     RESULT,
     add_devices,
+    add_others,
     add_out,
     contexts,
     refuse,
@@ -104,6 +105,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         help="folder that holds the recipe's data.root; default: "
         "$GLUON_COMPRESS_DATA, or the current folder",
     )
+    add_others(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -199,12 +201,13 @@ def changed(content: Content, path: str) -> Any:
 
 def with_own_data(recipe: Content, args: argparse.Namespace) -> Content:
     """Return a recipe with the options of ``add_own_data`` that were given."""
-    data = {**recipe["data"], **given(args, "train", "test", "classes")}
+    data = {**recipe["data"], **given(args, "train", "test", "classes", "others")}
     if getattr(args, "images", None):
         # Absolute, so that the folder of data is not put before it; and the classes of
         # the recipe are those of other images.
         root = os.path.abspath(args.images)
-        data = {**data, "kind": "voc", "root": root, "classes": args.classes or None}
+        chosen = {"classes": args.classes or None, "others": args.others or "error"}
+        data = {**data, "kind": "voc", "root": root, **chosen}
     return {**recipe, "data": data, **given(args, "seed")}
 
 
@@ -229,7 +232,9 @@ def with_pruning(recipe: Content, args: argparse.Namespace) -> Content:
         for row in recipe["compression"]
     ]
     model = {**recipe["model"], **given(args, "weights")}
-    return {**recipe, "model": model, "compression": rows, **given(args, "seed")}
+    data = {**recipe["data"], **given(args, "others")}
+    changes = {"model": model, "data": data, "compression": rows}
+    return {**recipe, **changes, **given(args, "seed")}
 
 
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

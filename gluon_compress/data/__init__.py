@@ -29,7 +29,7 @@ from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.data.objects import Objects, check_present, objects_in
 from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
 from gluon_compress.data.recordio import RecordBatches, Records
-from gluon_compress.data.subset import count_images, draw_subset
+from gluon_compress.data.subset import count_images, describe_counts, draw_subset
 from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc import VOCLayout
 from gluon_compress.data.voc_xml import read_class_names
@@ -57,6 +57,7 @@ __all__ = [
     "read_class_names",
     "coco_gluoncv",
     "count_images",
+    "describe_counts",
     "crop_train_sample",
     "crop_val_sample",
     "make_toy",

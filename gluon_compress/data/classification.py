@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 from pydantic import Field
-from typing_extensions import Annotated
+from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.folders import (
     ImageSize,
@@ -47,6 +47,9 @@ class ClassificationData(Settings):
     classes : tuple of str, str or None
         Names in the order of the ids, the file in ``root`` that lists them, or None:
         the names of the folders. Records hold ids only, so they need names.
+    others : str
+        What to do with folders of other classes: ``error``, or ``ignore`` them. Records
+        have no names, so theirs are always ``error``.
     size : int or (int, int)
         Height and width of the net's input, pixels; one number if they are equal.
     early_size : int
@@ -72,6 +75,7 @@ class ClassificationData(Settings):
         ],
         Allowed("a list of two names or more, the file that lists them, or null"),
     ] = None
+    others: Literal["error", "ignore"] = "error"
     size: ImageSize = 224
     early_size: Annotated[int, Field(ge=32), Allowed("a whole number from 32")] = 224
     early_epochs: CountOrZero = 0
@@ -83,6 +87,8 @@ class ClassificationData(Settings):
         """Check that records have class names."""
         if self.kind == "record" and self.classes is None:
             raise self.error("classes", "names in the order of the ids of the records")
+        if self.kind == "record" and self.others != "error":
+            raise self.error("others", "error with kind 'record'")
 
     @property
     def input_size(self) -> Tuple[int, int]:
@@ -111,19 +117,24 @@ class ClassificationData(Settings):
         names = self.classes if classes is None else classes
         if isinstance(names, str):
             names = read_class_names(folder, folder / names)
-        return CLASSIFICATION_SETS[self.kind](folder, split, names)
+        options = {"others": self.others, "absent": classes is not None}
+        return CLASSIFICATION_SETS[self.kind](folder, split, names, **options)
 
 
-def _folder(root: Path, split: str, classes: Optional[Sequence[str]]) -> ImageFolder:
-    return ImageFolder(root / split, classes)
+def _folder(
+    root: Path, split: str, classes: Optional[Sequence[str]], **options: Any
+) -> ImageFolder:
+    return ImageFolder(root / split, classes, **options)
 
 
-def _record(root: Path, split: str, classes: Optional[Sequence[str]]) -> Records:
+def _record(
+    root: Path, split: str, classes: Optional[Sequence[str]], **options: Any
+) -> Records:
     return Records(root / f"{split}.rec", classes or ())
 
 
 # How the data set of a split is opened, by the kind of data.
-CLASSIFICATION_SETS: Dict[str, Callable[[Path, str, Optional[Sequence[str]]], Any]] = {
+CLASSIFICATION_SETS: Dict[str, Callable[..., Any]] = {
     "folder": _folder,
     "record": _record,
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 from pydantic import Field
-from typing_extensions import Annotated
+from typing_extensions import Annotated, Literal
 
 from gluon_compress.data.folders import (
     ImageSize,
@@ -18,7 +18,7 @@ from gluon_compress.data.gluoncv_datasets import coco_gluoncv, voc_gluoncv
 from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc import VOCLayout
 from gluon_compress.data.voc_xml import read_class_names
-from gluon_compress.validation import Allowed, NonEmptyStr, OneOf, Settings, few
+from gluon_compress.validation import Allowed, NonEmptyStr, OneOf, Settings
 
 
 class DetectionData(Settings):
@@ -40,8 +40,10 @@ class DetectionData(Settings):
     test : str
         Name of the split for the final results.
     classes : tuple of str, str or None
-        Names, the file that lists them, or None: those of the data. GluonCV's loaders
-        have fixed classes, which can be stated here too.
+        Names, the file that lists them, or None: those of the data.
+    others : str
+        What to do with objects of other classes: ``error``; or ``ignore`` them, and
+        leave out images that hold no object of ``classes``, in every split.
     size : int or (int, int)
         Height and width of the net's input, pixels; one number if they are equal. Which
         sizes it can have depends on the net.
@@ -60,6 +62,7 @@ class DetectionData(Settings):
         ],
         Allowed("a list of names, the file that lists them, or null"),
     ] = None
+    others: Literal["error", "ignore"] = "error"
     size: ImageSize = 300
     difficult: bool = True
 
@@ -99,7 +102,9 @@ class DetectionData(Settings):
 
 def _voc(data: DetectionData, split: str) -> Any:
     folder = existing_folder(data.root)
-    return VOCLayout(folder, split, data.classes, difficult=data.difficult)
+    return VOCLayout(
+        folder, split, data.classes, others=data.others, difficult=data.difficult
+    )
 
 
 def _toy(data: DetectionData, split: str) -> Any:
@@ -108,24 +113,19 @@ def _toy(data: DetectionData, split: str) -> Any:
 
 
 def _gluoncv_voc(data: DetectionData, split: str) -> Any:
-    return _with_checked_classes(data, voc_gluoncv(existing_folder(data.root), split))
+    folder = existing_folder(data.root)
+    return voc_gluoncv(folder, split, _classes(data), others=data.others)
 
 
 def _coco(data: DetectionData, split: str) -> Any:
-    return _with_checked_classes(data, coco_gluoncv(existing_folder(data.root), split))
+    folder = existing_folder(data.root)
+    return coco_gluoncv(folder, split, _classes(data), others=data.others)
 
 
-def _with_checked_classes(data: DetectionData, dataset: Any) -> Any:
-    """Return the data set, or refuse classes other than the loader's own."""
-    if data.classes is not None:
-        wanted: Sequence[str] = read_class_names(data.folder(), data.classes)
-        if tuple(wanted) != tuple(dataset.classes):
-            raise ValueError(
-                f"data.classes is {few(wanted, 20)}; kind {data.kind!r} gives "
-                f"{few(dataset.classes, 20)}; allowed: the same in the same order, or "
-                "none"
-            )
-    return dataset
+def _classes(data: DetectionData) -> Optional[Sequence[str]]:
+    if data.classes is None:
+        return None
+    return read_class_names(data.folder(), data.classes)
 
 
 # How the data set of a split is opened, by the kind of data.

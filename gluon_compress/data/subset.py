@@ -6,12 +6,14 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import numpy as np
 from mxnet import recordio
 
+from gluon_compress.data.class_choice import MOST_NAMES
 from gluon_compress.data.recordio import Records
+from gluon_compress.validation import few
 
 
 class Subset:
@@ -70,14 +72,35 @@ def _copied_records(records: Records, indices: list[int]) -> Records:
 
 
 def count_images(dataset: Any) -> dict:
-    """Return how many images a data set has and skips, and its repairs if it has any.
+    """Return how many images a data set has and skips, its repairs, what it ignores.
 
     An object that is left out is one of the data set's ``problems``, but its image is
-    used.
+    used. ``repairs`` is there if the data set makes any; ``ignored`` and ``absent`` as
+    ``ClassChoice.counts`` has them.
     """
     repairs = getattr(dataset, "repairs", None)
     skipped = len(dataset.problems) - (repairs["left out"] if repairs else 0)
-    counts = {"images": len(dataset), "skipped": skipped}
-    if repairs is None:
-        return counts
-    return {**counts, "repairs": {name: n for name, n in repairs.items() if n}}
+    counts: dict[str, Any] = {"images": len(dataset), "skipped": skipped}
+    if repairs is not None:
+        counts["repairs"] = {name: n for name, n in repairs.items() if n}
+    return {**counts, **getattr(dataset, "class_counts", {})}
+
+
+def describe_counts(counts: Mapping[str, Any]) -> list[str]:
+    """Return a line on repairs, on ignored objects and on absent classes, if any."""
+    lines = []
+    if counts.get("repairs"):
+        lines.append(f"repairs: {_numbers(counts['repairs'])}")
+    if counts.get("ignored"):
+        objects, images = counts["ignored"]["objects"], counts["ignored"]["images"]
+        lines.append(
+            f"other classes ignored: {_numbers(objects) or 'none'}; "
+            f"images left out, without any of the chosen ones: {images}"
+        )
+    if counts.get("absent"):
+        lines.append(f"no object of {few(counts['absent'], MOST_NAMES)}")
+    return lines
+
+
+def _numbers(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 
+from gluon_compress.data.class_choice import ClassChoice
+from gluon_compress.data.frames import Frame, choose_frames
 from gluon_compress.data.images import (
     CACHE_BYTES,
     EXTENSIONS,
@@ -23,6 +27,7 @@ from gluon_compress.data.images import (
 )
 from gluon_compress.data.voc_xml import (
     VOCAnnotation,
+    annotated_classes,
     files_in,
     listed_name,
     read_annotation,
@@ -30,6 +35,16 @@ from gluon_compress.data.voc_xml import (
     read_lines,
     repair,
 )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """An image of a list, and what its files say."""
+
+    file: Path
+    xml: Path
+    annotation: VOCAnnotation
+    header: Header
 
 
 class VOCLayout:
@@ -44,10 +59,17 @@ class VOCLayout:
     classes : sequence of str or path, optional
         Names, or a file with one on each line. None: ``classes.txt`` in ``root``; if
         missing, all names in the annotations of all splits, sorted.
-    unknown : str
-        What to do with an object of another class: ``error``, or ``skip``.
+    others : str
+        What to do with objects of other classes: ``error``; or ``ignore`` them, and
+        leave out images that hold no object of ``classes``.
     difficult : bool
         Whether labels include objects marked difficult.
+    absent : bool
+        With ``ignore``, whether a class may occur nowhere in the set, as when the
+        classes are those of a net and not chosen for this set.
+    resized : str
+        What to do with images of another size than annotated, as ``choose_frames``
+        takes it: ``error``, ``scale`` or ``keep``.
     cache_bytes : int
         Decoded images are kept in memory up to this size.
 
@@ -56,18 +78,22 @@ class VOCLayout:
     classes : tuple of str
     repairs : Counter
         How many boxes were ``clipped`` to the image, ``swapped`` (a maximum below its
-        minimum) or dropped for ``no area``; how many objects were ``left out`` or
-        skipped for an ``unknown class``; how many images were ``listed twice``, or
-        differ in size from their annotation (``size differs``; their boxes are used
-        as they are).
+        minimum) or dropped for ``no area``; how many objects were ``left out``; how
+        many images were ``listed twice``, or differ in size from their annotation:
+        ``scaled`` with their boxes, or ``size differs``, where boxes are used as they
+        are.
+    class_counts : dict
+        With ``others="ignore"``, what is left out (``ClassChoice.counts``).
+    doubts : list of (file, reason)
+        Images that are used although their boxes may have been drawn on other pixels.
 
     Raises
     ------
     ValueError
-        If a folder or list is missing, a class is unknown, or more than half of the
-        images cannot be used. Also if more than half of the usable images differ in
-        size from their annotations, and a box that has an area in the annotated size
-        has none in the image.
+        If a folder or list is missing, an object has another class, or more than half
+        of the images cannot be used, or differ in size from their annotations (see
+        ``resized``). With ``ignore``: if no image is left, or a class occurs in no
+        annotation of any split.
 
     Notes
     -----
@@ -83,24 +109,39 @@ class VOCLayout:
         split: str,
         classes: Sequence[str] | str | os.PathLike | None = None,
         *,
-        unknown: str = "error",
+        others: str = "error",
+        absent: bool = False,
         difficult: bool = True,
+        resized: str = "error",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        if unknown not in ("error", "skip"):
-            raise ValueError(f"unknown is {unknown!r}; allowed: error, skip")
         self.root, self.split = Path(root), split
         self.repairs: Counter = Counter()
-        self._unknown, self._difficult = unknown, difficult
-        self.classes = read_class_names(self.root, classes)
+        self._difficult = difficult
+        self._choice = ClassChoice(read_class_names(self.root, classes), others)
+        self.classes = self._choice.names
         self._images = ImageStore([], cache_bytes=cache_bytes)
         self._labels: list[np.ndarray] = []
-        self._lost: list[str] = []
+        self.doubts: list[tuple[str, str]] = []
         listed = self._listed()
-        for name, file in listed.items():
-            self._add(name, file)
-        self._check_usable(len(listed), len(self))
-        self._check_sizes()
+        usable = [self._read(name, file) for name, file in listed.items()]
+        samples = [sample for sample in usable if sample is not None]
+        self._check_usable(len(listed), len(samples))
+        files = [sample.file for sample in samples]
+        frames = choose_frames(
+            [sample.header for sample in samples],
+            [sample.annotation.size for sample in samples],
+            files,
+            resized=resized,
+        )
+        for sample, frame in zip(samples, frames):
+            self._add(sample, frame)
+        self._choice.check(
+            [int(i) for label in self._labels for i in label[:, 4]],
+            len(self),
+            _list_of(self.root, split),
+            None if absent else partial(annotated_classes, self.root),
+        )
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -113,6 +154,11 @@ class VOCLayout:
     def problems(self) -> list[tuple[str, str]]:
         """Files that are skipped and objects that are left out, each with a reason."""
         return self._images.problems
+
+    @property
+    def class_counts(self) -> dict:
+        """What the choice of classes left out (``ClassChoice.counts``)."""
+        return self._choice.counts
 
     def label(self, index: int) -> np.ndarray:
         """Return the label of an image, ``(M, 6)``, without reading its pixels."""
@@ -149,7 +195,7 @@ class VOCLayout:
 
     def _listed(self) -> dict[str, Path | None]:
         """Return the names of the split, each with its image file."""
-        path = self.root / "ImageSets" / "Main" / f"{self.split}.txt"
+        path = _list_of(self.root, self.split)
         files = files_in(self.root / "JPEGImages", EXTENSIONS)
         files_in(self.root / "Annotations", (".xml",))
         names: dict[str, Path | None] = {}
@@ -161,42 +207,43 @@ class VOCLayout:
             raise ValueError(f"{path}: the list names no image")
         return names
 
-    def _add(self, name: str, file: Path | None) -> None:
+    def _read(self, name: str, file: Path | None) -> _Sample | None:
+        """Return an image's annotation and header, or None after reporting why not."""
         xml = self.root / "Annotations" / f"{name}.xml"
         stem = self.root / "JPEGImages" / name
         try:
             if file is None:
                 raise ValueError(f"{stem}: no such image ({', '.join(EXTENSIONS)})")
-            annotation, header = read_annotation(xml), read_header(file)
+            return _Sample(file, xml, read_annotation(xml), read_header(file))
         except ValueError as error:
             self._images.report(file or stem, str(error))
-            return
-        self.repairs["left out"] += len(annotation.left_out)
-        for reason in annotation.left_out:
-            self._images.report(xml, reason)
-        upright, size = _orientation(annotation, header)
-        self.repairs["size differs"] += annotation.size not in (None, size)
-        self._labels.append(self._label(annotation, size, xml))
-        self._images.files.append(file)
-        self._images.upright.append(upright)
+            return None
 
-    def _label(
-        self, annotation: VOCAnnotation, size: tuple[int, int], xml: Path
-    ) -> np.ndarray:
+    def _add(self, sample: _Sample, frame: Frame) -> None:
+        self.repairs["left out"] += len(sample.annotation.left_out)
+        for reason in sample.annotation.left_out:
+            self._images.report(sample.xml, reason)
+        self.repairs["scaled" if frame.scaled else "size differs"] += frame.differs
+        label = self._label(sample, frame)
+        if self._choice.ignores and not len(label):
+            self._choice.images += 1
+            return
+        if frame.doubt and len(label):
+            self.doubts.append((str(sample.file), frame.doubt))
+        self._labels.append(label if self._difficult else label[label[:, 5] == 0])
+        self._images.files.append(sample.file)
+        self._images.upright.append(frame.upright)
+
+    def _label(self, sample: _Sample, frame: Frame) -> np.ndarray:
         rows = []
-        for name, box, difficult in annotation.objects:
-            if name not in self.classes:
-                if self._unknown == "error":
-                    allowed = ", ".join(self.classes)
-                    raise ValueError(f"{xml}: class {name!r}; allowed: {allowed}")
-                self.repairs["unknown class"] += 1
+        for name, box, difficult in sample.annotation.objects:
+            index = self._choice.id_of(name, sample.xml)
+            if index is None:
                 continue
-            corners, repairs = repair(box, size)
+            corners, repairs = repair(box, frame.size, frame.scale)
             self.repairs.update(repairs)
-            if corners is None and annotation.size not in (None, size):
-                self._note_lost(box, annotation.size, size, xml)
-            if corners is not None and (self._difficult or not difficult):
-                rows.append([*corners, self.classes.index(name), difficult])
+            if corners is not None:
+                rows.append([*corners, index, difficult])
         return np.array(rows, np.float32).reshape(-1, 6)
 
     def _check_usable(self, listed: int, usable: int) -> None:
@@ -206,32 +253,6 @@ class VOCLayout:
                 f"{self.split!r} can be used; {self.problems[0][1]}"
             )
 
-    def _note_lost(self, box, annotated, actual, xml: Path) -> None:
-        """Note a box that has an area only in an image of the annotated size."""
-        if repair(box, annotated)[0] is not None:
-            sizes = ["x".join(map(str, size)) for size in (annotated, actual)]
-            self._lost.append(f"{xml} says {sizes[0]}, its image is {sizes[1]}")
 
-    def _check_sizes(self) -> None:
-        """Refuse annotations of other images: most sizes differ, and boxes are lost."""
-        other = self.repairs["size differs"]
-        if 2 * other > len(self) and self._lost:
-            raise ValueError(
-                f"{self.root}: {other} of the {len(self)} images of {self.split!r} "
-                f"differ in size from their annotations, which loses {len(self._lost)} "
-                f"boxes; allowed: images as they were annotated; {self._lost[0]}"
-            )
-
-
-def _orientation(
-    annotation: VOCAnnotation, header: Header
-) -> tuple[bool, tuple[int, int]]:
-    """Return whether the image is turned upright, and its width and height then.
-
-    Some tools annotate the stored image, others the upright one. The annotated size
-    decides; where both are possible, the image is turned, as in GluonCV.
-    """
-    stored = (header.width, header.height)
-    if header.turned and annotation.size == stored:
-        return False, stored
-    return True, header.upright
+def _list_of(root: Path, split: str) -> Path:
+    return root / "ImageSets" / "Main" / f"{split}.txt"

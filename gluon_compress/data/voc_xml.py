@@ -64,7 +64,11 @@ def read_annotation(path: str | os.PathLike) -> VOCAnnotation:
     return VOCAnnotation(_size(root), tuple(objects), tuple(left_out))
 
 
-def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
+def repair(
+    box: Sequence[float],
+    shape: Sequence[int],
+    scale: Sequence[float] = (1.0, 1.0),
+) -> tuple:
     """Return an annotated box in pixel indices, and the repairs it needed.
 
     Parameters
@@ -73,6 +77,8 @@ def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
         As written: the first pixel is 1.
     shape : sequence of int
         Width and height of the image, pixels.
+    scale : sequence of float
+        Factors from x and y of the annotation to those of the image.
 
     Returns
     -------
@@ -80,7 +86,7 @@ def repair(box: Sequence[float], shape: Sequence[int]) -> tuple:
         The corner box, float32, with its corners in order and inside the image, or None
         if that leaves no area; and a list of ``swapped``, ``clipped``, ``no area``.
     """
-    written = np.array(box, np.float64) - 1
+    written = (np.array(box, np.float64) - 1) * np.tile(scale, 2)
     low = np.minimum(written[:2], written[2:])
     high = np.maximum(written[:2], written[2:])
     ordered = np.concatenate([low, high])
@@ -190,7 +196,7 @@ def read_class_names(
         classes = root / "classes.txt"
     source: str | os.PathLike
     if classes is None:
-        source, names = root / "Annotations", _annotated_classes(root)
+        source, names = root / "Annotations", annotated_classes(root)
     elif isinstance(classes, (str, os.PathLike)):
         source, names = classes, read_lines(Path(classes))
     else:
@@ -203,7 +209,8 @@ def read_class_names(
     return tuple(names)
 
 
-def _annotated_classes(root: Path) -> list[str]:
+def annotated_classes(root: Path) -> list[str]:
+    """Return the class names in all annotations of a folder, sorted."""
     names: set[str] = set()
     for file in files_in(root / "Annotations", (".xml",)).values():
         try:

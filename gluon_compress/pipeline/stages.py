@@ -98,10 +98,8 @@ def open_job(
             LOGGER.warning(
                 "%s: and %d more", split, len(dataset.problems) - MOST_PROBLEMS
             )
-        repairs = data.count_images(dataset).get("repairs")
-        if repairs:
-            counts = ", ".join(f"{name} {count}" for name, count in repairs.items())
-            LOGGER.warning("%s: repairs: %s", split, counts)
+        for line in data.describe_counts(data.count_images(dataset)):
+            LOGGER.warning("%s: %s", split, line)
     return Job(task, splits, out, options, facts)
 
 

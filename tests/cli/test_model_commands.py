@@ -159,12 +159,26 @@ def test_evaluate_counts_repairs(call, model, images, tmp_path):
     assert content["data"]["repairs"] == {"clipped": 1}
 
 
+@pytest.mark.parametrize("word", [("--others", "ignore"), ("--unknown", "skip")])
+def test_evaluate_counts_what_it_ignores(call, model, images, tmp_path, word):
+    shutil.copytree(images, tmp_path / "set")
+    place = tmp_path / "set" / "Annotations" / "a.xml"
+    place.write_text(place.read_text().replace("cat", "chair"))
+    data = ("--data", tmp_path / "set", "--out", tmp_path)
+    status, out, error = call("evaluate", model, *data, *word)
+    assert (status, error) == (0, "")
+    assert "chair 1" in out
+    content = json.loads((tmp_path / "result.json").read_text())["data"]
+    assert content["ignored"] == {"objects": {"chair": 1}, "images": 1}
+    assert content["absent"] == ["dog"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--split", "none"], ["none.txt"]),
         (["--classes", "cat"], ["--classes: the model has 2"]),
-        (["--classes", "owl", "dog"], ["cat", "owl"]),
+        (["--classes", "owl", "dog"], ["cat", "owl", "--others ignore"]),
         (["--ctx", "gpu(99)"], ["gpu99", "GPUs"]),
     ],
 )
