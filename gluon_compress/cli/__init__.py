@@ -10,6 +10,7 @@ from typing import NoReturn, Sequence
 from gluon_compress.cli import (
     anchors,
     bench,
+    check_data,
     detect,
     download,
     evaluate,
@@ -26,6 +27,7 @@ COMMANDS = {
     "prune": recipes.PRUNE,
     "plan": recipes.PLAN,
     "anchors": anchors.ANCHORS,
+    "check-data": check_data.CHECK_DATA,
     "evaluate": evaluate.EVALUATE,
     "detect": detect.DETECT,
     "compare": detect.COMPARE,

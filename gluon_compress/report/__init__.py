@@ -10,8 +10,14 @@ from gluon_compress.report.anchor_charts import (
 )
 from gluon_compress.report.boxes import Boxes, draw
 from gluon_compress.report.charts import Point, pareto
-from gluon_compress.report.page import Page, Picture, html
-from gluon_compress.report.pictures import Example, detections, save_image
+from gluon_compress.report.page import Page, Picture, Table, html
+from gluon_compress.report.pictures import (
+    Example,
+    Tile,
+    detections,
+    gallery,
+    save_image,
+)
 from gluon_compress.report.plan_charts import kept_chart, plan_chart, sensitivity_chart
 from gluon_compress.report.tables import (
     Figures,
@@ -29,6 +35,8 @@ __all__ = [
     "Page",
     "Picture",
     "Point",
+    "Table",
+    "Tile",
     "anchor_chart",
     "anchor_table",
     "cost_table",
@@ -36,6 +44,7 @@ __all__ = [
     "part_curves",
     "detections",
     "draw",
+    "gallery",
     "html",
     "kept_chart",
     "pareto",
