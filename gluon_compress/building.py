@@ -63,4 +63,4 @@ def narrow(net: HybridBlock, width: float) -> HybridBlock:
     """Return a net with a share of the channels of every layer, chosen at random."""
     graph = models.graph_of(net)
     plan = delete(graph, {"*": width}, "random", multiple=1, minimum=1)
-    return slim(net, plan, shape=graph.inputs["data"])
+    return slim(net, plan, graph=graph)

@@ -26,6 +26,7 @@ from gluon_compress.storage.artifacts import (
     MANIFEST,
     atomic_directory,
     checksums,
+    one_state,
     read_manifest,  # noqa: F401  for readers of exports
     verified,
 )
@@ -121,7 +122,8 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     ValueError if the symbol has more than one input besides its parameters.
     """
     stored, input_name = _prefixed(symbol, params)
-    symbol.save(str(folder / f"{name}-symbol.json"))
+    # MXNet's own ``save`` does not notice a full disk.
+    (folder / f"{name}-symbol.json").write_text(symbol.tojson(), encoding="utf-8")
     mx.nd.save(str(folder / f"{name}-0000.params"), stored)
     return stored, input_name
 
@@ -135,6 +137,7 @@ def versions(*packages: str) -> dict[str, str]:
     return {**numbers, "python": platform.python_version()}
 
 
+@one_state
 def check(
     folder: str | os.PathLike,
     reference: Reference | None = None,
@@ -169,6 +172,7 @@ def check(
     return _compare(folder, manifest, reference, tolerance)
 
 
+@one_state
 def load_symbol(
     folder: str | os.PathLike,
 ) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:

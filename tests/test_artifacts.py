@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from gluon_compress.storage.artifacts import (
     MANIFEST,
     atomic_directory,
     checksums,
+    one_state,
     read_manifest,
     verified,
 )
-from gluon_compress.storage.atomic import write_json
+from gluon_compress.storage.atomic import PROBE, write_json
 
 
 def fill(draft: Path, content: str, kind: str | None = None) -> None:
@@ -39,15 +41,18 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture(params=["exchange", "swap"])
-def way(request, monkeypatch) -> None:
-    """Run a test with and without a kernel that can exchange two names."""
-
+def without_exchange(monkeypatch) -> None:
     def cannot(first, second):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
+    monkeypatch.setattr(artifacts, "_exchange", cannot)
+
+
+@pytest.fixture(params=["exchange", "swap"])
+def way(request, monkeypatch) -> None:
+    """Run a test with and without a kernel that can exchange two names."""
     if request.param == "swap":
-        monkeypatch.setattr(artifacts, "_exchange", cannot)
+        without_exchange(monkeypatch)
 
 
 @pytest.mark.usefixtures("way")
@@ -170,10 +175,11 @@ def read_many(folder: Path, end: float, failures) -> None:
             failures.put(str(error))
 
 
+@pytest.mark.usefixtures("way")
 def test_readers_and_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
     write(tmp_path / "net", "first")
     context = multiprocessing.get_context("fork")
-    failures, end = context.SimpleQueue(), time.monotonic() + 2
+    failures, end = context.SimpleQueue(), time.monotonic() + 1
     given = (tmp_path / "net", end)
     running = [context.Process(target=write_many, args=given) for _ in range(2)]
     running += [
@@ -187,3 +193,66 @@ def test_readers_and_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
     assert failures.empty()
     assert names(tmp_path) == ["net"]
     assert verified(tmp_path / "net")
+
+
+def test_reader_that_meets_a_writer_sees_one_state(tmp_path):
+    write(tmp_path / "net", "first")
+    writes = iter(["second", "third"])
+
+    @one_state
+    def read(folder: Path) -> tuple[str, str]:
+        before = (folder / "weights").read_text()
+        for content in writes:
+            write(folder, content)
+            break
+        return before, (folder / "weights").read_text()
+
+    assert read(tmp_path / "net") == ("third", "third")
+
+
+def test_reader_waits_for_the_end_of_a_swap(tmp_path, monkeypatch):
+    write(tmp_path / "net", "first")
+    without_exchange(monkeypatch)
+    read, rename = [], os.rename
+
+    def slow(source, target):
+        rename(source, target)
+        if target == tmp_path / ".net.earlier":  # now there is no such folder
+            reader = threading.Thread(
+                target=lambda: read.append(read_manifest(tmp_path / "net")["name"])
+            )
+            readers.append(reader)
+            reader.start()
+            reader.join(0.1)
+
+    readers: list[threading.Thread] = []
+    monkeypatch.setattr(os, "rename", slow)
+    write(tmp_path / "net", "second")
+    readers[0].join()
+    assert read == ["net"]
+
+
+# ---------------------------------------------------------------- full disks
+
+
+def test_file_of_an_export_that_cannot_be_written_is_named(tmp_path, full_disk):
+    with full_disk(3), pytest.raises(OSError, match="too large") as error:
+        write(tmp_path / "net", "first")
+    assert error.value.filename == str(tmp_path / "net")
+    assert names(tmp_path) == []
+
+
+def test_full_disk_is_told_where_a_library_does_not(tmp_path, full_disk):
+    def fail(draft: Path) -> None:
+        raise RuntimeError("write incomplete")
+
+    with full_disk(PROBE - 1), pytest.raises(OSError, match="too large") as error:
+        write(tmp_path / "net", "first", then=fail)
+    assert error.value.filename == str(tmp_path / "net")
+    assert names(tmp_path) == []
+
+
+def test_other_files_keep_their_names_in_errors(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, atomic_directory(tmp_path / "net"):
+        (tmp_path / "photo.jpg").read_bytes()
+    assert error.value.filename == str(tmp_path / "photo.jpg")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
+from mxnet import recordio
 
 from gluon_compress.data import (
     Batches,
@@ -13,12 +16,11 @@ from gluon_compress.data import (
     ImageFolder,
     Mixup,
     ProgressiveBatches,
-    RecordBatches,
     Records,
     crop_train_sample,
     crop_val_sample,
-    normalize,
 )
+from gluon_compress.data.images import PIXEL_LIMIT
 from images import NAMES, picture, write_folder, write_records
 
 CHANGES = {"least_area": 0.3, "jitter": 0.3, "lighting": 0.05}
@@ -176,55 +178,45 @@ def epoch_of(batches, number: int = 0, start: int = 0) -> list[tuple]:
     return [tuple(a.asnumpy() for a in b) for b in batches.epoch(number, start)]
 
 
-def test_packed_validation_is_the_folder_s(folder, packed):
-    sample = partial(crop_val_sample, size=32)
-    images = ImageFolder(folder / "val")
-    plain = epoch_of(Batches(images, sample, 4, shuffle=False))
-    records = Records(packed / "val.rec", NAMES)
-    found = epoch_of(RecordBatches(records, 4, 32, shuffle=False))
-    assert [len(x) for x, _ in found] == [len(x) for x, _ in plain] == [4, 2]
-    for (x, ids), (y, others) in zip(found, plain):
-        assert (ids == others).all()
-        # The noise looks different after another way to resize.
-        assert np.abs(x.mean((2, 3)) - y.mean((2, 3))).max() < 0.1
+def test_packed_images_are_the_folder_s(folder, packed):
+    images, records = ImageFolder(folder / "val"), Records(packed / "val.rec", NAMES)
+    assert records.labels == images.labels
+    for number in range(len(images)):
+        (image, label), (pixels, id_) = images[number], records[number]
+        np.testing.assert_array_equal(image, pixels)
+        assert label == id_
 
 
-def test_unchanged_record_is_normalised_as_a_folder_s_image(packed):
-    from gluon_compress.data.preprocess import CROPPED
-
-    records = Records(packed / "val.rec", NAMES)
-    # A side of 35 is cut from 40: nothing is resized.
-    (batch,) = epoch_of(RecordBatches(records, 6, 35, shuffle=False))
-    whole = normalize([CROPPED.resize(picture(0, 1000), 40, 52)])[0]
-    np.testing.assert_allclose(batch[0][0], whole[:, 2:37, 8:43], atol=0.02)
-
-
-def test_packed_training_fills_its_last_batch_and_repeats_itself(packed):
-    records = Records(packed / "train.rec", NAMES)
-    targets = ClassTargets(3, smoothing=0.1)
-
-    def batches(workers: int) -> RecordBatches:
-        return RecordBatches(
-            records, 5, 16, changes=CHANGES, seed=1, workers=workers, targets=targets
-        )
-
-    first, again = epoch_of(batches(2), 1), epoch_of(batches(1), 1)
-    assert len(batches(2)) == len(first) == 3
-    assert all(x.shape == (5, 3, 16, 16) for x, _ in first)
-    for (x, t), (y, u) in zip(first, again):
-        assert (x == y).all()
-        assert (t == u).all()
-    other = epoch_of(batches(2), 2)
-    assert any((x != y).any() for (x, _), (y, _) in zip(first, other))
-    later = epoch_of(batches(2), 1, 2)
-    assert (later[0][0] == first[2][0]).all()
+def rewritten(packed, folder, lines=slice(None), **replaced) -> Records:
+    """Open a copy of the packed set with some lines of its index, or other contents."""
+    for kind in ("rec", "idx"):
+        data = replaced.get(kind, (packed / f"val.{kind}").read_bytes())
+        (folder / f"val.{kind}").write_bytes(data)
+    if "idx" not in replaced:
+        rows = (packed / "val.idx").read_bytes().splitlines(keepends=True)
+        (folder / "val.idx").write_bytes(b"".join(rows[lines]))
+    return Records(folder / "val.rec", NAMES)
 
 
-def test_every_record_is_seen_once_in_an_epoch(packed):
-    records = Records(packed / "train.rec", NAMES)
-    batches = RecordBatches(records, 4, 16, changes=CHANGES, seed=4)
-    ids = np.concatenate([ids for _, ids in epoch_of(batches)])
-    assert sorted(ids) == [0] * 4 + [1] * 4 + [2] * 4
+@pytest.mark.parametrize("lines", [slice(0, 3), slice(3, 6), slice(1, 6, 2)])
+def test_index_of_some_records_is_a_set_of_these(packed, tmp_path, lines):
+    whole, part = Records(packed / "val.rec", NAMES), rewritten(packed, tmp_path, lines)
+    sample = partial(crop_val_sample, size=16)
+    seen = [ids for _, ids in epoch_of(Batches(part, sample, 2, shuffle=False))]
+    assert np.concatenate(seen).tolist() == whole.labels[lines]
+    assert len(part) == 3
+
+
+def test_record_that_holds_the_magic_number_is_joined(tmp_path):
+    from gluon_compress.data.recordio import Record, _content
+
+    magic = (0xCED7230A).to_bytes(4, "little")
+    content = b"abcd" + magic + b"efgh" + magic + b"ij"
+    writer = recordio.MXRecordIO(str(tmp_path / "a.rec"), "w")
+    writer.write(content)
+    writer.close()
+    with open(tmp_path / "a.rec", "rb") as file:
+        assert _content(Record(tmp_path / "a.rec", "0", 0), file, None) == content
 
 
 def test_missing_index_is_named(tmp_path, packed):
@@ -233,30 +225,81 @@ def test_missing_index_is_named(tmp_path, packed):
         Records(tmp_path / "train.rec", NAMES)
 
 
-@pytest.mark.parametrize("content", ["", "no index\n", "1\tx\n"])
-def test_index_that_is_none_is_named(tmp_path, content):
-    (tmp_path / "a.rec").write_bytes(b"")
-    (tmp_path / "a.idx").write_text(content)
-    with pytest.raises(ValueError, match=r"a\.idx: not an index of records"):
-        Records(tmp_path / "a.rec", NAMES)
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no index\n", b"1\tx\n", b"1\t-4\n", b"1\t99999999\n", b"0\t0\n1\t0\n"]
+    + [b"\xff\xfe\t\0", b"1\t" + b"9" * 5000],
+)
+def test_damaged_index_is_named_in_one_line(packed, tmp_path, content):
+    with pytest.raises(ValueError, match=r"val\.idx: ") as info:
+        rewritten(packed, tmp_path, idx=content)
+    assert len(str(info.value)) < 400 + 2 * len(str(tmp_path))
+    assert "\n" not in str(info.value)
 
 
-def test_record_of_no_class_is_refused(packed):
-    records = Records(packed / "val.rec", NAMES[:2])
-    batches = RecordBatches(records, 6, 16, targets=ClassTargets(2))
-    with pytest.raises(ValueError, match="class 2; allowed: 0 to 1"):
-        list(batches.epoch(0))
+def write_record(folder, label, content: bytes) -> None:
+    """Write ``a.rec`` with one record, of one label or of a list."""
+    listed = np.ravel(label).astype(np.float32).tobytes() if np.ndim(label) else b""
+    head = struct.pack("<IfQQ", np.size(label), 0, 7, 0)
+    if not listed:
+        head = struct.pack("<IfQQ", 0, label, 7, 0)
+    names = (str(folder / f"a.{kind}") for kind in ("idx", "rec"))
+    writer = recordio.MXIndexedRecordIO(*names, "w")
+    writer.write_idx(7, head + listed + content)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [(2, "class 2; allowed: 0 to 1"), (-1, "class -1"), (0.5, "class 0.5")]
+    + [(np.nan, "class nan"), ([0, 1], "2 labels; allowed: one")],
+)
+def test_record_of_no_class_is_refused(tmp_path, label, message):
+    write_record(tmp_path, label, b"image")
+    with pytest.raises(ValueError, match=rf"a\.rec: .*{message}"):
+        Records(tmp_path / "a.rec", NAMES[:2])
+
+
+def test_label_can_be_a_list_of_one(tmp_path):
+    _, content = cv2.imencode(".png", picture(1, 0)[..., ::-1])
+    write_record(tmp_path, [1.0], content.tobytes())
+    image, label = Records(tmp_path / "a.rec", NAMES)[0]
+    assert label == 1
+    np.testing.assert_array_equal(image, picture(1, 0))
 
 
 def test_broken_records_are_found(tmp_path, packed):
     content = bytearray((packed / "val.rec").read_bytes())
-    start = content.index(b"PNG") + 20
+    start = content.index(b"PNG") + 60
     content[start : start + 200] = bytes(200)
-    (tmp_path / "val.rec").write_bytes(content)
-    (tmp_path / "val.idx").write_bytes((packed / "val.idx").read_bytes())
-    found = Records(tmp_path / "val.rec", NAMES[:2]).verify()
-    assert found["images"] == 3
-    reasons = dict(found["problems"])
-    assert len(reasons) == 3  # one is damaged, two are of the third class
-    assert reasons[f"{tmp_path / 'val.rec'}: record 0"] == "cannot be decoded"
+    records = rewritten(packed, tmp_path, rec=bytes(content))
+    assert records.problems == []  # pixels are read later
+    found = records.verify()
+    assert found["images"] == 5
+    ((record, reason),) = found["problems"]
+    assert record == f"{tmp_path / 'val.rec'}: record 0"
+    assert "cannot be decoded" in reason
     assert Records(packed / "val.rec", NAMES).verify() == {"images": 6, "problems": []}
+
+
+@pytest.mark.parametrize("damage", ["start", "end"])
+def test_record_that_is_none_is_left_out(tmp_path, packed, damage):
+    content = (packed / "val.rec").read_bytes()
+    content = bytes(4) + content[4:] if damage == "start" else content[:-40]
+    records = rewritten(packed, tmp_path, rec=content)
+    assert len(records) == 5
+    ((record, _),) = records.problems
+    assert record.endswith("record 0" if damage == "start" else "record 5")
+
+
+def test_mostly_broken_records_are_refused(tmp_path, packed):
+    content = (packed / "val.rec").read_bytes()
+    with pytest.raises(ValueError, match=r"val\.rec: only [0-2] of 6"):
+        rewritten(packed, tmp_path, rec=content[:1] + bytes(len(content) - 1))
+
+
+def test_large_image_in_a_record_is_not_decoded(packed, monkeypatch):
+    records = Records(packed / "val.rec", NAMES)
+    monkeypatch.setenv(PIXEL_LIMIT, "1000")
+    with pytest.raises(ValueError, match="52 x 40"):
+        records[0]

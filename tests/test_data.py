@@ -248,6 +248,31 @@ def test_image_listed_twice_is_there_once(voc):
     assert data.repairs["listed twice"] == 1
 
 
+@pytest.mark.parametrize("name", ["cam1/7", "cafe\u0301"])
+def test_images_and_annotations_share_a_name(voc, name):
+    root = voc()
+    for part, file in (("JPEGImages", "a.jpg"), ("Annotations", "a.xml")):
+        new = (root / part / (name + file[1:])).with_suffix(file[1:].upper())
+        new.parent.mkdir(exist_ok=True)
+        (root / part / file).rename(new)
+    lines = root / "ImageSets" / "Main" / "train.txt"
+    lines.write_text(f"{name}\n".replace("e\u0301", "\u00e9"), encoding="utf-8")
+    assert len(VOCLayout(root, "train").label(0)) == 1
+
+
+def test_clutter_is_no_annotation(voc):
+    root = voc()
+    (root / "Annotations" / "._a.xml").write_text(annotation(thing("ghost")))
+    assert VOCLayout(root, "train").classes == ("cat",)
+
+
+def test_most_lines_without_an_image_are_an_error(voc):
+    root = voc()
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\n")
+    with pytest.raises(ValueError, match="only 1 of the 3 images"):
+        VOCLayout(root, "train")
+
+
 @pytest.mark.parametrize("part", ["", "JPEGImages", "Annotations"])
 def test_missing_folder_is_named(voc, part):
     root = voc()
@@ -613,6 +638,19 @@ def test_image_folder_replaces_a_broken_image(folders):
 def test_image_folder_ignores_files_beside_the_folders(folders):
     (folders / "README").write_text("x")
     assert len(ImageFolder(folders)) == 3
+
+
+def test_folders_without_images_are_no_classes(folders, caplog):
+    for name in (".ipynb_checkpoints", "@eaDir", "empty"):
+        (folders / name).mkdir()
+    (folders / "@eaDir" / "1.jpg").write_bytes(picture())
+    (folders / "n1" / "._0.jpg").write_bytes(b"of a Mac")
+    (folders / "n1" / "x.jpg").mkdir()
+    data = ImageFolder(folders, ["n1", "n2"])
+    assert (data.classes, data.labels) == (("n1", "n2"), [0, 1, 1])
+    (record,) = caplog.records
+    assert "empty" in record.getMessage()
+    assert "@eaDir" not in record.getMessage()
 
 
 def test_image_folder_without_images_is_an_error(tmp_path):

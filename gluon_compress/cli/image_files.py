@@ -30,9 +30,11 @@ def images_of(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
     ValueError
         If there is no such image.
     """
+    from gluon_compress.data.listed_files import files_in
+
     files: dict[Path, None] = {}
     for path in map(Path, paths):
-        candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+        candidates = files_in(path) if path.is_dir() else [path]
         images = [file for file in candidates if file.suffix.lower() in endings]
         if not path.exists():
             raise ValueError(f"{path}: there is no such file or folder")
@@ -44,12 +46,11 @@ def images_of(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
 
 def others_in(paths: Sequence[str], endings: Sequence[str]) -> list[Path]:
     """Return the files of given folders that are not images by their names."""
+    from gluon_compress.data.listed_files import files_in
+
     folders = filter(Path.is_dir, map(Path, paths))
-    return sorted(
-        file
-        for file in chain.from_iterable(map(Path.iterdir, folders))
-        if file.is_file() and file.suffix.lower() not in endings and file.name[0] != "."
-    )
+    files = chain.from_iterable(map(files_in, folders))
+    return sorted(file for file in files if file.suffix.lower() not in endings)
 
 
 def pictures(

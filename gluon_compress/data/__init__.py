@@ -28,7 +28,7 @@ from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_
 from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.data.objects import Objects, check_present, objects_in
 from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
-from gluon_compress.data.recordio import RecordBatches, Records
+from gluon_compress.data.recordio import Records
 from gluon_compress.data.subset import count_images, describe_counts, draw_subset
 from gluon_compress.data.toy import make_toy
 from gluon_compress.data.voc import VOCLayout
@@ -49,7 +49,6 @@ __all__ = [
     "Objects",
     "Placement",
     "Preprocess",
-    "RecordBatches",
     "Records",
     "VOCLayout",
     "as_rgb",

@@ -35,8 +35,8 @@ class ClassificationData(Settings):
     ----------
     kind : str
         A name in ``CLASSIFICATION_SETS``: ``folder`` (``root/<split>/<class>/<image>``,
-        as ImageNet is unpacked) or ``record`` (``root/<split>.rec`` and ``.idx``, read
-        by MXNet's own iterator).
+        as ImageNet is unpacked) or ``record`` (``root/<split>.rec`` and ``.idx``, as
+        MXNet's ``im2rec`` packs it).
     root : str
         Folder: a path, or a name in the folder that ``--data`` or
         ``GLUON_COMPRESS_DATA`` gives.

@@ -99,7 +99,8 @@ def choose_frames(
     majority, unanimous = votes[True] >= votes[False], len(votes) == 1
     frames = []
     for header, size, answer in zip(headers, annotated, certain):
-        upright = majority if answer is None else answer
+        assumed = majority or header.orientation == 1
+        upright = assumed if answer is None else answer
         doubt = ""
         if answer is None and header.orientation != 1 and not unanimous:
             doubt = (

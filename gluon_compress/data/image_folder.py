@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-from mxnet.gluon.data.vision import ImageFolderDataset
 
 from gluon_compress.data.class_choice import ClassChoice
 from gluon_compress.data.images import CACHE_BYTES, EXTENSIONS, ImageStore
+from gluon_compress.data.listed_files import files_in, folders_in
+from gluon_compress.validation import few
+
+LOG = logging.getLogger(__name__)
 
 
 class ImageFolder:
     """A classification data set in ImageNet's layout, ``root/<class>/<image>``.
+
+    Hidden folders, those that systems leave behind, and folders without images are no
+    classes.
 
     Parameters
     ----------
@@ -53,24 +58,21 @@ class ImageFolder:
     ) -> None:
         if not Path(root).is_dir():
             raise ValueError(f"{root}: there is no such folder")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a file beside the folders
-            dataset = ImageFolderDataset(str(root))
-        if not dataset.items:
-            kinds = ", ".join(EXTENSIONS)
-            raise ValueError(f"{root}: no folder of images in it ({kinds})")
-        self._choice = ClassChoice(classes or dataset.synsets, others)
+        images = _images_by_folder(Path(root))
+        self._choice = ClassChoice(classes or list(images), others)
         self.classes = self._choice.names
-        counts = Counter(i for _, i in dataset.items)
-        ids = [
-            self._choice.id_of(name, Path(root, name), counts[i])
-            for i, name in enumerate(dataset.synsets)
-        ]
-        items = [(file, ids[i]) for file, i in dataset.items if ids[i] is not None]
-        self._choice.images = len(dataset.items) - len(items)
-        files, self.labels = [f for f, _ in items], [i for _, i in items]
-        in_whole_set = None if absent else lambda: dataset.synsets
-        self._choice.check(self.labels, len(items), root, in_whole_set)
+        files: list[str] = []
+        self.labels: list[int] = []
+        for name, inside in images.items():
+            number = self._choice.id_of(name, Path(root, name), len(inside))
+            if number is None:
+                self._choice.images += len(inside)
+            else:
+                files += map(str, inside)
+                self.labels += [number] * len(inside)
+        self._choice.check(
+            self.labels, len(files), root, None if absent else lambda: list(images)
+        )
         self._images = ImageStore(files, cache_bytes=cache_bytes)
 
     def __len__(self) -> int:
@@ -89,3 +91,19 @@ class ImageFolder:
     def problems(self) -> list[tuple[str, str]]:
         """Files that could not be decoded, each with a reason."""
         return self._images.problems
+
+
+def _images_by_folder(root: Path) -> dict[str, list[Path]]:
+    """Return the image files of each folder that has some, by its name."""
+    images = {
+        folder.name: [f for f in files_in(folder) if f.suffix.lower() in EXTENSIONS]
+        for folder in folders_in(root)
+    }
+    empty = [name for name, files in images.items() if not files]
+    images = {name: files for name, files in images.items() if files}
+    if not images:
+        kinds = ", ".join(EXTENSIONS)
+        raise ValueError(f"{root}: no folder of images in it ({kinds})")
+    if empty:
+        LOG.warning("%s: no class, as there is no image: %s", root, few(empty, 10))
+    return images

@@ -362,6 +362,8 @@ class ImageStore:
         Which are turned as their EXIF data says; default: all.
     cache_bytes : int
         Limit for the memory of decoded images.
+    read : callable
+        ``read(file, upright=)`` -> pixels, if ``files`` are something else.
     """
 
     def __init__(
@@ -370,8 +372,10 @@ class ImageStore:
         *,
         upright: Sequence[bool] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        read: Callable[..., np.ndarray] = read_image,
     ) -> None:
         self.files = list(files)
+        self._decode = read
         self.upright = list(upright or [True] * len(files))
         self._problems: dict[tuple[str, str], None] = {}
         self._cache: dict[int, np.ndarray] = {}
@@ -409,7 +413,7 @@ class ImageStore:
             images = pool.map(self._read, range(len(self.files)))
             return [image is not None for image in images]
 
-    def report(self, file: str | os.PathLike, reason: str) -> None:
+    def report(self, file: Any, reason: str) -> None:
         """Add a problem unless it is already listed."""
         with self._lock:
             self._problems[str(file), reason] = None
@@ -419,7 +423,7 @@ class ImageStore:
             return self._cache[index]
         file = self.files[index]
         try:
-            image = read_image(file, upright=self.upright[index])
+            image = self._decode(file, upright=self.upright[index])
         except ValueError as error:
             self.report(file, str(error))
             return None

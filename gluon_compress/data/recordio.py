@@ -1,30 +1,44 @@
-"""Classification data sets packed as RecordIO, read by MXNet's own iterator."""
+"""Classification data sets packed as RecordIO, as MXNet's ``im2rec`` writes them."""
 
 from __future__ import annotations
 
-import math
+import io
 import os
 import struct
-from itertools import islice
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import BinaryIO, NamedTuple, Sequence
 
-import cv2
-import mxnet as mx
 import numpy as np
-from mxnet import recordio
 
-from gluon_compress.data.batches import pad_labels
-from gluon_compress.data.imagenet_transforms import ASPECTS
-from gluon_compress.data.normalization import MEAN, STD
-from gluon_compress.data.preprocess import CROP
-from gluon_compress.sizes import Size, size_pair
+from gluon_compress.data.images import (
+    CACHE_BYTES,
+    ImageStore,
+    decode_image,
+    most_pixels,
+)
 
-_SEEDS = 2**31 - 1
+_MAGIC = 0xCED7230A  # a record starts with it
+_LENGTH_BITS = 29  # the other three of the word tell whether it continues
+_WHOLE, _LAST = 0, 3
+_HEAD = struct.Struct("<IfQQ")  # flag, label, two ids
+
+
+class Record(NamedTuple):
+    """Where a record is."""
+
+    file: Path
+    key: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.file}: record {self.key}"
 
 
 class Records:
     """A data set packed by ``im2rec``: ``NAME.rec``, and ``NAME.idx`` beside it.
+
+    It holds the records that the index names, in its order: an index of some records
+    is a data set of these.
 
     Parameters
     ----------
@@ -32,163 +46,152 @@ class Records:
         The ``.rec`` file.
     classes : sequence of str
         Names in the order of the ids; records hold ids only.
+    cache_bytes : int
+        As for ``VOCLayout``. A broken image is replaced by the next one, too.
+
+    Attributes
+    ----------
+    labels : list of int
 
     Raises
     ------
     ValueError
-        If a file is missing or the index is invalid.
+        If a file is missing, the index is invalid, a record has no label or one outside
+        the classes, or more than half of the records are damaged.
     """
 
-    def __init__(self, path: str | os.PathLike, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        classes: Sequence[str],
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         self.path, self.classes = Path(path), tuple(classes)
         self.index = self.path.with_suffix(".idx")
-        self.problems: list[tuple[str, str]] = []  # see ``verify``
-        for file in (self.path, self.index):
-            if not file.is_file():
-                raise ValueError(f"{file}: there is no such file")
-        with open(self.index, encoding="ascii", errors="replace") as lines:
-            rows = [line.split("\t") for line in lines]
-        if not rows or not all(len(r) == 2 and r[1].strip().isdigit() for r in rows):
-            raise ValueError(f"{self.index}: not an index of records, or an empty one")
-        self._size = len(rows)
+        self._images = ImageStore([], cache_bytes=cache_bytes, read=_read_image)
+        self.labels: list[int] = []
+        records = _read_index(self.index, self.path)
+        with open(self.path, "rb") as file:
+            for record in records:
+                self._add(record, file)
+        self._check_usable(len(records), len(self))
 
     def __len__(self) -> int:
-        return self._size
+        return len(self.labels)
 
-    def verify(self) -> dict:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        used, image = self._images.read(index)
+        return image, self.labels[used]
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """Records that cannot be used, each with a reason."""
+        return self._images.problems
+
+    def verify(self, *, workers: int = 2) -> dict:
         """Decode every record once, and list those that cannot be used.
-
-        MXNet's reader ends the process at a record that it cannot decode: call this
-        first if a file may be damaged.
 
         Returns
         -------
         dict
             ``images``, the number of usable records, and ``problems``: (record,
             reason) of each of the others.
-        """
-        problems = []
-        reader = recordio.MXIndexedRecordIO(str(self.index), str(self.path), "r")
-        for key in reader.keys:
-            try:
-                header, content = recordio.unpack(reader.read_idx(key))
-                if cv2.imdecode(np.frombuffer(content, np.uint8), 1) is None:
-                    raise ValueError("cannot be decoded")
-                if not 0 <= np.max(header.label) < len(self.classes):
-                    raise ValueError(f"has class {header.label}")
-            except (mx.MXNetError, cv2.error, struct.error, TypeError, ValueError) as e:
-                gist = str(e).strip().splitlines() or [type(e).__name__]
-                problems.append((f"{self.path}: record {key}", gist[-1]))
-        reader.close()
-        return {"images": len(self) - len(problems), "problems": problems}
-
-
-class RecordBatches:
-    """Batches of packed records, with the interface of ``Batches``.
-
-    Random numbers depend only on (seed, epoch), so that a resumed run continues as if
-    it had not stopped; it first reads the records up to the batch where it stopped.
-
-    Parameters
-    ----------
-    records : Records
-    batch_size : int
-    size : int or (int, int)
-        Height and width of the images, pixels.
-    changes : mapping, optional
-        ``least_area``, ``jitter`` and ``lighting``, as in ``crop_train_sample``. None:
-        the centre of every image, as in ``crop_val_sample``.
-    seed : int
-    workers : int
-        Threads of MXNet's reader. The batches do not depend on it.
-    shuffle : bool
-    targets, mix : callable, optional
-        As in ``Batches``. With ``changes``, a smaller last batch is filled up from the
-        beginning of the epoch; without, it stays small.
-    """
-
-    def __init__(
-        self,
-        records: Records,
-        batch_size: int,
-        size: Size,
-        *,
-        changes: Mapping[str, float] | None = None,
-        seed: int = 0,
-        workers: int = 2,
-        shuffle: bool = True,
-        targets: Callable | None = None,
-        mix: Callable | None = None,
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; allowed: from 1")
-        if len(records) < batch_size:
-            raise ValueError(f"{len(records)} images make no batch of {batch_size}")
-        self.records, self.batch_size, self.seed = records, batch_size, seed
-        self.targets, self.mix, self.trains = targets or pad_labels, mix, bool(changes)
-        view = _train_view(**changes) if changes else _val_view(size)
-        self._options = {
-            "path_imgrec": str(records.path),
-            "path_imgidx": str(records.index),
-            "data_shape": (3, *size_pair(size)),
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "round_batch": True,
-            "preprocess_threads": workers,
-            "verbose": False,
-            **{f"mean_{c}": 255 * m for c, m in zip("rgb", MEAN)},
-            **{f"std_{c}": 255 * s for c, s in zip("rgb", STD)},
-            **view,
-        }
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.records) / self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[tuple]:
-        """Yield the batches of an epoch from batch ``start`` on, as NDArrays.
 
         Raises
         ------
         ValueError
-            If a class id is out of range, or MXNet cannot open the files.
+            If more than half of the records are broken.
         """
-        seed = (self.seed * 1_000_003 + number) % _SEEDS
+        decodable = self._images.decodable(workers=workers)
+        self._check_usable(len(decodable), sum(decodable))
+        return {"images": sum(decodable), "problems": self.problems}
+
+    def _add(self, record: Record, file: BinaryIO) -> None:
         try:
-            reader = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._options)
-            for index, batch in islice(enumerate(reader), start, len(self)):
-                yield self._arrays(batch, (self.seed, number, index))
-        except mx.MXNetError as error:
-            gist = str(error).strip().splitlines()[-1]
-            raise ValueError(f"{self.records.path}: {gist}") from None
+            label, _ = _unpacked(record, file, 4)
+        except ValueError as error:
+            self._images.report(record, str(error))
+            return
+        number = int(label) if np.isfinite(label) else -1
+        if number != label or not 0 <= number < len(self.classes):
+            raise ValueError(
+                f"{record}: class {label:g}; allowed: 0 to {len(self.classes) - 1}"
+            )
+        self.labels.append(number)
+        self._images.files.append(record)
+        self._images.upright.append(True)
 
-    def _arrays(self, batch: mx.io.DataBatch, seeds: tuple) -> tuple:
-        count = self.batch_size - (0 if self.trains else batch.pad)
-        labels = batch.label[0].asnumpy()[:count]
-        images = batch.data[0][:count]
-        arrays = (images, *self.targets(labels.astype(int)))
-        if self.mix is not None:
-            rng = np.random.default_rng([*seeds, 1])
-            arrays = self.mix((images.asnumpy(), *arrays[1:]), rng)
-        return tuple(
-            a if isinstance(a, mx.nd.NDArray) else mx.nd.array(a, ctx=mx.cpu())
-            for a in arrays
-        )
-
-
-def _train_view(least_area: float, jitter: float, lighting: float) -> dict:
-    return {
-        "random_resized_crop": True,
-        "min_random_area": least_area,
-        "max_random_area": 1.0,
-        "min_aspect_ratio": ASPECTS[0],
-        "max_aspect_ratio": ASPECTS[1],
-        "rand_mirror": True,
-        "brightness": jitter,
-        "contrast": jitter,
-        "saturation": jitter,
-        "pca_noise": lighting,
-    }
+    def _check_usable(self, listed: int, usable: int) -> None:
+        if 2 * usable < listed:
+            raise ValueError(
+                f"{self.path}: only {usable} of {listed} records can be used; "
+                f"{self.problems[0][1]}"
+            )
 
 
-def _val_view(size: Size) -> dict:
-    return {"resize": math.ceil(max(size_pair(size)) / CROP)}
+def _read_index(index: Path, path: Path) -> list[Record]:
+    for file in (path, index):
+        if not file.is_file():
+            raise ValueError(f"{file}: there is no such file")
+    size = path.stat().st_size
+    records: dict[int, Record] = {}
+    with open(index, encoding="ascii", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            key, _, text = line.strip().rpartition("\t")
+            if not key and not text:
+                continue
+            offset = int(text) if text.isdigit() and len(text) < 20 else -1
+            if not (key and 0 <= offset < size) or offset in records:
+                raise ValueError(
+                    f"{index}: line {number} is {line.strip()[:60]!r}; allowed: a key, "
+                    f"a tab, and where a record starts in the {size} bytes of {path}, "
+                    "each once"
+                )
+            records[offset] = Record(path, key, offset)
+    if not records:
+        raise ValueError(f"{index}: names no record")
+    return list(records.values())
+
+
+def _read_image(record: Record, *, upright: bool) -> np.ndarray:
+    with open(record.file, "rb") as file:
+        _, content = _unpacked(record, file)
+    return decode_image(content, str(record), upright=upright)
+
+
+def _unpacked(
+    record: Record, file: BinaryIO, most: int | None = None
+) -> tuple[float, bytes]:
+    """Return the label and the image of a record, or the start of the image."""
+    content = _content(record, file, None if most is None else _HEAD.size + 4 + most)
+    try:
+        flag, label, _, _ = _HEAD.unpack_from(content)
+        if flag == 1:  # the labels follow
+            (label,) = struct.unpack_from("<f", content, _HEAD.size)
+    except struct.error:
+        raise ValueError(f"{record}: cut short") from None
+    if flag > 1:
+        raise ValueError(f"{record}: {flag} labels; allowed: one")
+    return label, content[_HEAD.size + 4 * flag :]
+
+
+def _content(record: Record, file: BinaryIO, most: int | None) -> bytes:
+    """Return the bytes of a record, which is split where they hold the magic number."""
+    size = file.seek(0, io.SEEK_END)
+    parts, offset = [], record.offset
+    while True:
+        file.seek(offset)
+        start = file.read(8)
+        magic, word = struct.unpack("<II", start.ljust(8, b"\0"))
+        part, length = word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
+        if magic != _MAGIC:
+            raise ValueError(f"{record}: no record starts at byte {offset}")
+        if offset + 8 + length > size:
+            raise ValueError(f"{record}: cut short")
+        if offset + length - record.offset > 8 * most_pixels():
+            raise ValueError(f"{record}: too many bytes for an image")
+        parts.append(file.read(length if most is None else min(length, most)))
+        if part in (_WHOLE, _LAST) or most is not None:
+            return struct.pack("<I", _MAGIC).join(parts)
+        offset += 8 + (length + 3) // 4 * 4

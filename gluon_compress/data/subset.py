@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
-from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
-from mxnet import recordio
 
 from gluon_compress.data.class_choice import MOST_NAMES
-from gluon_compress.data.recordio import Records
 from gluon_compress.validation import few
 
 
@@ -42,33 +36,14 @@ def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
     Parameters
     ----------
     dataset
-        ``Records`` are copied to a temporary file, since MXNet's reader reads whole
-        files only; it is removed together with the returned object.
+        ``len`` and ``[i]`` -> (image, label).
     count : int
         Number of images; if there are fewer, all of them.
     seed : int
     """
     order = np.random.default_rng(seed).permutation(len(dataset))
     indices = [int(i) for i in order[:count]]
-    if isinstance(dataset, Records):
-        return _copied_records(dataset, indices)
     return Subset(dataset, indices)
-
-
-def _copied_records(records: Records, indices: list[int]) -> Records:
-    folder = tempfile.mkdtemp(prefix="records-")
-    index_file, record_file = (
-        str(Path(folder, f"sample.{extension}")) for extension in ("idx", "rec")
-    )
-    reader = recordio.MXIndexedRecordIO(str(records.index), str(records.path), "r")
-    writer = recordio.MXIndexedRecordIO(index_file, record_file, "w")
-    for number, index in enumerate(indices):
-        writer.write_idx(number, reader.read_idx(reader.keys[index]))
-    reader.close()
-    writer.close()
-    subset = Records(record_file, records.classes)
-    weakref.finalize(subset, shutil.rmtree, folder, ignore_errors=True)
-    return subset
 
 
 def count_images(dataset: Any) -> dict:

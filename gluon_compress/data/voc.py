@@ -25,14 +25,12 @@ from gluon_compress.data.images import (
     ImageStore,
     read_header,
 )
+from gluon_compress.data.listed_files import FileIndex, find_listed, read_lines
 from gluon_compress.data.voc_xml import (
     VOCAnnotation,
     annotated_classes,
-    files_in,
-    listed_name,
     read_annotation,
     read_class_names,
-    read_lines,
     repair,
 )
 
@@ -124,9 +122,10 @@ class VOCLayout:
         self._labels: list[np.ndarray] = []
         self.doubts: list[tuple[str, str]] = []
         listed = self._listed()
-        usable = [self._read(name, file) for name, file in listed.items()]
+        count = len(listed) + len(self.problems)
+        usable = [self._read(image, xml) for image, xml in listed.items()]
         samples = [sample for sample in usable if sample is not None]
-        self._check_usable(len(listed), len(samples))
+        self._check_usable(count, len(samples))
         files = [sample.file for sample in samples]
         frames = choose_frames(
             [sample.header for sample in samples],
@@ -193,30 +192,30 @@ class VOCLayout:
             "problems": list(self.problems),
         }
 
-    def _listed(self) -> dict[str, Path | None]:
-        """Return the names of the split, each with its image file."""
+    def _listed(self) -> dict[Path, Path]:
+        """Return the images of the split, each with its annotation file."""
         path = _list_of(self.root, self.split)
-        files = files_in(self.root / "JPEGImages", EXTENSIONS)
-        files_in(self.root / "Annotations", (".xml",))
-        names: dict[str, Path | None] = {}
-        for line in read_lines(path):
-            name = listed_name(line, files)
-            self.repairs["listed twice"] += name in names
-            names[name] = files.get(name)
-        if not names:
+        images = FileIndex(self.root / "JPEGImages", EXTENSIONS)
+        annotations = FileIndex(self.root / "Annotations", (".xml",))
+        lines = read_lines(path)
+        if not lines:
             raise ValueError(f"{path}: the list names no image")
-        return names
+        files: dict[Path, Path] = {}
+        for line in lines:
+            try:
+                name, image = find_listed(line, images)
+                self.repairs["listed twice"] += image in files
+                files[image] = annotations.find(name)[1]
+            except ValueError as error:
+                self._images.report(path, str(error))
+        return files
 
-    def _read(self, name: str, file: Path | None) -> _Sample | None:
+    def _read(self, image: Path, xml: Path) -> _Sample | None:
         """Return an image's annotation and header, or None after reporting why not."""
-        xml = self.root / "Annotations" / f"{name}.xml"
-        stem = self.root / "JPEGImages" / name
         try:
-            if file is None:
-                raise ValueError(f"{stem}: no such image ({', '.join(EXTENSIONS)})")
-            return _Sample(file, xml, read_annotation(xml), read_header(file))
+            return _Sample(image, xml, read_annotation(xml), read_header(image))
         except ValueError as error:
-            self._images.report(file or stem, str(error))
+            self._images.report(image, str(error))
             return None
 
     def _add(self, sample: _Sample, frame: Frame) -> None:

@@ -1,4 +1,4 @@
-"""Reads the annotations and lists of Pascal VOC folders, tolerating common errors."""
+"""Reads the annotations of Pascal VOC folders, tolerating common errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from gluon_compress.data.listed_files import FileIndex, read_lines
+
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SIDES = ("width", "height")
-FLAGS = ("1", "0", "-1")
 _YES = ("1", "true", "yes")
 
 
@@ -134,52 +135,6 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     return (first, second) if min(first, second) > 0 else None
 
 
-def files_in(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder by stem; extensions match in any case.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder")
-    files = sorted(folder.iterdir())
-    return {f.stem: f for f in files if f.suffix.lower() in extensions}
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not blank.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be read or is not UTF-8.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def listed_name(line: str, files: dict[str, Path]) -> str:
-    """Return the file stem that a line of a split's list stands for.
-
-    Names can contain spaces, some lists name files with their extension, and VOC's
-    lists of one class have a second column. An exact stem takes precedence.
-    """
-    stem, _, extension = line.rpartition(".")
-    words = line.rsplit(None, 1)
-    if line in files:
-        return line
-    if stem in files and files[stem].suffix.lower() == f".{extension.lower()}":
-        return stem
-    return words[0] if len(words) == 2 and words[1] in FLAGS else line
-
-
 def read_class_names(
     root: Path, classes: Sequence[str] | str | os.PathLike | None
 ) -> tuple[str, ...]:
@@ -212,7 +167,7 @@ def read_class_names(
 def annotated_classes(root: Path) -> list[str]:
     """Return the class names in all annotations of a folder, sorted."""
     names: set[str] = set()
-    for file in files_in(root / "Annotations", (".xml",)).values():
+    for file in FileIndex(root / "Annotations", (".xml",)):
         try:
             names.update(name for name, _, _ in read_annotation(file).objects)
         except ValueError:

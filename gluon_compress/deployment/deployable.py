@@ -61,7 +61,7 @@ class Deployable:
         results_graph = family.results_graph(net)
         return cls(
             kind=family.kind,
-            graph=fold(*family.inference_graph(net)),
+            graph=fold(*family.inference_graph(net), preprocess.shape),
             results_graph=None if results_graph is None else fold(*results_graph),
             preprocess=preprocess,
             postprocess=postprocess,

@@ -11,7 +11,7 @@ from gluon_compress.deployment.checking import FormatCheck, write_files
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import FORMATS, InferenceGraph
 from gluon_compress.deployment.manifest import DEPLOYED, checked
-from gluon_compress.deployment.reference_outputs import ReferenceOutputs
+from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
 from gluon_compress.graph import pair_of
 from gluon_compress.model_folder import check_name, save_pair, versions
 from gluon_compress.storage.artifacts import MANIFEST, atomic_directory, checksums
@@ -75,7 +75,7 @@ def deploy(
     if images is not None:
         images = calibration_images = _as_inputs(images, shape)
     else:
-        images = _noise(shape)
+        images = noise((CHECKED, *shape[1:]))
     graph = InferenceGraph(
         name, *deployable.graph, shape, calibration_images, calibration
     )
@@ -123,11 +123,6 @@ def _as_inputs(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     if images.ndim != 4 or images.shape[1:] != tuple(shape[1:]) or not len(images):
         raise ValueError(f"images are {images.shape}; allowed: (N, {shape[1:]})")
     return np.ascontiguousarray(images, np.float32)
-
-
-def _noise(shape: Sequence[int]) -> np.ndarray:
-    random = np.random.RandomState(0)
-    return random.standard_normal((CHECKED, *shape[1:])).astype(np.float32)
 
 
 def _reference(

@@ -12,6 +12,7 @@ import numpy as np
 from mxnet.contrib.quantization import quantize_model
 
 from gluon_compress.deployment.formats import CALIBRATIONS
+from gluon_compress.deployment.fusing import fuse
 
 BACKEND = "MKLDNN_QUANTIZE"
 LEVELS = 127  # of a weight, on either side of zero
@@ -59,7 +60,7 @@ def quantize(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about missing labels
         quantized, values, _ = quantize_model(
-            symbol.get_backend_symbol(BACKEND),
+            fuse(symbol, BACKEND),
             dict(params),
             {},
             calib_mode=calibration,
@@ -69,7 +70,7 @@ def quantize(
             quantize_mode="smart",
             logger=None,
         )
-    return quantized.get_backend_symbol(BACKEND), values
+    return fuse(quantized, BACKEND), values
 
 
 def save(

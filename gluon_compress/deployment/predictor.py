@@ -15,6 +15,7 @@ from gluon_compress.data.images import read_image
 from gluon_compress.deployment import manifest
 from gluon_compress.deployment.formats import BATCH, formats_of
 from gluon_compress.deployment.runtimes import RUNTIMES
+from gluon_compress.storage.artifacts import one_state
 
 
 class ImagePredictor(ABC):
@@ -176,24 +177,16 @@ class Predictor(ImagePredictor):
     ) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; allowed: at least 1")
-        folder = Path(folder)
-        stated = manifest.read(folder)
-        entry = _chosen(folder, stated, runtime, precision)
+        stated, postprocess, batch, self._run = _opened(
+            Path(folder), runtime, precision, threads
+        )
         super().__init__(
             stated.classes,
             stated.preprocess,
-            manifest.read_postprocess(folder, stated),
-            None if entry.batch == BATCH else 1,
+            postprocess,
+            None if batch == BATCH else 1,
         )
         self._output_shapes = stated.output_shapes
-        files = [folder / file for file in entry.files]
-        try:
-            self._run = RUNTIMES[runtime].open(files, threads)
-        except ValueError:  # says what is wrong: a missing module, threads
-            raise
-        except Exception as error:  # each runtime has its own
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{files[0]}: {runtime} cannot load it: {why}") from None
 
     def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the results for inputs that are prepared already."""
@@ -222,6 +215,23 @@ class Predictor(ImagePredictor):
                 self._output_shapes.items(), self._run(batch)
             )
         }
+
+
+@one_state
+def _opened(folder: Path, runtime: str, precision: str, threads: int | None) -> tuple:
+    """Return manifest, postprocess, batch and graph of a deployed folder."""
+    stated = manifest.read(folder)
+    entry = _chosen(folder, stated, runtime, precision)
+    postprocess = manifest.read_postprocess(folder, stated)
+    files = [folder / file for file in entry.files]
+    try:
+        run = RUNTIMES[runtime].open(files, threads)
+    except ValueError:  # says what is wrong: a missing module, threads
+        raise
+    except Exception as error:  # each runtime has its own
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{files[0]}: {runtime} cannot load it: {why}") from None
+    return stated, postprocess, entry.batch, run
 
 
 def _as_list(images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:

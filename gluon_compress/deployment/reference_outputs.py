@@ -90,6 +90,11 @@ class ReferenceOutputs:
         return [np.concatenate(arrays, axis=-1)] if self.joined else arrays
 
 
+def noise(shape: Sequence[int]) -> np.ndarray:
+    """Return the same normal numbers, float32, for every call with a shape."""
+    return np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+
+
 def _of_any_type(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """Return the graph without the types of its variables."""
     nodes, heads = take_apart(symbol)

@@ -14,8 +14,6 @@ from typing import Callable, Sequence, Tuple
 
 import numpy as np
 
-FUSED = "MKLDNN"  # MXNet's back end that joins convolutions with what follows them
-
 
 def import_optional(module: str, extra: str) -> ModuleType:
     """Import an optional module.
@@ -46,6 +44,7 @@ class MXNet:
         import mxnet as mx
 
         from gluon_compress.deployment import int8
+        from gluon_compress.deployment.fusing import fuse
         from gluon_compress.deployment.pad_channels import pad_channels
         from gluon_compress.graph import block_of
 
@@ -56,7 +55,7 @@ class MXNet:
             stored = mx.nd.load(str(files[1]))
             params = {key.split(":", 1)[1]: value for key, value in stored.items()}
             symbol, params = pad_channels(mx.sym.load(str(files[0])), params)
-            symbol = symbol.get_backend_symbol(FUSED)
+            symbol = fuse(symbol)
         self._net, self._array = block_of(symbol, params), mx.nd.array
         self._net.hybridize(static_alloc=True, static_shape=True)
 

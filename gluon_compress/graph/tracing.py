@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 import mxnet as mx
 import numpy as np
 from mxnet import autograd
-from mxnet.gluon import Constant, HybridBlock, SymbolBlock
+from mxnet.gluon import Constant, HybridBlock, Parameter, SymbolBlock
 
 from gluon_compress.graph import symbols
 from gluon_compress.graph.annotations import (
@@ -248,11 +248,27 @@ def block_of(symbol: mx.sym.Symbol, params: Mapping) -> SymbolBlock:
     block = SymbolBlock(symbol, inputs)
     for name, parameter in block.collect_params().items():
         value = params[name]
-        parameter.shape = value.shape
         parameter.dtype = value.dtype
-        parameter.initialize(mx.init.Zero(), ctx=value.ctx, force_reinit=True)
-        parameter.set_data(value)
+        give_value(parameter, value, value.ctx)
     return block
+
+
+def give_value(
+    parameter: Parameter, value: mx.nd.NDArray, ctx: mx.Context | None = None
+) -> None:
+    """Give a parameter that has no value a copy of one, and its shape.
+
+    Parameters
+    ----------
+    parameter : Parameter
+        Keeps its type.
+    value : NDArray
+    ctx : Context, optional
+        Of the copy; by default the CPU.
+    """
+    parameter.shape = value.shape
+    # Filling it with zeros first, as ``initialize`` does, takes most of the time.
+    parameter._load_init(value, ctx, cast_dtype=True)
 
 
 NET_ADAPTERS: dict[type, NetAdapter] = {

@@ -227,15 +227,16 @@ class Family(ABC):
             Images to a mapping of ``output_names`` and ``taps`` to arrays.
         """
         symbol, data = self.to_symbol(net), mx.sym.var("data", dtype="float32")
+        size, shape = self.input_size(net), self._input_shape(net)
         if not taps:
             block = SymbolBlock(symbol, data, params=net.collect_params())
-            return NamedBlock(block, self.output_names)
-        size, maps = self.input_size(net), self.map_symbols(symbol)
+            return NamedBlock(block, self.output_names, shape)
+        maps = self.map_symbols(symbol)
         for name in taps:
             if name not in maps:
                 raise ValueError(f"tap {name!r}; allowed: {listed(maps) or 'none'}")
         chosen = [maps[name] for name in taps]
-        _, shapes, _ = mx.sym.Group(chosen).infer_shape(data=(1, 3, *size))
+        _, shapes, _ = mx.sym.Group(chosen).infer_shape(data=shape)
         steps = subsampling([shape[2:] for shape in shapes], stride)
         outputs = (
             adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
@@ -243,7 +244,7 @@ class Family(ABC):
         symbol = mx.sym.Group([symbol, *outputs])
         block = SymbolBlock(symbol, data, params=net.collect_params())
         initialize(block, symbol, size, seed=seed)
-        return NamedBlock(block, (*self.output_names, *taps))
+        return NamedBlock(block, (*self.output_names, *taps), shape)
 
     @abstractmethod
     def targets(self, net: HybridBlock, **settings: Any) -> Callable:

@@ -6,6 +6,7 @@ from typing import Mapping, Sequence
 
 import mxnet as mx
 
+from gluon_compress.graph import give_value
 from gluon_compress.sizes import Size, size_pair
 
 
@@ -69,9 +70,7 @@ def with_missing_initialized(
     block = mx.gluon.SymbolBlock(symbol, mx.sym.var("data", dtype="float32"))
     parameters = block.collect_params()
     for name, value in values.items():
-        parameters[name].shape = value.shape
-        parameters[name].initialize(mx.init.Zero(), ctx=value.ctx)
-        parameters[name].set_data(value)
+        give_value(parameters[name], value, value.ctx)
     initialize(block, symbol, size, seed=seed)
     return {name: parameter.data() for name, parameter in parameters.items()}
 

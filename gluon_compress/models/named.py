@@ -17,15 +17,23 @@ class NamedBlock(HybridBlock):
         Its parameters are the named block's own, in the same order.
     names : sequence of str
         One for each output.
+    shape : sequence of int, optional
+        Shape of the input, with its batch axis, if it is known: ``input_shape``.
 
     Examples
     --------
     >>> NamedBlock(net, ("class_scores",))(images)["class_scores"]
     """
 
-    def __init__(self, block: HybridBlock, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        block: HybridBlock,
+        names: Sequence[str],
+        shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(prefix="")
         self.names = tuple(names)
+        self.input_shape = shape
         self.block = block
 
     def forward(self, *inputs: Any) -> Any:

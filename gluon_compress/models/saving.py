@@ -9,6 +9,7 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress.model_folder import MANIFEST, export, load_symbol, read_manifest
 from gluon_compress.models.family import family_named, family_of
+from gluon_compress.storage.artifacts import one_state
 
 
 def save(net: HybridBlock, folder: str | os.PathLike, name: str) -> dict:
@@ -38,6 +39,7 @@ def save(net: HybridBlock, folder: str | os.PathLike, name: str) -> dict:
     return export(net, folder, name, shape=shape, info=family.manifest(net))
 
 
+@one_state
 def load(folder: str | os.PathLike, kind: str | None = None) -> HybridBlock:
     """Return the net that ``save`` wrote.
 

@@ -88,10 +88,6 @@ class ClassificationTask(Task):
             "targets": data.ClassTargets(len(dataset.classes), smoothing=smoothing),
             "mix": data.Mixup(targets.mixup) if targets.mixup else None,
         }
-        if settings.kind == "record":
-            return data.RecordBatches(
-                dataset, schedule.batch_size, size, changes=changes, **shared
-            )
         sample = partial(data.crop_train_sample, size=size, **changes)
         return data.Batches(dataset, sample, schedule.batch_size, last="fill", **shared)
 
@@ -118,14 +114,8 @@ class ClassificationTask(Task):
         """Return the share of images whose class has the highest score."""
         settings = self.recipe.data
         net.hybridize(static_alloc=True, static_shape=True)
-        if settings.kind == "record":
-            count = min(VAL_BATCH, len(dataset))
-            batches: Any = data.RecordBatches(
-                dataset, count, settings.size, shuffle=False
-            )
-        else:
-            sample = partial(data.crop_val_sample, size=settings.size)
-            batches = data.Batches(dataset, sample, VAL_BATCH, shuffle=False)
+        sample = partial(data.crop_val_sample, size=settings.size)
+        batches = data.Batches(dataset, sample, VAL_BATCH, shuffle=False)
         share = top1(lambda images: net(images.as_in_context(ctx)), batches.epoch(0))
         pixels = size_text(settings.input_size)
         return {"top1": share, "metric": f"top-1 at {pixels} pixels"}

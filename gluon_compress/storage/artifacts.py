@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
+import functools
 import os
-import re
 import shutil
-import uuid
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Callable, Dict, Iterator, Tuple, TypeVar
 
 from pydantic import ConfigDict, Field
 from typing_extensions import Annotated
 
-from gluon_compress.storage.atomic import errors_for, file_lock, read_json, sha256
+from gluon_compress.storage.atomic import (
+    disk_errors,
+    draft_name,
+    errors_for,
+    file_lock,
+    mark_alive,
+    read_json,
+    remove_drafts_of,
+    sha256,
+    wait_until_free,
+)
 from gluon_compress.validation import (
     Allowed,
     Count,
@@ -37,6 +45,9 @@ from gluon_compress.validation import (
 FORMAT = 1
 MANIFEST = "manifest.json"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
+NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+LONGEST_TURN = 60.0  # seconds; it takes a few renames
+Read = TypeVar("Read", bound=Callable[..., Any])
 
 
 class FileChecksum(Settings):
@@ -111,10 +122,12 @@ def atomic_directory(
         folder = folder.resolve()  # the link stays, what it leads to is replaced
     _undo_interrupted_swap(folder)
     _check_replaceable(folder, kind)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_dead_drafts(folder)
+    with errors_for(folder, instead=True):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts_of(folder)
     with _locked_draft(folder) as draft:
-        yield draft
+        with disk_errors(folder, draft):
+            yield draft
         with errors_for(folder, instead=True):
             _flush(draft)
             _check_replaceable(folder, kind)  # others may have written meanwhile
@@ -129,6 +142,54 @@ def checksums(folder: Path) -> dict[str, dict]:
     }
 
 
+def one_state(read: Read) -> Read:
+    """Let a function that reads an artifact folder see one state of it.
+
+    Its first argument is the folder. The function is called again if a writer has
+    replaced the folder meanwhile.
+    """
+
+    @functools.wraps(read)
+    def repeated(folder: str | os.PathLike, *args: Any, **options: Any) -> Any:
+        while True:
+            handle = _opened(folder)
+            try:
+                result = read(folder, *args, **options)
+            except (ValueError, OSError):
+                if not _is_replaced(folder, handle):
+                    raise
+            else:
+                if not _is_replaced(folder, handle):
+                    return result
+            finally:
+                if handle is not None:
+                    os.close(handle)
+
+    return repeated  # type: ignore[return-value]
+
+
+def _opened(folder: str | os.PathLike) -> int | None:
+    """Return a handle, which keeps the folder's number from being used again."""
+    while True:
+        try:
+            return os.open(folder, os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
+        except FileNotFoundError:
+            if not wait_until_free(_turn_file(Path(folder))):
+                return None
+        except OSError:
+            return None
+
+
+def _is_replaced(folder: str | os.PathLike, handle: int | None) -> bool:
+    if handle is None:
+        return False
+    try:
+        return not os.path.samestat(os.fstat(handle), os.stat(folder))
+    except FileNotFoundError:
+        return wait_until_free(_turn_file(Path(folder)))
+
+
+@one_state
 def verified(folder: str | os.PathLike) -> dict:
     """Return the manifest of an artifact after checking every file against it.
 
@@ -137,18 +198,9 @@ def verified(folder: str | os.PathLike) -> dict:
     ValueError
         If a file is missing or altered, or the manifest is invalid; the file is named.
     """
-    folder = Path(folder)
     manifest = read_manifest(folder)
-    while True:
-        try:
-            _check_files(folder, manifest)
-            return manifest
-        except ValueError:
-            # A writer may have replaced the folder between the manifest and the files.
-            latest = read_manifest(folder)
-            if latest == manifest:
-                raise
-            manifest = latest
+    _check_files(Path(folder), manifest)
+    return manifest
 
 
 def _check_files(folder: Path, manifest: dict) -> None:
@@ -162,6 +214,7 @@ def _check_files(folder: Path, manifest: dict) -> None:
             raise ValueError(f"{path}: altered or cut short, its sha256 differs")
 
 
+@one_state
 def read_manifest(folder: str | os.PathLike, kind: str | None = None) -> dict:
     """Return the manifest of an artifact folder.
 
@@ -188,6 +241,7 @@ def read_manifest(folder: str | os.PathLike, kind: str | None = None) -> dict:
     return manifest
 
 
+@one_state
 def _check_replaceable(folder: Path, kind: str | None) -> None:
     """Refuse to replace a folder that holds anything but an artifact of a kind."""
     try:
@@ -215,7 +269,7 @@ def _locked_draft(folder: Path) -> Iterator[Path]:
     """Make a draft beside a folder and hold a lock on it, which marks it as alive."""
     handle = None
     while handle is None:
-        draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+        draft = draft_name(folder)
         with errors_for(folder, instead=True):
             draft.mkdir()
         handle = _open_locked(draft)
@@ -232,32 +286,10 @@ def _open_locked(draft: Path) -> int | None:
         handle = os.open(draft, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    _try_lock(handle)
-    if draft.exists():
+    if mark_alive(handle) and draft.exists():
         return handle
     os.close(handle)
     return None
-
-
-def _remove_dead_drafts(folder: Path) -> None:
-    """Remove drafts whose writers were killed; a living writer holds a lock on its."""
-    pattern = re.compile(re.escape(f".{folder.name}.") + r"[0-9a-f]{32}\.tmp")
-    for draft in folder.parent.iterdir():
-        if pattern.fullmatch(draft.name) and draft.is_dir():
-            with suppress(OSError):
-                handle = os.open(draft, os.O_RDONLY)
-                if _try_lock(handle):
-                    shutil.rmtree(draft, ignore_errors=True)
-                os.close(handle)
-
-
-def _try_lock(handle: int) -> bool:
-    """Lock an open folder; return False if it is locked or its disk has no locks."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _flush(draft: Path) -> None:
@@ -272,20 +304,18 @@ def _flush(draft: Path) -> None:
 
 def _put_in_place(draft: Path, folder: Path) -> None:
     """Give a draft its name; an earlier folder takes the draft's name instead."""
-    while True:
+    with _turn(folder):
         try:
-            return os.rename(draft, folder)  # replaces nothing, or an empty folder
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        try:
-            return _exchange(draft, folder)
+            _exchange(draft, folder)
         except FileNotFoundError:
-            continue  # another writer's swap, see below, is at it
+            os.rename(draft, folder)
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            if error.errno not in NO_EXCHANGE:
                 raise
-        return _swap(draft, folder)
+            if folder.exists():
+                _swap(draft, folder)
+            else:
+                os.rename(draft, folder)
 
 
 def _exchange(first: Path, second: Path) -> None:
@@ -301,23 +331,22 @@ def _exchange(first: Path, second: Path) -> None:
 
 def _swap(draft: Path, folder: Path) -> None:
     """Exchange two names in two steps; for a moment there is no such folder."""
-    with _swapping(folder):
-        aside = _aside(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        os.rename(folder, aside)
-        try:
-            os.rename(draft, folder)
-        except BaseException:
-            os.rename(aside, folder)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+    aside = _aside(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+    try:
+        os.rename(draft, folder)
+    except BaseException:
+        os.rename(aside, folder)
+        raise
+    os.rename(aside, draft)
 
 
 def _undo_interrupted_swap(folder: Path) -> None:
     """Bring back the earlier folder if a writer was killed in the middle of a swap."""
     if not _aside(folder).exists():
         return
-    with _swapping(folder):
+    with _turn(folder):
         if folder.exists():
             shutil.rmtree(_aside(folder), ignore_errors=True)
         elif _aside(folder).exists():
@@ -325,13 +354,17 @@ def _undo_interrupted_swap(folder: Path) -> None:
 
 
 @contextmanager
-def _swapping(folder: Path) -> Iterator[None]:
-    lock = folder.with_name(f".{folder.name}.lock")
-    with file_lock(lock):
+def _turn(folder: Path) -> Iterator[None]:
+    """Let writers of a folder take turns; readers wait for the end of a swap."""
+    with file_lock(_turn_file(folder), patience=LONGEST_TURN):
         try:
             yield
         finally:
-            lock.unlink()
+            _turn_file(folder).unlink()
+
+
+def _turn_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.turn")
 
 
 def _aside(folder: Path) -> Path:

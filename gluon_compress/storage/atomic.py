@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import math
 import os
+import re
+import shutil
+import time
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +20,10 @@ from typing import IO, Any, Iterator
 LOG = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
+STEM = 50  # characters of a name that its drafts keep
+DRAFT = re.compile(r"\.(?P<name>.*)\.[0-9a-f]{32}\.tmp", re.DOTALL)
+PROBE = 1 << 16  # bytes
+PAUSE = 0.02  # seconds between two attempts to lock
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
@@ -33,21 +41,141 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
     OSError
         If it cannot be written. The error names ``path``; the old content stays.
     """
-    path = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
-    # A unique name: two processes must not write to one temporary file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with atomic_file(path) as draft:
+        draft.write_bytes(content)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield an empty file that becomes ``path`` when the block succeeds.
+
+    Parameters
+    ----------
+    path : path
+        Its folder must exist. An existing file is replaced.
+
+    Yields
+    ------
+    Path
+        The draft to fill. It is removed if the block raises; if the process is killed,
+        the next writer removes it, see ``remove_leftovers``.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written. The error names ``path``; the old content stays.
+    """
+    path = Path(path)
+    with errors_for(path, instead=True):
+        draft, handle = _locked_file(path)
     try:
+        with disk_errors(path, draft):
+            yield draft
+            os.fsync(handle)
         with errors_for(path, instead=True):
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(draft, path)
     except BaseException:
         with suppress(OSError):
-            temporary.unlink()
+            draft.unlink()
         raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def disk_errors(path: Path, draft: Path) -> Iterator[None]:
+    """Name a file or folder in errors that occur while its draft is written.
+
+    Some libraries say that they could not write, but not why: the disk is full if no
+    more can be written to it.
+
+    Raises
+    ------
+    OSError
+        The error of the disk, with ``path`` or a file in it.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = Path(os.fsdecode(error.filename)) if error.filename else draft
+        if error.errno is None or draft not in (name, *name.parents):
+            raise
+        file = os.fspath(path / name.relative_to(draft))
+        raise OSError(error.errno, error.strerror, file) from error
+    except Exception:
+        with errors_for(path, instead=True), open(draft_name(path), "xb") as probe:
+            try:
+                probe.write(bytes(PROBE))
+                probe.flush()
+            finally:
+                os.unlink(probe.name)
+        raise
+
+
+def _locked_file(path: Path) -> tuple[Path, int]:
+    """Make a draft of a file, with a lock on it, which marks it as alive."""
+    while True:
+        draft = draft_name(path)
+        handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if mark_alive(handle) and draft.exists():
+            return draft, handle
+        os.close(handle)  # another process has taken it for a leftover
+
+
+def mark_alive(draft: int) -> bool:
+    """Lock an open draft; return False if ``remove_leftovers`` was faster."""
+    try:
+        return try_lock(draft)
+    except NoLocks:
+        return True
+
+
+def draft_name(path: Path) -> Path:
+    """Return a new name for a draft of a file or folder, hidden beside it."""
+    # Two processes must not write to one draft, nor may its name be too long.
+    return path.with_name(f".{path.name[:STEM]}.{uuid.uuid4().hex}.tmp")
+
+
+def remove_leftovers(folder: str | os.PathLike, *, below: bool = False) -> None:
+    """Remove drafts of files and folders whose writers were killed.
+
+    A living writer holds a lock on its draft. Only the sole writer of a folder calls
+    this, never a reader.
+
+    Parameters
+    ----------
+    folder : path
+        Nothing happens if it does not exist.
+    below : bool
+        Also in the folders in it.
+    """
+    for place, folders, files in os.walk(os.fspath(folder)):
+        drafts = [name for name in (*folders, *files) if DRAFT.fullmatch(name)]
+        for name in drafts:
+            _remove_dead(Path(place, name))
+        folders[:] = [name for name in folders if below and name not in drafts]
+
+
+def remove_drafts_of(path: Path) -> None:
+    """Remove the drafts of a file or folder whose writers were killed."""
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            match = DRAFT.fullmatch(name)
+            if match and match["name"] == path.name[:STEM]:
+                _remove_dead(path.with_name(name))
+
+
+def _remove_dead(draft: Path) -> None:
+    with suppress(OSError):
+        is_folder = draft.is_dir()
+        flags = os.O_RDONLY if is_folder else os.O_RDWR  # some disks lock no other
+        handle = os.open(draft, flags | os.O_NOFOLLOW)
+        try:
+            if try_lock(handle):
+                shutil.rmtree(draft) if is_folder else draft.unlink()
+        finally:
+            os.close(handle)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
@@ -128,24 +256,99 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 @contextmanager
-def file_lock(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+def file_lock(
+    path: str | os.PathLike, *, patience: float | None = None
+) -> Iterator[IO[bytes]]:
     """Open a file for reading and appending, and hold an exclusive lock on it.
 
     Other processes wait for the lock, and say so in the log. The system releases it
     when the process ends, however it ends. The holder may rename or remove the file;
-    waiting processes then create a new one. A link is not followed but an OSError.
+    waiting processes then create a new one. A link is not followed but an OSError. On
+    a disk without locks, nothing is locked.
+
+    Parameters
+    ----------
+    path : path
+    patience : float, optional
+        Wait for so many seconds, and say nothing. Default: as long as it takes.
+
+    Raises
+    ------
+    BlockingIOError
+        If the lock is not free in time.
     """
     path = Path(path)
     while True:
         with open(path, "ab+", opener=_open_no_link) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                LOG.warning("%s: locked by another process, waiting", path)
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(NoLocks):
+                if patience is not None:
+                    _lock_within(file.fileno(), patience)
+                elif not try_lock(file.fileno()):
+                    LOG.warning("%s: locked by another process, waiting", path)
+                    fcntl.flock(file, fcntl.LOCK_EX)
             if _is_at(path, file):
                 yield file
                 return
+
+
+class NoLocks(OSError):
+    """The disk knows no locks."""
+
+
+def try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file or folder; return False if another process holds the lock.
+
+    Raises
+    ------
+    NoLocks
+        If the disk knows none.
+    """
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise NoLocks(error.errno, error.strerror) from error
+    return True
+
+
+def is_locked(path: str | os.PathLike, *, patience: float = 0) -> bool:
+    """Return whether another process holds the lock on a file, without changing it."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        with suppress(NoLocks):
+            _lock_within(handle, patience, fcntl.LOCK_SH)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def wait_until_free(path: str | os.PathLike) -> bool:
+    """Wait until nobody holds the lock on a file; return False if there is no file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    except OSError:  # no locks
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _lock_within(handle: int, seconds: float, kind: int = fcntl.LOCK_EX) -> None:
+    end = time.monotonic() + seconds
+    while not try_lock(handle, kind):
+        if time.monotonic() >= end:
+            raise BlockingIOError(errno.EAGAIN, "another process holds the lock")
+        time.sleep(PAUSE)
 
 
 def _open_no_link(path: str, flags: int) -> int:

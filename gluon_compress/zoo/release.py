@@ -9,7 +9,12 @@ from typing import Mapping
 import mxnet as mx
 
 from gluon_compress.model_folder import MANIFEST, read_manifest
-from gluon_compress.storage.atomic import sha256, write_atomically, write_json
+from gluon_compress.storage.atomic import (
+    atomic_file,
+    sha256,
+    write_atomically,
+    write_json,
+)
 from gluon_compress.zoo import weights
 from gluon_compress.zoo.index import Weights
 
@@ -62,9 +67,8 @@ def release(
 
 def _write(stored: Mapping[str, mx.nd.NDArray], folder: Path) -> Weights:
     path = folder / f"{folder.name}-0000.params"
-    draft = path.with_suffix(".tmp")
-    mx.nd.save(str(draft), dict(stored))
-    os.replace(draft, path)
+    with atomic_file(path) as draft:
+        mx.nd.save(str(draft), dict(stored))
     return Weights(
         file=f"{folder.name}/{path.name}",
         bytes=path.stat().st_size,

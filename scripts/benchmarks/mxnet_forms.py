@@ -48,8 +48,8 @@ PROFILED, PROFILE_WARM_UP = 20, 5  # runs
 def form_of(net: Any, form: str) -> Any:
     """Return the head of a detector in one of ``FORMS``."""
     from gluon_compress.deployment.folding import fold
+    from gluon_compress.deployment.fusing import fuse
     from gluon_compress.deployment.pad_channels import pad_channels
-    from gluon_compress.deployment.runtimes import FUSED
     from gluon_compress.graph import block_of, pair_of
     from gluon_compress.models.family import family_of
 
@@ -61,7 +61,7 @@ def form_of(net: Any, form: str) -> Any:
     if "wide" in steps:
         symbol, params = pad_channels(symbol, params)
     if "fused" in steps:
-        symbol = symbol.get_backend_symbol(FUSED)
+        symbol = fuse(symbol)
     block = block_of(symbol, params)
     block.hybridize(static_alloc=True, static_shape=True)
     return block
@@ -187,7 +187,8 @@ def compare_budgets(task: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+TIMERS = {"forms": time_forms, "operators": profile, "budgets": compare_budgets}
+
 if __name__ == "__main__":
     TASK = json.loads(sys.argv[1])
-    TIMERS = {"forms": time_forms, "operators": profile, "budgets": compare_budgets}
     print(json.dumps(TIMERS[TASK["time"]](TASK)), flush=True)

@@ -96,7 +96,8 @@ def ways_of(task: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     }
 
 
+TIMERS = {"nets": time_nets, "ways": time_ways}
+
 if __name__ == "__main__":
     TASK = json.loads(sys.argv[1])
-    TIMERS = {"nets": time_nets, "ways": time_ways}
     print(json.dumps(TIMERS[TASK["time"]](TASK)), flush=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from gluon_compress.cli.image_files import pictures
+from gluon_compress.cli.image_files import others_in, pictures
 
 
 def test_pictures_of_a_folder_are_its_images(tmp_path):
-    for name in ("b.PNG", "a.jpg", "notes.txt"):
+    for name in ("b.PNG", "a.jpg", "notes.txt", "._a.jpg", "Thumbs.db"):
         (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
     targets = pictures([tmp_path], tmp_path / "out", (".jpg", ".png"))
     names = [(image.name, target.name) for image, target in targets.items()]
     assert names == [("a.jpg", "a.jpg"), ("b.PNG", "b.PNG")]
+    assert others_in([tmp_path], (".jpg", ".png")) == [tmp_path / "notes.txt"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from gluoncv.model_zoo import get_model
 from mxnet.gluon import nn
 
-from gluon_compress.deployment import fold, fused
+from gluon_compress.deployment import fold, folding, fused
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.models.ssd import training
@@ -98,6 +98,148 @@ def test_given_pair_is_left_as_it_was():
     fold(symbol, params)
     assert symbol.tojson() == text
     assert all((params[n].asnumpy() == v).all() for n, v in before.items())
+
+
+S = mx.sym
+DATA = S.var("data")
+
+
+def layer(x=DATA, name="c", channels=4, **how):
+    how = {"kernel": (3, 3), "pad": (1, 1), **how}
+    return S.Convolution(x, num_filter=channels, name=name, **how)
+
+
+def norm(x, name="n", **how):
+    return S.BatchNorm(x, fix_gamma=False, name=name, **how)
+
+
+def dense(**how):
+    return S.FullyConnected(DATA, num_hidden=4, name="c", **how)
+
+
+def bias_read_twice():
+    bias = S.var("b")
+    return norm(layer(bias=bias)) + layer(name="d", bias=bias)
+
+
+def weight_of_one_name():
+    first, second = S.var("w"), S.var("w")
+    return norm(layer(weight=first)) + layer(name="d", weight=second)
+
+
+def scale_read_twice():
+    how = {"gamma": S.var("g_gamma"), "beta": S.var("b_beta")}
+    return norm(layer(), **how) + norm(layer(name="d"), "m", **how)
+
+
+def taken_name():
+    factor = S.reshape(S.var("c_bias", shape=(4,)), (1, 4, 1, 1))
+    return norm(layer(no_bias=True)) + S.broadcast_mul(layer(name="d"), factor)
+
+
+def two_norms_of_a_layer():
+    x = layer()
+    return norm(x) + norm(x, "m")
+
+
+def layer_among_the_outputs():
+    x = layer()
+    return S.Group([norm(x), x])
+
+
+def deconvolution(groups):
+    return S.Deconvolution(
+        DATA, num_filter=4, kernel=(2, 2), num_group=groups, name="c"
+    )
+
+
+# Graphs, and the BatchNorms that cannot be folded.
+GRAPHS = {
+    "norm behind a norm": (lambda: norm(norm(layer()), "m"), 0),
+    "bias read twice": (bias_read_twice, 0),
+    "two variables of one name": (weight_of_one_name, 1),
+    "scale and shift read twice": (scale_read_twice, 0),
+    "name taken": (taken_name, 0),
+    "two norms of a layer": (two_norms_of_a_layer, 2),
+    "layer among the outputs": (layer_among_the_outputs, 1),
+    "norm behind a concat": (lambda: norm(S.concat(layer(), DATA, dim=1)), 1),
+    "another axis": (lambda: norm(layer(), axis=2), 1),
+    "axis from the end": (lambda: norm(layer(), axis=-3), 0),
+    "statistics of the batch too": (lambda: norm(layer(), use_global_stats=True), 0),
+    "grouped": (lambda: norm(layer(num_group=2)), 0),
+    "deconvolution": (lambda: norm(deconvolution(1)), 0),
+    "grouped deconvolution": (lambda: norm(deconvolution(2)), 1),
+    "dense": (lambda: norm(dense()), 0),
+    "dense along the last axis": (lambda: norm(dense(flatten=False), axis=-1), 0),
+    "dense along another axis": (lambda: norm(dense(flatten=False)), 1),
+    "computed shift": (lambda: norm(layer(), beta=2 * S.var("b_beta", shape=(4,))), 1),
+}
+
+
+def filled(symbol, shape):
+    """Return a symbol's parameters with random values."""
+    random = np.random.RandomState(0)
+    shapes, _, states = symbol.infer_shape(data=shape)
+    names = symbol.list_arguments() + symbol.list_auxiliary_states()
+    params = {}
+    for name, size in zip(names, [*shapes, *states]):
+        positive = name.endswith(("gamma", "var"))
+        values = random.uniform(0.5, 2, size) if positive else random.normal(size=size)
+        params[name] = mx.nd.array(values)
+    del params["data"]
+    return params
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_batchnorm_folds_where_it_is_exact(graph):
+    build, left = GRAPHS[graph]
+    symbol, shape = build(), (2, 4, 4, 4)
+    params = filled(symbol, shape)
+    folded = fold(symbol, params)
+    assert norms(folded[0]) == left
+    x = mx.nd.random.normal(shape=shape)
+    for wanted, found in zip(outputs((symbol, params), x), outputs(folded, x)):
+        assert np.abs(wanted - found).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def outputs(pair, x):
+    result = block_of(*pair)(x)
+    result = result if isinstance(result, (list, tuple)) else [result]
+    return [one.asnumpy() for one in result]
+
+
+def test_output_of_a_folded_batchnorm_keeps_its_name():
+    symbol = norm(layer(), "scores")
+    folded, _ = fold(symbol, filled(symbol, (1, 4, 4, 4)))
+    assert folded.list_outputs() == ["scores_output"]
+
+
+def test_norms_in_float16_stay():
+    symbol = norm(layer())
+    params = filled(symbol, (1, 4, 4, 4))
+    params["c_weight"] = params["c_weight"].astype("float16")
+    assert norms(fold(symbol, params)[0]) == 1
+
+
+def halved(symbol, params):
+    """Return a pair that is not what it should be."""
+    return symbol, {name: value / 2 for name, value in params.items()}
+
+
+@pytest.mark.parametrize("prepare", [lambda pair, **how: fold(*pair, **how), fused])
+def test_batchnorm_stays_where_the_folded_net_differs(monkeypatch, prepare):
+    monkeypatch.setattr(folding, "_folded", halved)
+    net = ready(NETS["chain"]())
+    result = prepare(pair_of(net), shape=batch().shape)
+    block = block_of(*result) if isinstance(result, tuple) else result
+    assert difference(net(batch()), block(batch())) < 1e-5
+
+
+def test_weights_that_change_when_they_are_baked_are_refused(monkeypatch):
+    monkeypatch.setattr(folding, "_baked", halved)
+    net = ready(NETS["chain"]())
+    with pytest.raises(ValueError, match="of their scale"):
+        fold(*pair_of(net), shape=batch().shape)
 
 
 @pytest.mark.slow

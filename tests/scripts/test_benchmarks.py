@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from benchmarks import distillation, mxnet_forms, mxnet_time, runtimes_page
+from benchmarks import distillation, mxnet_forms, mxnet_time, runner, runtimes_page
 from gluon_compress.cli.evaluate import precision_page
 from gluon_compress.deployment import deploy
 from refusals import assert_refused
@@ -20,8 +22,21 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("edge") / "thin"
-    deploy(detector(), folder)
+    deploy(detector(size=(96, 160)), folder)
     return folder
+
+
+@pytest.fixture
+def workers_here(monkeypatch):
+    """Let workers run in this process, and time each net and way as rarely as may be."""
+
+    def in_process(module, setting, task):
+        task = json.loads(json.dumps({**task, **asdict(setting), "seconds": 0}))
+        return importlib.import_module(module).TIMERS[task["time"]](task)
+
+    monkeypatch.setenv("MXNET_EXEC_BULK_EXEC_INFERENCE", "1")  # a worker changes it
+    for module in (runner, mxnet_time):
+        monkeypatch.setattr(module, "in_process", in_process)
 
 
 def row(net: str, ms: float, runtime: str = "mxnet", **other) -> dict:
@@ -44,7 +59,24 @@ def row(net: str, ms: float, runtime: str = "mxnet", **other) -> dict:
     }
 
 
-def test_benchmark_times_folders_and_a_plain_convolution(call, deployed, tmp_path):
+def test_worker_times_nets_in_a_process_of_its_own(deployed):
+    files = [str(deployed / f"detector-{end}") for end in ("symbol.json", "0000.params")]
+    task = {"time": "nets", "nets": {"thin": (files, (2, 3, 96, 160))}, "seconds": 0}
+    setting = runner.Setting("mxnet", "float32", threads=1, batch=2)
+    measured = runner.in_process("benchmarks.worker", setting, task)
+    assert min(measured["ms"]["thin"]) > 0
+    assert measured["memory"] > 1e6
+
+
+def test_worker_that_fails_is_answered_with_its_last_line():
+    setting = runner.Setting("mxnet", "float32", threads=1, batch=1)
+    with pytest.raises(ValueError, match="mxnet float32: KeyError: 'sleep'"):
+        runner.in_process("benchmarks.worker", setting, {"time": "sleep"})
+
+
+def test_benchmark_times_folders_and_a_plain_convolution(
+    call, deployed, workers_here, tmp_path
+):
     options = ("--runtimes", "mxnet", "--precisions", "float32", "--batches", "1", "2")
     status, out, error = call(
         "benchmark", deployed, *options, "--seconds", "1", "--out", tmp_path / "b"
@@ -173,7 +205,7 @@ def test_images_that_cannot_be_read_end_it_before_the_timing(call, deployed, tmp
     assert not (tmp_path / "b").exists()
 
 
-def test_way_from_files_to_boxes_is_timed(call, deployed, tmp_path):
+def test_way_from_files_to_boxes_is_timed(call, deployed, workers_here, tmp_path):
     place = tmp_path / "images"
     place.mkdir()
     for number in range(3):
@@ -207,7 +239,7 @@ def test_way_from_files_to_boxes_is_timed(call, deployed, tmp_path):
 
 def test_mxnet_forms_compute_the_same():
     forms = mxnet_forms
-    net, images = detector(), mx.nd.random.normal(shape=(1, 3, 300, 300))
+    net, images = detector(size=96), mx.nd.random.normal(shape=(1, 3, 96, 96))
     wanted = mx.nd.concat(*forms.form_of(net, "raw")(images), dim=2).asnumpy()
     for form in list(forms.FORMS)[1:]:
         found = forms.form_of(net, form)(images)
@@ -215,7 +247,7 @@ def test_mxnet_forms_compute_the_same():
         assert np.abs(found.asnumpy() - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
-def test_mxnet_benchmark_names_what_takes_time(call, tmp_path):
+def test_mxnet_benchmark_names_what_takes_time(call, workers_here, tmp_path):
     name, out = "ssd_300_mobilenet0.25", tmp_path / "b"
     status, page, error = call("benchmark_mxnet", name, "--seconds", "1", "--out", out)
     assert (status, error) == (0, "")
@@ -234,7 +266,10 @@ def test_mxnet_benchmark_refuses_an_unknown_net(call, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_teacher_benchmark_tells_what_is_beyond_the_teacher(call, tmp_path):
+def test_teacher_benchmark_tells_what_is_beyond_the_teacher(
+    call, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(distillation, "FULL", "ssd_300_mobilenet0.5")
     options = ("--student", "ssd_300_mobilenet0.25", "--losses", "scores", "channels")
     few = ("--batch", "1", "--rounds", "2", "--out", tmp_path / "b")
     status, out, error = call("benchmark_distillation", *options, *few)

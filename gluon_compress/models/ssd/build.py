@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -126,6 +126,27 @@ def _conv_bn_relu(x, width: int, name: str, **conv):
     return mx.sym.Activation(x, act_type="relu", name=EXTRAS + name.format("relu"))
 
 
+class _OneCell:
+    """GluonCV's anchors of one cell, copied to all: its own loop over cells is slow."""
+
+    def _generate_anchors(self, sizes, ratios, step, alloc_size, offsets):
+        of_cell: Any = super()
+        shapes = of_cell._generate_anchors(sizes, ratios, step, (1, 1), (0, 0))
+        anchors = np.tile(shapes.reshape(-1, 4), (*alloc_size, 1, 1))
+        rows, columns = ((np.arange(n) + o) * step for n, o in zip(alloc_size, offsets))
+        anchors[..., 0] = columns[:, np.newaxis]
+        anchors[..., 1] = rows[:, np.newaxis, np.newaxis]
+        return anchors.reshape(1, 1, *alloc_size, -1)
+
+
+class _Anchors(_OneCell, SSDAnchorGenerator):
+    pass
+
+
+class _LiteAnchors(_OneCell, LiteAnchorGenerator):
+    pass
+
+
 def ssd_around(features: HybridBlock, config: SSDConfig) -> SSD:
     """Return the SSD that reads its maps from a block, predictors not initialised."""
     kernel = config.predictor_kernel
@@ -143,7 +164,7 @@ def ssd_around(features: HybridBlock, config: SSDConfig) -> SSD:
         anchor_alloc_size=ROOM,
         predictors_kernel=kernel,
         predictors_pad=tuple(k // 2 for k in kernel),
-        anchor_generator=LiteAnchorGenerator if config.lite else SSDAnchorGenerator,
+        anchor_generator=_LiteAnchors if config.lite else _Anchors,
     )
     net.set_nms(config.nms_thresh, config.nms_topk, config.post_nms)
     net.anchor_generators.initialize()  # constants: there is nothing to choose

@@ -17,7 +17,7 @@ from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 from mxnet.gluon import SymbolBlock
 
-from gluon_compress.graph import pair_of
+from gluon_compress.graph import give_value, pair_of
 from gluon_compress.graph.context import attribute
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.ssd.build import EXTRAS, config_of, ssd_around
@@ -127,7 +127,7 @@ def from_raw_head(symbol: mx.sym.Symbol, params: Mapping, config: SSDConfig) -> 
             _check_width(block, conv, f"map{number}")
             names = [nodes["nodes"][i[0]]["name"] for i in conv["inputs"][1:]]
             for parameter, name in zip(block.predictor.params.values(), names):
-                _set(parameter, params[name])
+                give_value(parameter, params[name])
     return net
 
 
@@ -165,7 +165,7 @@ def with_classes(net: SSD, classes: Sequence[str], *, seed: int = 0) -> SSD:
     for new, old in zip(result.box_predictors, net.box_predictors):
         pairs = zip(new.predictor.params.values(), old.predictor.params.values())
         for parameter, value in pairs:
-            _set(parameter, value.data().as_in_context(mx.cpu()))
+            give_value(parameter, value.data().as_in_context(mx.cpu()))
     initialize_head(result, seed=seed)
     return result
 
@@ -191,10 +191,4 @@ def _entry_name(nodes: list, entry: list) -> str:
 
 def _fill(parameters, values: Mapping) -> None:
     for name, parameter in parameters.items():
-        _set(parameter, values[name])
-
-
-def _set(parameter, value: mx.nd.NDArray) -> None:
-    parameter.shape = value.shape
-    parameter.initialize(init=mx.init.Zero(), ctx=mx.cpu(), force_reinit=True)
-    parameter.set_data(value)
+        give_value(parameter, values[name])

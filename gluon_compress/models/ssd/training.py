@@ -83,8 +83,9 @@ def training_net(
     block = SymbolBlock(
         symbol, mx.sym.var("data", dtype="float32"), params=net.collect_params()
     )
-    initialize(block, symbol, config_of(net).size, seed=seed)
-    return NamedBlock(block, (*OUTPUTS, *taps))
+    size = config_of(net).size
+    initialize(block, symbol, size, seed=seed)
+    return NamedBlock(block, (*OUTPUTS, *taps), (1, 3, *size))
 
 
 def _predict(tap, scorer, locator) -> list:
