@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any, Dict, Mapping, Sequence
 
 import mxnet as mx
@@ -11,8 +12,9 @@ from mxnet.gluon import HybridBlock
 from gluon_compress import data, models
 from gluon_compress.building import build
 from gluon_compress.deployment import fused
+from gluon_compress.detection_errors import DETECTIONS, per_image, save_detections
 from gluon_compress.distill import distil_step, losses_of, needs_taps
-from gluon_compress.evaluate import precisions
+from gluon_compress.evaluate import detect_all, precisions
 from gluon_compress.models import NamedBlock, family_of, supervised_step
 from gluon_compress.models.settings import DetectorSettings
 from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
@@ -165,20 +167,39 @@ class DetectionTask(Task):
         self, net: HybridBlock, dataset: Any, ctx: mx.Context
     ) -> Dict[str, Any]:
         """Return mAP and the precision of each class, and how they were measured."""
-        recipe = self.recipe
+        return self._figures(net, self._detected(net, dataset, ctx))
+
+    def measure(
+        self, net: HybridBlock, dataset: Any, ctx: mx.Context, folder: Path
+    ) -> Dict[str, Any]:
+        """Evaluate, and leave the detections in the folder for the report."""
+        detected = self._detected(net, dataset, ctx)
+        images = per_image(detected, self.recipe.data.size)
+        save_detections(folder / DETECTIONS, images)
+        return self._figures(net, detected)
+
+    def _detected(self, net: HybridBlock, dataset: Any, ctx: mx.Context) -> list[tuple]:
         net.hybridize(static_alloc=True, static_shape=True)
-        sample = partial(data.detection_val_sample, size=recipe.data.size)
+        sample = partial(data.detection_val_sample, size=self.recipe.data.size)
         family = family_of(net)
-        return precisions(
+        batches = data.Batches(
+            dataset,
+            sample,
+            VAL_BATCH,
+            shuffle=False,
+            normalized=family.preprocess(net).normalized,
+        )
+        return detect_all(
             lambda images: family.results(net, images.as_in_context(ctx)),
-            data.Batches(
-                dataset,
-                sample,
-                VAL_BATCH,
-                shuffle=False,
-                normalized=family.preprocess(net).normalized,
-            ).epoch(0),
-            family.classes_of(net),
+            batches.epoch(0),
+        )
+
+    def _figures(self, net: HybridBlock, detected: list[tuple]) -> Dict[str, Any]:
+        recipe = self.recipe
+        return precisions(
+            lambda results: results,
+            detected,
+            family_of(net).classes_of(net),
             size=recipe.data.size,
             metric=recipe.evaluate.metric,
             iou=recipe.evaluate.iou,

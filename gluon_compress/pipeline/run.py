@@ -147,7 +147,7 @@ def _stage(
     folder.mkdir(parents=True, exist_ok=True)
     net, notes = work(folder)
     to_devices(net, job.options.ctx[:1])
-    figures = {**cost.count(task.trace(net)).figures(), **job.evaluate(net)}
+    figures = {**cost.count(task.trace(net)).figures(), **job.measure(net, folder)}
     to_devices(net, [mx.cpu()])
     manifest = task.save(net, folder / MODEL, name)
     figures["export_difference"] = manifest["max_difference"]

@@ -76,6 +76,10 @@ class Job:
         dataset = self.splits.test if dataset is None else dataset
         return self.task.evaluate(net, dataset, self.options.ctx[0])
 
+    def measure(self, net: HybridBlock, folder: Path) -> Dict[str, Any]:
+        """Measure the net of a stage on the test images."""
+        return self.task.measure(net, self.splits.test, self.options.ctx[0], folder)
+
 
 def open_job(
     task: Task, out: Path, options: train.Options, facts: Mapping[str, Any]

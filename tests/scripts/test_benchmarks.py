@@ -60,7 +60,9 @@ def row(net: str, ms: float, runtime: str = "mxnet", **other) -> dict:
 
 
 def test_worker_times_nets_in_a_process_of_its_own(deployed):
-    files = [str(deployed / f"detector-{end}") for end in ("symbol.json", "0000.params")]
+    files = [
+        str(deployed / f"detector-{end}") for end in ("symbol.json", "0000.params")
+    ]
     task = {"time": "nets", "nets": {"thin": (files, (2, 3, 96, 160))}, "seconds": 0}
     setting = runner.Setting("mxnet", "float32", threads=1, batch=2)
     measured = runner.in_process("benchmarks.worker", setting, task)
