@@ -1,7 +1,7 @@
 # One environment, .venv, serves everything; scripts/venv.sh makes it when it is not current.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lock demo test lint docs-check wheel clean
+.PHONY: help venv web-tools lock demo test lint docs-check wheel clean
 
 PY := .venv/bin/python
 CORES := $(shell nproc 2>/dev/null || echo 2)
@@ -18,6 +18,9 @@ help:  ## Show this list
 
 venv:  ## Make .venv with everything in it (PYTHON=... chooses the Python, 3.8 to 3.11)
 	@scripts/venv.sh
+
+web-tools:  ## Install what tests of the page for browsers need (Chromium, Node.js)
+	@scripts/web_tools.sh
 
 lock:  ## Refresh constraints/, the versions that make venv installs (needs uv)
 	@scripts/lock.sh
@@ -44,5 +47,5 @@ wheel: venv  ## Build two wheels in dist/: the package, and the released weights
 	@ls -s --block-size=MB dist/gluon_compress*.whl
 
 clean:  ## Remove .venv and what Python and its tools left behind; runs/ stays
-	@rm -rf .venv .venv-install.log build dist *.egg-info packaging/weights/build packaging/weights/*.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	@rm -rf .venv .web .venv-install.log build dist *.egg-info packaging/weights/build packaging/weights/*.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,6 +30,7 @@ setup(
     package_dir={ZOO: "model_zoo"},
     package_data={
         ZOO: ["index.json", *(f"{name}/*.json" for name in sorted(MODELS))],
+        "gluon_compress.deployment": ["web/*"],
         "gluon_compress.report": ["*.html"],
     },
     python_requires=">=3.8,<3.12",

@@ -8,12 +8,13 @@ that what the errors are subtracted from is the mAP that was measured.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterable, Sequence
+from typing import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -48,15 +49,20 @@ class ImageDetections:
         ``(N,)``.
     corner_boxes : numpy.ndarray
         ``(N, 4)``, pixels of the net's input.
+    number : int
+        Of the image in its data set, some of whose images may have been left out.
     """
 
     label: np.ndarray
     ids: np.ndarray
     scores: np.ndarray
     corner_boxes: np.ndarray
+    number: int = 0
 
 
-def per_image(detected: Iterable, size: Size) -> list[ImageDetections]:
+def per_image(
+    detected: Iterable, size: Size, left_out: Collection[int] = ()
+) -> list[ImageDetections]:
     """Return the images of batches of results and labels, without padding.
 
     Parameters
@@ -66,9 +72,12 @@ def per_image(detected: Iterable, size: Size) -> list[ImageDetections]:
         and labels ``(B, M, 6)``.
     size : int or (int, int)
         Height and width that boxes are clipped to.
+    left_out : collection of int
+        Numbers of the images that are not in the batches.
     """
     height, width = size_pair(size)
     images = []
+    numbers = (number for number in itertools.count() if number not in left_out)
     for results, labels in detected:
         for ids, scores, boxes, label in zip(*results, labels):
             there = ids.reshape(-1) >= 0
@@ -78,6 +87,7 @@ def per_image(detected: Iterable, size: Size) -> list[ImageDetections]:
                     ids.reshape(-1)[there].astype(int),
                     scores.reshape(-1)[there],
                     np.clip(boxes[there], 0, [width, height] * 2),
+                    next(numbers),
                 )
             )
     return images
@@ -95,6 +105,7 @@ def save_detections(path: str | os.PathLike, images: Sequence[ImageDetections]) 
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
+        numbers=np.array([image.number for image in images], np.int32),
         objects=np.array([len(image.label) for image in images], np.int32),
         detections=np.array([len(image.ids) for image in images], np.int32),
         labels=np.concatenate([row.label for row in rows]).astype(np.float32),
@@ -121,14 +132,15 @@ def load_detections(path: str | os.PathLike) -> list[ImageDetections]:
         raise ValueError(f"{path}: {error.strerror or 'cannot be read'}") from None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: holds no detections: {error}") from None
-    for name, (kind, shape, counts) in _STORED.items():
-        array, count = arrays[name], arrays[counts] if counts else None
+    for name, (kind, shape, counted_by) in _STORED.items():
+        array, count = arrays[name], arrays[counted_by] if counted_by else None
         fits = array.dtype.kind == kind and array.shape[1:] == shape and array.ndim
         if not fits or (count is not None and len(array) != count.sum()):
             raise ValueError(f"{path}: holds no detections: {name} does not fit")
-    if (arrays["objects"] < 0).any() or (arrays["detections"] < 0).any():
+    counts = [arrays[name] for name in ("objects", "detections", "numbers")]
+    if any((array < 0).any() for array in counts):
         raise ValueError(f"{path}: holds no detections: a count is below 0")
-    if len(arrays["objects"]) != len(arrays["detections"]):
+    if len({len(array) for array in counts}) > 1:
         raise ValueError(f"{path}: holds no detections: the counts do not fit")
     if not len(arrays["objects"]):
         return []
@@ -136,11 +148,12 @@ def load_detections(path: str | os.PathLike) -> list[ImageDetections]:
         np.split(arrays[name], np.cumsum(arrays[_STORED[name][2]])[:-1])
         for name in ("labels", "ids", "scores", "boxes")
     ]
-    return list(map(ImageDetections, *columns))
+    return list(map(ImageDetections, *columns, arrays["numbers"].tolist()))
 
 
 # Kind and shape of a row of each array, and what counts its rows image by image.
 _STORED: dict[str, tuple[str, tuple, str]] = {
+    "numbers": ("i", (), ""),
     "objects": ("i", (), ""),
     "detections": ("i", (), ""),
     "labels": ("f", (6,), "objects"),

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import logging
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import mxnet as mx
@@ -14,11 +15,41 @@ from gluoncv.utils.metrics.voc_detection import VOC07MApMetric, VOCMApMetric
 
 from gluon_compress.sizes import Size, size_pair
 
+LOG = logging.getLogger(__name__)
 MEAN = "mAP"  # what GluonCV's metrics call the mean over classes
 STRICT = "voc_mAP_50_95"
 METRICS = {"voc07": VOC07MApMetric, "voc10": VOCMApMetric}
+MOST_OF_COCO = 100  # detections of an image that COCO's metric looks at
+LARGEST = 4e4  # pixels; COCO's metric overlooks boxes of more than 1e10 pixels
 # The overlaps that COCO averages over.
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+
+
+_said: set[tuple[int, int]] = set()
+
+
+def warn_of_limit(objects: int, detections: int | None, place: str = "") -> None:
+    """Log that some objects cannot be found; once for each pair of numbers.
+
+    Parameters
+    ----------
+    objects : int
+        The largest number of objects in an image, difficult ones left out.
+    detections : int or None
+        The largest number of detections in an image; None: no limit.
+    place : str
+        Which images these are.
+    """
+    if detections is None or objects <= detections or (objects, detections) in _said:
+        return
+    _said.add((objects, detections))
+    LOG.warning(
+        "%s%d objects in an image, but no more than %d detections (post_nms of an "
+        "SSD): the others count as missed; a larger post_nms finds them",
+        f"{place}: " if place else "",
+        objects,
+        detections,
+    )
 
 
 def voc_map(
@@ -60,9 +91,9 @@ def voc_map(
     Raises
     ------
     ValueError
-        For an unknown metric, an overlap outside 0 to 1, a label of no class, a class
-        named ``mAP``, or when there is not one object to find (the difficult ones need
-        not be).
+        For an unknown metric, an overlap outside 0 to 1, a label of no class, a
+        detection or a label that is not a number, a class named ``mAP``, or when there
+        is not one object to find (the difficult ones need not be).
     """
     if MEAN in classes:
         raise ValueError(f"class {MEAN!r} is named as the mean; allowed: other names")
@@ -76,14 +107,10 @@ def voc_map(
     height, width = size_pair(size)
     objects = 0
     for images, labels in batches:
-        ids, scores, corner_boxes = detect(images)
+        ids, scores, corner_boxes = _detections(detect(images))
         labels = _numpy(labels)
-        objects += _count(labels, len(classes))
-        detections = (
-            np.clip(_numpy(corner_boxes), 0, [width, height] * 2),
-            _numpy(ids),
-            _numpy(scores),
-        )
+        objects += _count(labels, len(classes), corner_boxes.shape[1])
+        detections = np.clip(corner_boxes, 0, [width, height] * 2), ids, scores
         truth = labels[..., :4], labels[..., 4:5], labels[..., 5:6]
         for measure in measures:
             measure.update(*detections, *truth)
@@ -188,8 +215,8 @@ def coco_map(
     Raises
     ------
     ValueError
-        If pycocotools is missing, for a label of no class, or when there is not one
-        object to find.
+        If pycocotools is missing, for a label of no class, a detection or a label that
+        is not a number, or when there is not one object to find.
     """
     if importlib.util.find_spec("pycocotools") is None:
         raise ValueError(
@@ -200,9 +227,10 @@ def coco_map(
     detections: list[dict] = []
     objects = 0
     for inputs, labels in batches:
-        results = [_numpy(part) for part in detect(inputs)]
+        results = _detections(detect(inputs))
         labels = _numpy(labels)
-        objects += _count(labels, len(classes))
+        allowed = min(MOST_OF_COCO, results[0].shape[1])
+        objects += _count(labels, len(classes), allowed)
         for label, ids, scores, corner_boxes in zip(labels, *results):
             number = len(images) + 1
             images.append({"id": number})
@@ -269,14 +297,40 @@ def _coco_figures(truth: dict, detections: list[dict]) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, run.stats)}
 
 
-def _count(labels: np.ndarray, classes: int) -> int:
-    """Return the number of objects that a detector has to find."""
+def _count(labels: np.ndarray, classes: int, detections: int) -> int:
+    """Return the number of objects that a detector has to find; warn of too many."""
     ids, difficult = labels[..., 4], labels[..., 5]
+    if np.isnan(labels).any():
+        raise ValueError("a label is not a number (NaN); allowed: numbers")
     if (ids >= classes).any():
         raise ValueError(
             f"a label has class {int(ids.max())}; allowed: 0 to {classes - 1}"
         )
-    return int(((ids >= 0) & (difficult == 0)).sum())
+    counts = ((ids >= 0) & (difficult == 0)).sum(axis=1)
+    warn_of_limit(int(counts.max(initial=0)), detections)
+    return int(counts.sum())
+
+
+def _detections(results: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    """Return ids, scores and corner boxes, these within ``LARGEST``.
+
+    Raises
+    ------
+    ValueError
+        If one that counts is not a number: nobody can say whether it hits.
+    """
+    ids, scores, corner_boxes = (_numpy(part) for part in results)
+    with np.errstate(invalid="ignore"):
+        padding = ids[..., 0] < 0
+    rows = np.concatenate([ids, scores, corner_boxes], axis=-1)
+    wrong = np.isnan(rows).any(axis=-1) & ~padding
+    if wrong.any():
+        raise ValueError(
+            f"{int(wrong.sum())} of {int((~padding).sum())} detections have a class, "
+            "score or box that is not a number (NaN); allowed: numbers; the net, or "
+            "what decodes its outputs, is broken"
+        )
+    return ids, scores, np.clip(corner_boxes, -LARGEST, LARGEST)
 
 
 def top1(classify: Callable, batches: Iterable) -> float:
@@ -292,13 +346,23 @@ def top1(classify: Callable, batches: Iterable) -> float:
     Raises
     ------
     ValueError
-        If there is no sample.
+        If there is no sample, a score is not a number, or an id is of no class.
     """
     right = total = 0
     for images, ids in batches:
-        guess = _numpy(classify(images)).argmax(axis=1)
-        right += int((guess == _numpy(ids).reshape(-1)).sum())
-        total += len(guess)
+        scores, ids = _numpy(classify(images)), _numpy(ids).reshape(-1)
+        if np.isnan(scores).any():
+            count = int(np.isnan(scores).any(axis=1).sum())
+            raise ValueError(
+                f"the scores of {count} of {len(scores)} images are not numbers (NaN); "
+                "allowed: numbers; the net is broken"
+            )
+        outside = ids[~((ids >= 0) & (ids < scores.shape[1]))]
+        if len(outside):
+            allowed = f"0 to {scores.shape[1] - 1}"
+            raise ValueError(f"a label has class {outside[0]:g}; allowed: {allowed}")
+        right += int((scores.argmax(axis=1) == ids).sum())
+        total += len(ids)
     if total == 0:
         raise ValueError("there is not one sample to evaluate on")
     return right / total

@@ -1,7 +1,7 @@
 """Loads exports in a process that never saw the net, nor this package.
 
-Importing MXNet takes seconds, so one process serves all exports that are checked within
-a minute. It ends with the process that started it.
+Importing MXNet takes seconds, so one process serves all exports, until none has been
+checked for five minutes. It ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ warnings.simplefilter("ignore")
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # MXNet prints
 import mxnet as mx, numpy as np
-while select.select([0], [], [], 60)[0]:
+while select.select([0], [], [], 300)[0]:
     line = sys.stdin.readline()
     if not line:
         break
@@ -52,7 +52,7 @@ class _Loader:
         """Return what went wrong with a request, or an empty text."""
         with self._lock:
             answer = self._answer(request)
-            if not answer:  # idle for a minute, or ended by an earlier export
+            if not answer:  # idle for long, or ended by an earlier export
                 self.stop()
                 answer = self._answer(request)
             if not answer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,6 +20,7 @@ import numpy as np
 
 from gluon_compress.fresh_process import run_export
 from gluon_compress.graph import block_of, pair_of
+from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.storage.artifacts import (
     FORMAT,
     MANIFEST,
@@ -30,7 +30,7 @@ from gluon_compress.storage.artifacts import (
     read_manifest,  # noqa: F401  for readers of exports
     verified,
 )
-from gluon_compress.storage.atomic import write_json
+from gluon_compress.storage.atomic import scratch_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ def export(
     Raises
     ------
     ValueError
-        If a parameter is missing, the folder contains anything but an export of this
-        kind, or the reloaded net differs. Nothing is changed then.
+        If a parameter is missing, not float32 or not finite, the folder contains
+        anything but an export of this kind, or the reloaded net differs. Nothing is
+        changed then.
     """
     check_name(name)
     with atomic_directory(folder, (info or {}).get("kind")) as draft:
@@ -98,7 +99,7 @@ def export(
         stored, input_name = save_pair(symbol, params, draft, name)
         reference = reference or _symbol_reference(symbol, stored, shape)
         _save_reference(draft / f"{name}-check.npz", reference)
-        manifest = _manifest(symbol, name, input_name, shape, info or {})
+        manifest = _manifest(symbol, params, name, input_name, shape, info or {})
         manifest["files"] = checksums(draft)
         differences = _compare(draft, manifest, reference, tolerance)
         manifest["max_difference"] = {
@@ -119,13 +120,33 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     """Write ``NAME-symbol.json`` and ``NAME-0000.params`` for ``load_checkpoint``.
 
     Returns the stored values by prefixed name, and the name of the input. Raises
-    ValueError if the symbol has more than one input besides its parameters.
+    ValueError if the symbol has more than one input besides its parameters, or one of
+    these is not float32 or not finite.
     """
     stored, input_name = _prefixed(symbol, params)
+    check_values(stored)
     # MXNet's own ``save`` does not notice a full disk.
     (folder / f"{name}-symbol.json").write_text(symbol.tojson(), encoding="utf-8")
     mx.nd.save(str(folder / f"{name}-0000.params"), stored)
     return stored, input_name
+
+
+def check_values(params: Mapping[str, mx.nd.NDArray]) -> None:
+    """Raise ValueError for a parameter that is not float32, or not finite.
+
+    Whole numbers are allowed too.
+    """
+    for name, value in params.items():
+        kind = np.dtype(value.dtype)
+        if kind.kind == "f" and kind != np.float32:
+            raise ValueError(
+                f"parameter {name!r} is {kind.name}; allowed: float32, to which "
+                "net.cast('float32') converts a net"
+            )
+        if not np.isfinite(value.asnumpy()).all():
+            raise ValueError(
+                f"parameter {name!r} holds NaN or infinity; allowed: finite numbers"
+            )
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -233,8 +254,10 @@ def _load_reference(path: Path) -> Reference:
         return Reference(stored["inputs"], outputs)
 
 
-def _manifest(symbol, name: str, input_name: str, shape, info: Mapping) -> dict:
-    _, shapes, _ = symbol.infer_shape(**{input_name: tuple(shape)})
+def _manifest(
+    symbol, params: Mapping, name: str, input_name: str, shape, info: Mapping
+) -> dict:
+    _, shapes = infer_shapes(symbol, {**shapes_of(params), input_name: tuple(shape)})
     names = list(info.get("outputs", symbol.list_outputs()))
     if len(names) != len(shapes):
         raise ValueError(f"outputs are named {names}, the symbol has {len(shapes)}")
@@ -287,7 +310,7 @@ def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndar
     name = manifest["name"]
     symbol = str(folder / f"{name}-symbol.json")
     params = str(folder / f"{name}-0000.params")
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         input_file = os.path.join(scratch, "inputs.npy")
         output_file = os.path.join(scratch, "outputs.npz")
         np.save(input_file, np.asarray(inputs, np.float32))

@@ -182,7 +182,7 @@ def error_line(error: ValidationError, source: Any = "") -> str:
     """Return the first problem of a validation as one line."""
     problem = error.errors(include_url=False)[0]
     context = problem.get("ctx", {})
-    place = _dotted((*problem["loc"], *_key_of(context)))
+    place = shortened(_dotted((*problem["loc"], *_key_of(context))), LONGEST_VALUE)
     kind, allowed = problem["type"], _allowed(problem)
     if kind == UNKNOWN_KEY or "[key]" in problem["loc"]:
         line = f"{place}: no such key; allowed: {allowed}"
@@ -191,8 +191,8 @@ def error_line(error: ValidationError, source: Any = "") -> str:
     else:
         value = shown(context["value"] if "value" in context else problem["input"])
         line = f"{place or 'the content'} is {value}; allowed: {allowed}"
-    line = shortened(" ".join(line.split()), LONGEST_LINE)
-    return f"{source}: {line}" if str(source) else line
+    line = " ".join(line.split())
+    return shortened(f"{source}: {line}" if str(source) else line, LONGEST_LINE)
 
 
 def not_allowed(value: Any, allowed: str, key: str = "") -> Exception:
@@ -223,12 +223,16 @@ def missing_key(key: str) -> Exception:
 
 def wrong(place: str, value: Any, allowed: str) -> ValueError:
     """Return the one-line error that names a place, its value and what is allowed."""
-    return ValueError(f"{place} is {shown(value)}; allowed: {allowed}")
+    line = f"{place} is {shown(value)}; allowed: {allowed}"
+    return ValueError(shortened(line, LONGEST_LINE))
 
 
 def shown(value: Any) -> str:
     """Return a value as it is quoted in messages: short, lists as in JSON."""
-    return shortened(repr(_with_lists(value)), LONGEST_VALUE)
+    try:
+        return shortened(repr(_with_lists(value)), LONGEST_VALUE)
+    except ValueError:  # Python does not print integers of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 def shortened(text: str, most: int) -> str:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from functools import partial
+from typing import Any
 
+import pytest
+
+from gluon_compress import cost, pipeline
 from gluon_compress.pipeline import task_of
 from gluon_compress.pipeline.stages import Job, open_job
 from gluon_compress.recipe import DetectionRecipe, load_recipe
@@ -42,6 +48,21 @@ def recipe_in(folder, **changes) -> DetectionRecipe:
     data = {**content["data"], "kind": "voc", "root": str(folder / "toy")}
     (folder / "recipe.json").write_text(json.dumps({**content, "data": data}))
     return load_recipe(folder / "recipe.json")
+
+
+def make_runs_quick(monkeypatch) -> None:
+    """Let runs time their nets once and write no report."""
+    run = importlib.import_module("gluon_compress.pipeline.run")
+    latency = partial(cost.measure_latency, repeats=1, warmup=0)
+    monkeypatch.setattr(run, "write_report", lambda *_: None)
+    monkeypatch.setattr(cost, "measure_latency", latency)
+
+
+def quick_run(recipe, out, **options) -> dict[str, Any]:
+    """Run a recipe, but time its nets once and write no report."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_runs_quick(patch)
+        return pipeline.run(recipe, out, **{"options": QUIET, **options})
 
 
 def job_of(recipe, out, options: Options = QUIET) -> Job:

@@ -16,6 +16,7 @@ NEEDS = {
     "onnx": ("onnx", "onnxruntime"),
     "onnx-dynamic": ("onnx", "onnxruntime"),
     "onnx-int8": ("onnx", "onnxruntime"),
+    "web": ("onnx", "onnxruntime"),
     "openvino": ("onnx", "openvino"),
     "ncnn": ("onnx", "ncnn", "pnnx"),
 }

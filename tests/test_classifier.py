@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 
 from gluon_compress import count, models, pipeline, trace
+from gluon_compress.data import Preprocess
 from gluon_compress.distill import distil_step
-from gluon_compress.latency import measure_blocks, predict_latency
+from gluon_compress.latency import measure_blocks, measuring, predict_latency
+from gluon_compress.pipeline import classification
 from gluon_compress.plan import Plan, Sensitivity
 from gluon_compress.recipe import ClassificationRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
-from gluon_compress.train import Options
+from gluon_compress.train import Options, Schedule
 from images import NAMES, write_folder, write_records
-from recipes import job_of
+from recipes import job_of, quick_run
 
 QUIET = Options(progress=False)
 STEPS = {"epochs": 4, "batch_size": 6, "learning_rate": 0.05}
+ONCE = {**STEPS, "epochs": 1}
 TRAIN = {
     "paper": "none, a test",
     "command": "pytest",
@@ -43,12 +46,26 @@ PRUNE = {
     ],
     "finetune": {**STEPS, "learning_rate": 0.005, "warmup_epochs": 0},
 }
+QUICK = {**PRUNE, "finetune": {**PRUNE["finetune"], "epochs": 1}}
 
 
 def recipe_in(folder, content, **data) -> ClassificationRecipe:
     data = {**content["data"], "root": str(folder / "images"), **data}
     (folder / "recipe.json").write_text(json.dumps({**content, "data": data}))
     return load_recipe(folder / "recipe.json")
+
+
+def weights_of(place) -> dict:
+    """Return a recipe's model: the net that was trained in ``place``."""
+    return {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
+
+
+class Images(list):
+    """Pairs of an image and its class."""
+
+    def __init__(self, pairs, classes) -> None:
+        super().__init__(pairs)
+        self.classes = classes
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +129,7 @@ def test_resumed_run_equals_the_uninterrupted(place, tmp_path):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(tmp_path / "run" / "1_prune" / "model")
     recipe = load_recipe(place / "recipe.json")
-    pipeline.run(recipe, tmp_path / "run", resume=True, options=QUIET)
+    quick_run(recipe, tmp_path / "run", resume=True)
     name = "compact/model/compact-0000.params"
     both = [mx.nd.load(str(p / "run" / name)) for p in (place, tmp_path)]
     assert both[0].keys() == both[1].keys()
@@ -134,10 +151,11 @@ GRADUAL = {
 @pytest.fixture(scope="module")
 def gradual(place, tmp_path_factory):
     """Return the run of a recipe with every part of pruning switched on."""
-    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
-    recipe = recipe_in(place, {**PRUNE, "model": model, "compression": [GRADUAL]})
+    recipe = recipe_in(
+        place, {**PRUNE, "model": weights_of(place), "compression": [GRADUAL]}
+    )
     out = tmp_path_factory.mktemp("gradual") / "run"
-    pipeline.run(recipe, out, options=QUIET)
+    quick_run(recipe, out)
     return out
 
 
@@ -167,7 +185,7 @@ def test_gradual_pruning_is_resumed_behind_its_training(gradual, tmp_path):
     for left in ("1_prune/result.json", "result.json"):
         (tmp_path / "run" / left).unlink()
     recipe = load_recipe(gradual / "recipe.json")
-    pipeline.run(recipe, tmp_path / "run", resume=True, options=QUIET)
+    quick_run(recipe, tmp_path / "run", resume=True)
     names = [root / "1_prune" / "plan.json" for root in (gradual, tmp_path / "run")]
     assert names[0].read_bytes() == names[1].read_bytes()
     values = [
@@ -178,17 +196,19 @@ def test_gradual_pruning_is_resumed_behind_its_training(gradual, tmp_path):
 
 
 def test_measured_sensitivity_guides_the_plan(place, tmp_path):
+    write_records(tmp_path / "images", train=4, val=2)
+    (tmp_path / "images" / "names.txt").write_text("\n".join(NAMES))
     row = {
         **PRUNE["compression"][0],
         "selection": "sensitivity",
-        "sensitivity": {"images": 12, "ratios": [0.5]},
+        "sensitivity": {"images": 9, "ratios": [0.5]},
         "ends": True,
     }
-    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
-    recipe = recipe_in(place, {**PRUNE, "model": model, "compression": [row]})
+    content = {**QUICK, "model": weights_of(place), "compression": [row]}
+    recipe = recipe_in(tmp_path, content, kind="record", classes="names.txt")
     pipeline.run(recipe, tmp_path / "run", options=QUIET)
     found = Sensitivity.load(tmp_path / "run" / "1_prune" / "sensitivity.json")
-    assert found.full * 12 == pytest.approx(round(found.full * 12))
+    assert found.full * 9 == pytest.approx(round(found.full * 9))
     plan = Plan.load(tmp_path / "run" / "1_prune" / "plan.json")
     assert plan.made_by["selection"] == "sensitivity"
     stages = read_json(tmp_path / "run" / "result.json")["stages"]
@@ -200,20 +220,24 @@ def test_measured_sensitivity_guides_the_plan(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_latency_is_limited_by_a_table(place, tmp_path):
+def test_latency_is_limited_by_a_table(place, tmp_path, monkeypatch):
+    def block_ms(graph, block, widths, *_):
+        return 0.001 * (1 + widths[0]) * (1 + widths[1])
+
+    monkeypatch.setattr(measuring, "_block_ms", block_ms)
     net = models.load(place / "run" / "full" / "model")
     graph = trace(net, (1, 3, 48, 48))
     table = measure_blocks(graph, repeats=1, rounds=1)
     table.save(tmp_path / "table.json")
     row = {
-        **GRADUAL,
+        **PRUNE["compression"][0],
         "budget": {"latency_ms_ratio": 0.9},
         "latency_table": str(tmp_path / "table.json"),
-        "sparsity": None,
     }
-    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
-    recipe = recipe_in(place, {**PRUNE, "model": model, "compression": [row]})
-    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    recipe = recipe_in(
+        place, {**QUICK, "model": weights_of(place), "compression": [row]}
+    )
+    quick_run(recipe, tmp_path / "run")
     plan = Plan.load(tmp_path / "run" / "1_prune" / "plan.json")
     before, after = (predict_latency(graph, table, p) for p in (None, plan))
     assert after <= 0.9 * before
@@ -246,8 +270,8 @@ def test_structure_of_a_plan_is_trained_from_scratch(place, tmp_path):
         "name": "mobilenet0.25",
         "plan": str(place / "run" / "1_prune" / "plan.json"),
     }
-    recipe = recipe_in(place, {**TRAIN, "train": STEPS, "model": model})
-    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    recipe = recipe_in(place, {**TRAIN, "train": ONCE, "model": model})
+    results = quick_run(recipe, tmp_path / "run")
     compact = read_json(place / "run" / "compact" / "result.json")
     assert results["stages"]["full"]["macs"] == compact["macs"]
     assert list(results["stages"]) == ["full"]
@@ -255,41 +279,45 @@ def test_structure_of_a_plan_is_trained_from_scratch(place, tmp_path):
 
 def test_records_train_too(tmp_path):
     write_records(tmp_path / "images", train=4, val=2)
-    content = {**TRAIN, "targets": {"mixup": 0.2}, "train": STEPS}
+    content = {**TRAIN, "targets": {"mixup": 0.2}, "train": ONCE}
     (tmp_path / "images" / "names.txt").write_text("\n".join(NAMES))
     recipe = recipe_in(tmp_path, content, kind="record", classes="names.txt")
-    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    results = quick_run(recipe, tmp_path / "run")
     assert results["data"]["train"]["images"] == 12
-    assert results["stages"]["full"]["epochs"] == 4
-
-
-@pytest.mark.slow
-def test_worth_and_sensitivity_are_measured_on_records_too(tmp_path):
-    write_records(tmp_path / "images", train=8, val=2)
-    (tmp_path / "images" / "names.txt").write_text("\n".join(NAMES))
-    how = {"selection": "sensitivity", "sensitivity": {"images": 9, "ratios": [0.5]}}
-    content = {
-        **PRUNE,
-        "train": STEPS,
-        "compression": [{**PRUNE["compression"][0], **how}],
-    }
-    recipe = recipe_in(tmp_path, content, kind="record", classes="names.txt")
-    pipeline.run(recipe, tmp_path / "run", options=QUIET)
-    found = Sensitivity.load(tmp_path / "run" / "1_prune" / "sensitivity.json")
-    assert found.full * 9 == pytest.approx(round(found.full * 9))
+    assert results["stages"]["full"]["epochs"] == 1
 
 
 def test_early_epochs_are_of_the_training_alone(place, tmp_path):
     recipe = recipe_in(place, PRUNE)
-    job = job_of(recipe, tmp_path)
+    job, net = job_of(recipe, tmp_path), models.load(weights_of(place)["weights"])
     sides = {
         name: [next(batches.epoch(n))[0].shape[-1] for n in (0, 2, 3)]
         for name, batches in (
-            ("train", job.batches(None, recipe.train)),
-            ("finetune", job.batches(None, recipe.finetune)),
+            ("train", job.batches(net, recipe.train)),
+            ("finetune", job.batches(net, recipe.finetune)),
         )
     }
     assert sides == {"train": [32, 32, 48], "finetune": [48, 48, 48]}
+
+
+def test_measuring_and_training_follow_the_preprocess_of_the_net(
+    place, tmp_path, monkeypatch
+):
+    recipe = recipe_in(place, TRAIN)
+    job, net = job_of(recipe, tmp_path), models.load(weights_of(place)["weights"])
+    preprocess = Preprocess(height=48, width=48, mean=(0, 0.5, 1), std=(1, 2, 1))
+    monkeypatch.setattr(models.family_of(net), "preprocess", lambda net: preprocess)
+    given = []
+    monkeypatch.setattr(classification, "top1", lambda run, b: given.extend(b) or 1.0)
+    image = np.full((60, 120, 3), 51, np.uint8)
+    job.evaluate(net, [(image, 2)])
+    np.testing.assert_array_equal(given[0][0].asnumpy(), preprocess(image)[0])
+    plain = recipe.data.replace(jitter=0, lighting=0)
+    job = job_of(recipe.replace(data=plain), tmp_path)
+    data = Images([(image, 2)], job.classes)
+    images, _ = next(job.task.batches(data, net, Schedule(**ONCE)).epoch(0))
+    colours = images[0, :, 0, 0].asnumpy()
+    np.testing.assert_allclose(colours, [0.2, -0.15, -0.8], atol=1e-6)
 
 
 # --------------------------------------------------------------------- bad input
@@ -331,10 +359,9 @@ def test_other_classes_than_the_weights_are_refused(place, tmp_path):
         (tmp_path / "images" / split / "red").rename(
             tmp_path / "images" / split / "rot"
         )
-    model = {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
-    recipe = recipe_in(tmp_path, {**PRUNE, "model": model})
+    recipe = recipe_in(tmp_path, {**PRUNE, "model": weights_of(place)})
     with pytest.raises(ValueError, match="its classes are"):
-        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+        quick_run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -345,7 +372,7 @@ def test_plan_of_another_net_is_refused(place, tmp_path):
     }
     recipe = recipe_in(place, {**TRAIN, "train": STEPS, "model": model})
     with pytest.raises(ValueError, match=r"plan\.json"):
-        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+        quick_run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -353,13 +380,13 @@ def test_plan_of_another_net_is_refused(place, tmp_path):
 
 
 def test_train_then_prune_by_script(place, tmp_path, call):
-    recipe_in(place, {**TRAIN, "train": STEPS})
+    recipe_in(place, {**TRAIN, "train": ONCE})
     out = tmp_path / "trained"
     options = ("--recipe", place / "recipe.json", "--out", out, "--quiet")
     status, text, _ = call("train_classifier", *options)
     assert status == 0
     assert f"model:  {out / 'full' / 'model'}" in text
-    recipe_in(place, PRUNE)
+    recipe_in(place, QUICK)
     options = ("--recipe", place / "recipe.json", "--out", tmp_path / "pruned")
     weights = ("--weights", out / "full" / "model", "--quiet")
     chosen = ("--budget", "macs_ratio=0.6", "--criterion", "bn_scale", "--seed", "3")
@@ -409,9 +436,9 @@ def test_bad_input_of_scripts(place, tmp_path, call, name, content, options, wor
 
 
 def test_full_net_teaches_while_fine_tuning(place, tmp_path):
-    content = {**PRUNE, "model": {**PRUNE["model"], "weights": weights(place)}}
-    recipe = recipe_in(place, {**content, "distillation": {"weight": 0.5}})
-    pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    content = {**QUICK, "model": weights_of(place), "distillation": {"weight": 0.5}}
+    recipe = recipe_in(place, content)
+    quick_run(recipe, tmp_path / "run")
     log = (tmp_path / "run" / "compact" / "log.jsonl").read_text().splitlines()
     step = json.loads(log[0])
     assert set(step["parts"]) == {"labels", "soft_targets"}
@@ -419,20 +446,16 @@ def test_full_net_teaches_while_fine_tuning(place, tmp_path):
     assert step["loss"] == pytest.approx(total, rel=1e-5)
 
 
-def weights(place) -> str:
-    return str(place / "run" / "full" / "model")
-
-
 def test_another_classifier_teaches_from_the_start(place, tmp_path):
-    distillation = {"teacher": weights(place), "temperature": 4}
+    distillation = {"teacher": weights_of(place)["weights"], "temperature": 4}
     short = {**TRAIN, "train": {**STEPS, "epochs": 1}, "distillation": distillation}
-    pipeline.run(recipe_in(place, short), tmp_path / "run", options=QUIET)
+    quick_run(recipe_in(place, short), tmp_path / "run")
     log = (tmp_path / "run" / "full" / "log.jsonl").read_text().splitlines()
     assert "soft_targets" in json.loads(log[0])["parts"]
 
 
 def test_net_is_its_own_best_teacher(place):
-    net = models.load(weights(place))
+    net = models.load(weights_of(place)["weights"])
     family = models.family_of(net)
     block, loss = family.training_net(net), family.loss(net)
     step = distil_step(block, (), loss, weights={"soft_targets": 1.0})
@@ -450,7 +473,7 @@ def test_teacher_of_other_classes_is_refused_at_once(place, tmp_path):
     models.save(net, folder, "teacher")
     content = {**TRAIN, "distillation": {"teacher": str(folder)}}
     with pytest.raises(ValueError, match=r"teacher: its classes are \['cat', 'dog'\]"):
-        pipeline.run(recipe_in(place, content), tmp_path / "run", options=QUIET)
+        quick_run(recipe_in(place, content), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -171,6 +171,13 @@ def test_confusion_counts_every_object_and_detection_once():
     assert confusion(judge(images), 2).tolist() == expected
 
 
+def test_images_that_were_left_out_keep_their_numbers():
+    results = np.full((3, 2, 1), -1.0), np.zeros((3, 2, 1)), np.zeros((3, 2, 4))
+    images = per_image([(results, np.full((3, 1, 6), -1.0))], SIZE, [0, 2])
+    assert [one.number for one in images] == [1, 3, 4]
+    assert [len(one.ids) + len(one.label) for one in images] == [0, 0, 0]
+
+
 @pytest.mark.parametrize("images", [[], [image([], [])], [image([(CAT, 0)], [])]])
 def test_nothing_found_is_no_error_of_this_module(images):
     judged = judge(images)
@@ -188,7 +195,7 @@ def test_detections_come_back_from_their_file(tmp_path):
     path = tmp_path / "detections.npz"
     save_detections(path, images)
     for stored, given in zip(load_detections(path), images):
-        for key in ("label", "ids", "scores", "corner_boxes"):
+        for key in ("label", "ids", "scores", "corner_boxes", "number"):
             np.testing.assert_array_equal(getattr(stored, key), getattr(given, key))
     save_detections(path, [])
     assert load_detections(path) == []

@@ -203,7 +203,6 @@ def test_coco_lies_as_gluoncv_looks_for_it(offer, download):
 
 
 def test_coco_opens_as_gluoncv_reads_it(offer, download):
-    pytest.importorskip("pycocotools")
     offer("coco")
     assert download("coco")[0] == 0
     for split in ("train2017", "val2017"):

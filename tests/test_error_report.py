@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
+from gluon_compress.data import Preprocess
 from gluon_compress.detection_errors import save_detections
 from gluon_compress.report.error_report import ErrorReport
 from test_detection_errors import CAT, DOG, FAR, SIZE, image
@@ -20,6 +23,9 @@ COMPACT = [
     image([(CAT, 0), (DOG, 1)], [(CAT, 0, 0.9), (DOG, 1, 0.3)]),
     image([(CAT, 0)], [(CAT, 0, 0.9)]),
 ]
+
+
+PREPROCESS = Preprocess(height=SIZE, width=SIZE)
 
 
 class Images:
@@ -60,7 +66,7 @@ def test_tables_compare_the_nets(errors):
 
 def test_pictures_show_what_was_lost(errors, tmp_path):
     test = Images()
-    pictures = list(errors.pictures(test, (SIZE, SIZE), tmp_path))
+    pictures = list(errors.pictures(test, PREPROCESS, tmp_path))
     names = [picture.file for picture in pictures]
     assert names == [
         "precision_recall.png",
@@ -78,5 +84,15 @@ def test_pictures_show_what_was_lost(errors, tmp_path):
 def test_one_net_alone_has_lost_nothing(errors, tmp_path):
     alone = ErrorReport({"full": tmp_path / "full.npz"}, CLASSES)
     assert len(list(alone.tables())) == 2
-    names = [p.file for p in alone.pictures(Images(), (SIZE, SIZE), tmp_path)]
+    names = [p.file for p in alone.pictures(Images(), PREPROCESS, tmp_path)]
     assert "lost.png" not in names
+
+
+def test_nets_that_saw_other_images_are_not_compared(tmp_path):
+    files = {}
+    for name, images in {"full": FULL, "compact": COMPACT[1:]}.items():
+        files[name] = tmp_path / f"{name}.npz"
+        numbered = [replace(one, number=i) for i, one in enumerate(images)]
+        save_detections(files[name], numbered)
+    titles = [table.title for table in ErrorReport(files, CLASSES).tables()]
+    assert titles == ["Kinds of errors", "Objects found, by size"]

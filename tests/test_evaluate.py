@@ -280,6 +280,58 @@ def test_a_label_of_no_class_is_an_error():
         measured([([], [(3, 0, A)])])
 
 
+JUDGES = [voc_map, precisions, lambda *args, size: coco_map(*args)]
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("column", range(6))
+def test_a_detection_that_is_not_a_number_is_an_error(judge, column):
+    rows = np.array([[[0, 0.9, *A], [-1, -1, -1, -1, -1, -1], [0, 0.8, *A]]])
+    rows[0, 2, column] = np.nan
+    rows[0, 1, 2:] = np.nan  # padding may be anything
+    found = rows[..., :1], rows[..., 1:2], rows[..., 2:]
+    with pytest.raises(ValueError, match="1 of 2 detections .* not a number"):
+        judge(lambda images: found, one_found()[1], ["a"], size=SIZE)
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_a_label_that_is_not_a_number_is_an_error(judge):
+    detect, [(images, label)] = one_found()
+    label[0, 0, 2] = np.nan
+    with pytest.raises(ValueError, match="a label is not a number"):
+        judge(detect, [(images, label)], ["a"], size=SIZE)
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_an_endless_box_hits_nothing(judge):
+    _, batches = one_found()
+    rows = np.array([[[-np.inf, -np.inf, np.inf, np.inf], A]])
+    found = np.zeros((1, 2, 1)), np.array([[[0.9], [0.8]]]), rows
+    figures = judge(lambda images: found, batches, ["a"], size=SIZE)
+    assert 0.4 < figures["mAP"] <= 0.5 + 1e-6  # the second one hits
+
+
+@pytest.mark.parametrize(
+    ("judge", "limit"), [(voc_map, 120), (precisions, 120), (JUDGES[2], 100)]
+)
+def test_objects_beyond_the_number_of_detections_are_said_once(
+    judge, limit, caplog, monkeypatch
+):
+    monkeypatch.setattr("gluon_compress.evaluate._said", set())
+    corners = np.arange(150, dtype=float).reshape(-1, 1) * [1, 0, 1, 0] + [0, 0, 9, 9]
+    label = np.hstack([corners, np.zeros((150, 2))])[None]
+    found = np.zeros((1, 120, 1)), np.ones((1, 120, 1)), label[:, :120, :4]
+    for _ in range(2):
+        judge(lambda images: found, [(None, label)], ["a"], size=200)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "150 objects" in line
+    assert f"{limit} detections" in line
+    few = np.zeros((1, 1, 1)), np.ones((1, 1, 1)), label[:, :1, :4]
+    label[0, 1:, 5] = 1  # difficult ones need not be found
+    judge(lambda images: few, [(None, label)], ["a"], size=200)
+    assert len(caplog.records) == 1
+
+
 def test_a_class_named_as_the_mean_is_an_error():
     with pytest.raises(ValueError, match="class 'mAP' is named as the mean"):
         voc_map(tuple, [], ["a", "mAP"], size=SIZE)
@@ -289,7 +341,7 @@ def test_a_class_named_as_the_mean_is_an_error():
 def one_found() -> tuple:
     """Return a detector that finds the one object, and its batch."""
     label = np.array([[[*A, 0, 0]]], float)
-    found = np.zeros((1, 1, 1)), np.ones((1, 1, 1)), label[..., :4]
+    found = np.zeros((1, 1, 1)), np.ones((1, 1, 1)), label[..., :4].copy()
     return (lambda images: found), [(None, label)]
 
 
@@ -303,6 +355,20 @@ def test_top1_is_the_share_of_right_guesses():
     ids = mx.nd.array([1, 0, 0, 0, 2])
     batches = [(scores[:3], ids[:3]), (scores[3:], ids[3:])]
     assert top1(lambda images: images, batches) == 3 / 5
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_top1_of_scores_that_are_no_numbers_is_an_error(index):
+    scores = np.eye(4, 3)
+    scores[index, 2] = np.nan
+    with pytest.raises(ValueError, match="scores of 1 of 4 images"):
+        top1(lambda images: scores, [(None, np.zeros(4))])
+
+
+@pytest.mark.parametrize("number", [-1, 3, np.nan])
+def test_top1_of_a_label_of_no_class_is_an_error(number):
+    with pytest.raises(ValueError, match="a label has class .*; allowed: 0 to 2"):
+        top1(lambda images: np.eye(2, 3), [(None, np.array([0, number]))])
 
 
 def test_top1_of_nothing_is_an_error():

@@ -215,6 +215,30 @@ def test_missing_parameter_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameter_that_is_not_finite_is_named(tmp_path, value):
+    symbol, params = tiny()
+    params["bn_gamma"][1] = value
+    with pytest.raises(ValueError, match="arg:bn_gamma.*finite"):
+        export((symbol, params), tmp_path / "net", shape=SHAPE)
+    assert not (tmp_path / "net").exists()
+
+
+@pytest.mark.parametrize("kind", ["float16", "float64"])
+def test_parameter_of_another_type_is_named(tmp_path, kind):
+    symbol, params = tiny()
+    params["conv_weight"] = params["conv_weight"].astype(kind)
+    with pytest.raises(ValueError, match=f"arg:conv_weight.*{kind}"):
+        export((symbol, params), tmp_path / "net", shape=SHAPE)
+
+
+def test_shape_that_does_not_follow_from_the_input_is_that_of_the_value(tmp_path):
+    scaled = mx.sym.broadcast_mul(mx.sym.var("data"), mx.sym.var("scale"))
+    params = {"scale": mx.nd.ones((1, 3, 1, 1))}
+    manifest = export((mx.sym.relu(scaled), params), tmp_path / "net", shape=SHAPE)
+    assert manifest["outputs"][0]["shape"] == list(SHAPE)
+
+
 def test_info_cannot_hide_what_the_manifest_states(tmp_path):
     with pytest.raises(ValueError, match="info holds 'files'"):
         write(tmp_path / "m", info={"files": {}})

@@ -32,7 +32,6 @@ assert gc.__file__.startswith({site!r}), gc.__file__
 assert gc.__version__ == {version!r}
 gc.get_model("resnet50_v1d_compact_s_imagenette", pretrained=True)
 net = gc.get_model("ssd_300_resnet50_v1d_compact_s_bccd", pretrained=True)
-gc.export(gc.build("ssd_300_mobilenet0.25", ["cat"]), "pair", shape=(1, 3, 300, 300))
 gc.deploy(net, "edge", formats=["mxnet"])
 ids, scores, boxes = gc.Predictor("edge")([np.zeros((40, 60, 3), np.uint8)])[0]
 assert len(ids) == len(scores) == len(boxes)
@@ -45,6 +44,7 @@ def build(source: Path, folder: Path) -> Path:
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", folder]
     command += ["build", "--build-base", folder / "build"]
     command += ["bdist_wheel", "--dist-dir", folder, "--bdist-dir", folder / "bdist"]
+    command += ["--compression", "stored"] if source != ROOT else []  # takes seconds
     done = subprocess.run(
         list(map(str, command)), cwd=source, capture_output=True, text=True
     )
@@ -72,6 +72,13 @@ def test_wheel_holds_every_module(package):
     wanted = (ROOT / "gluon_compress").rglob("*.py")
     there = {name for name in names_in(package) if name.endswith(".py")}
     assert there == {str(path.relative_to(ROOT)) for path in wanted}
+
+
+def test_wheel_holds_the_page_for_browsers(package):
+    page = "gluon_compress/deployment/web"
+    wanted = {f"{page}/{path.name}" for path in (ROOT / page).iterdir()}
+    assert {n for n in names_in(package) if n.startswith(page)} == wanted
+    assert f"{page}/index.html" in wanted
 
 
 def test_wheel_holds_structures_plans_and_recipes_but_no_weights(package):

@@ -20,6 +20,7 @@ from gluon_compress.recipe import DetectionRecipe, load_recipe, parse_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import few_toys
+from recipes import make_runs_quick
 from refusals import assert_refused
 
 QUIET = Options(progress=False)
@@ -33,6 +34,11 @@ RECIPE = {
     "data": {"kind": "voc", "root": "toy", "train": "train", "test": "test"},
     "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
 }
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    make_runs_quick(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -307,8 +313,10 @@ def test_own_images_come_with_their_own_classes(place, monkeypatch):
     assert (changed.data.classes, changed.seed) == (None, 3)
     assert changed.data.others == "error"
     own = ["--images", "pets", "--classes", "cat", "dog", "--others", "ignore"]
+    own += ["--resized", "scale"]
     data = parse_recipe(with_own_data(recipe, parser.parse_args([*base, *own]))).data
     assert (data.classes, data.others) == (("cat", "dog"), "ignore")
+    assert data.resized == "scale"
 
 
 def test_own_images_lie_in_the_current_folder(place, tmp_path, monkeypatch):

@@ -12,10 +12,12 @@
 #include <mxnet/c_predict_api.h>
 #include <ctype.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_PIXELS = 1 << 26 };
 enum Resize { AREA, CUBIC, LINEAR };
 
 /* What the manifest states of images. */
@@ -62,10 +64,12 @@ static unsigned char *read_ppm(const char *path, int *width, int *height) {
   if (!file) fail(path, "cannot be opened");
   bool binary = fgetc(file) == 'P' && fgetc(file) == '6';
   *width = number(file), *height = number(file);
-  if (!binary || number(file) != 255 || *width < 1 || *height < 1 || *width > 32768 ||
-      *height > 32768)
+  if (!binary || number(file) != 255 || *width < 1 || *height < 1)
     fail(path, "not a binary PPM of 8 bits");
-  fgetc(file); /* the one blank before the pixels */
+  if (*width > MOST_PIXELS / *height) fail(path, "more than 67108864 pixels");
+  int blank = fgetc(file); /* one, then the pixels: of CR LF, LF would be the first */
+  if (!isspace(blank) || blank == '\r')
+    fail(path, "no line feed or blank behind 255 (CR LF line ends are refused)");
   size_t count = 3 * (size_t)*width * *height;
   unsigned char *pixels = malloc(count);
   if (!pixels || fread(pixels, 1, count, file) != count) fail(path, "is cut short");
@@ -236,10 +240,17 @@ int main(int argc, char **argv) {
   check(MXPredForward(net), "forward");
   float *ids = output(net, 0, 1, &rows), *scores = output(net, 1, 1, &rows);
   float *boxes = output(net, 2, 4, &rows);
-  for (uint32_t i = 0; i < rows; ++i)
-    if (ids[i] >= 0 && scores[i] >= least)
-      printf("%d %.4f %.1f %.1f %.1f %.1f\n", (int)ids[i], scores[i], boxes[4 * i] * across,
-             boxes[4 * i + 1] * down, boxes[4 * i + 2] * across, boxes[4 * i + 3] * down);
+  for (uint32_t i = 0; i < rows; ++i) {
+    float box[4];
+    bool finite = isfinite(scores[i]);
+    for (int k = 0; k < 4; ++k) {
+      box[k] = boxes[4 * i + k] * (k % 2 == 0 ? across : down);
+      finite = finite && isfinite(box[k]);
+    }
+    if (finite && ids[i] >= 0 && scores[i] >= least)
+      printf("%d %.4f %.1f %.1f %.1f %.1f\n", (int)ids[i], scores[i], box[0], box[1], box[2],
+             box[3]);
+  }
   if (fflush(stdout) != 0 || ferror(stdout)) fail("standard output", "cannot be written");
   _Exit(0); /* by return, MXNet's threads now and then abort or hang as it is taken down */
 }

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from typing import NoReturn, Sequence
 
-from gluon_compress.cli import (
-    anchors,
-    bench,
-    check_data,
-    detect,
-    download,
-    evaluate,
-    export,
-    latency,
-    models,
-    recipes,
-)
-from gluon_compress.cli.app import dispatch
+from gluon_compress.stopping import at_once
+
+with at_once():
+    from gluon_compress.cli import (
+        anchors,
+        bench,
+        check_data,
+        detect,
+        download,
+        evaluate,
+        export,
+        latency,
+        models,
+        recipes,
+    )
+    from gluon_compress.cli.app import dispatch
 
 COMMANDS = {
     "run": recipes.RUN,

@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping
 
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.data_source import add_data_source, source_recipe
+from gluon_compress.cli.image_files import refuse_other_picture
 from gluon_compress.cli.recipes import Content
 
 TEXT = r"""Fit the anchors of a detector to your objects, before any training.
@@ -38,7 +39,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    picture = args.picture or (args.out and Path(args.out).with_suffix(".png"))
     _check_out(args)
+    if picture:
+        refuse_other_picture(Path(picture))
     recipe, content = source_recipe(args)
     from gluon_compress import data, report
 
@@ -56,7 +60,6 @@ def _run(args: argparse.Namespace) -> None:
         f"{len(objects.ids)} objects in {objects.images} images of {split!r}, resized "
         f"to {size} pixels"
     )
-    picture = args.picture or (args.out and Path(args.out).with_suffix(".png"))
     if args.out:
         fitted = {"model": layouts["fitted"]}
         if recipe.student is not None:
@@ -143,4 +146,4 @@ def _write(path: str, content: Content) -> None:
     write_json(path, content)
 
 
-ANCHORS = Command(TEXT, _add_options, _run)
+ANCHORS = Command(TEXT, _add_options, _run, writes=("out", "picture"))

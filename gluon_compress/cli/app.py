@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Callable, Mapping, NoReturn, Sequence
+from typing import Callable, Mapping, NoReturn, Sequence, Tuple
 
 from gluon_compress.provenance import cores
+from gluon_compress.stopping import Handling, Terminated, at_once, handled, last_line
+from gluon_compress.storage.locks import release_all, sole_writer
 from gluon_compress.version import __version__
 
-BAD_INPUT, DIVERGED, INTERRUPTED = 2, 1, 130  # exit statuses
+BAD_INPUT, DIVERGED = 2, 1  # exit statuses
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,11 +42,16 @@ class Command:
     run : callable
         Runs the command with parsed options. ``ValueError`` and ``OSError`` mean bad
         input, ``ArithmeticError`` that training diverged.
+    writes : tuple of str
+        Names of the options whose files or folders no other process may write
+        meanwhile. Then ``args.check_locked``, if there is one, is called with the
+        options before ``run``.
     """
 
     description: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
+    writes: Tuple[str, ...] = ("out",)
 
     @property
     def summary(self) -> str:
@@ -64,8 +73,10 @@ class Command:
 
     def main(self, argv: Sequence[str] | None = None) -> NoReturn:
         """Parse, run, and exit."""
-        parser = self.parser()
-        execute(self, parser, parser.parse_args(argv))
+        with at_once():
+            parser = self.parser()
+            args = parser.parse_args(argv)
+        execute(self, parser, args)
 
 
 def dispatch(
@@ -86,7 +97,8 @@ def dispatch(
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.fill(row).set_defaults(parser=row)
-    args = parser.parse_args(argv)
+    with at_once():
+        args = parser.parse_args(argv)
     execute(commands[args.command], args.parser, args)
 
 
@@ -95,24 +107,59 @@ def execute(command: Command, parser: Parser, args: argparse.Namespace) -> NoRet
     # By default, MXNet uses half of the cores and logs its back end for every net.
     os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
-    try:
-        command.run(args)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        parser.exit(INTERRUPTED, f"{parser.prog}: interrupted\n")
-    except BrokenPipeError:  # the reader has closed the pipe, as ``head`` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ArithmeticError) as error:
-        if args.traceback:
-            raise
-        status = DIVERGED if isinstance(error, ArithmeticError) else BAD_INPUT
-        parser.exit(status, f"{parser.prog}: error: {_one_line(error)}\n")
+    signals = Handling(parser.prog, release_all)
+    with handled(signals):
+        try:
+            _run(command, args)
+        except (KeyboardInterrupt, Terminated) as error:
+            signals.number = getattr(error, "number", signal.SIGINT)
+            line = last_line(parser.prog, signals.number, _one_line(error))
+            signals.has_ended = True
+            parser.exit(128 + signals.number, line)
+        except BrokenPipeError:  # the reader has closed the pipe, as ``head`` does
+            _close_output()
+        except (ValueError, OSError, ArithmeticError) as error:
+            if args.traceback:
+                raise
+            if isinstance(error, OSError) and error.errno and error.filename is None:
+                _name_output(error)
+            status = DIVERGED if isinstance(error, ArithmeticError) else BAD_INPUT
+            what = _one_line(error) or type(error).__name__
+            parser.exit(status, f"{parser.prog}: error: {what}\n")
     parser.exit(0)
     raise AssertionError("exit does not return")
 
 
-def _one_line(error: Exception) -> str:
+def _run(command: Command, args: argparse.Namespace) -> None:
+    """Run a command as the sole writer of what it writes."""
+    with ExitStack() as stack:
+        for name in command.writes:
+            if getattr(args, name, None):
+                stack.enter_context(sole_writer(getattr(args, name)))
+        if hasattr(args, "check_locked"):  # others may have written before the lock
+            args.check_locked(args)
+        command.run(args)
+    sys.stdout.flush()
+
+
+def _name_output(error: OSError) -> None:
+    """Name standard output in an error without a file if it cannot be written."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError as reason:
+        if reason.errno == error.errno:
+            error.filename = "standard output"
+        _close_output()
+
+
+def _close_output() -> None:
+    """Let nothing be written to standard output any more, not even at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename is not None else ""
         return f"{file}{error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.data_source import add_data_source, source_recipe
-from gluon_compress.cli.options import add_out, write_result
+from gluon_compress.cli.options import RESULT, add_out, keys_of, write_result
+from gluon_compress.storage.locks import sole_writer
 
+KEYS = ("splits", "findings")  # of a result
 LONGEST = 200  # characters of the first error, which stands in the last line
 TEXT = r"""Check the images and annotations of a detector, before any training.
 
@@ -27,7 +30,7 @@ there are errors, which stop a training or make its figures wrong, and 0 otherwi
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_data_source(parser)
-    add_out(parser, "splits", "findings", required=False)
+    add_out(parser, *KEYS, required=False, files=("index.html",))
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -57,6 +60,26 @@ def check_recipe(recipe: Any, out: str | None) -> None:
         others = f"; and {more} more, listed above" if more else ""
         first = shortened(check.errors[0], LONGEST)
         raise ValueError(f"{recipe.data.folder()}: {first}{others}")
+
+
+def check_beside(recipe: Any, out: str) -> None:
+    """Check the data of a run whose results go to a folder, which has to stay empty.
+
+    The page is written beside it, into ``OUT_check``.
+
+    Raises
+    ------
+    ValueError
+        If there are errors, or that folder holds anything else.
+    """
+    place = Path(f"{out.rstrip(os.sep)}_check")
+    with sole_writer(place):
+        result = place / RESULT
+        others = place.is_dir() and any(place.iterdir())
+        if others and not (result.exists() and set(KEYS) <= keys_of(result)):
+            allowed = "no such folder, or one with the page of an earlier check"
+            raise ValueError(f"{place}: holds other files; allowed: {allowed}")
+        check_recipe(recipe, str(place))
 
 
 CHECK_DATA = Command(TEXT, _add_options, _run)

@@ -9,7 +9,7 @@ import argparse
 import os
 from typing import Any, Dict
 
-from gluon_compress.cli.options import add_others
+from gluon_compress.cli.options import add_others, add_resized
 from gluon_compress.cli.recipes import Content, add_own_data, changed, with_own_data
 
 MODEL = "ssd_300_resnet50_v1d"
@@ -43,6 +43,7 @@ def add_data_source(parser: argparse.ArgumentParser) -> None:
         "$GLUON_COMPRESS_DATA, or the current folder",
     )
     add_others(parser)
+    add_resized(parser)
     add_own_data(parser)
     parser.add_argument(
         "--model", metavar="NAME", help=f"to look for; default: the recipe's or {MODEL}"

@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 from gluon_compress.cli.app import Command
-from gluon_compress.cli.image_files import images_of, others_in, pictures, without
+from gluon_compress.cli.image_files import (
+    images_of,
+    others_in,
+    pictures,
+    refuse_other_picture,
+    without,
+)
 from gluon_compress.cli.options import (
     above_0,
     add_devices,
     add_runtime,
     contexts,
     folder,
+    keys_of,
     loading_options,
     share,
 )
@@ -38,6 +45,7 @@ COMPARE_TEXT = r"""Draw what two detectors find on the same images, side by side
 What each of the two costs stands above its pictures. Images that cannot be read are
 named and left out.
 """
+LIST = "detections.json"
 SMALLEST = 480  # pixels; narrower pictures are enlarged so that labels have room,
 LONGEST = 1920  # but for this
 JPEG = 65_500  # what a picture of that format can hold, pixels
@@ -86,6 +94,7 @@ def _detect(args: argparse.Namespace) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     out, results = Path(args.out), []
     targets = pictures(args.images, out, EXTENSIONS)
+    _refuse_other_list(out / LIST)
     detector = load_detector(args.model, **loading_options(args))
     reason = f"no image by its name ({', '.join(EXTENSIONS)})"
     others = others_in(args.images, EXTENSIONS)
@@ -109,7 +118,13 @@ def _detect(args: argparse.Namespace) -> None:
     if not results:
         raise ValueError(f"none of the {len(targets)} images can be read")
     content = {"threshold": args.threshold, "images": results, "skipped": skipped}
-    write_json(out / "detections.json", content)
+    write_json(out / LIST, content)
+
+
+def _refuse_other_list(path: Path) -> None:
+    """Raise ValueError for a file in place of the list that is none of this command."""
+    if path.is_file() and not {"threshold", "images"} <= keys_of(path):
+        raise ValueError(f"{path}: is another file; choose a new folder")
 
 
 def _boxes(detector: Any, image: Any, threshold: float) -> Any:
@@ -127,6 +142,7 @@ def _compare(args: argparse.Namespace) -> None:
 
     if Path(args.out).suffix.lower() not in EXTENSIONS:
         raise ValueError(f"--out {args.out}; allowed: {', '.join(EXTENSIONS)}")
+    refuse_other_picture(Path(args.out))
     paths = images_of(args.images, EXTENSIONS)
     context = contexts(args.ctx)[0]
     before, after = (load_detector(f, ctx=context) for f in (args.before, args.after))

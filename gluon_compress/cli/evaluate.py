@@ -14,10 +14,12 @@ from gluon_compress.cli.options import (
     add_devices,
     add_others,
     add_out,
+    add_resized,
     add_runtime,
     contexts,
     loading_options,
     refuse,
+    share,
     write_result,
 )
 
@@ -51,7 +53,8 @@ and precision.md.
 BATCH, DETECTOR_BATCH = 64, 8
 MOST = {"float32": 0.1, "int8": 1.0}  # points of mAP that a runtime may differ by
 HEAD = ("runtime", "precision", "mAP at 0.5", "points off", "at most", "met")
-OF_DETECTORS = ("classes", "metric", "deployed")
+PAGE = "precision.md"
+OF_DETECTORS = ("classes", "metric", "deployed", "resized")
 
 
 # ---------------------------------------------------------------- options
@@ -67,8 +70,19 @@ def _add_labelled_images(parser: argparse.ArgumentParser) -> None:
         help="names in the annotations, or a file of them, in the order of the model's",
     )
     add_others(parser)
+    _add_most_broken(parser)
+    add_resized(parser)
     parser.add_argument(
         "--metric", choices=("voc07", "voc10"), help="of detectors; default: voc07"
+    )
+
+
+def _add_most_broken(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--most-broken",
+        type=share,
+        metavar="SHARE",
+        help="of the images, which may be unreadable; they are left out; default: 0.1",
     )
 
 
@@ -78,7 +92,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     add_runtime(parser)
     _add_labelled_images(parser)
     parser.add_argument("--deployed", metavar="FOLDER", help="to compare with")
-    add_out(parser, "model", "data", required=False)
+    add_out(parser, "model", "data", required=False, files=[PAGE])
 
 
 def _add_classifier_options(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +101,7 @@ def _add_classifier_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="ROOT", help="holds the split")
     parser.add_argument("--split", help="folder in it; default: val")
     add_others(parser)
+    _add_most_broken(parser)
     add_out(parser, "model", "top1", required=False)
     parser.set_defaults(runtime=None, precision=None, threads=None)
 
@@ -102,7 +117,7 @@ def _add_runtimes_options(parser: argparse.ArgumentParser) -> None:
         help="any number of times",
     )
     _add_labelled_images(parser)
-    add_out(parser, "nets", "metric")
+    add_out(parser, "nets", "metric", files=[PAGE])
 
 
 # ---------------------------------------------------------------- one model
@@ -129,18 +144,15 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate_detector(args: argparse.Namespace, detector: Any) -> None:
-    from gluon_compress import data, report
+    from gluon_compress import report
 
     images = labelled(args, detector.classes)
-    figures = precisions_of(detector, images, _metric(args))
+    figures = precisions_of(detector, images, _metric(args), most_broken(args))
     column = {"mAP": figures["mAP"], **figures["classes"]}
     print(report.precision_table({f"{_metric(args)} AP": column}))
     print(f"mAP at IoU 0.5 to 0.95: {100 * figures['voc_mAP_50_95']:.1f}")
-    for file, reason in images.problems:
-        print(f"skipped {file}: {without(file, reason)}")
     source = source_of(args, images, "test")
-    for line in data.describe_counts(source):
-        print(line)
+    _print_counts(images, source)
     if args.out:
         content = {"model": _identity(args), "data": source, **figures}
         print(write_result(args.out, content))
@@ -157,28 +169,48 @@ def _evaluate_classifier(args: argparse.Namespace, predictor: Any) -> None:
     images = data.ImageFolder(folder, predictor.classes, others=others, absent=True)
     batches = data.Batches(
         images,
-        partial(data.crop_val_sample, size=size),
+        predictor.preprocess.sample,
         predictor.max_batch or BATCH,
         shuffle=False,
-        normalized=predictor.preprocess.normalized,
+        normalized=predictor.preprocess.inputs,
+        most_broken=most_broken(args),
     )
     accuracy = top1(partial(_votes, predictor), batches.epoch(0))
     text = f"top-1 at {size_text(size)} pixels: {100 * accuracy:.1f}"
-    print(f"{text}, {len(images)} images")
     source = source_of(args, images, "val")
-    for line in data.describe_counts(source):
-        print(line)
+    print(f"{text}, {source['images']} images")
+    _print_counts(images, source)
     if args.out:
         content = {"model": _identity(args), "data": source, "top1": accuracy}
         print(write_result(args.out, content))
 
 
+def _print_counts(images: Any, source: Mapping[str, Any]) -> None:
+    """Print what of the images was left out, and what was repaired."""
+    from gluon_compress import data
+
+    for file, reason in images.problems:
+        print(f"skipped {file}: {without(file, reason)}")
+    for file, reason in getattr(images, "doubts", ()):
+        print(f"in doubt {file}: {reason}")
+    if source["skipped"]:
+        used = source["images"]
+        print(f"measured on {used} images; {source['skipped']} are left out")
+    for line in data.describe_counts(source):
+        print(line)
+
+
 def _votes(predictor: Any, batch: Any) -> Any:
-    """Return ``(B, C)``: 1 for the most probable class of each image, else 0."""
+    """Return ``(B, C)``: 1 for the most probable class of each image, else 0.
+
+    Where there is no such class, all are NaN.
+    """
     import numpy as np
 
-    ids, _ = predictor.detect(batch.asnumpy())
-    return np.eye(len(predictor.classes))[ids[:, 0]]
+    ids, shares = (part[:, 0] for part in predictor.detect(batch.asnumpy()))
+    votes = np.eye(len(predictor.classes))[ids]
+    votes[(ids < 0) | np.isnan(shares)] = np.nan
+    return votes
 
 
 def _identity(args: argparse.Namespace) -> dict[str, Any]:
@@ -214,24 +246,38 @@ def labelled(args: argparse.Namespace, classes: Any) -> Any:
         names,
         others=args.others or "error",
         absent=not args.classes,
+        resized=args.resized or "error",
     )
     if len(images.classes) != len(classes):
         raise ValueError(f"--classes: the model has {len(classes)}, not {names}")
     return images
 
 
-def precisions_of(detector: Any, images: Any, metric: str) -> dict[str, Any]:
+def most_broken(args: argparse.Namespace) -> float:
+    """Return the share of images that may be broken."""
+    from gluon_compress.data.broken import MOST_BROKEN
+
+    return MOST_BROKEN if args.most_broken is None else args.most_broken
+
+
+def precisions_of(
+    detector: Any, images: Any, metric: str, most_broken: float
+) -> dict[str, Any]:
     """Return what ``evaluate.precisions`` does, of any detector."""
     from gluon_compress import data
-    from gluon_compress.evaluate import precisions
+    from gluon_compress.evaluate import precisions, warn_of_limit
 
     size = (detector.height, detector.width)
+    postprocess = detector.predictor.postprocess
+    limit = getattr(postprocess, "most_detections", None)
+    warn_of_limit(data.most_objects(images), limit, images.split)
     batches = data.Batches(
         images,
-        partial(data.detection_val_sample, size=size),
+        detector.preprocess.sample,
         detector.max_batch or DETECTOR_BATCH,
         shuffle=False,
-        normalized=detector.preprocess.normalized,
+        normalized=detector.preprocess.inputs,
+        most_broken=most_broken,
     )
     return precisions(
         detector.detect, batches, images.classes, size=size, metric=metric
@@ -256,6 +302,7 @@ def _metric(args: argparse.Namespace) -> str:
 def _evaluate_runtimes(args: argparse.Namespace) -> None:
     """Evaluate every net in every runtime; write ``result.json`` and the page."""
     from gluon_compress.detector import load_detector
+    from gluon_compress.storage.atomic import write_atomically
 
     nets: dict[str, list] = {}
     images = None
@@ -268,14 +315,14 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
         rows = nets[Path(deployed).name] = []
         for runtime, precision, detector in detectors:
             images = labelled(args, detector.classes)
-            figures = precisions_of(detector, images, _metric(args))
+            figures = precisions_of(detector, images, _metric(args), most_broken(args))
             means = {key: figures[key] for key in ("mAP", "voc_mAP_50_95")}
             rows.append({"runtime": runtime, "precision": precision, **means})
     source = source_of(args, images, "test")
     content = {"nets": nets, "metric": _metric(args), "data": source}
     result = write_result(args.out, content)
     page = precision_page(json.loads(result.read_text(encoding="utf-8")))
-    (Path(args.out) / "precision.md").write_text(page, encoding="utf-8")
+    write_atomically(Path(args.out) / PAGE, page)
     print(result)
 
 

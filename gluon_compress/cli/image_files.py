@@ -61,16 +61,26 @@ def pictures(
     Raises
     ------
     ValueError
-        If there is no such image, or a picture would replace one of the images or
-        another picture.
+        If there is no such image, or a picture would replace one of the images,
+        another picture, or a file that was not drawn earlier.
     """
     targets = {image: out / image.name for image in images_of(paths, endings)}
     used: set[Path] = set()
     for image, target in targets.items():
         if target.resolve() in used or target.resolve() == image.resolve():
             raise ValueError(f"{image}: its picture would replace {target}")
+        refuse_other_picture(target)
         used.add(target.resolve())
     return targets
+
+
+def refuse_other_picture(path: Path) -> None:
+    """Raise ValueError for a file in place of a picture that was not drawn earlier."""
+    from gluon_compress.report import is_drawn
+
+    if path.is_file() and not is_drawn(path):
+        allowed = "a new file, or a picture that was drawn earlier"
+        raise ValueError(f"{path}: is another file; allowed: {allowed}")
 
 
 def without(file: str | Path, reason: str) -> str:

@@ -103,4 +103,4 @@ def plans_of(graph: Any, table: Any) -> dict[str, Any]:
     return plans
 
 
-LATENCY = Command(TEXT, _add_options, _measure)
+LATENCY = Command(TEXT, _add_options, _measure, writes=("table", "out"))

@@ -18,6 +18,7 @@ from gluon_compress.provenance import environment
 
 RESULT = "result.json"
 CPU = ("cpu0",)
+RESIZED = ("error", "scale", "keep")  # as in data.frames
 OTHERS = ("error", "ignore")  # as in data.class_choice, which imports MXNet
 
 
@@ -54,6 +55,16 @@ def refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
         value = getattr(args, name, None)
         if value is not None and value is not False:
             raise ValueError(f"--{name.replace('_', '-')} {value}: {why}")
+
+
+def add_resized(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resized``."""
+    parser.add_argument(
+        "--resized",
+        choices=RESIZED,
+        help="images of another size than annotated; scale: boxes like the images; "
+        "keep: boxes are right; default: error, if most images are",
+    )
 
 
 def add_others(parser: argparse.ArgumentParser) -> None:
@@ -184,28 +195,45 @@ def _either(names: Sequence[str]) -> str:
 # ---------------------------------------------------------------- results
 
 
-def add_out(parser: argparse.ArgumentParser, *keys: str, required: bool = True) -> None:
-    """Add ``--out``, a folder for a result that has these keys.
+def add_out(
+    parser: argparse.ArgumentParser,
+    *keys: str,
+    required: bool = True,
+    files: Sequence[str] = (),
+) -> None:
+    """Add ``--out``, a folder for a result that has these keys, and for other files.
 
-    A folder with another result is refused before anything is measured: it belongs to a
-    run, or to another command.
+    A folder with another result, or with such files but no result, is refused before
+    anything is measured: it belongs to a run, to another command, or to the user.
     """
 
     def check(text: str) -> str:
-        path = Path(folder(text), RESULT)
-        if path.exists() and not set(keys) <= _keys(path):
+        place = Path(folder(text))
+        result = place / RESULT
+        candidates = [result] if result.exists() else [place / file for file in files]
+        others = [path for path in candidates if path.exists()]
+        if others and not set(keys) <= keys_of(result):
             allowed = "a folder without one, or with an earlier one of this command"
-            message = f"{path} is the result of something else; allowed: {allowed}"
+            message = f"{others[0]} is the result of something else; allowed: {allowed}"
             raise argparse.ArgumentTypeError(message)
         return text
+
+    def check_again(args: argparse.Namespace) -> None:
+        if args.out:
+            try:
+                check(args.out)
+            except argparse.ArgumentTypeError as error:
+                raise ValueError(f"--out: {error}") from None
 
     text = f"where to write {RESULT}" + (" and the rest" if required else "")
     parser.add_argument(
         "--out", type=check, required=required, metavar="DIR", help=text
     )
+    parser.set_defaults(check_locked=check_again)
 
 
-def _keys(path: Path) -> set[str]:
+def keys_of(path: Path) -> set[str]:
+    """Return the keys of a JSON object; none for any other file."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError:

@@ -13,10 +13,10 @@ from typing import Any, Dict
 
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import (
-    RESULT,
     add_devices,
     add_others,
     add_out,
+    add_resized,
     contexts,
     refuse,
     write_result,
@@ -106,6 +106,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         "$GLUON_COMPRESS_DATA, or the current folder",
     )
     add_others(parser)
+    add_resized(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -162,7 +163,7 @@ def _add_prune_options(parser: argparse.ArgumentParser) -> None:
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
     parser.add_argument("--recipe", required=True, metavar="FILE", help="JSON")
-    add_out(parser, "stages", "classes")
+    add_out(parser, "stages", "classes", files=["plan.json"])
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME", help="default: the recipe's"
     )
@@ -211,12 +212,17 @@ def changed(content: Content, path: str) -> Any:
 
 def with_own_data(recipe: Content, args: argparse.Namespace) -> Content:
     """Return a recipe with the options of ``add_own_data`` that were given."""
-    data = {**recipe["data"], **given(args, "train", "test", "classes", "others")}
+    names = ("train", "test", "classes", "others", "resized")
+    data = {**recipe["data"], **given(args, *names)}
     if getattr(args, "images", None):
         # Absolute, so that the folder of data is not put before it; and the classes of
         # the recipe are those of other images.
         root = os.path.abspath(args.images)
-        chosen = {"classes": args.classes or None, "others": args.others or "error"}
+        chosen = {
+            "classes": args.classes or None,
+            "others": args.others or "error",
+            "resized": args.resized or "error",
+        }
         data = {**data, "kind": "voc", "root": root, **chosen}
     return {**recipe, "data": data, **given(args, "seed")}
 
@@ -242,7 +248,7 @@ def with_pruning(recipe: Content, args: argparse.Namespace) -> Content:
         for row in recipe["compression"]
     ]
     model = {**recipe["model"], **given(args, "weights")}
-    data = {**recipe["data"], **given(args, "others")}
+    data = {**recipe["data"], **given(args, "others", "resized")}
     changes = {"model": model, "data": data, "compression": rows}
     return {**recipe, **changes, **given(args, "seed")}
 
@@ -265,10 +271,9 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
     if args.data:
         os.environ[DATA_FOLDER] = args.data
     if getattr(args, "check", False):
-        from gluon_compress.cli.check_data import check_recipe
+        from gluon_compress.cli.check_data import check_beside
 
-        # Not in DIR itself: a run needs an empty folder.
-        check_recipe(recipe, f"{args.out.rstrip(os.sep)}_check")
+        check_beside(recipe, args.out)
         return
     options = train.Options(
         ctx=contexts(args.ctx), kvstore=args.kvstore, progress=not args.quiet
@@ -317,24 +322,23 @@ def _plan(args: argparse.Namespace) -> None:
     from gluon_compress.recipe import load_recipe
 
     out = Path(args.out)
-    if (out / "plan.json").exists() and not (out / RESULT).exists():
-        message = f"{out}/plan.json is not of this command; choose a new folder"
-        raise ValueError(message)
     recipe = load_recipe(args.recipe)
     classes = args.classes or recipe.data.classes
     if classes is None or isinstance(classes, str):
         raise ValueError(f"{args.recipe}: has no list of classes; give --classes")
     plan, costs = pipeline.decide(recipe, classes)
-    out.mkdir(parents=True, exist_ok=True)
+    # The result first: without it, the plan would be taken for something else's.
+    result = write_result(args.out, {"stages": costs, "classes": len(classes)})
     plan.save(out / "plan.json")
     names = ("params", "bytes", "macs")
     rows = [report.Figures(n, *(c[k] for k in names)) for n, c in costs.items()]
     print(report.cost_table(rows))
-    print(write_result(args.out, {"stages": costs, "classes": len(classes)}))
+    print(result)
 
 
-RUN = Command(RUN_TEXT, _add_run_options, _run)
-TRAIN = Command(TRAIN_TEXT, _add_train_options, _train)
-TRAIN_CLASSIFIER = Command(TRAIN_CLASSIFIER_TEXT, add_recipe_options, _train)
-PRUNE = Command(PRUNE_TEXT, _add_prune_options, _prune)
+# ``pipeline.run`` is the sole writer of a run's folder.
+RUN = Command(RUN_TEXT, _add_run_options, _run, writes=())
+TRAIN = Command(TRAIN_TEXT, _add_train_options, _train, writes=())
+TRAIN_CLASSIFIER = Command(TRAIN_CLASSIFIER_TEXT, add_recipe_options, _train, writes=())
+PRUNE = Command(PRUNE_TEXT, _add_prune_options, _prune, writes=())
 PLAN = Command(PLAN_TEXT, _add_plan_options, _plan)

@@ -117,7 +117,10 @@ class StageContext(DryRunContext):
 
     @abstractmethod
     def batches(self, net: HybridBlock, count: int) -> Any:
-        """Return an iterator of some training batches, the same at every call."""
+        """Return an iterator of some training batches, the same at every call.
+
+        They are to measure on: images that cannot be read are left out.
+        """
 
     @abstractmethod
     def training_block(self, net: HybridBlock) -> HybridBlock:

@@ -13,6 +13,13 @@ from typing import Any, Callable, Iterator, Sequence
 import mxnet as mx
 import numpy as np
 
+from gluon_compress.data.broken import (
+    BROKEN,
+    MOST_BROKEN,
+    Broken,
+    BrokenImage,
+    refuse_broken,
+)
 from gluon_compress.data.normalization import normalize
 
 LAST = ("keep", "discard", "fill")
@@ -40,16 +47,24 @@ class Batches:
         ``fill`` it with samples from the beginning of the epoch.
     targets : callable, optional
         Labels to a tuple of arrays (``Family.targets``). None: the labels themselves,
-        pad_labels with -1 to ``(B, M, 6)``, or class ids ``(B,)``.
+        padded with -1 to ``(B, M, 6)``, or class ids ``(B,)``.
     mix : callable, optional
         ``mix(arrays, rng)`` -> arrays, called with a whole batch (``Mixup``).
     normalized : callable
         Turns a batch of images into a net's input.
+    broken : str, optional
+        What to do with an image that cannot be read (``BrokenImage``): ``replace`` it
+        by the next readable one, which suits training, or ``leave out``, which
+        measuring needs; its batch is smaller then. None: ``replace`` with ``shuffle``,
+        else ``leave out``.
+    most_broken : float
+        Share of the images that may be left out.
 
     Raises
     ------
     ValueError
-        If there are too few images for a batch, or a setting is not allowed.
+        If there are too few images for a batch, a setting is not allowed, or the data
+        set has skipped more than the share that may be left out.
     """
 
     def __init__(
@@ -65,6 +80,8 @@ class Batches:
         targets: Callable | None = None,
         mix: Callable | None = None,
         normalized: Callable = normalize,
+        broken: Broken | None = None,
+        most_broken: float = MOST_BROKEN,
     ) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
             if value < least:
@@ -73,12 +90,22 @@ class Batches:
             raise ValueError(f"workers is {workers}; allowed: from 0")
         if last not in LAST:
             raise ValueError(f"last is {last!r}; allowed: {', '.join(LAST)}")
+        if broken is None:
+            broken = "replace" if shuffle else "leave out"
+        if broken not in BROKEN:
+            raise ValueError(f"broken is {broken!r}; allowed: {', '.join(BROKEN)}")
+        if not 0 <= most_broken <= 1:
+            raise ValueError(f"most_broken is {most_broken}; allowed: from 0 to 1")
         self.dataset, self.sample, self.batch_size = dataset, sample, batch_size
         self.seed, self.workers, self.shuffle = seed, workers, shuffle
         self.last, self.targets, self.mix = last, targets or pad_labels, mix
-        self.normalized = normalized
+        self.normalized, self.most_broken = normalized, most_broken
+        self.leaves_out = broken == "leave out"
+        self._broken: set[int] = set()  # indices that were left out
         if len(self) < 1:
             raise ValueError(f"{len(dataset)} images make no batch of {batch_size}")
+        if self.leaves_out:
+            refuse_broken(dataset, most_broken)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.dataset), self.batch_size)
@@ -87,11 +114,18 @@ class Batches:
     def __iter__(self) -> Iterator[tuple]:
         return self.epoch(0)
 
+    @property
+    def left_out(self) -> list[int]:
+        """Numbers of the images that turned out to be broken and were left out."""
+        return sorted(self._broken)
+
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple]:
         """Yield the batches of an epoch from batch ``start`` on, as NDArrays.
 
         Raises
         ------
+        ValueError
+            If too many images are broken: all, or more than may be left out.
         Exception
             Whatever reading or transforming a sample raised, at its batch.
         """
@@ -100,10 +134,12 @@ class Batches:
             (number, i, order[i * size : (i + 1) * size])
             for i in range(start, len(self))
         )
-        if self.workers:
-            yield from self._prefetched(parts)
-        else:
-            yield from (self._make(*part) for part in parts)
+        batches = (
+            self._prefetched(parts)
+            if self.workers
+            else (self._make(*part) for part in parts)
+        )
+        yield from (batch for batch in batches if batch)
 
     def _prefetched(self, parts: Iterator) -> Iterator[tuple]:
         """Yield batches that threads make, in order; when closed, wait for them."""
@@ -130,7 +166,11 @@ class Batches:
         return np.resize(order, count + missing)
 
     def _make(self, epoch: int, number: int, indices: Sequence[int]) -> tuple:
-        samples = [self._sample(epoch, int(index)) for index in indices]
+        samples = [
+            sample for index in indices for sample in self._samples(epoch, int(index))
+        ]
+        if not samples:
+            return ()
         images, labels = zip(*samples)
         arrays = (self.normalized(images), *self.targets(labels))
         if self.mix is not None:
@@ -139,10 +179,29 @@ class Batches:
             arrays = self.mix(arrays, rng)
         return tuple(mx.nd.array(array, ctx=mx.cpu()) for array in arrays)
 
-    def _sample(self, epoch: int, index: int) -> tuple:
-        image, label = self.dataset[index]
-        rng = np.random.default_rng([self.seed, epoch, index])
-        return self.sample(image, label, rng=rng)
+    def _samples(self, epoch: int, index: int) -> Iterator[tuple]:
+        """Yield the sample of an index, if there is one."""
+        for image, label in self._items(index):
+            rng = np.random.default_rng([self.seed, epoch, index])
+            yield self.sample(image, label, rng=rng)
+
+    def _items(self, index: int) -> Iterator[tuple]:
+        """Yield an item or its replacement; nothing for one that is left out."""
+        count = len(self.dataset)
+        for offset in range(count):
+            try:
+                yield self.dataset[(index + offset) % count]
+                return
+            except BrokenImage as error:
+                reason = str(error)
+            if self.leaves_out:
+                self._broken.add(index)
+                lost = max(len(self._broken), getattr(self.dataset, "broken", 0))
+                refuse_broken(
+                    self.dataset, self.most_broken, broken=lost, reason=reason
+                )
+                return
+        raise ValueError(f"none of {count} images can be read: {reason}")
 
 
 def pad_labels(labels: Sequence) -> tuple[np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 from pydantic import Field
 from typing_extensions import Annotated, Literal
 
+from gluon_compress.data.broken import MOST_BROKEN
 from gluon_compress.data.folders import (
     ImageSize,
     existing_folder,
@@ -63,6 +64,9 @@ class ClassificationData(Settings):
         Largest change of brightness, contrast and saturation.
     lighting : float
         Standard deviation of the colour noise.
+    most_broken : float
+        Share of a split's images that may be broken when it is measured on; they are
+        left out and counted. Training replaces them by others.
     """
 
     kind: Annotated[str, OneOf(lambda: CLASSIFICATION_SETS)]
@@ -82,6 +86,7 @@ class ClassificationData(Settings):
     least_area: Share = 0.08
     jitter: ShareOrZero = 0.4
     lighting: ShareOrZero = 0.1
+    most_broken: ShareOrZero = MOST_BROKEN
 
     def check(self) -> None:
         """Check that records have class names."""

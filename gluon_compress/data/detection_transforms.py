@@ -14,11 +14,9 @@ import cv2
 import numpy as np
 
 from gluon_compress.boxes import iou
-from gluon_compress.data.normalization import MEAN
 from gluon_compress.data.preprocess import Preprocess
 from gluon_compress.sizes import Size, size_pair
 
-FILL = tuple(round(255 * m) for m in MEAN)
 MAX_EXPANSION = 4.0
 MIN_SCALE, MAX_ASPECT = 0.3, 2.0
 MIN_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9, -np.inf)  # the last one: any crop
@@ -39,7 +37,10 @@ _FROM_YIQ = np.array([[1, 0.956, 0.621], [1, -0.272, -0.647], [1, -1.107, 1.705]
 
 
 def detection_train_sample(
-    image: np.ndarray, label: np.ndarray, size: Size, rng: np.random.Generator
+    image: np.ndarray,
+    label: np.ndarray,
+    size: Size | Preprocess,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a random view of an image to train on, and the boxes seen in it.
 
@@ -53,8 +54,10 @@ def detection_train_sample(
         ``(H, W, 3)``, uint8, RGB; not changed.
     label : numpy.ndarray
         ``(M, 4+)``: corner boxes in pixels, then any columns; M can be 0.
-    size : int or (int, int)
-        Height and width of the result, pixels.
+    size : int, (int, int) or Preprocess
+        Height and width of the result, pixels; or what a net asks for, whose mean
+        colour the canvas then has. If it keeps the aspect ratio, the result is as much
+        of the input as the crop fills.
     rng : numpy.random.Generator
         The only source of random numbers.
 
@@ -71,7 +74,7 @@ def detection_train_sample(
     own 8-bit code, and the edge of an expanded image, with its boxes, is rounded to a
     pixel of the result.
     """
-    size = size_pair(size)
+    preprocess = size if isinstance(size, Preprocess) else _stretched(size)
     colour = _colour_matrix(rng)
     height, width = image.shape[:2]
     canvas, offset = _expand(width, height, rng)
@@ -79,12 +82,15 @@ def detection_train_sample(
     boxes[:, :4] += np.tile(offset, 2)
     boxes, crop = _random_crop(boxes, canvas, rng)
     interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
-    seen, placed = _place(crop, offset, (width, height), size)
-    view = _render(image, seen, placed, size, interpolation, colour)
+    columns, rows = crop[2:] - crop[:2]
+    fitted = preprocess.fitted(rows, columns)
+    seen, placed = _place(crop, offset, (width, height), fitted)
+    canvas_view = np.full((*fitted, 3), preprocess.fill, np.uint8)
+    view = _render(image, seen, placed, canvas_view, interpolation, colour)
     boxes = _follow(boxes, offset, seen, placed)
     if rng.random() < 0.5:
         view = cv2.flip(view, 1)
-        boxes[:, [0, 2]] = size[1] - boxes[:, [2, 0]]
+        boxes[:, [0, 2]] = fitted[1] - boxes[:, [2, 0]]
     return view, boxes.astype(np.float32)
 
 
@@ -94,7 +100,7 @@ def detection_val_sample(
     size: Size,
     rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the resized image and its boxes.
+    """Return the resized image and its boxes, as GluonCV's SSDs are evaluated.
 
     Parameters
     ----------
@@ -108,11 +114,13 @@ def detection_val_sample(
     tuple
         Image ``(H, W, 3)``, uint8, and label ``(M, 4+)``, float32.
     """
+    return _stretched(size).sample(image, label)
+
+
+def _stretched(size: Size) -> Preprocess:
+    """Return GluonCV's preprocess of SSDs: an image is stretched to the input."""
     height, width = size_pair(size)
-    view, placement = Preprocess(height=height, width=width).view(image)
-    boxes = label.astype(np.float64)
-    boxes[:, :4] = placement.to_input(boxes[:, :4])
-    return view, boxes.astype(np.float32)
+    return Preprocess(height=height, width=width)
 
 
 def _resize(
@@ -198,22 +206,20 @@ def _render(
     image: np.ndarray,
     seen: np.ndarray,
     placed: np.ndarray,
-    size: tuple[int, int],
+    canvas: np.ndarray,
     interpolation: int,
     colour: np.ndarray | None,
 ) -> np.ndarray:
+    """Return the canvas with the part of the image that is seen on it."""
     x0, y0, x1, y1 = seen
     left, top, right, bottom = placed
     if x0 >= x1 or y0 >= y1:  # the crop misses an image without objects
-        return np.full((*size, 3), FILL, np.uint8)
+        return canvas
     part = _resize(image[y0:y1, x0:x1], right - left, bottom - top, interpolation)
     if colour is not None:
         part = cv2.transform(part, colour)
-    if part.shape[:2] == size:
-        return part
-    view = np.full((*size, 3), FILL, np.uint8)
-    view[top:bottom, left:right] = part
-    return view
+    canvas[top:bottom, left:right] = part
+    return canvas
 
 
 def _follow(boxes, offset, seen, placed) -> np.ndarray:

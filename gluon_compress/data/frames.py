@@ -143,8 +143,8 @@ def _refuse_resized(frames: Sequence[Frame], files: Sequence) -> None:
     raise ValueError(
         f"{files[other[0]]}: is {_text(frame.size)}, annotated at "
         f"{_text(frame.annotated)}, and {len(other)} of {len(frames)} images differ; "
-        "resized is 'error'; allowed: 'scale' (boxes like the images), 'keep' (boxes "
-        "are right, the stated sizes wrong)"
+        '"resized": "scale" (--resized scale) scales boxes with the images, "keep" '
+        "takes them as written"
     )
 
 

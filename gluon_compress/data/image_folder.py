@@ -10,14 +10,14 @@ from typing import Sequence
 import numpy as np
 
 from gluon_compress.data.class_choice import ClassChoice
-from gluon_compress.data.images import CACHE_BYTES, EXTENSIONS, ImageStore
+from gluon_compress.data.images import CACHE_BYTES, EXTENSIONS, ImageStore, StoredImages
 from gluon_compress.data.listed_files import files_in, folders_in
 from gluon_compress.validation import few
 
 LOG = logging.getLogger(__name__)
 
 
-class ImageFolder:
+class ImageFolder(StoredImages):
     """A classification data set in ImageNet's layout, ``root/<class>/<image>``.
 
     Hidden folders, those that systems leave behind, and folders without images are no
@@ -34,7 +34,7 @@ class ImageFolder:
     absent : bool
         With ``ignore``, whether a class may have no folder.
     cache_bytes : int
-        As for ``VOCLayout``. A broken image is replaced by the next one, too.
+        As for ``VOCLayout``.
 
     Attributes
     ----------
@@ -79,18 +79,13 @@ class ImageFolder:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        used, image = self._images.read(index)
-        return image, self.labels[used]
+        """Return an image and its class id; raises ``BrokenImage``."""
+        return self._images.read(index), self.labels[index]
 
     @property
     def class_counts(self) -> dict:
         """What the choice of classes left out (``ClassChoice.counts``)."""
         return self._choice.counts
-
-    @property
-    def problems(self) -> list[tuple[str, str]]:
-        """Files that could not be decoded, each with a reason."""
-        return self._images.problems
 
 
 def _images_by_folder(root: Path) -> dict[str, list[Path]]:

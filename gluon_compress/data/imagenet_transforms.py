@@ -12,7 +12,7 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-from gluon_compress.data.preprocess import CROPPED, Preprocess
+from gluon_compress.data.preprocess import CROPPED, Interpolation, Preprocess
 from gluon_compress.sizes import Size, size_pair
 
 ASPECTS = (3 / 4, 4 / 3)
@@ -39,6 +39,7 @@ def crop_train_sample(
     least_area: float = 0.08,
     jitter: float = 0.4,
     lighting: float = 0.1,
+    interpolation: Interpolation = CROPPED,
 ) -> tuple[np.ndarray, int]:
     """Return a random crop of an image, resized, and its class.
 
@@ -58,6 +59,8 @@ def crop_train_sample(
         Largest relative change of brightness, contrast and saturation.
     lighting : float
         Standard deviation of the noise along ImageNet's principal colours.
+    interpolation : Interpolation
+        How the crop is resized.
 
     Returns
     -------
@@ -68,7 +71,7 @@ def crop_train_sample(
     stretch = columns / rows
     top, left, height, width = _crop(image.shape[:2], least_area, stretch, rng)
     part = image[top : top + height, left : left + width]
-    view = CROPPED.resize(part, rows, columns)
+    view = interpolation.resize(part, rows, columns)
     if rng.random() < 0.5:
         view = cv2.flip(view, 1)
     if jitter or lighting:

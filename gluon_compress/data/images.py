@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from gluon_compress.data.broken import BrokenImage
+
 LOG = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -350,7 +352,7 @@ def _pixels(data: bytes, header: Header, source: str, *, upright: bool) -> np.nd
 
 
 class ImageStore:
-    """Decoded image files by index, cached in memory; broken ones are replaced.
+    """Decoded image files by index, cached in memory.
 
     Cached images are never evicted: every epoch reads every image once in a new order,
     so keeping the first ones is as good as any other choice.
@@ -364,6 +366,11 @@ class ImageStore:
         Limit for the memory of decoded images.
     read : callable
         ``read(file, upright=)`` -> pixels, if ``files`` are something else.
+
+    Attributes
+    ----------
+    skipped : int
+        How many listed images are not among the files (``skip``).
     """
 
     def __init__(
@@ -379,6 +386,8 @@ class ImageStore:
         self.upright = list(upright or [True] * len(files))
         self._problems: dict[tuple[str, str], None] = {}
         self._cache: dict[int, np.ndarray] = {}
+        self._broken: dict[int, str] = {}
+        self.skipped = 0
         self._free, self._lock = cache_bytes, threading.Lock()
 
     @property
@@ -387,25 +396,29 @@ class ImageStore:
         with self._lock:
             return list(self._problems)
 
-    def read(self, index: int) -> tuple[int, np.ndarray]:
-        """Return the index and the pixels of an image, or of the next readable one.
+    def read(self, index: int) -> np.ndarray:
+        """Return the pixels of an image.
 
         Raises
         ------
         IndexError
             If there is no such image.
-        ValueError
-            If all are broken.
+        BrokenImage
+            If it cannot be read; the file is one of the ``problems`` then.
         """
         size = len(self.files)
         if not -size <= index < size:
             raise IndexError(f"index {index}: there are {size} images")
-        for offset in range(size):
-            candidate = (index + offset) % size
-            image = self._read(candidate)
-            if image is not None:
-                return candidate, image
-        raise ValueError(f"none of {size} images can be decoded: {self.problems[0][1]}")
+        image = self._read(index % size)
+        if image is None:
+            raise BrokenImage(self._broken[index % size])
+        return image
+
+    @property
+    def broken(self) -> list[int]:
+        """Indices of the images that could not be read so far."""
+        with self._lock:
+            return sorted(self._broken)
 
     def decodable(self, *, workers: int = 2) -> list[bool]:
         """Decode every image, and return for each whether that worked."""
@@ -418,14 +431,21 @@ class ImageStore:
         with self._lock:
             self._problems[str(file), reason] = None
 
+    def skip(self, file: Any, reason: str) -> None:
+        """Note that a listed image cannot be used; it is not among the files."""
+        self.report(file, reason)
+        self.skipped += 1
+
     def _read(self, index: int) -> np.ndarray | None:
-        if index in self._cache:
-            return self._cache[index]
+        if index in self._cache or index in self._broken:
+            return self._cache.get(index)
         file = self.files[index]
         try:
             image = self._decode(file, upright=self.upright[index])
         except ValueError as error:
             self.report(file, str(error))
+            with self._lock:
+                self._broken[index] = str(error)
             return None
         image.flags.writeable = False  # it is handed out again
         with self._lock:
@@ -433,3 +453,24 @@ class ImageStore:
                 self._cache[index] = image
                 self._free -= image.nbytes
         return image
+
+
+class StoredImages:
+    """A data set whose images are in an ``ImageStore``, ``_images``."""
+
+    _images: ImageStore
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """Files that cannot be used and objects that are left out, with reasons."""
+        return self._images.problems
+
+    @property
+    def skipped(self) -> int:
+        """How many listed images are not among the items."""
+        return self._images.skipped
+
+    @property
+    def broken(self) -> int:
+        """How many items turned out to be broken when they were read."""
+        return len(self._images.broken)

@@ -10,8 +10,9 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from gluon_compress.data.broken import BrokenImage
 from gluon_compress.data.duplicates import Fingerprint
-from gluon_compress.data.objects import LEAST_SIDE, name_of
+from gluon_compress.data.objects import LEAST_SIDE
 
 NEAR = 0.8  # similarity of names, 0 to 1, from which one may be a misspelling
 RARE = 0.1  # of the objects of the class with the similar name, up to which one is
@@ -77,23 +78,24 @@ def inspect(dataset: Any, split: str, *, workers: int = 2) -> Inspection:
     Parameters
     ----------
     dataset
-        ``len``, ``[i]`` -> (image, label ``(M, 6)``), ``label(i)`` and ``problems``.
+        ``len``, ``path(i)`` and ``[i]`` -> (image, label ``(M, 6)``).
     split : str
     workers : int
         Threads that decode.
     """
 
-    def read(index: int) -> ImageRecord:
-        image, label = dataset[index]
+    def read(index: int) -> ImageRecord | None:
+        try:
+            image, label = dataset[index]
+        except BrokenImage:  # the data set reports it
+            return None
         height, width = image.shape[:2]
-        name = name_of(dataset, index)
+        name = str(dataset.path(index))
         return ImageRecord(index, name, height, width, label, Fingerprint.of(image))
 
     with ThreadPoolExecutor(workers) as pool:
-        records = list(pool.map(read, range(len(dataset))))
-    # In the place of a broken image, a data set gives the next one.
-    broken = {file for file, _ in dataset.problems}
-    records = [record for record in records if record.name not in broken]
+        read_ones = pool.map(read, range(len(dataset)))
+        records = [record for record in read_ones if record is not None]
     tiny = [
         (r.name, f"the image has {r.width} x {r.height} pixels")
         for r in records

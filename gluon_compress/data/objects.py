@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gluon_compress.data.broken import BrokenImage
 from gluon_compress.sizes import Size, size_pair
 
 MOST_IMAGES = 5000  # that are read; of more, a random part
@@ -45,7 +46,7 @@ def objects_in(
     Parameters
     ----------
     dataset
-        ``len``, ``classes`` and ``[i]`` -> (image, label ``(M, 6)``).
+        ``len``, ``classes``, ``path(i)`` and ``[i]`` -> (image, label ``(M, 6)``).
     size : int or (int, int)
         Height and width of the net's input, pixels.
     seed : int
@@ -64,8 +65,11 @@ def objects_in(
         indices = np.sort(drawn)
     boxes, ids = [np.zeros((0, 4))], [np.zeros(0, int)]
     for index in map(int, indices):
-        image, label = dataset[index]
-        check_side(image, name_of(dataset, index))
+        try:
+            image, label = dataset[index]
+        except BrokenImage:  # the data set reports it
+            continue
+        check_side(image, str(dataset.path(index)))
         rows, columns = image.shape[:2]
         boxes.append(label[:, :4] * np.tile([width / columns, height / rows], 2))
         ids.append(label[:, 4].astype(int))
@@ -74,7 +78,7 @@ def objects_in(
         np.concatenate(ids),
         tuple(dataset.classes),
         (height, width),
-        len(indices),
+        len(boxes) - 1,
     )
 
 
@@ -117,9 +121,3 @@ def check_side(image: np.ndarray, name: str) -> None:
             f"{name}: the image has {columns} x {rows} pixels; allowed: from "
             f"{LEAST_SIDE} a side"
         )
-
-
-def name_of(dataset: Any, index: int) -> str:
-    """Return the file of an image if the data set knows it, else its number."""
-    path = getattr(dataset, "path", None)
-    return f"image {index}" if path is None else str(path(index))

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from typing_extensions import Literal
 
-from gluon_compress.data.images import read_image
+from gluon_compress.data.images import most_pixels, read_image, to_8_bits
 from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.validation import Count, Positive, Settings, Share, ShareOrZero
 
@@ -141,6 +141,11 @@ class Preprocess(Settings):
         """Shape of an input, ``(1, 3, height, width)``."""
         return 1, 3, self.height, self.width
 
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The 8-bit colour that becomes zero: that of what is no image in a view."""
+        return tuple(round(255 * value) for value in self.mean)
+
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
         """Return a net's input, and where the image lies in it.
 
@@ -160,20 +165,26 @@ class Preprocess(Settings):
             For anything that ``as_rgb`` refuses.
         """
         view, placement = self.view(as_rgb(image))
-        batch = self.normalized(view[None])
-        if view.shape[:2] == (self.height, self.width):
-            return batch, placement
-        padded = np.zeros(self.shape, np.float32)
-        padded[:, :, : view.shape[0], : view.shape[1]] = batch
-        return padded, placement
+        return self.inputs([view]), placement
 
     def view(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
         """Return the resized and cropped 8-bit RGB image, not normalized.
 
         Its shape is ``(height, width, 3)``, or smaller if the image keeps its aspect
         ratio and does not fill the input.
+
+        Raises
+        ------
+        ValueError
+            For an image so narrow that it would get more than ``images.most_pixels``.
         """
         rows, columns = self._resized_size(*image.shape[:2])
+        if rows * columns > most_pixels():
+            height, width = image.shape[:2]
+            raise ValueError(
+                f"an image of {width} x {height} pixels, too narrow: it would be "
+                f"resized to {columns} x {rows}; allowed: {most_pixels()} pixels"
+            )
         view = self.interpolation.resize(image, rows, columns)
         top = left = 0
         if self.keep_ratio and self.crop is not None:
@@ -182,6 +193,43 @@ class Preprocess(Settings):
             view = np.ascontiguousarray(view)
         height, width = image.shape[:2]
         return view, Placement(height, width, rows, columns, top, left)
+
+    def sample(
+        self, image: np.ndarray, label: Any, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, Any]:
+        """Return what ``view`` gives of an image to measure on, and its label there.
+
+        Parameters
+        ----------
+        image : ndarray
+            ``(H, W, 3)``, uint8, RGB.
+        label : ndarray or int
+            ``(M, 4+)``: corner boxes in pixels, then any columns; or a class id, which
+            is returned as it is.
+        rng : ignored
+            Nothing is random here.
+
+        Returns
+        -------
+        tuple
+            Image, uint8, and label; boxes are float32, in pixels of the input.
+        """
+        view, placement = self.view(image)
+        if np.ndim(label) == 0:
+            return view, label
+        boxes = label.astype(np.float64)
+        boxes[:, :4] = placement.to_input(boxes[:, :4])
+        return view, boxes.astype(np.float32)
+
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of what a part of an image is resized to, height first.
+
+        It is the input's, or as much of it as the part fills, if its aspect ratio is
+        kept.
+        """
+        if not self.keep_ratio or self.crop is not None:
+            return self.height, self.width
+        return self._resized_size(height, width)
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image is resized to."""
@@ -229,6 +277,21 @@ class Preprocess(Settings):
             raise ValueError(f"no image can be read: {reason}")
         return np.concatenate(inputs), skipped
 
+    def inputs(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """Return inputs ``(B, 3, height, width)`` of views; what none fills is zero.
+
+        Parameters
+        ----------
+        views : sequence of ndarray
+            8-bit images, as ``view`` returns them.
+        """
+        if all(view.shape[:2] == (self.height, self.width) for view in views):
+            return self.normalized(views)
+        batch = np.zeros((len(views), *self.shape[1:]), np.float32)
+        for planes, view in zip(batch, views):
+            planes[:, : view.shape[0], : view.shape[1]] = self.normalized([view])[0]
+        return batch
+
     def normalized(self, views: Union[np.ndarray, Sequence[np.ndarray]]) -> np.ndarray:
         """Return inputs ``(B, 3, H, W)`` of 8-bit images ``(B, H, W, 3)``."""
         return normalize(views, self.mean, self.std)
@@ -263,6 +326,6 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     if image.size == 0:
         raise ValueError(f"an image of shape {image.shape} has no pixel")
     if image.dtype == np.uint16:
-        image = (image // 257).astype(np.uint8)
+        image = to_8_bits(image, f"an image of shape {image.shape}")
     image = image.reshape(*image.shape[:2], depth)
     return np.repeat(image, 3, axis=2) if depth == 1 else image[:, :, :3]

@@ -13,6 +13,7 @@ import numpy as np
 from gluon_compress.data.images import (
     CACHE_BYTES,
     ImageStore,
+    StoredImages,
     decode_image,
     most_pixels,
 )
@@ -34,7 +35,7 @@ class Record(NamedTuple):
         return f"{self.file}: record {self.key}"
 
 
-class Records:
+class Records(StoredImages):
     """A data set packed by ``im2rec``: ``NAME.rec``, and ``NAME.idx`` beside it.
 
     It holds the records that the index names, in its order: an index of some records
@@ -47,7 +48,7 @@ class Records:
     classes : sequence of str
         Names in the order of the ids; records hold ids only.
     cache_bytes : int
-        As for ``VOCLayout``. A broken image is replaced by the next one, too.
+        As for ``VOCLayout``.
 
     Attributes
     ----------
@@ -81,13 +82,8 @@ class Records:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        used, image = self._images.read(index)
-        return image, self.labels[used]
-
-    @property
-    def problems(self) -> list[tuple[str, str]]:
-        """Records that cannot be used, each with a reason."""
-        return self._images.problems
+        """Return an image and its class id; raises ``BrokenImage``."""
+        return self._images.read(index), self.labels[index]
 
     def verify(self, *, workers: int = 2) -> dict:
         """Decode every record once, and list those that cannot be used.
@@ -111,7 +107,7 @@ class Records:
         try:
             label, _ = _unpacked(record, file, 4)
         except ValueError as error:
-            self._images.report(record, str(error))
+            self._images.skip(record, str(error))
             return
         number = int(label) if np.isfinite(label) else -1
         if number != label or not 0 <= number < len(self.classes):

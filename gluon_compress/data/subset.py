@@ -49,13 +49,14 @@ def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
 def count_images(dataset: Any) -> dict:
     """Return how many images a data set has and skips, its repairs, what it ignores.
 
-    An object that is left out is one of the data set's ``problems``, but its image is
-    used. ``repairs`` is there if the data set makes any; ``ignored`` and ``absent`` as
-    ``ClassChoice.counts`` has them.
+    ``images`` are those that can be used, as far as they have been read. ``repairs`` is
+    there if the data set makes any; ``ignored`` and ``absent`` as in
+    ``ClassChoice.counts``.
     """
     repairs = getattr(dataset, "repairs", None)
-    skipped = len(dataset.problems) - (repairs["left out"] if repairs else 0)
-    counts: dict[str, Any] = {"images": len(dataset), "skipped": skipped}
+    broken = getattr(dataset, "broken", 0)
+    skipped = getattr(dataset, "skipped", 0) + broken
+    counts: dict[str, Any] = {"images": len(dataset) - broken, "skipped": skipped}
     if repairs is not None:
         counts["repairs"] = {name: n for name, n in repairs.items() if n}
     return {**counts, **getattr(dataset, "class_counts", {})}
@@ -75,6 +76,12 @@ def describe_counts(counts: Mapping[str, Any]) -> list[str]:
     if counts.get("absent"):
         lines.append(f"no object of {few(counts['absent'], MOST_NAMES)}")
     return lines
+
+
+def most_objects(dataset: Any) -> int:
+    """Return the largest number of objects in an image, difficult ones left out."""
+    labels = (dataset.label(i) for i in range(len(dataset)))
+    return max((int((label[:, 5] == 0).sum()) for label in labels), default=0)
 
 
 def _numbers(counts: Mapping[str, int]) -> str:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from gluon_compress.storage.atomic import read_json, write_json
+from gluon_compress.data.listed_files import FileIndex, files_in, folders_in
+from gluon_compress.storage.atomic import (
+    disk_errors,
+    draft_folder,
+    read_json,
+    write_json,
+)
 
 CLASSES = ("circle", "cross", "ring", "square", "triangle")
 NOTE = "toy.json"
@@ -99,18 +103,19 @@ def make_toy(
     note = {"version": VERSION, "images": images, "size": size, "seed": seed}
     if _is_there(root, note):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = root.with_name(f".{root.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        _write(temporary, note)
-        _put(temporary, root, note)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with draft_folder(root) as draft:
+        with disk_errors(root, draft):
+            _write(draft, note)
+        _put(draft, root, note)
     return root
 
 
+def _contents(folder: Path) -> list[Path]:
+    return files_in(folder) + folders_in(folder)
+
+
 def _is_there(root: Path, note: dict) -> bool:
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+    if not root.exists() or (root.is_dir() and not _contents(root)):
         return False
     if not (root / NOTE).is_file():
         raise ValueError(f"{root}: holds something other than the toy set")
@@ -120,18 +125,19 @@ def _is_there(root: Path, note: dict) -> bool:
             f"{root / NOTE}: the toy set is {json.dumps(existing)}, not "
             f"{json.dumps(note)}; choose another folder"
         )
-    if len(list((root / "JPEGImages").glob("*.jpg"))) != note["images"]:
+    images = FileIndex(root / "JPEGImages", (".jpg",))
+    if len(list(images)) != note["images"]:
         raise ValueError(
             f"{root}: images of the toy set are missing; delete the folder"
         )
     return True
 
 
-def _put(temporary: Path, root: Path, note: dict) -> None:
+def _put(draft: Path, root: Path, note: dict) -> None:
     try:
         if root.is_dir():
             root.rmdir()  # succeeds only if it is empty
-        temporary.rename(root)
+        draft.rename(root)
     except OSError:
         # Another process may have been faster.
         if not _is_there(root, note):

@@ -11,6 +11,8 @@ from gluon_compress.cost import count
 from gluon_compress.data import Preprocess
 from gluon_compress.deployment.folding import fold
 from gluon_compress.graph import trace
+from gluon_compress.graph.symbols import infer_shapes, shapes_of
+from gluon_compress.model_folder import check_values
 from gluon_compress.models.family import family_of
 from gluon_compress.postprocess import Postprocess
 
@@ -53,15 +55,17 @@ class Deployable:
         Raises
         ------
         ValueError
-            If its family cannot be deployed, or a runtime without Gluon cannot express
-            its settings.
+            If its family cannot be deployed, a parameter is not float32 or not finite,
+            or a runtime without Gluon cannot express its settings.
         """
         family = family_of(net)
         preprocess, postprocess = family.preprocess(net), family.postprocess(net)
         results_graph = family.results_graph(net)
+        symbol, params = family.inference_graph(net)
+        check_values(params)
         return cls(
             kind=family.kind,
-            graph=fold(*family.inference_graph(net), preprocess.shape),
+            graph=fold(symbol, params, preprocess.shape),
             results_graph=None if results_graph is None else fold(*results_graph),
             preprocess=preprocess,
             postprocess=postprocess,
@@ -72,9 +76,9 @@ class Deployable:
     @property
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the outputs for one image, by name."""
-        symbol, _ = self.graph
-        _, shapes, _ = symbol.infer_shape(data=self.preprocess.shape)
-        return dict(zip(output_names(symbol), map(tuple, shapes)))
+        symbol, params = self.graph
+        shapes = {**shapes_of(params), "data": self.preprocess.shape}
+        return dict(zip(output_names(symbol), infer_shapes(symbol, shapes)[1]))
 
 
 def output_names(symbol: mx.sym.Symbol) -> list[str]:

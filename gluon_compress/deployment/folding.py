@@ -162,7 +162,8 @@ class _Folder:
 
     def __init__(self, nodes: Sequence[dict], heads: Sequence, params: Mapping) -> None:
         self.nodes: list[dict] = []
-        self.values, self.new_numbers = dict(params), {}
+        self.values = dict(params)
+        self.new_numbers: dict[int, int] = {}
         entries = [*heads, *(e for node in nodes for e in node["inputs"])]
         # A name may belong to several variables; they have one value.
         self.readers = Counter(_identity(nodes, e[0]) for e in entries)

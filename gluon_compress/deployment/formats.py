@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import shutil
 import subprocess
-import tempfile
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ from typing import TYPE_CHECKING, Callable, Iterator, Mapping
 import numpy as np
 
 from gluon_compress.deployment.runtimes import RUNTIMES, import_optional
+from gluon_compress.storage.atomic import scratch_folder
 
 if TYPE_CHECKING:
     import mxnet as mx
 
 CALIBRATIONS = ("entropy", "naive")  # of int8
 OPSET = 13  # of the operators that mx.onnx writes
+PAGE = Path(__file__).parent / "web"  # the files of the page for browsers
 BATCH = "batch"  # the name of an axis of any length
 
 
@@ -126,12 +127,23 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     return {"opset": OPSET, "batch": batch}
 
 
+def _web(graph: InferenceGraph, folder: Path) -> dict:
+    """Write the ONNX file, and beside it the page that runs it in a browser.
+
+    The page also offers the other ONNX files of the folder, whatever their precision.
+    """
+    page = sorted(path for path in PAGE.iterdir() if path.is_file())
+    for path in page:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return {**_onnx(graph, folder), "page": [path.name for path in page]}
+
+
 def _openvino(graph: InferenceGraph, folder: Path) -> dict:
     """Convert the ONNX file with a dynamic batch, with OpenVINO's own converter."""
     openvino = import_optional("openvino", "openvino")
-    with tempfile.TemporaryDirectory() as scratch:
-        _onnx_dynamic(graph, Path(scratch))
-        model = openvino.convert_model(Path(scratch) / f"{graph.name}-dynamic.onnx")
+    with scratch_folder() as scratch:
+        _onnx_dynamic(graph, scratch)
+        model = openvino.convert_model(scratch / f"{graph.name}-dynamic.onnx")
     openvino.save_model(model, folder / f"{graph.name}.xml", compress_to_fp16=False)
     return {"batch": BATCH}
 
@@ -140,19 +152,19 @@ def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
     """Convert the ONNX file with pnnx, ncnn's own converter."""
     converter = _pnnx()
     shape = ",".join(map(str, graph.shape))
-    with tempfile.TemporaryDirectory() as scratch:
-        _onnx(graph, Path(scratch))
+    with scratch_folder() as scratch:
+        _onnx(graph, scratch)
         command = [converter, f"{graph.name}.onnx", f"inputshape=[{shape}]", "fp16=0"]
         done = subprocess.run(
             command, cwd=scratch, capture_output=True, text=True, check=False
         )
         for ending in ("param", "bin"):
-            file = Path(scratch) / f"{graph.name}.ncnn.{ending}"
+            file = scratch / f"{graph.name}.ncnn.{ending}"
             if not file.is_file():
                 lines = (done.stdout + done.stderr).strip().splitlines()
                 reason = lines[-1] if lines else "it gives no reason"
                 raise ValueError(f"pnnx cannot convert {graph.name}: {reason}")
-            shutil.copyfile(file, folder / file.name)
+            (folder / file.name).write_bytes(file.read_bytes())
     return {"batch": 1}
 
 
@@ -194,10 +206,10 @@ def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
         "entropy": tool.CalibrationMethod.Entropy,
         "naive": tool.CalibrationMethod.MinMax,
     }
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
-        _onnx_dynamic(graph, Path(scratch))
+    with scratch_folder() as scratch, _quiet():
+        _onnx_dynamic(graph, scratch)
         tool.quantize_static(
-            str(Path(scratch) / f"{graph.name}-dynamic.onnx"),
+            str(scratch / f"{graph.name}-dynamic.onnx"),
             str(folder / f"{graph.name}-int8.onnx"),
             Reader(),
             quant_format=tool.QuantFormat.QDQ,
@@ -237,6 +249,7 @@ FORMATS: dict[str, Format] = {
     "mxnet": Format(_mxnet, "mxnet", ("-symbol.json", "-0000.params"), 1e-5),
     "onnx": Format(_onnx, "onnxruntime", (".onnx",)),
     "onnx-dynamic": Format(_onnx_dynamic, "onnxruntime", ("-dynamic.onnx",)),
+    "web": Format(_web, "onnxruntime", (".onnx",)),
     "openvino": Format(_openvino, "openvino", (".xml", ".bin")),
     "ncnn": Format(_ncnn, "ncnn", (".ncnn.param", ".ncnn.bin")),
     "int8": Format(_int8, "mxnet", INT8, INT8_TOLERANCE, "int8"),

@@ -90,6 +90,8 @@ class FormatEntry(Settings):
         Files of the graph that includes the postprocess, if there is one.
     whole_difference : float, optional
         Difference of its results.
+    page : tuple of str
+        Files of the page that runs the graph in a browser, if there is one.
     """
 
     files: Tuple[NonEmptyStr, ...]
@@ -104,6 +106,7 @@ class FormatEntry(Settings):
     images: Optional[Count] = None
     whole: Tuple[NonEmptyStr, ...] = ()
     whole_difference: Optional[NonNegative] = None
+    page: Tuple[NonEmptyStr, ...] = ()
 
     def files_allowed(self, name: str, present: Mapping[str, Any]) -> Optional[str]:
         """Return what is allowed if the files are wrong, else None."""
@@ -112,7 +115,7 @@ class FormatEntry(Settings):
             file.endswith(ending) for file, ending in zip(self.files, endings)
         ):
             return f"names that end in {' and '.join(endings)}"
-        if not {*self.files, *self.whole} <= set(present):
+        if not {*self.files, *self.whole, *self.page} <= set(present):
             return "files of the folder whose sha256 is in files"
         return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import mxnet as mx
 
@@ -110,6 +110,45 @@ def output_shapes(
             )
         result[i].append(tuple(shape))
     return result
+
+
+def infer_shapes(
+    symbol: mx.sym.Symbol, shapes: Mapping[str, tuple]
+) -> tuple[dict[str, tuple], list[tuple]]:
+    """Return the shapes of a symbol's variables, by name, and of its outputs.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    shapes : mapping
+        Shapes of the inputs and of all parameters that have one: that of a learned
+        scale, for instance, does not follow from the input.
+
+    Raises
+    ------
+    ValueError
+        If shapes contradict each other or do not suffice.
+    """
+    names = symbol.list_inputs()
+    given = {name: tuple(shape) for name, shape in shapes.items() if name in names}
+    try:  # the strict function prints when it fails
+        arguments, outputs, states = symbol.infer_shape_partial(**given)
+    except mx.MXNetError as error:
+        line = str(error).strip().splitlines()[0]
+        raise ValueError(f"shapes do not fit: {line}") from None
+    names = symbol.list_arguments() + symbol.list_auxiliary_states()
+    variable_shapes = dict(zip(names, arguments + states))
+    results = dict(zip(symbol.list_outputs(), outputs))
+    for name, shape in {**variable_shapes, **results}.items():
+        if not shape or not all(n > 0 for n in shape):
+            raise ValueError(f"the shape of {name!r} does not follow from those given")
+    return variable_shapes, outputs
+
+
+def shapes_of(values: Mapping[str, Any]) -> dict[str, tuple]:
+    """Return the shapes of arrays or Gluon parameters, as far as they are complete."""
+    shapes = {name: value.shape for name, value in values.items()}
+    return {n: tuple(s) for n, s in shapes.items() if s and all(k > 0 for k in s)}
 
 
 def _stated_shape(node: dict) -> tuple | None:

@@ -10,7 +10,7 @@ from typing import Callable, Mapping, Sequence
 import mxnet as mx
 
 from gluon_compress.graph import Graph, block_of
-from gluon_compress.graph.symbols import take_apart
+from gluon_compress.graph.symbols import infer_shapes, take_apart
 from gluon_compress.latency.blocks import (
     FusedBlock,
     fused_blocks,
@@ -196,9 +196,8 @@ def net_ms(symbol: mx.sym.Symbol, shapes: Mapping[str, tuple], repeats: int) -> 
 
 def _values(symbol: mx.sym.Symbol, shapes: Mapping[str, tuple]) -> dict:
     """Return a value for each variable; zeros and tiny numbers might be faster."""
-    arguments, _, states = symbol.infer_shape(**shapes)
-    names = symbol.list_arguments() + symbol.list_auxiliary_states()
-    return {n: mx.nd.full(s, 0.1) for n, s in zip(names, arguments + states)}
+    variable_shapes, _ = infer_shapes(symbol, shapes)
+    return {n: mx.nd.full(s, 0.1) for n, s in variable_shapes.items()}
 
 
 def nets_ms(

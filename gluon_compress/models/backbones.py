@@ -9,7 +9,9 @@ everything behind it is computed from.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Callable, Mapping, Sequence
 
 import mxnet as mx
@@ -17,6 +19,7 @@ from gluoncv import model_zoo
 from mxnet.gluon import HybridBlock
 
 from gluon_compress.graph import block_of
+from gluon_compress.graph.symbols import infer_shapes, shapes_of
 
 STRIDES = (8, 16, 32)
 _SIDE = 256  # a multiple of every stride, so that no size is rounded
@@ -126,24 +129,33 @@ def classifier_backbone(
         raise ValueError(
             f"a backbone has one input, the image; this one needs {inputs}"
         )
-    taps = find_taps(symbol, inputs[0])
     if inputs[0] != "data":
         symbol = symbol(**{inputs[0]: mx.sym.var("data")})
-        taps = find_taps(symbol, "data")
+    taps = find_taps(symbol, shapes_of(params))
     return block_of(mx.sym.Group(taps), params), taps
 
 
 def find_taps(
-    symbol: mx.sym.Symbol, data: str = "data", strides: Sequence[int] = STRIDES
+    symbol: mx.sym.Symbol,
+    shapes: Mapping[str, tuple] = MappingProxyType({}),
+    strides: Sequence[int] = STRIDES,
 ) -> list[mx.sym.Symbol]:
     """Return the last cut point of the graph at each stride.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        Of the input ``data``.
+    shapes : mapping
+        Those of its parameters that are known.
+    strides : sequence of int
 
     Raises
     ------
     ValueError
         If there is none at one of them.
     """
-    last = taps_by_stride(symbol, data)
+    last = taps_by_stride(symbol, shapes)
     missing = [s for s in strides if s not in last]
     if missing:
         raise ValueError(f"this classifier has no tensor at stride {missing[0]} to tap")
@@ -151,15 +163,27 @@ def find_taps(
 
 
 def taps_by_stride(
-    symbol: mx.sym.Symbol, data: str = "data"
+    symbol: mx.sym.Symbol, shapes: Mapping[str, tuple] = MappingProxyType({})
 ) -> dict[int, mx.sym.Symbol]:
-    """Return the last cut point of the graph at each stride that it has one at."""
-    internals = symbol.get_internals()
-    shape = (1, 3, _SIDE, _SIDE)
-    _, shapes, _ = internals.infer_shape_partial(**{data: shape})
-    sides = {n: s[-1] for n, s in zip(internals.list_outputs(), shapes) if len(s) == 4}
-    last = {_SIDE // sides[n]: n for n in _cut_points(symbol) if sides.get(n)}
-    return {stride: internals[name] for stride, name in last.items()}
+    """Return the last cut point of the graph at each stride that it has one at.
+
+    Parameters are those of ``find_taps``. Layers at the end that are made for images of
+    one size are not looked at.
+    """
+    internals, points = symbol.get_internals(), _cut_points(symbol)
+    given = {**shapes, "data": (1, 3, _SIDE, _SIDE)}
+    for end in reversed(points):
+        part = internals[end].get_internals()
+        with suppress(ValueError):
+            _, maps = infer_shapes(part, given)
+            shape_of = dict(zip(part.list_outputs(), maps))
+            last = {
+                _SIDE // shape_of[name][-1]: name
+                for name in points
+                if len(shape_of.get(name, ())) == 4
+            }
+            return {stride: internals[name] for stride, name in last.items()}
+    return {}
 
 
 def _cut_points(symbol: mx.sym.Symbol) -> list[str]:

@@ -10,7 +10,12 @@ from mxnet.gluon import HybridBlock, SymbolBlock
 
 from gluon_compress.data import Objects, Preprocess
 from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of, pair_of
-from gluon_compress.graph.symbols import put_together, take_apart
+from gluon_compress.graph.symbols import (
+    infer_shapes,
+    put_together,
+    shapes_of,
+    take_apart,
+)
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.settings import EvaluationSettings, ModelSettings
@@ -236,7 +241,7 @@ class Family(ABC):
             if name not in maps:
                 raise ValueError(f"tap {name!r}; allowed: {listed(maps) or 'none'}")
         chosen = [maps[name] for name in taps]
-        _, shapes, _ = mx.sym.Group(chosen).infer_shape(data=shape)
+        shapes = self._map_shapes(net, chosen)
         steps = subsampling([shape[2:] for shape in shapes], stride)
         outputs = (
             adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
@@ -279,9 +284,13 @@ class Family(ABC):
         maps = self.map_symbols(self.to_symbol(net))
         if not maps:
             return ()
-        shape = self._input_shape(net)
-        _, shapes, _ = mx.sym.Group([*maps.values()]).infer_shape(data=shape)
-        return tuple(one[1] for one in shapes)
+        return tuple(shape[1] for shape in self._map_shapes(net, [*maps.values()]))
+
+    def _map_shapes(self, net: HybridBlock, maps: Sequence) -> list[tuple[int, ...]]:
+        """Return the shapes of feature maps for one image."""
+        known = shapes_of({p.name: p for p in net.collect_params().values()})
+        shapes = {**known, "data": self._input_shape(net)}
+        return infer_shapes(mx.sym.Group(list(maps)), shapes)[1]
 
     def check_teacher(self, student: HybridBlock, teacher: HybridBlock) -> None:
         """Raise ValueError for a teacher whose outputs mean something else."""
@@ -303,6 +312,10 @@ class Family(ABC):
     @abstractmethod
     def preprocess(self, net: HybridBlock) -> Preprocess:
         """Return the ``Preprocess`` of a net's images."""
+
+    def most_detections(self, net: HybridBlock) -> Optional[int]:
+        """Return how many objects of an image a detector can find; None: any number."""
+        return None
 
     @abstractmethod
     def postprocess(self, net: HybridBlock) -> Postprocess:

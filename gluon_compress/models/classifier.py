@@ -16,7 +16,12 @@ from mxnet.gluon import HybridBlock, nn
 
 from gluon_compress.data import MEAN, STD, ClassTargets, Preprocess
 from gluon_compress.graph import pair_of, symbol_of
-from gluon_compress.graph.symbols import put_together, take_apart
+from gluon_compress.graph.symbols import (
+    infer_shapes,
+    put_together,
+    shapes_of,
+    take_apart,
+)
 from gluon_compress.models.backbones import STRIDES, taps_by_stride
 from gluon_compress.models.base import Family, Params
 from gluon_compress.models.initialize import initialize, with_missing_initialized
@@ -122,7 +127,8 @@ class ClassifierFamily(Family):
         try:
             symbol = symbol_of(net)
             initialize(net, symbol, size, seed=seed)
-            _, shapes, _ = symbol.infer_shape(data=(1, 3, *config.size))
+            known = shapes_of({p.name: p for p in net.collect_params().values()})
+            _, shapes = infer_shapes(symbol, {**known, "data": (1, 3, *config.size)})
         except (mx.MXNetError, ValueError) as error:
             gist = str(error).splitlines()[0]
             raise ValueError(f"{name} at {size_text(size)} pixels: {gist}") from None
@@ -188,7 +194,7 @@ class ClassifierFamily(Family):
     ) -> NamedBlock:
         """Return the net itself with named outputs, or its symbol with taps."""
         if not taps:
-            return NamedBlock(net, OUTPUTS)
+            return NamedBlock(net, OUTPUTS, self._input_shape(net))
         return super().training_net(
             net, taps, adapters=adapters, stride=stride, seed=seed
         )

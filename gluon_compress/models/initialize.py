@@ -7,6 +7,7 @@ from typing import Mapping, Sequence
 import mxnet as mx
 
 from gluon_compress.graph import give_value
+from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.sizes import Size, size_pair
 
 
@@ -39,9 +40,8 @@ def initialize(
     if not missing:  # a shared parameter may have its value already
         return
     mx.random.seed(seed)
-    shapes, _, states = symbol.infer_shape(data=(1, 3, *size_pair(size)))
-    names = symbol.list_arguments() + symbol.list_auxiliary_states()
-    shape_of = dict(zip(names, (*shapes, *states)))
+    stated = shapes_of({p.name: p for p in block.collect_params().values()})
+    shape_of, _ = infer_shapes(symbol, {**stated, "data": (1, 3, *size_pair(size))})
     for name, parameter in missing.items():
         parameter.shape = shape_of[name]
         # As a default: what a layer asks for itself comes first.

@@ -108,6 +108,10 @@ class DetectorSettings(ModelSettings):
 class EvaluationSettings(Settings):
     """How a net is measured."""
 
+    def for_objects(self, most: int) -> EvaluationSettings:
+        """Return the settings for images of at most this many objects."""
+        return self
+
     def build_options(self) -> Dict[str, Any]:
         """Return what the family adds to its task's keys, as ``build`` takes it."""
         return {}

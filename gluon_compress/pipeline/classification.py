@@ -65,22 +65,39 @@ class ClassificationTask(Task):
         val = settings.open(settings.val, train.classes)
         return Splits(train, val, val)
 
-    def batches(self, dataset: Any, net: HybridBlock, schedule: Schedule) -> Any:
+    def batches(
+        self,
+        dataset: Any,
+        net: HybridBlock,
+        schedule: Schedule,
+        *,
+        broken: data.Broken = "replace",
+    ) -> Any:
         """Return endless epochs of augmented images and the chances of each class."""
         settings = self.recipe.data
-        late = self._batches(dataset, schedule, settings.size)
+        preprocess = family_of(net).preprocess(net)
+        make = partial(self._batches, dataset, schedule, preprocess, broken)
+        late = make(settings.size)
         # The early epochs are those of the training from scratch.
         if schedule is not self.recipe.train or not settings.early_epochs:
             return late
-        early = self._batches(dataset, schedule, settings.early_size)
+        early = make(settings.early_size)
         return data.ProgressiveBatches(early, late, settings.early_epochs)
 
-    def _batches(self, dataset: Any, schedule: Schedule, size: Any) -> Any:
+    def _batches(
+        self,
+        dataset: Any,
+        schedule: Schedule,
+        preprocess: data.Preprocess,
+        broken: data.Broken,
+        size: Any,
+    ) -> Any:
         settings, targets = self.recipe.data, self.recipe.targets
         changes: Dict[str, Any] = {
             "least_area": settings.least_area,
             "jitter": settings.jitter,
             "lighting": settings.lighting,
+            "interpolation": preprocess.interpolation,
         }
         smoothing = targets.label_smoothing
         shared: Dict[str, Any] = {
@@ -88,8 +105,16 @@ class ClassificationTask(Task):
             "targets": data.ClassTargets(len(dataset.classes), smoothing=smoothing),
             "mix": data.Mixup(targets.mixup) if targets.mixup else None,
         }
-        sample = partial(data.crop_train_sample, size=size, **changes)
-        return data.Batches(dataset, sample, schedule.batch_size, last="fill", **shared)
+        return data.Batches(
+            dataset,
+            partial(data.crop_train_sample, size=size, **changes),
+            schedule.batch_size,
+            last="fill",
+            normalized=preprocess.normalized,
+            broken=broken,
+            most_broken=settings.most_broken,
+            **shared,
+        )
 
     def lesson(
         self, net: HybridBlock, teacher: HybridBlock | None, ctx: Context
@@ -114,8 +139,17 @@ class ClassificationTask(Task):
         """Return the share of images whose class has the highest score."""
         settings = self.recipe.data
         net.hybridize(static_alloc=True, static_shape=True)
-        sample = partial(data.crop_val_sample, size=settings.size)
-        batches = data.Batches(dataset, sample, VAL_BATCH, shuffle=False)
+        height, width = settings.input_size
+        preprocess = family_of(net).preprocess(net)
+        preprocess = preprocess.replace(height=height, width=width)
+        batches = data.Batches(
+            dataset,
+            preprocess.sample,
+            VAL_BATCH,
+            shuffle=False,
+            normalized=preprocess.inputs,
+            most_broken=settings.most_broken,
+        )
         share = top1(lambda images: net(images.as_in_context(ctx)), batches.epoch(0))
         pixels = size_text(settings.input_size)
         return {"top1": share, "metric": f"top-1 at {pixels} pixels"}

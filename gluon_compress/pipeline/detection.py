@@ -96,42 +96,60 @@ class DetectionTask(Task):
     def open_data(self) -> Splits:
         """Open the splits; without one for validation it is the test split."""
         settings = self.recipe.data
-        train, test = settings.open(settings.train), settings.open(settings.test)
-        val = test if settings.val is None else settings.open(settings.val)
+        train = settings.open(settings.train)
+        test = settings.open(settings.test, train.classes)
+        val = test
+        if settings.val is not None:
+            val = settings.open(settings.val, train.classes)
         return Splits(train, val, test)
 
-    def settled(self, train: Any) -> DetectionRecipe:
-        """Return the recipe with anchors that are ``auto`` fitted to the objects."""
+    def fitted(self, splits: Splits) -> DetectionTask:
+        """Return the task with limits of NMS and ``auto`` anchors that fit the data."""
+        most = max(map(data.most_objects, (splits.train, splits.val, splits.test)))
+        evaluate = self.recipe.evaluate.for_objects(most)
+        changes = self._decided(splits.train)
+        return type(self)(self.recipe.replace(evaluate=evaluate, **changes))
+
+    def _decided(self, train: Any) -> Dict[str, Any]:
+        """Return nets' settings with what they leave to the training images decided."""
         recipe = self.recipe
         stated = {"model": recipe.model, "student": recipe.student}
         open_ones = {k: m for k, m in stated.items() if m is not None and m.undecided}
         if not open_ones:
-            return recipe
+            return {}
         objects = data.objects_in(train, recipe.data.size, seed=recipe.seed)
-        changes = {}
+        decided = {}
         for key, settings in open_ones.items():
             family = models.family_that_builds(settings.name)
             assert family is not None, "the recipe has checked the name"
             try:
-                changes[key] = family.settled(settings, objects)
+                decided[key] = family.settled(settings, objects)
             except ValueError as error:
                 place = f"{key}.{settings.undecided[0]} is 'auto'"
                 raise ValueError(f"{place}, but {error}") from None
-        return recipe.replace(**changes)
+        return decided
 
     def batches(
-        self, dataset: Any, net: HybridBlock, schedule: Schedule
+        self,
+        dataset: Any,
+        net: HybridBlock,
+        schedule: Schedule,
+        *,
+        broken: data.Broken = "replace",
     ) -> data.Batches:
         """Return endless epochs of augmented images and the targets of the net."""
         family = family_of(net)
+        preprocess = family.preprocess(net)
         return data.Batches(
             dataset,
-            partial(data.detection_train_sample, size=self.recipe.data.size),
+            partial(data.detection_train_sample, size=preprocess),
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
             targets=family.targets(net),
-            normalized=family.preprocess(net).normalized,
+            normalized=preprocess.inputs,
+            broken=broken,
+            most_broken=self.recipe.data.most_broken,
         )
 
     def lesson(
@@ -167,32 +185,38 @@ class DetectionTask(Task):
         self, net: HybridBlock, dataset: Any, ctx: mx.Context
     ) -> Dict[str, Any]:
         """Return mAP and the precision of each class, and how they were measured."""
-        return self._figures(net, self._detected(net, dataset, ctx))
+        detected, _ = self._detected(net, dataset, ctx)
+        return self._figures(net, detected)
 
     def measure(
         self, net: HybridBlock, dataset: Any, ctx: mx.Context, folder: Path
     ) -> Dict[str, Any]:
         """Evaluate, and leave the detections in the folder for the report."""
-        detected = self._detected(net, dataset, ctx)
-        images = per_image(detected, self.recipe.data.size)
+        detected, left_out = self._detected(net, dataset, ctx)
+        images = per_image(detected, self.recipe.data.size, left_out)
         save_detections(folder / DETECTIONS, images)
         return self._figures(net, detected)
 
-    def _detected(self, net: HybridBlock, dataset: Any, ctx: mx.Context) -> list[tuple]:
+    def _detected(
+        self, net: HybridBlock, dataset: Any, ctx: mx.Context
+    ) -> tuple[list[tuple], list[int]]:
+        """Return what ``detect_all`` does, and the numbers of images left out."""
         net.hybridize(static_alloc=True, static_shape=True)
-        sample = partial(data.detection_val_sample, size=self.recipe.data.size)
         family = family_of(net)
+        preprocess = family.preprocess(net)
         batches = data.Batches(
             dataset,
-            sample,
+            preprocess.sample,
             VAL_BATCH,
             shuffle=False,
-            normalized=family.preprocess(net).normalized,
+            most_broken=self.recipe.data.most_broken,
+            normalized=preprocess.inputs,
         )
-        return detect_all(
+        detected = detect_all(
             lambda images: family.results(net, images.as_in_context(ctx)),
             batches.epoch(0),
         )
+        return detected, batches.left_out
 
     def _figures(self, net: HybridBlock, detected: list[tuple]) -> Dict[str, Any]:
         recipe = self.recipe

@@ -30,6 +30,7 @@ from gluon_compress.pipeline.stages import (
     open_job,
     to_devices,
     train_full,
+    warn_of_limits,
 )
 from gluon_compress.pipeline.task import Task
 from gluon_compress.plan import Plan
@@ -37,7 +38,8 @@ from gluon_compress.provenance import environment
 from gluon_compress.prune import slim
 from gluon_compress.recipe import Recipe, load_recipe
 from gluon_compress.report.run_report import write_report
-from gluon_compress.storage.atomic import read_json, write_json
+from gluon_compress.storage.atomic import read_json, remove_leftovers, write_json
+from gluon_compress.storage.locks import LOCK, sole_writer
 
 RECIPE, RESULT, MODEL = "recipe.json", "result.json", "model"
 TASKS: Dict[str, Type[Task]] = {
@@ -84,19 +86,31 @@ def run(
     ------
     ValueError
         For a recipe that cannot work, found before the first training step, or a
-        folder that holds anything else.
+        folder that holds anything else, or that another process writes.
     """
     out = Path(out)
-    if resume:
-        recipe = _with_decisions(recipe, out / RECIPE)
-    _check_folder(recipe, out, resume)
+    with sole_writer(out):
+        remove_leftovers(out, below=True)
+        if resume:
+            recipe = _with_decisions(recipe, out / RECIPE)
+        _check_folder(recipe, out, resume)
+        return _run(recipe, out, options, facts)
+
+
+def _run(
+    recipe: Recipe,
+    out: Path,
+    options: train.Options | None,
+    facts: Mapping[str, Any] | None,
+) -> Dict[str, Any]:
     options = replace(options or train.Options(), seed=recipe.seed, resume=True)
     facts = environment() if facts is None else facts
     job = open_job(task_of(recipe), out, options, facts)
-    recipe = job.task.settled(job.splits.train)
-    task = task_of(recipe)
-    job = replace(job, task=task)
+    task = job.task
+    recipe = _with_choices(recipe, job.recipe)
     full, student = task.build(job.classes)
+    for net in {id(net): net for net in (full, student)}.values():
+        warn_of_limits(net, job.splits)
     if not (out / FULL / RESULT).exists():
         dry_run(task, student)
     out.mkdir(parents=True, exist_ok=True)
@@ -143,25 +157,37 @@ def _stage(
     """Return the net of a stage: as an earlier run left it, or the work's result."""
     folder, task = job.out / name, job.task
     if (folder / RESULT).exists():
+        _check_stage(folder / RESULT, name)
         return task.load(folder / MODEL)
     folder.mkdir(parents=True, exist_ok=True)
     net, notes = work(folder)
     to_devices(net, job.options.ctx[:1])
-    figures = {**cost.count(task.trace(net)).figures(), **job.measure(net, folder)}
+    figures = {
+        **cost.count(task.trace(net)).figures(),
+        **job.evaluate(net, folder=folder),
+    }
     to_devices(net, [mx.cpu()])
     manifest = task.save(net, folder / MODEL, name)
     figures["export_difference"] = manifest["max_difference"]
-    write_json(folder / RESULT, {"stage": name, **figures, **notes, **_origin(job)})
+    write_json(folder / RESULT, {"stage": name, **figures, **notes, **origin_of(job)})
     return net
 
 
-def _origin(job: Job) -> Dict[str, Any]:
+def _check_stage(path: Path, name: str) -> None:
+    """Refuse the result of another command in the folder of a stage."""
+    result = read_json(path)
+    stage = result.get("stage") if isinstance(result, dict) else None
+    if stage != name:
+        raise ValueError(f"{path}: stage is {stage!r}; allowed: {name!r}; move it away")
+
+
+def origin_of(job: Job) -> Dict[str, Any]:
     """Return data, seed, commit, hardware and versions, for a ``result.json``."""
-    settings = job.recipe.data
-    counts = {
-        "train": data.count_images(job.splits.train),
-        "test": data.count_images(job.splits.test),
-    }
+    settings, splits = job.recipe.data, job.splits
+    named = {"train": splits.train, "test": splits.test}
+    if splits.val is not splits.test:
+        named["val"] = splits.val
+    counts = {name: data.count_images(dataset) for name, dataset in named.items()}
     images = {"kind": settings.kind, "root": settings.root, **counts}
     return {"data": images, "seed": job.recipe.seed, **job.facts}
 
@@ -176,7 +202,7 @@ def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:
         if name in results:
             block = task.training_block(task.load(job.out / name / MODEL))
             latency[name] = asdict(cost.measure_latency(block, task.shape))
-    total = {"stages": results, "latency": latency, **_origin(job)}
+    total = {"stages": results, "latency": latency, **origin_of(job)}
     write_json(path, total)
     return total
 
@@ -187,7 +213,7 @@ def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
     if out.resolve() == recipe.data.folder().resolve():
         raise ValueError(f"{out}: is the folder of the data; results need another")
     earlier = out / RECIPE
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or not any(path.name != LOCK for path in out.iterdir()):
         return
     if not resume:
         raise ValueError(f"{out}: is not empty; --resume continues an earlier run")
@@ -204,12 +230,15 @@ def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
 
 def _with_decisions(recipe: Any, earlier: Path) -> Any:
     """Return a recipe with what an earlier run has let its images decide."""
-    if not earlier.exists():
-        return recipe
-    before, changes = load_recipe(earlier), {}
+    return _with_choices(recipe, load_recipe(earlier)) if earlier.exists() else recipe
+
+
+def _with_choices(recipe: Any, other: Any) -> Any:
+    """Return a recipe with the settings of another where its nets' are undecided."""
+    changes = {}
     for key in ("model", "student"):
         now: Any = getattr(recipe, key, None)
-        then: Any = getattr(before, key, None)
+        then: Any = getattr(other, key, None)
         if now is not None and now.undecided and type(now) is type(then):
             decided = {name: getattr(then, name) for name in now.undecided}
             changes[key] = now.replace(**decided)

@@ -22,7 +22,9 @@ from gluon_compress.compression import (
     StageContext,
     StageOutput,
 )
+from gluon_compress.evaluate import warn_of_limit
 from gluon_compress.graph import Graph
+from gluon_compress.models import family_of
 from gluon_compress.pipeline.task import Splits, Task
 from gluon_compress.plan import Plan
 from gluon_compress.prune import mask, slim
@@ -71,14 +73,29 @@ class Job:
         """Return endless epochs of training batches."""
         return self.task.batches(self.splits.train, net, schedule)
 
-    def evaluate(self, net: HybridBlock, dataset: Any = None) -> Dict[str, Any]:
-        """Measure a net on the test images, or on another data set."""
-        dataset = self.splits.test if dataset is None else dataset
-        return self.task.evaluate(net, dataset, self.options.ctx[0])
+    def evaluate(
+        self, net: HybridBlock, dataset: Any = None, folder: Path | None = None
+    ) -> Dict[str, Any]:
+        """Measure a net on the test images, or on another data set.
 
-    def measure(self, net: HybridBlock, folder: Path) -> Dict[str, Any]:
-        """Measure the net of a stage on the test images."""
-        return self.task.measure(net, self.splits.test, self.options.ctx[0], folder)
+        With a folder, that of a stage, the task may leave there what it saw.
+        """
+        dataset = self.splits.test if dataset is None else dataset
+        before, device = len(_problems(dataset)), self.options.ctx[0]
+        if folder is None:
+            figures = self.task.evaluate(net, dataset, device)
+        else:
+            figures = self.task.measure(net, dataset, device, folder)
+        _warn("evaluation: left out", _problems(dataset)[before:])
+        return figures
+
+    def validate(self, net: HybridBlock) -> Mapping[str, float]:
+        """Measure a net on the validation images."""
+        dataset = self.splits.val
+        before = len(_problems(dataset))
+        figures = self.task.validate(net, dataset, self.options.ctx[0])
+        _warn("validation: left out", _problems(dataset)[before:])
+        return figures
 
 
 def open_job(
@@ -89,22 +106,40 @@ def open_job(
     Raises
     ------
     ValueError
-        As ``Task.open_data``.
+        As ``Task.open_data``, or if too many images to measure on are broken.
     """
     splits = task.open_data()
     named = {"train": splits.train, "val": splits.val, "test": splits.test}
     if splits.test is splits.val:
         del named["test"]
     for split, dataset in named.items():
-        for file, reason in dataset.problems[:MOST_PROBLEMS]:
-            LOGGER.warning("%s: left out: %s: %s", split, file, reason)
-        if len(dataset.problems) > MOST_PROBLEMS:
-            LOGGER.warning(
-                "%s: and %d more", split, len(dataset.problems) - MOST_PROBLEMS
-            )
+        _warn(f"{split}: left out", dataset.problems)
+        _warn(f"{split}: in doubt", getattr(dataset, "doubts", []))
+        if dataset is not splits.train:
+            data.refuse_broken(dataset, task.recipe.data.most_broken)
         for line in data.describe_counts(data.count_images(dataset)):
             LOGGER.warning("%s: %s", split, line)
-    return Job(task, splits, out, options, facts)
+    return Job(task.fitted(splits), splits, out, options, facts)
+
+
+def warn_of_limits(net: HybridBlock, splits: Splits) -> None:
+    """Log if an image has more objects than a detector can find."""
+    limit = family_of(net).most_detections(net)
+    if limit is not None:
+        for name in ("train", "val", "test"):
+            warn_of_limit(data.most_objects(getattr(splits, name)), limit, name)
+
+
+def _problems(dataset: Any) -> Sequence[tuple[str, str]]:
+    return getattr(dataset, "problems", ())
+
+
+def _warn(what: str, files: Sequence[tuple[str, str]]) -> None:
+    """Log the first of some files, each with a reason, and how many more there are."""
+    for file, reason in files[:MOST_PROBLEMS]:
+        LOGGER.warning("%s: %s: %s", what, file, reason)
+    if len(files) > MOST_PROBLEMS:
+        LOGGER.warning("%s: and %d more", what, len(files) - MOST_PROBLEMS)
 
 
 class DryRun(DryRunContext):
@@ -156,7 +191,10 @@ class Stage(DryRun, StageContext):
 
     def batches(self, net: HybridBlock, count: int) -> Any:
         """Return some batches, of the size and augmentation of the fine-tuning."""
-        batches = self._job.batches(net, self._job.recipe.finetune)
+        job = self._job
+        batches = job.task.batches(
+            job.splits.train, net, job.recipe.finetune, broken="leave out"
+        )
         return islice(batches.epoch(0), count)
 
     def training_block(self, net: HybridBlock) -> HybridBlock:
@@ -282,7 +320,7 @@ def fit(
         step_loss,
         schedule,
         folder,
-        validate=lambda: task.validate(net, job.splits.val, options.ctx[0]),
+        validate=lambda: job.validate(net),
         callbacks=callbacks,
         step_callbacks=step_callbacks,
         options=options,

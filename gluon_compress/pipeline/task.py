@@ -11,6 +11,7 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
+from gluon_compress.data import Broken
 from gluon_compress.graph import Graph
 from gluon_compress.models.settings import ModelSettings
 from gluon_compress.plan import Plan
@@ -157,19 +158,23 @@ class Task(ABC):
             If one cannot be opened, or there is nothing in it to learn or to find.
         """
 
-    def settled(self, train: Any) -> Any:
-        """Return the recipe with what it leaves to the training images decided.
-
-        Parameters
-        ----------
-        train
-            The data set to train on.
-        """
-        return self.recipe
+    def fitted(self, splits: Splits) -> Task:
+        """Return the task with settings that its recipe leaves to the data."""
+        return self
 
     @abstractmethod
-    def batches(self, dataset: Any, net: HybridBlock, schedule: Schedule) -> Any:
-        """Return endless epochs of training batches, as ``train.fit`` takes them."""
+    def batches(
+        self,
+        dataset: Any,
+        net: HybridBlock,
+        schedule: Schedule,
+        *,
+        broken: Broken = "replace",
+    ) -> Any:
+        """Return endless epochs of training batches, as ``train.fit`` takes them.
+
+        What is measured on them, such as importance, needs ``broken="leave out"``.
+        """
 
     def training_block(self, net: HybridBlock) -> HybridBlock:
         """Return the block that is trained, recalibrated and timed."""

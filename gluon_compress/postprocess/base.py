@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Mapping, Protocol, Sequence
+from typing import Any, ClassVar, Mapping, Protocol, Sequence, Tuple
 
 import numpy as np
+
+Detections = Tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def finite_detections(results: Sequence[np.ndarray]) -> Detections:
+    """Return detections, those whose score or box is not finite set to -1.
+
+    Parameters
+    ----------
+    results : sequence of ndarray
+        Ids ``(B, N, 1)``, scores ``(B, N, 1)`` and corner boxes ``(B, N, 4)``.
+    """
+    finite = [np.isfinite(part).all(axis=2, keepdims=True) for part in results]
+    valid = np.logical_and.reduce(finite)
+    ids, scores, boxes = (np.where(valid, part, np.float32(-1)) for part in results)
+    return ids, scores, boxes
 
 
 def boxes_in_images(
@@ -23,13 +39,14 @@ def boxes_in_images(
     -------
     list of tuple
         Ids ``(N,)``, scores ``(N,)`` and corner boxes ``(N, 4)`` in pixels of each
-        image.
+        image. All are finite numbers; other detections are left out.
     """
     images = []
-    for ids, scores, boxes, placement in zip(*results, placements):
-        valid = ids[:, 0] >= 0
-        in_image = placement.to_image(boxes[valid])
-        images.append((ids[valid, 0].astype(int), scores[valid, 0], in_image))
+    for ids, scores, boxes, placement in zip(*finite_detections(results), placements):
+        with np.errstate(over="ignore"):  # a very large box
+            boxes = placement.to_image(boxes)
+        valid = (ids[:, 0] >= 0) & np.isfinite(boxes).all(axis=1)
+        images.append((ids[valid, 0].astype(int), scores[valid, 0], boxes[valid]))
     return images
 
 
@@ -71,7 +88,10 @@ class Postprocess(Protocol):
         """Raise ValueError if the shapes of the outputs or the classes do not fit."""
 
     def decode(self, outputs: Mapping[str, np.ndarray]) -> tuple:
-        """Return results of a batch, arrays ``(B, ...)``, in pixels of the input."""
+        """Return results of a batch, arrays ``(B, ...)``, in pixels of the input.
+
+        What would not be a finite number is no result: its id is -1.
+        """
 
     @staticmethod
     def in_images(results: Sequence[np.ndarray], placements: Sequence) -> list:

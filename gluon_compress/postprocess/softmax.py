@@ -62,17 +62,23 @@ class SoftmaxPostprocess:
     def decode(
         self, outputs: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return class ids ``(B, K)`` and probabilities ``(B, K)``, best first."""
-        shares = softmax(outputs[OUTPUT])
+        """Return class ids ``(B, K)`` and probabilities ``(B, K)``, best first.
+
+        An image whose scores give no finite probabilities has ids of -1.
+        """
+        with np.errstate(invalid="ignore"):  # not numbers, infinite
+            shares = softmax(outputs[OUTPUT])
         ids = np.argsort(-shares, axis=1, kind="stable")[:, : self.top_k]
-        return ids, np.take_along_axis(shares, ids, axis=1)
+        best = np.take_along_axis(shares, ids, axis=1)
+        valid = np.isfinite(shares).all(axis=1, keepdims=True)
+        return np.where(valid, ids, -1), np.where(valid, best, np.float32(-1))
 
     @staticmethod
     def in_images(
         results: Sequence[np.ndarray], placements: Sequence = ()
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return for each image class ids ``(K,)`` and probabilities ``(K,)``."""
-        return list(zip(*results))
+        return [(ids[ids >= 0], shares[ids >= 0]) for ids, shares in zip(*results)]
 
     def compare(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import Literal
 
 from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, nms
-from gluon_compress.postprocess.base import boxes_in_images
+from gluon_compress.postprocess.base import boxes_in_images, finite_detections
 from gluon_compress.postprocess.ssd_check import DetectionCheck
 from gluon_compress.validation import (
     Count,
@@ -89,6 +89,11 @@ class SSDPostprocess:
             raise ValueError(f"{ANCHORS}: {anchors.shape}; allowed: (A, 4)")
         return cls(anchors, settings)
 
+    @property
+    def most_detections(self) -> int:
+        """How many boxes of an image are returned."""
+        return self.settings.post_nms
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return its section of the manifest, and the anchors by file name."""
         return self.settings.to_json(), {ANCHORS: self.anchors}
@@ -125,12 +130,13 @@ class SSDPostprocess:
         tuple
             Ids ``(B, N, 1)``, scores ``(B, N, 1)`` and corner boxes ``(B, N, 4)`` in
             pixels of the input, float32, best first; N is ``post_nms``, rows without a
-            detection are -1.
+            detection are -1. A box or score that is not a finite number is none.
         """
         predictions = _joined(outputs)
         rows = np.full((len(predictions), self.settings.post_nms, 6), -1, np.float32)
         for row, prediction in zip(rows, predictions):
-            labels, scores, boxes = self._candidates(prediction)
+            with np.errstate(over="ignore", invalid="ignore"):  # not numbers, infinite
+                labels, scores, boxes = self._candidates(prediction)
             chosen = nms(
                 boxes,
                 labels,
@@ -140,7 +146,7 @@ class SSDPostprocess:
             count = len(chosen)
             row[:count, 0], row[:count, 1] = labels[chosen], scores[chosen]
             row[:count, 2:] = boxes[chosen]
-        return rows[..., :1], rows[..., 1:2], rows[..., 2:]
+        return finite_detections((rows[..., :1], rows[..., 1:2], rows[..., 2:]))
 
     @staticmethod
     def in_images(

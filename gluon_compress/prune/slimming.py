@@ -76,9 +76,9 @@ def traced(
 def slim_node(graph: Graph, i: int, keep_mask: np.ndarray) -> dict:
     """Return a node with its attributes under a keep mask."""
     node = graph.nodes[i]
-    # Declared shapes state the old widths.
     attrs = {k: v for k, v in node["attrs"].items() if k != "__shape__"}
-    if node["op"] == "null" and node["name"] in graph.annotated.targets:
+    declared = "__shape__" in node["attrs"] and node["name"] in graph.params
+    if node["op"] == "null" and (declared or node["name"] in graph.annotated.targets):
         attrs["__shape__"] = str(graph.kept_shape((i, 0), keep_mask))
     rewrite = operator_of(node["op"]).rewrite
     if rewrite is not None:

@@ -16,6 +16,7 @@ from gluon_compress.report.pictures import (
     Tile,
     detections,
     gallery,
+    is_drawn,
     save_image,
 )
 from gluon_compress.report.plan_charts import kept_chart, plan_chart, sensitivity_chart
@@ -46,6 +47,7 @@ __all__ = [
     "draw",
     "gallery",
     "html",
+    "is_drawn",
     "kept_chart",
     "pareto",
     "plan_chart",

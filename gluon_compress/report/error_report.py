@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from gluon_compress.data import Placement, Preprocess
 from gluon_compress.detection_errors import (
     KINDS,
     ImageDetections,
@@ -75,9 +76,15 @@ class ErrorReport:
 
     @property
     def ends(self) -> Tuple[str, str]:
-        """Names of the first and the last net."""
+        """Names of the first and the last net, the last twice if they do not compare.
+
+        They do not if they saw other images, some of which may have been left out.
+        """
         names = list(self.images)
-        return names[0], names[-1]
+        first, last = (
+            [i.number for i in self.images[n]] for n in (names[0], names[-1])
+        )
+        return (names[0] if first == last else names[-1]), names[-1]
 
     def tables(self) -> Iterator[Table]:
         """Yield kinds of errors, what is found by size, and what compression lost."""
@@ -151,7 +158,7 @@ class ErrorReport:
         return ~np.isnan(self.seen[name].found)
 
     def pictures(
-        self, test: Any, size: Tuple[int, int], folder: Path
+        self, test: Any, preprocess: Preprocess, folder: Path
     ) -> Iterator[Picture]:
         """Draw into a folder, and yield its pictures.
 
@@ -159,8 +166,8 @@ class ErrorReport:
         ----------
         test
             The data set of the detections: ``[i]`` -> (image, label).
-        size : (int, int)
-            Height and width of the net's input.
+        preprocess : Preprocess
+            Of the last net.
         folder : Path
         """
         nets = " and ".join(self.images)
@@ -196,11 +203,11 @@ class ErrorReport:
             "the row.",
             f"Tables of true and detected classes of {nets}",
         )
-        yield from self._worst(test, size, folder)
-        yield from self._lost(test, size, folder)
+        yield from self._worst(test, preprocess, folder)
+        yield from self._lost(test, preprocess, folder)
 
     def _worst(
-        self, test: Any, size: Tuple[int, int], folder: Path
+        self, test: Any, preprocess: Preprocess, folder: Path
     ) -> Iterator[Picture]:
         name = self.ends[1]
         images = self.images[name]
@@ -208,11 +215,13 @@ class ErrorReport:
         worst = np.argsort(-errors, kind="stable")[:WORST]
         tiles = []
         for number in map(int, worst[errors[worst] > 0]):
-            picture = test[number][0]
-            lost, wrong = self._errors_in(name, number, _scale(picture, size))
+            picture = test[images[number].number][0]
+            place = preprocess.view(picture)[1]
+            lost, wrong = self._errors_in(name, number, place)
+            text = f"image {images[number].number + 1}"
             tiles += [
-                Tile(picture, lost, f"image {number + 1}: {len(lost)} not found"),
-                Tile(picture, wrong, f"image {number + 1}: {len(wrong)} wrong"),
+                Tile(picture, lost, f"{text}: {len(lost)} not found"),
+                Tile(picture, wrong, f"{text}: {len(wrong)} wrong"),
             ]
         if tiles:
             gallery(tiles, self.classes, folder / "worst.png", panel=300)
@@ -228,36 +237,40 @@ class ErrorReport:
             )
 
     def _errors_in(
-        self, name: str, number: int, scale: np.ndarray
+        self, name: str, number: int, place: Placement
     ) -> Tuple[Boxes, Boxes]:
         """Return the objects of an image that were not found, and wrong detections."""
         image, judged = self.images[name][number], self.seen[name]
         of_image = judged.object_image == number
         lost = (judged.counted & ~self._found(name))[of_image]
-        label = image.label[lost] * np.concatenate([scale, [1, 1]])
+        label = _in_image(image.label[lost], place)
         rows = (judged.image == number) & np.isin(judged.kind, list(KINDS))
         wrong = Boxes(
-            judged.corner_boxes[rows] * scale, judged.ids[rows], judged.scores[rows]
+            place.to_image(judged.corner_boxes[rows]),
+            judged.ids[rows],
+            judged.scores[rows],
         )
         return Boxes.of_label(label), wrong
 
     def _lost(
-        self, test: Any, size: Tuple[int, int], folder: Path
+        self, test: Any, preprocess: Preprocess, folder: Path
     ) -> Iterator[Picture]:
         first, last = self.ends
         if first == last:
             return
         objects = self.seen[last]
         lost = objects.counted & self._found(first) & ~self._found(last)
-        per_image = np.bincount(objects.object_image[lost], minlength=len(test))
+        per_image = np.bincount(
+            objects.object_image[lost], minlength=len(self.images[last])
+        )
         order = np.argsort(-per_image, kind="stable")[:LOST]
         tiles = []
         for number in map(int, order[per_image[order] > 0]):
             rows = lost[objects.object_image == number]
-            label = self.images[last][number].label[rows].copy()
-            picture = test[number][0]
-            label[:, :4] *= _scale(picture, size)
-            text = f"image {number + 1}: {per_image[number]} lost"
+            image = self.images[last][number]
+            picture = test[image.number][0]
+            label = _in_image(image.label[rows], preprocess.view(picture)[1])
+            text = f"image {image.number + 1}: {per_image[number]} lost"
             tiles.append(Tile(picture, Boxes.of_label(label), text))
         if tiles:
             gallery(tiles, self.classes, folder / "lost.png")
@@ -271,7 +284,6 @@ class ErrorReport:
             )
 
 
-def _scale(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
-    """Return what takes boxes from the net's input to an image."""
-    height, width = image.shape[:2]
-    return np.tile([width / size[1], height / size[0]], 2)
+def _in_image(label: np.ndarray, place: Placement) -> np.ndarray:
+    """Return a label in pixels of the image instead of the net's input."""
+    return np.hstack([place.to_image(label[:, :4]), label[:, 4:]])

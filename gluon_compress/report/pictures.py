@@ -6,13 +6,16 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from gluon_compress.report.boxes import INK, WHITE, Boxes, colour, draw, font, label_of
 from gluon_compress.storage.atomic import write_atomically
+
+MARK = "drawn by gluon_compress"  # the comment in a picture
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,31 @@ def _shortened(text: str, width: int) -> str:
 
 
 def save_image(image: np.ndarray, path: str | os.PathLike) -> None:
-    """Write a uint8 image as JPEG if its name ends so, as PNG otherwise."""
+    """Write a uint8 image as JPEG if its name ends so, as PNG otherwise.
+
+    It is marked as drawn here, see ``is_drawn``.
+    """
     path = Path(path)
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
-    options = {"quality": 92} if kind == "JPEG" else {"compress_level": 6}
+    options: dict[str, Any] = {"quality": 92, "comment": MARK}
+    if kind == "PNG":
+        notes = PngInfo()
+        notes.add_text("Comment", MARK)
+        options = {"compress_level": 6, "pnginfo": notes}
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, kind, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
+
+
+def is_drawn(path: str | os.PathLike) -> bool:
+    """Return whether ``save_image`` wrote a file, which may thus be replaced."""
+    try:
+        with Image.open(path) as image:
+            marks = (image.info.get("comment"), image.info.get("Comment"))
+    except Exception:  # of Pillow, for any other file
+        return False
+    return MARK in marks or MARK.encode() in marks
 
 
 def _blank(height: int, width: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:

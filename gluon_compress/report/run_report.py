@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from gluon_compress import report
+from gluon_compress.data import BrokenImage
 from gluon_compress.detection_errors import DETECTIONS
 from gluon_compress.detector import load_detector
 from gluon_compress.plan import Sensitivity
@@ -76,7 +77,8 @@ def write_report(
         errors = _errors(recipe, stages, out, test)
         if errors is not None:
             tables += errors.tables()
-            pictures += errors.pictures(test, recipe.data.input_size, folder)
+            last = load_detector(out / _ends(stages)[-1] / "model")
+            pictures += errors.pictures(test, last.preprocess, folder)
     files = {name: out / name / "result.json" for name in stages}
     page = report.Page(
         title=f"{recipe.model.name}: {' and '.join(_ends(stages))}",
@@ -134,8 +136,13 @@ def sentence(recipe: Recipe, results: Mapping[str, Any]) -> str:
     )
     return (
         f"{saved if last is not full else ''}{measured} on {data['test']['images']} "
-        f"test images of {Path(data['root']).name}."
+        f"test images of {Path(data['root']).name}{_left_out(data['test'])}."
     )
+
+
+def _left_out(counts: Mapping[str, Any]) -> str:
+    skipped = counts.get("skipped")
+    return f"; {skipped} that cannot be used are left out" if skipped else ""
 
 
 def _facts(recipe: Recipe, results: Mapping[str, Any]) -> dict:
@@ -226,9 +233,14 @@ def _part_curves(logs: Mapping, folder: Path) -> list[report.Picture]:
 
 def _detections(out: Path, name: str, test: Any, folder: Path) -> report.Picture:
     detector = load_detector(out / name / "model")
-    examples = []
-    for i in range(min(EXAMPLES, len(test))):
-        image, label = test[i]
+    examples: list[report.Example] = []
+    for i in range(len(test)):
+        if len(examples) == EXAMPLES:
+            break
+        try:
+            image, label = test[i]
+        except BrokenImage:
+            continue
         ids, scores, corner_boxes = detector.find(image, THRESHOLD)
         boxes = report.Boxes(corner_boxes, ids, scores)
         examples.append(report.Example(image, report.Boxes.of_label(label), boxes))

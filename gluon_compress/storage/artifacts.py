@@ -22,15 +22,13 @@ from typing_extensions import Annotated
 
 from gluon_compress.storage.atomic import (
     disk_errors,
-    draft_name,
+    draft_folder,
     errors_for,
-    file_lock,
-    mark_alive,
     read_json,
-    remove_drafts_of,
     sha256,
     wait_until_free,
 )
+from gluon_compress.storage.locks import taking_turns, turn_file
 from gluon_compress.validation import (
     Allowed,
     Count,
@@ -46,7 +44,6 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
-LONGEST_TURN = 60.0  # seconds; it takes a few renames
 Read = TypeVar("Read", bound=Callable[..., Any])
 
 
@@ -122,10 +119,7 @@ def atomic_directory(
         folder = folder.resolve()  # the link stays, what it leads to is replaced
     _undo_interrupted_swap(folder)
     _check_replaceable(folder, kind)
-    with errors_for(folder, instead=True):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_drafts_of(folder)
-    with _locked_draft(folder) as draft:
+    with draft_folder(folder) as draft:
         with disk_errors(folder, draft):
             yield draft
         with errors_for(folder, instead=True):
@@ -174,7 +168,7 @@ def _opened(folder: str | os.PathLike) -> int | None:
         try:
             return os.open(folder, os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
         except FileNotFoundError:
-            if not wait_until_free(_turn_file(Path(folder))):
+            if not wait_until_free(turn_file(Path(folder))):
                 return None
         except OSError:
             return None
@@ -186,7 +180,7 @@ def _is_replaced(folder: str | os.PathLike, handle: int | None) -> bool:
     try:
         return not os.path.samestat(os.fstat(handle), os.stat(folder))
     except FileNotFoundError:
-        return wait_until_free(_turn_file(Path(folder)))
+        return wait_until_free(turn_file(Path(folder)))
 
 
 @one_state
@@ -264,34 +258,6 @@ def _check_replaceable(folder: Path, kind: str | None) -> None:
         )
 
 
-@contextmanager
-def _locked_draft(folder: Path) -> Iterator[Path]:
-    """Make a draft beside a folder and hold a lock on it, which marks it as alive."""
-    handle = None
-    while handle is None:
-        draft = draft_name(folder)
-        with errors_for(folder, instead=True):
-            draft.mkdir()
-        handle = _open_locked(draft)
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        os.close(handle)
-
-
-def _open_locked(draft: Path) -> int | None:
-    """Lock a new draft; return None if another writer removed it before that."""
-    try:
-        handle = os.open(draft, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    if mark_alive(handle) and draft.exists():
-        return handle
-    os.close(handle)
-    return None
-
-
 def _flush(draft: Path) -> None:
     """Make sure that a power cut cannot leave the folder without its content."""
     for path in (*draft.rglob("*"), draft):
@@ -304,7 +270,7 @@ def _flush(draft: Path) -> None:
 
 def _put_in_place(draft: Path, folder: Path) -> None:
     """Give a draft its name; an earlier folder takes the draft's name instead."""
-    with _turn(folder):
+    with taking_turns(folder):
         try:
             _exchange(draft, folder)
         except FileNotFoundError:
@@ -346,25 +312,11 @@ def _undo_interrupted_swap(folder: Path) -> None:
     """Bring back the earlier folder if a writer was killed in the middle of a swap."""
     if not _aside(folder).exists():
         return
-    with _turn(folder):
+    with taking_turns(folder):
         if folder.exists():
             shutil.rmtree(_aside(folder), ignore_errors=True)
         elif _aside(folder).exists():
             os.rename(_aside(folder), folder)
-
-
-@contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Let writers of a folder take turns; readers wait for the end of a swap."""
-    with file_lock(_turn_file(folder), patience=LONGEST_TURN):
-        try:
-            yield
-        finally:
-            _turn_file(folder).unlink()
-
-
-def _turn_file(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.turn")
 
 
 def _aside(folder: Path) -> Path:

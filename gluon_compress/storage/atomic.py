@@ -11,11 +11,23 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Iterator
+
+from gluon_compress.storage.reading import read_json
+
+__all__ = [
+    "errors_for",
+    "file_lock",
+    "read_json",
+    "sha256",
+    "write_atomically",
+    "write_json",
+]
 
 LOG = logging.getLogger(__name__)
 
@@ -104,13 +116,35 @@ def disk_errors(path: Path, draft: Path) -> Iterator[None]:
         file = os.fspath(path / name.relative_to(draft))
         raise OSError(error.errno, error.strerror, file) from error
     except Exception:
-        with errors_for(path, instead=True), open(draft_name(path), "xb") as probe:
-            try:
-                probe.write(bytes(PROBE))
-                probe.flush()
-            finally:
-                os.unlink(probe.name)
+        _probe(path)
         raise
+
+
+def _probe(path: Path) -> None:
+    """Raise the error of the disk, with ``path``, if nothing can be written beside it.
+
+    Raises
+    ------
+    OSError
+    """
+    with errors_for(path, instead=True), open(draft_name(path), "xb") as probe:
+        try:
+            probe.write(bytes(PROBE))
+            probe.flush()
+        finally:
+            os.unlink(probe.name)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a temporary folder of the system, which is named if its disk is full."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        try:
+            yield folder
+        except Exception:
+            _probe(folder)
+            raise
 
 
 def _locked_file(path: Path) -> tuple[Path, int]:
@@ -121,6 +155,39 @@ def _locked_file(path: Path) -> tuple[Path, int]:
         if mark_alive(handle) and draft.exists():
             return draft, handle
         os.close(handle)  # another process has taken it for a leftover
+
+
+@contextmanager
+def draft_folder(folder: Path) -> Iterator[Path]:
+    """Make a draft beside a folder, and remove what is at its place at the end.
+
+    A lock on it marks it as alive; drafts of killed writers are removed.
+    """
+    with errors_for(folder, instead=True):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts_of(folder)
+        handle = None
+        while handle is None:
+            draft = draft_name(folder)
+            draft.mkdir()
+            handle = _open_locked(draft)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        os.close(handle)
+
+
+def _open_locked(draft: Path) -> int | None:
+    """Lock a new draft; return None if another writer removed it before that."""
+    try:
+        handle = os.open(draft, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    if mark_alive(handle) and draft.exists():
+        return handle
+    os.close(handle)
+    return None
 
 
 def mark_alive(draft: int) -> bool:
@@ -205,44 +272,6 @@ def _without_nan(content: Any) -> Any:
         return [_without_nan(value) for value in content]
     if isinstance(content, float) and math.isnan(content):
         return None
-    return content
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """Return the content of a JSON file.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing or is not valid JSON, or a key occurs twice. The message
-        names the file and the position.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=_distinct)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"{path}: not JSON at {place}: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}") from None
-    except _DuplicateKey as error:
-        raise ValueError(f"{path}: key {error} is there twice") from None
-
-
-class _DuplicateKey(Exception):
-    """A duplicate key; ``json`` would silently keep the last value."""
-
-
-def _distinct(pairs: list) -> dict:
-    content: dict = {}
-    for key, value in pairs:
-        if key in content:
-            raise _DuplicateKey(repr(key))
-        content[key] = value
     return content
 
 

@@ -26,7 +26,10 @@ from gluon_compress.storage.atomic import (
 )
 
 PATIENCE = 0.5  # seconds; for a holder that is about to end
+LONGEST_TURN = 60.0  # seconds
 MOST_BYTES, MOST_CHARACTERS = 4096, 80  # of a lock file, and of a command in a message
+
+LOCK = ".lock"  # in a folder whose parent cannot be written
 
 _HELD: Dict[Path, IO[bytes]] = {}
 
@@ -76,6 +79,26 @@ def sole_writer(path: str | os.PathLike) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def taking_turns(path: str | os.PathLike) -> Iterator[None]:
+    """Let processes that read, change and write a file or a folder take turns.
+
+    The lock is ``.NAME.turn`` beside it, for moments only; ``sole_writer`` is for a
+    whole command.
+    """
+    lock = turn_file(Path(path))
+    with file_lock(lock, patience=LONGEST_TURN):
+        try:
+            yield
+        finally:
+            lock.unlink()
+
+
+def turn_file(path: Path) -> Path:
+    """Return the lock of ``taking_turns``."""
+    return path.with_name(f".{path.name}.turn")
+
+
 def release_all() -> None:
     """Remove the locks of this process, before it ends without unwinding."""
     for lock in list(_HELD):
@@ -87,7 +110,7 @@ def _lock_file(target: Path) -> Path:
     if target.is_dir() and (
         os.path.ismount(target) or not os.access(target.parent, os.W_OK)
     ):
-        return target / ".lock"
+        return target / LOCK
     return target.with_name(f".{target.name}.lock")
 
 
@@ -124,7 +147,8 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def _this_process() -> Dict[str, Any]:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name.replace("__main__.py", "gluon-compress")
+    command = shlex.join([program, *sys.argv[1:]])
     return {
         "pid": os.getpid(),
         "host": platform.node(),

@@ -17,6 +17,7 @@ from typing import Iterator, Mapping, Sequence
 from gluon_compress.storage.archives import unpack
 from gluon_compress.storage.atomic import file_lock
 from gluon_compress.storage.download import fetch_large, intact
+from gluon_compress.storage.locks import sole_writer
 
 VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
 COCO = "http://images.cocodataset.org"
@@ -243,15 +244,18 @@ def download_dataset(
     Raises
     ------
     ValueError
-        If a part of the data set is there, there is not enough room, or an archive
-        cannot be downloaded or unpacked. No part of the data set is written then;
-        archives, complete or not, are kept for the next call.
+        If a part of the data set is there, another process writes a folder that holds
+        the root, there is not enough room, or an archive cannot be downloaded or
+        unpacked. No part of the data set is written then; archives, complete or not,
+        are kept for the next call.
     """
     root = Path(root)
     if is_complete(dataset, root):
         return False
     folder, downloads = root / dataset.path, root / "downloads"
-    with _only_process(root), _cleaned_up(folder, downloads) as temporary:
+    with _only_process(root), sole_writer(folder), _cleaned_up(
+        folder, downloads
+    ) as temporary:
         if is_complete(dataset, root):  # another process was faster
             return False
         _check_room(dataset, downloads, root)
@@ -293,7 +297,8 @@ def _check_room(dataset: PublicDataset, downloads: Path, root: Path) -> None:
 def _count_files(path: Path) -> int:
     if path.is_file():
         return 1
-    return sum(len(names) for _, _, names in os.walk(path))
+    names = (name for _, _, files in os.walk(path) for name in files)
+    return sum(not name.startswith(".") for name in names)
 
 
 @contextmanager

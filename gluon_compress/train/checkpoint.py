@@ -1,43 +1,43 @@
 """Writes and reads checkpoints: parameters, progress and optimiser in one zip file.
 
 Parameters are stored by their order in the net, not by name: names contain counters
-of the process that built the net.
+of the process that built the net. All is arrays and JSON, so that reading a file runs
+nothing.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import struct
-import zipfile
-import zlib
+from pathlib import Path
 from typing import Any, Callable, Sequence
 
 import mxnet as mx
 import numpy as np
 
 from gluon_compress.storage.atomic import write_atomically
-
-FORMAT = 1
-
-# What zipfile and numpy raise for damaged files.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
+from gluon_compress.storage.reading import (
+    finite,
+    parse_json,
+    read_arrays,
+    write_arrays,
 )
+from gluon_compress.train.optimizer_state import OptimizerState
+from gluon_compress.validation import LONGEST_VALUE, shortened, shown
+
+FORMAT = 2
+# Had the same parameters; its optimiser states were a pickle, which is never read.
+EARLIER = 1
+_HEADER, _PARAMETER, _STATE = "meta", "p", "s"
 
 
 def write_checkpoint(
-    path: str | os.PathLike, parameters: Sequence, meta: dict, states: bytes = b""
+    path: str | os.PathLike,
+    parameters: Sequence,
+    meta: dict,
+    state: OptimizerState | None = None,
 ) -> None:
-    """Write parameters, a JSON-able ``meta`` and optimiser states, atomically.
+    """Write parameters, a JSON-able ``meta`` and the optimiser's state, atomically.
 
     Parameters
     ----------
@@ -45,8 +45,7 @@ def write_checkpoint(
     parameters : sequence of gluon.Parameter
         All parameters of the net, in the order of ``net.collect_params()``.
     meta : dict
-    states : bytes
-        What ``gluon.Trainer.save_states`` writes.
+    state : OptimizerState, optional
 
     Notes
     -----
@@ -54,22 +53,24 @@ def write_checkpoint(
     BatchNorm's running statistics differ between devices.
     """
     mx.nd.waitall()  # for running statistics, see ``graph.tracing``
-    arrays = {f"p{i:04d}": p.list_data()[0].asnumpy() for i, p in enumerate(parameters)}
-    text = json.dumps({"format": FORMAT, "meta": meta})
-    arrays["meta"] = np.frombuffer(text.encode(), np.uint8)
-    arrays["states"] = np.frombuffer(states, np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+    state = state or OptimizerState()
+    header = {"format": FORMAT, "meta": meta, "optimizer": dict(state.numbers)}
+    arrays = {
+        f"{_PARAMETER}{i:04d}": p.list_data()[0].asnumpy()
+        for i, p in enumerate(parameters)
+    }
+    arrays.update({f"{_STATE}{key}": value for key, value in state.arrays.items()})
+    arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    write_atomically(path, write_arrays(arrays))
 
 
 def read_checkpoint(
     path: str | os.PathLike,
     parameters: Sequence,
     *,
-    accept: Callable[[dict], Any] | None = None,
-) -> tuple[dict, bytes]:
-    """Set the parameters from a file; return its ``meta`` and optimiser states.
+    accept: Callable[[dict, OptimizerState], Any] | None = None,
+) -> tuple[dict, OptimizerState]:
+    """Set the parameters from a file; return its ``meta`` and the optimiser's state.
 
     Parameters
     ----------
@@ -77,45 +78,81 @@ def read_checkpoint(
     parameters : sequence of gluon.Parameter
         In the order in which they were written; unchanged if the file does not fit.
     accept : callable, optional
-        Called with ``meta`` before anything is set; may raise to refuse the file.
+        Called with both results before anything is set; may raise to refuse the file.
 
     Returns
     -------
     meta : dict
-    states : bytes
-        A pickle, as MXNet writes it: only load files that you trust.
+    state : OptimizerState
+        Empty for a file of an earlier version, whose state is not read.
 
     Raises
     ------
     ValueError
-        If the file is missing, incomplete, not a checkpoint, or of another net.
+        If the file is missing, incomplete, not a checkpoint, of another net, or a
+        parameter is not finite.
     """
-    meta, states, values = _read(path)
+    meta, state, values = _read(path)
     _check_fit(path, values, parameters)
     if accept is not None:
-        accept(meta)
+        accept(meta, state)
     for value, parameter in zip(values, parameters):
         parameter.set_data(mx.nd.array(value, dtype=value.dtype))
-    return meta, states
+    return meta, state
 
 
-def _read(path) -> tuple[dict, bytes, list]:
+def _read(path: str | os.PathLike) -> tuple[dict, OptimizerState, list]:
+    if not os.path.exists(path):
+        raise ValueError(f"{path}: there is no such checkpoint")
+    if os.path.isdir(path):
+        raise ValueError(f"{path}: not a complete checkpoint (a folder)")
     try:
-        with zipfile.ZipFile(path) as stored:
-            damaged = stored.testzip()
-        if damaged:
-            raise ValueError(f"{damaged} is damaged")
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        header = json.loads(arrays.pop("meta").tobytes())
-        states = arrays.pop("states").tobytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such checkpoint") from None
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: not a complete checkpoint ({error})") from None
-    if header["format"] != FORMAT:
-        raise ValueError(f"{path}: format is {header['format']!r}; allowed: {FORMAT}")
-    return header["meta"], states, [arrays[name] for name in sorted(arrays)]
+        arrays = read_arrays(path)
+        content = arrays.pop(_HEADER, np.empty(0, np.uint8))
+        header = parse_json(content.tobytes(), _HEADER)
+        if not isinstance(header, dict) or not isinstance(header.get("meta"), dict):
+            raise ValueError("its header is no object {...}")
+    except ValueError as error:
+        reason = str(error).replace(f"{path}: not a complete file of arrays ", "")
+        raise ValueError(
+            f"{path}: not a complete checkpoint ({reason.strip('()')})"
+        ) from None
+    number = header.get("format")
+    if type(number) is not int or number not in (FORMAT, EARLIER):
+        raise ValueError(f"{path}: format is {shown(number)}; allowed: {FORMAT}")
+    numbers, states = {}, {}
+    if number == FORMAT:
+        numbers = header.get("optimizer", {})
+        states = _named(arrays, _STATE)
+    values = _named(arrays, _PARAMETER)
+    finite({f"parameter {name}": value for name, value in values.items()}, path)
+    ordered = [values[name] for name in sorted(values)]
+    return header["meta"], OptimizerState(numbers, states), ordered
+
+
+def _named(arrays: dict, prefix: str) -> dict:
+    """Return the arrays whose names start with a prefix and go on with a digit."""
+    return {
+        name[1:]: value
+        for name, value in arrays.items()
+        if name[:1] == prefix and name[1:2].isdecimal()
+    }
+
+
+def check_resumable(path: Path, state: OptimizerState) -> None:
+    """Refuse a checkpoint without the optimiser's state, as earlier versions wrote.
+
+    Raises
+    ------
+    ValueError
+        Naming what can still be done with it.
+    """
+    if not state.numbers:
+        raise ValueError(
+            f"{path}: has no optimiser state that this version reads: earlier ones "
+            "stored a pickle, which can run programs; train anew in another folder, or "
+            "take its parameters with export --checkpoint"
+        )
 
 
 def _check_fit(path, values: Sequence, parameters: Sequence) -> None:
@@ -125,7 +162,13 @@ def _check_fit(path, values: Sequence, parameters: Sequence) -> None:
         )
     for i, (value, parameter) in enumerate(zip(values, parameters)):
         if value.shape != tuple(parameter.shape):
+            shape = shortened(str(value.shape), LONGEST_VALUE)
             raise ValueError(
-                f"{path}: parameter {i} has shape {value.shape}, the net's "
+                f"{path}: parameter {i} has shape {shape}, the net's "
                 f"{parameter.name!r} has {tuple(parameter.shape)}"
+            )
+        if value.dtype != np.dtype(parameter.dtype):
+            raise ValueError(
+                f"{path}: parameter {i} is {value.dtype}, the net's "
+                f"{parameter.name!r} is {np.dtype(parameter.dtype)}"
             )

@@ -16,8 +16,10 @@ import mxnet as mx
 from mxnet import autograd, gluon
 from tqdm import tqdm
 
+from gluon_compress.stopping import Deferred, deferred
+from gluon_compress.storage.locks import sole_writer
 from gluon_compress.train.checkpoint import read_checkpoint
-from gluon_compress.train.run import BEST, Options, Progress, Run
+from gluon_compress.train.run import BEST, Options, Progress, Run, stored_progress
 from gluon_compress.train.schedule import Schedule, learning_rate
 
 
@@ -75,23 +77,41 @@ def fit(
     Diverged
         If the loss, a gradient or a parameter is not finite. The last good checkpoint
         stays.
+    KeyboardInterrupt, SystemExit
+        On Ctrl-C, or on SIGTERM and SIGHUP, after the step and a checkpoint. The status
+        is 128 plus the signal's number.
     ValueError
         If there is no batch or an epoch ends early, the net is not initialised, a
-        checkpoint does not fit, or the folder contains another run.
+        checkpoint does not fit, or the folder contains another run or is written by
+        another process.
     """
     options = options or Options()
     if len(batches) < 1:
         raise ValueError("there is no batch to train on: the data set is empty")
     _check_initialised(net)
-    run = Run(net, schedule, Path(folder), options)
-    run.open(len(batches))
+    with sole_writer(folder):
+        run = Run(net, schedule, Path(folder), options)
+        run.open(len(batches))
+        return _train(run, batches, step_loss, validate, callbacks, step_callbacks)
+
+
+def _train(
+    run: Run,
+    batches,
+    step_loss: Callable,
+    validate: Callable | None,
+    callbacks: Sequence[Callable],
+    step_callbacks: Sequence[Callable],
+) -> Progress:
+    net, schedule = run.net, run.schedule
     while run.progress.epoch < schedule.epochs:
         if run.progress.batch == 0:
             _seed(run)  # a callback may draw random numbers
             for callback in callbacks:
                 callback(net, run.progress)
             run.forget_best()
-        _epoch(run, batches, step_loss, step_callbacks)
+        with deferred() as signal:
+            _epoch(run, batches, step_loss, step_callbacks, signal)
         if validate is not None and _is_due(run.progress.epoch, schedule):
             run.record_validation(dict(validate()))
         run.save()
@@ -120,8 +140,11 @@ def load_best(net: gluon.HybridBlock, folder: str | os.PathLike) -> Progress:
     """
     _check_initialised(net)
     parameters = list(net.collect_params().values())
-    meta, _ = read_checkpoint(Path(folder) / BEST, parameters)
-    return Progress(**meta)
+    path = Path(folder) / BEST
+    meta, _ = read_checkpoint(
+        path, parameters, accept=lambda meta, _: stored_progress(meta, path)
+    )
+    return stored_progress(meta, path)
 
 
 def _check_initialised(net) -> None:
@@ -142,7 +165,11 @@ def _is_due(epochs_done: int, schedule: Schedule) -> bool:
 
 
 def _epoch(
-    run: Run, batches, step_loss: Callable, step_callbacks: Sequence[Callable]
+    run: Run,
+    batches,
+    step_loss: Callable,
+    step_callbacks: Sequence[Callable],
+    signal: Deferred,
 ) -> None:
     progress, size = run.progress, len(batches)
     bar = tqdm(
@@ -166,6 +193,7 @@ def _epoch(
             bar.set_postfix(postfix, refresh=False)
             bar.update()
             progress.batch += 1
+            signal.stop_if_asked(run.save_for_resume)
             if progress.batch < size:
                 run.save_if_old()
     if progress.batch < size:

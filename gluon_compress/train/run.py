@@ -6,17 +6,35 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, Optional
 
 import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
-from gluon_compress.train.checkpoint import read_checkpoint, write_checkpoint
+from gluon_compress.storage.atomic import errors_for
+from gluon_compress.train.checkpoint import (
+    check_resumable,
+    read_checkpoint,
+    write_checkpoint,
+)
 from gluon_compress.train.log import LOG
+from gluon_compress.train.optimizer_state import (
+    OptimizerState,
+    check_optimizer_state,
+    optimizer_state,
+    set_optimizer_state,
+)
 from gluon_compress.train.schedule import Schedule
+from gluon_compress.validation import (
+    CountOrZero,
+    NonNegative,
+    Settings,
+    parse,
+    shown,
+)
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 # The names that MXNet documents; it treats any other as "local". Without the
@@ -47,6 +65,33 @@ class Progress:
     log_bytes: int = 0
     seconds: float = 0.0
     epochs: int = 0
+
+
+class _StoredProgress(Settings):
+    """The fields of ``Progress`` in a checkpoint, checked before use."""
+
+    epoch: CountOrZero
+    batch: CountOrZero
+    step: CountOrZero
+    best: Optional[float]
+    best_epoch: Optional[CountOrZero]
+    log_bytes: CountOrZero
+    seconds: NonNegative
+    epochs: CountOrZero = 0
+    settings: Dict[str, Any] = {}
+
+
+def stored_progress(meta: Any, source: Any) -> Progress:
+    """Return the progress that a checkpoint states.
+
+    Raises
+    ------
+    ValueError
+        If a field is missing, unknown or no such number; the message names it.
+    """
+    fields = dict(parse(_StoredProgress, meta, source))
+    del fields["settings"]
+    return Progress(**fields)
 
 
 @dataclass(frozen=True)
@@ -138,10 +183,6 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / LOG).write_text("")
             self.save()
-        # Left behind by a process that was killed while writing.
-        for name in (LAST, BEST):
-            for path in self.folder.glob(f".{name}.*.tmp"):
-                path.unlink()
 
     def _settings(self, batches: int) -> dict:
         """Return the settings that decide the outcome, JSON-able."""
@@ -164,15 +205,13 @@ class Run:
 
     def save(self) -> None:
         """Write ``last.ckpt``."""
-        with open(self.folder / LOG, "ab") as log:
+        path = self.folder / LOG
+        with errors_for(path), open(path, "ab") as log:
             os.fsync(log.fileno())  # a checkpoint must not outlive its log
             self.progress.log_bytes = log.tell()
-        states = self.folder / "optimiser.tmp"
-        self.trainer.save_states(str(states))
-        meta, content = asdict(self.progress), states.read_bytes()
-        meta["settings"] = self.settings
-        write_checkpoint(self.folder / LAST, self.parameters, meta, content)
-        states.unlink()
+        meta = {**asdict(self.progress), "settings": self.settings}
+        state = optimizer_state(self.trainer)
+        write_checkpoint(self.folder / LAST, self.parameters, meta, state)
         self.tick = self.saved = time.monotonic()
 
     def save_if_old(self) -> None:
@@ -181,29 +220,43 @@ class Run:
             self.check_parameters()
             self.save()
 
+    def save_for_resume(self) -> str:
+        """Write ``last.ckpt`` before the process stops; return what to do next."""
+        self.check_parameters()
+        self.save()
+        steps = f"{self.progress.step} steps are in {self.folder / LAST}"
+        return f"{steps}, which can be resumed"
+
     def _load(self) -> None:
         path = self.folder / LAST
-        meta, content = read_checkpoint(
-            path, self.parameters, accept=self._check_settings
-        )
-        meta.pop("settings", None)
-        self.progress = Progress(**{**meta, "epochs": self.schedule.epochs})
-        states = self.folder / "optimiser.tmp"
-        states.write_bytes(content)
-        self.trainer.load_states(str(states))
-        states.unlink()
+        meta, state = read_checkpoint(path, self.parameters, accept=self._accept)
+        stored = stored_progress(meta, path)
+        self.progress = replace(stored, epochs=self.schedule.epochs)
+        set_optimizer_state(self.trainer, state)
         # Lines written after the checkpoint belong to steps that are repeated now.
-        with open(self.folder / LOG, "ab") as log:
+        path = self.folder / LOG
+        with errors_for(path), open(path, "ab") as log:
             log.truncate(min(self.progress.log_bytes, log.tell()))
 
-    def _check_settings(self, meta: dict) -> None:
-        """Refuse to continue under other settings."""
+    def _accept(self, meta: dict, state: OptimizerState) -> None:
+        """Refuse to continue under other settings, or from what is no state of ours."""
+        path = self.folder / LAST
+        check_resumable(path, state)
+        progress = stored_progress(meta, path)
         for name, value in meta.get("settings", {}).items():
             if self.settings.get(name) != value:
                 raise ValueError(
-                    f"{self.folder / LAST}: the run was started with {name} {value!r}, "
-                    f"now it is {self.settings.get(name)!r}; resume it unchanged"
+                    f"{path}: the run was started with {shown(name)[1:-1]} "
+                    f"{shown(value)}, now it is {shown(self.settings.get(name))}; "
+                    "resume it unchanged"
                 )
+        batches = self.settings["batches"]
+        if progress.epoch > self.schedule.epochs or progress.batch > batches:
+            raise ValueError(
+                f"{path}: is at epoch {progress.epoch}, batch {progress.batch}; "
+                f"allowed: up to {self.schedule.epochs} and {batches}"
+            )
+        check_optimizer_state(self.trainer, state, path)
 
     def note_position(self, rate: float) -> None:
         """Note the position for the message of a failing check."""
@@ -234,7 +287,7 @@ class Run:
         # JSON has no NaN, the precision of a class without objects for instance.
         finite = {n: v if math.isfinite(v) else None for n, v in figures.items()}
         self._log({"kind": "validation", "epoch": self.progress.epoch, **finite})
-        if math.isnan(value):
+        if not math.isfinite(value):  # no accuracy, so it is not the best one
             return
         if self.progress.best is None or value > self.progress.best:
             self.progress.best, self.progress.best_epoch = value, self.progress.epoch
@@ -263,5 +316,6 @@ class Run:
         return record
 
     def _log(self, record: dict) -> None:
-        with open(self.folder / LOG, "a", encoding="utf-8") as log:
+        path = self.folder / LOG
+        with errors_for(path), open(path, "a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")

@@ -17,6 +17,7 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
 from gluon_compress.building import build
+from gluon_compress.graph.symbols import infer_shapes
 from gluon_compress.model_folder import export, read_manifest
 from gluon_compress.models import family_named, family_that_builds
 from gluon_compress.models.initialize import with_missing_initialized
@@ -138,9 +139,7 @@ def load_folder(
 
 
 def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> None:
-    shapes, _, states = symbol.infer_shape(data=tuple(manifest["input"]["shape"]))
-    names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
-    expected = dict(zip(names, [*shapes, *states]))
+    expected, _ = infer_shapes(symbol, {"data": tuple(manifest["input"]["shape"])})
     del expected["data"]
     actual = {name: value.shape for name, value in values.items()}
     for name in sorted(expected.keys() | actual.keys()):

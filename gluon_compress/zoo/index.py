@@ -12,6 +12,7 @@ from typing_extensions import Annotated
 from gluon_compress.models import FAMILIES
 from gluon_compress.provenance import runs_of
 from gluon_compress.storage.atomic import read_json, write_json
+from gluon_compress.storage.locks import taking_turns
 from gluon_compress.validation import (
     Allowed,
     Count,
@@ -173,10 +174,12 @@ def read(zoo: Path | None = None) -> dict[str, Entry]:
 
 def add(entry: Entry, zoo: Path) -> None:
     """Write an entry into the index of a zoo, in the order of names."""
-    entries = read(zoo) if (Path(zoo) / NAME).exists() else {}
-    entries[entry.name] = entry
-    models = [entries[name].to_json() for name in sorted(entries)]
-    write_json(Path(zoo) / NAME, {"format": FORMAT, "models": models})
+    path = Path(zoo) / NAME
+    with taking_turns(path):
+        entries = read(zoo) if path.exists() else {}
+        entries[entry.name] = entry
+        models = [entries[name].to_json() for name in sorted(entries)]
+        write_json(path, {"format": FORMAT, "models": models})
 
 
 def list_models(*, pretrained: bool = False) -> list[str]:

@@ -16,6 +16,7 @@ from experiments.sets import PLAN, ZOO
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import above_0, add_out, write_result
 from gluon_compress.markdown import table
+from gluon_compress.storage.atomic import write_atomically
 
 TEXT = """Time a step of training with and without a teacher, and the teacher alone.
 
@@ -50,6 +51,8 @@ compared with a stride of {stride}.
 HEAD = ("losses", "labels", "teacher", "both", "beyond")
 HEAD += ("of the teacher", "met", "of a step on labels")
 
+PAGE = "distillation.md"
+
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", default=FULL, metavar="MODEL")
@@ -69,7 +72,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=above_0, default=2, help="as in recipes")
     parser.add_argument("--batch", type=above_0, default=8)
     parser.add_argument("--rounds", type=above_0, default=8)
-    add_out(parser, "student", "sets", required=False)
+    add_out(parser, "student", "sets", required=False, files=[PAGE])
 
 
 def _benchmark(args: argparse.Namespace) -> None:
@@ -82,7 +85,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         settings = {key: getattr(args, key) for key in ("student", "stride", "batch")}
         result = write_result(args.out, {**settings, "sets": sets})
         page = page_of(json.loads(result.read_text(encoding="utf-8")))
-        (Path(args.out) / "distillation.md").write_text(page, encoding="utf-8")
+        write_atomically(Path(args.out) / PAGE, page)
 
 
 def timed(args: argparse.Namespace, losses: Sequence[str]) -> dict[str, float]:

@@ -72,6 +72,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _measure(args: argparse.Namespace) -> None:
     """Measure what is missing, one model after the other, and write the page."""
     from gluon_compress.storage.atomic import read_json, write_atomically, write_json
+    from gluon_compress.storage.locks import taking_turns
 
     stored = Path(args.out, "supported_models.json")
     written = stored.with_suffix(".md")
@@ -88,9 +89,10 @@ def _measure(args: argparse.Namespace) -> None:
         if name in recorded().get("models", {}) and not args.again:
             continue
         row = {"kind": kind, "commit": facts["commit"], **in_fork(measure, name)}
-        before = recorded()  # read again: another process may measure other models
-        models = dict(sorted({**before.get("models", {}), name: row}.items()))
-        write_json(stored, {**before, **facts, "models": models})
+        with taking_turns(stored):  # another process may measure other models
+            before = recorded()
+            models = dict(sorted({**before.get("models", {}), name: row}.items()))
+            write_json(stored, {**before, **facts, "models": models})
         print(name, row.get("failed") or f"{row['error']:.1e}", flush=True)
     write_atomically(written, page(recorded()))
     print(written)
@@ -301,4 +303,5 @@ def groups(graph: Any) -> dict[str, Any]:
     return {"groups": len(graph.groups), "frozen": frozen, **counts}
 
 
-COMMAND = Command(TEXT, _add_options, _measure)
+# Several processes may share the models.
+COMMAND = Command(TEXT, _add_options, _measure, writes=())

@@ -15,6 +15,7 @@ from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import above_0, add_out, write_result
 from gluon_compress.markdown import table
 from gluon_compress.provenance import cores
+from gluon_compress.storage.atomic import write_atomically
 
 TEXT = """Find where MXNet's time goes in a head: form by form, operator by operator.
 
@@ -44,12 +45,14 @@ on MACs. The other may take the milliseconds that a latency table predicts for t
 first. Predictions are for the raw head.
 """
 
+PAGE = "mxnet.md"
+
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "nets", nargs="*", metavar="NET", help="of benchmark.py, or a model"
     )
-    add_out(parser, "forms", "budgets")
+    add_out(parser, "forms", "budgets", files=[PAGE])
     parser.add_argument("--table", metavar="FILE", help="of latency, made or extended")
     parser.add_argument("--recipe", default="ssd_300_resnet50_v1d_compact_s")
     parser.add_argument("--threads", type=above_0, default=cores(), metavar="N")
@@ -89,7 +92,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     measured = {"threads": args.threads, "forms": forms, "operators": operators}
     result = write_result(args.out, {**measured, "budgets": budgets})
     page = page_of(json.loads(result.read_text(encoding="utf-8")))
-    (Path(args.out) / "mxnet.md").write_text(page, encoding="utf-8")
+    write_atomically(Path(args.out) / PAGE, page)
     print(page)
 
 
@@ -140,4 +143,4 @@ def _budgets(rows: Sequence[Mapping]) -> str:
     return table(head, lines)
 
 
-COMMAND = Command(TEXT, _add_options, _benchmark)
+COMMAND = Command(TEXT, _add_options, _benchmark, writes=("table", "out"))

@@ -14,6 +14,7 @@ from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import above_0, add_out, write_result
 from gluon_compress.deployment.formats import PRECISIONS
 from gluon_compress.deployment.runtimes import RUNTIMES
+from gluon_compress.storage.atomic import write_atomically
 
 TEXT = """Time detectors in edge runtimes: head graphs, in turn, in one run.
 
@@ -25,11 +26,12 @@ mobilenet, lite, resnet50_v1d_0.48 and resnet50_v1d_0.37, which have 20 classes 
 initial weights. With --images, deployed folders are also timed from image files to
 boxes (2 threads, batch 1). Writes result.json, benchmark.md and benchmark.png.
 """
+PAGE, PICTURE = "benchmark.md", "benchmark.png"
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("nets", nargs="*", metavar="NET", help="default: all names")
-    add_out(parser, "rows", "ways")
+    add_out(parser, "rows", "ways", files=[PAGE, PICTURE])
     parser.add_argument("--work", metavar="DIR", help="for nets; default: OUT/nets")
     parser.add_argument("--images", metavar="DIR", help="for the way to boxes, too")
     parser.add_argument("--count", type=above_0, default=16, help="of --images")
@@ -72,11 +74,10 @@ def _benchmark(args: argparse.Namespace) -> None:
             way = runner.measure_ways(folders[name], name, files, setting, args.seconds)
             ways.append(way)
             print(table_of_ways([way]), flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    draw(rows, out / "benchmark.png")
     result = write_result(out, {"rows": rows, "ways": ways})
+    draw(rows, out / PICTURE)
     page = page_of(json.loads(result.read_text(encoding="utf-8")))
-    (out / "benchmark.md").write_text(page, encoding="utf-8")
+    write_atomically(out / PAGE, page)
     print(result)
 
 

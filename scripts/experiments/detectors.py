@@ -178,4 +178,5 @@ def _mean_curve(curves: Iterable[Mapping[str, float]]) -> dict[int, float]:
     return {int(e): sum(c[e] for c in (first, *others)) / count for e in shared}
 
 
-COMMAND = Command(TEXT, _add_options, _run)
+# Several processes may share the experiments of a folder; each run has one writer.
+COMMAND = Command(TEXT, _add_options, _run, writes=())

@@ -168,4 +168,5 @@ def _means_over_seeds(results: Mapping[str, Any]) -> str:
     return table(("experiment", "seeds", "top-1", "range"), rows) if rows else ""
 
 
-COMMAND = Command(TEXT, add_options, _run)
+# Several processes may share the experiments of a folder; each run has one writer.
+COMMAND = Command(TEXT, add_options, _run, writes=())

@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterable, Mapping, Sequence
 
 from experiments.sets import RESULT, read_set
 from gluon_compress.storage.atomic import read_json, sha256, write_json
+from gluon_compress.storage.locks import taking_turns
 from gluon_compress.validation import parse
 
 CHECKSUMS = "results.json"  # in the model zoo
@@ -23,9 +24,10 @@ Groups = Dict[str, Dict[int, Any]]
 def note(zoo: Path, *results: Path) -> None:
     """Write down the checksums of new result files: results are never edited."""
     file = zoo / CHECKSUMS
-    checksums = read_json(file) if file.exists() else {}
-    checksums.update({_name(zoo, path): sha256(path) for path in results})
-    write_json(file, dict(sorted(checksums.items())))
+    with taking_turns(file):
+        checksums = read_json(file) if file.exists() else {}
+        checksums.update({_name(zoo, path): sha256(path) for path in results})
+        write_json(file, dict(sorted(checksums.items())))
 
 
 def check(zoo: Path) -> None:

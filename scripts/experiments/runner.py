@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Callable
@@ -69,7 +68,7 @@ def run_one(experiment: Experiment, out: Path) -> None:
     """Run an experiment, and before it what it starts from; store or compare."""
     from gluon_compress import pipeline, train
     from gluon_compress.recipe import parse_recipe
-    from gluon_compress.storage.atomic import read_json
+    from gluon_compress.storage.atomic import read_json, write_atomically
 
     os.chdir(ROOT)  # recipes name their files from here
     for other in _missing(experiment):
@@ -87,8 +86,8 @@ def run_one(experiment: Experiment, out: Path) -> None:
         return
     experiment.folder.mkdir(exist_ok=True)
     if (place / PLAN).exists():
-        shutil.copyfile(place / PLAN, experiment.folder / PLAN)
-    shutil.copyfile(result, experiment.result)
+        write_atomically(experiment.folder / PLAN, (place / PLAN).read_bytes())
+    write_atomically(experiment.result, result.read_bytes())
     note(experiment.folder.parents[1], experiment.result)
 
 

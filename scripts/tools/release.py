@@ -42,19 +42,20 @@ def _release(args: argparse.Namespace) -> None:
     from gluon_compress import zoo
     from gluon_compress.recipe import DATA_FOLDER
     from gluon_compress.storage.atomic import write_atomically
+    from gluon_compress.storage.locks import sole_writer
 
     if args.data:
         os.environ[DATA_FOLDER] = args.data
     args.name = args.name or Path(args.run).name
-    with TemporaryDirectory() as place:
+    folder = Path(args.zoo, args.name)
+    with sole_writer(folder), TemporaryDirectory() as place:
         entry = (_untrained if args.untrained else _trained)(args, Path(place))
-        folder = Path(args.zoo, args.name)
         # All of it is there, and measured: only now the zoo changes.
         shutil.copytree(Path(place, args.name), folder, dirs_exist_ok=True)
-    zoo.add(entry, args.zoo)
-    if entry.weights:
-        note(Path(args.zoo), folder / RESULT)
-    write_atomically(folder / "README.md", card(entry, folder))
+        zoo.add(entry, args.zoo)
+        if entry.weights:
+            note(Path(args.zoo), folder / RESULT)
+        write_atomically(folder / "README.md", card(entry, folder))
     print(folder)
 
 

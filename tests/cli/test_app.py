@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gluon_compress import cli
 from gluon_compress.cli.app import Command
+from gluon_compress.cli.options import add_out
 from gluon_compress.cli.recipes import PLAN
 from gluon_compress.provenance import cores
+from gluon_compress.stopping import WORDS
+from gluon_compress.storage.locks import sole_writer
 from refusals import assert_refused
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*.py"))
@@ -72,12 +77,14 @@ def test_traceback_is_there_when_asked_for():
         command(raiser(ValueError("place"))).main(["--traceback"])
 
 
-def test_ctrl_c_ends_a_process_with_130(tmp_path):
+def test_ctrl_c_ends_a_process_with_130_even_if_it_comes_again(tmp_path):
     (tmp_path / "waits.py").write_text(
         # A job in the background may have been told to ignore it.
-        "import signal, time\nfrom gluon_compress.cli.app import Command\n"
+        "import atexit, signal, time\nfrom gluon_compress.cli.app import Command\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def end():\n    print('ending', flush=True)\n    time.sleep(60)\n"
         "def run(_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "atexit.register(end)\n"
         "Command('d', lambda _: None, run).main()\n"
     )
     process = subprocess.Popen(
@@ -89,8 +96,126 @@ def test_ctrl_c_ends_a_process_with_130(tmp_path):
     with process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         assert process.stderr.read() == "waits.py: interrupted\n"
+
+
+def ended_in_child(run, path: Path) -> tuple[int, str]:
+    """Run a command in a forked process; return its status and standard error."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), 2)
+            sys.stderr = os.fdopen(2, "w")
+            for number in WORDS:  # as in a new process in the foreground
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            command(run).main([])
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(end.code)
+        finally:
+            os._exit(99)
+    _, status = os.waitpid(pid, 0)
+    return os.WEXITSTATUS(status), path.read_text()
+
+
+def stopper(number: int):
+    def run(_):
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(2, "interrupted"), (15, "terminated"), (1, "hung up")]
+)
+def test_signals_end_a_command_with_one_line(tmp_path, number, word):
+    status, text = ended_in_child(stopper(number), tmp_path / "error")
+    assert status == 128 + number
+    assert text.endswith(f": {word}\n")
+    assert text.count("\n") == 1
+
+
+def test_second_signal_does_not_wait_for_the_end_of_the_first(tmp_path):
+    def run(_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+    status, text = ended_in_child(run, tmp_path / "error")
+    assert (status, text.count("\n")) == (143, 1)
+
+
+def test_signal_during_an_import_is_not_swallowed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "swallows_signals.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    os.getpid()\n"
+        "except BaseException:\n    raise ImportError('odd')\n"
+    )
+
+    def run(_):
+        with sole_writer(tmp_path / "run"):
+            importlib.import_module("swallows_signals")
+
+    status, text = ended_in_child(run, tmp_path / "error")
+    assert (status, text.count("\n")) == (130, 1)
+    assert not (tmp_path / ".run.lock").exists()
+
+
+def test_full_disk_behind_standard_output_is_one_line():
+    code = (
+        "from gluon_compress.cli.app import Command\n"
+        "Command('d', lambda _: None, lambda _: print('x')).main([])\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "-c: error: standard output: No space left on device\n"
+
+
+# ---------------------------------------------------------------- two at a time
+
+
+def locked_out(parser) -> None:
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--table")
+
+
+def test_folder_that_another_process_writes_is_refused(tmp_path, capsys):
+    started = []
+    one = Command("Does it.", locked_out, started.append)
+    with sole_writer(tmp_path / "run"), pytest.raises(SystemExit) as end:
+        one.main(["--out", str(tmp_path / "run")])
+    assert end.value.code == 2
+    assert f"{tmp_path / 'run'}: is being written by process" in capsys.readouterr().err
+    assert started == []
+
+
+@pytest.mark.parametrize("writes", [(), ("out",), ("out", "table")])
+def test_command_is_the_sole_writer_of_what_it_says(tmp_path, writes):
+    locks = []
+
+    def run(_):
+        locks.extend(sorted(path.name for path in tmp_path.iterdir()))
+
+    one = Command("Does it.", locked_out, run, writes=writes)
+    with pytest.raises(SystemExit):
+        one.main(["--out", f"{tmp_path}/out", "--table", f"{tmp_path}/table"])
+    assert locks == [f".{name}.lock" for name in writes]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("setting", [None, "1"])
@@ -207,8 +332,40 @@ def test_result_of_the_command_itself_is_replaced(tmp_path):
     assert PLAN.parser().parse_args(options).out == str(tmp_path)
 
 
-def test_plan_of_something_else_is_not_replaced(call, tmp_path):
-    (tmp_path / "plan.json").write_text("mine")
-    refused = call("plan", "--recipe", "r", "--out", tmp_path)
-    assert_refused(refused, "plan.json")
-    assert (tmp_path / "plan.json").read_text() == "mine"
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("plan", "plan.json"),
+        ("evaluate", "precision.md"),
+        ("benchmark", "benchmark.md"),
+        ("benchmark", "benchmark.png"),
+        ("benchmark_mxnet", "mxnet.md"),
+        ("benchmark_distillation", "distillation.md"),
+    ],
+)
+def test_files_beside_a_result_are_not_replaced_without_one(call, tmp_path, name, file):
+    (tmp_path / file).write_text("mine")
+    refused = call(name, *WRITERS[name], "--out", tmp_path)
+    assert_refused(refused, f"{tmp_path / file} is the result of something else")
+    assert (tmp_path / file).read_text() == "mine"
+
+
+def test_result_that_came_before_the_lock_is_not_replaced_either(tmp_path, capsys):
+    started = []
+
+    def options(parser) -> None:
+        add_out(parser, "rows")
+
+        def writer_before_the_lock(text: str) -> str:
+            (tmp_path / "result.json").write_text('{"stages": {}}')
+            return text
+
+        parser.add_argument("--last", type=writer_before_the_lock)
+
+    with pytest.raises(SystemExit) as end:
+        Command("d", options, started.append).main(
+            ["--out", str(tmp_path), "--last", "x"]
+        )
+    assert end.value.code == 2
+    assert f"{tmp_path}/result.json" in capsys.readouterr().err
+    assert started == []

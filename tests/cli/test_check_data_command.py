@@ -138,3 +138,6 @@ def test_run_with_check_trains_nothing(call, images, tmp_path):
     assert (status, error) == (0, "")
     assert not out.exists()
     assert (tmp_path / "run_check" / "index.html").exists()
+    (tmp_path / "run_check" / "result.json").write_text('{"stages": {}}')
+    ended = call("run", "--recipe", path, "--out", out, "--check")
+    assert_refused(ended, str(tmp_path / "run_check"))

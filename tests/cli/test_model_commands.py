@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from gluon_compress.cli.evaluate import precision_page
 from refusals import assert_refused
 
 CLASSES = ("cat", "dog")
+SIZE = 96
+HALF = ("--most-broken", "0.5")  # of three images, one is broken
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """Return the folder of a thin, untrained detector."""
-    net = models.build("ssd_300_mobilenet0.25", CLASSES, extras=(32, 32, 32))
+    net = models.build("ssd_300_mobilenet0.25_lite", CLASSES, size=SIZE)
     folder = tmp_path_factory.mktemp("models") / "thin"
     models.save(net, folder, "thin")
     return folder
@@ -31,7 +34,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Return a data set in VOC layout: two images, one of them broken."""
+    """Return a data set in VOC layout: three images, one of them broken."""
     root = tmp_path_factory.mktemp("voc")
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
@@ -62,7 +65,8 @@ def test_detect_draws_lists_and_skips(call, model, images, tmp_path):
     assert [Path(e["file"]).name for e in content["images"]] == ["a.jpg", "c.jpg"]
     skipped = {Path(e["file"]).name: e["reason"] for e in content["skipped"]}
     no_image = "no image by its name (.jpg, .jpeg, .png)"
-    assert skipped == {"notes.txt": no_image, "b.jpg": "cannot be decoded"}
+    assert skipped.pop("b.jpg").startswith("not a readable image")
+    assert skipped == {"notes.txt": no_image}
     assert f"skipped {folder / 'notes.txt'}: {no_image}" in out
     found = content["images"][0]["detections"]
     assert {e["class"] for e in found} <= set(CLASSES)
@@ -100,6 +104,20 @@ def test_detect_names_the_file_that_it_cannot_write(
     assert error == f"detect.py: error: {target}: Is a directory\n"
 
 
+def test_detect_replaces_its_own_files_alone(call, model, images, tmp_path):
+    given = ("detect", model, images / "JPEGImages" / "a.jpg", "--out", tmp_path)
+    for _ in range(2):
+        assert call(*given)[0] == 0
+    for name in ("detections.json", "a.jpg"):
+        (tmp_path / name).write_text('{"images": []}')
+        assert_refused(call(*given), f"{tmp_path / name}: is another file")
+        assert (tmp_path / name).read_text() == '{"images": []}'
+        (tmp_path / name).unlink()
+    (tmp_path / "pair.png").write_text("mine")
+    pair = ("compare_detectors", model, model, *given[2:-1], tmp_path / "pair.png")
+    assert_refused(call(*pair), f"{tmp_path / 'pair.png'}: is another file")
+
+
 def test_detect_refuses_when_no_image_can_be_read(call, model, images, tmp_path):
     broken = images / "JPEGImages" / "b.jpg"
     refused = call("detect", model, broken, "--out", tmp_path / "out")
@@ -121,7 +139,7 @@ def test_two_detectors_are_drawn_side_by_side(call, model, images, tmp_path):
 
 
 def test_detectors_of_other_classes_are_not_compared(call, model, images, tmp_path):
-    other = models.build("ssd_300_mobilenet0.25", ["dog"], extras=(32, 32, 32))
+    other = models.build("ssd_300_mobilenet0.25_lite", ["dog"], size=SIZE)
     models.save(other, tmp_path / "other", "other")
     for second, options, told in (
         (tmp_path / "other", ["--out", tmp_path / "a.png"], "same classes"),
@@ -135,9 +153,11 @@ def test_detectors_of_other_classes_are_not_compared(call, model, images, tmp_pa
 
 
 def test_evaluate_prints_and_writes_the_result(call, model, images, tmp_path):
-    status, out, error = call("evaluate", model, "--data", images, "--out", tmp_path)
+    options = ("--out", tmp_path, *HALF)
+    status, out, error = call("evaluate", model, "--data", images, *options)
     assert (status, error) == (0, "")
     assert "| mAP" in out
+    assert "measured on 2 images; 1 are left out\n" in out
     assert f"skipped {images / 'JPEGImages' / 'b.jpg'}: not a readable image" in out
     content = json.loads((tmp_path / "result.json").read_text())
     assert 0 <= content["mAP"] <= 1
@@ -151,7 +171,7 @@ def test_evaluate_counts_repairs(call, model, images, tmp_path):
     shutil.copytree(images, tmp_path / "set")
     place = tmp_path / "set" / "Annotations" / "a.xml"
     place.write_text(place.read_text().replace("<xmax>60", "<xmax>600"))
-    data = ("--data", tmp_path / "set", "--out", tmp_path)
+    data = ("--data", tmp_path / "set", "--out", tmp_path, *HALF)
     status, out, error = call("evaluate", model, *data)
     assert (status, error) == (0, "")
     assert "repairs: clipped 1\n" in out
@@ -159,12 +179,26 @@ def test_evaluate_counts_repairs(call, model, images, tmp_path):
     assert content["data"]["repairs"] == {"clipped": 1}
 
 
+def test_evaluate_scales_boxes_of_resized_images_by_choice(
+    call, model, images, tmp_path
+):
+    shutil.copytree(images, tmp_path / "set")
+    for place in (tmp_path / "set" / "Annotations").iterdir():
+        text = place.read_text()  # as if annotated at ten times the size
+        place.write_text(re.sub("(</width>|</height>)", r"0\1", text))
+    data = ("--data", tmp_path / "set", *HALF)
+    assert_refused(call("evaluate", model, *data), "annotated", "--resized scale")
+    status, out, _ = call("evaluate", model, *data, "--resized", "scale")
+    assert status == 0
+    assert "scaled 2" in out
+
+
 @pytest.mark.parametrize("word", [("--others", "ignore"), ("--unknown", "skip")])
 def test_evaluate_counts_what_it_ignores(call, model, images, tmp_path, word):
     shutil.copytree(images, tmp_path / "set")
     place = tmp_path / "set" / "Annotations" / "a.xml"
     place.write_text(place.read_text().replace("cat", "chair"))
-    data = ("--data", tmp_path / "set", "--out", tmp_path)
+    data = ("--data", tmp_path / "set", "--out", tmp_path, *HALF)
     status, out, error = call("evaluate", model, *data, *word)
     assert (status, error) == (0, "")
     assert "chair 1" in out
@@ -176,6 +210,7 @@ def test_evaluate_counts_what_it_ignores(call, model, images, tmp_path, word):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ([], ["b.jpg", "1 of 3 images", "most_broken"]),
         (["--split", "none"], ["none.txt"]),
         (["--classes", "cat"], ["--classes: the model has 2"]),
         (["--classes", "owl", "dog"], ["cat", "owl", "--others ignore"]),
@@ -190,7 +225,7 @@ def test_export_writes_the_same_net_again(call, model, tmp_path):
     status, out, error = call("export", model, "--out", tmp_path / "m", "--name", "new")
     assert (status, error) == (0, "")
     assert "new-symbol.json" in out
-    image = mx.nd.array(np.random.RandomState(0).randn(1, 3, 300, 300))
+    image = mx.nd.array(np.random.RandomState(0).randn(1, 3, SIZE, SIZE))
     nets = models.load(model), models.load(tmp_path / "m")
     first, second = ([o.asnumpy() for o in net(image)] for net in nets)
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
@@ -280,7 +315,7 @@ def test_evaluate_in_a_runtime_gives_what_gluon_gives(
     for folder, options in ((model, []), (deployed, ["--runtime", "mxnet"])):
         out = tmp_path / folder.parent.name
         status, _, error = call(
-            "evaluate", folder, "--data", images, "--out", out, *options
+            "evaluate", folder, "--data", images, *HALF, "--out", out, *options
         )
         assert (status, error) == (0, "")
         found[folder] = json.loads((out / "result.json").read_text())
@@ -292,7 +327,7 @@ def test_evaluate_in_a_runtime_gives_what_gluon_gives(
 
 def test_runtimes_are_held_against_gluon(call, model, deployed, images, tmp_path):
     pair = ("--net", model, deployed)
-    options = ("--data", images, "--out", tmp_path / "out")
+    options = ("--data", images, *HALF, "--out", tmp_path / "out")
     status, _, error = call("evaluate_runtimes", *pair, *options)
     assert (status, error) == (0, "")
     (rows,) = json.loads((tmp_path / "out/result.json").read_text())["nets"].values()
@@ -329,13 +364,15 @@ def test_evaluate_gives_a_runtime_what_its_manifest_asks_for(
 
     other = shutil.copytree(deployed, tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["preprocess"].update(mean=[0, 0.5, 1], std=[1, 0.5, 2])
+    changes = {"mean": [0, 0.5, 1], "std": [1, 0.5, 2], "keep_ratio": True}
+    manifest["preprocess"].update(changes)
     (other / "manifest.json").write_text(json.dumps(manifest))
     given, detect = [], Predictor.detect
     monkeypatch.setattr(
         Predictor, "detect", lambda self, x: given.append(x) or detect(self, x)
     )
-    assert call("evaluate", other, "--runtime", "mxnet", "--data", images)[0] == 0
+    options = ("--runtime", "mxnet", "--data", images, *HALF)
+    assert call("evaluate", other, *options)[0] == 0
     right = Predictor(other).preprocess(read_image(images / "JPEGImages" / "a.jpg"))[0]
     np.testing.assert_allclose(given[0][:1], right, atol=1e-6)
 
@@ -427,7 +464,8 @@ def test_detect_names_a_wrong_threshold(capsys, value):
 def test_evaluate_compares_with_a_deployed_folder(
     call, model, deployed, images, tmp_path
 ):
-    options = ("--deployed", deployed, "--data", images, "--out", tmp_path / "out")
+    options = ("--deployed", deployed, "--data", images, *HALF)
+    options = (*options, "--out", tmp_path / "out")
     assert call("evaluate", model, *options)[0] == 0
     assert (tmp_path / "out" / "precision.md").exists()
     refused = call("evaluate", model, "--deployed", deployed, "--data", images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import mxnet as mx
 import numpy as np
@@ -17,16 +18,16 @@ from gluon_compress.compression import (
     StageOutput,
 )
 from gluon_compress.compression.algorithm import PLAN
+from gluon_compress.pipeline.stages import composed, dry_run
 from gluon_compress.plan import Plan
 from gluon_compress.prune import slim
 from gluon_compress.recipe import load_recipe, parse_recipe
 from gluon_compress.recipe.schema import recipe_schema
-from gluon_compress.storage.atomic import read_json
-from gluon_compress.train import Options, Schedule
+from gluon_compress.train import Schedule
 from gluon_compress.validation import Positive, Settings
 from images import write_folder
+from recipes import quick_run
 
-QUIET = Options(progress=False)
 STEPS = {"epochs": 1, "batch_size": 6, "learning_rate": 0.05}
 RECIPE = {
     "paper": "none, a test",
@@ -79,7 +80,7 @@ class Scale(Algorithm):
     Settings = ScaleSettings
 
     def __init__(self) -> None:
-        self.updates, self.dry_runs, self.fail = [], 0, False
+        self.updates, self.dry_runs = [], 0
 
     def dry_run(self, net, settings, context):
         self.dry_runs += 1
@@ -92,8 +93,6 @@ class Scale(Algorithm):
             settings.train,
             step_callbacks=[lambda block, progress: self.updates.append(progress.step)],
         )
-        if self.fail:
-            raise KeyboardInterrupt
         notes = {"factor": settings.factor, **notes}
         return StageOutput(net, notes, {"factor.txt": Factor(settings.factor)})
 
@@ -126,51 +125,53 @@ def values(folder) -> list:
 
 @pytest.mark.slow
 def test_an_algorithm_of_one_registry_row_runs_and_resumes(tmp_path, scale):
-    recipe = recipe_in(tmp_path)
-    results = pipeline.run(recipe, tmp_path / "once", options=QUIET)
-    assert list(results["stages"]) == ["full", "1_delete", "2_scale", "compact"]
-    assert results["stages"]["2_scale"]["factor"] == 0.5
-    assert results["stages"]["2_scale"]["epochs"] == 1
+    # In front of pruning, whose plan is then the one of the run.
+    prune = {"algorithm": "prune", "budget": {"macs_ratio": 0.5}, "multiple": 1}
+    prune["effects"] = 1
+    recipe = recipe_in(tmp_path, compression=[RECIPE["compression"][1], prune])
+    results = quick_run(recipe, tmp_path / "once")
+    stages = results["stages"]
+    assert list(stages) == ["full", "1_scale", "2_prune", "compact"]
+    assert stages["1_scale"]["factor"] == 0.5
+    assert stages["1_scale"]["epochs"] == 1
     assert scale.dry_runs == 1
-    assert scale.updates == list(range(1, results["stages"]["2_scale"]["steps"] + 1))
-    assert not (tmp_path / "once" / "2_scale" / PLAN).exists()
-    deletion = Plan.load(tmp_path / "once" / "1_delete" / PLAN)
-    assert Plan.load(tmp_path / "once" / PLAN).keep == deletion.keep
+    assert scale.updates == list(range(1, stages["1_scale"]["steps"] + 1))
+    assert (tmp_path / "once" / "1_scale" / "factor.txt").read_text() == "0.5"
+    assert not (tmp_path / "once" / "1_scale" / PLAN).exists()
+    pruning = Plan.load(tmp_path / "once" / "2_prune" / PLAN)
+    assert Plan.load(tmp_path / "once" / PLAN).keep == pruning.keep
+    assert stages["compact"]["macs"] <= 0.5 * stages["full"]["macs"]
 
-    scale.fail = True
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.run(recipe, tmp_path / "twice", options=QUIET)
-    assert not (tmp_path / "twice" / "2_scale" / "result.json").exists()
-    scale.fail, steps = False, len(scale.updates)
-    pipeline.run(recipe, tmp_path / "twice", resume=True, options=QUIET)
-    assert len(scale.updates) == steps  # its training had ended
-    for stage in ("2_scale", "compact"):
+    shutil.copytree(tmp_path / "once", tmp_path / "twice")
+    for left in ("1_scale/model", "2_prune", "compact"):
+        shutil.rmtree(tmp_path / "twice" / left)
+    for left in ("1_scale/result.json", "result.json"):
+        (tmp_path / "twice" / left).unlink()
+    quick_run(recipe, tmp_path / "twice", resume=True)
+    assert len(scale.updates) == stages["1_scale"]["steps"]  # its training had ended
+    for stage in ("1_scale", "compact"):
         once, twice = (
             values(tmp_path / n / stage / "model") for n in ("once", "twice")
         )
         assert all(map(np.array_equal, once, twice))
 
 
-@pytest.mark.slow
-def test_a_run_without_any_plan_has_none(tmp_path, scale):
-    recipe = recipe_in(tmp_path, compression=RECIPE["compression"][1:])
-    pipeline.run(recipe, tmp_path / "run", options=QUIET)
-    assert not (tmp_path / "run" / PLAN).exists()
-    assert read_json(tmp_path / "run" / "1_scale" / "result.json")["factor"] == 0.5
-    assert (tmp_path / "run" / "1_scale" / "factor.txt").read_text() == "0.5"
+def test_a_run_without_any_plan_has_none(scale):
+    recipe = parse_recipe({**RECIPE, "compression": RECIPE["compression"][1:]})
+    task = pipeline.task_of(recipe)
+    net, _ = task.build(("red", "green", "blue"))
+    plan, _ = dry_run(task, net)
+    assert plan is None
+    assert composed(task, net, []) is None
 
 
-@pytest.mark.slow
-def test_an_algorithm_goes_before_pruning_too(tmp_path, scale):
-    budget = {"macs_ratio": 0.5}
-    prune = {"algorithm": "prune", "budget": budget, "multiple": 1, "effects": 1}
-    recipe = recipe_in(tmp_path, compression=[RECIPE["compression"][1], prune])
-    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
-    assert list(results["stages"]) == ["full", "1_scale", "2_prune", "compact"]
-    full, compact = (results["stages"][name] for name in ("full", "compact"))
-    assert compact["macs"] <= 0.5 * full["macs"]
-    pruning = Plan.load(tmp_path / "run" / "2_prune" / PLAN)
-    assert Plan.load(tmp_path / "run" / PLAN).keep == pruning.keep
+def test_a_plan_is_the_same_whether_an_algorithm_comes_before_or_after(scale):
+    delete, row = RECIPE["compression"]
+    plans = []
+    for rows in ([delete], [delete, row], [row, delete]):
+        recipe = parse_recipe({**RECIPE, "compression": rows})
+        plans.append(pipeline.decide(recipe, ("red", "green", "blue"))[0].keep)
+    assert plans[0] == plans[1] == plans[2]
 
 
 def test_settings_of_an_algorithm_are_checked_and_in_the_schema(scale):

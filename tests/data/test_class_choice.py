@@ -10,7 +10,6 @@ import pytest
 from gluon_compress.data import (
     ClassificationData,
     DetectionData,
-    DetectionDataset,
     ImageFolder,
     VOCLayout,
     count_images,
@@ -123,18 +122,6 @@ def test_toy_shapes_of_some_classes(tmp_path, monkeypatch):
     assert counts["images"] == sum(holds)
     assert counts["ignored"]["images"] == 9 - sum(holds)
     assert set(counts["ignored"]["objects"]) <= {"circle", "square", "triangle"}
-
-
-def test_chosen_rows_of_labels_of_another_loader():
-    rows = [[0, 0, 1, 1, 0, 0], [0, 0, 2, 2, 2, 1], [0, 0, 3, 3, 1, 0]]
-    labels = [np.array(rows, float), np.array(rows[2:], float)]
-    data = DetectionDataset(
-        ["x", "y"], labels, ["cat", "ox", "dog"], ["dog", "cat"], others="ignore"
-    )
-    np.testing.assert_array_equal(
-        data.label(0), [[0, 0, 1, 1, 1, 0], [0, 0, 2, 2, 0, 1]]
-    )
-    assert count_images(data)["ignored"] == {"objects": {"ox": 2}, "images": 1}
 
 
 def test_folders_of_some_classes(tmp_path):

@@ -44,6 +44,9 @@ class Images:
     def __len__(self):
         return len(self.sizes)
 
+    def path(self, index):
+        return f"image {index}"
+
     def __getitem__(self, index):
         height, width = self.sizes[index]
         label = [[0, 0, width / 2, height / 2, index, 0]]

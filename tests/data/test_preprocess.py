@@ -99,6 +99,31 @@ def test_an_image_that_is_fitted_leaves_the_rest_zero():
     assert (batch[..., 10:] == 0).all()
 
 
+def test_samples_to_measure_on_lie_where_the_input_shows_them():
+    net = Preprocess(height=20, width=40, keep_ratio=True, mean=(0.1, 0.2, 0.3))
+    images = [noise(40, 20), noise(10, 20)]
+    label = np.array([[4, 8, 12, 10, 2, 1]], np.float32)
+    views, labels = zip(*(net.sample(image, label) for image in images))
+    np.testing.assert_allclose(labels[0], [[2, 4, 6, 5, 2, 1]])
+    np.testing.assert_allclose(labels[1], [[8, 16, 24, 20, 2, 1]])
+    expected = np.concatenate([net(image)[0] for image in images])
+    np.testing.assert_array_equal(net.inputs(views), expected)
+    assert net.sample(images[0], 3)[1] == 3
+
+
+def test_colour_of_the_rest_becomes_zero():
+    net = Preprocess(height=2, width=2, mean=(0.1, 0.5, 1))
+    view = np.full((2, 2, 3), net.fill, np.uint8)
+    assert np.abs(net.normalized(view[None])).max() < 0.6 / 255 / 0.224
+
+
+def test_image_too_narrow_to_resize_is_refused():
+    image = np.zeros((1, 500_000, 3), np.uint8)
+    with pytest.raises(ValueError, match="500000 x 1 "):
+        Preprocess.centre_crop(224, 224)(image)
+    assert Preprocess(height=20, width=40)(image)[0].shape == (1, 3, 20, 40)
+
+
 def test_settings_go_to_json_and_back():
     settings = Preprocess.centre_crop(20, 40, mean=(0.1, 0.2, 0.3))
     assert Preprocess(**json.loads(json.dumps(settings.to_json()))) == settings

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -92,6 +94,26 @@ def lines_of(text: str) -> list[tuple]:
     return [(row[0], *map(float, row[1:])) for row in rows if len(row) == 6]
 
 
+@pytest.fixture
+def shown_by(monkeypatch, capsys):
+    """Return a function that runs a program of the page; what the program prints."""
+
+    def run_program(name: str, place: Path) -> str:
+        program = place / "program.py"
+        program.write_text(BLOCKS[name], encoding="utf-8")
+        capsys.readouterr()
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patch.chdir(place)
+            patch.syspath_prepend(place)
+            patch.delitem(sys.modules, "decode", raising=False)
+            runpy.run_path(str(program))
+            sys.modules.pop("decode", None)
+        return capsys.readouterr().out
+
+    return run_program
+
+
 def expected(place, runtime: str = "mxnet", precision: str = "float32") -> list[tuple]:
     predictor = Predictor(place / "edge", runtime, precision=precision)
     image = cv2.imread(str(place / "photo.jpg"))[..., ::-1]
@@ -120,33 +142,20 @@ def test_page_has_a_program_for_each_runtime():
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_program_finds_what_the_predictor_finds(place, name):
+def test_program_finds_what_the_predictor_finds(shown_by, place, name):
     written, *run = RUNS[name]
     if written not in EVERY:
         pytest.skip(f"what writes {written} is not installed")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", BLOCKS[name]],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
     right = expected(place, *run)
-    assert_same_boxes(lines_of(done.stdout), right, scores=1e-3, pixels=0.25)
+    assert_same_boxes(lines_of(shown_by(name, place)), right, scores=1e-3, pixels=0.25)
 
 
 @pytest.mark.parametrize("size", PHOTOS)
-def test_program_prepares_what_the_package_prepares(places, size):
-    script = (
-        "import cv2, numpy as np\nfrom decode import prepare\n"
-        "np.save('input.npy', prepare(cv2.imread('photo.jpg')))"
-    )
-    command = [sys.executable, "-c", script]
-    subprocess.run(command, cwd=places[size], check=True)
-    image = cv2.imread(str(places[size] / "photo.jpg"))[..., ::-1]
-    own = np.load(places[size] / "input.npy")
-    np.testing.assert_array_equal(own, PREPROCESS(image)[0])
+def test_program_prepares_what_the_package_prepares(places, size, monkeypatch):
+    monkeypatch.chdir(places[size])
+    prepare = runpy.run_path("decode.py")["prepare"]
+    image = cv2.imread("photo.jpg")
+    np.testing.assert_array_equal(prepare(image), PREPROCESS(image[..., ::-1])[0])
 
 
 def test_manifest_and_page_say_how_images_are_resized(place):
@@ -165,15 +174,9 @@ def test_openvino_computes_in_float32_whatever_the_cpu_has(place):
 
 
 @pytest.mark.skipif("onnx" not in EVERY, reason="onnx is not installed")
-def test_programs_classify_as_the_net_does(place):
-    shown = [
-        subprocess.check_output(
-            [sys.executable, "-W", "ignore", "-c", BLOCKS[name]],
-            cwd=place,
-            text=True,
-        )
-        for name in ("classifier", "classifier-onnxruntime")
-    ]
+def test_programs_classify_as_the_net_does(shown_by, place):
+    names = ("classifier", "classifier-onnxruntime")
+    shown = [shown_by(name, place) for name in names]
     lines, others = ([line.split() for line in text.splitlines()] for text in shown)
     assert [name for name, _ in lines] == [name for name, _ in others]
     shares, other_shares = ([float(row[1]) for row in rows] for rows in (lines, others))
@@ -198,15 +201,14 @@ def with_earlier_manifest(edge: Path, folder: Path) -> Path:
     return folder
 
 
-def test_programs_read_folders_of_earlier_versions(place, program, tmp_path):
+def test_programs_read_folders_of_earlier_versions(shown_by, place, program, tmp_path):
     with_earlier_manifest(place / "edge", tmp_path / "edge")
     for name in ("photo.jpg", "decode.py"):
         shutil.copyfile(place / name, tmp_path / name)
-    command = [sys.executable, "-W", "ignore", "-c", BLOCKS["mxnet"]]
-    shown = subprocess.check_output(command, cwd=tmp_path, text=True)
     right = expected(place)
     assert expected(tmp_path) == right
-    assert_same_boxes(lines_of(shown), right, scores=1e-3, pixels=0.25)
+    shown = lines_of(shown_by("mxnet", tmp_path))
+    assert_same_boxes(shown, right, scores=1e-3, pixels=0.25)
     done = run(program, *whole_of(tmp_path), "0.02")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == run(program, *whole_of(place), "0.02").stdout
@@ -334,6 +336,8 @@ RIGHT = (WHOLE.format(SYMBOL), WHOLE.format(PARAMS), "photo.ppm")
         ((*RIGHT[:2], "photo.jpg"), "photo.jpg: not a binary PPM of 8 bits"),
         ((*RIGHT[:2], "cut.ppm"), "cut.ppm: is cut short"),
         ((*RIGHT[:2], "remark.ppm"), "remark.ppm: not a binary PPM of 8 bits"),
+        ((*RIGHT[:2], "crlf.ppm"), "crlf.ppm: no line feed"),
+        ((*RIGHT[:2], "large.ppm"), "large.ppm: more than 67108864 pixels"),
         (
             (HEAD.format(SYMBOL), HEAD.format(PARAMS), RIGHT[2]),
             "does not state the size",
@@ -362,6 +366,8 @@ def test_c_program_refuses_bad_input_in_one_line(program, place, given, message)
     (place / "bare").mkdir(exist_ok=True)
     shutil.copyfile(place / RIGHT[0], place / "bare" / "symbol.json")
     (place / "remark.ppm").write_bytes(b"P6 # of nothing")
+    (place / "crlf.ppm").write_bytes(b"P6\r\n1 1\r\n255\r\nabc")
+    (place / "large.ppm").write_bytes(b"P6\n8193 8192\n255\n")
     done = run(program, *given, cwd=place)
     assert done.returncode == 2
     assert done.stderr.startswith("detect: ")

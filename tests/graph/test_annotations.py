@@ -96,6 +96,8 @@ def with_all(net):
 
 
 WAYS = (with_weight_masks, with_fake_quantisers, with_quantised_outputs, with_all)
+PAIRS = [(name, with_all) for name in SOME]
+PAIRS += [(name, way) for way in WAYS[:-1] for name in ("residual", "uneven_shuffle")]
 
 
 # Writing, reading, stripping.
@@ -205,8 +207,7 @@ def test_weights_behind_annotations_get_gradients():
 # Tracing and counting see the plain net.
 
 
-@pytest.mark.parametrize("annotated", WAYS)
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(("name", "annotated"), PAIRS)
 def test_annotated_net_has_the_groups_and_costs_of_the_plain_one(name, annotated):
     net = ready(NETS[name]())
     own, other = trace(net, SHAPE), trace(annotated(net), SHAPE)
@@ -253,8 +254,7 @@ def test_scales_of_an_output_are_cut_like_its_channels():
     np.testing.assert_allclose(values(small)[f"{name}_scale"], scales[[1, 4, 6]])
 
 
-@pytest.mark.parametrize("annotated", WAYS)
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(("name", "annotated"), PAIRS)
 def test_mask_is_slim_with_annotations(name, annotated):
     net = annotated(ready(NETS[name]()))
     for plan in plans(trace(net, SHAPE))[1:3]:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import mxnet as mx
@@ -315,23 +312,6 @@ def test_names_do_not_depend_on_nets_built_before():
     first = trace(ready(projection()), SHAPE).groups
     ready(few_groups())
     assert trace(ready(projection()), SHAPE).groups == first
-
-
-def test_names_are_those_of_a_new_process():
-    code = (
-        "import warnings; warnings.simplefilter('ignore')\n"
-        "from nets import *\nfrom gluon_compress.graph import trace\n"
-        "import sys; sys.stdout.write(repr(trace(ready(projection()), SHAPE).groups))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == repr(trace(ready(projection()), SHAPE).groups)
 
 
 @pytest.mark.parametrize(

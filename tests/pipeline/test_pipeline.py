@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import cv2
 import mxnet as mx
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from gluon_compress import (
     slim,
     trace,
 )
-from gluon_compress.data import make_toy
+from gluon_compress.data import Preprocess, make_toy
 from gluon_compress.data.toy import CLASSES
 from gluon_compress.detection_errors import (
     DETECTIONS,
@@ -30,13 +31,14 @@ from gluon_compress.detection_errors import (
 from gluon_compress.distill import losses_of
 from gluon_compress.model_folder import load_symbol
 from gluon_compress.models.ssd import VOC_CLASSES, raw_head
-from gluon_compress.pipeline.stages import compress, finetune
+from gluon_compress.pipeline.run import origin_of
+from gluon_compress.pipeline.stages import Stage, compress, finetune, warn_of_limits
 from gluon_compress.plan import Constraints, Plan
 from gluon_compress.recipe import DetectionRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import few_toys
-from recipes import QUIET, RECIPE, job_of, recipe_in
+from recipes import QUIET, RECIPE, job_of, quick_run, recipe_in
 from refusals import assert_refused
 
 STAGES = ("full", "1_prune", "2_delete", "compact")
@@ -159,20 +161,19 @@ def test_report_holds_tables_and_pictures(place):
 def test_resume_of_a_finished_run_changes_nothing(place, tmp_path):
     out = copy(place, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
-    pipeline.run(recipe_in(place), out, resume=True, options=QUIET)
+    quick_run(recipe_in(place), out, resume=True)
     assert {p: p.stat().st_mtime_ns for p in out.glob("*/result.json")} == {
         p: t for p, t in before.items() if p.parent.name in STAGES
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [STAGES[1:], STAGES[3:]], ids=["many", "last"])
-def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path, lost):
+def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path):
     out = copy(place, tmp_path)
-    for stage in (*lost, "report"):
+    for stage in (*STAGES[1:], "report"):
         shutil.rmtree(out / stage)
     (out / "result.json").unlink()
-    pipeline.run(recipe_in(place), out, resume=True, options=QUIET)
+    quick_run(recipe_in(place), out, resume=True)
     one, other = (
         models.load(folder / "compact" / "model").collect_params()
         for folder in (place / "run", out)
@@ -269,11 +270,33 @@ def test_detector_is_built_on_a_trunk_that_was_pruned_as_a_classifier(place, tmp
     export(slim(classifier, plan, shape=shape), tmp_path / "trunk", shape=shape)
     student = {**RECIPE["model"], "width": 1, "trunk": str(tmp_path / "trunk")}
     recipe = recipe_in(place, student=student, compression=[])
-    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    results = quick_run(recipe, tmp_path / "run")
     assert list(results["stages"]) == ["full", "compact"]
     compact = models.load(tmp_path / "run" / "compact" / "model")
     # Half of 128, 256 and 256 channels.
     assert raw_head.map_widths(compact)[:3] == (32, 64, 128)
+
+
+def test_measuring_and_training_follow_the_preprocess_of_the_net(tmp_path, monkeypatch):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    recipe = recipe_in(tmp_path)
+    job = job_of(recipe, tmp_path / "run")
+    net, _ = job.task.build(job.classes)
+    family = models.family_of(net)
+    preprocess = Preprocess(height=300, width=300, keep_ratio=True, mean=(0, 0.5, 1))
+    monkeypatch.setattr(family, "preprocess", lambda net: preprocess)
+    given, results = [], family.results
+    monkeypatch.setattr(
+        family, "results", lambda net, x: given.append(x.asnumpy()) or results(net, x)
+    )
+    # In a wide image, so that there is a rest.
+    image, label = np.full((60, 120, 3), 200, np.uint8), np.ones((1, 6), np.float32)
+    label[0, 2:] = 50, 50, 0, 0
+    job.evaluate(net, [(image, label)])
+    np.testing.assert_array_equal(given[0], preprocess(image)[0])
+    batches = job.task.batches([(image, label)], net, recipe.train)
+    views = [next(batches.epoch(number))[0].asnumpy() for number in range(4)]
+    assert all((view[:, :, -1, -1] == 0).any() for view in views)
 
 
 def test_files_that_are_left_out_are_named(tmp_path, caplog):
@@ -318,26 +341,123 @@ def pascal_in(folder, classes) -> DetectionRecipe:
     return load_recipe(folder / "recipe.json")
 
 
-@pytest.mark.parametrize("classes", [None, VOC_CLASSES, "names"])
-def test_classes_of_a_loader_may_be_named(tmp_path, monkeypatch, classes):
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (None, VOC_CLASSES),
+        (list(reversed(VOC_CLASSES)), tuple(reversed(VOC_CLASSES))),
+        ("names", ("owl", "cat")),
+    ],
+)
+def test_classes_of_pascal_voc_are_those_named_or_its_own(
+    tmp_path, monkeypatch, classes, expected
+):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "names").write_text("\n".join(VOC_CLASSES))
-    recipe = pascal_in(tmp_path, classes)
-    job = job_of(recipe, tmp_path / "run")
-    assert job.classes == VOC_CLASSES
+    (tmp_path / "names").write_text("owl\ncat\n")
+    job = job_of(pascal_in(tmp_path, classes), tmp_path / "run")
+    assert job.classes == expected
+    ids = job.splits.train.label(0)[:, 4]
+    assert set(ids) == {expected.index("cat")}
+
+
+def test_classes_that_pascal_voc_does_not_have_are_refused(tmp_path):
+    recipe = pascal_in(tmp_path, ["dog"])
+    with pytest.raises(ValueError, match=r"\.xml: class 'cat'; allowed: dog"):
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def broken_inside(root, split: str, number: int) -> None:
+    """Replace the pixels of an image of a split; its header stays sound."""
+    name = (root / "ImageSets" / "Main" / f"{split}.txt").read_text().split()[number]
+    file = root / "JPEGImages" / f"{name}.jpg"
+    data = bytearray(cv2.imencode(".png", cv2.imread(str(file)))[1].tobytes())
+    data[60:80] = bytes(20)
+    file.write_bytes(bytes(data))
+
+
+def test_what_is_measured_leaves_broken_images_out(tmp_path, monkeypatch, caplog):
+    few_toys(tmp_path / "toy", 40, train=6, val=3, test=6)
+    for split in ("train", "val", "test"):
+        broken_inside(tmp_path / "toy", split, 1)
+    content = {**RECIPE["data"], "val": "val", "most_broken": 0.4}
+    job = job_of(recipe_in(tmp_path, data=content), tmp_path / "run")
+    net = models.build("ssd_300_mobilenet0.25", CLASSES, extras=(32, 32, 32))
+    counts: list[int] = []
+
+    def nothing(net, images):
+        counts.append(len(images))
+        none = -np.ones((len(images), 1, 6))
+        return none[..., :1], none[..., :1], none[..., 2:]
+
+    monkeypatch.setattr(type(models.family_of(net)), "results", staticmethod(nothing))
+    stage = Stage(job, tmp_path)
+    assert job.evaluate(net)["mAP"] == job.validate(net)["mAP"] == 0
+    assert stage.accuracy(net, training_images=6) == 0
+    assert counts == [5, 2, 5]
+    training = job.batches(net, job.recipe.train).epoch(0)
+    measured, trained = (
+        sum(len(images) for images, *_ in batches)
+        for batches in (stage.batches(net, 2), training)
+    )
+    assert measured < trained == 8  # the last batch is filled up
+    images = {n: c for n, c in origin_of(job)["data"].items() if isinstance(c, dict)}
+    assert {n: (c["images"], c["skipped"]) for n, c in images.items()} == {
+        "train": (5, 1),
+        "val": (2, 1),
+        "test": (5, 1),
+    }
+    for place in ("evaluation", "validation"):
+        assert f"{place}: left out: " in caplog.text
+
+
+def test_too_many_broken_images_are_refused_before_training(tmp_path):
+    few_toys(tmp_path / "toy", 20, train=4, test=4)
+    name = (tmp_path / "toy/ImageSets/Main/test.txt").read_text().split()[0]
+    (tmp_path / "toy" / "JPEGImages" / f"{name}.jpg").write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match=rf"{name}\.jpg: .*1 of 4 images.* 0\.1 "):
+        pipeline.run(recipe_in(tmp_path), tmp_path / "run", options=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def crowded(root, objects: int) -> None:
+    """Give an image of the training split so many objects."""
+    name = (root / "ImageSets/Main/train.txt").read_text().split()[0]
+    corners = [(1 + 2 * (i % 60), 1 + 9 * (i // 60)) for i in range(objects)]
+    boxes = "".join(
+        f"<object><name>ring</name><bndbox><xmin>{x}</xmin><ymin>{y}</ymin>"
+        f"<xmax>{x + 5}</xmax><ymax>{y + 5}</ymax></bndbox></object>"
+        for x, y in corners
+    )
+    file = root / "Annotations" / f"{name}.xml"
+    file.write_text(f"<annotation>{boxes}</annotation>")
 
 
 @pytest.mark.parametrize(
-    "classes", [["cat", "dog"], list(reversed(VOC_CLASSES)), [*VOC_CLASSES, "owl"]]
+    ("evaluate", "limits"),
+    [
+        ({}, (300, 1200)),
+        ({"post_nms": 120}, (120, 480)),
+        ({"nms_topk": 900}, (300, 900)),
+    ],
 )
-def test_other_classes_than_a_loader_gives_are_refused(tmp_path, classes):
-    recipe = pascal_in(tmp_path, classes)
-    with pytest.raises(ValueError, match="data.classes is ") as told:
-        pipeline.run(recipe, tmp_path / "run", options=QUIET)
-    message = str(told.value)
-    assert message.startswith(f"data.classes is {', '.join(classes[:20])}")
-    assert f"'gluoncv_voc' gives {', '.join(VOC_CLASSES)}; allowed: the" in message
-    assert not (tmp_path / "run").exists()
+def test_limits_of_nms_fit_the_data_where_a_recipe_leaves_them(
+    tmp_path, caplog, monkeypatch, evaluate, limits
+):
+    monkeypatch.setattr("gluon_compress.evaluate._said", set())
+    few_toys(tmp_path / "toy", 12, train=4, test=2)
+    crowded(tmp_path / "toy", 150)
+    job = job_of(recipe_in(tmp_path, evaluate=evaluate), tmp_path / "run")
+    net, _ = job.task.build(job.classes)
+    assert (net.post_nms, net.nms_topk) == limits
+    warn_of_limits(net, job.splits)
+    lines = [r.getMessage() for r in caplog.records if "post_nms" in r.getMessage()]
+    if limits[0] >= 150:
+        assert not lines
+    else:
+        (line,) = lines
+        assert line.startswith("train: 150 objects in an image")
+        assert "120" in line
 
 
 def test_repairs_of_each_split_are_one_line(tmp_path, caplog):
@@ -351,7 +471,7 @@ def test_repairs_of_each_split_are_one_line(tmp_path, caplog):
     added = f"<object><name>ring</name><bndbox>{box}</bndbox></object></annotation>"
     place.write_text(place.read_text().replace("</annotation>", added))
     job_of(recipe_in(tmp_path), tmp_path / "run")
-    lines = [r.getMessage() for r in caplog.records]
+    lines = [m for m in caplog.messages if "repairs" in m]
     assert lines == ["train: repairs: listed twice 1, swapped 1, clipped 1"]
 
 

@@ -46,3 +46,14 @@ def test_another_class_is_wrong_only_beyond_the_tolerance(change, wrong):
         {"class_scores": scores}, swapped, expected, tolerance=0.01
     )
     assert bool(problem) == wrong
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_no_finite_numbers_give_no_class(value):
+    scores = SCORES["class_scores"].copy()
+    scores[0, 1] = value
+    postprocess = SoftmaxPostprocess()
+    results = postprocess.decode({"class_scores": scores})
+    assert all(np.isfinite(part).all() for part in results)
+    (ids, shares), second = postprocess.in_images(results)
+    assert (len(ids), len(shares), len(second[0])) == (0, 0, 4)

@@ -13,6 +13,7 @@ from gluon_compress.postprocess import POSTPROCESS, SSDPostprocess
 from gluon_compress.postprocess.ssd import SSDPostprocessSettings
 
 CLASSES = 5
+AS_IT_IS = Placement(300, 300, 300, 300)
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +217,37 @@ def test_small_differences_are_allowed():
 )
 def test_other_results_are_wrong(change):
     assert judged(change)
+
+
+# Changes of the first of two anchors: its background and class score, and four deltas.
+BROKEN = {
+    "no number as a delta": {2: np.nan},
+    "infinite delta": {3: -np.inf},
+    "delta of an infinite width": {4: 1e4},
+    "no number as a score": {1: np.nan},
+    "infinite score": {1: np.inf},
+    "no number as the background": {0: np.nan},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN)
+def test_what_is_no_finite_number_is_no_detection(change):
+    predictions = np.tile(np.float32([0, 5, 0, 0, 0, 0]), (1, 2, 1))
+    for place, value in BROKEN[change].items():
+        predictions[0, 0, place] = value
+    anchors = np.float32([[50, 50, 20, 20], [150, 150, 20, 40]])
+    decoded = SSDPostprocess(anchors).decode({"predictions": predictions})
+    assert all(np.isfinite(part).all() for part in decoded)
+    ((ids, scores, boxes),) = SSDPostprocess.in_images(decoded, [AS_IT_IS])
+    assert ids.tolist() == [0]
+    np.testing.assert_allclose(boxes, [[140, 130, 160, 170]])
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-5)), rtol=1e-6)
+
+
+def test_box_that_the_image_makes_infinite_is_no_detection():
+    boxes = np.float32([[[0, 0, 3e38, 1], [0, 0, 2, 1]]])
+    results = np.zeros((1, 2, 1)), np.ones((1, 2, 1)), boxes
+    wide = Placement(300, 3000, 300, 300)
+    ((ids, _, found),) = SSDPostprocess.in_images(results, [wide])
+    assert ids.tolist() == [0]
+    np.testing.assert_allclose(found, [[0, 0, 20, 1]])

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import mxnet as mx
 import numpy as np
 import pytest
@@ -10,6 +7,7 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 from gluon_compress import Plan, count, mask, set_mask, slim, trace
+from gluon_compress.fresh_process import run_export
 from gluon_compress.model_folder import Reference, check, export
 from nets import (
     MIXING,
@@ -328,21 +326,6 @@ def test_nested_outputs_become_a_flat_list():
 
 # Law 5: a slim net needs nothing but its files.
 
-RELOAD = """
-import sys, warnings
-warnings.simplefilter("ignore")
-import mxnet as mx, numpy as np
-folder, *names = sys.argv[1:]
-images = mx.nd.array(np.load(f"{folder}/images.npy"))
-for name in names:
-    files = (f"{folder}/{name}-{end}" for end in ("symbol.json", "0000.params"))
-    symbol, params = files
-    outputs = mx.gluon.SymbolBlock.imports(symbol, ["data"], params)(images)
-    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    np.savez(f"{folder}/{name}.npz", *[output.asnumpy() for output in outputs])
-assert "gluon_compress" not in sys.modules
-"""
-
 
 def test_slim_nets_load_in_a_new_process(tmp_path):
     np.save(tmp_path / "images.npy", batch().asnumpy())
@@ -353,9 +336,10 @@ def test_slim_nets_load_in_a_new_process(tmp_path):
         small.hybridize()
         expected[name] = flat(small(batch()))
         small.export(str(tmp_path / name))
-    command = [sys.executable, "-c", RELOAD, str(tmp_path), *NETS]
-    subprocess.run(command, check=True)
+    images = str(tmp_path / "images.npy")
     for name in NETS:
+        pair = (tmp_path / f"{name}-{end}" for end in ("symbol.json", "0000.params"))
+        run_export(*map(str, pair), "data", images, str(tmp_path / f"{name}.npz"))
         with np.load(tmp_path / f"{name}.npz") as stored:
             own = [mx.nd.array(stored[key]) for key in stored.files]
         other = [mx.nd.array(array) for array in expected[name]]

@@ -28,7 +28,7 @@ def deployed(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workers_here(monkeypatch):
-    """Let workers run in this process, and time each net and way as rarely as may be."""
+    """Let workers run in this process, and time each net and way once."""
 
     def in_process(module, setting, task):
         task = json.loads(json.dumps({**task, **asdict(setting), "seconds": 0}))

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 import mxnet as mx
@@ -65,6 +66,56 @@ def test_a_resume_asks_for_the_batches_that_are_left(tmp_path):
     batches = Batches(3)
     fit(conv_net(), batches, cross_entropy, SHORT, tmp_path, options=RESUME)
     assert batches.asked == [(0, 2), (1, 0)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [1, 3, 6])  # 3 is the last of an epoch, 6 of the run
+def test_signal_stops_after_the_step_and_its_checkpoint(tmp_path, step, number):
+    def ask(net, progress):
+        if progress.step == step:
+            signal.raise_signal(number)
+
+    parts = {"validate": lambda: {"score": 1.0}, "options": RESUME}
+    ends = (KeyboardInterrupt, SystemExit)
+    net, asked = conv_net(), {**parts, "step_callbacks": [ask]}
+    with pytest.raises(ends, match=LAST):
+        fit(net, Batches(3), cross_entropy, SHORT, tmp_path / "cut", **asked)
+    assert position(tmp_path / "cut")["step"] == step
+    whole, resumed = conv_net(), conv_net()
+    fit(whole, Batches(3), cross_entropy, SHORT, tmp_path / "whole", **parts)
+    fit(resumed, Batches(3), cross_entropy, SHORT, tmp_path / "cut", **parts)
+    assert same(values(whole), values(resumed))
+    assert outcome(tmp_path / "whole") == outcome(tmp_path / "cut")
+    assert sorted(content(tmp_path / "cut")) == sorted([BEST, LAST, LOG])
+
+
+def test_folder_has_one_training_at_a_time(tmp_path):
+    def again(net, progress):
+        with pytest.raises(ValueError, match=f"{tmp_path}: is being written by"):
+            fit(conv_net(), Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
+
+    fit(
+        conv_net(),
+        Batches(1),
+        cross_entropy,
+        SHORT,
+        tmp_path,
+        callbacks=[again],
+        options=QUIET,
+    )
+    assert len(records(tmp_path, "step")) == 2
+
+
+def test_log_that_cannot_be_written_is_named(tmp_path, full_disk):
+    with ExitStack() as stack:
+
+        def fill(net, batch):
+            stack.enter_context(full_disk(0))
+            return cross_entropy(net, batch)
+
+        with pytest.raises(OSError, match="large") as error:
+            fit(conv_net(), Batches(3), fill, SHORT, tmp_path, options=QUIET)
+    assert error.value.filename == str(tmp_path / LOG)
 
 
 @pytest.mark.parametrize("step", [2, 3, 4])
@@ -249,11 +300,8 @@ def test_killed_in_the_middle_of_writing_it_ends_the_same(
     assert sorted(content(tmp_path)) == sorted([BEST, LAST, LOG])
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_random_moments_it_ends_the_same(
-    processes, uninterrupted, tmp_path, seed
-):
-    draw, kills = random.Random(seed), 0
+def test_killed_at_random_moments_it_ends_the_same(processes, uninterrupted, tmp_path):
+    draw, kills = random.Random(1), 0
     for _ in range(6):
         before = log_stamp(tmp_path)
         process = processes.Process(target=work, args=(tmp_path, None))

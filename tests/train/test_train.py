@@ -218,7 +218,7 @@ def test_a_run_without_validation_has_no_best(tmp_path):
 
 
 def test_a_validation_without_a_value_is_never_the_best(tmp_path):
-    end, _ = run_judged(tmp_path, [math.nan, 0.2, math.nan])
+    end, _ = run_judged(tmp_path, [math.nan, 0.2, math.inf])
     assert (end.best, end.best_epoch) == (0.2, 2)
     assert [r["mAP"] for r in records(tmp_path, "validation")] == [None, 0.2, None]
 

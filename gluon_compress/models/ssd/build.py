@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -10,6 +10,7 @@ from gluoncv.model_zoo.ssd import SSD
 from gluoncv.model_zoo.ssd.anchor import LiteAnchorGenerator, SSDAnchorGenerator
 from mxnet.gluon import HybridBlock, SymbolBlock
 
+from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.fast_nms import FastSSD
 from gluon_compress.sizes import written_size
@@ -51,7 +52,8 @@ def build_ssd(
             f"extras: {len(config.extras)} stages for {len(config.ratios)} maps; the "
             f"backbone has {len(taps)} taps, not {wanted}"
         )
-    _check_size(taps[-wanted:], config)
+    parameters = {p.name: p for p in net.collect_params().values()}
+    _check_size(taps[-wanted:], config, shapes_of(parameters))
     outputs = _with_extras(taps[-wanted:], config.extras, config.lite)
     features = SymbolBlock(
         outputs, mx.sym.var("data", dtype="float32"), params=net.collect_params()
@@ -76,15 +78,19 @@ def _with_extras(taps: Sequence, widths: Sequence[int], lite: bool) -> list:
     return outputs
 
 
-def _check_size(taps: Sequence, config: SSDConfig) -> None:
+def _check_size(taps: Sequence, config: SSDConfig, shapes: Mapping) -> None:
     """Refuse a size that the maps cannot have, before MXNet infers their shapes."""
+    maps = mx.sym.Group(list(taps))
+
+    def sides_of(side: int) -> list[int]:
+        return _map_sides(maps, config, {**shapes, "data": (1, 3, side, side)})
 
     def vanish(side: int) -> bool:
-        return min(_map_sides(taps, config, side)) < 1
+        return min(sides_of(side)) < 1
 
     def overflow(side: int) -> bool:
         rooms = (max(ROOM >> i, SMALL_ROOM) for i in range(len(config.ratios)))
-        return any(s > room for s, room in zip(_map_sides(taps, config, side), rooms))
+        return any(s > room for s, room in zip(sides_of(side), rooms))
 
     def fits(side: int) -> bool:
         in_range = isinstance(side, (int, np.integer)) and MIN_SIDE <= side <= MAX_SIDE
@@ -99,10 +105,12 @@ def _check_size(taps: Sequence, config: SSDConfig) -> None:
         )
 
 
-def _map_sides(taps: Sequence, config: SSDConfig, side: int) -> list[int]:
+def _map_sides(maps: mx.sym.Symbol, config: SSDConfig, shapes: Mapping) -> list[int]:
     """Return how many cells a side each map has; below 1, where it cannot be."""
-    _, shapes, _ = mx.sym.Group(list(taps)).infer_shape(data=(1, 3, side, side))
-    sides = [shape[2] for shape in shapes]
+    try:
+        sides = [shape[2] for shape in infer_shapes(maps, shapes)[1]]
+    except ValueError:
+        return [0]
     for i in range(len(config.extras)):
         last = i == len(config.extras) - 1 and not config.lite
         sides.append(sides[-1] - 2 if last else (sides[-1] + 1) // 2)

@@ -27,6 +27,7 @@ from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
 from gluon_compress.models.ssd.settings import SSDEvaluation, SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
+from gluon_compress.postprocess.base import finite_detections
 from gluon_compress.validation import class_names, wrong
 
 ANCHOR_KEYS = ("sizes", "ratios", "steps", "extras")  # settings that anchors depend on
@@ -190,6 +191,10 @@ class SSDFamily(Family):
         """Return how images are resized, whole, and normalized."""
         return inference.preprocess(net)
 
+    def most_detections(self, net: SSD) -> int | None:
+        """Return how many boxes of an image are left after NMS."""
+        return net.post_nms if net.post_nms > 0 else None
+
     def postprocess(self, net: SSD) -> SSDPostprocess:
         """Return decoding and NMS."""
         return inference.postprocess(net)
@@ -204,7 +209,7 @@ class SSDFamily(Family):
 
     def results(self, net: SSD, batch: mx.nd.NDArray) -> tuple[np.ndarray, ...]:
         """Return ids, scores and corner boxes, as GluonCV's SSD gives them."""
-        return tuple(part.asnumpy() for part in net(batch))
+        return finite_detections([part.asnumpy() for part in net(batch)])
 
 
 def _stored_backbone(folder: Any) -> tuple:

@@ -11,10 +11,12 @@ from mxnet import autograd
 
 from gluon_compress.data import Preprocess
 from gluon_compress.graph import pair_of
+from gluon_compress.graph.annotations import bake_weights
+from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.models.ssd.anchors import anchors_of
 from gluon_compress.models.ssd.build import config_of
 from gluon_compress.models.ssd.fast_nms import MIN_SCORE
-from gluon_compress.models.ssd.raw_head import map_symbols
+from gluon_compress.models.ssd.predictors import find_predictors
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.postprocess.ssd import JOINED, SSDPostprocessSettings
 
@@ -63,18 +65,25 @@ def inference_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
         background and C classes before softmax and four box deltas, and parameters.
     """
     symbol, params = pair_of(net)
+    nodes, heads, params = bake_weights(*take_apart(symbol), params)
     scores, rows = net.num_classes + 1, []
-    layers = zip(map_symbols(symbol), net.class_predictors, net.box_predictors)
-    for i, (y, scorer, locator) in enumerate(layers):
-        pair = (scorer.predictor, locator.predictor)
-        weights, biases = [la.weight for la in pair], [la.bias for la in pair]
+    kernel = config_of(net).predictor_kernel
+    pairs = list(zip(*(find_predictors(nodes, head) for head in heads[:2])))
+    entries = [entry for pair in pairs for entry in _read(pair)]
+    tensors = iter(put_together(nodes, entries))
+    for i, pair in enumerate(pairs):
+        if _is_annotated(pair):
+            both = (next(tensors), next(tensors))
+            rows.append(_side_by_side(i, both, (scores, 4)))
+            continue
+        weights, biases = zip(*([params[n] for n in one.parameters] for one in pair))
         params[f"predictor{i}_weight"] = _by_anchor(weights, (scores, 4))
         params[f"predictor{i}_bias"] = _by_anchor(biases, (scores, 4))
         y = mx.sym.Convolution(
-            y,
+            next(tensors),
             num_filter=params[f"predictor{i}_bias"].size,
-            kernel=pair[0]._kwargs["kernel"],
-            pad=pair[0]._kwargs["pad"],
+            kernel=kernel,
+            pad=tuple(k // 2 for k in kernel),
             name=f"predictor{i}",
         )
         y = mx.sym.transpose(y, (0, 2, 3, 1), name=f"predictor{i}_last")
@@ -84,9 +93,29 @@ def inference_graph(net: SSD) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     return joined, {name: value for name, value in params.items() if name in used}
 
 
+def _is_annotated(pair: Sequence) -> bool:
+    return any(predictor.annotated for predictor in pair)
+
+
+def _read(pair: Sequence) -> list:
+    """Return entries: the map of two predictors, or their outputs if annotated."""
+    if _is_annotated(pair):
+        return [[predictor.end, 0, 0] for predictor in pair]
+    return [pair[0].features]
+
+
+def _side_by_side(i: int, maps: Sequence, depths: Sequence[int]) -> mx.sym.Symbol:
+    """Return the predictions of a map from its scores and deltas."""
+    parts = []
+    for y, depth, kind in zip(maps, depths, ("scores", "deltas")):
+        y = mx.sym.transpose(y, (0, 2, 3, 1), name=f"predictor{i}_{kind}_last")
+        parts.append(y.reshape((0, -1, depth), name=f"predictor{i}_{kind}"))
+    return mx.sym.concat(*parts, dim=2, name=f"predictor{i}_anchors")
+
+
 def _by_anchor(parameters: Sequence, depths: Sequence[int]) -> mx.nd.NDArray:
     """Return the rows of two predictors' parameters, joined anchor by anchor."""
-    values = [parameter.data().asnumpy() for parameter in parameters]
+    values = [parameter.asnumpy() for parameter in parameters]
     tail = values[0].shape[1:]
     parts = [v.reshape(-1, depth, *tail) for v, depth in zip(values, depths)]
     return mx.nd.array(np.concatenate(parts, axis=1).reshape(-1, *tail))

@@ -8,20 +8,27 @@ so whatever is written for GluonCV's SSD works on a slim one.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import mxnet as mx
 from gluoncv.model_zoo.ssd import SSD
 from mxnet import autograd
 from mxnet.gluon import SymbolBlock
+from mxnet.gluon.nn import HybridSequential
 
 from gluon_compress.graph import give_value, pair_of
 from gluon_compress.graph.context import attribute
+from gluon_compress.graph.symbols import (
+    infer_shapes,
+    put_together,
+    shapes_of,
+    take_apart,
+)
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.ssd.build import EXTRAS, config_of, ssd_around
 from gluon_compress.models.ssd.config import SSDConfig
+from gluon_compress.models.ssd.predictors import AnnotatedPredictor, find_predictors
 from gluon_compress.validation import class_names
 
 OUTPUTS = ("class_scores", "box_deltas")
@@ -36,10 +43,9 @@ def raw_head(net: SSD) -> mx.sym.Symbol:
 
 def map_symbols(head: mx.sym.Symbol) -> list[mx.sym.Symbol]:
     """Return the feature maps that the predictors of a raw head read: its taps."""
-    graph = json.loads(head.tojson())
-    nodes, internals = graph["nodes"], head.get_internals()
-    convs = _predictors(nodes, graph["heads"][0][0])
-    return [internals[_entry_name(nodes, conv["inputs"][0])] for conv in convs]
+    nodes, heads = take_apart(head)
+    maps = [predictor.features for predictor in find_predictors(nodes, heads[0])]
+    return list(put_together(nodes, maps))
 
 
 def backbone_parameters(head: mx.sym.Symbol) -> set[str]:
@@ -77,7 +83,8 @@ def map_widths(net: SSD) -> tuple[int, ...]:
 def map_shapes(net: SSD) -> list[tuple[int, ...]]:
     """Return the shape of each map, ``(1, K, H, W)``."""
     maps = mx.sym.Group(list(net.features(mx.sym.var("data"))))
-    return maps.infer_shape(data=(1, 3, *config_of(net).size))[1]
+    known = shapes_of({p.name: p for p in net.collect_params().values()})
+    return infer_shapes(maps, {**known, "data": (1, 3, *config_of(net).size)})[1]
 
 
 def initialize_head(net: SSD, *, seed: int = 0, ctx: mx.Context | None = None) -> None:
@@ -107,28 +114,33 @@ def from_raw_head(symbol: mx.sym.Symbol, params: Mapping, config: SSDConfig) -> 
         If the symbol does not end in one class and one box predictor per map, or they
         are not made for these classes and anchors.
     """
-    nodes = json.loads(symbol.tojson())
-    heads = [entry[0] for entry in nodes["heads"]]
-    class_convs, box_convs = (_predictors(nodes["nodes"], head) for head in heads[:2])
-    if not len(class_convs) == len(box_convs) == len(config.ratios):
+    nodes, heads = take_apart(symbol)
+    scorers, locators = (find_predictors(nodes, head) for head in heads[:2])
+    if not len(scorers) == len(locators) == len(config.ratios):
         raise ValueError(
-            f"the symbol has {len(class_convs)} class and {len(box_convs)} box "
+            f"the symbol has {len(scorers)} class and {len(locators)} box "
             f"predictors; the anchors are for {len(config.ratios)} maps"
         )
     features = SymbolBlock(map_symbols(symbol), mx.sym.var("data", dtype="float32"))
-    kernel = attribute(class_convs[0]["attrs"], "kernel", config.predictor_kernel)
+    kernel = attribute(scorers[0].layer["attrs"], "kernel", config.predictor_kernel)
     net = ssd_around(features, replace(config, predictor_kernel=kernel))
     _fill(features.collect_params(), params)
-    for blocks, convs in (
-        (net.class_predictors, class_convs),
-        (net.box_predictors, box_convs),
-    ):
-        for number, (block, conv) in enumerate(zip(blocks, convs)):
-            _check_width(block, conv, f"map{number}")
-            names = [nodes["nodes"][i[0]]["name"] for i in conv["inputs"][1:]]
-            for parameter, name in zip(block.predictor.params.values(), names):
-                give_value(parameter, params[name])
+    net.class_predictors = _filled(net.class_predictors, scorers, params)
+    net.box_predictors = _filled(net.box_predictors, locators, params)
     return net
+
+
+def _filled(blocks: HybridSequential, found: Sequence, params: Mapping) -> Any:
+    """Return predictors with their values, and with annotations where there are any."""
+    result = HybridSequential(prefix=blocks.prefix)
+    for number, (block, nodes) in enumerate(zip(blocks, found)):
+        _check_width(block, nodes.layer, f"map{number}")
+        for parameter, name in zip(block.predictor.params.values(), nodes.parameters):
+            give_value(parameter, params[name])
+        if nodes.annotated:
+            block = AnnotatedPredictor(block.predictor, nodes, params)
+        result.add(block)
+    return result
 
 
 def _check_width(block, conv: dict, name: str) -> None:
@@ -162,31 +174,11 @@ def with_classes(net: SSD, classes: Sequence[str], *, seed: int = 0) -> SSD:
     features = SymbolBlock(map_symbols(symbol), mx.sym.var("data", dtype="float32"))
     result = ssd_around(features, replace(config_of(net), classes=class_names(classes)))
     _fill(features.collect_params(), params)
-    for new, old in zip(result.box_predictors, net.box_predictors):
-        pairs = zip(new.predictor.params.values(), old.predictor.params.values())
-        for parameter, value in pairs:
-            give_value(parameter, value.data().as_in_context(mx.cpu()))
+    nodes, heads = take_apart(symbol)
+    locators = find_predictors(nodes, heads[1])
+    result.box_predictors = _filled(result.box_predictors, locators, params)
     initialize_head(result, seed=seed)
     return result
-
-
-def _predictors(nodes: list, head: int) -> list[dict]:
-    """Walk up from an output to the convolutions that feed its concat."""
-    node = nodes[head]
-    while node["op"] not in ("Concat", "null"):
-        node = nodes[node["inputs"][0][0]]
-    convs = []
-    for entry in node["inputs"]:
-        branch = nodes[entry[0]]
-        while branch["op"] not in ("Convolution", "null"):
-            branch = nodes[branch["inputs"][0][0]]
-        convs.append(branch)
-    return [conv for conv in convs if conv["op"] == "Convolution"]
-
-
-def _entry_name(nodes: list, entry: list) -> str:
-    node = nodes[entry[0]]
-    return node["name"] if node["op"] == "null" else node["name"] + "_output"
 
 
 def _fill(parameters, values: Mapping) -> None:

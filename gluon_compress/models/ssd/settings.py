@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 from pydantic import Field
 from typing_extensions import Annotated, Literal
@@ -80,6 +80,9 @@ class SSDSettings(DetectorSettings):
                 raise self.error(name, allowed)
 
 
+DETECTIONS, BOXES_A_DETECTION = 100, 4  # as GluonCV's 100 and 400
+
+
 class SSDEvaluation(DetectionEvaluation):
     """How detections of an SSD are filtered and measured.
 
@@ -88,12 +91,25 @@ class SSDEvaluation(DetectionEvaluation):
     nms_thresh : float
         Overlap from which a box is suppressed by a better one, as in GluonCV's
         ``SSD.set_nms``.
-    nms_topk : int
-        Boxes of each class that enter the suppression.
-    post_nms : int
-        Boxes of an image that are returned.
+    nms_topk : int or None
+        Boxes of an image that enter the suppression; None: four times ``post_nms``.
+    post_nms : int or None
+        Boxes of an image that are returned; None: twice the largest number of objects
+        in an image of the data, but at least 100.
     """
 
     nms_thresh: Share = 0.45
-    nms_topk: Count = 400
-    post_nms: Count = 100
+    nms_topk: Optional[Count] = None
+    post_nms: Optional[Count] = None
+
+    def for_objects(self, most: int) -> SSDEvaluation:
+        """Return the settings for images of at most this many objects."""
+        post_nms = self.post_nms or max(DETECTIONS, 2 * most)
+        nms_topk = self.nms_topk or BOXES_A_DETECTION * post_nms
+        return self.replace(post_nms=post_nms, nms_topk=nms_topk)
+
+    def build_options(self) -> Dict[str, Any]:
+        """Return NMS as ``build`` takes it."""
+        if self.post_nms is None or self.nms_topk is None:
+            return self.for_objects(0).build_options()
+        return super().build_options()

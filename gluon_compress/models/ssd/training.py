@@ -14,6 +14,7 @@ from gluon_compress.boxes import STDS, corner_from_center, encode_deltas, iou
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.ssd.build import config_of
+from gluon_compress.models.ssd.predictors import AnnotatedPredictor
 from gluon_compress.models.ssd.raw_head import OUTPUTS, map_shapes, tap_numbers
 from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.sizes import written_size
@@ -68,7 +69,7 @@ def training_net(
     """
     maps = list(net.features(mx.sym.var("data")))
     pairs = [
-        _predict(tap, scorer.predictor, locator.predictor)
+        _predict(tap, scorer, locator)
         for tap, scorer, locator in zip(maps, net.class_predictors, net.box_predictors)
     ]
     scores, deltas = (mx.sym.concat(*parts, dim=1) for parts in zip(*pairs))
@@ -89,16 +90,22 @@ def training_net(
 
 
 def _predict(tap, scorer, locator) -> list:
-    """Return a map's flat class scores and box deltas, by one convolution."""
-    layers = (scorer, locator)
+    """Return a map's flat class scores and box deltas, by one convolution.
+
+    Predictors with annotations run one by one.
+    """
+    if any(isinstance(block, AnnotatedPredictor) for block in (scorer, locator)):
+        maps = [block(tap) for block in (scorer, locator)]
+        return [y.transpose((0, 2, 3, 1)).flatten() for y in maps]
+    layers = (scorer.predictor, locator.predictor)
     widths = [layer._kwargs["num_filter"] for layer in layers]
     y = mx.sym.Convolution(
         tap,
         mx.sym.concat(*[layer.weight.var() for layer in layers], dim=0),
         mx.sym.concat(*[layer.bias.var() for layer in layers], dim=0),
         num_filter=sum(widths),
-        kernel=scorer._kwargs["kernel"],
-        pad=scorer._kwargs["pad"],
+        kernel=layers[0]._kwargs["kernel"],
+        pad=layers[0]._kwargs["pad"],
     ).transpose((0, 2, 3, 1))
     ends = (0, widths[0], sum(widths))
     cuts = [y.slice_axis(axis=3, begin=b, end=e) for b, e in zip(ends, ends[1:])]

@@ -1,0 +1,265 @@
+"""Detection data sets in COCO's format: one JSON file of images, boxes and categories.
+
+COCO itself, or what any tool exports in this format: categories of one's own, ids that
+are texts or have gaps, and annotations with nothing but a box are fine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence, Tuple
+
+from gluon_compress.data.detection_dataset import AnnotatedImage, DetectionDataset
+from gluon_compress.data.images import CACHE_BYTES, read_header
+from gluon_compress.data.voc_xml import VOCAnnotation
+from gluon_compress.storage.reading import read_json
+from gluon_compress.validation import shown, wrong
+
+MOST_JSON = 1 << 31  # bytes; COCO's own training annotations are 450 MB
+LISTS = ("images", "annotations", "categories")
+Object = Tuple[str, Tuple[float, ...], bool]  # class, corner box, crowd
+
+
+class COCOFormat(DetectionDataset):
+    """A detection data set in COCO's format.
+
+    Parameters
+    ----------
+    path : path
+        The JSON file.
+    folders : sequence of path
+        Where the images are: each ``file_name`` is looked for in one after the other.
+    classes : sequence of str, optional
+        Names of categories; default: all of the file, by their ids.
+    absent : bool
+        With ``others="ignore"``, whether a class may be no category of the file.
+    resized, others, difficult, cache_bytes
+        As for ``VOCLayout``. Crowds (``iscrowd``) count as difficult.
+
+    Raises
+    ------
+    ValueError
+        If the file is not of this format, and as ``VOCLayout`` does.
+
+    Notes
+    -----
+    Boxes are as GluonCV's ``COCODetection`` gives them: from the first to the last
+    pixel, so ``xmax`` is ``x + width - 1``.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        folders: Sequence[str | os.PathLike],
+        classes: Sequence[str] | None = None,
+        *,
+        others: str = "error",
+        absent: bool = False,
+        difficult: bool = True,
+        resized: str = "error",
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        content = _read(Path(path))
+        categories = _categories(content["categories"], path)
+        names = list(dict.fromkeys(categories.values()))
+        super().__init__(
+            Path(path),
+            names if classes is None else classes,
+            others=others,
+            difficult=difficult,
+            cache_bytes=cache_bytes,
+        )
+        entries = dict(self._entries(content["images"]))
+        objects = self._objects(content["annotations"], categories, entries)
+        images = [
+            self._image(entry, objects.get(key, ([], [])), folders)
+            for key, entry in entries.items()
+        ]
+        self.fill(
+            [image for image in images if image is not None],
+            resized=resized,
+            in_whole_set=None if absent else lambda: names,
+        )
+
+    def _entries(self, rows: Sequence[Any]) -> Iterator[tuple[str, Mapping]]:
+        """Yield the id and the entry of each image; skip those that are unusable."""
+        ids: set[str] = set()
+        for i, row in enumerate(rows):
+            key, name = _id(row, "id"), _file_name(row)
+            if key is None or not name:
+                self.skip(self.place, f"images[{i}]: has no id or no file_name")
+            elif key in ids:
+                raise wrong(f"{self.place}: images[{i}].id", row["id"], "each id once")
+            else:
+                ids.add(key)
+                yield key, row
+
+    def _objects(
+        self,
+        rows: Sequence[Any],
+        categories: Mapping[str, str],
+        entries: Mapping[str, Mapping],
+    ) -> dict[str, tuple[list[Object], list[str]]]:
+        """Return the objects of each image, and why others are left out."""
+        result: dict[str, tuple[list[Object], list[str]]]
+        result = defaultdict(lambda: ([], []))
+        for i, row in enumerate(rows):
+            key = _id(row, "image_id")
+            if key not in entries:
+                reason = f"image_id {shown(row.get('image_id'))} is no image's"
+                self.leave_out(self.place, f"annotations[{i}] left out: {reason}")
+                continue
+            objects, left_out = result[str(key)]
+            try:
+                objects.append(_object(row, categories))
+            except ValueError as error:
+                left_out.append(f"annotations[{i}] left out: {error}")
+        return result
+
+    def _image(
+        self,
+        entry: Mapping[str, Any],
+        objects: tuple[list[Object], list[str]],
+        folders: Sequence[str | os.PathLike],
+    ) -> AnnotatedImage | None:
+        """Return an image, or None after reporting why it cannot be used."""
+        name = _file_name(entry)
+        files = [Path(folder, name) for folder in folders]
+        file = next((file for file in files if file.is_file()), files[0])
+        rows, left_out = objects
+        annotation = VOCAnnotation(_size(entry), tuple(rows), tuple(left_out))
+        try:
+            return AnnotatedImage(file, self.place, annotation, read_header(file))
+        except ValueError as error:
+            self.skip(file, str(error))
+            return None
+
+
+def coco_gluoncv(
+    root: str | os.PathLike,
+    split: str,
+    classes: Sequence[str] | None = None,
+    *,
+    images: str | os.PathLike | None = None,
+    **options: Any,
+) -> COCOFormat:
+    """Return a split of a folder that holds annotations in COCO's format, and images.
+
+    Parameters
+    ----------
+    root : path
+    split : str
+        ``train2017``, ``val2017`` or another ``NAME`` for which there is a file
+        ``annotations/instances_NAME.json``; or the path of a JSON file in ``root``.
+    classes : sequence of str, optional
+        Names of categories; default: all of the file, by their ids.
+    images : path, optional
+        Folder of the images in ``root``. Default: each is looked for in
+        ``root/<split>``, ``root/images``, ``root/images/<split>``, the folder of the
+        file, and ``root``.
+    **options
+        As for ``COCOFormat``.
+
+    Raises
+    ------
+    ValueError
+        As ``COCOFormat`` does.
+    """
+    root = Path(root)
+    if split.endswith(".json"):
+        path, name = root / split, Path(split).stem
+    else:
+        name = split[len("instances_") :] if split.startswith("instances_") else split
+        path = root / "annotations" / f"instances_{name}.json"
+    folders = [root / name, root / "images", root / "images" / name, path.parent, root]
+    if images is not None:
+        folders = [root / images]
+        if not folders[0].is_dir():
+            raise ValueError(f"{folders[0]}: there is no such folder of images")
+    return COCOFormat(path, folders, classes, **options)
+
+
+def _read(path: Path) -> dict[str, list[dict]]:
+    content = read_json(path, most=MOST_JSON)
+    if not isinstance(content, dict):
+        raise wrong(f"{path}: the content", content, "an object {...} as COCO has it")
+    for name in LISTS:
+        rows = content.get(name)
+        if not isinstance(rows, list):
+            allowed = f"a list; COCO's format has {', '.join(LISTS)}"
+            raise wrong(f"{path}: {name}", rows, allowed)
+        for i, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise wrong(f"{path}: {name}[{i}]", row, "an object {...}")
+    return content
+
+
+def _categories(rows: Sequence[Any], path: Any) -> dict[str, str]:
+    """Return the names of categories by id, in the order of their ids."""
+    names: dict[str, str] = {}
+    for i, row in enumerate(rows):
+        key, name = _id(row, "id"), row.get("name")
+        place = f"{path}: categories[{i}]"
+        if key is None:
+            raise wrong(f"{place}.id", row.get("id"), "a number or a text")
+        if not isinstance(name, str) or not name.strip():
+            raise wrong(f"{place}.name", name, "a text that is not empty")
+        if key in names:
+            raise wrong(f"{place}.id", row["id"], "each id once")
+        names[key] = name.strip()
+    if not names:
+        raise ValueError(f"{path}: categories: there is none")
+    return dict(sorted(names.items(), key=lambda item: _order(item[0])))
+
+
+def _order(key: str) -> tuple[float, str]:
+    return (int(key), "") if key.isdecimal() else (math.inf, key)
+
+
+def _id(row: Mapping[str, Any], name: str) -> str | None:
+    """Return an id as text, so that ``1`` and ``"1"`` are the same; None: no id."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else None
+    return str(value).strip() or None
+
+
+def _object(row: Mapping[str, Any], categories: Mapping[str, str]) -> Object:
+    """Return class, corner box as in VOC (the first pixel is 1), and crowd."""
+    category, box = _id(row, "category_id"), row.get("bbox")
+    if category not in categories:
+        raise ValueError(f"category_id {shown(row.get('category_id'))} has no category")
+    numbers = [_number(v) for v in box] if isinstance(box, (list, tuple)) else []
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"bbox is {shown(box)}, not four numbers")
+    x, y, width, height = numbers
+    if width <= 0 or height <= 0:
+        raise ValueError(f"bbox is {shown(box)}, without an area")
+    crowd = _number(row.get("iscrowd") or 0) == 1
+    return categories[str(category)], (x + 1, y + 1, x + width, y + height), crowd
+
+
+def _file_name(entry: Mapping[str, Any]) -> str:
+    """Return the name of an image's file, which its address ends with too."""
+    name = entry.get("file_name") or str(entry.get("coco_url") or "").split("/")[-1]
+    return name.strip().replace("\\", "/") if isinstance(name, str) else ""
+
+
+def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    sides = [_number(entry.get(name)) for name in ("width", "height")]
+    if not all(math.isfinite(side) and side >= 1 for side in sides):
+        return None
+    return round(sides[0]), round(sides[1])
+
+
+def _number(value: Any) -> float:
+    """Return a number, also one that is written as text; NaN for anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
