@@ -265,8 +265,10 @@ def _images(scratch: Path) -> dict[str, Sample]:
     }
     lists = ["Annotations/a.xml", "ImageSets/Main/train.txt"]
     samples["voc"] = Sample(voc, lists, TEXT, _read_voc)
-    coco = {"train/a.jpg": jpeg, "annotations/train.json": _coco()}
-    samples["coco"] = Sample(coco, ["annotations/train.json"], JSON, _read_coco)
+    coco = {"train/a.jpg": jpeg, "annotations/instances_train.json": _coco()}
+    samples["coco"] = Sample(
+        coco, ["annotations/instances_train.json"], JSON, _read_coco
+    )
     tree = {"a/0.jpg": jpeg, "b/0.png": png}
     samples["folder"] = Sample(tree, list(tree), BINARY, _read_tree)
     writer = mx.recordio.MXIndexedRecordIO(
