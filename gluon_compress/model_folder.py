@@ -20,15 +20,12 @@ import numpy as np
 
 from gluon_compress.fresh_process import run_export
 from gluon_compress.graph import block_of, pair_of
-<<<<<<< HEAD
 from gluon_compress.graph.symbol_files import (
     check_fit,
     output_shapes,
     read_symbol,
     read_values,
 )
-=======
->>>>>>> main
 from gluon_compress.graph.symbols import infer_shapes, shapes_of, without_counts
 from gluon_compress.storage.artifacts import (
     FORMAT,
