@@ -124,7 +124,7 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     these is not float32 or not finite.
     """
     stored, input_name = _prefixed(symbol, params)
-    check_values(stored)
+    check_values(params)
     # MXNet's own ``save`` does not notice a full disk.
     text = without_counts(symbol).tojson()
     (folder / f"{name}-symbol.json").write_text(text, encoding="utf-8")

@@ -219,7 +219,7 @@ def test_missing_parameter_is_named(tmp_path):
 def test_parameter_that_is_not_finite_is_named(tmp_path, value):
     symbol, params = tiny()
     params["bn_gamma"][1] = value
-    with pytest.raises(ValueError, match="arg:bn_gamma.*finite"):
+    with pytest.raises(ValueError, match="bn_gamma.*finite"):
         export((symbol, params), tmp_path / "net", shape=SHAPE)
     assert not (tmp_path / "net").exists()
 
@@ -228,7 +228,7 @@ def test_parameter_that_is_not_finite_is_named(tmp_path, value):
 def test_parameter_of_another_type_is_named(tmp_path, kind):
     symbol, params = tiny()
     params["conv_weight"] = params["conv_weight"].astype(kind)
-    with pytest.raises(ValueError, match=f"arg:conv_weight.*{kind}"):
+    with pytest.raises(ValueError, match=f"conv_weight.*{kind}"):
         export((symbol, params), tmp_path / "net", shape=SHAPE)
 
 

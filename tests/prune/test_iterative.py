@@ -370,7 +370,8 @@ def test_killed_between_rounds_it_ends_the_same(tmp_path):
 
 
 def test_a_detector_is_masked_through_the_block_that_is_trained():
-    net = models.build("ssd_300_mobilenet0.25_lite", ("cat", "dog"), size=64)
+    options = {"size": 64, "extras": (32, 32, 32, 32)}
+    net = models.build("ssd_300_mobilenet0.25_lite", ("cat", "dog"), **options)
     images = mx.nd.array(np.random.RandomState(0).randn(1, 3, 64, 64))
     masked = mask(net, None)
     block = training.training_net(masked)
