@@ -78,8 +78,8 @@ def deploy(
     if not _varied(calibration_images):
         if quantised and len(calibration_images):
             raise ValueError(
-                f"the {len(calibration_images)} images are of one colour each; int8 needs "
-                "photos to calibrate on"
+                f"the {len(calibration_images)} images are of one colour each; int8 "
+                "needs photos to calibrate on"
             )
         images = noise((CHECKED, *shape[1:]))
     else:
