@@ -20,8 +20,7 @@ import numpy as np
 
 from gluon_compress.fresh_process import run_export
 from gluon_compress.graph import block_of, pair_of
-from gluon_compress.graph.symbols import without_counts
-from gluon_compress.graph.symbols import infer_shapes, shapes_of
+from gluon_compress.graph.symbols import infer_shapes, shapes_of, without_counts
 from gluon_compress.storage.artifacts import (
     FORMAT,
     MANIFEST,

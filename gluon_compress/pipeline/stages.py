@@ -73,11 +73,19 @@ class Job:
         """Return endless epochs of training batches."""
         return self.task.batches(self.splits.train, net, schedule)
 
-    def evaluate(self, net: HybridBlock, dataset: Any = None) -> Dict[str, Any]:
-        """Measure a net on the test images, or on another data set."""
+    def evaluate(
+        self, net: HybridBlock, dataset: Any = None, folder: Path | None = None
+    ) -> Dict[str, Any]:
+        """Measure a net on the test images, or on another data set.
+
+        With a folder, that of a stage, the task may leave there what it saw.
+        """
         dataset = self.splits.test if dataset is None else dataset
-        before = len(_problems(dataset))
-        figures = self.task.evaluate(net, dataset, self.options.ctx[0])
+        before, device = len(_problems(dataset)), self.options.ctx[0]
+        if folder is None:
+            figures = self.task.evaluate(net, dataset, device)
+        else:
+            figures = self.task.measure(net, dataset, device, folder)
         _warn("evaluation: left out", _problems(dataset)[before:])
         return figures
 

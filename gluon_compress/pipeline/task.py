@@ -193,6 +193,12 @@ class Task(ABC):
         The entry named ``metric`` is the accuracy.
         """
 
+    def measure(
+        self, net: HybridBlock, dataset: Any, ctx: mx.Context, folder: Path
+    ) -> Dict[str, Any]:
+        """Evaluate the net of a stage; a task may leave in its folder what it saw."""
+        return self.evaluate(net, dataset, ctx)
+
     def validate(
         self, net: HybridBlock, dataset: Any, ctx: mx.Context
     ) -> Mapping[str, float]:

@@ -2,8 +2,8 @@
 
 Every kill is a SIGKILL: before a file operation (an open, rename, removal, mkdir or
 fsync) or right after a file was opened for writing, or at a random moment. What the
-resumed run leaves has to equal an undisturbed run, byte for byte, with nothing left over.
-Clocks stand still in these runs, since results state times.
+resumed run leaves has to equal an undisturbed run, byte for byte, with nothing left
+over. Clocks stand still in these runs, since results state times.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import builtins
 import hashlib
 import io
 import itertools
-import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
+import threading
 import time
-from dataclasses import dataclass, field
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, Callable, Sequence
+from typing import Any, Callable
+
+from tqdm import tqdm
 
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import above_0, add_out, write_result
@@ -34,8 +37,8 @@ TEXT = """Kill a small run at many moments, resume it, and compare what it leave
   %(prog)s --kills 200 --out runs/kill
 
 The run makes the toy data, trains, prunes, fine-tunes, reports and deploys a tiny
-classifier. Half of the kills are before a file operation, half at random moments; some
-hit a resumed run again. Writes result.json: tried, equal, different, leftovers.
+classifier. Half of the kills are at a file operation, half at random moments; some hit
+a resumed run again. Writes result.json: what was tried, equal, different, left over.
 """
 IMAGES = {"train": 6, "val": 2}  # of each class
 RECIPE = {
@@ -62,8 +65,8 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # ---------------------------------------------------------------- in the child
 
 
-def work(data: Path, folder: Path) -> None:
-    """Do what is killed: everything in it can be called again to go on."""
+def small_run(data: Path, folder: Path) -> None:
+    """Make toy data, run a recipe from training to report, and deploy its net."""
     import numpy as np
 
     from gluon_compress import deployment, models, pipeline, train
@@ -144,8 +147,13 @@ def _opens_for_writing(file: Any, mode: str = "r", *_: Any, **__: Any) -> bool:
     return mode[:1] in "wax" or "+" in mode
 
 
-def child(data: Path, folder: Path, scratch: Path, at: int | None, says: Any) -> None:
+def child(
+    work: Callable, data: Path, folder: Path, scratch: Path, at: int | None, says: Any
+) -> None:
     """Work until it is done or killed; say when it begins, and how many operations."""
+    warnings.simplefilter("ignore")  # MXNet's, of types that it does not need
+    # Its own lock is a semaphore of the system, which a killed process leaves behind.
+    tqdm.set_lock(threading.RLock())
     os.environ["TMPDIR"] = str(scratch)
     without_clocks()
     killer = Killer(at)
@@ -158,61 +166,72 @@ def child(data: Path, folder: Path, scratch: Path, at: int | None, says: Any) ->
 # ---------------------------------------------------------------- the campaign
 
 
-@dataclass
 class Campaign:
-    """Kills and what came of them.
+    """Kills runs, lets them go on, and compares them with one that was not killed.
 
     Parameters
     ----------
+    work : callable
+        ``work(data, folder)`` is what is killed: called again, it goes on. It must be
+        importable.
+    data : Path
+        What it reads.
     place : Path
         An empty folder for runs.
     seed : int
+        Decides the moments.
+
+    Attributes
+    ----------
+    operations : int
+        How many operations on files the work has: moments to be killed at.
+    kills : dict
+        How many were before an operation, and how many at a random moment.
+    runs : dict
+        How many killed runs were tried, and how many ended equal or different.
+    leftovers, differences : list of str
+        Files that should not be there, and those that are missing or differ.
     """
 
-    place: Path
-    seed: int = 0
-    tally: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("tried", "operations", "moments", "runs", "equal", "different"), 0
-        )
-    )
-    leftovers: list[str] = field(default_factory=list)
-    differences: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._draw = random.Random(self.seed)
+    def __init__(self, work: Callable, data: Path, place: Path, seed: int = 0) -> None:
+        self._work, self._data, self._place = work, data, place
+        self._draw = random.Random(seed)
         self._processes = processes()
-        self._data = self.place / "images"
-        write_images(self._data)
+        self.kills = {"operations": 0, "moments": 0}
+        self.runs = {"tried": 0, "equal": 0, "different": 0}
+        self.leftovers: list[str] = []
+        self.differences: list[str] = []
         start = time.monotonic()
-        whole = self.place / "whole"
-        self.count = self._finish(whole)
-        self.seconds = time.monotonic() - start
+        whole = place / "whole"
+        self.operations = self._finish(whole)
+        self._seconds = time.monotonic() - start
         self._expected = contents(whole)
 
     def run(self, kills: int) -> None:
         """Kill until there were so many kills."""
-        while self.tally["tried"] < kills:
-            folder = self.place / f"run{self.tally['runs']}"
+        while sum(self.kills.values()) < kills:
+            folder = self._place / f"run{self.runs['tried'] + 1}"
+            before = sum(self.kills.values())
             while True:
                 self._kill(folder)
-                if self._draw.random() >= AGAIN or self.tally["tried"] >= kills:
+                if self._draw.random() >= AGAIN:
                     break
-            self._finish(folder)
-            self._compare(folder)
+            if sum(self.kills.values()) > before:  # else it was done before each kill
+                self._finish(folder)
+                self._compare(folder)
+            shutil.rmtree(folder)
 
     def _kill(self, folder: Path) -> None:
-        by_operation = self._draw.random() < 0.5
-        at = self._draw.randint(1, self.count) if by_operation else None
+        is_counted = self._draw.random() < 0.5
+        at = self._draw.randint(1, self.operations) if is_counted else None
         process, hears = self._start(folder, at)
-        if not by_operation:
+        if not is_counted:
             hears.poll(LONGEST)
-            process.join(self._draw.uniform(0, self.seconds))
+            process.join(self._draw.uniform(0, self._seconds))
             process.kill()
         process.join(LONGEST)
-        if process.exitcode == -signal.SIGKILL:  # else it was done before
-            self.tally["tried"] += 1
-            self.tally["operations" if by_operation else "moments"] += 1
+        if process.exitcode == -signal.SIGKILL:
+            self.kills["operations" if is_counted else "moments"] += 1
 
     def _finish(self, folder: Path) -> int:
         """Go on without a kill; return the number of operations."""
@@ -229,25 +248,28 @@ class Campaign:
         return count
 
     def _start(self, folder: Path, at: int | None) -> tuple[Any, Any]:
-        scratch = self.place / "scratch"
-        scratch.mkdir(exist_ok=True)
-        folder.mkdir(exist_ok=True)
+        scratch = self._place / "scratch"  # the system's, which it cleans itself
+        for each in (scratch, folder):
+            each.mkdir(parents=True, exist_ok=True)
         hears, says = self._processes.Pipe(duplex=False)
         process = self._processes.Process(
-            target=child, args=(self._data, folder, scratch, at, says)
+            target=child, args=(self._work, self._data, folder, scratch, at, says)
         )
         process.start()
         says.close()
         return process, hears
 
     def _compare(self, folder: Path) -> None:
-        found = contents(folder)
-        left = sorted(set(found) - set(self._expected))
-        off = [f for f, content in self._expected.items() if found.get(f) != content]
-        self.leftovers += [f"{folder.name}/{name}" for name in left]
-        self.differences += [f"{folder.name}/{name}" for name in off]
-        self.tally["runs"] += 1
-        self.tally["different" if off else "equal"] += 1
+        stored, count = contents(folder), len(self.differences)
+        names = sorted({*stored, *self._expected})
+        for name in names:
+            if name not in self._expected:
+                self.leftovers.append(f"{folder.name}/{name}")
+            elif stored.get(name) != self._expected[name]:
+                self.differences.append(f"{folder.name}/{name}")
+        self.runs["tried"] += 1
+        is_equal = stored == self._expected and len(self.differences) == count
+        self.runs["equal" if is_equal else "different"] += 1
 
 
 def processes() -> Any:
@@ -280,3 +302,38 @@ def contents(folder: Path) -> dict[str, str]:
         else ""
         for path in sorted(folder.rglob("*"))
     }
+
+
+# ---------------------------------------------------------------- the command
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kills", type=above_0, default=200, metavar="N", help="default: 200"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    add_out(parser, "kills", "runs")
+
+
+def _kill(args: argparse.Namespace) -> None:
+    """Carry out the campaign, and write and print what came of it."""
+    with TemporaryDirectory() as place:
+        data = Path(place, "images")
+        write_images(data)
+        campaign = Campaign(small_run, data, Path(place, "runs"), args.seed)
+        campaign.run(args.kills)
+    content = {
+        "seed": args.seed,
+        "operations": campaign.operations,
+        "kills": campaign.kills,
+        "runs": campaign.runs,
+        "leftovers": campaign.leftovers,
+        "differences": campaign.differences,
+    }
+    result = write_result(args.out, content)
+    counts = "{tried} killed runs: {equal} equal, {different} different"
+    print(f"{counts.format(**campaign.runs)}; {len(campaign.leftovers)} leftovers")
+    print(result)
+
+
+COMMAND = Command(TEXT, _add_options, _kill)

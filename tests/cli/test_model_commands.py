@@ -234,7 +234,7 @@ def test_evaluate_counts_what_it_ignores(call, model, images, tmp_path, word):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], ["b.jpg", "1 of 3 images", "most_broken"]),
+        (["--most-broken", "0.3"], ["b.jpg", "1 of 3 images", "most_broken"]),
         (["--split", "none"], ["none.txt"]),
         (["--classes", "cat"], ["--classes: the model has 2"]),
         (["--classes", "owl", "dog"], ["cat", "owl", "--others ignore"]),
