@@ -42,8 +42,10 @@ class GluonPredictor(ImagePredictor):
     def detect(self, batch: Any) -> tuple[np.ndarray, ...]:
         """Return the results for inputs, arrays of NumPy or MXNet."""
         device = next(iter(self._net.collect_params().values())).list_ctx()[0]
-        if not isinstance(batch, mx.nd.NDArray):
-            batch = mx.nd.array(batch)
+        if isinstance(batch, mx.nd.NDArray):
+            self.check_shape(batch.shape)
+        else:
+            batch = mx.nd.array(self.checked(batch))
         return self._family.results(self._net, batch.as_in_context(device))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from gluon_compress.fresh_process import run_export
 from gluon_compress.graph import block_of, pair_of
-from gluon_compress.graph.symbols import infer_shapes, shapes_of
+from gluon_compress.graph.symbols import infer_shapes, shapes_of, without_counts
 from gluon_compress.storage.artifacts import (
     FORMAT,
     MANIFEST,
@@ -124,9 +124,10 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     these is not float32 or not finite.
     """
     stored, input_name = _prefixed(symbol, params)
-    check_values(stored)
+    check_values(params)
     # MXNet's own ``save`` does not notice a full disk.
-    (folder / f"{name}-symbol.json").write_text(symbol.tojson(), encoding="utf-8")
+    text = without_counts(symbol).tojson()
+    (folder / f"{name}-symbol.json").write_text(text, encoding="utf-8")
     mx.nd.save(str(folder / f"{name}-0000.params"), stored)
     return stored, input_name
 

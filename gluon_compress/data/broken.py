@@ -6,7 +6,7 @@ from typing import Any
 
 from typing_extensions import Literal, get_args
 
-MOST_BROKEN = 0.1  # share of a data set that may be broken when it is measured on
+MOST_BROKEN = 0.5  # share of a data set that may be broken when it is measured on
 Broken = Literal["replace", "leave out"]
 BROKEN = get_args(Broken)
 

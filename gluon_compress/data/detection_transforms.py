@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from gluon_compress.boxes import iou
-from gluon_compress.data.preprocess import Preprocess
+from gluon_compress.data.preprocess import Preprocess, as_rgb
 from gluon_compress.sizes import Size, size_pair
 
 MAX_EXPANSION = 4.0
@@ -74,6 +74,7 @@ def detection_train_sample(
     own 8-bit code, and the edge of an expanded image, with its boxes, is rounded to a
     pixel of the result.
     """
+    image = as_rgb(image)
     preprocess = size if isinstance(size, Preprocess) else _stretched(size)
     colour = _colour_matrix(rng)
     height, width = image.shape[:2]

@@ -12,7 +12,12 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-from gluon_compress.data.preprocess import CROPPED, Interpolation, Preprocess
+from gluon_compress.data.preprocess import (
+    CROPPED,
+    Interpolation,
+    Preprocess,
+    as_rgb,
+)
 from gluon_compress.sizes import Size, size_pair
 
 ASPECTS = (3 / 4, 4 / 3)
@@ -67,7 +72,7 @@ def crop_train_sample(
     tuple
         Image ``(H, W, 3)``, uint8, and ``label``.
     """
-    rows, columns = size_pair(size)
+    image, (rows, columns) = as_rgb(image), size_pair(size)
     stretch = columns / rows
     top, left, height, width = _crop(image.shape[:2], least_area, stretch, rng)
     part = image[top : top + height, left : left + width]

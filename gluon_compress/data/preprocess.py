@@ -164,7 +164,7 @@ class Preprocess(Settings):
         ValueError
             For anything that ``as_rgb`` refuses.
         """
-        view, placement = self.view(as_rgb(image))
+        view, placement = self.view(image)
         return self.inputs([view]), placement
 
     def view(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
@@ -176,8 +176,10 @@ class Preprocess(Settings):
         Raises
         ------
         ValueError
-            For an image so narrow that it would get more than ``images.most_pixels``.
+            For anything that ``as_rgb`` refuses, and an image so narrow that it would
+            get more than ``images.most_pixels``.
         """
+        image = as_rgb(image)
         rows, columns = self._resized_size(*image.shape[:2])
         if rows * columns > most_pixels():
             height, width = image.shape[:2]

@@ -47,8 +47,8 @@ def deploy(
         postprocess.
     images : ndarray, optional
         Inputs ``(N, 3, H, W)`` as ``Preprocess`` returns them. Formats are compared on
-        the first ``CHECKED``; int8 is calibrated on all. Default: noise, on which int8
-        cannot be calibrated.
+        the first ``CHECKED``; int8 is calibrated on all. Without images, or with images
+        of one colour each, formats are compared on noise, and int8 is refused.
     calibration : str
         Calibration of int8, one of ``formats.CALIBRATIONS``.
 
@@ -73,9 +73,17 @@ def deploy(
     shape = deployable.preprocess.shape
     calibration_images = np.zeros((0, *shape[1:]), np.float32)
     if images is not None:
-        images = calibration_images = _as_inputs(images, shape)
-    else:
+        calibration_images = _as_inputs(images, shape)
+    quantised = any(FORMATS[name].precision == "int8" for name in formats)
+    if not _varied(calibration_images):
+        if quantised and len(calibration_images):
+            raise ValueError(
+                f"the {len(calibration_images)} images are of one colour each; int8 needs "
+                "photos to calibrate on"
+            )
         images = noise((CHECKED, *shape[1:]))
+    else:
+        images = calibration_images
     graph = InferenceGraph(
         name, *deployable.graph, shape, calibration_images, calibration
     )
@@ -119,9 +127,19 @@ def deploy(
     return manifest
 
 
+def _varied(images: np.ndarray) -> bool:
+    """Return whether any image has pixels that differ."""
+    return bool((images != images[..., :1, :1]).any())
+
+
 def _as_inputs(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    if not isinstance(images, np.ndarray):
+        kind = type(images).__name__
+        raise ValueError(f"images is of type {kind}; allowed: a NumPy array")
     if images.ndim != 4 or images.shape[1:] != tuple(shape[1:]) or not len(images):
         raise ValueError(f"images are {images.shape}; allowed: (N, {shape[1:]})")
+    if not np.isfinite(images).all():
+        raise ValueError("images hold NaN or infinity; allowed: finite numbers")
     return np.ascontiguousarray(images, np.float32)
 
 

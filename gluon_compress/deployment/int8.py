@@ -13,6 +13,7 @@ from mxnet.contrib.quantization import quantize_model
 
 from gluon_compress.deployment.formats import CALIBRATIONS
 from gluon_compress.deployment.fusing import fuse
+from gluon_compress.graph.symbols import without_counts
 
 BACKEND = "MKLDNN_QUANTIZE"
 LEVELS = 127  # of a weight, on either side of zero
@@ -97,7 +98,8 @@ def save(
 
 def _write_plain(symbol: mx.sym.Symbol, path: Path) -> None:
     """Write a symbol without the whitespace in its JSON."""
-    text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"))
+    content = json.loads(without_counts(symbol).tojson())
+    text = json.dumps(content, separators=(",", ":"))
     path.write_text(text, encoding="utf-8")
 
 

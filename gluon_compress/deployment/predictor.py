@@ -53,6 +53,30 @@ class ImagePredictor(ABC):
         """Width of the net's input, pixels."""
         return self.preprocess.width
 
+    def checked(self, batch: Any) -> np.ndarray:
+        """Return prepared inputs as an array for the net.
+
+        Raises
+        ------
+        ValueError
+            For anything but ``(B, 3, height, width)`` numbers, B at least 1.
+        """
+        if not hasattr(batch, "__array_interface__"):
+            # NumPy would read an MXNet array value by value, for minutes.
+            kind = type(batch).__name__
+            raise ValueError(f"a batch is of type {kind}; allowed: NumPy arrays")
+        batch = np.asarray(batch)
+        self.check_shape(batch.shape)
+        if batch.dtype.kind not in "fiu":
+            raise ValueError(f"a batch of {batch.dtype}; allowed: float32 numbers")
+        return np.ascontiguousarray(batch, np.float32)
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse another shape than ``(B, 3, height, width)``, B at least 1."""
+        expected = self.preprocess.shape[1:]
+        if len(shape) != 4 or tuple(shape[1:]) != expected or not shape[0]:
+            raise ValueError(f"a batch of shape {shape}; allowed: B x {expected}")
+
     @abstractmethod
     def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the results for prepared inputs.
@@ -200,10 +224,7 @@ class Predictor(ImagePredictor):
         ValueError
             For a shape that the export was not made for.
         """
-        batch = np.ascontiguousarray(batch, np.float32)
-        expected = self.preprocess.shape[1:]
-        if batch.ndim != 4 or batch.shape[1:] != expected or not len(batch):
-            raise ValueError(f"a batch of shape {batch.shape}; allowed: B x {expected}")
+        batch = self.checked(batch)
         if self.max_batch is not None and len(batch) > self.max_batch:
             raise ValueError(
                 f"a batch of {len(batch)} images; this export was made for "

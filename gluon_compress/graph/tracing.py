@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -229,8 +230,26 @@ def _call(net: HybridBlock) -> mx.sym.Symbol:
 
 
 def _called(net: HybridBlock, mode: Callable) -> mx.sym.Symbol:
+    inputs = [mx.sym.var(name) for name in _input_names(net)]
     with mode():
-        return mx.sym.Group(_flat(net(mx.sym.var("data"))))
+        return mx.sym.Group(_flat(net(*inputs)))
+
+
+def _input_names(net: HybridBlock) -> list[str]:
+    """Return ``data``, or several names: those of a symbol, or ``data0``, ``data1``."""
+    if isinstance(net, SymbolBlock):
+        names = [symbol.name for symbol in net._cached_graph[0]]
+        return names if len(names) > 1 else ["data"]
+    parameters = list(inspect.signature(net.hybrid_forward).parameters.values())
+    needed = [
+        parameter
+        for parameter in parameters[1:]  # the first is MXNet's namespace
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and parameter.default is parameter.empty
+        and parameter.name not in net._reg_params
+    ]
+    count = len(needed)
+    return [f"data{i}" for i in range(count)] if count > 1 else ["data"]
 
 
 def _flat(outputs: Any) -> list:
@@ -360,9 +379,9 @@ def trace(net: Any, shape: Any = None) -> Graph:
         a dict of NDArrays; names may start with ``arg:`` and ``aux:``.
     shape : tuple or dict
         Shape of the input (batch, channels, height, width), or a shape by name for
-        several inputs. The inputs of a (symbol, params) pair are the variables without
-        a value. Optional for nets that state it: detectors, and what ``mask``, ``slim``
-        and the like return.
+        several inputs, which a block has as ``data0``, ``data1`` and so on. The inputs
+        of a (symbol, params) pair are the variables without a value. Optional for nets
+        that state it: detectors, and what ``mask``, ``slim`` and the like return.
 
     Returns
     -------

@@ -288,8 +288,8 @@ class Family(ABC):
 
     def _map_shapes(self, net: HybridBlock, maps: Sequence) -> list[tuple[int, ...]]:
         """Return the shapes of feature maps for one image."""
-        known = shapes_of({p.name: p for p in net.collect_params().values()})
-        shapes = {**known, "data": self._input_shape(net)}
+        stated = shapes_of({p.name: p for p in net.collect_params().values()})
+        shapes = {**stated, "data": self._input_shape(net)}
         return infer_shapes(mx.sym.Group(list(maps)), shapes)[1]
 
     def check_teacher(self, student: HybridBlock, teacher: HybridBlock) -> None:

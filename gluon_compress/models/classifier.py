@@ -127,8 +127,8 @@ class ClassifierFamily(Family):
         try:
             symbol = symbol_of(net)
             initialize(net, symbol, size, seed=seed)
-            known = shapes_of({p.name: p for p in net.collect_params().values()})
-            _, shapes = infer_shapes(symbol, {**known, "data": (1, 3, *config.size)})
+            stated = shapes_of({p.name: p for p in net.collect_params().values()})
+            _, shapes = infer_shapes(symbol, {**stated, "data": (1, 3, *config.size)})
         except (mx.MXNetError, ValueError) as error:
             gist = str(error).splitlines()[0]
             raise ValueError(f"{name} at {size_text(size)} pixels: {gist}") from None

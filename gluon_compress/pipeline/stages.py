@@ -237,14 +237,14 @@ def dry_run(task: Task, net: HybridBlock) -> tuple[Plan | None, HybridBlock]:
 
 def composed(task: Task, net: HybridBlock, plans: Sequence[Plan | None]) -> Plan | None:
     """Return one plan for several that were applied to a net one after the other."""
-    made = [plan for plan in plans if plan is not None]
-    if not made:
+    in_order = [plan for plan in plans if plan is not None]
+    if not in_order:
         return None
     graph = task.trace(net)
     widths = {group.name: group.width for group in graph.groups}
     everything = Plan.everything(graph)
     total = Plan(everything.keep, made_by={"widths": widths})
-    for plan in made:
+    for plan in in_order:
         total = total.compose(plan)
     return Plan(total.keep, task.recipe.model.name, total.made_by)
 

@@ -208,8 +208,9 @@ class Task(ABC):
 
 def check_classes(net: HybridBlock, folder: str, classes: Sequence[str]) -> None:
     """Refuse a net of a folder whose classes are not those of the data."""
-    own = models.family_of(net).classes_of(net)
-    if own != tuple(classes):
+    names = models.family_of(net).classes_of(net)
+    if names != tuple(classes):
         raise ValueError(
-            f"{folder}: its classes are {list(own)}, those of the data {list(classes)}"
+            f"{folder}: its classes are {list(names)}, those of the data "
+            f"{list(classes)}"
         )

@@ -308,6 +308,26 @@ def test_every_object_gets_an_anchor_however_little_it_overlaps():
     np.testing.assert_array_equal(match(overlaps, 0.5), [-1, 0, 1, -1])
 
 
+def test_the_first_of_equal_overlaps_goes_to_the_first_object():
+    overlaps = np.full((3, 5), 0.25, np.float32)
+    overlaps[:, 2] = 0.5
+    np.testing.assert_array_equal(match(overlaps, 0.9), [1, 2, 0, -1, -1])
+
+
+def test_more_objects_than_anchors_take_all_anchors():
+    overlaps = np.linspace(0.1, 0.4, 12, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_array_equal(match(overlaps, 0.9), [1, 2, 3])
+
+
+def test_crowded_objects_are_matched_without_looking_at_all_pairs_again():
+    # Each of many like objects loses its best anchor to another, again and again.
+    overlaps = np.zeros((1000, 5000), np.float32)
+    overlaps[:, :40] = np.linspace(0.4, 0.1, 40, dtype=np.float32)
+    matches = match(overlaps, 0.5)
+    np.testing.assert_array_equal(matches[:40], np.arange(40))
+    assert (matches[40:] == -1).all()
+
+
 @pytest.mark.data
 def test_training_batches_of_real_images(shared_data):
     data = VOCLayout(shared_data / "bccd", "val")

@@ -35,6 +35,20 @@ def scene(seed: int = 0, height: int = 90, width: int = 120) -> np.ndarray:
     return np.kron(coarse, np.ones((6, 6, 1))).astype(np.uint8)
 
 
+@pytest.mark.parametrize(
+    "image",
+    [mx.nd.array(scene(), dtype="uint8"), scene().tolist(), scene() / 255, scene()[:0]],
+    ids=["MXNet", "list", "float", "empty"],
+)
+@pytest.mark.parametrize("sample", [crop_train_sample, crop_val_sample])
+def test_what_is_no_image_is_refused_at_once(image, sample):
+    detection = {crop_train_sample: detection_train_sample}
+    other = detection.get(sample, detection_val_sample)
+    for one, label in ((sample, 1), (other, LABEL)):
+        with pytest.raises(ValueError, match="^an image"):
+            one(image, label, SIZE, np.random.default_rng(0))
+
+
 def samples(image, label, count: int) -> list:
     return [
         detection_train_sample(image, label, SIZE, np.random.default_rng([7, i]))

@@ -167,6 +167,28 @@ def test_deploy_refuses(net, tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["int8", "onnx-int8"])
+def test_int8_of_images_of_one_colour_is_refused(net, inputs, tmp_path, name):
+    black = np.zeros_like(inputs)
+    with pytest.raises(ValueError, match=f"{len(black)} images are of one colour"):
+        deploy(net, tmp_path / "edge", formats=[name], images=black)
+    assert not (tmp_path / "edge").exists()
+
+
+def test_images_are_an_array_of_finite_numbers(net, inputs, tmp_path):
+    for images in (mx.nd.array(inputs), inputs.tolist(), inputs * np.nan):
+        with pytest.raises(ValueError, match="^images"):
+            deploy(net, tmp_path / "edge", formats=["mxnet"], images=images)
+
+
+def test_parameter_that_is_not_finite_is_named(tmp_path):
+    broken = detector(size=SIZE)
+    weight = broken.class_predictors[0].predictor.weight
+    weight.set_data(weight.data() * np.nan)
+    with pytest.raises(ValueError, match="finite numbers"):
+        deploy(broken, tmp_path / "edge", formats=["mxnet"])
+
+
 def test_other_calibrations_are_refused(net, inputs, tmp_path):
     options = {"formats": ["int8"], "images": inputs, "calibration": "most"}
     with pytest.raises(ValueError, match="calibration 'most'; allowed: entropy, naive"):

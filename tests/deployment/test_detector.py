@@ -72,3 +72,21 @@ def test_options_that_would_do_nothing_are_refused(model, options, message):
 def test_deployed_folder_needs_a_runtime(deployed):
     with pytest.raises(ValueError, match="'ssd-deployed'.*allowed: mxnet, onnxruntime"):
         load_detector(deployed)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [[[1]], np.zeros((3, *SIZE)), np.zeros((0, 3, *SIZE)), np.zeros((1, 3, 5, 5))],
+    ids=["list", "one", "none", "size"],
+)
+@pytest.mark.parametrize("runtime", [None, "mxnet"])
+def test_batch_of_another_form_is_refused(model, deployed, batch, runtime):
+    predictor = load_predictor(model if runtime is None else deployed, runtime=runtime)
+    with pytest.raises(ValueError, match="^a batch"):
+        predictor.detect(batch)
+
+
+def test_arrays_of_mxnet_are_refused_at_once_by_a_runtime(deployed, inputs):
+    batch = mx.nd.array(inputs)
+    with pytest.raises(ValueError, match="NDArray"):
+        load_predictor(deployed, runtime="mxnet").detect(batch)

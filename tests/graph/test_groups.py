@@ -8,7 +8,7 @@ import pytest
 from mxnet import autograd
 from mxnet.gluon import nn
 
-from gluon_compress import slim
+from gluon_compress import Plan, mask, slim
 from gluon_compress.graph import (
     OPERATORS,
     ChannelGroup,
@@ -19,6 +19,7 @@ from gluon_compress.graph import (
 )
 from gluon_compress.graph.channels import balanced_sets
 from gluon_compress.graph.names import structural_names
+from gluon_compress.graph.symbols import infer_shapes
 from nets import (
     MIXING,
     NETS,
@@ -31,6 +32,7 @@ from nets import (
     detector_head,
     difference,
     few_groups,
+    graph_of,
     projection,
     ready,
     residual,
@@ -163,7 +165,7 @@ def test_groups(name):
     for group, said in GROUPS[name].items():
         width, size = said if isinstance(said, tuple) else (said, 1)
         expected[group] = (abs(width), size, width < 0)
-    groups = found(trace(ready(NETS[name]()), SHAPE)).values()
+    groups = found(graph_of(name)).values()
     assert {g.name: (g.width, g.size, bool(g.frozen)) for g in groups} == expected
 
 
@@ -194,7 +196,7 @@ def test_members_of_a_projection():
 
 
 def test_concatenated_groups_share_the_next_weight():
-    groups = found(trace(ready(NETS["concat"]()), SHAPE))
+    groups = found(graph_of("concat"))
     readers = [name for name in groups if "conv3_weight" in groups[name].members]
     assert readers == ["conv0", "conv1", "conv2", "conv3"]
 
@@ -205,14 +207,14 @@ def test_depthwise_convolution_belongs_to_the_group_it_works_on():
 
 
 def test_flattened_channel_owns_all_its_positions():
-    graph = trace(ready(NETS["flatten_dense"]()), SHAPE)
+    graph = graph_of("flatten_dense")
     (name,) = [n for n in graph.axes if graph.axes[n][0].shape == (7, 8 * 2 * 2)]
     (along,) = [t for t in graph.axes[name] if t.axis == 1]
     np.testing.assert_array_equal(along.positions, np.repeat(np.arange(8), 2 * 2))
 
 
 def test_weight_of_uneven_blocks_has_places_for_each():
-    graph = trace(ready(NETS["uneven_shuffle"]()), SHAPE)
+    graph = graph_of("uneven_shuffle")
     (name,) = graph.blocks
     blocks = graph.blocks[name]
     assert blocks.shape == (3, 10)
@@ -368,6 +370,53 @@ def two_inputs() -> tuple:
     )
     params = {"c_weight": mx.nd.ones((4, 3, 1, 1)), "c_bias": mx.nd.ones(4)}
     return symbol, params
+
+
+class TwoInputs(mx.gluon.HybridBlock):
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.left, self.right = conv(4), conv(4)
+            self.out = nn.Dense(3)
+
+    def hybrid_forward(self, F, x, y):
+        return self.out(self.left(x) + self.right(y))
+
+
+def test_block_with_several_inputs_is_masked_and_slimmed():
+    net = TwoInputs()
+    net.initialize()
+    x, y = batch(), batch(seed=2)
+    net(x, y)
+    shape = {"data0": SHAPE, "data1": SHAPE}
+    graph = trace(net, shape)
+    plan = Plan({group.name: [0, 2] for group in graph.groups if not group.frozen})
+    assert plan.keep
+    masked, small = (change(net, plan, shape=shape) for change in (mask, slim))
+    assert difference(masked(x, y), small(x, y)) < 1e-5
+    assert trace(small).inputs == shape
+
+
+def test_shape_that_a_slim_net_declares_is_its_own():
+    def wire(F, m, x):
+        return m["out"](m["b"](F.relu(F.broadcast_mul(m["a"](x), m["factor"]))))
+
+    layers = {"a": conv(8), "b": conv(6), "out": nn.Dense(3)}
+    net = ready(Wired(wire, {"factor": (1, 8, 1, 1)}, **layers))
+    first = trace(net, SHAPE).groups[0]
+    small = slim(net, Plan({first.name: [0, 2, 5]}), shape=SHAPE)
+    shapes, outputs = infer_shapes(pair_of(small)[0], {"data": SHAPE})
+    factor = next(name for name in shapes if name.endswith("factor"))
+    assert (shapes[factor], outputs) == ((1, 3, 1, 1), [(1, 3)])
+
+
+def test_shapes_that_do_not_follow_are_named(capfd):
+    symbol = mx.sym.broadcast_mul(mx.sym.var("data"), mx.sym.var("factor"))
+    with pytest.raises(ValueError, match="factor"):
+        infer_shapes(symbol, {"data": SHAPE})
+    with pytest.raises(ValueError, match="fit"):
+        infer_shapes(symbol, {"data": SHAPE, "factor": (7, 7, 7, 7)})
+    assert capfd.readouterr() == ("", "")
 
 
 def test_shapes_by_name_for_several_inputs():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
+from typing import Callable, Iterator, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -29,6 +30,9 @@ ALIKE = {
     "lite": "lite anchors",
     "stds": "stds of box deltas",
 }
+
+
+MIN_OVERLAP = 1e-12  # an object is not matched to an anchor that overlaps it by less
 
 
 def training_net(
@@ -235,18 +239,32 @@ def match(overlaps: np.ndarray, iou: float | np.floating) -> np.ndarray:
     peaks = overlaps[np.arange(len(overlaps)), best]
     near = (most >= iou) | (most >= peaks[nearest])
     matches = np.where(near & (most > 0), nearest, -1)
-    left, values = set(range(len(overlaps))), peaks.copy()
-    taken: list[int] = []
-    while left:
-        # As in a stable sort of all pairs: of equal ones the first anchor comes first.
-        chosen = min(left, key=lambda i: (-values[i], best[i], i))
-        if best[chosen] in taken:
-            row = overlaps[chosen].copy()
-            row[taken] = -1
-            best[chosen], values[chosen] = row.argmax(), row.max()
+    taken = np.zeros(overlaps.shape[1], bool)
+    orders: dict[int, Iterator] = {}  # of the anchors that come next for an object
+    # As in a stable sort of all pairs: of equal ones the first anchor comes first.
+    waiting = list(zip((-peaks).tolist(), best.tolist(), range(len(overlaps))))
+    heapify(waiting)
+    while waiting:
+        value, anchor, chosen = waiting[0]
+        if value >= -MIN_OVERLAP:
+            break  # and so do all that follow
+        if not taken[anchor]:
+            heappop(waiting)
+            taken[anchor], matches[anchor] = True, chosen
             continue
-        left.remove(chosen)
-        if values[chosen] > 1e-12:
-            taken.append(best[chosen])
-            matches[best[chosen]] = chosen
+        if chosen not in orders:
+            orders[chosen] = iter(_best_first(overlaps[chosen]))
+        free = (i for i in orders[chosen] if not taken[i])
+        anchor = next(free, None)
+        if anchor is None:
+            heappop(waiting)
+        else:
+            value = -float(overlaps[chosen, anchor])
+            heapreplace(waiting, (value, anchor, chosen))
     return matches
+
+
+def _best_first(overlaps: np.ndarray) -> list[int]:
+    """Return the anchors that overlap an object, of equal ones the first first."""
+    anchors = np.flatnonzero(overlaps > MIN_OVERLAP)
+    return anchors[np.argsort(-overlaps[anchors], kind="stable")].tolist()
