@@ -18,7 +18,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
-from gluon_compress.storage.atomic import errors_for, file_lock
+from gluon_compress.storage.atomic import atomic_file, errors_for, file_lock
 from gluon_compress.storage.reading import open_regular
 
 LOG = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ TIMEOUT = 30.0  # seconds without a byte
 MOST_BYTES = 1 << 32  # of a file whose size is not known before
 LONGEST = 6 * 3600.0  # seconds that one file may take, over all connections
 
-pooch.get_logger().setLevel(logging.WARNING)  # it would announce every download
+ANOTHER_FILE = "another file arrived, its checksum differs"
 
 
 def fetch(
@@ -63,22 +63,21 @@ def fetch(
         If the cache cannot be written; the error names the file.
     """
     path = Path(path).expanduser()
-    cache = pooch.Pooch(path.parent, "", {path.name: checksum}, {path.name: url})
-
-    def download(url: str, temporary: str | os.PathLike, _: pooch.Pooch) -> None:
-        with open(temporary, "ab+") as file:
-            _fill(file, url, size)
-
     if path.is_file() and intact(path, checksum):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     with errors_for(path), file_lock(lock):  # a second process waits for the file
         try:
-            if path.is_file() and not intact(path, checksum):
+            if path.is_file():
+                if intact(path, checksum):
+                    return path
                 LOG.warning("%s: altered or cut short, downloading it again", path)
-            with _one_line_errors(url):
-                cache.fetch(path.name, downloader=download)
+            with _one_line_errors(url), atomic_file(path) as draft:
+                with open(draft, "ab+") as file:
+                    _fill(file, url, size)
+                if not intact(draft, checksum):
+                    raise ValueError(f"{url}: {ANOTHER_FILE}")
         finally:
             lock.unlink()
     return path
@@ -136,7 +135,7 @@ def _complete(file: IO[bytes], part: Path, url: str, checksum: str, size: int) -
     os.fsync(file.fileno())
     if not intact(part, checksum):
         file.truncate(0)
-        raise ValueError(f"{url}: another file arrived, its checksum differs")
+        raise ValueError(f"{url}: {ANOTHER_FILE}")
 
 
 def intact(path: str | os.PathLike, checksum: str) -> bool:
@@ -238,12 +237,10 @@ def _session() -> requests.Session:
 
 @contextmanager
 def _one_line_errors(url: str) -> Iterator[None]:
-    """Raise what requests and pooch raise as one line that names the address."""
+    """Raise what requests raises as one line that names the address."""
     try:
         yield
     except (requests.RequestException, ValueError) as error:
         cause = error.args[0] if error.args else error
         reason = " ".join(str(getattr(cause, "reason", error)).split())
-        if "known hash" in reason:  # pooch says it in three sentences
-            reason = "another file arrived, its checksum differs"
         raise ValueError(reason if url in reason else f"{url}: {reason}") from error

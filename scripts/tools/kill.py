@@ -25,12 +25,15 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 from tqdm import tqdm
 
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import above_0, add_out, write_result
+from gluon_compress.markdown import table
+from gluon_compress.storage.atomic import write_atomically
+from gluon_compress.storage.reading import read_json
 
 TEXT = """Kill a small run at many moments, resume it, and compare what it leaves.
 
@@ -38,8 +41,19 @@ TEXT = """Kill a small run at many moments, resume it, and compare what it leave
 
 The run makes the toy data, trains, prunes, fine-tunes, reports and deploys a tiny
 classifier. Half of the kills are at a file operation, half at random moments; some hit
-a resumed run again. Writes result.json: what was tried, equal, different, left over.
+a resumed run again. Writes result.json and kill.md: what was tried, equal, different
+and left over.
 """
+PAGE = "kill.md"
+INTRODUCTION = """# Killed runs
+
+A small run has {operations} operations on files: it makes toy data, trains, prunes and
+fine-tunes a classifier, reports, and deploys the net. It was killed at random ones of
+them or at random moments, then resumed, and compared with a run that was not killed.
+Seed {seed}; commit {commit}, {date}.
+"""
+HEAD = ("kills at an operation", "at a moment", "killed runs", "equal", "different")
+HEAD += ("files left over",)
 IMAGES = {"train": 6, "val": 2}  # of each class
 RECIPE = {
     "paper": "none",
@@ -312,7 +326,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--kills", type=above_0, default=200, metavar="N", help="default: 200"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    add_out(parser, "kills", "runs")
+    add_out(parser, "kills", "runs", files=[PAGE])
 
 
 def _kill(args: argparse.Namespace) -> None:
@@ -331,9 +345,19 @@ def _kill(args: argparse.Namespace) -> None:
         "differences": campaign.differences,
     }
     result = write_result(args.out, content)
-    counts = "{tried} killed runs: {equal} equal, {different} different"
-    print(f"{counts.format(**campaign.runs)}; {len(campaign.leftovers)} leftovers")
-    print(result)
+    page = page_of(read_json(result))
+    write_atomically(Path(args.out) / PAGE, page)
+    print(page)
+
+
+def page_of(result: Mapping[str, Any]) -> str:
+    """Return the page of a campaign as Markdown, from its result alone."""
+    row = (*result["kills"].values(), *result["runs"].values())
+    facts = {**result, "date": result["date"][:10]}
+    lines = [INTRODUCTION.format(**facts)]
+    lines.append(table(HEAD, [(*map(str, row), str(len(result["leftovers"])))]))
+    lines += [f"- {name}\n" for name in (*result["leftovers"], *result["differences"])]
+    return "\n".join(lines)
 
 
 COMMAND = Command(TEXT, _add_options, _kill)
