@@ -54,7 +54,7 @@ def test_the_folder_as_it_was_is_loaded(folder):
         ("input", {"name": "data", "shape": [1, 3, 16, 10**18]}, "shape"),
         ("input", {"name": "conv9", "shape": [1, 3, 16, 16]}, "input.name is 'conv9'"),
         ("outputs", [], "outputs"),
-        ("outputs", [{"name": "class_scores", "shape": [1, 3]}], "shapes of outputs"),
+        ("outputs", [{"name": "class_scores", "shape": [3, 2]}], "shapes of outputs"),
         ("outputs", [{"name": "scores", "shape": [1, 2]}], "names of outputs"),
         ("max_difference", {"absolute": -1, "relative": 0}, "max_difference.absolute"),
         ("versions", {"mxnet": 1}, "versions"),
