@@ -129,7 +129,7 @@ class Plan:
         name = next(n for n in [*widths, *stated] if widths.get(n) != stated.get(n))
         raise ValueError(
             f"the plan was made for another net: group {shown(name)} has width "
-            f"{widths.get(name, 'none')}, there {shown(stated.get(name))}"
+            f"{widths.get(name, 'none')}, there {shown(stated[name]) if name in stated else 'none'}"
         )
 
     def compose(self, later: Plan, graph: Graph | None = None) -> Plan:
