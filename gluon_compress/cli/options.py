@@ -6,7 +6,6 @@ Values are checked as text, before MXNet is imported, which takes seconds.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Mapping, Sequence
 from gluon_compress.deployment.formats import PRECISIONS
 from gluon_compress.deployment.runtimes import RUNTIMES
 from gluon_compress.provenance import environment
+from gluon_compress.storage.reading import read_json
 
 RESULT = "result.json"
 CPU = ("cpu0",)
@@ -235,7 +235,7 @@ def add_out(
 def keys_of(path: Path) -> set[str]:
     """Return the keys of a JSON object; none for any other file."""
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except ValueError:
         return set()
     return set(content) if isinstance(content, dict) else set()
