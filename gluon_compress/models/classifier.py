@@ -161,6 +161,10 @@ class ClassifierFamily(Family):
         if size_pair(manifest.get("size", size)) != size:
             allowed = f"{written_size(size)}, for input.shape ends in {list(size)}"
             raise wrong("size", manifest["size"], allowed)
+        for output in manifest["outputs"]:
+            if output["shape"][1:] != [len(checked.classes)]:
+                allowed = f"as many names as outputs has scores, {output['shape'][1:]}"
+                raise wrong("classes", checked.classes, allowed)
         return ClassifierConfig(checked.classes, size)
 
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:

@@ -36,7 +36,10 @@ def read_log(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
 
 
 def _is_record(record: Any) -> bool:
-    """Tell whether JSON is a record: its kind, its place in the run, and numbers."""
+    """Tell whether JSON is a record: its kind, its place in the run, and numbers.
+
+    A step also has ``parts``, the numbers that its loss is made of.
+    """
     if not isinstance(record, dict) or record.get("kind") not in ("step", "validation"):
         return False
     place = "step" if record["kind"] == "step" else "epoch"

@@ -151,7 +151,8 @@ def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> 
         if expected.get(name) != actual.get(name):
             raise ValueError(
                 f"model {shown(manifest['name'])}: {shown(name)} is "
-                f"{actual.get(name)} in its weights; its structure has {expected.get(name)}"
+                f"{actual.get(name)} in its weights; its structure has "
+                f"{expected.get(name)}"
             )
 
 

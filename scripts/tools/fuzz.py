@@ -39,12 +39,13 @@ REFUSED, ACCEPTED = "refused", "accepted"
 PAGE = "fuzz.md"
 INTRODUCTION = """# Damaged files
 
-{trials:,} files were damaged, seed {seed}, and each was read in a process of its own. *Bad*
-is a crash, more than {seconds} seconds, more than {MB} MB of memory, an exception other than
-ValueError and OSError, or an error of more than {characters} characters. The slowest trial
-took {slowest_seconds} seconds while other programs ran, and the largest {largest_MB} MB.
+{trials:,} files were damaged, and each was read in a process of its own. *Bad* is a
+crash, more than {seconds} seconds, more than {MB} MB of memory, an exception other
+than ValueError and OSError, or an error of more than {characters} characters. The
+slowest trial took {slowest_seconds} seconds while other programs ran, and the largest
+{largest_MB} MB.
 
-Made by `scripts/fuzz.py --trials {trials} --seed {seed}`, commit {commit}, {date}.
+Made by `scripts/fuzz.py --trials {trials} --seed {seed}`; commit {commit}, {date}.
 """
 
 

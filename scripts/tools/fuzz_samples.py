@@ -233,7 +233,7 @@ def _training(scratch: Path) -> dict[str, Sample]:
         loss = net(mx.nd.ones((1, 3, 8, 8))).sum()
     loss.backward()
     run.trainer.update(1)
-    run.log_step(0.1, {"loss": 1.0}, 1)
+    run.log_step(0.1, {"loss": 1.0, "parts": {"boxes": 0.5}}, 1)
     run.record_validation({"mAP": 0.5})
     run.save()
     log = _of_one(scratch / "run" / LOG, JSON, lambda folder: read_log(folder / LOG))
