@@ -93,7 +93,8 @@ _GRAPH_KEYS = {"nodes", "arg_nodes", "node_row_ptr", "heads", "attrs"}
 _SHAPE = re.compile(r"None|[(\[](-?\d{1,10}, ?){0,8}(-?\d{1,10},?)?[)\]]")
 _NUMBER = re.compile(r"-?\d{1,40}(\.\d{0,40})?(e[+-]?\d{1,2})?")
 # Texts of numbers that MXNet allocates by before it looks at any shape.
-_COUNTS = ("num_args", "num_outputs", "num_weights", "num_arrays")
+_COUNTS = {"num_args": 5, "num_outputs": 5, "num_weights": 5, "num_arrays": 5}
+_COUNTS.update(num_filter=7, num_hidden=7, num_group=7)  # digits
 
 
 def read_symbol(path: str | os.PathLike) -> mx.sym.Symbol:
@@ -272,7 +273,7 @@ def _attrs(attrs: Any, place: str, inputs: int) -> dict[str, str]:
         key_place = f"{place}.attrs"
         _text(key, LONGEST_NAME, key_place)
         _text(value, LONGEST_TEXT, f"{key_place}.{shown(key)[1:-1]}")
-        if key in _COUNTS and not (value.isdecimal() and len(value) < 6):
+        if key in _COUNTS and not re.fullmatch(rf"\d{{1,{_COUNTS[key]}}}", value):
             raise Unreadable(f"{key_place}.{key} is {shown(value)}")
     if int(attrs.get("num_args", inputs)) > max(inputs, 1):
         raise Unreadable(f"{place} has {inputs} inputs, num_args states more")

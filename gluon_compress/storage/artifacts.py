@@ -311,7 +311,7 @@ def _check_replaceable(folder: Path, kind: str | None) -> None:
         )
     if manifest and manifest.get("kind") != kind:
         raise ValueError(
-            f"{folder}: holds an export whose kind is {manifest.get('kind')!r}; "
+            f"{folder}: holds an export whose kind is {shown(manifest.get('kind'))}; "
             f"allowed: {kind!r}; choose a new folder"
         )
 

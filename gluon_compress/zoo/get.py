@@ -24,7 +24,7 @@ from gluon_compress.models import family_named, family_that_builds
 from gluon_compress.models.initialize import with_missing_initialized
 from gluon_compress.models.saving import check_manifest
 from gluon_compress.storage.atomic import sha256
-from gluon_compress.validation import class_names
+from gluon_compress.validation import class_names, shown
 from gluon_compress.zoo import weights
 from gluon_compress.zoo.index import folder, read, training_of, unknown
 
@@ -150,8 +150,8 @@ def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> 
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
             raise ValueError(
-                f"model {manifest['name']!r}: {name!r} is {actual.get(name)} in its "
-                f"weights; its structure has {expected.get(name)}"
+                f"model {shown(manifest['name'])}: {shown(name)} is "
+                f"{actual.get(name)} in its weights; its structure has {expected.get(name)}"
             )
 
 

@@ -13,10 +13,12 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import above_0, add_out, write_result
+from gluon_compress.markdown import table
+from gluon_compress.storage.atomic import read_json, write_atomically
 from tools.damage import DAMAGES
 from tools.fuzz_samples import Sample, make_samples
 
@@ -34,6 +36,16 @@ SECONDS = 10
 MOST_MB = 1000  # beyond what the process had before
 LONGEST_LINE = 300
 REFUSED, ACCEPTED = "refused", "accepted"
+PAGE = "fuzz.md"
+INTRODUCTION = """# Damaged files
+
+{trials:,} files were damaged, seed {seed}, and each was read in a process of its own. *Bad*
+is a crash, more than {seconds} seconds, more than {MB} MB of memory, an exception other than
+ValueError and OSError, or an error of more than {characters} characters. The slowest trial
+took {slowest_seconds} seconds while other programs ran, and the largest {largest_MB} MB.
+
+Made by `scripts/fuzz.py --trials {trials} --seed {seed}`, commit {commit}, {date}.
+"""
 
 
 def damaged(
@@ -182,7 +194,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=above_0, default=500, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--kinds", nargs="+", metavar="KIND", help="default: all")
-    add_out(parser, "kinds", "damages", "bad")
+    add_out(parser, "kinds", "damages", "bad", files=[PAGE])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -192,9 +204,27 @@ def run(args: argparse.Namespace) -> None:
         result = campaign(
             samples, trials=args.trials, seed=args.seed, scratch=Path(scratch)
         )
-    print(write_result(args.out, result))
+    path = write_result(args.out, result)
+    write_atomically(Path(args.out) / PAGE, page_of(read_json(path)))
+    print(path)
     if result["bad"]:
         sys.exit(1)
+
+
+def page_of(result: Mapping[str, Any]) -> str:
+    """Return the page of a campaign as Markdown, from its result alone."""
+    facts = {**result, **result["limits"], "date": result["date"][:10]}
+    lines = [INTRODUCTION.format(**facts)]
+    columns = ("tried", REFUSED, ACCEPTED, "bad")
+    for subject in ("kinds", "damages"):
+        rows = result[subject].items()
+        total = [str(sum(row[c] for _, row in rows)) for c in columns]
+        cells = [(name, *(str(row[c]) for c in columns)) for name, row in rows]
+        lines.append(table((subject[:-1], *columns), [*cells, ("all", *total)]))
+    lines += [
+        f"- {row['kind']}, {row['file']}: {row['outcome']}" for row in result["bad"]
+    ]
+    return "\n".join(lines)
 
 
 COMMAND = Command(TEXT, add_options, run)

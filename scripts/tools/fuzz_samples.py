@@ -130,7 +130,7 @@ def _settings(scratch: Path) -> dict[str, Sample]:
     net = _small_net()
     graph = trace(net, shape=(1, 3, 8, 8))
     group = graph.groups[0]
-    widths = {group.name: group.width}
+    widths = {each.name: each.width for each in graph.groups}
     Plan({group.name: [0, 2]}, "net", {"widths": widths}).save(scratch / "plan.json")
     curve = {group.name: [(4, 0.5), (2, 0.25)]}
     Sensitivity(0.5, widths, curve).save(scratch / "sensitivity.json")
