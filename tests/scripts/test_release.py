@@ -15,8 +15,7 @@ from gluon_compress.recipe import load_recipe
 from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.zoo import index
 from images import NAMES, few_toys, write_folder
-from recipes import RECIPE
-from test_classifier import TRAIN
+from recipes import RECIPE, TRAIN
 from tools.card import training
 
 ROOT = Path(__file__).resolve().parents[2]
