@@ -21,8 +21,8 @@ TEXT = """Write a model folder again, or the files of edge runtimes, and check t
 Without --formats the folder is a model folder, to load, train and prune; with it, a
 deployed one, the folded graph for each runtime: docs/deploy.md. The format web adds a
 page that runs it in a browser: docs/web.md. The folder is put in place once every file
-of it was run, on --images if any, and gave what the net gives. An existing folder of the
-same kind is replaced as a whole: formats are not added to it.
+of it was run, on --images if any, and gave what the net gives. An existing folder of
+the same kind is replaced as a whole: formats are not added to it.
 """
 OF_INT8 = ("calibration", "calibration_images")
 CALIBRATION, COUNT = "naive", 32

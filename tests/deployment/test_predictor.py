@@ -222,7 +222,9 @@ def test_predictor_refuses(deployed, options, message):
 
 def test_runtime_whose_format_was_not_exported_is_refused(net, tmp_path):
     deploy(net, tmp_path / "edge")
-    with pytest.raises(ValueError, match="opencv reads the format onnx or web; .* has mxnet"):
+    with pytest.raises(
+        ValueError, match="opencv reads the format onnx or web; .* has mxnet"
+    ):
         Predictor(tmp_path / "edge", "opencv")
 
 
