@@ -189,6 +189,9 @@ def measure_latency(
 ) -> Latency:
     """Measure the time of a net for a batch of random images.
 
+    To compare nets, use ``measure_latencies``: of nets that are timed one after the
+    other, a busy machine may slow down one alone.
+
     Parameters
     ----------
     run : callable
@@ -207,16 +210,46 @@ def measure_latency(
     ValueError
         If ``repeats`` is below 1 or ``warmup`` below 0.
     """
+    options = {"repeats": repeats, "warmup": warmup, "threads": threads}
+    return measure_latencies([run], shape, **options, ctx=ctx)[0]  # type: ignore
+
+
+def measure_latencies(
+    runs: Sequence[Callable],
+    shape: Sequence[int],
+    *,
+    repeats: int = 50,
+    warmup: int = 10,
+    threads: int | None = None,
+    ctx: mx.Context | None = None,
+) -> list[Latency]:
+    """Measure the times of nets, which take turns, so that they can be compared.
+
+    Parameters
+    ----------
+    runs : sequence of callable
+        As ``run`` of ``measure_latency``.
+    shape, repeats, warmup, threads, ctx
+        As for ``measure_latency``.
+
+    Raises
+    ------
+    ValueError
+        If ``repeats`` is below 1 or ``warmup`` below 0.
+    """
     if repeats < 1 or warmup < 0:
         raise ValueError(
             f"repeats {repeats!r} must be 1 or more, warmup {warmup!r} 0 or more"
         )
     random = np.random.RandomState(0).rand(*shape).astype(np.float32)
     batch = mx.nd.array(random, ctx=ctx)
-    times = [_timed(run, batch) for _ in range(warmup + repeats)][warmup:]
-    low, middle, high = np.percentile(times, [10, 50, 90])
+    turns = [[_timed(run, batch) for run in runs] for _ in range(warmup + repeats)]
     named = str(threads or os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
-    return Latency(float(middle), float(low), float(high), repeats, named)
+    latencies = []
+    for times in zip(*turns[warmup:]):
+        low, middle, high = map(float, np.percentile(times, [10, 50, 90]))
+        latencies.append(Latency(middle, low, high, repeats, named))
+    return latencies
 
 
 def _timed(run: Callable, batch: mx.nd.NDArray) -> float:

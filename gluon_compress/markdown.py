@@ -59,5 +59,10 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether two ranges ``(low, high)`` have a point in common."""
+    return max(one[0], other[0]) <= min(one[1], other[1])
+
+
 def _escaped(cell: Any) -> str:
     return str(cell).replace("|", "\\|")

@@ -53,9 +53,9 @@ def recipe_in(folder, **changes) -> DetectionRecipe:
 def make_runs_quick(monkeypatch) -> None:
     """Let runs time their nets once and write no report."""
     run = importlib.import_module("gluon_compress.pipeline.run")
-    latency = partial(cost.measure_latency, repeats=1, warmup=0)
+    latency = partial(cost.measure_latencies, repeats=1, warmup=0)
     monkeypatch.setattr(run, "write_report", lambda *_: None)
-    monkeypatch.setattr(cost, "measure_latency", latency)
+    monkeypatch.setattr(cost, "measure_latencies", latency)
 
 
 def quick_run(recipe, out, **options) -> dict[str, Any]:

@@ -42,7 +42,23 @@ def test_last_net_is_compared_with_the_first():
     values = column(cost_cells([FULL, middle, SMALL]), "compact vs full")
     assert values["Parameters, M"] == "25.0 %"
     assert values["Latency, ms"] == "30.0 %"
+
     assert values["mAP"] == "−0.050"
+
+
+def timed(name, low, middle, high):
+    return Figures(name, latency_ms=middle, latency_range=(low, high))
+
+
+def test_latencies_whose_ranges_overlap_are_not_compared_without_a_word():
+    full, fast = timed("full", 90, 100, 110), timed("compact", 35, 40, 45)
+    busy = timed("compact", 80, 122, 160)
+    assert cost_cells([full, fast])[-1][1:] == [
+        "100 (90.0 to 110)",
+        "40.0 (35.0 to 45.0)",
+        "40.0 %",
+    ]
+    assert cost_cells([full, busy])[-1][-1] == "122.0 %, ranges overlap"
 
 
 def test_one_net_is_compared_with_none():

@@ -6,6 +6,7 @@ import argparse
 import statistics
 import time
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
@@ -61,12 +62,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _bench(args: argparse.Namespace) -> None:
     """Time each runtime, print the table, and write the result if asked to."""
     from gluon_compress.deployment.manifest import is_deployed
-    from gluon_compress.markdown import table
+    from gluon_compress.markdown import overlap, table
     from gluon_compress.model_folder import read_manifest
 
     manifest = read_manifest(args.model)
     measurements = _deployed(args) if is_deployed(manifest) else _gluon(args)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for runtime, precision, run in measurements:
         low, middle, high = statistics.quantiles(timed(run, args.seconds), n=4)
         times = {"ms": middle, "ms_quartiles": [low, high]}
@@ -74,6 +75,10 @@ def _bench(args: argparse.Namespace) -> None:
     if not rows:
         raise ValueError(f"{args.model}: no runtime that reads it can be run here")
     print(table(HEAD, map(_cells, rows)), end="")
+    for one, other in combinations(rows, 2):
+        if overlap(one["ms_quartiles"], other["ms_quartiles"]):
+            names = (f"{row['runtime']} {row['precision']}" for row in (one, other))
+            print(f"quartiles overlap, either may be faster: {' and '.join(names)}")
     if args.out:
         model = {"name": manifest["name"], "files": manifest["files"]}
         print(write_result(args.out, {"model": model, "rows": rows}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, Iterator, Mapping
@@ -315,6 +314,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     """Evaluate every net in every runtime; write ``result.json`` and the page."""
     from gluon_compress.detector import load_detector
     from gluon_compress.storage.atomic import write_atomically
+    from gluon_compress.storage.reading import read_json
 
     nets: dict[str, list] = {}
     images = None
@@ -333,7 +333,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     source = source_of(args, images, "test")
     content = {"nets": nets, "metric": _metric(args), "data": source}
     result = write_result(args.out, content)
-    page = precision_page(json.loads(result.read_text(encoding="utf-8")))
+    page = precision_page(read_json(result))
     write_atomically(Path(args.out) / PAGE, page)
     print(result)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gluon_compress.data.broken import BrokenImage
 from gluon_compress.sizes import Size, size_pair
+from gluon_compress.validation import shown
 
 MOST_IMAGES = 5000  # that are read; of more, a random part
 LEAST_SIDE = 8  # pixels of an image
@@ -102,8 +103,8 @@ def check_present(dataset: Any, place: str) -> None:
     for number, name in enumerate(dataset.classes):
         if number not in ids:
             raise ValueError(
-                f"{place}: there is no object of class {name!r}; allowed: classes of "
-                "the annotations"
+                f"{place}: there is no object of class {shown(name)}; allowed: "
+                "classes of the annotations"
             )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from gluon_compress.deployment.checking import FormatCheck, write_files
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import FORMATS, InferenceGraph
+from gluon_compress.deployment.fusing import fusible
 from gluon_compress.deployment.manifest import DEPLOYED, checked
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
 from gluon_compress.graph import pair_of
@@ -78,8 +79,8 @@ def deploy(
     if not _varied(calibration_images):
         if quantised and len(calibration_images):
             raise ValueError(
-                f"the {len(calibration_images)} images are of one colour each; int8 needs "
-                "photos to calibrate on"
+                f"the {len(calibration_images)} images are of one colour each; int8 "
+                "needs photos to calibrate on"
             )
         images = noise((CHECKED, *shape[1:]))
     else:
@@ -98,7 +99,8 @@ def deploy(
             entry.update(check.outputs(file_format, files))
             entries[format_name] = entry
         if "mxnet" in formats and deployable.results_graph is not None:
-            save_pair(*deployable.results_graph, draft, name + WHOLE)
+            symbol, params = deployable.results_graph
+            save_pair(fusible(symbol), params, draft, name + WHOLE)
             endings = FORMATS["mxnet"].files
             files = [draft / f"{name}{WHOLE}{ending}" for ending in endings]
             entries["mxnet"].update(check.results(net, files))

@@ -81,9 +81,10 @@ class Format:
 
 
 def _mxnet(graph: InferenceGraph, folder: Path) -> dict:
+    from gluon_compress.deployment.fusing import fusible
     from gluon_compress.model_folder import save_pair
 
-    save_pair(graph.symbol, graph.params, folder, graph.name)
+    save_pair(fusible(graph.symbol), graph.params, folder, graph.name)
     return {}
 
 

@@ -17,18 +17,24 @@ SUMS = ("elemwise_add", "broadcast_add", "_plus", "_Plus")
 def fuse(symbol: mx.sym.Symbol, backend: str = BACKEND) -> mx.sym.Symbol:
     """Return a symbol for inference whose layers are joined with what follows them.
 
-    MXNet 1.9.1 joins a layer with a BatchNorm, sum or activation behind it even where
-    something else reads the layer too, which then gets the joint result: ResNet v2, and
-    nets with a layer among their outputs, compute something else. So what several nodes
-    read is first multiplied by one, which nothing is joined with. It also leaves out
-    copies and Dropout, and renames an input that one of them reads; so this is done
-    before.
-
     Parameters
     ----------
     symbol : Symbol
     backend : str
         Name of MXNet's back end that joins them.
+    """
+    return fusible(symbol).get_backend_symbol(backend)
+
+
+def fusible(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+    """Return a symbol for inference that MXNet's back ends compute correctly.
+
+    MXNet 1.9.1 joins a layer with a BatchNorm, sum or activation behind it even where
+    something else reads the layer too, which then gets the joint result: ResNet v2, and
+    nets with a layer among their outputs, compute something else. Executors and the C
+    predict API do so without being asked. So what several nodes read is first
+    multiplied by one, which nothing is joined with. MXNet also leaves out copies and
+    Dropout, and renames an input that one of them reads; so this is done before.
     """
     nodes, heads = _without_copies(*take_apart(symbol))
     entries = [*heads, *(e for node in nodes for e in node["inputs"])]
@@ -43,7 +49,7 @@ def fuse(symbol: mx.sym.Symbol, backend: str = BACKEND) -> mx.sym.Symbol:
             new_nodes.append(_times_one(node, len(new_nodes) - 1))
         new_numbers[i] = len(new_nodes) - 1
     new_heads = [[new_numbers[h[0]], *h[1:]] for h in heads]
-    return put_together(new_nodes, new_heads).get_backend_symbol(backend)
+    return put_together(new_nodes, new_heads)
 
 
 def _without_copies(nodes: list[dict], heads: list) -> tuple[list[dict], list]:

@@ -16,7 +16,7 @@ from gluon_compress.data.voc_xml import annotated_classes, read_class_names
 from gluon_compress.models.ssd.anchor_fit import MATCHED, AnchorLayout
 from gluon_compress.validation import few
 
-ERROR, WARNING = "error", "warning"
+ERROR, WARNING, NOTE = LEVELS = "error", "warning", "note"
 FEW = 20  # training objects below which a class can hardly be learnt
 MANY_LOST = 0.05  # share of objects without an anchor that is worth a warning
 SMALL, LARGE = 32**2, 96**2  # areas in pixels, as COCO has them
@@ -32,7 +32,8 @@ class Finding:
     Parameters
     ----------
     level : str
-        ``error``: training is refused, or its result would mislead; or ``warning``.
+        ``error``: training is refused, or its result would mislead; ``warning``; or
+        ``note``.
     text : str
         One sentence.
     """
@@ -143,7 +144,7 @@ def check_data(recipe: Any) -> DataCheck:
     _check_objects(check, data.train)
     _check_names(check, data)
     _check_duplicates(check)
-    check.findings.sort(key=lambda finding: finding.level != ERROR)
+    check.findings.sort(key=lambda finding: LEVELS.index(finding.level))
     return check
 
 
@@ -218,7 +219,7 @@ def _check_files(check: DataCheck) -> None:
                 check.add(level, f"{split}: {len(rows)} {what}: {_some(texts)}")
         counts = {k: v for k, v in check.counts[split].items() if k != "absent"}
         for line in describe_counts(counts):
-            check.add(WARNING, f"{split}: {line}")
+            check.add(NOTE, f"{split}: {line}")
 
 
 def _reason(file: str, why: str) -> str:
@@ -340,7 +341,7 @@ def _check_duplicates(check: DataCheck) -> None:
         leaks = equal and split != other
         check.add(
             ERROR if leaks else WARNING,
-            f"{which} {place}, {len(pair_names)} times: {_some(pair_names)}",
+            f"{which} {place}, pairs: {len(pair_names)}: {_some(pair_names)}",
         )
 
 

@@ -14,7 +14,9 @@ from gluon_compress.models.ssd.anchor_fit import MATCHED
 from gluon_compress.pipeline.data_check import (
     ERROR,
     LARGE,
+    LEVELS,
     SMALL,
+    WARNING,
     DataCheck,
     object_cells,
 )
@@ -51,8 +53,8 @@ def write_check_page(check: DataCheck, title: str, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sentences = {
-        heading: [f.text for f in check.findings if (f.level == ERROR) == wrong]
-        for heading, wrong in (("Errors", True), ("Warnings", False))
+        f"{level.capitalize()}s": [f.text for f in check.findings if f.level == level]
+        for level in LEVELS
     }
     page = report.Page(
         title=f"Data check of {title}",
@@ -69,7 +71,8 @@ def _summary(check: DataCheck) -> str:
     images = ", ".join(
         f"{check.counts[split]['images']} images in {split}" for split in check.counts
     )
-    errors, warnings = len(check.errors), len(check.findings) - len(check.errors)
+    levels = [finding.level for finding in check.findings]
+    errors, warnings = levels.count(ERROR), levels.count(WARNING)
     return (
         f"{images}; {len(check.classes)} classes. Errors: {errors}, warnings: "
         f"{warnings}. Errors stop a training, or make its figures wrong."

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Mapping, Sequence
 
 import mxnet as mx
+import numpy as np
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import data, models
 from gluon_compress.building import build
+from gluon_compress.data.inspection import misspelt
 from gluon_compress.deployment import fused
 from gluon_compress.detection_errors import DETECTIONS, per_image, save_detections
 from gluon_compress.distill import distil_step, losses_of, needs_taps
@@ -24,6 +27,7 @@ from gluon_compress.train import Schedule
 from gluon_compress.validation import listed
 
 VAL_BATCH = 8
+LOGGER = logging.getLogger(__name__)
 
 
 class DetectionTask(Task):
@@ -97,6 +101,7 @@ class DetectionTask(Task):
         """Open the splits; without one for validation it is the test split."""
         settings = self.recipe.data
         train = settings.open(settings.train)
+        _warn_of_slips(train)
         test = settings.open(settings.test, train.classes)
         val = test
         if settings.val is not None:
@@ -235,6 +240,14 @@ class DetectionTask(Task):
         """Return mAP and the precision of each class."""
         figures = self.evaluate(net, dataset, ctx)
         return {"mAP": figures["mAP"], **figures["classes"]}
+
+
+def _warn_of_slips(train: Any) -> None:
+    """Log class names that are probably misspelt: each would be learnt as a class."""
+    ids = np.concatenate([train.label(i)[:, 4] for i in range(len(train))]).astype(int)
+    objects = np.bincount(ids, minlength=len(train.classes)).tolist()
+    for name, right in misspelt(dict(zip(train.classes, objects))):
+        LOGGER.warning("class %r is probably a misspelling of %r", name, right)
 
 
 def _map_widths(net: HybridBlock) -> Dict[str, int]:

@@ -193,15 +193,14 @@ def origin_of(job: Job) -> Dict[str, Any]:
 
 
 def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:
-    """Time the full and the compact net one after the other; write the run's result."""
+    """Time the full and the compact net, in turns; write the run's result."""
     path, task = job.out / RESULT, job.task
     if path.exists():
         return read_json(path)
-    latency = {}
-    for name in (FULL, COMPACT):
-        if name in results:
-            block = task.training_block(task.load(job.out / name / MODEL))
-            latency[name] = asdict(cost.measure_latency(block, task.shape))
+    names = [name for name in (FULL, COMPACT) if name in results]
+    blocks = [task.training_block(task.load(job.out / n / MODEL)) for n in names]
+    times = cost.measure_latencies(blocks, task.shape)
+    latency = {name: asdict(time) for name, time in zip(names, times)}
     total = {"stages": results, "latency": latency, **origin_of(job)}
     write_json(path, total)
     return total

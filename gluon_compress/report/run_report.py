@@ -29,6 +29,7 @@ def figures(recipe: Recipe, results: Mapping[str, Any]) -> list[report.Figures]:
     speed, metric = results["latency"], recipe.metric
     rows = []
     for name, stage in results["stages"].items():
+        time = speed.get(name, {})
         accuracy: dict[str, Any] = {"others": {metric: stage[metric]}}
         if metric in NAMED:
             accuracy = {metric: stage[metric]}
@@ -38,7 +39,8 @@ def figures(recipe: Recipe, results: Mapping[str, Any]) -> list[report.Figures]:
                 params=stage["params"],
                 bytes=stage["bytes"],
                 macs=stage["macs"],
-                latency_ms=speed[name]["median_ms"] if name in speed else None,
+                latency_ms=time.get("median_ms"),
+                latency_range=(time["p10_ms"], time["p90_ms"]) if time else None,
                 **accuracy,
             )
         )

@@ -9,7 +9,7 @@ from typing import Any, Callable, Mapping, Sequence
 from typing_extensions import TypeGuard
 
 from gluon_compress.graph import Graph
-from gluon_compress.markdown import table
+from gluon_compress.markdown import overlap, table
 from gluon_compress.plan import Plan, explain
 
 
@@ -26,6 +26,8 @@ class Figures:
         0 to 1.
     latency_ms : float, optional
         Median of one image.
+    latency_range : tuple of float, optional
+        Range of the middle 80 % of its times, ms.
     others : mapping
         Further accuracies by name, 0 to 1.
     """
@@ -36,6 +38,7 @@ class Figures:
     macs: float | None = None
     mAP: float | None = None  # noqa: N815  the name that everyone knows
     latency_ms: float | None = None
+    latency_range: tuple[float, float] | None = None
     top1: float | None = None
     others: Mapping[str, float] = field(default_factory=dict)
 
@@ -44,7 +47,8 @@ def cost_table(rows: Sequence[Figures]) -> str:
     """Return the costs and accuracies of nets as a Markdown table, a column for each.
 
     The last column compares the last net with the first: its share of each cost, and
-    the difference in accuracy. FLOPs are 2 x MACs, MB are 10^6 bytes.
+    the difference in accuracy. FLOPs are 2 x MACs, MB are 10^6 bytes. Where the ranges
+    of two latencies overlap, their comparison says so: it may be chance.
 
     Raises
     ------
@@ -159,7 +163,6 @@ def cost_cells(rows: Sequence[Figures]) -> list[list[str]]:
         "Size, MB": [_scaled(row.bytes, 1e-6) for row in rows],
         "GMACs": [_scaled(row.macs, 1e-9) for row in rows],
         "GFLOPs": [_scaled(row.macs, 2e-9) for row in rows],
-        "Latency, ms": [row.latency_ms for row in rows],
     }
     accuracies = {"mAP": [row.mAP for row in rows], "top-1": [row.top1 for row in rows]}
     for name in dict.fromkeys(name for row in rows for name in row.others):
@@ -168,11 +171,30 @@ def cost_cells(rows: Sequence[Figures]) -> list[list[str]]:
     for name, values in costs.items():
         if any(map(_is_known, values)):
             cells.append([name, *map(number, values), _share(values[-1], values[0])])
+    if any(_is_known(row.latency_ms) for row in rows):
+        cells.append(["Latency, ms", *map(_latency, rows), _faster(rows[-1], rows[0])])
     for name, values in accuracies.items():
         if any(map(_is_known, values)):
             change = _change(values[-1], values[0])
             cells.append([name, *map(precision, values), change])
     return cells if len(rows) > 1 else [row[:-1] for row in cells]
+
+
+def _latency(row: Figures) -> str:
+    """Return a median and its range."""
+    if row.latency_range is None:
+        return number(row.latency_ms)
+    low, high = map(number, row.latency_range)
+    return f"{number(row.latency_ms)} ({low} to {high})"
+
+
+def _faster(row: Figures, other: Figures) -> str:
+    """Return the share of another net's latency, and whether that may be chance."""
+    share = _share(row.latency_ms, other.latency_ms)
+    ranges = [r for r in (row.latency_range, other.latency_range) if r is not None]
+    if row is other or len(ranges) < 2 or not overlap(*ranges):
+        return share
+    return f"{share}, ranges overlap"
 
 
 def _is_known(value: float | None) -> TypeGuard[float]:

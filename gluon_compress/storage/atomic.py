@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Iterator
 
-from gluon_compress.storage.reading import read_json
+from gluon_compress.storage.reading import open_regular, read_json
 
 __all__ = [
     "errors_for",
@@ -291,9 +291,9 @@ def _without_nan(content: Any) -> Any:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    """Return the SHA-256 of a regular file as 64 hexadecimal digits."""
     total = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         for block in iter(lambda: file.read(BLOCK), b""):
             total.update(block)
     return total.hexdigest()

@@ -100,11 +100,12 @@ def measure(
 def measure_ways(
     folder: Path, net: str, files: Sequence[Path], setting: Setting, seconds: float
 ) -> dict[str, Any]:
-    """Return milliseconds an image of each of ``worker.WAYS``, medians of rounds."""
+    """Return milliseconds an image of each of ``worker.WAYS``: median, quartiles."""
     task = {"folder": str(folder), "files": list(map(str, files)), "seconds": seconds}
     times = in_process("benchmarks.worker", setting, {"time": "ways", **task})
-    medians = {way: statistics.median(rounds) for way, rounds in times.items()}
-    return {"net": net, **asdict(setting), "ms": medians, "images": len(files)}
+    spreads = {way: _spread(rounds) for way, rounds in times.items()}
+    figures = {key: {w: s[key] for w, s in spreads.items()} for key in SPREAD}
+    return {"net": net, **asdict(setting), **figures, "images": len(files)}
 
 
 def _time(setting: Setting, nets: Mapping, seconds: float) -> dict[str, Any]:
@@ -112,7 +113,11 @@ def _time(setting: Setting, nets: Mapping, seconds: float) -> dict[str, Any]:
     return in_process("benchmarks.worker", setting, task)
 
 
+SPREAD = ("ms", "ms_quartiles")
+
+
 def _spread(times: Sequence[float]) -> dict[str, Any]:
+    times = times if len(times) > 1 else [*times, *times]
     low, middle, high = statistics.quantiles(times, n=4)
     return {"ms": middle, "ms_quartiles": [low, high], "runs": len(times)}
 

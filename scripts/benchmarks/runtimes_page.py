@@ -7,7 +7,7 @@ from typing import Any, Iterator, Mapping, Sequence
 
 from benchmarks.nets import CONV
 from benchmarks.worker import WAYS
-from gluon_compress.markdown import table
+from gluon_compress.markdown import overlap, table
 
 Row = Mapping[str, Any]
 At = Mapping[tuple, Row]  # rows of one image on two threads: net, runtime, precision
@@ -24,8 +24,10 @@ Head graphs of SSD-300 for 20 classes, without decoding and NMS:
 
 A trained detector, with its own classes, has the name of its folder. The other nets
 have initial weights, which do not affect times. Nets take turns in blocks (A B A B);
-times are medians. *Of the convolution* is the speed as a share of a chain of plain 3x3
-convolutions in the same run. Memory is what a process needs beyond the runtime itself.
+times are medians. A ratio with the mark `≈` does not tell which net is faster: the
+quartiles of the two times overlap. *Of the convolution* is the speed as a share of a
+chain of plain 3x3 convolutions in the same run. Memory is what a process needs beyond
+the runtime itself.
 """
 HEAD = (
     *("net", "ms", "quartiles", "images/s", "GFLOP/s", "of the convolution"),
@@ -90,7 +92,7 @@ def _faster(at: At) -> Iterator[tuple]:
             if all(rows):
                 ratio = rows[0]["ms"] / rows[1]["ms"]
                 what = f"{net} / {other}, time, {runtime} {precision}"
-                yield what, f"≤ {most:.2f}", f"{ratio:.2f}", ratio <= most
+                yield what, f"≤ {most:.2f}", _ratio(rows), ratio <= most
 
 
 def _gains(at: At) -> Iterator[tuple]:
@@ -124,7 +126,7 @@ def _boxes(ways: Sequence[Row]) -> Iterator[tuple]:
     for row in ways:
         ratio = row["ms"]["boxes"] / row["ms"]["head"]
         what = f"{row['net']}, boxes / head, {row['runtime']} {row['precision']}"
-        yield what, f"≤ {BOXES:.2f}", f"{ratio:.2f}", ratio <= BOXES
+        yield what, f"≤ {BOXES:.2f}", _ratio_of_ways(row), ratio <= BOXES
 
 
 # ---------------------------------------------------------------- tables
@@ -142,10 +144,27 @@ def ratios(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> str:
     """Return for each setting how long nets take, over how long others take."""
     lines = []
     for setting, chosen in _by_setting(rows).items():
-        ms = {row["net"]: row["ms"] for row in chosen}
-        cells = [f"{ms[a] / ms[b]:.2f}" if {a, b} <= set(ms) else "" for a, b in pairs]
+        row_of = {row["net"]: row for row in chosen}
+        compared = [[row_of[n] for n in pair if n in row_of] for pair in pairs]
+        cells = [_ratio(rows) if len(rows) == 2 else "" for rows in compared]
         lines.append([setting, *cells])
     return table(("setting", *(f"{a} / {b}" for a, b in pairs)), lines)
+
+
+def _ratio(rows: Sequence[Row]) -> str:
+    """Return the ratio of two times, with a mark where it may be chance."""
+    one, other = rows
+    mark = "≈ " if overlap(one["ms_quartiles"], other["ms_quartiles"]) else ""
+    return f"{mark}{one['ms'] / other['ms']:.2f}"
+
+
+def _ratio_of_ways(row: Row) -> str:
+    """Return how long boxes take over the head alone, as ``_ratio`` does."""
+    ms, quartiles = row["ms"], row.get("ms_quartiles")
+    if quartiles is None:  # earlier results have medians alone
+        return f"{ms['boxes'] / ms['head']:.2f}"
+    ways = ("boxes", "head")
+    return _ratio([{"ms": ms[w], "ms_quartiles": quartiles[w]} for w in ways])
 
 
 def table_of_ways(ways: Sequence[Row]) -> str:
@@ -155,8 +174,8 @@ def table_of_ways(ways: Sequence[Row]) -> str:
     for row in ways:
         ms = row["ms"]
         times = [f"{ms[way]:.1f}" for way in WAYS]
-        ratio = f"{ms['boxes'] / ms['head']:.2f}"
-        lines.append([row["net"], row["runtime"], row["precision"], *times, ratio])
+        cells = [row["net"], row["runtime"], row["precision"], *times]
+        lines.append([*cells, _ratio_of_ways(row)])
     return table(head, lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -13,7 +14,7 @@ from experiments.results import by_net, mean_of, results_of
 from experiments.runner import write_or_check
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import write_result
-from gluon_compress.markdown import percent, table
+from gluon_compress.markdown import overlap, percent, table
 from gluon_compress.provenance import ROOT
 from gluon_compress.storage.atomic import read_json
 
@@ -216,8 +217,8 @@ def short_table(costs: Mapping, bccd: Mapping[str, Any], timed: Sequence) -> str
     All nets have been trained for as many epochs in all: those that are not compact are
     the ones that were trained again.
     """
-    milliseconds = {
-        row["net"]: row["ms"]
+    times = {
+        row["net"]: row
         for row in timed
         if all(row[key] == value for key, value in SETTING.items())
     }
@@ -225,9 +226,22 @@ def short_table(costs: Mapping, bccd: Mapping[str, Any], timed: Sequence) -> str
     for name, net in NETS.items():
         size, work, _ = _own_cost(costs[name])
         stages = list(groups.get(net.longer or net.experiment, {}).values())
-        ms = f"{milliseconds[name]:.1f}"
+        ms = f"{times[name]['ms']:.1f}"
         rows.append([net.words, size, work, ms, _accuracy(stages, "mAP")])
-    return table(SHORT, rows)
+    return table(SHORT, rows) + _overlaps(times)
+
+
+def _overlaps(times: Mapping[str, Mapping]) -> str:
+    """Return a paragraph on the nets whose times do not tell which is faster."""
+    pairs = [
+        f"“{NETS[one].words}” and “{NETS[other].words}”"
+        for one, other in combinations(NETS, 2)
+        if overlap(times[one]["ms_quartiles"], times[other]["ms_quartiles"])
+    ]
+    if not pairs:
+        return ""
+    nets = "; ".join(pairs)
+    return f"\nThe quartiles of their times overlap, either may be faster: {nets}.\n"
 
 
 def readme_of(text: str, short: str) -> str:

@@ -25,12 +25,15 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 from tqdm import tqdm
 
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import above_0, add_out, write_result
+from gluon_compress.markdown import table
+from gluon_compress.storage.atomic import write_atomically
+from gluon_compress.storage.reading import read_json
 
 TEXT = """Kill a small run at many moments, resume it, and compare what it leaves.
 
@@ -38,8 +41,19 @@ TEXT = """Kill a small run at many moments, resume it, and compare what it leave
 
 The run makes the toy data, trains, prunes, fine-tunes, reports and deploys a tiny
 classifier. Half of the kills are at a file operation, half at random moments; some hit
-a resumed run again. Writes result.json: what was tried, equal, different, left over.
+a resumed run again. Writes result.json and kill.md: what was tried, equal, different
+and left over.
 """
+PAGE = "kill.md"
+INTRODUCTION = """# Killed runs
+
+A small run has {operations} operations on files: it makes toy data, trains, prunes and
+fine-tunes a classifier, reports, and deploys the net. It was killed at random ones of
+them or at random moments, then resumed, and compared with a run that was not killed.
+Seed {seed}; commit {commit}, {date}.
+"""
+HEAD = ("kills at an operation", "at a moment", "killed runs", "equal", "different")
+HEAD += ("files left over",)
 IMAGES = {"train": 6, "val": 2}  # of each class
 RECIPE = {
     "paper": "none",
@@ -49,11 +63,11 @@ RECIPE = {
     "task": "classification",
     "model": {"name": "mobilenet0.25"},
     "data": {"kind": "folder", "root": "images", "size": 32},
-    "train": {"epochs": 2, "batch_size": 6, "learning_rate": 0.01},
+    "train": {"epochs": 2, "batch_size": 6, "learning_rate": 0.001},
     "compression": [
         {"algorithm": "prune", "budget": {"macs_ratio": 0.5}, "multiple": 1}
     ],
-    "finetune": {"epochs": 1, "batch_size": 6, "learning_rate": 0.01},
+    "finetune": {"epochs": 1, "batch_size": 6, "learning_rate": 0.001},
 }
 AGAIN = 0.3  # probability that a resumed run is killed again
 LONGEST = 600.0  # seconds, of a run
@@ -67,8 +81,6 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def small_run(data: Path, folder: Path) -> None:
     """Make toy data, run a recipe from training to report, and deploy its net."""
-    import numpy as np
-
     from gluon_compress import deployment, models, pipeline, train
     from gluon_compress.data import make_toy
     from gluon_compress.recipe import parse_recipe
@@ -79,8 +91,7 @@ def small_run(data: Path, folder: Path) -> None:
     options = train.Options(progress=False, save_minutes=-1)
     pipeline.run(recipe, folder / "run", resume=True, options=options, facts={})
     net = models.load(folder / "run" / "compact" / "model")
-    images = np.zeros((1, 3, 32, 32), np.float32)
-    deployment.deploy(net, folder / "edge", "net", images=images)
+    deployment.deploy(net, folder / "edge", "net")
 
 
 def without_clocks() -> None:
@@ -312,7 +323,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--kills", type=above_0, default=200, metavar="N", help="default: 200"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    add_out(parser, "kills", "runs")
+    add_out(parser, "kills", "runs", files=[PAGE])
 
 
 def _kill(args: argparse.Namespace) -> None:
@@ -331,9 +342,19 @@ def _kill(args: argparse.Namespace) -> None:
         "differences": campaign.differences,
     }
     result = write_result(args.out, content)
-    counts = "{tried} killed runs: {equal} equal, {different} different"
-    print(f"{counts.format(**campaign.runs)}; {len(campaign.leftovers)} leftovers")
-    print(result)
+    page = page_of(read_json(result))
+    write_atomically(Path(args.out) / PAGE, page)
+    print(page)
+
+
+def page_of(result: Mapping[str, Any]) -> str:
+    """Return the page of a campaign as Markdown, from its result alone."""
+    row = (*result["kills"].values(), *result["runs"].values())
+    facts = {**result, "date": result["date"][:10]}
+    lines = [INTRODUCTION.format(**facts)]
+    lines.append(table(HEAD, [(*map(str, row), str(len(result["leftovers"])))]))
+    lines += [f"- {name}\n" for name in (*result["leftovers"], *result["differences"])]
+    return "\n".join(lines)
 
 
 COMMAND = Command(TEXT, _add_options, _kill)

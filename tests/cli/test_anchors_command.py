@@ -148,6 +148,19 @@ def test_run_states_the_anchors_it_chose_and_keeps_them(untrained, images, tmp_p
     assert load_recipe(out / "recipe.json").model.sizes == sizes
 
 
+def test_run_warns_of_a_class_that_is_probably_misspelt(untrained, tmp_path, caplog):
+    root = write_voc(tmp_path / "slip", 3, 12)
+    path = root / "Annotations" / "0.xml"
+    path.write_text(path.read_text().replace("<name>cat<", "<name>catt<", 1))
+    data = {"kind": "voc", "root": str(root), "train": "trainval", "test": "test"}
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({**RECIPE, "data": data}))
+    pipeline.run(load_recipe(recipe), tmp_path / "run", options=QUIET, facts={})
+    warned = [r.getMessage() for r in caplog.records if "misspelling" in r.getMessage()]
+    assert len(warned) == 1
+    assert warned[0].index("'catt'") < warned[0].index("'cat'")
+
+
 def test_run_without_enough_objects_for_auto_names_the_key(untrained, tmp_path):
     few = write_voc(tmp_path / "few", 1, 3)
     data = {"kind": "voc", "root": str(few), "train": "trainval", "test": "test"}

@@ -6,7 +6,7 @@ import pytest
 from gluoncv.model_zoo import get_model
 
 from gluon_compress.deployment import fused
-from gluon_compress.deployment.fusing import fuse
+from gluon_compress.deployment.fusing import fuse, fusible
 from gluon_compress.graph import block_of
 from nets import difference, ready
 
@@ -72,6 +72,9 @@ def test_fused_graph_computes_the_same(build, kind):
     x = mx.nd.random.normal(shape=SHAPE)
     wanted, found = (block_of(s, params)(x) for s in (symbol, fuse(symbol)))
     assert difference(wanted, found) < 1e-5
+    states = {name: params.pop(name) for name in symbol.list_auxiliary_states()}
+    executor = fusible(symbol).bind(mx.cpu(), {**params, "data": x}, aux_states=states)
+    assert difference(wanted, executor.forward()) < 1e-5
 
 
 def test_fused_resnet_v2_computes_the_same():

@@ -47,7 +47,7 @@ def row(net: str, ms: float, runtime: str = "mxnet", **other) -> dict:
         "threads": 2,
         "batch": 1,
         "ms": ms,
-        "ms_quartiles": [ms - 1, ms + 2],
+        "ms_quartiles": [ms - 0.1, ms + 0.2],
         "runs": 9,
         "images_per_second": 1000 / ms,
         "gflops": 50.0,
@@ -136,6 +136,21 @@ def test_ratios_are_of_one_setting():
     ]
 
 
+def way(net, **quartiles):
+    """Return a row of ways from an image to boxes, by low, middle and high times."""
+    ends = {name: [low, high] for name, (low, _, high) in quartiles.items()}
+    middles = {name: middle for name, (_, middle, _) in quartiles.items()}
+    return {**row(net, 1.0), "ms": middles, "ms_quartiles": ends}
+
+
+def test_ratio_of_times_that_overlap_is_marked():
+    rows = [row("compact_s", 9.8), row("lite", 10.0)]
+    assert "≈ 0.98" in runtimes_page.ratios(rows, [("compact_s", "lite")])
+    assert "≈ 0.98" in runtimes_page.aims_table(rows, [])
+    ways = [way("thin", head=(9, 10, 11), boxes=(10, 12, 13))]
+    assert "≈ 1.20" in runtimes_page.aims_table([], ways)
+
+
 def test_table_of_a_setting_holds_its_rows():
     rows = [row("compact", 20.0), row("3x3 convolution", 5.0), row("lite", 3.0, "ncnn")]
     text = runtimes_page.tables_of(rows)
@@ -145,7 +160,7 @@ def test_table_of_a_setting_holds_its_rows():
     assert cells == [
         "compact",
         "20.0",
-        "19.0 to 22.0",
+        "19.9 to 20.2",
         "50.0",
         "50",
         "50 %",
@@ -168,7 +183,7 @@ def test_aims_are_judged_by_one_run():
     macs = {"full": 4e9, "compact": 1e9}
     rows = [{**r, "macs": macs.get(r["net"], 5e8)} for r in rows]
     rows.append(row("compact_s", 99.0, threads=1))  # not what aims are for
-    ways = [{**row("thin", 1.0), "ms": {"head": 10.0, "boxes": 12.0}}]
+    ways = [way("thin", head=(9.8, 10.0, 10.1), boxes=(11.9, 12.0, 12.1))]
     lines = runtimes_page.aims_table(rows, ways).splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells == [
