@@ -9,11 +9,15 @@
 const ONE = 2048; // OpenCV's weights of linear interpolation are integers of 11 bits
 const CUBIC = -0.75; // its parameter of cubic interpolation, which it computes in floating point on x86
 const float = Math.fround;
+export const MOST_PIXELS = 2 ** 26; // of an image, before and after resizing
 
 /** Return the input of a net, Float32Array (3, height, width), and where the image lies. */
 export function prepare(image, preprocess) {
   const { height, width } = preprocess;
   const [rows, columns] = resizedSize(image, preprocess);
+  if (rows * columns > MOST_PIXELS) {
+    throw new Error(`This image of ${image.width} × ${image.height} pixels is too narrow.`);
+  }
   const resized = resize(image, rows, columns, methodFor(image, rows, columns, preprocess));
   const cropped = preprocess.keep_ratio && preprocess.crop != null;
   const placement = {
