@@ -7,13 +7,9 @@ that what the errors are subtracted from is the mAP that was measured.
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Collection, Iterable, Sequence
 
 import numpy as np
@@ -21,6 +17,8 @@ import numpy as np
 from gluon_compress.boxes import iou as box_iou
 from gluon_compress.sizes import Size, size_pair
 from gluon_compress.storage.atomic import write_atomically
+from gluon_compress.storage.reading import finite, read_arrays, write_arrays
+from gluon_compress.validation import listed, wrong
 
 DETECTIONS = "detections.npz"  # in the folder of a stage
 # Of a detection: right, ignored (a difficult object), or what is wrong with it.
@@ -97,23 +95,21 @@ def per_image(
 
 
 def save_detections(path: str | os.PathLike, images: Sequence[ImageDetections]) -> None:
-    """Write the detections of a data set, image by image, as NumPy's ``npz``."""
+    """Write the detections of a data set, image by image, as arrays."""
     empty = ImageDetections(
         np.zeros((0, 6)), np.zeros(0, int), np.zeros(0), np.zeros((0, 4))
     )
     rows = [empty, *images]
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        numbers=np.array([image.number for image in images], np.int32),
-        objects=np.array([len(image.label) for image in images], np.int32),
-        detections=np.array([len(image.ids) for image in images], np.int32),
-        labels=np.concatenate([row.label for row in rows]).astype(np.float32),
-        ids=np.concatenate([row.ids for row in rows]).astype(np.int32),
-        scores=np.concatenate([row.scores for row in rows]).astype(np.float32),
-        boxes=np.concatenate([row.corner_boxes for row in rows]).astype(np.float32),
-    )
-    write_atomically(path, buffer.getvalue())
+    arrays = {
+        "numbers": np.array([image.number for image in images], np.int32),
+        "objects": np.array([len(image.label) for image in images], np.int32),
+        "detections": np.array([len(image.ids) for image in images], np.int32),
+        "labels": np.concatenate([row.label for row in rows]).astype(np.float32),
+        "ids": np.concatenate([row.ids for row in rows]).astype(np.int32),
+        "scores": np.concatenate([row.scores for row in rows]).astype(np.float32),
+        "boxes": np.concatenate([row.corner_boxes for row in rows]).astype(np.float32),
+    }
+    write_atomically(path, write_arrays(arrays))
 
 
 def load_detections(path: str | os.PathLike) -> list[ImageDetections]:
@@ -124,14 +120,10 @@ def load_detections(path: str | os.PathLike) -> list[ImageDetections]:
     ValueError
         If the file is missing or is not of this kind.
     """
-    try:
-        content = Path(path).read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in _STORED}
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or 'cannot be read'}") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: holds no detections: {error}") from None
+    arrays = read_arrays(path)
+    if set(arrays) != set(_STORED):
+        raise wrong(f"{path}: the arrays", sorted(arrays), listed(_STORED))
+    finite(arrays, path)
     for name, (kind, shape, counted_by) in _STORED.items():
         array, count = arrays[name], arrays[counted_by] if counted_by else None
         fits = array.dtype.kind == kind and array.shape[1:] == shape and array.ndim

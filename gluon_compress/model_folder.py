@@ -26,7 +26,7 @@ from gluon_compress.graph.symbol_files import (
     read_symbol,
     read_values,
 )
-from gluon_compress.graph.symbols import infer_shapes, shapes_of, without_counts
+from gluon_compress.graph.symbols import infer_shapes, shapes_of, text_of
 from gluon_compress.storage.artifacts import (
     FORMAT,
     MANIFEST,
@@ -137,8 +137,8 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     stored, input_name = _prefixed(symbol, params)
     check_values(params)
     # MXNet's own ``save`` does not notice a full disk.
-    text = without_counts(symbol).tojson()
-    (folder / f"{name}-symbol.json").write_text(text, encoding="utf-8")
+    path = folder / f"{name}-symbol.json"
+    path.write_text(text_of(symbol), encoding="utf-8")
     mx.nd.save(str(folder / f"{name}-0000.params"), stored)
     return stored, input_name
 

@@ -10,7 +10,8 @@ from typing_extensions import Annotated
 
 from gluon_compress import plan as planning
 from gluon_compress.compression.algorithm import PLAN, StageContext, StageOutput
-from gluon_compress.graph import Graph
+from gluon_compress.deployment.reference_outputs import check_same
+from gluon_compress.graph import Graph, pair_of
 from gluon_compress.plan import CRITERIA, Plan
 from gluon_compress.prune import mask, recalibrate, set_mask, slim, taylor
 from gluon_compress.train.schedule import Schedule
@@ -131,11 +132,22 @@ def train_and_slim(
     settings : ChannelPruningSettings
     context : StageContext
     """
-    if settings.train is None:
-        return slim(net, plan, graph=graph), {}
     masked = mask(net, plan, graph=graph)
-    notes = context.fit(masked, settings.train)
-    return slim(masked, plan, shape=context.shape), notes
+    notes = {} if settings.train is None else context.fit(masked, settings.train)
+    return slim_as_masked(masked, plan, context.shape), notes
+
+
+def slim_as_masked(masked: HybridBlock, plan: Plan, shape: Any) -> HybridBlock:
+    """Return the slim net of a masked one, after comparing both on noise.
+
+    Raises
+    ------
+    ValueError
+        If they compute something else.
+    """
+    small = slim(masked, plan, shape=shape)
+    check_same(pair_of(masked), pair_of(small), shape, "slimming")
+    return small
 
 
 def recalibrated(

@@ -25,6 +25,7 @@ from gluon_compress.compression.channels import (
     notes_on,
     recalibrated,
     saved,
+    slim_as_masked,
     train_and_slim,
     untrained_criterion,
 )
@@ -210,7 +211,7 @@ class Prune(Algorithm):
             )
             notes.update(trained)
             notes.update(notes_on(plan, graph))
-            net = slim(masked, plan, shape=context.shape)
+            net = slim_as_masked(masked, plan, context.shape)
             return recalibrated(net, plan, settings, context, notes)
 
         def decide() -> Plan:

@@ -17,6 +17,7 @@ from gluon_compress.deployment.runtimes import RUNTIMES
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.models.family import family_of
+from gluon_compress.postprocess.base import finite_detections
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ class FormatCheck:
             If its results differ from the net's.
         """
         file_format = FORMATS["mxnet"]
-        results = run_files(file_format, files, self.reference.images)
+        results: Sequence = run_files(file_format, files, self.reference.images)
+        if self.deployable.postprocess.finds_boxes:
+            results = finite_detections(results)  # as the net gives them
         rows = [
             family_of(net).results(net, mx.nd.array(image[None]))
             for image in self.reference.images

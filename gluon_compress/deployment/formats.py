@@ -97,10 +97,11 @@ def _onnx_dynamic(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
-    """Write a graph with MXNet's own exporter, and correct two of its faults.
+    """Write a graph with MXNet's own exporter, and correct three of its faults.
 
     It states the newest opset of the installed onnx for operators of an earlier one,
-    and lists all weights as inputs, so that no runtime can fold or pack them.
+    lists all weights as inputs, so that no runtime can fold or pack them, and leaves
+    nodes without names, which tools need.
     """
     import mxnet as mx
 
@@ -118,6 +119,8 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     inputs = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f"node{i}"
     for domain in model.opset_import:
         domain.version = OPSET
     onnx.checker.check_model(model, full_check=True)

@@ -14,7 +14,7 @@ from mxnet.contrib.quantization import quantize_model
 from gluon_compress.deployment.formats import CALIBRATIONS
 from gluon_compress.deployment.fusing import fuse
 from gluon_compress.graph.symbol_files import as_ndarray, read_symbol
-from gluon_compress.graph.symbols import without_counts
+from gluon_compress.graph.symbols import text_of
 from gluon_compress.storage.params import read_params
 from gluon_compress.storage.reading import finite
 
@@ -101,7 +101,7 @@ def save(
 
 def _write_plain(symbol: mx.sym.Symbol, path: Path) -> None:
     """Write a symbol without the whitespace in its JSON."""
-    content = json.loads(without_counts(symbol).tojson())
+    content = json.loads(text_of(symbol))
     text = json.dumps(content, separators=(",", ":"))
     path.write_text(text, encoding="utf-8")
 

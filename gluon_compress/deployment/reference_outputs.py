@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Mapping, Sequence
+from typing import Mapping, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.deployment.formats import Format
+from gluon_compress.deployment.formats import FORMATS, Format
 from gluon_compress.graph import block_of
 from gluon_compress.graph.symbols import put_together, take_apart
 
+Pair = Tuple[mx.sym.Symbol, Mapping[str, mx.nd.NDArray]]
 ROUNDINGS = 2  # times the net's own rounding error: a runtime sums in another order
 MAX_ROUNDING = 1e-3  # the largest difference allowed for rounding
+REWRITTEN = (
+    1e-3  # what a rewritten graph may differ by; a wrong one differs by 0.01 or more
+)
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,66 @@ class ReferenceOutputs:
             return off, allowed
         return difference(outputs, self.float64, file_format), allowed
 
+    def departure_of_rewritten(
+        self, outputs: Sequence[np.ndarray]
+    ) -> tuple[float, float]:
+        """Return the difference of a rewritten graph's outputs, and that allowed.
+
+        A rewritten graph adds the same numbers in another order. Of a net with a large
+        rounding error of its own, more is allowed, so that no training is lost to it.
+
+        Parameters
+        ----------
+        outputs : sequence of ndarray
+            As in ``float32``.
+        """
+        row = FORMATS["mxnet"]
+        off = difference(outputs, self.float32, row)
+        if off <= REWRITTEN:
+            return off, REWRITTEN
+        rounding = difference(self.float32, self.float64, row)
+        allowed = max(REWRITTEN, ROUNDINGS * rounding)
+        return difference(outputs, self.float64, row), allowed
+
     def _run(self, dtype: str) -> list[np.ndarray]:
-        params = {name: value.astype(dtype) for name, value in self.params.items()}
+        params = {
+            name: value.as_in_context(mx.cpu()).astype(dtype)
+            for name, value in self.params.items()
+        }
         block = block_of(_of_any_type(self.symbol), params)
         outputs = block(mx.nd.array(self.images, dtype=dtype))
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         arrays = [output.asnumpy() for output in outputs]
         return [np.concatenate(arrays, axis=-1)] if self.joined else arrays
+
+
+def check_same(pair: Pair, other: Pair, shape: Sequence[int], change: str) -> None:
+    """Refuse a pair of symbol and parameters that computes something else than another.
+
+    Both run on noise.
+
+    Parameters
+    ----------
+    pair, other : tuple
+        Symbol and parameters with the input ``data``: before and after a change.
+    shape : sequence of int
+        Shape of the input.
+    change : str
+        What was done, for the message.
+
+    Raises
+    ------
+    ValueError
+        If the outputs differ by more than float32 explains.
+    """
+    reference = ReferenceOutputs(*pair, noise(shape))
+    outputs = ReferenceOutputs(*other, reference.images).float32
+    difference, allowed = reference.departure_of_rewritten(outputs)
+    if not difference <= allowed:
+        raise ValueError(
+            f"{change} changes the net's outputs by {difference:.2g} of their scale; "
+            f"allowed: {allowed:.2g}"
+        )
 
 
 def noise(shape: Sequence[int]) -> np.ndarray:

@@ -134,8 +134,9 @@ def _classes(check: DataCheck, folder: Path) -> Iterator[report.Picture]:
         chosen = np.linspace(0, len(found) - 1, min(EXAMPLES, len(found))).astype(int)
         for i in chosen:
             split, record, row = found[i]
-            image = _cut(_image(check, split, record), record.label[row, :4])
-            tiles.append(report.Tile(image, _NOTHING, name))
+            image, box = _cut(_image(check, split, record), record.label[row, :4])
+            boxes = report.Boxes(box[None], np.array([number]))
+            tiles.append(report.Tile(image, boxes, name))
         missing = -len(chosen) % EXAMPLES if len(chosen) else 0
         blank = np.full((8, 8, 3), 255, np.uint8)
         tiles += [report.Tile(blank, _NOTHING)] * missing
@@ -151,13 +152,13 @@ def _classes(check: DataCheck, folder: Path) -> Iterator[report.Picture]:
         )
 
 
-def _cut(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return an object and what is around it."""
+def _cut(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return an object with what is around it, and its box there."""
     height, width = image.shape[:2]
     margin = MARGIN * float(max(box[2:] - box[:2])) + 1
     x0, y0 = np.floor(np.maximum(box[:2] - margin, 0)).astype(int)
     x1, y1 = np.ceil(np.minimum(box[2:] + margin, [width, height])).astype(int)
-    return image[y0:y1, x0:x1]
+    return image[y0:y1, x0:x1], box - np.array([x0, y0, x0, y0])
 
 
 def _lost(check: DataCheck, folder: Path) -> Iterator[report.Picture]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, nms
-from gluon_compress.postprocess.base import boxes_in_images, finite_detections
+from gluon_compress.postprocess.base import boxes_in_images
 from gluon_compress.postprocess.ssd_check import DetectionCheck
 from gluon_compress.validation import (
     Allowed,
@@ -143,7 +143,9 @@ class SSDPostprocess:
         rows = np.full((len(predictions), self.settings.post_nms, 6), -1, np.float32)
         for row, prediction in zip(rows, predictions):
             with np.errstate(over="ignore", invalid="ignore"):  # not numbers, infinite
-                labels, scores, boxes = self._candidates(prediction)
+                candidates = self._candidates(prediction)
+            finite = np.isfinite(candidates[2]).all(axis=1)
+            labels, scores, boxes = (part[finite] for part in candidates)
             chosen = nms(
                 boxes,
                 labels,
@@ -153,7 +155,7 @@ class SSDPostprocess:
             count = len(chosen)
             row[:count, 0], row[:count, 1] = labels[chosen], scores[chosen]
             row[:count, 2:] = boxes[chosen]
-        return finite_detections((rows[..., :1], rows[..., 1:2], rows[..., 2:]))
+        return rows[..., :1], rows[..., 1:2], rows[..., 2:]
 
     @staticmethod
     def in_images(

@@ -43,11 +43,11 @@ def _is_record(record: Any) -> bool:
     if not isinstance(record, dict) or record.get("kind") not in ("step", "validation"):
         return False
     place = "step" if record["kind"] == "step" else "epoch"
-    parts = record.get("parts", {})
+    parts = record.get("parts", {})  # of the loss of a step
     if not isinstance(parts, dict):
         return False
-    others = [value for key, value in record.items() if key not in ("kind", "parts")]
-    numbers = [*others, *parts.values()]
+    others = {k: v for k, v in record.items() if k not in ("kind", "parts")}
+    numbers = [*others.values(), *parts.values()]
     return type(record.get(place)) is int and all(
         value is None or type(value) in (int, float) for value in numbers
     )

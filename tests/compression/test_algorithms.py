@@ -16,16 +16,19 @@ from gluon_compress.compression import (
     Algorithm,
     PruneSettings,
     StageOutput,
+    channels,
 )
 from gluon_compress.compression.algorithm import PLAN
+from gluon_compress.graph import trace
 from gluon_compress.pipeline.stages import composed, dry_run
 from gluon_compress.plan import Plan
-from gluon_compress.prune import slim
+from gluon_compress.prune import mask, slim
 from gluon_compress.recipe import load_recipe, parse_recipe
 from gluon_compress.recipe.schema import recipe_schema
 from gluon_compress.train import Schedule
 from gluon_compress.validation import Positive, Settings
 from images import write_folder
+from nets import chain, difference, ready
 from recipes import quick_run
 
 STEPS = {"epochs": 1, "batch_size": 6, "learning_rate": 0.05}
@@ -216,3 +219,17 @@ def test_a_dry_run_decides_without_data(tmp_path):
     plan, costs = pipeline.decide(recipe, ("red", "green", "blue"))
     assert costs["compact"]["macs"] <= 0.5 * costs["full"]["macs"]
     assert plan.net == "mobilenet0.25"
+
+
+def test_slim_net_that_differs_from_the_masked_one_is_refused(monkeypatch):
+    net, shape = ready(chain()), (1, 3, 16, 16)
+    graph = trace(net, shape)
+    plan = Plan({graph.groups[0].name: [0, 1]})
+    masked = mask(net, plan, graph=graph)
+    x = mx.nd.random.normal(shape=shape)
+    small = channels.slim_as_masked(masked, plan, shape)
+    assert difference(masked(x), small(x)) < 1e-5
+    other = Plan({graph.groups[0].name: [2, 3]})
+    monkeypatch.setattr(channels, "slim", lambda net, plan, shape: slim(net, other))
+    with pytest.raises(ValueError, match="slimming"):
+        channels.slim_as_masked(masked, plan, shape)

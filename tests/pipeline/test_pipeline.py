@@ -415,8 +415,10 @@ def test_too_many_broken_images_are_refused_before_training(tmp_path):
     few_toys(tmp_path / "toy", 20, train=4, test=4)
     name = (tmp_path / "toy/ImageSets/Main/test.txt").read_text().split()[0]
     (tmp_path / "toy" / "JPEGImages" / f"{name}.jpg").write_bytes(b"<html>404</html>")
+    data = {**RECIPE["data"], "most_broken": 0.1}
+    recipe = recipe_in(tmp_path, data=data)
     with pytest.raises(ValueError, match=rf"{name}\.jpg: .*1 of 4 images.* 0\.1 "):
-        pipeline.run(recipe_in(tmp_path), tmp_path / "run", options=QUIET)
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
     assert not (tmp_path / "run").exists()
 
 

@@ -31,19 +31,8 @@ from gluon_compress.latency.blocks import (
 from gluon_compress.latency.table import Grid, this_machine
 from gluon_compress.plan import Constraints, CostModel
 from gluon_compress.plan.cost_model import LATENCY
+from latency_tables import made_up
 from nets import NETS, SHAPE, chain, graph_of, random_plan, ready, wide
-
-
-def made_up(graph, time_of=lambda ins, outs: 0.001 * (1 + ins) * (1 + outs)):
-    """Return a table whose times follow a formula, with a grid for every block."""
-    grids = {}
-    for block in fused_blocks(graph):
-        ins, outs = grid_points(block)
-        old = grids.get(block.signature, Grid((), (), ()))
-        ins, outs = sorted({*ins, *old.ins}), sorted({*outs, *old.outs})
-        rows = tuple(tuple(time_of(a, b) for b in outs) for a in ins)
-        grids[block.signature] = Grid(tuple(ins), tuple(outs), rows)
-    return LatencyTable(this_machine(), 0.25, grids)
 
 
 @pytest.fixture(scope="module")
