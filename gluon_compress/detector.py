@@ -136,13 +136,14 @@ def load_detector(
     runtime: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
+    trusted: bool = True,
     ctx: mx.Context | None = None,
 ) -> Detector:
     """Return the detector of a model folder, or of a deployed folder in a runtime.
 
     Parameters
     ----------
-    folder, runtime, precision, threads, ctx
+    folder, runtime, precision, threads, trusted, ctx
         As ``load_predictor`` takes them.
 
     Raises
@@ -151,7 +152,12 @@ def load_detector(
         As ``load_predictor`` does, and for a model that finds no boxes.
     """
     options = {"runtime": runtime, "precision": precision, "threads": threads}
-    predictor = load_predictor(folder, **options, ctx=ctx)  # type: ignore[arg-type]
+    predictor = load_predictor(
+        folder,
+        **options,  # type: ignore[arg-type]
+        trusted=trusted,
+        ctx=ctx,
+    )
     if not predictor.postprocess.finds_boxes:
         kind = read_manifest(folder).get("kind")
         raise ValueError(f"{folder}: kind is {kind!r}; allowed: that of a detector")
@@ -164,6 +170,7 @@ def load_predictor(
     runtime: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
+    trusted: bool = True,
     ctx: mx.Context | None = None,
 ) -> ImagePredictor:
     """Return the predictor of a model folder, or of a deployed folder in a runtime.
@@ -178,6 +185,8 @@ def load_predictor(
         With a runtime, ``float32`` (the default) or ``int8``.
     threads : int, optional
         With a runtime, at least 1. MXNet takes them from ``OMP_NUM_THREADS``.
+    trusted : bool
+        With a runtime, as for ``Predictor``.
     ctx : Context, optional
         In Gluon; default: the CPU.
 
@@ -190,7 +199,10 @@ def load_predictor(
         if ctx is not None and ctx.device_type != "cpu":
             raise ValueError(f"ctx is {ctx}; allowed with a runtime: the CPU")
         precision = precision or "float32"
-        return Predictor(folder, runtime, precision=precision, threads=threads)
+        options = {"precision": precision, "threads": threads, "trusted": trusted}
+        return Predictor(folder, runtime, **options)  # type: ignore[arg-type]
+    if not trusted:
+        raise ValueError("trusted is False; allowed without a runtime: True")
     for name, value in (("precision", precision), ("threads", threads)):
         if value is not None:
             raise ValueError(f"{name} is {value!r}; allowed without a runtime: None")

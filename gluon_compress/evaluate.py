@@ -122,6 +122,25 @@ def voc_map(
     return {MEAN: figures.pop(MEAN), **figures}
 
 
+def detect_all(detect: Callable, batches: Iterable) -> list[tuple]:
+    """Return the results of all batches, in memory, with their labels.
+
+    Parameters
+    ----------
+    detect, batches
+        As for ``voc_map``.
+
+    Returns
+    -------
+    list of (results, labels)
+        NumPy arrays: ids, scores and corner boxes; and labels.
+    """
+    return [
+        (tuple(_numpy(part) for part in detect(images)), _numpy(labels))
+        for images, labels in batches
+    ]
+
+
 def precisions(
     detect: Callable,
     batches: Iterable,
@@ -150,10 +169,7 @@ def precisions(
     ValueError
         As ``voc_map`` does.
     """
-    detected = [
-        (tuple(_numpy(part) for part in detect(images)), _numpy(labels))
-        for images, labels in batches
-    ]
+    detected = detect_all(detect, batches)
 
     def measured(**settings: Any) -> dict[str, float]:
         return voc_map(

@@ -13,14 +13,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
 from gluon_compress.fresh_process import run_export
 from gluon_compress.graph import block_of, pair_of
-from gluon_compress.graph.symbols import infer_shapes, shapes_of
+from gluon_compress.graph.symbol_files import (
+    check_fit,
+    output_shapes,
+    read_symbol,
+    read_values,
+)
+from gluon_compress.graph.symbols import infer_shapes, shapes_of, text_of
 from gluon_compress.storage.artifacts import (
     FORMAT,
     MANIFEST,
@@ -31,6 +37,11 @@ from gluon_compress.storage.artifacts import (
     verified,
 )
 from gluon_compress.storage.atomic import scratch_folder, write_json
+from gluon_compress.storage.reading import read_arrays, write_arrays
+from gluon_compress.validation import shown, wrong
+
+SYMBOL, PARAMS = "-symbol.json", "-0000.params"
+Pair = Tuple[mx.sym.Symbol, Dict[str, mx.nd.NDArray]]
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,8 @@ def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, s
     stored, input_name = _prefixed(symbol, params)
     check_values(params)
     # MXNet's own ``save`` does not notice a full disk.
-    (folder / f"{name}-symbol.json").write_text(symbol.tojson(), encoding="utf-8")
+    path = folder / f"{name}-symbol.json"
+    path.write_text(text_of(symbol), encoding="utf-8")
     mx.nd.save(str(folder / f"{name}-0000.params"), stored)
     return stored, input_name
 
@@ -189,14 +201,13 @@ def check(
     folder = Path(folder)
     manifest = verified(folder)
     if reference is None:
-        reference = _load_reference(folder / f"{manifest['name']}-check.npz")
+        reference = _load_reference(folder, manifest)
+    _load(folder, manifest)  # MXNet alone, in the new process, would believe all
     return _compare(folder, manifest, reference, tolerance)
 
 
 @one_state
-def load_symbol(
-    folder: str | os.PathLike,
-) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+def load_symbol(folder: str | os.PathLike) -> Pair:
     """Return the symbol of an export, and its parameters and running statistics.
 
     Values that the model zoo stores in float16 are converted to float32.
@@ -204,18 +215,62 @@ def load_symbol(
     Raises
     ------
     ValueError
-        If a file is missing, altered or of a newer format, or the folder has no
-        weights; the message names it.
+        If a file is missing, altered or of a newer format, holds what is not read
+        from files, or does not fit the manifest; or the folder has no weights. The
+        message names it.
     """
     folder = Path(folder)
-    manifest = verified(folder)
-    name = manifest["name"]
-    if f"{name}-0000.params" not in manifest["files"]:
-        raise ValueError(f"{folder}: holds a structure without weights")
-    symbol = mx.sym.load(str(folder / f"{name}-symbol.json"))
-    stored = mx.nd.load(str(folder / f"{name}-0000.params"))
-    params = {key.split(":", 1)[1]: value for key, value in stored.items()}
+    return _load(folder, verified(folder))
+
+
+def _load(folder: Path, manifest: Mapping) -> Pair:
+    """Return symbol and values of a folder after checking them against its manifest."""
+    symbol_file, params_file = _files(folder, manifest)
+    symbol, params = read_symbol(symbol_file), read_values(params_file)
+    check_stated(symbol, manifest, folder)
+    stated = manifest["input"]
+    check_fit(
+        symbol,
+        {name: value.shape for name, value in params.items()},
+        {stated["name"]: tuple(stated["shape"])},
+        params_file,
+    )
     return symbol, {k: v.astype("float32", copy=False) for k, v in params.items()}
+
+
+def _files(folder: Path, manifest: Mapping) -> tuple[Path, Path]:
+    """Return the files of symbol and parameters, if the manifest has their checksums.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not in ``files`` of the manifest.
+    """
+    name = manifest["name"]
+    if f"{name}{SYMBOL}" not in manifest["files"]:
+        raise ValueError(f"{folder / MANIFEST}: files has no {name}{SYMBOL}")
+    if f"{name}{PARAMS}" not in manifest["files"]:
+        raise ValueError(f"{folder}: holds a structure without weights")
+    return folder / f"{name}{SYMBOL}", folder / f"{name}{PARAMS}"
+
+
+def check_stated(
+    symbol: mx.sym.Symbol, manifest: Mapping[str, Any], folder: str | os.PathLike
+) -> None:
+    """Refuse a manifest whose input or outputs are not those of the symbol.
+
+    Raises
+    ------
+    ValueError
+        Naming manifest and key.
+    """
+    path, stated = Path(folder) / MANIFEST, manifest["input"]
+    if stated["name"] not in symbol.list_arguments():
+        raise wrong(f"{path}: input.name", stated["name"], "an input of the symbol")
+    shapes = output_shapes(symbol, {stated["name"]: tuple(stated["shape"])}, path)
+    written = [list(output["shape"]) for output in manifest["outputs"]]
+    if written != [list(shape) for shape in shapes]:
+        raise wrong(f"{path}: shapes of outputs", written, f"{shown(shapes)}")
 
 
 def _prefixed(symbol, params: Mapping) -> tuple[dict, str]:
@@ -244,14 +299,25 @@ def _symbol_reference(symbol, stored: Mapping, shape: Sequence) -> Reference:
 
 def _save_reference(path: Path, reference: Reference) -> None:
     outputs = {f"output{i}": o for i, o in enumerate(reference.outputs)}
-    np.savez_compressed(path, inputs=reference.inputs, **outputs)
+    path.write_bytes(write_arrays({"inputs": reference.inputs, **outputs}))
 
 
-def _load_reference(path: Path) -> Reference:
-    with np.load(path) as stored:
-        count = len(stored.files) - 1
-        outputs = tuple(stored[f"output{i}"] for i in range(count))
-        return Reference(stored["inputs"], outputs)
+def _load_reference(folder: Path, manifest: Mapping) -> Reference:
+    name = f"{manifest['name']}-check.npz"
+    if name not in manifest["files"]:
+        raise ValueError(f"{folder / MANIFEST}: files has no {name}")
+    stored = read_arrays(folder / name)
+    names = ["inputs", *(f"output{i}" for i in range(len(stored) - 1))]
+    if set(names) != set(stored):
+        raise ValueError(f"{folder / name}: holds {shown(sorted(stored))}")
+    inputs, *outputs = (stored[key] for key in names)
+    shape = tuple(manifest["input"]["shape"])
+    if inputs.shape[1:] != shape[1:] or inputs.dtype != np.float32:
+        raise ValueError(
+            f"{folder / name}: inputs are {inputs.dtype} of shape "
+            f"{shown(inputs.shape)}; allowed: float32 of shape {list(shape)}"
+        )
+    return Reference(inputs, tuple(outputs))
 
 
 def _manifest(
@@ -308,8 +374,7 @@ def _difference(result: np.ndarray, expected: np.ndarray) -> dict[str, float]:
 
 def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndarray]:
     name = manifest["name"]
-    symbol = str(folder / f"{name}-symbol.json")
-    params = str(folder / f"{name}-0000.params")
+    symbol, params = str(folder / f"{name}{SYMBOL}"), str(folder / f"{name}{PARAMS}")
     with scratch_folder() as scratch:
         input_file = os.path.join(scratch, "inputs.npy")
         output_file = os.path.join(scratch, "outputs.npz")
@@ -320,5 +385,5 @@ def _reload(folder: Path, manifest: Mapping, inputs: np.ndarray) -> list[np.ndar
         except ValueError as error:
             message = f"{folder}: cannot be loaded in a new process: {error}"
             raise ValueError(message) from None
-        with np.load(output_file) as stored:
-            return [stored[f"arr_{i}"] for i in range(len(stored.files))]
+        stored = read_arrays(output_file)
+        return [stored[f"arr_{i}"] for i in range(len(stored))]

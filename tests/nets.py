@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Callable
 
 import mxnet as mx
@@ -12,7 +13,7 @@ from mxnet.gluon.contrib.cnn import (
     ModulatedDeformableConvolution,
 )
 
-from gluon_compress.graph import Graph
+from gluon_compress.graph import Graph, trace
 from gluon_compress.plan import Plan
 
 
@@ -621,6 +622,12 @@ def ready(net: HybridBlock, shape=SHAPE, seed: int = 0) -> HybridBlock:
             value = parameter.data().asnumpy() + random.normal(0, 0.02, size)
         parameter.set_data(mx.nd.array(value))
     return net
+
+
+@lru_cache(maxsize=None)
+def graph_of(name: str) -> Graph:
+    """Return the graph of one of ``NETS``, which is traced once."""
+    return trace(ready(NETS[name]()), SHAPE)
 
 
 def batch(shape=SHAPE, seed: int = 1) -> mx.nd.NDArray:

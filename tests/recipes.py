@@ -40,6 +40,23 @@ RECIPE = {
     "finetune": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
     "distillation": {"losses": {"scores": 1, "boxes": 1, "features": 1}},
 }
+# Of a classifier.
+STEPS = {"epochs": 4, "batch_size": 6, "learning_rate": 0.05}
+TRAIN = {
+    "paper": "none, a test",
+    "command": "pytest",
+    "hours": 0.01,
+    "expected": {},
+    "model": {"name": "mobilenet0.25"},
+    "data": {
+        "kind": "folder",
+        "root": "images",
+        "size": 48,
+        "early_size": 32,
+        "early_epochs": 3,
+    },
+    "train": {**STEPS, "epochs": 30, "weight_decay": 0.0},
+}
 
 
 def recipe_in(folder, **changes) -> DetectionRecipe:

@@ -264,3 +264,14 @@ def test_block_without_values_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no value: initialise the net"):
         export(mx.gluon.nn.Dense(3, in_units=4), tmp_path / "dense", shape=(2, 4))
     assert not (tmp_path / "dense").exists()
+
+
+def test_export_does_not_tell_how_often_the_net_was_called(tmp_path):
+    symbol, params = tiny()
+    counted = mx.sym.load_json(symbol.tojson().replace(", 0, 0]", ", 0, 7]"))
+    assert counted.tojson() != symbol.tojson()
+    once, often = (
+        export((each, params), tmp_path / name, "tiny", shape=SHAPE)
+        for name, each in (("once", symbol), ("often", counted))
+    )
+    assert once["files"] == often["files"]

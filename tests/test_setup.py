@@ -205,6 +205,39 @@ def test_ci_ends_with_the_closing_line_and_the_status(checkout):
 
 
 @pytest.fixture
+def web_checkout(checkout) -> Checkout:
+    """Return a checkout that can install the tools of the page for browsers."""
+    for name in ("scripts/web_tools.sh", "gluon_compress/deployment/web/package.json"):
+        (checkout.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout.folder / name)
+    for tool in ("cmp", "cp", "id"):
+        (checkout.bin / tool).symlink_to(shutil.which(tool))
+    return checkout
+
+
+def test_missing_web_tools_are_named_in_one_line(web_checkout):
+    result = web_checkout.make("web-tools")
+    assert result.returncode != 0
+    (line,) = lines_of_ours(result)
+    assert all(name in line for name in ("chromium", "chromium-driver", "npm"))
+
+
+def test_web_tools_are_installed_once_with_the_pinned_packages(web_checkout):
+    npm = '#!/bin/sh\necho "$*" >>npm.calls\nexit "${NPM_STATUS:-0}"\n'
+    for name in ("chromium", "chromedriver", "npm"):
+        web_checkout.add_python(name, npm)
+    calls = web_checkout.folder / "npm.calls"
+    assert web_checkout.make("web-tools", NPM_STATUS="1").returncode != 0
+    assert len(calls.read_text().splitlines()) == 1
+    for _ in range(2):
+        assert web_checkout.make("web-tools").returncode == 0
+        assert len(calls.read_text().splitlines()) == 2
+    pins = web_checkout.folder / "gluon_compress/deployment/web/package.json"
+    copy = web_checkout.folder / ".web/package.json"
+    assert copy.read_text() == pins.read_text()
+
+
+@pytest.fixture
 def requirements(monkeypatch) -> list[Requirement]:
     """Return what setup.py asks for, the dev extra included."""
     given: dict = {}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 from dataclasses import replace
 
 import mxnet as mx
@@ -154,29 +151,6 @@ def stopped(at: int):
         return cross_entropy(net, batch)
 
     return loss
-
-
-def die_at(call: int) -> None:
-    """Kill this process before its n-th write to the disk or rename."""
-    left = [call]
-
-    def counted(original):
-        def wrapper(*args, **kwargs):
-            left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
-
-        return wrapper
-
-    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-
-
-def forkserver():
-    """Return a way to fork from a process that has MXNet loaded but not yet used."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mxnet", "gluon_compress.train"])
-    return context
 
 
 def outcome(folder) -> dict:

@@ -11,7 +11,9 @@ from gluon_compress.stopping import at_once
 
 with at_once():
     from gluon_compress.cli import (
+        anchors,
         bench,
+        check_data,
         detect,
         download,
         evaluate,
@@ -27,6 +29,8 @@ COMMANDS = {
     "train": recipes.TRAIN,
     "prune": recipes.PRUNE,
     "plan": recipes.PLAN,
+    "anchors": anchors.ANCHORS,
+    "check-data": check_data.CHECK_DATA,
     "evaluate": evaluate.EVALUATE,
     "detect": detect.DETECT,
     "compare": detect.COMPARE,

@@ -17,6 +17,8 @@ from gluon_compress.version import __version__
 
 BAD_INPUT, DIVERGED = 2, 1  # exit statuses
 
+LONGEST_LINE = 300  # characters of an error
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
@@ -124,7 +126,7 @@ def execute(command: Command, parser: Parser, args: argparse.Namespace) -> NoRet
             if isinstance(error, OSError) and error.errno and error.filename is None:
                 _name_output(error)
             status = DIVERGED if isinstance(error, ArithmeticError) else BAD_INPUT
-            what = _one_line(error) or type(error).__name__
+            what = _short(_one_line(error) or type(error).__name__)
             parser.exit(status, f"{parser.prog}: error: {what}\n")
     parser.exit(0)
     raise AssertionError("exit does not return")
@@ -156,6 +158,14 @@ def _name_output(error: OSError) -> None:
 def _close_output() -> None:
     """Let nothing be written to standard output any more, not even at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _short(text: str) -> str:
+    """Return a line of at most 300 characters (as ``validation`` has it).
+
+    That module is not imported here: ``--help`` must be fast.
+    """
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}..."
 
 
 def _one_line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, Iterator, Mapping
@@ -31,10 +30,10 @@ TEXT = """Measure a model on labelled images: mAP of a detector, top-1 of a clas
   %(prog)s runs/imagenette/resnet50_v1d/full/model --data DATA
 
 The folder's manifest says what it is: a detector or a classifier, and, with --runtime,
-deployed. A detector's DATA is in VOC layout; a classifier's DATA/SPLIT has one folder a
-class, and the middle of each image is taken at the size it was trained at. With
---deployed, the same detector is measured in Gluon and in every runtime that reads the
-deployed folder, which also writes precision.md.
+deployed. A detector's DATA is in VOC layout, or as --kind says; of a classifier,
+DATA/SPLIT has one folder a class, and the middle of each image is taken at the size it
+was trained at. With --deployed, the same detector is measured in Gluon and in every
+runtime that reads the deployed folder, which also writes precision.md.
 """
 CLASSIFIER_TEXT = """Measure the top-1 of a classifier's folder, one folder a class.
 
@@ -54,7 +53,8 @@ BATCH, DETECTOR_BATCH = 64, 8
 MOST = {"float32": 0.1, "int8": 1.0}  # points of mAP that a runtime may differ by
 HEAD = ("runtime", "precision", "mAP at 0.5", "points off", "at most", "met")
 PAGE = "precision.md"
-OF_DETECTORS = ("classes", "metric", "deployed", "resized")
+KINDS = ("voc", "gluoncv_voc", "coco")
+OF_DETECTORS = ("kind", "classes", "metric", "deployed", "resized")
 
 
 # ---------------------------------------------------------------- options
@@ -62,6 +62,11 @@ OF_DETECTORS = ("classes", "metric", "deployed", "resized")
 
 def _add_labelled_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="ROOT", help="labelled images")
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        help="of a detector's images, as data.kind in recipes; default: voc",
+    )
     parser.add_argument("--split", help="of the images; default: test, or val")
     parser.add_argument(
         "--classes",
@@ -239,8 +244,14 @@ def labelled(args: argparse.Namespace, classes: Any) -> Any:
     from gluon_compress import data
 
     names = args.classes or classes
-    names = names[0] if len(names) == 1 and Path(names[0]).is_file() else names
-    images = data.VOCLayout(
+    in_file = len(names) == 1 and Path(names[0]).is_file()
+    names = data.read_class_names(Path(args.data), names[0] if in_file else names)
+    open_split: Any = {
+        "voc": data.VOCLayout,
+        "gluoncv_voc": data.voc_gluoncv,
+        "coco": data.coco_gluoncv,
+    }[args.kind or KINDS[0]]
+    images = open_split(
         args.data,
         args.split or "test",
         names,
@@ -270,7 +281,7 @@ def precisions_of(
     size = (detector.height, detector.width)
     postprocess = detector.predictor.postprocess
     limit = getattr(postprocess, "most_detections", None)
-    warn_of_limit(data.most_objects(images), limit, images.split)
+    warn_of_limit(data.most_objects(images), limit, str(images.place))
     batches = data.Batches(
         images,
         detector.preprocess.sample,
@@ -303,6 +314,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     """Evaluate every net in every runtime; write ``result.json`` and the page."""
     from gluon_compress.detector import load_detector
     from gluon_compress.storage.atomic import write_atomically
+    from gluon_compress.storage.reading import read_json
 
     nets: dict[str, list] = {}
     images = None
@@ -321,7 +333,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     source = source_of(args, images, "test")
     content = {"nets": nets, "metric": _metric(args), "data": source}
     result = write_result(args.out, content)
-    page = precision_page(json.loads(result.read_text(encoding="utf-8")))
+    page = precision_page(read_json(result))
     write_atomically(Path(args.out) / PAGE, page)
     print(result)
 

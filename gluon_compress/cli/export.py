@@ -16,11 +16,13 @@ TEXT = """Write a model folder again, or the files of edge runtimes, and check t
   %(prog)s runs/demo/compact/model --out deploy/detector
   %(prog)s full/model --checkpoint full/best.ckpt --out deploy/best
   %(prog)s compact/model --out edge --formats mxnet onnx int8 --images photos/
+  %(prog)s compact/model --out page --formats web onnx-int8 --images photos/
 
 Without --formats the folder is a model folder, to load, train and prune; with it, a
-deployed one, the folded graph for each runtime: docs/deploy.md. It is put in place once
-every file of it was run, on --images if any, and gave what the net gives. An existing
-folder of the same kind is replaced as a whole: formats are not added to it.
+deployed one, the folded graph for each runtime: docs/deploy.md. The format web adds a
+page that runs it in a browser: docs/web.md. The folder is put in place once every file
+of it was run, on --images if any, and gave what the net gives. An existing folder of
+the same kind is replaced as a whole: formats are not added to it.
 """
 OF_INT8 = ("calibration", "calibration_images")
 CALIBRATION, COUNT = "naive", 32

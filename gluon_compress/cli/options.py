@@ -6,7 +6,6 @@ Values are checked as text, before MXNet is imported, which takes seconds.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Mapping, Sequence
 from gluon_compress.deployment.formats import PRECISIONS
 from gluon_compress.deployment.runtimes import RUNTIMES
 from gluon_compress.provenance import environment
+from gluon_compress.storage.reading import read_json
 
 RESULT = "result.json"
 CPU = ("cpu0",)
@@ -155,6 +155,12 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --runtime; OMP_NUM_THREADS sets those of mxnet and Gluon",
     )
+    parser.add_argument(
+        "--untrusted",
+        action="store_true",
+        help="with --runtime: first try the folder in a process of its own, within "
+        "limits of time and memory, because its files are from a stranger",
+    )
 
 
 def loading_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -166,14 +172,14 @@ def loading_options(args: argparse.Namespace) -> dict[str, Any]:
         For an option without effect, or a GPU that does not exist.
     """
     if args.runtime is None:
-        refuse(args, ("precision", "threads"), "only with --runtime")
+        refuse(args, ("precision", "threads", "untrusted"), "only with --runtime")
         context = contexts(args.ctx)[0]
         _refuse_deployed(args.model)
         return {"ctx": context}
     if args.ctx != CPU:
         raise ValueError(f"--ctx {args.ctx[0]}: with --runtime only cpu")
     options = {name: getattr(args, name) for name in ("precision", "threads")}
-    return {"runtime": args.runtime, **options}
+    return {"runtime": args.runtime, "trusted": not args.untrusted, **options}
 
 
 def _refuse_deployed(folder: str) -> None:
@@ -235,7 +241,7 @@ def add_out(
 def keys_of(path: Path) -> set[str]:
     """Return the keys of a JSON object; none for any other file."""
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except ValueError:
         return set()
     return set(content) if isinstance(content, dict) else set()

@@ -110,6 +110,14 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only check the data, as check-data does; the page is in DIR_check",
+    )
+
+
 def add_own_data(parser: argparse.ArgumentParser) -> None:
     """Add the options that replace the data of a detector's recipe."""
     text = "in VOC layout; from the current folder, not from --data"
@@ -122,11 +130,13 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(parser)
+    _add_check(parser)
     add_own_data(parser)
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(parser)
+    _add_check(parser)
     parser.add_argument("--teacher", metavar="MODEL", help="detector to learn from")
     parser.add_argument("--plan", metavar="FILE", help="structure to train")
     parser.add_argument(
@@ -260,6 +270,11 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
 
     if args.data:
         os.environ[DATA_FOLDER] = args.data
+    if getattr(args, "check", False):
+        from gluon_compress.cli.check_data import check_beside
+
+        check_beside(recipe, args.out)
+        return
     options = train.Options(
         ctx=contexts(args.ctx), kvstore=args.kvstore, progress=not args.quiet
     )
@@ -298,7 +313,7 @@ def _prune(args: argparse.Namespace) -> None:
 
 def _refuse_own_data(recipe: Any, args: argparse.Namespace) -> None:
     if recipe.task != "detection":
-        refuse(args, ("images", "test", "classes"), "only for detectors")
+        refuse(args, ("images", "test", "classes", "check"), "only for detectors")
 
 
 def _plan(args: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from gluon_compress.data.folders import DATA_FOLDER
 from gluon_compress.data.image_folder import ImageFolder
 from gluon_compress.data.imagenet_transforms import crop_train_sample, crop_val_sample
 from gluon_compress.data.normalization import MEAN, STD, normalize
+from gluon_compress.data.objects import Objects, check_present, objects_in
 from gluon_compress.data.pascal_voc import voc_gluoncv
 from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
 from gluon_compress.data.recordio import Records
@@ -54,11 +55,13 @@ __all__ = [
     "ProgressiveBatches",
     "ImageFolder",
     "Mixup",
+    "Objects",
     "Placement",
     "Preprocess",
     "Records",
     "VOCLayout",
     "as_rgb",
+    "check_present",
     "read_class_names",
     "coco_gluoncv",
     "count_images",
@@ -68,6 +71,7 @@ __all__ = [
     "make_toy",
     "most_objects",
     "normalize",
+    "objects_in",
     "draw_subset",
     "refuse_broken",
     "detection_train_sample",

@@ -114,6 +114,11 @@ class Batches:
     def __iter__(self) -> Iterator[tuple]:
         return self.epoch(0)
 
+    @property
+    def left_out(self) -> list[int]:
+        """Numbers of the images that turned out to be broken and were left out."""
+        return sorted(self._broken)
+
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple]:
         """Yield the batches of an epoch from batch ``start`` on, as NDArrays.
 

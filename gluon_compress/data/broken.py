@@ -6,7 +6,9 @@ from typing import Any
 
 from typing_extensions import Literal, get_args
 
-MOST_BROKEN = 0.1  # share of a data set that may be broken when it is measured on
+from gluon_compress.validation import LONGEST_LINE, shortened
+
+MOST_BROKEN = 0.5  # share of a data set that may be broken when it is measured on
 Broken = Literal["replace", "leave out"]
 BROKEN = get_args(Broken)
 
@@ -41,7 +43,7 @@ def refuse_broken(
     lost = skipped + (getattr(dataset, "broken", 0) if broken is None else broken)
     total = len(dataset) + skipped
     if lost > most * total:
-        reason = reason or dataset.problems[0][1]
+        reason = shortened(reason or dataset.problems[0][1], LONGEST_LINE // 2)
         raise ValueError(
             f"{reason}; at least {lost} of {total} images cannot be used, and "
             f"measuring leaves them out; allowed: a share of {most:g} (most_broken)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Callable, Collection, Sequence
 
-from gluon_compress.validation import few
+from gluon_compress.validation import few, shown
 
 OTHERS = ("error", "ignore")
 MOST_NAMES = 10  # of classes, in a message
@@ -88,7 +88,8 @@ class ClassChoice:
             return self._ids[name]
         if not self.ignores:
             raise ValueError(
-                f"{place}: class {name!r}; allowed: {few(self.names, MOST_NAMES)}; "
+                f"{place}: class {shown(name)}; allowed: "
+                f"{few(self.names, MOST_NAMES)}; "
                 '"others": "ignore" (--others ignore) leaves all other classes out'
             )
         self.objects[name] += objects
@@ -131,7 +132,7 @@ class ClassChoice:
             for name in self.absent:
                 if name not in everywhere:
                     raise ValueError(
-                        f"{place}: class {name!r} is nowhere in the set; allowed: "
+                        f"{place}: class {shown(name)} is nowhere in the set; allowed: "
                         f"{few(everywhere, MOST_NAMES)}"
                     )
         if not images:

@@ -17,6 +17,7 @@ from gluon_compress.data.class_choice import ClassChoice
 from gluon_compress.data.frames import Frame, choose_frames
 from gluon_compress.data.images import CACHE_BYTES, Header, ImageStore, StoredImages
 from gluon_compress.data.voc_xml import VOCAnnotation, repair
+from gluon_compress.validation import LONGEST_LINE, shortened
 
 
 @dataclass(frozen=True)
@@ -209,5 +210,5 @@ class DetectionDataset(StoredImages):
         if 2 * usable < listed:
             raise ValueError(
                 f"{self.place}: only {usable} of the {listed} images can be used; "
-                f"{self.problems[0][1]}"
+                f"{shortened(self.problems[0][1], LONGEST_LINE // 2)}"
             )

@@ -8,6 +8,10 @@ import unicodedata
 from pathlib import Path
 from typing import Iterator, Sequence
 
+from gluon_compress.storage.reading import read_bytes
+
+MOST_BYTES = 1 << 28
+
 # What systems and editors leave in folders, beside names that start with a dot.
 CLUTTER = {
     "#recycle",
@@ -156,10 +160,7 @@ def read_lines(path: Path) -> list[str]:
     ValueError
         If it cannot be read, or is neither UTF-8 nor marked as UTF-16.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
+    data = read_bytes(path, MOST_BYTES)
     marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # as PowerShell writes it
     try:
         text = data.decode("utf-16" if marked else "utf-8-sig")

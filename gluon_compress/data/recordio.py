@@ -17,6 +17,7 @@ from gluon_compress.data.images import (
     decode_image,
     most_pixels,
 )
+from gluon_compress.validation import LONGEST_LINE, shortened, shown
 
 _MAGIC = 0xCED7230A  # a record starts with it
 _LENGTH_BITS = 29  # the other three of the word tell whether it continues
@@ -122,7 +123,7 @@ class Records(StoredImages):
         if 2 * usable < listed:
             raise ValueError(
                 f"{self.path}: only {usable} of {listed} records can be used; "
-                f"{self.problems[0][1]}"
+                f"{shortened(self.problems[0][1], LONGEST_LINE // 2)}"
             )
 
 
@@ -140,7 +141,7 @@ def _read_index(index: Path, path: Path) -> list[Record]:
             offset = int(text) if text.isdigit() and len(text) < 20 else -1
             if not (key and 0 <= offset < size) or offset in records:
                 raise ValueError(
-                    f"{index}: line {number} is {line.strip()[:60]!r}; allowed: a key, "
+                    f"{index}: line {number} is {shown(line.strip())}; allowed: a key, "
                     f"a tab, and where a record starts in the {size} bytes of {path}, "
                     "each once"
                 )

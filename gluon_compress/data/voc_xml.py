@@ -12,6 +12,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from gluon_compress.data.listed_files import FileIndex, read_lines
+from gluon_compress.storage.reading import read_bytes
+
+MOST_BYTES = 1 << 24
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SIDES = ("width", "height")
@@ -46,12 +49,9 @@ def read_annotation(path: str | os.PathLike) -> VOCAnnotation:
     ValueError
         If it is missing or not XML; the message names the file and the line.
     """
+    content = read_bytes(path, MOST_BYTES)
     try:
-        root = ElementTree.fromstring(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
+        root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         line = getattr(error, "position", (1, 0))[0]
         reason = str(error).split(":")[0]

@@ -7,15 +7,12 @@ manifest states about them besides their names.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import shutil
 import subprocess
 import warnings
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Callable, Mapping
 
 import numpy as np
 
@@ -100,10 +97,11 @@ def _onnx_dynamic(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
-    """Write a graph with MXNet's own exporter, and correct two of its faults.
+    """Write a graph with MXNet's own exporter, and correct three of its faults.
 
     It states the newest opset of the installed onnx for operators of an earlier one,
-    and lists all weights as inputs, so that no runtime can fold or pack them.
+    lists all weights as inputs, so that no runtime can fold or pack them, and leaves
+    nodes without names, which tools need.
     """
     import mxnet as mx
 
@@ -121,6 +119,8 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     inputs = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f"node{i}"
     for domain in model.opset_import:
         domain.version = OPSET
     onnx.checker.check_model(model, full_check=True)
@@ -193,54 +193,22 @@ def _int8(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
-    """Quantise with ONNX Runtime, as QDQ nodes, which OpenVINO reads too."""
-    tool = import_optional("onnxruntime.quantization", "onnx")
-    if len(graph.images) == 0:
-        raise ValueError("int8 needs images to calibrate on, and there are none")
-    inputs = iter([{"data": image[None]} for image in graph.images])
+    """Quantise the ONNX file with a dynamic batch."""
+    from gluon_compress.deployment import onnx_int8
 
-    class Reader(tool.CalibrationDataReader):  # type: ignore[name-defined]
-        def get_next(self):
-            return next(inputs, None)
-
-    methods = {
-        "entropy": tool.CalibrationMethod.Entropy,
-        "naive": tool.CalibrationMethod.MinMax,
-    }
-    with scratch_folder() as scratch, _quiet():
+    path = folder / f"{graph.name}-int8.onnx"
+    with scratch_folder() as scratch:
         _onnx_dynamic(graph, scratch)
-        tool.quantize_static(
-            str(scratch / f"{graph.name}-dynamic.onnx"),
-            str(folder / f"{graph.name}-int8.onnx"),
-            Reader(),
-            quant_format=tool.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=tool.QuantType.QUInt8,
-            weight_type=tool.QuantType.QInt8,
-            calibrate_method=methods[graph.calibration],
+        source = scratch / f"{graph.name}-dynamic.onnx"
+        opset = onnx_int8.quantize(
+            source, path, graph.images, calibration=graph.calibration
         )
-    onnx = import_optional("onnx", "onnx")
-    model = onnx.load(str(folder / f"{graph.name}-int8.onnx"))
-    onnx.checker.check_model(model, full_check=True)
-    (opset,) = [entry.version for entry in model.opset_import if not entry.domain]
     return {
         "opset": opset,
         "batch": BATCH,
         "calibration": graph.calibration,
         "images": len(graph.images),
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep a tool from printing its progress and logging advice."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 # With trained weights, rounding errors are far smaller: int8 beyond this is broken.

@@ -13,6 +13,10 @@ from mxnet.contrib.quantization import quantize_model
 
 from gluon_compress.deployment.formats import CALIBRATIONS
 from gluon_compress.deployment.fusing import fuse
+from gluon_compress.graph.symbol_files import as_ndarray, read_symbol
+from gluon_compress.graph.symbols import text_of
+from gluon_compress.storage.params import read_params
+from gluon_compress.storage.reading import finite
 
 BACKEND = "MKLDNN_QUANTIZE"
 LEVELS = 127  # of a weight, on either side of zero
@@ -97,17 +101,20 @@ def save(
 
 def _write_plain(symbol: mx.sym.Symbol, path: Path) -> None:
     """Write a symbol without the whitespace in its JSON."""
-    text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"))
+    content = json.loads(text_of(symbol))
+    text = json.dumps(content, separators=(",", ":"))
     path.write_text(text, encoding="utf-8")
 
 
 def load(prefix: Path) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """Return what ``save`` wrote, with float32 weights, as MXNet needs them."""
-    symbol = mx.sym.load(f"{prefix}-symbol.json")
-    stored = mx.nd.load(f"{prefix}-0000.params")
+    symbol = read_symbol(f"{prefix}-symbol.json")
+    arrays = read_params(f"{prefix}-0000.params")
+    finite(arrays, f"{prefix}-0000.params")
+    stored = {key: as_ndarray(value) for key, value in arrays.items()}
     params = {}
     for key, value in stored.items():
-        kind, name = key.split(":", 1)
+        kind, _, name = key.partition(":")
         if kind == "arg":
             scale = stored.get(SCALE + name)
             params[name] = value if scale is None else _rows(value, scale)

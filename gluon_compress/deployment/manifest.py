@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
-import numpy as np
 from pydantic import ConfigDict
 from typing_extensions import Annotated, Literal
 
@@ -14,7 +13,8 @@ from gluon_compress.data import Preprocess
 from gluon_compress.deployment.formats import BATCH, CALIBRATIONS, FORMATS
 from gluon_compress.postprocess import POSTPROCESS, Postprocess
 from gluon_compress.postprocess.earlier import with_sections
-from gluon_compress.storage.artifacts import MANIFEST, verified
+from gluon_compress.storage.artifacts import MANIFEST, CommonManifest, verified
+from gluon_compress.storage.reading import finite, read_array
 from gluon_compress.validation import (
     Allowed,
     ClassNames,
@@ -30,38 +30,6 @@ from gluon_compress.validation import (
 )
 
 DEPLOYED = "-deployed"  # suffix of a family's kind in the manifest of a deployed folder
-
-
-class Input(Settings):
-    """The input of the graph.
-
-    Parameters
-    ----------
-    name : str
-        Name of the input.
-    shape : tuple of int
-        Shape for one image, with the batch axis.
-    """
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: NonEmptyStr
-    shape: Tuple[Count, Count, Count, Count]
-
-
-class Output(Settings):
-    """An output of the graph.
-
-    Parameters
-    ----------
-    name : str
-        Name under which the postprocess reads it.
-    shape : tuple of int
-        Shape for one image, with the batch axis.
-    """
-
-    name: NonEmptyStr
-    shape: Tuple[Count, ...]
 
 
 class FormatEntry(Settings):
@@ -120,15 +88,19 @@ class FormatEntry(Settings):
         return None
 
 
-class DeployedManifest(Settings):
-    """The keys of a manifest that a predictor reads; others are for humans.
+class DeployedManifest(CommonManifest):
+    """The manifest of a deployed folder.
 
     Parameters
     ----------
-    input : Input
-        Shape and name of the graph's input.
-    outputs : tuple of Output
-        In the order in which runtimes return them.
+    kind : str
+        The family's, with the suffix ``DEPLOYED``.
+    input : ManifestInput
+        Shape and name of the graph's input, for one image.
+    outputs : tuple of ManifestOutput
+        In the order in which runtimes return them, for one image.
+    cost : dict
+        MACs, parameters and bytes of the net, for humans.
     classes : tuple of str
         Names by class id.
     preprocess : Preprocess
@@ -141,17 +113,15 @@ class DeployedManifest(Settings):
         sha256 and bytes of each file.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
-    input: Input
-    outputs: Tuple[Output, ...]
     classes: ClassNames
     preprocess: Preprocess
     postprocess: Annotated[
         Any, Tagged("kind", lambda: {k: p.Settings for k, p in POSTPROCESS.items()})
     ]
     formats: Dict[Annotated[str, OneOf(lambda: FORMATS)], FormatEntry]
-    files: Dict[str, Dict[str, Any]]
+    cost: Dict[str, NonNegative] = {}
 
     def check(self) -> None:
         """Refuse keys that contradict each other."""
@@ -226,10 +196,8 @@ def read_postprocess(
     """
     arrays = {}
     for name in manifest.postprocess_class.arrays:
-        try:
-            arrays[name] = np.load(Path(folder) / name)
-        except ValueError as error:
-            raise ValueError(f"{folder}: {name}: {error}") from None
+        arrays[name] = read_array(Path(folder) / name)
+        finite({"it": arrays[name]}, Path(folder) / name)
     try:
         postprocess = manifest.postprocess_class.from_state(
             manifest.postprocess, arrays

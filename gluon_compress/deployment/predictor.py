@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +14,12 @@ import numpy as np
 from gluon_compress.data import Preprocess
 from gluon_compress.data.images import read_image
 from gluon_compress.deployment import manifest
+from gluon_compress.deployment.file_checks import check_files
 from gluon_compress.deployment.formats import BATCH, formats_of
 from gluon_compress.deployment.runtimes import RUNTIMES
+from gluon_compress.deployment.trial import try_apart
 from gluon_compress.storage.artifacts import one_state
+from gluon_compress.validation import LONGEST_LINE, shortened
 
 
 class ImagePredictor(ABC):
@@ -173,6 +177,9 @@ class Predictor(ImagePredictor):
         ``float32`` or ``int8``.
     threads : int, optional
         At least 1. Default: the runtime's own choice.
+    trusted : bool
+        Whether the folder is from someone you trust. If not, it is first opened and run
+        in a process of its own, with limits on time and memory; this takes seconds.
 
     Attributes
     ----------
@@ -198,9 +205,12 @@ class Predictor(ImagePredictor):
         *,
         precision: str = "float32",
         threads: int | None = None,
+        trusted: bool = True,
     ) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; allowed: at least 1")
+        if not trusted:
+            try_apart(folder, runtime, precision)
         stated, postprocess, batch, self._run = _opened(
             Path(folder), runtime, precision, threads
         )
@@ -230,12 +240,25 @@ class Predictor(ImagePredictor):
                 f"a batch of {len(batch)} images; this export was made for "
                 f"{self.max_batch}"
             )
-        return {
-            name: np.asarray(output).reshape(len(batch), *shape[1:])
-            for (name, shape), output in zip(
-                self._output_shapes.items(), self._run(batch)
+        try:
+            outputs = self._run(batch)
+        except Exception as error:  # each runtime has its own
+            raise ValueError(f"the net does not run: {_first_line(error)}") from None
+        shapes = {n: (len(batch), *s[1:]) for n, s in self._output_shapes.items()}
+        actual = [int(np.size(output)) for output in outputs]
+        if actual != [math.prod(shape) for shape in shapes.values()]:
+            raise ValueError(
+                f"outputs have {actual} numbers; the manifest states {shapes}"
             )
+        return {
+            name: np.asarray(output).reshape(shape)
+            for (name, shape), output in zip(shapes.items(), outputs)
         }
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return shortened(text.splitlines()[0], LONGEST_LINE // 2)
 
 
 @one_state
@@ -245,12 +268,13 @@ def _opened(folder: Path, runtime: str, precision: str, threads: int | None) -> 
     entry = _chosen(folder, stated, runtime, precision)
     postprocess = manifest.read_postprocess(folder, stated)
     files = [folder / file for file in entry.files]
+    check_files(files, stated.input.shape)
     try:
         run = RUNTIMES[runtime].open(files, threads)
     except ValueError:  # says what is wrong: a missing module, threads
         raise
     except Exception as error:  # each runtime has its own
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = _first_line(error)
         raise ValueError(f"{files[0]}: {runtime} cannot load it: {why}") from None
     return stated, postprocess, entry.batch, run
 

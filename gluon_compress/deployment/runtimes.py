@@ -47,14 +47,14 @@ class MXNet:
         from gluon_compress.deployment.fusing import fuse
         from gluon_compress.deployment.pad_channels import pad_channels
         from gluon_compress.graph import block_of
+        from gluon_compress.graph.symbol_files import read_symbol, read_values
 
         stem = Path(str(files[0])[: -len("-symbol.json")])
         if stem.name.endswith("-int8"):
             symbol, params = int8.load(stem)
         else:
-            stored = mx.nd.load(str(files[1]))
-            params = {key.split(":", 1)[1]: value for key, value in stored.items()}
-            symbol, params = pad_channels(mx.sym.load(str(files[0])), params)
+            symbol, params = read_symbol(files[0]), read_values(files[1])
+            symbol, params = pad_channels(symbol, params)
             symbol = fuse(symbol)
         self._net, self._array = block_of(symbol, params), mx.nd.array
         self._net.hybridize(static_alloc=True, static_shape=True)

@@ -62,16 +62,15 @@ def feature_loss(student: Array, teacher: Array) -> Array:
     """
     cells = student.size // student.shape[1]
     with autograd.pause():
+        # One over the length of each cell's vector, of the student and the teacher.
         # MXNet's own normalisation takes four times as long, most of it adding up.
-        own, target = (
-            nd.rsqrt(over_channels(t * t) + TINY) for t in (student, teacher)
-        )
-        together = over_channels(student * teacher) * own * target
-        lengths = 2 - TINY * (own * own + target * target)  # of both vectors, squared
+        a, b = (nd.rsqrt(over_channels(t * t) + TINY) for t in (student, teacher))
+        together = over_channels(student * teacher) * a * b
+        lengths = 2 - TINY * (a * a + b * b)  # of both vectors, squared
         value = (lengths - 2 * together).sum() / cells
-        along = own * own * (together + TINY * own * own)
+        along = a * a * (together + TINY * a * a)
         slope = each_channel(2 * along / cells, student) * student
-        slope = slope - each_channel(2 * own * target / cells, teacher) * teacher
+        slope = slope - each_channel(2 * a * b / cells, teacher) * teacher
     return with_slope(value, student, slope)
 
 
@@ -115,11 +114,12 @@ def channel_loss(student: Array, teacher: Array, temperature: float = 4.0) -> Ar
         One element.
     """
     # MXNet's softmax takes three times as long with a temperature of its own.
-    own, target = (tap.reshape((0, 0, -1)) / temperature for tap in (student, teacher))
+    softened = (tap.reshape((0, 0, -1)) / temperature for tap in (student, teacher))
+    logits, target = softened
     with autograd.pause():
         wanted = nd.softmax(target, axis=-1)
-        logs = nd.log_softmax(target, axis=-1) - nd.log_softmax(own, axis=-1)
+        logs = nd.log_softmax(target, axis=-1) - nd.log_softmax(logits, axis=-1)
         value = inner(wanted, logs)
-        slope = nd.softmax(own, axis=-1) - wanted
+        slope = nd.softmax(logits, axis=-1) - wanted
     factor = temperature**2 / (student.shape[0] * student.shape[1])
-    return factor * with_slope(value, own, slope)
+    return factor * with_slope(value, logits, slope)

@@ -49,11 +49,11 @@ def score_loss(student: Array, teacher: Array, temperature: float) -> Array:
         weight = temperature**2 * seen / _objects(objects)
         # Divided before, for with its own temperature MXNet takes ten times as long.
         softened = [scores / temperature for scores in (teacher, student)]
-        target, own = (nd.softmax(scores, axis=-1) for scores in softened)
+        target, shares = (nd.softmax(scores, axis=-1) for scores in softened)
         logs = [nd.log_softmax(scores, axis=-1) for scores in softened]
         divergence = over_last(target * (logs[0] - logs[1]), 0)
         value = inner(weight, divergence)
-        slope = nd.broadcast_mul(own - target, weight / temperature)
+        slope = nd.broadcast_mul(shares - target, weight / temperature)
     return with_slope(value, student, slope)
 
 

@@ -24,6 +24,7 @@ from gluon_compress.latency.table import (
     this_machine,
     threads,
 )
+from gluon_compress.validation import shown
 
 WARMUP, COPIES = 3, 2
 
@@ -110,7 +111,7 @@ def _check_machine(table: LatencyTable, machine: Mapping[str, str]) -> None:
         if table.machine.get(name) != value:
             raise ValueError(
                 f"the latency table is for {name} {table.machine.get(name)!r}, this "
-                f"machine has {value!r}; measure into a new table"
+                f"machine has {shown(value)}; measure into a new table"
             )
 
 

@@ -29,8 +29,11 @@ from gluon_compress.graph import Graph
 from gluon_compress.latency.blocks import CHANNEL_MULTIPLE, FusedBlock, fused_blocks
 from gluon_compress.provenance import cpu_name, threads
 from gluon_compress.storage.atomic import read_json, write_json
+from gluon_compress.validation import shown
 
 FORMAT = 1
+LARGEST_WIDTH = 1 << 20
+MOST_PAIRS = 1 << 24  # of effective widths, whose times are computed at once
 NS = 1e6  # per millisecond; sums of whole numbers do not depend on their order
 
 
@@ -162,12 +165,14 @@ class LatencyTable:
         version = content.get("format") if isinstance(content, dict) else None
         if version != FORMAT or isinstance(version, bool):
             raise ValueError(
-                f"{path}: format is {version!r}; this version reads latency tables of "
-                f"format {FORMAT}"
+                f"{path}: format is {shown(version)}; this version reads latency "
+                f"tables of format {FORMAT}"
             )
         machine, grids = content.get("machine"), content.get("units")
         if not _texts(machine):
-            raise ValueError(f"{path}: machine is {machine!r}; allowed: texts by name")
+            raise ValueError(
+                f"{path}: machine is {shown(machine)}; allowed: texts by name"
+            )
         if not _times([content.get("call_ms")]):
             raise ValueError(f"{path}: call_ms must be a number from 0")
         if not isinstance(grids, dict):
@@ -204,19 +209,21 @@ def _widths(value: Any) -> bool:
         or any(type(n) is not int for n in value)
     ):
         return False
-    return value[0] >= 0 and sorted(set(value)) == value
+    in_range = value[0] >= 0 and value[-1] <= LARGEST_WIDTH
+    return in_range and sorted(set(value)) == value
 
 
 def _grid(path: str | os.PathLike, signature: str, stored: Any) -> Grid:
     """Return the grid that a file states, or raise ValueError."""
-    place = f"{path}: units[{signature!r}]"
+    place = f"{path}: units[{shown(signature)}]"
     if not isinstance(stored, dict) or set(stored) != {"ins", "outs", "ms"}:
         raise ValueError(f"{place} must have ins, outs and ms, and nothing else")
     ins, outs, ms = stored["ins"], stored["outs"], stored["ms"]
     for name in ("ins", "outs"):
         if not _widths(stored[name]):
             raise ValueError(
-                f"{place}.{name} is {stored[name]!r}; allowed: ascending whole numbers"
+                f"{place}.{name} is {shown(stored[name])}; allowed: ascending "
+                f"whole numbers up to {LARGEST_WIDTH}"
             )
     table = isinstance(ms, list) and len(ms) == len(ins)
     table = table and all(isinstance(r, list) and len(r) == len(outs) for r in ms)
@@ -224,6 +231,9 @@ def _grid(path: str | os.PathLike, signature: str, stored: Any) -> Grid:
         raise ValueError(
             f"{place}.ms must be {len(ins)} rows of {len(outs)} numbers from 0"
         )
+    pairs = (ins[-1] // CHANNEL_MULTIPLE + 1) * (outs[-1] // CHANNEL_MULTIPLE + 1)
+    if pairs > MOST_PAIRS:
+        raise ValueError(f"{place}: widths up to {ins[-1]} and {outs[-1]} are too many")
     rows = tuple(tuple(float(v) for v in row) for row in ms)
     return Grid(tuple(ins), tuple(outs), rows)
 

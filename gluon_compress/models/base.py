@@ -8,7 +8,7 @@ from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, Type
 import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
 
-from gluon_compress.data import Preprocess
+from gluon_compress.data import Objects, Preprocess
 from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of, pair_of
 from gluon_compress.graph.symbols import (
     infer_shapes,
@@ -84,6 +84,34 @@ class Family(ABC):
         """Return GluonCV's name of the classifier that a model stands on, if any.
 
         ``build`` of such a model takes the folder of its export as ``trunk``.
+        """
+        return None
+
+    def settled(self, settings: Any, objects: Objects) -> Any:
+        """Return settings whose ``undecided`` ones the training images have decided.
+
+        Parameters
+        ----------
+        settings : ModelSettings
+            Of a model of this family.
+        objects : data.Objects
+            Of the training images, in pixels of the net's input.
+
+        Raises
+        ------
+        ValueError
+            If there are too few objects.
+        """
+        return settings
+
+    def anchor_layout(self, settings: Any, size: tuple[int, int]) -> Any:
+        """Return the ``AnchorLayout`` of a model, None if the family has no anchors.
+
+        Parameters
+        ----------
+        settings : ModelSettings
+        size : (int, int)
+            Height and width of the net's input.
         """
         return None
 
@@ -260,8 +288,8 @@ class Family(ABC):
 
     def _map_shapes(self, net: HybridBlock, maps: Sequence) -> list[tuple[int, ...]]:
         """Return the shapes of feature maps for one image."""
-        known = shapes_of({p.name: p for p in net.collect_params().values()})
-        shapes = {**known, "data": self._input_shape(net)}
+        stated = shapes_of({p.name: p for p in net.collect_params().values()})
+        shapes = {**stated, "data": self._input_shape(net)}
         return infer_shapes(mx.sym.Group(list(maps)), shapes)[1]
 
     def check_teacher(self, student: HybridBlock, teacher: HybridBlock) -> None:

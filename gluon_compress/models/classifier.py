@@ -127,8 +127,8 @@ class ClassifierFamily(Family):
         try:
             symbol = symbol_of(net)
             initialize(net, symbol, size, seed=seed)
-            known = shapes_of({p.name: p for p in net.collect_params().values()})
-            _, shapes = infer_shapes(symbol, {**known, "data": (1, 3, *config.size)})
+            stated = shapes_of({p.name: p for p in net.collect_params().values()})
+            _, shapes = infer_shapes(symbol, {**stated, "data": (1, 3, *config.size)})
         except (mx.MXNetError, ValueError) as error:
             gist = str(error).splitlines()[0]
             raise ValueError(f"{name} at {size_text(size)} pixels: {gist}") from None
@@ -161,6 +161,10 @@ class ClassifierFamily(Family):
         if size_pair(manifest.get("size", size)) != size:
             allowed = f"{written_size(size)}, for input.shape ends in {list(size)}"
             raise wrong("size", manifest["size"], allowed)
+        for output in manifest["outputs"]:
+            if output["shape"][1:] != [len(checked.classes)]:
+                allowed = f"as many names as outputs has scores, {output['shape'][1:]}"
+                raise wrong("classes", checked.classes, allowed)
         return ClassifierConfig(checked.classes, size)
 
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:

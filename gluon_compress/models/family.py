@@ -8,6 +8,7 @@ from gluon_compress.graph import register_adapter
 from gluon_compress.models.base import Family
 from gluon_compress.models.classifier import ClassifierFamily
 from gluon_compress.models.ssd.family import SSDFamily
+from gluon_compress.validation import shown
 
 __all__ = [
     "FAMILIES",
@@ -54,7 +55,7 @@ def family_named(kind: Any) -> Family:
         If there is no such kind.
     """
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ValueError(f"kind is {kind!r}; allowed: {', '.join(FAMILIES)}")
+        raise ValueError(f"kind is {shown(kind)}; allowed: {', '.join(FAMILIES)}")
     return FAMILIES[kind]
 
 

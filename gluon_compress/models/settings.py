@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Dict, Optional
+from typing import Any, ClassVar, Dict, Optional, Tuple
 
 from typing_extensions import Literal
 
@@ -10,6 +10,7 @@ from gluon_compress.validation import NonEmptyStr, Positive, Settings, Share
 
 # What a net that training starts from does not already determine.
 _BESIDE_START = ("name", "plan", "masks", "start")
+AUTO = "auto"  # of a setting that the training images decide
 
 
 class ModelSettings(Settings):
@@ -39,12 +40,20 @@ class ModelSettings(Settings):
     masks: bool = False
     weights: Optional[NonEmptyStr] = None
 
+    @property
+    def undecided(self) -> Tuple[str, ...]:
+        """Names of the settings that the training images are to decide."""
+        return ()
+
     def build_options(self) -> Dict[str, Any]:
-        """Return what differs from the model's own, as ``build`` takes it."""
+        """Return what differs from the model's own, as ``build`` takes it.
+
+        Settings that are still to be decided are the model's own until then.
+        """
         return {
             name: getattr(self, name)
             for name, field in type(self).model_fields.items()
-            if name not in (*ModelSettings.model_fields, "start")
+            if name not in (*ModelSettings.model_fields, "start", *self.undecided)
             and getattr(self, name) != field.default
         }
 

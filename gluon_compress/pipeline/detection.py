@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
+from pathlib import Path
 from typing import Any, Dict, Mapping, Sequence
 
 import mxnet as mx
+import numpy as np
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import data, models
 from gluon_compress.building import build
+from gluon_compress.data.inspection import misspelt
 from gluon_compress.deployment import fused
+from gluon_compress.detection_errors import DETECTIONS, per_image, save_detections
 from gluon_compress.distill import distil_step, losses_of, needs_taps
-from gluon_compress.evaluate import precisions
+from gluon_compress.evaluate import detect_all, precisions
 from gluon_compress.models import NamedBlock, family_of, supervised_step
 from gluon_compress.models.settings import DetectorSettings
 from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
@@ -22,6 +27,7 @@ from gluon_compress.train import Schedule
 from gluon_compress.validation import listed
 
 VAL_BATCH = 8
+LOGGER = logging.getLogger(__name__)
 
 
 class DetectionTask(Task):
@@ -95,6 +101,7 @@ class DetectionTask(Task):
         """Open the splits; without one for validation it is the test split."""
         settings = self.recipe.data
         train = settings.open(settings.train)
+        _warn_of_slips(train)
         test = settings.open(settings.test, train.classes)
         val = test
         if settings.val is not None:
@@ -102,10 +109,30 @@ class DetectionTask(Task):
         return Splits(train, val, test)
 
     def fitted(self, splits: Splits) -> DetectionTask:
-        """Return the task with limits of NMS that fit the number of objects."""
+        """Return the task with limits of NMS and ``auto`` anchors that fit the data."""
         most = max(map(data.most_objects, (splits.train, splits.val, splits.test)))
         evaluate = self.recipe.evaluate.for_objects(most)
-        return type(self)(self.recipe.replace(evaluate=evaluate))
+        changes = self._decided(splits.train)
+        return type(self)(self.recipe.replace(evaluate=evaluate, **changes))
+
+    def _decided(self, train: Any) -> Dict[str, Any]:
+        """Return nets' settings with what they leave to the training images decided."""
+        recipe = self.recipe
+        stated = {"model": recipe.model, "student": recipe.student}
+        open_ones = {k: m for k, m in stated.items() if m is not None and m.undecided}
+        if not open_ones:
+            return {}
+        objects = data.objects_in(train, recipe.data.size, seed=recipe.seed)
+        decided = {}
+        for key, settings in open_ones.items():
+            family = models.family_that_builds(settings.name)
+            assert family is not None, "the recipe has checked the name"
+            try:
+                decided[key] = family.settled(settings, objects)
+            except ValueError as error:
+                place = f"{key}.{settings.undecided[0]} is 'auto'"
+                raise ValueError(f"{place}, but {error}") from None
+        return decided
 
     def batches(
         self,
@@ -163,21 +190,45 @@ class DetectionTask(Task):
         self, net: HybridBlock, dataset: Any, ctx: mx.Context
     ) -> Dict[str, Any]:
         """Return mAP and the precision of each class, and how they were measured."""
-        recipe = self.recipe
+        detected, _ = self._detected(net, dataset, ctx)
+        return self._figures(net, detected)
+
+    def measure(
+        self, net: HybridBlock, dataset: Any, ctx: mx.Context, folder: Path
+    ) -> Dict[str, Any]:
+        """Evaluate, and leave the detections in the folder for the report."""
+        detected, left_out = self._detected(net, dataset, ctx)
+        images = per_image(detected, self.recipe.data.size, left_out)
+        save_detections(folder / DETECTIONS, images)
+        return self._figures(net, detected)
+
+    def _detected(
+        self, net: HybridBlock, dataset: Any, ctx: mx.Context
+    ) -> tuple[list[tuple], list[int]]:
+        """Return what ``detect_all`` does, and the numbers of images left out."""
         net.hybridize(static_alloc=True, static_shape=True)
         family = family_of(net)
         preprocess = family.preprocess(net)
-        return precisions(
+        batches = data.Batches(
+            dataset,
+            preprocess.sample,
+            VAL_BATCH,
+            shuffle=False,
+            most_broken=self.recipe.data.most_broken,
+            normalized=preprocess.inputs,
+        )
+        detected = detect_all(
             lambda images: family.results(net, images.as_in_context(ctx)),
-            data.Batches(
-                dataset,
-                preprocess.sample,
-                VAL_BATCH,
-                shuffle=False,
-                most_broken=recipe.data.most_broken,
-                normalized=preprocess.inputs,
-            ).epoch(0),
-            family.classes_of(net),
+            batches.epoch(0),
+        )
+        return detected, batches.left_out
+
+    def _figures(self, net: HybridBlock, detected: list[tuple]) -> Dict[str, Any]:
+        recipe = self.recipe
+        return precisions(
+            lambda results: results,
+            detected,
+            family_of(net).classes_of(net),
             size=recipe.data.size,
             metric=recipe.evaluate.metric,
             iou=recipe.evaluate.iou,
@@ -189,6 +240,14 @@ class DetectionTask(Task):
         """Return mAP and the precision of each class."""
         figures = self.evaluate(net, dataset, ctx)
         return {"mAP": figures["mAP"], **figures["classes"]}
+
+
+def _warn_of_slips(train: Any) -> None:
+    """Log class names that are probably misspelt: each would be learnt as a class."""
+    ids = np.concatenate([train.label(i)[:, 4] for i in range(len(train))]).astype(int)
+    objects = np.bincount(ids, minlength=len(train.classes)).tolist()
+    for name, right in misspelt(dict(zip(train.classes, objects))):
+        LOGGER.warning("class %r is probably a misspelling of %r", name, right)
 
 
 def _map_widths(net: HybridBlock) -> Dict[str, int]:

@@ -91,6 +91,8 @@ def run(
     out = Path(out)
     with sole_writer(out):
         remove_leftovers(out, below=True)
+        if resume:
+            recipe = _with_decisions(recipe, out / RECIPE)
         _check_folder(recipe, out, resume)
         return _run(recipe, out, options, facts)
 
@@ -105,6 +107,7 @@ def _run(
     facts = environment() if facts is None else facts
     job = open_job(task_of(recipe), out, options, facts)
     task = job.task
+    recipe = _with_choices(recipe, job.recipe)
     full, student = task.build(job.classes)
     for net in {id(net): net for net in (full, student)}.values():
         warn_of_limits(net, job.splits)
@@ -159,7 +162,10 @@ def _stage(
     folder.mkdir(parents=True, exist_ok=True)
     net, notes = work(folder)
     to_devices(net, job.options.ctx[:1])
-    figures = {**cost.count(task.trace(net)).figures(), **job.evaluate(net)}
+    figures = {
+        **cost.count(task.trace(net)).figures(),
+        **job.evaluate(net, folder=folder),
+    }
     to_devices(net, [mx.cpu()])
     manifest = task.save(net, folder / MODEL, name)
     figures["export_difference"] = manifest["max_difference"]
@@ -219,6 +225,23 @@ def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
             f"{earlier}: {changed[0]!r} differs from the recipe given; resume with the "
             "same recipe, or choose a new folder"
         )
+
+
+def _with_decisions(recipe: Any, earlier: Path) -> Any:
+    """Return a recipe with what an earlier run has let its images decide."""
+    return _with_choices(recipe, load_recipe(earlier)) if earlier.exists() else recipe
+
+
+def _with_choices(recipe: Any, other: Any) -> Any:
+    """Return a recipe with the settings of another where its nets' are undecided."""
+    changes = {}
+    for key in ("model", "student"):
+        now: Any = getattr(recipe, key, None)
+        then: Any = getattr(other, key, None)
+        if now is not None and now.undecided and type(now) is type(then):
+            decided = {name: getattr(then, name) for name in now.undecided}
+            changes[key] = now.replace(**decided)
+    return recipe.replace(**changes) if changes else recipe
 
 
 def decide(recipe: Recipe, classes: Sequence[str]) -> tuple[Plan, Dict[str, dict]]:

@@ -73,11 +73,19 @@ class Job:
         """Return endless epochs of training batches."""
         return self.task.batches(self.splits.train, net, schedule)
 
-    def evaluate(self, net: HybridBlock, dataset: Any = None) -> Dict[str, Any]:
-        """Measure a net on the test images, or on another data set."""
+    def evaluate(
+        self, net: HybridBlock, dataset: Any = None, folder: Path | None = None
+    ) -> Dict[str, Any]:
+        """Measure a net on the test images, or on another data set.
+
+        With a folder, that of a stage, the task may leave there what it saw.
+        """
         dataset = self.splits.test if dataset is None else dataset
-        before = len(_problems(dataset))
-        figures = self.task.evaluate(net, dataset, self.options.ctx[0])
+        before, device = len(_problems(dataset)), self.options.ctx[0]
+        if folder is None:
+            figures = self.task.evaluate(net, dataset, device)
+        else:
+            figures = self.task.measure(net, dataset, device, folder)
         _warn("evaluation: left out", _problems(dataset)[before:])
         return figures
 
@@ -229,14 +237,14 @@ def dry_run(task: Task, net: HybridBlock) -> tuple[Plan | None, HybridBlock]:
 
 def composed(task: Task, net: HybridBlock, plans: Sequence[Plan | None]) -> Plan | None:
     """Return one plan for several that were applied to a net one after the other."""
-    made = [plan for plan in plans if plan is not None]
-    if not made:
+    in_order = [plan for plan in plans if plan is not None]
+    if not in_order:
         return None
     graph = task.trace(net)
     widths = {group.name: group.width for group in graph.groups}
     everything = Plan.everything(graph)
     total = Plan(everything.keep, made_by={"widths": widths})
-    for plan in made:
+    for plan in in_order:
         total = total.compose(plan)
     return Plan(total.keep, task.recipe.model.name, total.made_by)
 

@@ -193,6 +193,12 @@ class Task(ABC):
         The entry named ``metric`` is the accuracy.
         """
 
+    def measure(
+        self, net: HybridBlock, dataset: Any, ctx: mx.Context, folder: Path
+    ) -> Dict[str, Any]:
+        """Evaluate the net of a stage; a task may leave in its folder what it saw."""
+        return self.evaluate(net, dataset, ctx)
+
     def validate(
         self, net: HybridBlock, dataset: Any, ctx: mx.Context
     ) -> Mapping[str, float]:
@@ -202,8 +208,9 @@ class Task(ABC):
 
 def check_classes(net: HybridBlock, folder: str, classes: Sequence[str]) -> None:
     """Refuse a net of a folder whose classes are not those of the data."""
-    own = models.family_of(net).classes_of(net)
-    if own != tuple(classes):
+    names = models.family_of(net).classes_of(net)
+    if names != tuple(classes):
         raise ValueError(
-            f"{folder}: its classes are {list(own)}, those of the data {list(classes)}"
+            f"{folder}: its classes are {list(names)}, those of the data "
+            f"{list(classes)}"
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from gluon_compress.graph import ChannelGroup, Graph
 from gluon_compress.storage.atomic import read_json, write_atomically
+from gluon_compress.validation import LONGEST_LINE, shortened, shown
 
 FORMAT = 1
 
@@ -64,7 +65,7 @@ class Plan:
         version = stored.get("format")
         if version != FORMAT or isinstance(version, bool):
             raise ValueError(
-                f"{path}: format is {version!r}; this version reads {FORMAT}"
+                f"{path}: format is {shown(version)}; this version reads {FORMAT}"
             )
         _check_keys(path, stored)
         try:
@@ -101,16 +102,21 @@ class Plan:
         groups = {group.name: group for group in graph.groups}
         for name, kept in self.keep.items():
             if name not in groups:
-                raise ValueError(f"group {name!r} is not in the net; {listed(groups)}")
+                raise ValueError(
+                    shortened(
+                        f"group {shown(name)} is not in the net; {listed(groups)}",
+                        LONGEST_LINE,
+                    )
+                )
             group = groups[name]
             if kept[-1] >= group.width:
                 raise ValueError(
-                    f"group {name!r} keeps channel {kept[-1]}, "
+                    f"group {shown(name)} keeps channel {kept[-1]}, "
                     f"its width is {group.width}"
                 )
             if group.frozen and len(kept) < group.width:
                 raise ValueError(
-                    f"group {name!r} keeps {len(kept)} of {group.width} channels, "
+                    f"group {shown(name)} keeps {len(kept)} of {group.width} channels, "
                     f"but it is frozen: {group.frozen}"
                 )
         self._check_widths({name: group.width for name, group in groups.items()})
@@ -122,8 +128,8 @@ class Plan:
             return  # plans of earlier versions, or written by hand, state none
         name = next(n for n in [*widths, *stated] if widths.get(n) != stated.get(n))
         raise ValueError(
-            f"the plan was made for another net: group {name!r} has width "
-            f"{widths.get(name, 'none')}, there {stated.get(name, 'none')}"
+            f"the plan was made for another net: group {shown(name)} has width "
+            f"{widths.get(name, 'none')}, there {shown(stated.get(name))}"
         )
 
     def compose(self, later: Plan, graph: Graph | None = None) -> Plan:
@@ -152,7 +158,7 @@ class Plan:
                 keep[name] = kept
             elif kept[-1] >= len(keep[name]):
                 raise ValueError(
-                    f"group {name!r} keeps channel {kept[-1]} of the "
+                    f"group {shown(name)} keeps channel {kept[-1]} of the "
                     f"{len(keep[name])} that the plan before leaves"
                 )
             else:
@@ -176,18 +182,22 @@ def _indices(group: str, kept: Sequence) -> tuple[int, ...]:
     if isinstance(kept, np.ndarray):
         kept = kept.tolist()
     if not isinstance(group, str) or not isinstance(kept, (list, tuple, range)):
-        raise ValueError(f"group {group!r} keeps {kept!r}; allowed: a list of indices")
+        raise ValueError(
+            f"group {shown(group)} keeps {shown(kept)}; allowed: a list of indices"
+        )
     if not len(kept):
-        raise ValueError(f"group {group!r} keeps nothing; allowed: one index or more")
+        raise ValueError(
+            f"group {shown(group)} keeps nothing; allowed: one index or more"
+        )
     before = -1
     for i in kept:
         if not isinstance(i, (int, np.integer)) or isinstance(i, bool) or i < 0:
             raise ValueError(
-                f"group {group!r} keeps {i!r}; allowed: whole numbers from 0"
+                f"group {shown(group)} keeps {shown(i)}; allowed: whole numbers from 0"
             )
         if i <= before:
             raise ValueError(
-                f"group {group!r} keeps {i} after {before}; "
+                f"group {shown(group)} keeps {i} after {before}; "
                 "allowed: ascending, each index once"
             )
         before = int(i)
@@ -198,13 +208,17 @@ def _check_keys(path: Any, stored: dict) -> None:
     kinds = {"format": int, "net": str, "made_by": dict, "keep": dict}
     for name in stored:
         if name not in kinds:
-            raise ValueError(f"{path}: {name}: no such key; {listed(kinds)}")
+            raise ValueError(
+                f"{path}: {shown(name)[1:-1]}: no such key; {listed(kinds)}"
+            )
     for name, kind in kinds.items():
         if name not in stored:
             raise ValueError(f"{path}: {name}: this key is missing")
         if not isinstance(stored[name], kind):
             allowed = "a text" if kind is str else "an object {...}"
-            raise ValueError(f"{path}: {name} is {stored[name]!r}; allowed: {allowed}")
+            raise ValueError(
+                f"{path}: {name} is {shown(stored[name])}; allowed: {allowed}"
+            )
 
 
 def _json(value: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gluon_compress.graph import ChannelGroup
 from gluon_compress.storage.atomic import read_json, write_json
+from gluon_compress.validation import shown
 
 FORMAT = 1
 
@@ -133,7 +134,7 @@ class Sensitivity:
                 str(stored["fingerprint"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: no sensitivity: {error!r}") from None
+            raise ValueError(f"{path}: no sensitivity: {shown(error)}") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -149,7 +150,7 @@ def check_accuracy(value: Any, subject: str) -> float:
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0:
         raise ValueError(
-            f"the accuracy of {subject} is {value!r}; allowed: a number from 0"
+            f"the accuracy of {subject} is {shown(value)}; allowed: a number from 0"
         )
     return float(value)
 
@@ -162,12 +163,13 @@ def _points(group: str, points: Any, widths: Mapping[str, int]) -> tuple:
     )
     if not counts or not are_ints or sorted({*counts}, reverse=True) != counts:
         raise ValueError(
-            f"the curve of group {group!r} keeps {counts}; allowed: falling numbers of "
-            "indices"
+            f"the curve of group {shown(group)} keeps {shown(counts)}; allowed: "
+            "falling numbers of indices"
         )
     if counts[0] > width or counts[-1] < 1:
         raise ValueError(
-            f"the curve of group {group!r} keeps {counts}; allowed: 1 to {width}"
+            f"the curve of group {shown(group)} keeps {shown(counts)}; allowed: 1 to "
+            f"{width}"
         )
-    subject = f"group {group!r}"
+    subject = f"group {shown(group)}"
     return tuple((n, check_accuracy(value, subject)) for n, value in points)

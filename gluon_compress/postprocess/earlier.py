@@ -88,4 +88,6 @@ def with_sections(manifest: Mapping[str, Any]) -> Dict[str, Any]:
     }
     settings = SSDPostprocessSettings(stds=earlier.decode.stds, **dict(earlier.nms))
     sections = {"preprocess": preprocess, "postprocess": settings.to_json()}
-    return {**manifest, **sections}
+    replaced = set(EarlierManifest.model_fields) - {"input"}
+    others = {key: value for key, value in manifest.items() if key not in replaced}
+    return {**others, **sections}

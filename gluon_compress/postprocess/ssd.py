@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Mapping, Sequence, Tuple
 
 import numpy as np
-from typing_extensions import Literal
+from pydantic import Field
+from typing_extensions import Annotated, Literal
 
 from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, nms
 from gluon_compress.postprocess.base import boxes_in_images
 from gluon_compress.postprocess.ssd_check import DetectionCheck
 from gluon_compress.validation import (
-    Count,
+    Allowed,
     Positive,
     Settings,
     Share,
@@ -23,6 +24,12 @@ from gluon_compress.validation import (
 ANCHORS = "anchors.npy"
 JOINED = "predictions"  # scores and deltas concatenated, in deployed graphs
 SEPARATE = ("class_scores", "box_deltas")  # in Gluon nets
+
+
+# An array of this many rows is made for each image.
+Rows = Annotated[
+    int, Field(ge=1, le=100_000), Allowed("a whole number from 1 to 100000")
+]
 
 
 class SSDPostprocessSettings(Settings):
@@ -47,8 +54,8 @@ class SSDPostprocessSettings(Settings):
     kind: Literal["ssd"] = "ssd"
     stds: Tuple[Positive, Positive, Positive, Positive] = STDS
     nms_thresh: Share = 0.45
-    nms_topk: Count = 400
-    post_nms: Count = 100
+    nms_topk: Rows = 400
+    post_nms: Rows = 100
     least_score: ShareOrZero = 0.01
 
 

@@ -3,10 +3,22 @@
 Nothing is measured here; every figure is passed in.
 """
 
+from gluon_compress.report.anchor_charts import (
+    AnchorColumn,
+    anchor_chart,
+    anchor_table,
+)
 from gluon_compress.report.boxes import Boxes, draw
 from gluon_compress.report.charts import Point, pareto
-from gluon_compress.report.page import Page, Picture, html
-from gluon_compress.report.pictures import Example, detections, is_drawn, save_image
+from gluon_compress.report.page import Page, Picture, Table, html
+from gluon_compress.report.pictures import (
+    Example,
+    Tile,
+    detections,
+    gallery,
+    is_drawn,
+    save_image,
+)
 from gluon_compress.report.plan_charts import kept_chart, plan_chart, sensitivity_chart
 from gluon_compress.report.tables import (
     Figures,
@@ -17,17 +29,23 @@ from gluon_compress.report.tables import (
 from gluon_compress.report.training_curves import curves, part_curves
 
 __all__ = [
+    "AnchorColumn",
     "Boxes",
     "Example",
     "Figures",
     "Page",
     "Picture",
     "Point",
+    "Table",
+    "Tile",
+    "anchor_chart",
+    "anchor_table",
     "cost_table",
     "curves",
     "part_curves",
     "detections",
     "draw",
+    "gallery",
     "html",
     "is_drawn",
     "kept_chart",

@@ -20,6 +20,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from gluon_compress.boxes import contains, intersects
+from gluon_compress.report.pictures import MARK
 from gluon_compress.storage.atomic import write_atomically
 
 DPI = 130
@@ -176,7 +177,9 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # Matplotlib would write its version into the file.
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(
+        buffer, format="png", dpi=DPI, metadata={"Software": None, "Comment": MARK}
+    )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())

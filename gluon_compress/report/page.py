@@ -1,4 +1,4 @@
-"""Writes the report of a run: an ``index.html`` that shows files of its own folder."""
+"""Writes a report: an ``index.html`` that shows files of its own folder."""
 
 from __future__ import annotations
 
@@ -44,16 +44,37 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table on the page.
+
+    Parameters
+    ----------
+    title, caption : str
+    cells : sequence of sequence of str
+        Rows of text, the head first; if ``total``, the last row is set off.
+    total : bool
+    """
+
+    title: str
+    cells: Sequence[Sequence[str]]
+    caption: str = ""
+    total: bool = False
+
+
+@dataclass(frozen=True)
 class Page:
     """The content of ``index.html``. Empty parts are left out.
 
     Parameters
     ----------
     title, summary : str
+    findings : mapping
+        Sentences by the heading that they stand under.
     facts : mapping
         Names and values of the recipe.
     figures : sequence of Figures
         One for each net; the last is compared with the first.
+    tables : sequence of Table
     pictures : sequence of Picture
     precisions : mapping
         By name of the net, what ``voc_map`` returned: mAP and each class.
@@ -65,8 +86,10 @@ class Page:
 
     title: str
     summary: str = ""
+    findings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Figures] = ()
+    tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     precisions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     plans: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)

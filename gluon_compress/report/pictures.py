@@ -76,6 +76,85 @@ def detections(
     save_image(np.concatenate(strips), path)
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A picture of a gallery.
+
+    Parameters
+    ----------
+    image : ndarray
+        ``(H, W, 3)`` uint8, RGB.
+    boxes : Boxes
+        In pixels of the image.
+    text : str
+        Stands below it.
+    """
+
+    image: np.ndarray
+    boxes: Boxes
+    text: str = ""
+
+
+def gallery(
+    tiles: Sequence[Tile],
+    classes: Sequence[str],
+    path: str | os.PathLike,
+    *,
+    columns: int = 4,
+    panel: int = 240,
+) -> None:
+    """Draw images with boxes in rows, each with a line of text below it.
+
+    Parameters
+    ----------
+    tiles : sequence of Tile
+    classes : sequence of str
+        For the legend of colours.
+    path : path
+        The PNG file.
+    columns : int
+    panel : int
+        Width of an image, and its greatest height, pixels.
+    """
+    if not tiles:
+        raise ValueError("a gallery needs at least one image, there is none")
+    gap = 12
+    width = columns * (panel + gap) + gap
+    used = {int(i) for tile in tiles for i in tile.boxes.ids}
+    strips = [_legend(classes, width, gap, False)] if used else []
+    for first in range(0, len(tiles), columns):
+        row = tiles[first : first + columns]
+        strips.append(_gallery_row(row, classes, width, panel, gap))
+    save_image(np.concatenate(strips), path)
+
+
+def _gallery_row(
+    tiles: Sequence[Tile], classes: Sequence[str], width: int, panel: int, gap: int
+) -> np.ndarray:
+    drawn = []
+    for tile in tiles:
+        height, breadth = tile.image.shape[:2]
+        fitted = max(1, min(panel, round(panel * breadth / height)))
+        drawn.append(draw(tile.image, tile.boxes, classes, width=fitted))
+    high = max(picture.shape[0] for picture in drawn)
+    image, pen = _blank(high + 26, width)
+    for i, (picture, tile) in enumerate(zip(drawn, tiles)):
+        left = gap + i * (panel + gap)
+        image.paste(Image.fromarray(picture), (left, 0))
+        text = _shortened(tile.text, panel)
+        pen.text((left, picture.shape[0] + 3), text, (85, 85, 85), font=font(12))
+    return np.asarray(image)
+
+
+def _shortened(text: str, width: int) -> str:
+    """Return the end of a text, which tells files apart, as far as there is room."""
+    _, ruler = _blank(1, 1)
+    shown = text
+    while len(shown) > 1 and ruler.textlength(shown, font=font(12)) > width:
+        shown = f"…{shown.lstrip('…')[1:]}"
+    return shown
+
+
 def save_image(image: np.ndarray, path: str | os.PathLike) -> None:
     """Write a uint8 image as JPEG if its name ends so, as PNG otherwise.
 

@@ -11,9 +11,11 @@ from typing import Any, Mapping
 
 from gluon_compress import report
 from gluon_compress.data import BrokenImage
+from gluon_compress.detection_errors import DETECTIONS
 from gluon_compress.detector import load_detector
 from gluon_compress.plan import Sensitivity
 from gluon_compress.recipe import Recipe
+from gluon_compress.report.error_report import ErrorReport
 from gluon_compress.train import read_log
 
 EXAMPLES = 4
@@ -71,14 +73,21 @@ def write_report(
     stages = results["stages"]
     pictures = [*_plans(results, out), *_curves(recipe, results, out, folder)]
     precisions = {n: s for n, s in stages.items() if "classes" in s}
+    tables: list[report.Table] = []
     if precisions:
         pictures += [_detections(out, n, test, folder) for n in _ends(stages)]
+        errors = _errors(recipe, stages, out, test)
+        if errors is not None:
+            tables += errors.tables()
+            last = load_detector(out / _ends(stages)[-1] / "model")
+            pictures += errors.pictures(test, last.preprocess, folder)
     files = {name: out / name / "result.json" for name in stages}
     page = report.Page(
         title=f"{recipe.model.name}: {' and '.join(_ends(stages))}",
         summary=sentence(recipe, results),
         facts=_facts(recipe, results),
         figures=figures(recipe, results),
+        tables=tables,
         pictures=pictures,
         precisions={
             n: {"mAP": s["mAP"], **s["classes"]} for n, s in precisions.items()
@@ -88,6 +97,23 @@ def write_report(
     )
     report.html(folder / "index.html", page)
     return folder / "index.html"
+
+
+def _errors(
+    recipe: Any, stages: Mapping[str, Any], out: Path, test: Any
+) -> ErrorReport | None:
+    """Return the errors of the first and the last net, None if neither kept any."""
+    files = {name: out / name / DETECTIONS for name in _ends(stages)}
+    files = {name: file for name, file in files.items() if file.exists()}
+    if not files:  # of a run of an earlier version
+        return None
+    return ErrorReport(
+        files,
+        test.classes,
+        metric=recipe.evaluate.metric,
+        iou=recipe.evaluate.iou,
+        threshold=THRESHOLD,
+    )
 
 
 def _ends(stages: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Sequence
 from tqdm import tqdm
 
 from gluon_compress.storage.atomic import errors_for
+from gluon_compress.validation import LONGEST_LINE, shortened
 
 BROKEN = (
     tarfile.TarError,
@@ -67,6 +68,7 @@ def _extract(path: Path, inner: str, folder: Path) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the system; a broken .tgz has no number
         reason = " ".join(str(error).split()) or type(error).__name__
+        reason = shortened(reason, LONGEST_LINE // 2)
         raise ValueError(f"{path}: cannot be unpacked: {reason}") from error
 
 

@@ -15,10 +15,10 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple, TypeVar
 
 from pydantic import ConfigDict, Field
-from typing_extensions import Annotated
+from typing_extensions import Annotated, Literal
 
 from gluon_compress.storage.atomic import (
     disk_errors,
@@ -31,12 +31,13 @@ from gluon_compress.storage.atomic import (
 from gluon_compress.storage.locks import taking_turns, turn_file
 from gluon_compress.validation import (
     Allowed,
-    Count,
     CountOrZero,
     NonEmptyStr,
+    NonNegative,
     Settings,
     Sha256,
     parse,
+    shown,
     wrong,
 )
 
@@ -60,6 +61,7 @@ class FileChecksum(Settings):
     bytes: CountOrZero
 
 
+Axis = Annotated[int, Field(ge=1, lt=1 << 31), Allowed("a whole number from 1")]
 FileName = Annotated[
     str, Field(pattern=r"^\w[\w.-]*$"), Allowed("names of files in the folder itself")
 ]
@@ -67,20 +69,73 @@ FileChecksums = Dict[FileName, FileChecksum]
 
 
 class ManifestInput(Settings):
-    """What every manifest states of the net's input."""
+    """What every manifest states of the net's input.
 
-    model_config = ConfigDict(extra="ignore")
-    shape: Tuple[Count, ...]
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+        With the batch axis.
+    resize : dict
+        How images are resized, in deployed folders of earlier versions.
+    """
+
+    name: NonEmptyStr
+    shape: Annotated[Tuple[Axis, ...], Field(min_length=1, max_length=8)]
+    resize: Optional[Dict[str, str]] = None
+
+
+class ManifestOutput(Settings):
+    """What every manifest states of an output of the net.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+        With the batch axis.
+    """
+
+    name: NonEmptyStr
+    shape: Annotated[Tuple[Axis, ...], Field(max_length=8)]
+
+
+class LargestDifference(Settings):
+    """How far a reloaded net was from the one that was exported."""
+
+    absolute: NonNegative
+    relative: NonNegative
 
 
 class CommonManifest(Settings):
-    """What the manifest of every artifact states; each kind adds its own keys."""
+    """What the manifest of every artifact may state; each kind adds its own keys.
+
+    Parameters
+    ----------
+    format : int
+    name : str
+        Beginning of the names of its files.
+    kind : str
+        Kind of the net, if it has one.
+    input : ManifestInput
+    outputs : tuple of ManifestOutput
+    files : dict
+        The checksum of each file.
+    max_difference : LargestDifference
+        Absent if the folder was not checked.
+    versions : dict
+        By package, for humans.
+    """
 
     model_config = ConfigDict(extra="ignore")
-    name: NonEmptyStr
+
+    format: Literal[1]
+    name: FileName
+    kind: Optional[NonEmptyStr] = None
     input: ManifestInput
-    outputs: Any
+    outputs: Annotated[Tuple[ManifestOutput, ...], Field(min_length=1)]
     files: FileChecksums
+    max_difference: Optional[LargestDifference] = None
+    versions: Dict[str, str] = {}
 
 
 def valid_checksums(value: Any, place: str) -> FileChecksums:
@@ -204,6 +259,8 @@ def _check_files(folder: Path, manifest: dict) -> None:
             digits = sha256(path)
         except (FileNotFoundError, IsADirectoryError):
             raise ValueError(f"{path}: this file of the export is missing") from None
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
         if digits != stated["sha256"]:
             raise ValueError(f"{path}: altered or cut short, its sha256 differs")
 
@@ -227,8 +284,9 @@ def read_manifest(folder: str | os.PathLike, kind: str | None = None) -> dict:
     path = Path(folder) / MANIFEST
     manifest = read_json(path)
     number = manifest.get("format") if isinstance(manifest, dict) else None
-    if number != FORMAT:
-        raise ValueError(f"{path}: format is {number!r}; this version reads {FORMAT}")
+    if type(number) is not int or number != FORMAT:
+        read = f"this version reads {FORMAT}"
+        raise ValueError(f"{path}: format is {shown(number)}; {read}")
     parse(CommonManifest, manifest, path)
     if kind is not None and manifest.get("kind") != kind:
         raise wrong(f"{path}: kind", manifest.get("kind"), repr(kind))
@@ -253,7 +311,7 @@ def _check_replaceable(folder: Path, kind: str | None) -> None:
         )
     if manifest and manifest.get("kind") != kind:
         raise ValueError(
-            f"{folder}: holds an export whose kind is {manifest.get('kind')!r}; "
+            f"{folder}: holds an export whose kind is {shown(manifest.get('kind'))}; "
             f"allowed: {kind!r}; choose a new folder"
         )
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Iterator
 
-from gluon_compress.storage.reading import read_json
+from gluon_compress.storage.reading import open_regular, read_json
 
 __all__ = [
     "errors_for",
@@ -34,6 +34,7 @@ LOG = logging.getLogger(__name__)
 BLOCK = 1 << 20
 STEM = 50  # characters of a name that its drafts keep
 DRAFT = re.compile(r"\.(?P<name>.*)\.[0-9a-f]{32}\.tmp", re.DOTALL)
+FIRST = uuid.UUID(int=0)  # of the first draft of a file
 PROBE = 1 << 16  # bytes
 PAUSE = 0.02  # seconds between two attempts to lock
 
@@ -149,10 +150,23 @@ def scratch_folder() -> Iterator[Path]:
 
 def _locked_file(path: Path) -> tuple[Path, int]:
     """Make a draft of a file, with a lock on it, which marks it as alive."""
+    # The first name is the same each time: what a killed writer left there is used up.
+    with suppress(OSError):
+        draft = draft_name(path, FIRST)
+        handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            is_ours = try_lock(handle) and _is_at(draft, handle)
+        except NoLocks:
+            draft.unlink()
+            is_ours = False
+        if is_ours:
+            os.ftruncate(handle, 0)
+            return draft, handle
+        os.close(handle)
     while True:
         draft = draft_name(path)
         handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if mark_alive(handle) and draft.exists():
+        if mark_alive(handle) and _is_at(draft, handle):
             return draft, handle
         os.close(handle)  # another process has taken it for a leftover
 
@@ -184,7 +198,7 @@ def _open_locked(draft: Path) -> int | None:
         handle = os.open(draft, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    if mark_alive(handle) and draft.exists():
+    if mark_alive(handle) and _is_at(draft, handle):
         return handle
     os.close(handle)
     return None
@@ -198,10 +212,11 @@ def mark_alive(draft: int) -> bool:
         return True
 
 
-def draft_name(path: Path) -> Path:
-    """Return a new name for a draft of a file or folder, hidden beside it."""
+def draft_name(path: Path, number: uuid.UUID | None = None) -> Path:
+    """Return a name for a draft of a file or folder, hidden beside it; a new one."""
     # Two processes must not write to one draft, nor may its name be too long.
-    return path.with_name(f".{path.name[:STEM]}.{uuid.uuid4().hex}.tmp")
+    number = number or uuid.uuid4()
+    return path.with_name(f".{path.name[:STEM]}.{number.hex}.tmp")
 
 
 def remove_leftovers(folder: str | os.PathLike, *, below: bool = False) -> None:
@@ -239,7 +254,7 @@ def _remove_dead(draft: Path) -> None:
         flags = os.O_RDONLY if is_folder else os.O_RDWR  # some disks lock no other
         handle = os.open(draft, flags | os.O_NOFOLLOW)
         try:
-            if try_lock(handle):
+            if try_lock(handle) and _is_at(draft, handle):
                 shutil.rmtree(draft) if is_folder else draft.unlink()
         finally:
             os.close(handle)
@@ -276,9 +291,9 @@ def _without_nan(content: Any) -> Any:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    """Return the SHA-256 of a regular file as 64 hexadecimal digits."""
     total = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         for block in iter(lambda: file.read(BLOCK), b""):
             total.update(block)
     return total.hexdigest()
@@ -315,7 +330,7 @@ def file_lock(
                 elif not try_lock(file.fileno()):
                     LOG.warning("%s: locked by another process, waiting", path)
                     fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(path, file):
+            if _is_at(path, file.fileno()):
                 yield file
                 return
 
@@ -384,10 +399,10 @@ def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _is_at(path: Path, file: IO[bytes]) -> bool:
-    """Return whether an open file is still the one of that name."""
+def _is_at(path: Path, handle: int) -> bool:
+    """Return whether an open file or folder is still the one of that name."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
         return False
 

@@ -18,15 +18,18 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
-from gluon_compress.storage.atomic import errors_for, file_lock
+from gluon_compress.storage.atomic import atomic_file, errors_for, file_lock
+from gluon_compress.storage.reading import open_regular
 
 LOG = logging.getLogger(__name__)
 BLOCK = 1 << 16
 RETRIES = 5  # connections in a row that bring nothing new
 BACKOFF = 0.5  # seconds before the second try, twice as many before each further one
 TIMEOUT = 30.0  # seconds without a byte
+MOST_BYTES = 1 << 32  # of a file whose size is not known before
+LONGEST = 6 * 3600.0  # seconds that one file may take, over all connections
 
-pooch.get_logger().setLevel(logging.WARNING)  # it would announce every download
+ANOTHER_FILE = "another file arrived, its checksum differs"
 
 
 def fetch(
@@ -43,7 +46,8 @@ def fetch(
     checksum : str
         ``"sha256:DIGITS"``; also ``sha1`` and ``md5``.
     size : int, optional
-        Bytes of the file. A server that sends more is cut off.
+        Bytes of the file. A server that sends more is cut off; at most ``MOST_BYTES``
+        are taken if it is not given.
 
     Returns
     -------
@@ -59,22 +63,21 @@ def fetch(
         If the cache cannot be written; the error names the file.
     """
     path = Path(path).expanduser()
-    cache = pooch.Pooch(path.parent, "", {path.name: checksum}, {path.name: url})
-
-    def download(url: str, temporary: str | os.PathLike, _: pooch.Pooch) -> None:
-        with open(temporary, "ab+") as file:
-            _fill(file, url, size)
-
     if path.is_file() and intact(path, checksum):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     with errors_for(path), file_lock(lock):  # a second process waits for the file
         try:
-            if path.is_file() and not intact(path, checksum):
+            if path.is_file():
+                if intact(path, checksum):
+                    return path
                 LOG.warning("%s: altered or cut short, downloading it again", path)
-            with _one_line_errors(url):
-                cache.fetch(path.name, downloader=download)
+            with _one_line_errors(url), atomic_file(path) as draft:
+                with open(draft, "ab+") as file:
+                    _fill(file, url, size)
+                if not intact(draft, checksum):
+                    raise ValueError(f"{url}: {ANOTHER_FILE}")
         finally:
             lock.unlink()
     return path
@@ -132,7 +135,7 @@ def _complete(file: IO[bytes], part: Path, url: str, checksum: str, size: int) -
     os.fsync(file.fileno())
     if not intact(part, checksum):
         file.truncate(0)
-        raise ValueError(f"{url}: another file arrived, its checksum differs")
+        raise ValueError(f"{url}: {ANOTHER_FILE}")
 
 
 def intact(path: str | os.PathLike, checksum: str) -> bool:
@@ -147,12 +150,13 @@ def _fill(file: IO[bytes], url: str, size: int | None) -> None:
     if address.scheme == "file":
         return _copy(file, url, size)
     failures, name = 0, address.path.rsplit("/", 1)[-1]
+    deadline = time.monotonic() + LONGEST
     shown = {"unit": "B", "unit_scale": True, "desc": name, "leave": False}
     with _session() as session, tqdm(total=size, disable=None, **shown) as bar:
         while True:
             before = _length(file)
             try:
-                return _append(file, url, size, session, bar)
+                return _append(file, url, size, session, bar, deadline)
             except urllib3.exceptions.HTTPError as error:
                 failures = 0 if _length(file) > before else failures + 1
                 if failures > RETRIES:
@@ -162,7 +166,12 @@ def _fill(file: IO[bytes], url: str, size: int | None) -> None:
 
 
 def _append(
-    file: IO[bytes], url: str, size: int | None, session: requests.Session, bar: tqdm
+    file: IO[bytes],
+    url: str,
+    size: int | None,
+    session: requests.Session,
+    bar: tqdm,
+    deadline: float,
 ) -> None:
     """Ask once for what a file lacks; urllib3's HTTPError if that breaks off."""
     begin = _length(file)
@@ -183,9 +192,13 @@ def _append(
         file.truncate(begin)
         bar.n = begin
         for block in response.raw.stream(BLOCK, decode_content=False):
-            if size is not None and _length(file) + len(block) > size:
+            most = MOST_BYTES if size is None else size
+            if _length(file) + len(block) > most:
                 file.truncate(0)
-                raise ValueError(f"{url}: more than the expected {size} bytes arrive")
+                raise ValueError(f"{url}: more than the expected {most} bytes arrive")
+            if time.monotonic() > deadline:
+                hours = f"{LONGEST / 3600:g} hours"
+                raise ValueError(f"{url}: {_length(file)} bytes after {hours}")
             file.write(block)
             bar.update(len(block))
     if size is not None and _length(file) < size:
@@ -196,7 +209,7 @@ def _copy(file: IO[bytes], url: str, size: int | None) -> None:
     address = urlsplit(url)
     if address.netloc not in ("", "localhost"):
         raise ValueError(f"{url}: host {address.netloc!r}; allowed: none")
-    with open(url2pathname(address.path), "rb") as source:
+    with open_regular(url2pathname(address.path)) as source:
         offered = os.fstat(source.fileno()).st_size
         if size not in (None, offered):
             raise ValueError(f"{url}: {offered} bytes are offered; expected: {size}")
@@ -224,12 +237,10 @@ def _session() -> requests.Session:
 
 @contextmanager
 def _one_line_errors(url: str) -> Iterator[None]:
-    """Raise what requests and pooch raise as one line that names the address."""
+    """Raise what requests raises as one line that names the address."""
     try:
         yield
     except (requests.RequestException, ValueError) as error:
         cause = error.args[0] if error.args else error
         reason = " ".join(str(getattr(cause, "reason", error)).split())
-        if "known hash" in reason:  # pooch says it in three sentences
-            reason = "another file arrived, its checksum differs"
         raise ValueError(reason if url in reason else f"{url}: {reason}") from error

@@ -59,7 +59,7 @@ def sole_writer(path: str | os.PathLike) -> Iterator[None]:
     lock = _lock_file(target)
     with ExitStack() as stack:
         with errors_for(path, instead=True):
-            stack.enter_context(_made(lock.parent))
+            stack.enter_context(made_folder(lock.parent))
             try:
                 file = stack.enter_context(file_lock(lock, patience=PATIENCE))
             except BlockingIOError:
@@ -115,7 +115,7 @@ def _lock_file(target: Path) -> Path:
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def made_folder(folder: Path) -> Iterator[None]:
     """Make a folder and its parents, and remove again those that stay empty."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)

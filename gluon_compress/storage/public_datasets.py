@@ -17,7 +17,7 @@ from typing import Iterator, Mapping, Sequence
 from gluon_compress.storage.archives import unpack
 from gluon_compress.storage.atomic import file_lock
 from gluon_compress.storage.download import fetch_large, intact
-from gluon_compress.storage.locks import sole_writer
+from gluon_compress.storage.locks import made_folder, sole_writer
 
 VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
 COCO = "http://images.cocodataset.org"
@@ -303,9 +303,8 @@ def _count_files(path: Path) -> int:
 
 @contextmanager
 def _only_process(root: Path) -> Iterator[None]:
-    root.mkdir(parents=True, exist_ok=True)
     lock = root / ".downloading"
-    with file_lock(lock):
+    with made_folder(root), file_lock(lock):
         try:
             yield
         finally:

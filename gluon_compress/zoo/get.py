@@ -17,12 +17,14 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
 from gluon_compress.building import build
+from gluon_compress.graph.symbol_files import read_symbol
 from gluon_compress.graph.symbols import infer_shapes
-from gluon_compress.model_folder import export, read_manifest
+from gluon_compress.model_folder import check_stated, export, read_manifest
 from gluon_compress.models import family_named, family_that_builds
 from gluon_compress.models.initialize import with_missing_initialized
+from gluon_compress.models.saving import check_manifest
 from gluon_compress.storage.atomic import sha256
-from gluon_compress.validation import class_names
+from gluon_compress.validation import class_names, shown
 from gluon_compress.zoo import weights
 from gluon_compress.zoo.index import folder, read, training_of, unknown
 
@@ -127,7 +129,8 @@ def load_folder(
     stated = manifest["files"].get(file.name, {})
     if not file.is_file() or sha256(file) != stated.get("sha256"):
         raise ValueError(f"{file}: missing or altered, its sha256 differs")
-    symbol, family = mx.sym.load(str(file)), family_named(manifest["kind"])
+    symbol, family = read_symbol(file), family_named(manifest.get("kind"))
+    check_stated(symbol, manifest, path)
     if values:
         _check_values(symbol, values, manifest)
     if trunk_only:
@@ -135,7 +138,9 @@ def load_folder(
         values = {name: v for name, v in values.items() if name in names}
     size = manifest["input"]["shape"][-2:]
     values = with_missing_initialized(symbol, values, size)
-    return family.from_symbol(symbol, values, family.config_from_manifest(manifest))
+    net = family.from_symbol(symbol, values, family.config_from_manifest(manifest))
+    check_manifest(net, manifest)
+    return net
 
 
 def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> None:
@@ -145,8 +150,9 @@ def _check_values(symbol: mx.sym.Symbol, values: Mapping, manifest: Mapping) -> 
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
             raise ValueError(
-                f"model {manifest['name']!r}: {name!r} is {actual.get(name)} in its "
-                f"weights; its structure has {expected.get(name)}"
+                f"model {shown(manifest['name'])}: {shown(name)} is "
+                f"{actual.get(name)} in its weights; its structure has "
+                f"{expected.get(name)}"
             )
 
 

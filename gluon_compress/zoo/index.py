@@ -23,6 +23,7 @@ from gluon_compress.validation import (
     Sha256,
     ShareOrZero,
     parse,
+    shown,
 )
 
 FORMAT = 1
@@ -162,13 +163,15 @@ def read(zoo: Path | None = None) -> dict[str, Entry]:
     content = read_json(path)
     version = content.get("format") if isinstance(content, dict) else None
     if type(version) is not int or version != FORMAT:
-        raise ValueError(f"{path}: format is {version!r}; this version reads {FORMAT}")
+        raise ValueError(
+            f"{path}: format is {shown(version)}; this version reads {FORMAT}"
+        )
     models = parse(Index, {"models": content.get("models")}, path).models
     entries = {entry.name: entry for entry in models}
     if len(entries) < len(models):
         names = [entry.name for entry in models]
         duplicate = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path}: model {duplicate!r} is there twice")
+        raise ValueError(f"{path}: model {shown(duplicate)} is there twice")
     return entries
 
 

@@ -8,6 +8,7 @@ from typing import Mapping
 
 import mxnet as mx
 
+from gluon_compress.graph.symbol_files import as_ndarray
 from gluon_compress.model_folder import MANIFEST, read_manifest
 from gluon_compress.storage.atomic import (
     atomic_file,
@@ -15,6 +16,7 @@ from gluon_compress.storage.atomic import (
     write_atomically,
     write_json,
 )
+from gluon_compress.storage.params import read_params
 from gluon_compress.zoo import weights
 from gluon_compress.zoo.index import Weights
 
@@ -50,7 +52,8 @@ def release(
     source, folder = Path(source), Path(zoo) / name
     manifest = read_manifest(source)
     prefix = source / manifest["name"]
-    stored = mx.nd.load(f"{prefix}-0000.params")
+    arrays = read_params(f"{prefix}-0000.params")
+    stored = {name: as_ndarray(value) for name, value in arrays.items()}
     values = None if kind is None else weights.stored_as(stored, kind)
     folder.mkdir(parents=True, exist_ok=True)
     symbol = Path(f"{prefix}-symbol.json").read_bytes()

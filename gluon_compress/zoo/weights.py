@@ -11,6 +11,7 @@ from typing import Mapping
 import mxnet as mx
 import numpy as np
 
+from gluon_compress.graph.symbol_files import read_values
 from gluon_compress.storage.download import fetch, intact
 from gluon_compress.zoo.index import Entry, folder, training_of
 
@@ -92,15 +93,9 @@ def load(path: str | os.PathLike) -> dict[str, mx.nd.NDArray]:
     Raises
     ------
     ValueError
-        If the file holds no parameters.
+        If the file holds anything but finite parameters with names.
     """
-    try:
-        stored = mx.nd.load(str(path))
-    except mx.MXNetError:  # its message is a C++ trace
-        raise ValueError(f"{path}: MXNet cannot read it") from None
-    if not isinstance(stored, dict) or not all(":" in name for name in stored):
-        raise ValueError(f"{path}: holds no parameters with names")
-    return {n.split(":", 1)[1]: v.astype("float32") for n, v in stored.items()}
+    return {n: v.astype("float32") for n, v in read_values(path).items()}
 
 
 def stored_as(

@@ -9,8 +9,8 @@ import pytest
 import gluon_compress as gc
 from gluon_compress import latency
 from gluon_compress.cli import latency as command
+from latency_tables import made_up
 from nets import SHAPE, ready, wide
-from test_latency import made_up
 
 SIZE = SHAPE[-1]
 

@@ -167,6 +167,30 @@ def test_evaluate_prints_and_writes_the_result(call, model, images, tmp_path):
     assert content["data"]["repairs"] == {}
 
 
+def test_evaluate_takes_a_file_in_cocos_format(call, model, images, tmp_path):
+    files = [
+        {"id": n, "file_name": f"{n}.jpg", "width": 120, "height": 90} for n in "ac"
+    ]
+    box = {"category_id": 1, "bbox": [8, 8, 52, 52]}
+    content = {
+        "images": files,
+        "annotations": [{"image_id": n, **box} for n in "ac"],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    root = shutil.copytree(images / "JPEGImages", tmp_path / "images").parent
+    (root / "mine.json").write_text(json.dumps(content))
+    figures = []
+    for options in (
+        ("--data", images, *HALF),
+        ("--data", root, "--kind", "coco", "--split", "mine.json"),
+    ):
+        status, _, error = call("evaluate", model, *options, "--out", tmp_path / "out")
+        assert (status, error) == (0, "")
+        content = json.loads((tmp_path / "out" / "result.json").read_text())
+        figures.append((content["mAP"], content["data"]["images"]))
+    assert figures[0] == figures[1]
+
+
 def test_evaluate_counts_repairs(call, model, images, tmp_path):
     shutil.copytree(images, tmp_path / "set")
     place = tmp_path / "set" / "Annotations" / "a.xml"
@@ -210,7 +234,7 @@ def test_evaluate_counts_what_it_ignores(call, model, images, tmp_path, word):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], ["b.jpg", "1 of 3 images", "most_broken"]),
+        (["--most-broken", "0.3"], ["b.jpg", "1 of 3 images", "most_broken"]),
         (["--split", "none"], ["none.txt"]),
         (["--classes", "cat"], ["--classes: the model has 2"]),
         (["--classes", "owl", "dog"], ["cat", "owl", "--others ignore"]),

@@ -12,16 +12,25 @@ from gluon_compress.data import (
     Batches,
     BrokenImage,
     ImageFolder,
+    Records,
     count_images,
     crop_val_sample,
     draw_subset,
     refuse_broken,
 )
 from gluon_compress.evaluate import coco_map, top1, voc_map
-from tests.data.test_batches import members, plain
-from tests.images import write_folder
+from images import NAMES, write_folder, write_records
 
 BROKEN = (1, 2, 6)
+
+
+def plain(image, label, *, rng):
+    return image, label
+
+
+def members(batches) -> list[list[int]]:
+    """Return the labels of each batch: the indices of its samples."""
+    return [[int(i) for i in labels.asnumpy()] for _, labels in batches]
 
 
 class Damaged:
@@ -124,6 +133,17 @@ def always_green(images):
 def test_top1_is_of_the_images_that_can_be_read(folder):
     assert top1(always_green, measured(folder)) == 3 / 7
     assert count_images(folder) == {"images": 7, "skipped": 2}
+
+
+def test_top1_of_records_is_of_those_that_can_be_read(tmp_path):
+    root = write_records(tmp_path, val=3)
+    content = bytearray((root / "val.rec").read_bytes())
+    first = content.index(b"IDAT")
+    content[first : first + 40] = bytes(40)  # of the first image
+    (root / "val.rec").write_bytes(content)
+    data = Records(root / "val.rec", NAMES)
+    assert top1(always_green, measured(data)) == 3 / 8
+    assert count_images(data) == {"images": 8, "skipped": 1}
 
 
 def test_a_subset_is_measured_as_the_set_is(folder):

@@ -16,7 +16,7 @@ from gluon_compress.data import (
     describe_counts,
 )
 from gluon_compress.data.class_choice import ClassChoice
-from tests.images import few_toys, write_folder
+from images import few_toys, write_folder
 
 # Names of the objects of each image; "-" before one marks it as difficult.
 IMAGES = {

@@ -13,7 +13,7 @@ from gluon_compress.deployment import FORMATS, Predictor, deploy, formats
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
 from gluon_compress.graph import block_of, pair_of
-from runtimes import ANCHORS, EVERY, SIZE, detector, missing
+from runtimes import ANCHORS, EVERY, SIZE, classifier, detector, missing
 
 
 def manifest_of(folder) -> dict:
@@ -133,8 +133,8 @@ def test_onnx_states_its_opset_and_lists_no_weight_as_input(deployed, file, batc
     onnx.checker.check_model(model, full_check=True)
 
 
-def test_earlier_folder_survives_a_failure(net, tmp_path, monkeypatch):
-    folder = tmp_path / "edge"
+def test_earlier_folder_survives_a_failure(tmp_path, monkeypatch):
+    folder, net = tmp_path / "edge", classifier()
     deploy(net, folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 

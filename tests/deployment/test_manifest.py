@@ -94,9 +94,10 @@ def test_earlier_manifests_need_not_say_how_images_are_resized(tmp_path):
 
 
 @pytest.mark.parametrize("content", [NOW, BEFORE], ids=["now", "before"])
-def test_manifest_may_say_more_than_a_predictor_reads(tmp_path, content):
+def test_a_key_that_means_nothing_is_refused(tmp_path, content):
     content = {**content, "remark": "of the north gate"}
-    assert manifests.read(write(tmp_path / "edge", content)).classes
+    with pytest.raises(ValueError, match="manifest.json: remark: no such key"):
+        manifests.read(write(tmp_path / "edge", content))
 
 
 MISSING = object()

@@ -222,7 +222,9 @@ def test_predictor_refuses(deployed, options, message):
 
 def test_runtime_whose_format_was_not_exported_is_refused(net, tmp_path):
     deploy(net, tmp_path / "edge")
-    with pytest.raises(ValueError, match="opencv reads the format onnx; .* has mxnet"):
+    with pytest.raises(
+        ValueError, match="opencv reads the format onnx or web; .* has mxnet"
+    ):
         Predictor(tmp_path / "edge", "opencv")
 
 
@@ -283,14 +285,14 @@ def test_file_that_a_runtime_cannot_load_is_named(deployed, tmp_path, runtime, n
     if name not in manifest_of(deployed)["files"]:
         pytest.skip(f"{name} could not be written")
     folder = with_sums(deployed, tmp_path / "edge", name, b"no net")
-    with pytest.raises(ValueError, match=f"tiny.*: {runtime} cannot load it: .") as it:
+    with pytest.raises(ValueError, match=rf"{name}: ") as it:
         Predictor(folder, runtime)
     assert "\n" not in str(it.value)
 
 
 def test_arrays_that_cannot_be_read_are_named(deployed, tmp_path):
     folder = with_sums(deployed, tmp_path / "edge", "anchors.npy", b"no array")
-    with pytest.raises(ValueError, match=r"edge: anchors\.npy: "):
+    with pytest.raises(ValueError, match=r"anchors\.npy: "):
         Predictor(folder)
 
 

@@ -32,6 +32,7 @@ from nets import (
     detector_head,
     difference,
     few_groups,
+    graph_of,
     projection,
     ready,
     residual,
@@ -164,7 +165,7 @@ def test_groups(name):
     for group, said in GROUPS[name].items():
         width, size = said if isinstance(said, tuple) else (said, 1)
         expected[group] = (abs(width), size, width < 0)
-    groups = found(trace(ready(NETS[name]()), SHAPE)).values()
+    groups = found(graph_of(name)).values()
     assert {g.name: (g.width, g.size, bool(g.frozen)) for g in groups} == expected
 
 
@@ -195,7 +196,7 @@ def test_members_of_a_projection():
 
 
 def test_concatenated_groups_share_the_next_weight():
-    groups = found(trace(ready(NETS["concat"]()), SHAPE))
+    groups = found(graph_of("concat"))
     readers = [name for name in groups if "conv3_weight" in groups[name].members]
     assert readers == ["conv0", "conv1", "conv2", "conv3"]
 
@@ -206,14 +207,14 @@ def test_depthwise_convolution_belongs_to_the_group_it_works_on():
 
 
 def test_flattened_channel_owns_all_its_positions():
-    graph = trace(ready(NETS["flatten_dense"]()), SHAPE)
+    graph = graph_of("flatten_dense")
     (name,) = [n for n in graph.axes if graph.axes[n][0].shape == (7, 8 * 2 * 2)]
     (along,) = [t for t in graph.axes[name] if t.axis == 1]
     np.testing.assert_array_equal(along.positions, np.repeat(np.arange(8), 2 * 2))
 
 
 def test_weight_of_uneven_blocks_has_places_for_each():
-    graph = trace(ready(NETS["uneven_shuffle"]()), SHAPE)
+    graph = graph_of("uneven_shuffle")
     (name,) = graph.blocks
     blocks = graph.blocks[name]
     assert blocks.shape == (3, 10)

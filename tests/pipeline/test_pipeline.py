@@ -22,6 +22,12 @@ from gluon_compress import (
 )
 from gluon_compress.data import Preprocess, make_toy
 from gluon_compress.data.toy import CLASSES
+from gluon_compress.detection_errors import (
+    DETECTIONS,
+    judge,
+    load_detections,
+    mean_precision,
+)
 from gluon_compress.distill import losses_of
 from gluon_compress.model_folder import load_symbol
 from gluon_compress.models.ssd import VOC_CLASSES, raw_head
@@ -64,6 +70,19 @@ def test_every_stage_has_a_result_a_model_and_its_origin(place):
         assert result["data"]["train"] == {"images": 8, "skipped": 0, "repairs": {}}
         assert models.cost_of(net)["macs"] == result["macs"]
         assert 0 <= result["mAP"] <= 1
+
+
+@pytest.mark.slow
+def test_detections_of_every_stage_are_kept_for_the_report(place):
+    for stage in STAGES:
+        images = load_detections(place / "run" / stage / DETECTIONS)
+        result = read_json(place / "run" / stage / "result.json")
+        mean = mean_precision(judge(images), len(CLASSES), metric=result["metric"])
+        assert mean == pytest.approx(result["mAP"])
+    page = (place / "run" / "report" / "index.html").read_text()
+    for title in ("Kinds of errors", "What compact lost of what full finds"):
+        assert title in page
+    assert (place / "run" / "report" / "confusion.png").exists()
 
 
 @pytest.mark.slow
@@ -396,8 +415,10 @@ def test_too_many_broken_images_are_refused_before_training(tmp_path):
     few_toys(tmp_path / "toy", 20, train=4, test=4)
     name = (tmp_path / "toy/ImageSets/Main/test.txt").read_text().split()[0]
     (tmp_path / "toy" / "JPEGImages" / f"{name}.jpg").write_bytes(b"<html>404</html>")
+    data = {**RECIPE["data"], "most_broken": 0.1}
+    recipe = recipe_in(tmp_path, data=data)
     with pytest.raises(ValueError, match=rf"{name}\.jpg: .*1 of 4 images.* 0\.1 "):
-        pipeline.run(recipe_in(tmp_path), tmp_path / "run", options=QUIET)
+        pipeline.run(recipe, tmp_path / "run", options=QUIET)
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gluon_compress import Budget, build, count, models, select, trace
 from gluon_compress.plan import BySensitivity, Constraints, Sensitivity, selections
-from nets import NETS, SHAPE, ready
+from nets import NETS, graph_of
 
 LIMITS = (("macs",), ("bytes",), ("params",), ("macs", "bytes"), ("macs", "params"))
 
@@ -44,7 +44,7 @@ def used(cost, budget) -> list[float]:
 @pytest.mark.parametrize("selection", selections())
 @pytest.mark.parametrize("name", NETS)
 def test_tiny_net_is_never_above_a_limit_and_takes_what_fits(name, selection):
-    graph = trace(ready(NETS[name]()), SHAPE)
+    graph = graph_of(name)
     random = np.random.RandomState(len(name))
     for multiple in (1, 2, 8):
         budget = limits(count(graph), random, 0.7)
@@ -67,7 +67,7 @@ def test_tiny_net_is_never_above_a_limit_and_takes_what_fits(name, selection):
 def zoo(name: str):
     """Return the graph of a net of usual size; weights do not matter here."""
     if name == "ssd":
-        return models.graph_of(build("ssd_300_resnet50_v1d", classes=["a", "b"]))
+        return models.graph_of(build("ssd_300_resnet18_v1b", classes=["a", "b"]))
     mx.random.seed(0)
     net = gluoncv.model_zoo.get_model(name, pretrained=False)
     net.initialize(mx.init.Xavier())
@@ -75,9 +75,7 @@ def zoo(name: str):
     return trace(net, (1, 3, 224, 224))
 
 
-@pytest.fixture(
-    scope="module", params=["resnet50_v1d", "mobilenet1.0", "resnet18_v1b", "ssd"]
-)
+@pytest.fixture(scope="module", params=["resnet50_v1d", "mobilenet1.0", "ssd"])
 def usual(request):
     return zoo(request.param)
 
@@ -91,7 +89,7 @@ def test_usual_net_is_within_3_percent_of_the_limit_that_binds(
     usual, selection, multiple
 ):
     random = np.random.RandomState(multiple)
-    for _ in range(4):
+    for _ in range(2):
         budget = limits(count(usual), random, 0.2)
         how = options(usual, selection, random)
         how["constraints"] = Constraints(multiple=multiple)

@@ -16,6 +16,7 @@ from nets import (
     chain,
     conv,
     few_groups,
+    graph_of,
     ready,
     residual,
     unit,
@@ -142,7 +143,7 @@ def test_random_importance_is_by_seed_and_name(graph, tiny):
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("name", NETS)
 def test_every_free_index_of_every_net_has_an_importance(name, criterion):
-    graph = trace(ready(NETS[name]()), SHAPE)
+    graph = graph_of(name)
     found = importance_of(graph, criterion)
     free = {g.name: g.width for g in graph.groups if not g.frozen}
     assert {n: len(row) for n, row in found.items()} == free

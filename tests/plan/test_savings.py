@@ -17,6 +17,7 @@ from nets import (
     chain,
     conv,
     few_groups,
+    graph_of,
     plans,
     random_plan,
     ready,
@@ -36,7 +37,7 @@ def parts(rows: list, key: str) -> dict:
 
 @pytest.mark.parametrize("name", NETS)
 def test_shares_add_up_to_what_is_saved(name):
-    graph = trace(ready(NETS[name]()), SHAPE)
+    graph = graph_of(name)
     for plan in plans(graph):
         rows = explain(graph, plan)
         for key, total in (("macs_saved", "macs"), ("bytes_saved", "bytes")):
@@ -129,7 +130,7 @@ def test_depthwise_layers_belong_to_the_channels_they_pass_on():
         ("shuffle", {"conv1": ("conv1", "conv2")}),
         ("slices", {"conv0": ("conv0",), "conv0.2": ("conv0",)}),
     ):
-        graph = trace(ready(NETS[name]()), SHAPE)
+        graph = graph_of(name)
         layers = {group.name: group.layers for group in graph.groups}
         assert expected.items() <= layers.items()
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
-import signal
-import threading
 from dataclasses import replace
 from itertools import islice
 
@@ -13,7 +10,6 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon
-from tqdm import tqdm
 
 from gluon_compress import (
     Budget,
@@ -32,13 +28,12 @@ from gluon_compress.prune import SCHEDULES, Rounds, mask_in_rounds, plan_of, set
 from gluon_compress.train import BEST, Progress, Schedule, fit, load_best
 from nets import NETS, batch, chain, difference, random_plan, ready
 from nets import SHAPE as PICTURE
+from tools.kill import Campaign
 from training import (
     QUIET,
     Batches,
     Stop,
     cross_entropy,
-    die_at,
-    forkserver,
     outcome,
     same,
     stopped,
@@ -349,12 +344,8 @@ def by_taylor(folder, soft: bool, loss, options) -> gluon.HybridBlock:
     return net
 
 
-def work(folder, call: int | None) -> None:
-    """Train in a process of its own, which may kill itself; every step is saved."""
-    # Its own lock is a semaphore of the system, which a killed process leaves behind.
-    tqdm.set_lock(threading.RLock())
-    if call is not None:
-        die_at(call)
+def masked_run(_, folder) -> None:
+    """Train in a process of its own; every step is saved."""
     net = conv_net()
     gamma = next(iter(net.collect_params(".*gamma").values()))
     fit(
@@ -362,34 +353,25 @@ def work(folder, call: int | None) -> None:
         Batches(2),
         cross_entropy,
         schedule(6),
-        folder,
+        folder / "run",
         validate=lambda: {"score": float(-gamma.data().norm().asscalar())},
         callbacks=[callback_of(net, Rounds(count=3, soft=True))],
-        options=replace(RESUME, save_minutes=0),
+        options=replace(RESUME, save_minutes=-1),
     )
 
 
-def test_killed_in_the_middle_of_writing_it_ends_the_same(tmp_path):
-    processes, draw, kills = forkserver(), random.Random(3), 0
-
-    def run(folder, call=None) -> int:
-        process = processes.Process(target=work, args=(folder, call))
-        process.start()
-        process.join()
-        return process.exitcode
-
-    assert run(tmp_path / "whole") == 0
-    while run(tmp_path / "killed", draw.randint(2, 14)) == -signal.SIGKILL:
-        kills += 1
-    assert kills >= 3
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+def test_killed_between_rounds_it_ends_the_same(tmp_path):
+    campaign = Campaign(masked_run, tmp_path, tmp_path / "runs", seed=3)
+    campaign.run(4)
+    assert campaign.leftovers + campaign.differences == []
 
 
 # --- a detector -------------------------------------------------------------------
 
 
 def test_a_detector_is_masked_through_the_block_that_is_trained():
-    net = models.build("ssd_300_mobilenet0.25_lite", ("cat", "dog"), size=64)
+    options = {"size": 64, "extras": (32, 32, 32, 32)}
+    net = models.build("ssd_300_mobilenet0.25_lite", ("cat", "dog"), **options)
     images = mx.nd.array(np.random.RandomState(0).randn(1, 3, 64, 64))
     masked = mask(net, None)
     block = training.training_net(masked)

@@ -70,17 +70,19 @@ def step(net, images) -> list[mx.nd.NDArray]:
 @pytest.mark.parametrize("name", ALL)
 def test_mask_is_slim(name):
     net = ready(ALL[name]())
-    for plan in plans(trace(net, SHAPE)):
-        masked, small = (way(net, plan, shape=SHAPE) for way in (mask, slim))
+    graph = trace(net, SHAPE)
+    for plan in plans(graph):
+        masked, small = (way(net, plan, graph=graph) for way in (mask, slim))
         assert difference(masked(batch()), small(batch())) < 1e-5
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_keeping_everything_changes_nothing(name):
     net = ready(ALL[name]())
-    for plan in (None, Plan.everything(trace(net, SHAPE))):
+    graph = trace(net, SHAPE)
+    for plan in (None, Plan.everything(graph)):
         for way in (mask, slim):
-            kept = way(net, plan, shape=SHAPE)
+            kept = way(net, plan, graph=graph)
             assert difference(net(batch()), kept(batch())) < 1e-5
 
 

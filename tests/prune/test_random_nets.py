@@ -265,7 +265,7 @@ def test_mask_is_slim_on_random_nets(seed):
     net = random_net(seed)
     graph, images = trace(net, SHAPE), batch()
     for plan in plans(graph)[1:3]:
-        masked, small = (way(net, plan, shape=SHAPE) for way in (mask, slim))
+        masked, small = (way(net, plan, graph=graph) for way in (mask, slim))
         assert difference(masked(images), small(images)) < 1e-5
         assert count(trace(small, SHAPE)).rows == count(graph, plan).rows
 
@@ -293,7 +293,7 @@ def test_mask_is_slim_on_random_nets_with_annotated_weights(seed):
     graph, images = trace(net), batch()
     assert graph.groups == trace(plain, SHAPE).groups
     for plan in plans(graph)[1:3]:
-        masked, small = (way(net, plan) for way in (mask, slim))
+        masked, small = (way(net, plan, graph=graph) for way in (mask, slim))
         assert difference(masked(images), small(images)) < 1e-5
 
 

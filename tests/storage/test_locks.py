@@ -201,3 +201,29 @@ def test_only_drafts_are_leftovers(tmp_path):
 def test_long_names_have_short_drafts(tmp_path):
     write_atomically(tmp_path / ("ä" * 120 + ".json"), "text")
     assert len(names(tmp_path)) == 1
+
+
+def test_next_writer_of_a_file_uses_up_what_a_killed_one_left(tmp_path, in_child):
+    end(in_child(atomic.atomic_file(tmp_path / "a")))
+    assert len(names(tmp_path)) == 1
+    write_atomically(tmp_path / "a", "new")
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_two_writers_of_a_file_have_drafts_of_their_own(tmp_path):
+    with atomic.atomic_file(tmp_path / "a") as one:
+        one.write_text("one")
+        with atomic.atomic_file(tmp_path / "a") as other:
+            other.write_text("other")
+        assert (tmp_path / "a").read_text() == "other"
+    assert (tmp_path / "a").read_text() == "one"
+    assert names(tmp_path) == ["a"]
+
+
+def test_draft_is_no_way_to_other_files(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    draft_name(tmp_path / "a", atomic.FIRST).symlink_to("mine")
+    write_atomically(tmp_path / "a", "new")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not (tmp_path / "a").is_symlink()

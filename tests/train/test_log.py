@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from gluon_compress.train import read_log
+from gluon_compress.train import LOG, fit, read_log
+from training import QUIET, SHORT, Batches, conv_net, cross_entropy
 
 
 def write_log(path, tail: str = ""):
@@ -35,3 +36,9 @@ def test_broken_line_before_the_last_is_named(tmp_path):
 def test_missing_log_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.jsonl: "):
         read_log(tmp_path / "none.jsonl")
+
+
+def test_log_holds_what_a_training_writes(tmp_path):
+    fit(conv_net(), Batches(1), cross_entropy, SHORT, tmp_path, options=QUIET)
+    steps, _ = read_log(tmp_path / LOG)
+    assert [set(record["parts"]) for record in steps] == [{"half"}, {"half"}]

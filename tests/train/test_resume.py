@@ -1,21 +1,15 @@
-"""The kill tests run real processes and end them with SIGKILL at any moment."""
-
 from __future__ import annotations
 
 import json
-import random
 import signal
-import threading
-import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 import mxnet as mx
 import numpy as np
 import pytest
-from tqdm import tqdm
 
-from gluon_compress.train import BEST, LAST, LOG, Schedule, fit
+from gluon_compress.train import BEST, LAST, LOG, fit
 from training import (
     QUIET,
     SHORT,
@@ -25,9 +19,6 @@ from training import (
     conv_net,
     cross_entropy,
     dense,
-    die_at,
-    figures,
-    forkserver,
     mean_output,
     outcome,
     position,
@@ -234,91 +225,3 @@ def test_a_lost_log_begins_anew(tmp_path):
     (tmp_path / LOG).unlink()
     fit(conv_net(), Batches(3), cross_entropy, SHORT, tmp_path, options=RESUME)
     assert [r["step"] for r in records(tmp_path, "step")] == [2, 3, 4, 5]
-
-
-# --- killed -----------------------------------------------------------------------
-
-LONG = Schedule(
-    epochs=3, learning_rate=0.1, warmup_epochs=0.5, clip_norm=2.0, validate_every=1
-)
-
-
-def work(folder, call: int | None) -> None:
-    """Train in a process of its own; every step writes a checkpoint."""
-    # Its own lock is a semaphore of the system, which a killed process leaves behind.
-    tqdm.set_lock(threading.RLock())
-    if call is not None:
-        die_at(call)
-    net = conv_net()
-
-    def shrink(net, progress):
-        net[4].weight.set_data(net[4].weight.data() * (1 - 0.1 * progress.epoch))
-
-    options = replace(RESUME, seed=3, save_minutes=0)
-    fit(
-        net,
-        Batches(10),
-        cross_entropy,
-        LONG,
-        folder,
-        validate=figures(net),
-        callbacks=[shrink],
-        options=options,
-    )
-
-
-@pytest.fixture(scope="module")
-def processes():
-    return forkserver()
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(processes, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    process = processes.Process(target=work, args=(folder, None))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    return outcome(folder)
-
-
-def test_killed_in_the_middle_of_writing_it_ends_the_same(
-    processes, uninterrupted, tmp_path
-):
-    draw, kills = random.Random(0), 0
-    while True:
-        # Three calls a checkpoint: each of the gaps between them is met.
-        process = processes.Process(target=work, args=(tmp_path, draw.randint(2, 14)))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL
-        kills += 1
-    assert kills >= 5
-    assert outcome(tmp_path) == uninterrupted
-    assert sorted(content(tmp_path)) == sorted([BEST, LAST, LOG])
-
-
-def test_killed_at_random_moments_it_ends_the_same(processes, uninterrupted, tmp_path):
-    draw, kills = random.Random(1), 0
-    for _ in range(6):
-        before = log_stamp(tmp_path)
-        process = processes.Process(target=work, args=(tmp_path, None))
-        process.start()
-        while process.is_alive() and log_stamp(tmp_path) == before:
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.06))
-        process.kill()
-        process.join()
-        kills += process.exitcode == -signal.SIGKILL
-    process = processes.Process(target=work, args=(tmp_path, None))
-    process.start()
-    process.join()
-    assert kills >= 2
-    assert outcome(tmp_path) == uninterrupted
-
-
-def log_stamp(folder) -> tuple:
-    path = folder / LOG
-    return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else ()

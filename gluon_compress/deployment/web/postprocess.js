@@ -33,7 +33,7 @@ export function decoderOf(manifest) {
 }
 
 /**
- * Return the boxes that an SSD finds.
+ * Return the boxes that an SSD finds, those with a corner that is not finite left out.
  *
  * predictions: (anchors, classes + 5): scores of the background and of the classes before
  * softmax, then four box deltas. anchors: (anchors, 4), center boxes in pixels of the input.
@@ -58,14 +58,15 @@ export function ssd(predictions, anchors, classes, settings) {
     }
   }
   // Sorting keeps equals in their order: by class, then by anchor.
-  const best = byClass.flat().sort((one, other) => other.score - one.score);
-  const candidates = best.slice(0, settings.nms_topk).map(({ id, score, anchor }) => {
+  const sorted = byClass.flat().sort((one, other) => other.score - one.score);
+  const candidates = sorted.slice(0, settings.nms_topk).map(({ id, score, anchor }) => {
     const from = anchor * width + classes + 1;
     const deltas = predictions.subarray(from, from + 4);
     const box = decoded(deltas, anchors.subarray(anchor * 4, anchor * 4 + 4), settings.stds);
     return { id, score, box };
   });
-  return nms(candidates, settings.nms_thresh).slice(0, settings.post_nms);
+  const finite = candidates.filter(({ box }) => box.every(Number.isFinite));
+  return nms(finite, settings.nms_thresh).slice(0, settings.post_nms);
 }
 
 /** Return the corner box that deltas make of a center box, in float32. */

@@ -7,13 +7,17 @@
  */
 
 const ONE = 2048; // OpenCV's weights of linear interpolation are integers of 11 bits
-const CUBIC = -0.75; // OpenCV's parameter of cubic interpolation
+const CUBIC = -0.75; // its parameter of cubic interpolation, which it computes in floating point on x86
 const float = Math.fround;
+export const MOST_PIXELS = 2 ** 26; // of an image, before and after resizing
 
 /** Return the input of a net, Float32Array (3, height, width), and where the image lies. */
 export function prepare(image, preprocess) {
   const { height, width } = preprocess;
   const [rows, columns] = resizedSize(image, preprocess);
+  if (rows * columns > MOST_PIXELS) {
+    throw new Error(`This image of ${image.width} × ${image.height} pixels is too narrow.`);
+  }
   const resized = resize(image, rows, columns, methodFor(image, rows, columns, preprocess));
   const cropped = preprocess.keep_ratio && preprocess.crop != null;
   const placement = {
@@ -115,9 +119,10 @@ function taps(size, from, scale, method, horizontal) {
       const reach = float(i + 1 - (first + 1) * (size / from));
       share = reach <= 0 ? 0 : float(reach - Math.floor(reach));
     } else {
-      const centre = float((i + 0.5) * scale - 0.5);
-      first = Math.floor(centre);
-      share = float(centre - first);
+      const centre = (i + 0.5) * scale - 0.5;
+      const rounded = n === 4 ? centre : float(centre);
+      first = Math.floor(rounded);
+      share = rounded - first;
     }
     if (horizontal && n === 2 && (first < 0 || first >= from - 1)) {
       first = first < 0 ? 0 : from - 1;
@@ -138,7 +143,7 @@ function cubicWeights(x) {
   const far = ((a * (x + 1) - 5 * a) * (x + 1) + 8 * a) * (x + 1) - 4 * a;
   const near = ((a + 2) * x - (a + 3)) * x * x + 1;
   const next = ((a + 2) * (1 - x) - (a + 3)) * (1 - x) * (1 - x) + 1;
-  return [far, near, next, 1 - far - near - next].map(float);
+  return [far, near, next, 1 - far - near - next];
 }
 
 /** Mix pixels across, then down: linear in OpenCV's integers, cubic in floating point. */

@@ -5,7 +5,7 @@
  * a sentence for the reader; and {progress: {name, bytes, total}} while a file comes in.
  */
 import { decoderOf, readNpy } from "./postprocess.js";
-import { prepare, toImage } from "./preprocess.js";
+import { MOST_PIXELS, prepare, toImage } from "./preprocess.js";
 
 const RUNTIME = "./node_modules/onnxruntime-web/dist/";
 const SCRIPT = "ort.wasm.bundle.min.mjs";
@@ -87,6 +87,9 @@ async function infer(input) {
 /** Return the pixels of a bitmap, RGBA. */
 function pixels(bitmap) {
   const { width, height } = bitmap;
+  if (width * height > MOST_PIXELS) {
+    throw new Error(`This image has ${width} × ${height} pixels; at most ${MOST_PIXELS} are read.`);
+  }
   const canvas = new OffscreenCanvas(width, Math.min(height, STRIPE));
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const data = new Uint8ClampedArray(width * height * 4);

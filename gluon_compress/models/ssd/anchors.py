@@ -10,6 +10,7 @@ import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress.boxes import STDS
+from gluon_compress.models.ssd.anchor_fit import AnchorLayout
 from gluon_compress.models.ssd.build import config_of
 from gluon_compress.models.ssd.raw_head import map_shapes, tap_numbers
 
@@ -62,6 +63,18 @@ def anchors_of(net: SSD) -> mx.nd.NDArray:
         )
     ]
     return mx.nd.concat(*parts, dim=1)
+
+
+def layout_of(net: SSD) -> AnchorLayout:
+    """Return the shapes of a detector's anchors and the grids of their centres."""
+    config = config_of(net)
+    return AnchorLayout(
+        config.sizes,
+        config.ratios,
+        config.steps,
+        tuple((height, width) for _, _, height, width in map_shapes(net)),
+        config.lite,
+    )
 
 
 def anchor_grid(

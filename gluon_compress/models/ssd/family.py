@@ -10,7 +10,7 @@ import mxnet as mx
 import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
-from gluon_compress.data import Preprocess
+from gluon_compress.data import Objects, Preprocess
 from gluon_compress.model_folder import MANIFEST, load_symbol, read_manifest
 from gluon_compress.models.backbones import (
     BACKBONES,
@@ -20,7 +20,8 @@ from gluon_compress.models.backbones import (
 )
 from gluon_compress.models.base import Family, Params
 from gluon_compress.models.ssd import config, inference, raw_head, training
-from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of
+from gluon_compress.models.ssd.anchor_fit import AnchorLayout, fit_anchors
+from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of, layout_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
@@ -29,6 +30,7 @@ from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.postprocess.base import finite_detections
 from gluon_compress.validation import class_names, wrong
 
+ANCHOR_KEYS = ("sizes", "ratios", "steps", "extras")  # settings that anchors depend on
 CLASSIFIER = "classifier"  # the kind of folders that backbones are taken from
 # A backbone by name, and the fields of SSDConfig that differ from the defaults.
 MODELS: dict[str, tuple[str, dict]] = {
@@ -99,6 +101,30 @@ class SSDFamily(Family):
         net = build_ssd(parts, SSDConfig(classes, **{**usual, **settings}))
         raw_head.initialize_head(net, seed=seed)
         return net
+
+    def settled(self, settings: SSDSettings, objects: Objects) -> SSDSettings:
+        """Return settings whose anchors are fitted where they are ``auto``."""
+        keys = settings.undecided
+        if not keys:
+            return settings
+        fitted = fit_anchors(
+            self.anchor_layout(settings, objects.size),
+            objects.corner_boxes,
+            objects.ids,
+            size=objects.size,
+            keys=keys,
+        )
+        return settings.replace(**{key: getattr(fitted, key) for key in keys})
+
+    def anchor_layout(self, settings: SSDSettings, size: tuple) -> AnchorLayout:
+        """Return the anchors of a model; ``auto`` ones are the model's own."""
+        backbone, usual = MODELS[settings.name]
+        stated = settings.build_options()
+        changes = {key: stated[key] for key in ANCHOR_KEYS if key in stated}
+        # A stored trunk, pruned or not, has maps of the same sizes.
+        parts = BACKBONES[backbone]()
+        net = build_ssd(parts, SSDConfig(size=size, **{**usual, **changes}))
+        return layout_of(net)
 
     def config_of(self, net: SSD) -> SSDConfig:
         """Read the configuration back from any GluonCV SSD."""

@@ -15,22 +15,26 @@ from gluon_compress.sizes import written_size
 from gluon_compress.validation import (
     Allowed,
     ClassNames,
-    Count,
     Positive,
     Settings,
     parse,
 )
 
 KIND = "ssd"
-Limit = Annotated[int, Field(ge=-1), Allowed("a whole number from -1")]
+Limit = Annotated[
+    int, Field(ge=-1, le=100_000), Allowed("a whole number from -1 to 100000")
+]
+Side = Annotated[
+    int, Field(ge=1, le=1 << 14), Allowed("a whole number from 1 to 16384")
+]
 
 
 class AnchorSettings(Settings):
     """Which anchors an SSD has, for an image of which size."""
 
     size: Annotated[
-        Union[Count, Tuple[Count, Count]],
-        Allowed("a whole number from 1, or height and width"),
+        Union[Side, Tuple[Side, Side]],
+        Allowed("a whole number from 1 to 16384, or height and width"),
     ]
     sizes: Tuple[Positive, ...]
     ratios: Tuple[Tuple[Positive, ...], ...]

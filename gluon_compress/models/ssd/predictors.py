@@ -90,7 +90,7 @@ def find_predictors(nodes: Sequence[dict], head: Sequence) -> list[PredictorNode
     node = plain[plain_heads[0][0]]
     while node["op"] not in ("Concat", "null"):
         node = plain[node["inputs"][0][0]]
-    found, ends = [], {source: i for i, source in sources.items()}
+    predictors, ends = [], {source: i for i, source in sources.items()}
     for entry in node["inputs"]:
         number = entry[0]
         while plain[number]["op"] not in ("Convolution", "null"):
@@ -98,9 +98,9 @@ def find_predictors(nodes: Sequence[dict], head: Sequence) -> list[PredictorNode
         if plain[number]["op"] == "Convolution":
             original = originals[number]
             end = ends.get((original, 0), original)
-            found.append(PredictorNodes(nodes, original, end))
-    _check_behind(nodes, head, {predictor.end for predictor in found})
-    return found
+            predictors.append(PredictorNodes(nodes, original, end))
+    _check_behind(nodes, head, {predictor.end for predictor in predictors})
+    return predictors
 
 
 def _check_behind(nodes: Sequence[dict], head: Sequence, ends: set[int]) -> None:
@@ -141,11 +141,11 @@ class AnnotatedPredictor(HybridBlock):
         names = dict(zip(nodes.parameters, shared))
         self.predictor = predictor
         features = mx.sym.var(FEATURES, dtype="float32")
-        self.whole = SymbolBlock(nodes.symbol(names), features, params=shared)
-        for name, parameter in self.whole.collect_params().items():
+        self.annotated = SymbolBlock(nodes.symbol(names), features, params=shared)
+        for name, parameter in self.annotated.collect_params().items():
             if name not in shared:
                 give_value(parameter, params[name])
 
     def forward(self, x: Any) -> Any:
         """Return the predictions of a map, of an array or a symbol."""
-        return self.whole(x)
+        return self.annotated(x)

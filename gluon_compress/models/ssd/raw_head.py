@@ -83,8 +83,8 @@ def map_widths(net: SSD) -> tuple[int, ...]:
 def map_shapes(net: SSD) -> list[tuple[int, ...]]:
     """Return the shape of each map, ``(1, K, H, W)``."""
     maps = mx.sym.Group(list(net.features(mx.sym.var("data"))))
-    known = shapes_of({p.name: p for p in net.collect_params().values()})
-    return infer_shapes(maps, {**known, "data": (1, 3, *config_of(net).size)})[1]
+    stated = shapes_of({p.name: p for p in net.collect_params().values()})
+    return infer_shapes(maps, {**stated, "data": (1, 3, *config_of(net).size)})[1]
 
 
 def initialize_head(net: SSD, *, seed: int = 0, ctx: mx.Context | None = None) -> None:
@@ -130,10 +130,10 @@ def from_raw_head(symbol: mx.sym.Symbol, params: Mapping, config: SSDConfig) -> 
     return net
 
 
-def _filled(blocks: HybridSequential, found: Sequence, params: Mapping) -> Any:
+def _filled(blocks: HybridSequential, predictors: Sequence, params: Mapping) -> Any:
     """Return predictors with their values, and with annotations where there are any."""
     result = HybridSequential(prefix=blocks.prefix)
-    for number, (block, nodes) in enumerate(zip(blocks, found)):
+    for number, (block, nodes) in enumerate(zip(blocks, predictors)):
         _check_width(block, nodes.layer, f"map{number}")
         for parameter, name in zip(block.predictor.params.values(), nodes.parameters):
             give_value(parameter, params[name])

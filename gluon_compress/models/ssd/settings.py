@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Union
 
 from pydantic import Field
-from typing_extensions import Annotated
+from typing_extensions import Annotated, Literal
 
-from gluon_compress.models.settings import DetectionEvaluation, DetectorSettings
-from gluon_compress.validation import Count, NonEmptyStr, Positive, Share
+from gluon_compress.models.settings import AUTO, DetectionEvaluation, DetectorSettings
+from gluon_compress.validation import Allowed, Count, NonEmptyStr, Positive, Share
 
 _SOME = Field(min_length=1)
+_Sizes = Annotated[Tuple[Positive, ...], Field(min_length=2)]
+_Ratios = Annotated[Tuple[Annotated[Tuple[Positive, ...], _SOME], ...], _SOME]
 
 
 class SSDSettings(DetectorSettings):
@@ -20,11 +22,12 @@ class SSDSettings(DetectorSettings):
     ----------
     name : str
         As ``ssd_300_resnet50_v1d``.
-    sizes : tuple of float or None
+    sizes : tuple of float, str or None
         Sizes of anchors in pixels, one more than there are feature maps; None: the
-        model's own.
-    ratios : tuple of tuple of float or None
-        Aspect ratios of the anchors of each feature map; None: the model's own.
+        model's own; ``auto``: fitted to the training images when a run starts.
+    ratios : tuple of tuple of float, str or None
+        Aspect ratios of the anchors of each feature map; None: the model's own;
+        ``auto``: fitted to the training images when a run starts.
     steps : tuple of float or None
         Distance between the centres of the anchors of each feature map, pixels; None:
         the model's own.
@@ -35,21 +38,37 @@ class SSDSettings(DetectorSettings):
         the trunk of ``name``, with initial values.
     """
 
-    sizes: Optional[Annotated[Tuple[Positive, ...], Field(min_length=2)]] = None
-    ratios: Optional[
-        Annotated[Tuple[Annotated[Tuple[Positive, ...], _SOME], ...], _SOME]
+    sizes: Annotated[
+        Union[Literal["auto"], _Sizes, None],
+        Allowed("a list of 2 or more numbers above 0, 'auto' or null"),
+    ] = None
+    ratios: Annotated[
+        Union[Literal["auto"], _Ratios, None],
+        Allowed("a list of numbers above 0 for each map, 'auto' or null"),
     ] = None
     steps: Optional[Annotated[Tuple[Positive, ...], _SOME]] = None
     extras: Optional[Tuple[Annotated[int, Field(ge=2)], ...]] = None
     trunk: Optional[NonEmptyStr] = None
 
+    @property
+    def undecided(self) -> Tuple[str, ...]:
+        """Names of the settings that the training images are to decide."""
+        return tuple(n for n in ("sizes", "ratios") if getattr(self, n) == AUTO)
+
     def check(self) -> None:
         """Check that sizes rise and that anchors are for one number of maps."""
         super().check()
-        if self.sizes is not None and sorted({*self.sizes}) != list(self.sizes):
+        if self.weights is not None and self.undecided:
+            raise self.error(self.undecided[0], "other than 'auto' with weights")
+        lists = {
+            name: rows
+            for name in ("ratios", "steps", "sizes")
+            for rows in [getattr(self, name)]
+            if rows is not None and rows != AUTO
+        }
+        if sorted({*lists.get("sizes", ())}) != list(lists.get("sizes", ())):
             raise self.error("sizes", "rising numbers")
-        lists = {"ratios": self.ratios, "steps": self.steps, "sizes": self.sizes}
-        counts = {n: len(rows) for n, rows in lists.items() if rows is not None}
+        counts = {name: len(rows) for name, rows in lists.items()}
         if "sizes" in counts:
             counts["sizes"] -= 1
         for name, count in counts.items():

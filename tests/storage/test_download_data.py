@@ -27,7 +27,7 @@ from gluon_compress.storage import download as fetching
 from gluon_compress.storage.public_datasets import PUBLIC_DATASETS, download_dataset
 from refusals import assert_refused
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GLUONCV = ("gluoncv_voc", "coco")  # what recipes call the kinds that it reads
 
 

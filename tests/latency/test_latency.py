@@ -31,19 +31,8 @@ from gluon_compress.latency.blocks import (
 from gluon_compress.latency.table import Grid, this_machine
 from gluon_compress.plan import Constraints, CostModel
 from gluon_compress.plan.cost_model import LATENCY
-from nets import NETS, SHAPE, chain, random_plan, ready, wide
-
-
-def made_up(graph, time_of=lambda ins, outs: 0.001 * (1 + ins) * (1 + outs)):
-    """Return a table whose times follow a formula, with a grid for every block."""
-    grids = {}
-    for block in fused_blocks(graph):
-        ins, outs = grid_points(block)
-        old = grids.get(block.signature, Grid((), (), ()))
-        ins, outs = sorted({*ins, *old.ins}), sorted({*outs, *old.outs})
-        rows = tuple(tuple(time_of(a, b) for b in outs) for a in ins)
-        grids[block.signature] = Grid(tuple(ins), tuple(outs), rows)
-    return LatencyTable(this_machine(), 0.25, grids)
+from latency_tables import made_up
+from nets import NETS, SHAPE, chain, graph_of, random_plan, ready, wide
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +63,7 @@ def timed(monkeypatch):
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_operator_is_in_one_block(name):
-    graph = trace(ready(NETS[name]()), SHAPE)
+    graph = graph_of(name)
     found = [i for block in fused_blocks(graph) for i in block.nodes]
     calculated = [
         i
@@ -86,7 +75,7 @@ def test_every_operator_is_in_one_block(name):
 
 @pytest.mark.parametrize("name", NETS)
 def test_copies_of_blocks_run_at_all_widths_that_are_timed(name):
-    graph = trace(ready(NETS[name]()), SHAPE)
+    graph = graph_of(name)
     for block in fused_blocks(graph):
         ins, outs = grid_points(block)
         for at in {(ins[0] or ins[-1], outs[0]), (ins[-1], outs[-1])}:
@@ -137,7 +126,7 @@ def test_sum_by_hand():
 
 @pytest.mark.parametrize("name", NETS)
 def test_totals_of_many_widths_are_the_slow_sums(name):
-    graph = trace(ready(NETS[name]()), SHAPE)
+    graph = graph_of(name)
     rs = np.random.RandomState(0)
     noisy = made_up(graph, lambda a, b: 0.001 * a * (b + 1) * rs.uniform(0.7, 1.3))
     model = CostModel(graph, noisy)

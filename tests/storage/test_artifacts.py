@@ -26,7 +26,8 @@ from gluon_compress.storage.atomic import PROBE, write_json
 
 def fill(draft: Path, content: str, kind: str | None = None) -> None:
     (draft / "weights").write_text(content)
-    manifest = {"format": 1, "name": "net", "outputs": [], "input": {"shape": [1]}}
+    manifest = {"format": 1, "name": "net", "input": {"name": "x", "shape": [1]}}
+    manifest["outputs"] = [{"name": "y", "shape": [1]}]
     write_json(draft / MANIFEST, {**manifest, "kind": kind, "files": checksums(draft)})
 
 

@@ -278,6 +278,20 @@ def test_page_fits_a_phone(page):
     assert wrapped == parsed.source.count("<table>") == 2
 
 
+def test_findings_and_tables_stand_under_their_titles(tmp_path):
+    table = report.Table("Objects", [["class", "all"], ["c<d", "3"]], "a note", True)
+    findings = {"Errors": ["x < y"], "Warnings": ["one", "two"]}
+    content = Page("t", findings=findings, tables=[table])
+    report.html(tmp_path / "index.html", content)
+    parsed = Parsed(tmp_path / "index.html")
+    assert parsed.open == []
+    assert [t for t in parsed.texts if t.strip()][2:] == [
+        *("Errors", "x < y", "Warnings", "one", "two"),
+        *("Objects", "class", "all", "c<d", "3", "a note"),
+    ]
+    assert [row.get("class") for row in parsed.all("tr")] == [None, "mean"]
+
+
 def test_facts_are_readable(page):
     texts = written(page).texts
     assert {"macs 2,310,000,000, bytes –", "a, b"} <= set(texts)

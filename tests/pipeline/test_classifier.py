@@ -19,26 +19,10 @@ from gluon_compress.recipe import ClassificationRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options, Schedule
 from images import NAMES, write_folder, write_records
-from recipes import job_of, quick_run
+from recipes import STEPS, TRAIN, job_of, quick_run
 
 QUIET = Options(progress=False)
-STEPS = {"epochs": 4, "batch_size": 6, "learning_rate": 0.05}
 ONCE = {**STEPS, "epochs": 1}
-TRAIN = {
-    "paper": "none, a test",
-    "command": "pytest",
-    "hours": 0.01,
-    "expected": {},
-    "model": {"name": "mobilenet0.25"},
-    "data": {
-        "kind": "folder",
-        "root": "images",
-        "size": 48,
-        "early_size": 32,
-        "early_epochs": 3,
-    },
-    "train": {**STEPS, "epochs": 30, "weight_decay": 0.0},
-}
 PRUNE = {
     **TRAIN,
     "compression": [

@@ -1,0 +1,396 @@
+"""Checks files of edge runtimes before the runtimes parse them.
+
+A checksum that matches is not trust: whoever made the folder made the checksum too.
+These checks refuse what leads out of the folder, what states more than the file holds,
+and what makes a runtime end the process. They do not replace the runtimes' own; see
+``trial`` for files of strangers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
+from xml.etree import ElementTree
+
+from gluon_compress.storage.reading import Unreadable, read_bytes
+from gluon_compress.validation import shown
+
+MOST_BYTES = 1 << 31
+MOST_TEXT = 1 << 24
+MOST_ELEMENTS = 1 << 28  # of one tensor
+
+
+def check_files(files: Sequence[Path], shape: Sequence[int]) -> None:
+    """Refuse files that their runtime should not open.
+
+    Parameters
+    ----------
+    files : sequence of path
+        Of one format, in its order.
+    shape : sequence of int
+        Of the input for one image.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and the place.
+    """
+    for ending, check in CHECKS.items():
+        if files[0].name.endswith(ending):
+            try:
+                check(files, shape)
+            except Unreadable as error:
+                raise ValueError(f"{files[0]}: {error}") from None
+
+
+# ------------------------------------------------------------------- MXNet
+
+
+def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
+    from gluon_compress.deployment import int8
+    from gluon_compress.graph.symbol_files import check_fit, read_symbol, read_values
+
+    stem = str(files[0])[: -len("-symbol.json")]
+    if stem.endswith("-int8"):
+        symbol, params = int8.load(Path(stem))
+    else:
+        symbol, params = read_symbol(files[0]), read_values(files[1])
+    shapes = {name: value.shape for name, value in params.items()}
+    inputs = [name for name in symbol.list_arguments() if name not in params]
+    check_fit(symbol, shapes, dict.fromkeys(inputs, tuple(shape)), files[1])
+
+
+# ------------------------------------------------------------------- ONNX
+
+# Field numbers of ONNX's protocol buffers.
+_GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_OP, _ATTRIBUTE, _DOMAIN = 4, 5, 7
+_TENSORS = (5, 10)  # of an attribute
+_REFUSED: Dict[str, Dict[int, str]] = {
+    "model": {20: "training", 25: "functions"},
+    "graph": {15: "sparse tensors"},
+    "attribute": {6: "a graph", 11: "graphs", 22: "sparse tensors", 23: "the same"},
+    "tensor": {3: "a segment", 6: "texts", 13: "data in another file"},
+}
+_DIMS, _DATA_TYPE, _RAW, _LOCATION = 1, 2, 9, 14
+_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8}
+
+
+def _onnx(files: Sequence[Path], shape: Sequence[int]) -> None:
+    data = memoryview(read_bytes(files[0], MOST_BYTES))
+    graphs = [part for number, part in _message(data, "model") if number == _GRAPH]
+    if len(graphs) != 1:
+        raise Unreadable(f"holds {len(graphs)} graphs; allowed: one")
+    for number, part in _message(graphs[0], "graph"):
+        if number == _NODE:
+            _check_node(part)
+        elif number == _INITIALIZER:
+            _check_tensor(part)
+
+
+def _check_node(node: Any) -> None:
+    for number, part in _message(node, "node"):
+        if number == _DOMAIN and bytes(part) not in (b"", b"ai.onnx"):
+            raise Unreadable(f"an operator of domain {shown(bytes(part))}")
+        if number == _ATTRIBUTE:
+            for inner, value in _message(part, "attribute"):
+                if inner in _TENSORS:
+                    _check_tensor(value)
+
+
+def _check_tensor(tensor: Any) -> None:
+    dims, kind, raw = [], 0, None
+    for number, value in _message(tensor, "tensor"):
+        if number == _DIMS:
+            dims += [value] if isinstance(value, int) else list(_varints(value))
+        elif number == _DATA_TYPE:
+            kind = value
+        elif number == _RAW:
+            raw = len(value)
+        elif number == _LOCATION and value != 0:
+            raise Unreadable("a tensor with data in another file")
+    size = math.prod(dims)
+    if kind not in _BYTES or size > len(tensor):
+        raise Unreadable(f"a tensor of type {shown(kind)} and shape {shown(dims)}")
+    if raw is not None and raw != size * _BYTES[kind]:
+        raise Unreadable(f"a tensor of shape {shown(dims)} with {raw} bytes")
+
+
+def _message(data: Any, kind: str) -> Iterator[tuple[int, Any]]:
+    """Yield the fields of a message: numbers as int, others as memoryview."""
+    if not isinstance(data, memoryview):
+        raise Unreadable(f"no {kind} where one should be")
+    refused, place = _REFUSED.get(kind, {}), 0
+    while place < len(data):
+        key, place = _varint(data, place)
+        number, wire = key >> 3, key & 7
+        if number in refused:
+            raise Unreadable(f"a {kind} with {refused[number]}")
+        if wire == 0:
+            value, place = _varint(data, place)
+            yield number, value
+            continue
+        if wire == 2:
+            length, place = _varint(data, place)
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise Unreadable(f"no {kind} of ONNX")
+        if length > len(data) - place:
+            raise Unreadable(f"cut short in a {kind}")
+        yield number, data[place : place + length]
+        place += length
+
+
+def _varint(data: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for i in range(10):
+        if place + i >= len(data):
+            raise Unreadable("cut short")
+        value |= (data[place + i] & 127) << 7 * i
+        if data[place + i] < 128:
+            return value, place + i + 1
+    raise Unreadable("a number of more than 64 bits")
+
+
+def _varints(data: memoryview) -> Iterator[int]:
+    place = 0
+    while place < len(data):
+        value, place = _varint(data, place)
+        yield value
+
+
+# ------------------------------------------------------------------- OpenVINO
+
+_NESTED = {"body", "then_body", "else_body", "port_map", "back_edges"}
+_BITS = {"u1": 1, "i4": 4, "u4": 4, "boolean": 8, "i8": 8, "u8": 8, "bf16": 16}
+_BITS.update({f"{kind}{bits}": bits for kind in "fiu" for bits in (16, 32, 64)})
+
+
+def _openvino(files: Sequence[Path], shape: Sequence[int]) -> None:
+    content = read_bytes(files[0], MOST_TEXT)
+    if b"<!" in content.replace(b"<!--", b""):
+        raise Unreadable("declares a document type")
+    try:
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise Unreadable(f"not XML: {shown(str(error))}") from None
+    if root.tag != "net" or root.get("version") not in ("10", "11"):
+        raise Unreadable(
+            f"is {shown(root.tag)} of version {shown(root.get('version'))}"
+        )
+    size, numbers = files[1].stat().st_size, set()
+    for element in root.iter():
+        if element.tag in _NESTED:
+            raise Unreadable(f"holds a {element.tag}, a graph within the graph")
+        if element.tag == "layer":
+            numbers.add(_whole(element.get("id"), 0, 1 << 20, "the id of a layer"))
+            _check_layer(element, size)
+        elif element.tag == "port":
+            _check_port(element)
+        elif element.tag == "edge":
+            _check_edge(element, numbers)
+
+
+def _check_port(port: ElementTree.Element) -> None:
+    dims = [_whole(dim.text, -1, 1 << 31, "a dim") for dim in port.findall("dim")]
+    if math.prod(abs(n) for n in dims) > MOST_ELEMENTS:
+        raise Unreadable(f"a port of shape {shown(dims)}")
+
+
+def _check_edge(edge: ElementTree.Element, numbers: set[int]) -> None:
+    for key in ("from-layer", "to-layer"):
+        if _whole(edge.get(key), 0, 1 << 20, key) not in numbers:
+            raise Unreadable(f"an edge whose {key} is {edge.get(key)}")
+
+
+def _check_layer(layer: ElementTree.Element, size: int) -> None:
+    name, data = shown(layer.get("name")), layer.find("data")
+    if not re.fullmatch(r"opset\d{1,2}", layer.get("version") or ""):
+        raise Unreadable(f"layer {name} is of version {shown(layer.get('version'))}")
+    if layer.get("type") != "Const":
+        return
+    stated = data.attrib if data is not None else {}
+    bits = _BITS.get(stated.get("element_type", ""), 0)
+    texts = [t for t in stated.get("shape", "").split(",") if t.strip()]
+    dims = [_whole(text, 0, 1 << 31, f"shape of {name}") for text in texts]
+    begin, length = (
+        _whole(stated.get(k), 0, MOST_BYTES, k) for k in ("offset", "size")
+    )
+    if begin + length > size or not bits or (math.prod(dims) * bits + 7) // 8 != length:
+        raise Unreadable(
+            f"layer {name}: {length} bytes at {begin} are no {shown(dims)}"
+        )
+
+
+def _whole(text: Any, least: int, most: int, place: str) -> int:
+    if not re.fullmatch(r"\s*-?\d{1,12}\s*", text or ""):
+        raise Unreadable(f"{place} is {shown(text)}; allowed: a whole number")
+    if not least <= int(text) <= most:
+        raise Unreadable(f"{place} is {int(text)}; allowed: {least} to {most}")
+    return int(text)
+
+
+# ------------------------------------------------------------------- ncnn
+
+_NCNN_MAGIC = "7767517"
+_NCNN_MOST = 1 << 20  # of a number in a layer that is no size of weights
+_NCNN_LAYERS = {  # without weights
+    *("Input", "Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Reshape", "Flatten"),
+    *("Permute", "Concat", "Pooling", "Clip", "Sigmoid", "HardSigmoid", "HardSwish"),
+    *(
+        "Dropout",
+        "Softmax",
+        "Slice",
+        "Crop",
+        "Padding",
+        "Interp",
+        "Noop",
+        "TanH",
+        "ELU",
+    ),
+    *("Swish", "Reduction", "ExpandDims", "Squeeze", "Mish", "GELU", "LRN", "AbsVal"),
+    *("ShuffleChannel", "PixelShuffle", "Reorg"),
+}
+_NCNN_SAME = {  # of those: as many channels as the first input
+    *("Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Pooling", "Clip", "Sigmoid"),
+    *("HardSigmoid", "HardSwish", "Dropout", "Interp", "Noop", "TanH", "ELU", "Swish"),
+    *("Mish", "GELU", "LRN", "AbsVal", "Input"),
+}
+_NCNN_CHANNELWISE = {"PReLU": 1, "BatchNorm": 4, "Scale": 1}  # arrays of weights
+_CONVOLUTIONS = {"Convolution", "ConvolutionDepthWise"}
+
+
+def _ncnn(files: Sequence[Path], shape: Sequence[int]) -> None:
+    try:
+        lines = read_bytes(files[0], MOST_TEXT).decode("ascii").splitlines()
+    except UnicodeDecodeError:
+        raise Unreadable("not ASCII text") from None
+    if len(lines) < 3 or lines[0].strip() != _NCNN_MAGIC:
+        raise Unreadable(f"begins with {shown(lines[:1])}; allowed: {_NCNN_MAGIC}")
+    counts = [_whole(text, 1, 1 << 20, "a count") for text in lines[1].split()]
+    channels: dict[str, int | None] = {}
+    read: set[str] = set()
+    size = sum(
+        _check_ncnn_layer(line.split(), channels, read, shape) for line in lines[2:]
+    )
+    if counts != [len(lines) - 2, len(channels)]:
+        raise Unreadable(f"{counts} layers and blobs are stated, others are there")
+    if size != files[1].stat().st_size:
+        raise ValueError(f"{files[1]}: the layers need {size} bytes")
+
+
+def _check_ncnn_layer(
+    words: Sequence[str],
+    channels: dict[str, int | None],
+    read: set[str],
+    shape: Sequence[int],
+) -> int:
+    """Check a layer, note the channels of its outputs, return its bytes of weights."""
+    if len(words) < 4 or max(map(len, words)) > 200:
+        raise Unreadable(f"layer {shown(words[:2])}")
+    kind, place = words[0], f"layer {shown(words[1])}"
+    ins, outs = (_whole(text, 0, 1000, f"{place}: a count") for text in words[2:4])
+    inputs, outputs = words[4 : 4 + ins], words[4 + ins : 4 + ins + outs]
+    if (
+        len(inputs) < ins
+        or len(outputs) < outs
+        or not outs
+        or ins + (kind == "Input") < 1
+    ):
+        raise Unreadable(f"{place} has {ins} inputs and {outs} outputs")
+    for name in inputs:
+        if name not in channels or name in read:
+            raise Unreadable(f"{place} reads {shown(name)}, which is not there")
+        read.add(name)
+    numbers = _ncnn_numbers(words[4 + ins + outs :], place)
+    before = channels[inputs[0]] if inputs else shape[1]
+    weights, after = _ncnn_weights(kind, numbers, before, place)
+    for name in outputs:
+        if name in channels:
+            raise Unreadable(f"{place} makes {shown(name)} again")
+        channels[name] = after
+    return weights
+
+
+def _ncnn_numbers(words: Sequence[str], place: str) -> dict[int, int]:
+    """Return the whole numbers of a layer by their keys, after checking all."""
+    numbers: dict[int, int] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        number = _whole(key, -23400, 31, f"{place}: a key")
+        if number < 0:
+            count, *values = value.split(",")
+            if not -23331 <= number <= -23300 or _whole(
+                count, 0, 1000, f"{place}: {key}"
+            ) != len(values):
+                raise Unreadable(f"{place}: {shown(word)}")
+        else:
+            values = [value]
+        for text in values:
+            if not re.fullmatch(r"-?\d{1,10}(\.\d{1,20})?(e[+-]\d{1,2})?", text):
+                raise Unreadable(f"{place}: {shown(word)}")
+            if "." not in text and "e" not in text:
+                _whole(text, -(1 << 31), (1 << 31) - 1, f"{place}: {key}")
+                numbers[number] = int(text)
+    return numbers
+
+
+def _ncnn_weights(
+    kind: str, numbers: Mapping[int, int], before: int | None, place: str
+) -> tuple[int, int | None]:
+    """Return the bytes of a layer's weights, and the channels of its outputs."""
+    if kind in _CONVOLUTIONS:
+        return _ncnn_convolution(numbers, before, place)
+    get, large = numbers.get, _large(numbers, 2 if kind == "InnerProduct" else None)
+    if large and kind != "Crop":
+        raise Unreadable(f"{place}: {shown(large)}")
+    if kind == "InnerProduct":
+        units, weights = get(0, 0), get(2, 0)
+        if min(units, weights) < 1 or weights % units or get(8, 0):
+            raise Unreadable(f"{place}: no dense layer has {shown(dict(numbers))}")
+        return 4 + 4 * weights + 4 * units * (get(1, 0) == 1), None
+    if kind in _NCNN_CHANNELWISE:
+        count = get(0, 0)
+        if count < 1 or (before is not None and count not in (1, before)):
+            raise Unreadable(f"{place} has {count} channels of {before}")
+        arrays = _NCNN_CHANNELWISE[kind] + (kind == "Scale" and get(1, 0) == 1)
+        return 4 * arrays * count, before
+    if kind == "MemoryData":
+        return 4 * math.prod(max(get(key, 0), 1) for key in (0, 1, 11, 2)), None
+    if kind not in _NCNN_LAYERS:
+        raise Unreadable(f"{place} is of type {shown(kind)}, which is not loaded")
+    return 0, before if kind in _NCNN_SAME else None
+
+
+def _ncnn_convolution(
+    numbers: Mapping[int, int], before: int | None, place: str
+) -> tuple[int, int]:
+    get = numbers.get
+    filters, kernel, groups, weights = get(0, 0), get(1, 0), get(7, 1), get(6, 0)
+    area = kernel * get(11, kernel)
+    steps = (get(2, 1), get(12, 1), get(3, 1), get(13, 1))
+    positive = min(filters, kernel, area, groups, weights, *steps) > 0
+    if not positive or filters % groups or weights % (filters * area):
+        raise Unreadable(f"{place}: no convolution has {shown(dict(numbers))}")
+    reads = weights // (filters * area) * groups
+    if before is not None and reads != before:
+        raise Unreadable(f"{place} reads {reads} channels of {before}")
+    if _large(numbers, 6) or get(8, 0):  # 8 is for int8
+        raise Unreadable(f"{place}: {shown(dict(numbers))}")
+    return 4 + 4 * weights + 4 * filters * (get(5, 0) == 1), filters
+
+
+def _large(numbers: Mapping[int, int], size: int | None) -> dict[int, int]:
+    """Return numbers that are too large for anything but a size of weights."""
+    return {k: n for k, n in numbers.items() if abs(n) > _NCNN_MOST and k != size}
+
+
+CHECKS: Dict[str, Callable[[Sequence[Path], Sequence[int]], None]] = {
+    "-symbol.json": _mxnet,
+    ".onnx": _onnx,
+    ".xml": _openvino,
+    ".ncnn.param": _ncnn,
+}

@@ -1,0 +1,157 @@
+"""Files of edge runtimes are refused before a runtime parses what it cannot stand."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from gluon_compress.deployment.file_checks import check_files
+
+SHAPE = (1, 3, 8, 8)
+
+
+def refused(files, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        check_files(files, SHAPE)
+    assert str(files[0].parent) in str(error.value)
+    assert len(str(error.value)) - len(str(files[0])) < 300
+
+
+# --------------------------------------------------------------------- ncnn
+
+CONVOLUTION = "Convolution c 1 1 in0 out0 0=2 1=3 5=1 6=54"
+PARAM = f"7767517\n2 2\nInput in0 0 1 in0\n{CONVOLUTION}\n"
+BYTES = 4 + 4 * 54 + 4 * 2  # a flag, weights, biases
+
+
+def ncnn(folder, text: str, size: int = BYTES) -> list:
+    files = [folder / "a.ncnn.param", folder / "a.ncnn.bin"]
+    files[0].write_text(text)
+    files[1].write_bytes(bytes(size))
+    return files
+
+
+def test_a_sound_ncnn_file_is_accepted(tmp_path):
+    check_files(ncnn(tmp_path, PARAM), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("7767517", "7767518"),
+        ("2 2", "2 3"),
+        ("2 2", "999999999 2"),
+        ("Convolution", "Custom"),
+        ("c 1 1", "c 2 1"),
+        ("c 1 1 in0", "c 1 1 in1"),
+        ("out0", "in0"),
+        ("1=3", "1=0"),
+        ("0=2", "0=0"),
+        ("0=2", "0=3"),
+        ("6=54", "6=2147483647"),
+        ("6=54", "6=36"),
+        ("1=3", "1=99999999999"),
+        ("1=3", "40=3"),
+        ("1=3", "1=x"),
+        ("1=3", "-23300=5,1"),
+        ("0=2", "8=1 0=2"),
+        ("out0", "x" * 300),
+    ],
+)
+def test_other_ncnn_files_are_refused(tmp_path, before, after):
+    text = PARAM.replace(before, after, 1 if before != "out0" else 9)
+    refused(ncnn(tmp_path, text), ".")
+
+
+@pytest.mark.parametrize("size", [0, BYTES - 4, BYTES + 4])
+def test_ncnn_weights_have_the_size_that_layers_need(tmp_path, size):
+    refused(ncnn(tmp_path, PARAM, size), f"a.ncnn.bin: .*{BYTES} bytes")
+
+
+# --------------------------------------------------------------------- ONNX
+
+
+def field(number: int, content) -> bytes:
+    """Return a field of a protocol buffer: a small number, or bytes."""
+    if isinstance(content, int):
+        return bytes([number << 3, content])
+    size = len(content)
+    head = bytes([number << 3 | 2, size & 127 | 128, size >> 7])
+    return head + content
+
+
+def onnx(folder, *, tensor: bytes = b"", node: bytes = b"", more: bytes = b"") -> list:
+    graph = field(1, node) + field(5, tensor)
+    (folder / "a.onnx").write_bytes(field(7, graph) + more)
+    return [folder / "a.onnx"]
+
+
+TENSOR = field(1, 2) + field(2, 1) + field(9, struct.pack("<2f", 1, 2))
+
+
+def test_a_sound_onnx_file_is_accepted(tmp_path):
+    check_files(onnx(tmp_path, tensor=TENSOR, node=field(4, b"Relu")), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"tensor": TENSOR + field(14, 1)}, "another file"),
+        ({"tensor": TENSOR + field(13, field(1, b"location"))}, "another file"),
+        ({"tensor": TENSOR.replace(b"\x08\x02", b"\x08\x03")}, r"\[3\] with 8 bytes"),
+        ({"tensor": field(1, b"\xff" * 9 + b"\x01") + field(2, 1)}, "tensor of type"),
+        ({"tensor": field(1, 2) + field(2, 99)}, "type 99"),
+        ({"tensor": TENSOR[:-1] + b"\x7f\x7f"}, "."),
+        ({"node": field(7, b"com.example")}, "com.example"),
+        ({"node": field(5, field(6, b""))}, "a graph"),
+        ({"node": field(5, field(5, TENSOR + field(14, 1)))}, "another file"),
+        ({"more": field(25, b"")[:1] + b"\x00"}, "."),
+        ({"more": field(7, b"")}, "2 graphs"),
+    ],
+)
+def test_other_onnx_files_are_refused(tmp_path, parts, message):
+    refused(onnx(tmp_path, **parts), message)
+
+
+# --------------------------------------------------------------------- OpenVINO
+
+DATA = '<data element_type="f32" shape="2, 3" offset="8" size="24"/>'
+CONST = f'<layer id="0" name="w" type="Const" version="opset1">{DATA}</layer>'
+RESULT = '<layer id="1" name="r" type="Result" version="opset1"/>'
+EDGE = '<edge from-layer="0" from-port="0" to-layer="1" to-port="0"/>'
+NET = f'<net version="11"><layers>{CONST}{RESULT}</layers><edges>{EDGE}</edges></net>'
+
+
+def openvino(folder, text: str) -> list:
+    files = [folder / "a.xml", folder / "a.bin"]
+    files[0].write_text(text)
+    files[1].write_bytes(bytes(32))
+    return files
+
+
+def test_a_sound_openvino_file_is_accepted(tmp_path):
+    check_files(openvino(tmp_path, NET), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<net", "<!DOCTYPE a [<!ENTITY b 'c'>]><net"),
+        ("<net", "<not"),
+        ('version="11"', 'version="99"'),
+        ('offset="8"', 'offset="16"'),
+        ('offset="8"', 'offset="-8"'),
+        ('offset="8"', 'offset="9999999999999999999"'),
+        ('size="24"', 'size="20"'),
+        ("2, 3", "2, 4"),
+        ("2, 3", "99999, 99999"),
+        ('"f32"', '"string"'),
+        ('to-layer="1"', 'to-layer="7"'),
+        ("opset1", "extension"),
+        ("<edges>", "<body/><edges>"),
+        (RESULT, RESULT + "<port><dim>99999</dim><dim>99999</dim></port>"),
+    ],
+)
+def test_other_openvino_files_are_refused(tmp_path, before, after):
+    refused(openvino(tmp_path, NET.replace(before, after, 1)), ".")
