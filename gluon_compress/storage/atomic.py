@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -154,8 +155,10 @@ def _locked_file(path: Path) -> tuple[Path, int]:
     with suppress(OSError):
         draft = draft_name(path, FIRST)
         handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        state = os.fstat(handle)
         try:
-            is_ours = try_lock(handle) and _is_at(draft, handle)
+            is_file = stat.S_ISREG(state.st_mode) and state.st_nlink == 1
+            is_ours = is_file and try_lock(handle) and _is_at(draft, handle)
         except NoLocks:
             draft.unlink()
             is_ours = False

@@ -24,6 +24,7 @@ from gluon_compress.storage.atomic import (
     remove_drafts_of,
     remove_leftovers,
 )
+from gluon_compress.storage.reading import read_json
 
 PATIENCE = 0.5  # seconds; for a holder that is about to end
 LONGEST_TURN = 60.0  # seconds
@@ -128,9 +129,9 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 
 def _release(lock: Path) -> None:
-    _HELD.pop(lock, None)
-    with suppress(OSError):
-        lock.unlink()
+    if _HELD.pop(lock, None) is not None:  # else it is the parent's of a fork
+        with suppress(OSError):
+            lock.unlink()
 
 
 def _forget() -> None:
@@ -160,10 +161,9 @@ def _this_process() -> Dict[str, Any]:
 def _holder(lock: Path) -> str:
     """Return who holds a lock, as its file says."""
     try:
-        with open(lock, "rb") as file:
-            stated = json.loads(file.read(MOST_BYTES))
+        stated = read_json(lock, most=MOST_BYTES)
         name = "process {pid} on {host}, since {since}: {command}".format(**stated)
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+    except (OSError, ValueError, TypeError, LookupError):
         name = "another process"
     name = re.sub(r"[^\x20-\x7e]+", " ", name)[: 2 * MOST_CHARACTERS]
     return f"is being written by {name}"

@@ -141,6 +141,18 @@ def test_fork_does_not_keep_a_lock(tmp_path, in_child):
         pass
 
 
+def test_fork_that_unwinds_leaves_its_parents_lock(tmp_path):
+    with sole_writer(tmp_path / "run"):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                release_all()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        assert names(tmp_path) == [".run.lock"]
+
+
 def test_process_that_leaves_at_once_releases_its_locks(tmp_path):
     with sole_writer(tmp_path / "run"):
         release_all()
@@ -221,9 +233,10 @@ def test_two_writers_of_a_file_have_drafts_of_their_own(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
-def test_draft_is_no_way_to_other_files(tmp_path):
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_draft_is_no_way_to_other_files(tmp_path, link):
     (tmp_path / "mine").write_text("mine")
-    draft_name(tmp_path / "a", atomic.FIRST).symlink_to("mine")
+    link(tmp_path / "mine", draft_name(tmp_path / "a", atomic.FIRST))
     write_atomically(tmp_path / "a", "new")
     assert (tmp_path / "mine").read_text() == "mine"
     assert not (tmp_path / "a").is_symlink()
