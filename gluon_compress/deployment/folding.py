@@ -9,7 +9,6 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import SymbolBlock
 
-from gluon_compress.deployment.formats import FORMATS
 from gluon_compress.deployment.fusing import fuse
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
 from gluon_compress.graph import adapter_of, block_of, pair_of
@@ -121,7 +120,7 @@ def _first_equal(
     for build in candidates.values():
         candidate = build()
         outputs = run(candidate, reference.images)
-        difference, allowed = reference.departure(outputs, FORMATS["mxnet"])
+        difference, allowed = reference.departure_of_rewritten(outputs)
         if difference <= allowed:
             return candidate
     raise ValueError(
