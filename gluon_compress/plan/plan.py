@@ -127,9 +127,10 @@ class Plan:
         if not isinstance(stated, Mapping) or stated == widths:
             return  # plans of earlier versions, or written by hand, state none
         name = next(n for n in [*widths, *stated] if widths.get(n) != stated.get(n))
+        there = shown(stated[name]) if name in stated else "none"
         raise ValueError(
             f"the plan was made for another net: group {shown(name)} has width "
-            f"{widths.get(name, 'none')}, there {shown(stated.get(name))}"
+            f"{widths.get(name, 'none')}, there {there}"
         )
 
     def compose(self, later: Plan, graph: Graph | None = None) -> Plan:
