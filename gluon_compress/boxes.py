@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 STDS = (0.1, 0.1, 0.2, 0.2)  # Liu et al. 2016: the "variances" of box deltas
+IN_CACHE = 1 << 18  # pairs of boxes that are computed at once
 MIN_SIDE = 1e-6  # pixels; a box with a shorter side is empty
 
 
@@ -44,6 +45,10 @@ def iou(corner_boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     numpy.ndarray
         ``(M, N)``, 0 for boxes that only touch; NaN for two boxes without area.
     """
+    rows = max(IN_CACHE // max(len(others), 1), 1)
+    if len(corner_boxes) > rows:
+        starts = range(0, len(corner_boxes), rows)
+        return np.concatenate([iou(corner_boxes[i : i + rows], others) for i in starts])
     x0, y0, x1, y1 = corner_boxes.T[:, :, None]
     left, top, right, bottom = others.T
     common = np.minimum(right, x1) - np.maximum(left, x0)

@@ -16,6 +16,14 @@ def random_corners(count: int, seed: int) -> np.ndarray:
     return np.hstack([low, low + rng.uniform(4, 90, (count, 2))]).astype(np.float32)
 
 
+def test_overlaps_of_many_boxes_are_those_of_few(monkeypatch):
+    low = np.random.RandomState(0).uniform(0, 50, (40, 2))
+    corners = np.float32(np.hstack([low, low + 20]))
+    expected = boxes.iou(corners[:30], corners)
+    monkeypatch.setattr(boxes, "IN_CACHE", 7 * len(corners))
+    np.testing.assert_array_equal(boxes.iou(corners[:30], corners), expected)
+
+
 def test_formats_by_hand():
     corners, centers = np.float32([[10, 20, 30, 60]]), np.float32([[20, 40, 20, 40]])
     np.testing.assert_array_equal(boxes.center_from_corner(corners), centers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heapreplace
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -32,6 +32,7 @@ ALIKE = {
 }
 
 
+FIRST = 64  # anchors of an object that are looked at first
 MIN_OVERLAP = 1e-12  # an object is not matched to an anchor that overlaps it by less
 
 
@@ -239,32 +240,63 @@ def match(overlaps: np.ndarray, iou: float | np.floating) -> np.ndarray:
     peaks = overlaps[np.arange(len(overlaps)), best]
     near = (most >= iou) | (most >= peaks[nearest])
     matches = np.where(near & (most > 0), nearest, -1)
-    taken = np.zeros(overlaps.shape[1], bool)
-    orders: dict[int, Iterator] = {}  # of the anchors that come next for an object
+    taken = bytearray(overlaps.shape[1])  # faster to index than an array
+    others: dict[int, Any] = {}  # what comes next for an object
     # As in a stable sort of all pairs: of equal ones the first anchor comes first.
-    waiting = list(zip((-peaks).tolist(), best.tolist(), range(len(overlaps))))
+    pairs = list(zip((-peaks).tolist(), best.tolist(), range(len(overlaps))))
+    twins = _twins(overlaps)  # wait until the one before has its anchor
+    later = set(twins.values())
+    waiting = [pair for pair in pairs if pair[2] not in later]
     heapify(waiting)
     while waiting:
         value, anchor, chosen = waiting[0]
         if value >= -MIN_OVERLAP:
             break  # and so do all that follow
         if not taken[anchor]:
-            heappop(waiting)
-            taken[anchor], matches[anchor] = True, chosen
+            taken[anchor] = True
+            matches[anchor] = chosen
+            twin = twins.get(chosen)
+            if twin is None:
+                heappop(waiting)
+            else:
+                others[twin] = others.pop(chosen, None)
+                heapreplace(waiting, (value, anchor, twin))
             continue
-        if chosen not in orders:
-            orders[chosen] = iter(_best_first(overlaps[chosen]))
-        free = (i for i in orders[chosen] if not taken[i])
-        anchor = next(free, None)
-        if anchor is None:
+        if others.get(chosen) is None:
+            others[chosen] = _free_anchors(overlaps[chosen], taken)
+        following = next(others[chosen], None)
+        if following is None:
             heappop(waiting)
         else:
-            value = -float(overlaps[chosen, anchor])
-            heapreplace(waiting, (value, anchor, chosen))
+            heapreplace(waiting, (*following, chosen))
     return matches
 
 
-def _best_first(overlaps: np.ndarray) -> list[int]:
-    """Return the anchors that overlap an object, of equal ones the first first."""
+def _twins(overlaps: np.ndarray) -> dict[int, int]:
+    """Return for each object the next one that overlaps all anchors as much."""
+    twins: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for i, row in enumerate(overlaps):
+        key = hash(row.tobytes())
+        if key in last and np.array_equal(overlaps[last[key]], row):
+            twins[last[key]] = i
+        last[key] = i
+    return twins
+
+
+def _free_anchors(
+    overlaps: np.ndarray, taken: Sequence[int]
+) -> Iterator[tuple[float, int]]:
+    """Yield the overlap, negative, and number of anchors that are free, best first."""
     anchors = np.flatnonzero(overlaps > MIN_OVERLAP)
-    return anchors[np.argsort(-overlaps[anchors], kind="stable")].tolist()
+    values = overlaps[anchors]
+    parts = [np.ones(len(values), bool)]
+    if len(values) > FIRST:  # seldom are all of them needed, and sorted for that
+        best = values >= np.partition(values, -FIRST)[-FIRST]
+        parts = [best, ~best]
+    for part in parts:
+        order = np.argsort(-values[part], kind="stable")
+        ordered = values[part][order], anchors[part][order]
+        for value, anchor in zip(*(each.tolist() for each in ordered)):
+            if not taken[anchor]:
+                yield -value, anchor
