@@ -219,12 +219,15 @@ def one_state(read: Read) -> Read:
 
 def _opened(folder: str | os.PathLike) -> int | None:
     """Return a handle, which keeps the folder's number from being used again."""
+    swapping = True
     while True:
         try:
             return os.open(folder, os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
         except FileNotFoundError:
-            if not wait_until_free(turn_file(Path(folder))):
+            if not swapping:
                 return None
+            # Once more even if nobody swaps: a swap may have ended just now.
+            swapping = wait_until_free(turn_file(Path(folder)))
         except OSError:
             return None
 
@@ -235,7 +238,7 @@ def _is_replaced(folder: str | os.PathLike, handle: int | None) -> bool:
     try:
         return not os.path.samestat(os.fstat(handle), os.stat(folder))
     except FileNotFoundError:
-        return wait_until_free(turn_file(Path(folder)))
+        return wait_until_free(turn_file(Path(folder))) or Path(folder).exists()
 
 
 @one_state

@@ -376,12 +376,14 @@ def is_locked(path: str | os.PathLike, *, patience: float = 0) -> bool:
 
 
 def wait_until_free(path: str | os.PathLike) -> bool:
-    """Wait until nobody holds the lock on a file; return False if there is no file."""
+    """Wait while somebody holds the lock on a file; return whether anybody did."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
+        if try_lock(handle, fcntl.LOCK_SH):
+            return False  # a killed process left the file behind
         fcntl.flock(handle, fcntl.LOCK_SH)
     except OSError:  # no locks
         return False

@@ -233,6 +233,15 @@ def test_reader_waits_for_the_end_of_a_swap(tmp_path, monkeypatch):
     assert read == ["net"]
 
 
+def test_turn_file_that_a_killed_writer_left_holds_up_nobody(tmp_path):
+    (tmp_path / ".net.turn").touch()  # and there is no such folder yet
+    with pytest.raises(ValueError, match="no such file"):
+        read_manifest(tmp_path / "net")
+    write(tmp_path / "net", "first")
+    assert names(tmp_path) == ["net"]
+    assert verified(tmp_path / "net")
+
+
 # ---------------------------------------------------------------- full disks
 
 
