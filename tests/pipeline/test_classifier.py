@@ -57,7 +57,7 @@ def place(tmp_path_factory):
     """Return a folder with images and a run that trains, prunes and fine-tunes."""
     folder = tmp_path_factory.mktemp("classifier")
     write_folder(folder / "images", train=8, val=3)
-    pipeline.run(recipe_in(folder, PRUNE), folder / "run", options=QUIET)
+    quick_run(recipe_in(folder, PRUNE), folder / "run")
     return folder
 
 
@@ -99,6 +99,8 @@ def test_compact_classifier_is_a_trunk(place):
 
 
 def test_report_shows_accuracy_plan_and_curves(place):
+    recipe = recipe_in(place, PRUNE)
+    pipeline.run(recipe, place / "run", resume=True, options=QUIET)
     page = (place / "run" / "report" / "index.html").read_text()
     assert "top-1" in page
     assert "plan_1_prune.png" in page

@@ -52,8 +52,15 @@ def place(tmp_path_factory):
     # A few steps are enough to go through every stage.
     few_toys(folder / "toy", 40, train=8, test=6)
     recipe = recipe_in(folder)
-    pipeline.run(recipe, folder / "run", options=QUIET, facts={"commit": "abc"})
+    quick_run(recipe, folder / "run", facts={"commit": "abc"})
     return folder
+
+
+@pytest.fixture(scope="module")
+def reported(place):
+    """Return the folder of the report of that run."""
+    pipeline.run(recipe_in(place), place / "run", resume=True, options=QUIET)
+    return place / "run" / "report"
 
 
 def copy(place, tmp_path):
@@ -73,16 +80,16 @@ def test_every_stage_has_a_result_a_model_and_its_origin(place):
 
 
 @pytest.mark.slow
-def test_detections_of_every_stage_are_kept_for_the_report(place):
+def test_detections_of_every_stage_are_kept_for_the_report(place, reported):
     for stage in STAGES:
         images = load_detections(place / "run" / stage / DETECTIONS)
         result = read_json(place / "run" / stage / "result.json")
         mean = mean_precision(judge(images), len(CLASSES), metric=result["metric"])
         assert mean == pytest.approx(result["mAP"])
-    page = (place / "run" / "report" / "index.html").read_text()
+    page = (reported / "index.html").read_text()
     for title in ("Kinds of errors", "What compact lost of what full finds"):
         assert title in page
-    assert (place / "run" / "report" / "confusion.png").exists()
+    assert (reported / "confusion.png").exists()
 
 
 @pytest.mark.slow
@@ -143,9 +150,8 @@ def test_results_hold_what_was_validated_on_the_way(place):
 
 
 @pytest.mark.slow
-def test_report_holds_tables_and_pictures(place):
-    folder = place / "run" / "report"
-    page = (folder / "index.html").read_text()
+def test_report_holds_tables_and_pictures(reported):
+    page = (reported / "index.html").read_text()
     for name in (
         "curves",
         "parts",
@@ -153,7 +159,7 @@ def test_report_holds_tables_and_pictures(place):
         "detections_full",
         "detections_compact",
     ):
-        assert (folder / f"{name}.png").exists()
+        assert (reported / f"{name}.png").exists()
         assert f"{name}.png" in page
 
 
@@ -170,7 +176,7 @@ def test_resume_of_a_finished_run_changes_nothing(place, tmp_path):
 @pytest.mark.slow
 def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path):
     out = copy(place, tmp_path)
-    for stage in (*STAGES[1:], "report"):
+    for stage in STAGES[1:]:
         shutil.rmtree(out / stage)
     (out / "result.json").unlink()
     quick_run(recipe_in(place), out, resume=True)

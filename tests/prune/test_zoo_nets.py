@@ -110,7 +110,6 @@ def test_half_trains(halved):
 
 # Shape of the input, and what is special about the net.
 OTHERS = {
-    "vgg11_bn": 64,  # dense layers behind a flattened map
     "mobilenetv2_0.5": 64,  # a convolution as classifier
     "mobilenetv3_small": 64,  # hard swish, squeeze and excitation
     "resnet18_v2": 64,  # BatchNorm before the convolutions

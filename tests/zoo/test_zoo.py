@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mxnet as mx
@@ -514,22 +512,15 @@ def test_cache_respects_mxnet_home(monkeypatch, tmp_path):
     assert weights.cache() == Path("~/.mxnet/models").expanduser()
 
 
-PROGRAM = """
-import sys
-import gluon_compress as gc
-from gluon_compress.zoo import index
-from pathlib import Path
-index._PLACES = (Path(sys.argv[1]),)
-gc.get_model(sys.argv[2], pretrained=True)
-"""
-
-
-@pytest.mark.slow
 def test_processes_share_a_cache(remote, own, tmp_path):
     remote.misbehave[f"/{DETECTOR}/{DETECTOR}-0000.params"] = [servers.slow(0.02)]
-    command = [sys.executable, "-c", PROGRAM, str(own.parent), DETECTOR]
-    running = [subprocess.Popen(command, env=dict(os.environ)) for _ in range(2)]
-    assert [process.wait() for process in running] == [0, 0]
+    context, entry = multiprocessing.get_context("fork"), zoo.read()[DETECTOR]
+    running = [context.Process(target=zoo.find, args=(entry,)) for _ in range(3)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0] * 3
     assert len(remote.requests) == 1
     assert len(cached(tmp_path)) == 1
 
