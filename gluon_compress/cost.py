@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -259,9 +259,13 @@ def _timed(run: Callable, batch: mx.nd.NDArray) -> float:
 
 
 def _wait(outputs: Any) -> None:
-    """Wait until all outputs, however nested, are computed."""
+    """Wait until all outputs, however nested or named, are computed."""
     if isinstance(outputs, mx.nd.NDArray):
         outputs.wait_to_read()
+    elif isinstance(outputs, Mapping):
+        _wait(list(outputs.values()))
     elif isinstance(outputs, (list, tuple)):
         for output in outputs:
             _wait(output)
+    else:
+        mx.nd.waitall()

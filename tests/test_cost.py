@@ -8,6 +8,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from gluon_compress import Plan, count, mask, measure_latency, slim, trace
 from gluon_compress.cost import measure_latencies
+from gluon_compress.models import NamedBlock
 from nets import NETS, SHAPE, Wired, chain, conv, ready, shared
 
 
@@ -197,6 +198,14 @@ def test_latency_waits_for_every_output(monkeypatch):
     net = Wired(lambda F, m, x: (m["a"](x), [m["b"](x)]), a=conv(2), b=conv(3))
     measure_latency(ready(net), SHAPE, repeats=2, warmup=1)
     assert [output.shape[1] for output in waited] == [2, 3] * 3
+
+
+def test_latency_waits_for_outputs_by_name(monkeypatch):
+    waited = []
+    monkeypatch.setattr(mx.nd.NDArray, "wait_to_read", lambda own: waited.append(own))
+    net = NamedBlock(ready(conv(2)), ["scores"])
+    measure_latency(net, SHAPE, repeats=2, warmup=1)
+    assert [output.shape[1] for output in waited] == [2] * 3
 
 
 def test_threads_are_named(monkeypatch):

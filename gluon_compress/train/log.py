@@ -1,7 +1,9 @@
-"""Reads training logs: one JSON record a line, for each step and each validation."""
+"""Training logs: one JSON record a line, for each step and each validation."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from typing import Any
 
@@ -33,6 +35,19 @@ def read_log(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
             if number < len(lines):
                 raise ValueError(f"{path}: line {number} is not a record") from None
     return records["step"], records["validation"]
+
+
+def log_line(record: dict) -> str:
+    """Return the line of a record; what is not finite becomes null."""
+    return json.dumps(_finite(record), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _is_record(record: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -20,7 +19,7 @@ from gluon_compress.train.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from gluon_compress.train.log import LOG
+from gluon_compress.train.log import LOG, log_line
 from gluon_compress.train.optimizer_state import (
     OptimizerState,
     check_optimizer_state,
@@ -318,4 +317,4 @@ class Run:
     def _log(self, record: dict) -> None:
         path = self.folder / LOG
         with errors_for(path), open(path, "a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
+            log.write(log_line(record))

@@ -283,7 +283,7 @@ def test_missing_folder_is_named(voc, part):
 
 
 def test_missing_list_is_named(voc):
-    with pytest.raises(ValueError, match=r"Main.test\.txt: No such file"):
+    with pytest.raises(ValueError, match=r"Main.test\.txt: there is no such file"):
         VOCLayout(voc(), "test")
 
 

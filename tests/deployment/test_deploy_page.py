@@ -320,6 +320,20 @@ def test_c_program_reads_remarks_in_the_head_of_an_image(program, place, tmp_pat
     assert other.stdout == plain.stdout != ""
 
 
+def test_c_program_prints_finite_boxes_alone(program, place, tmp_path):
+    whole_of(place)
+    shutil.copy(place / "edge" / "manifest.json", tmp_path)
+    symbol, params, image = RIGHT
+    values = mx.nd.load(str(place / params))
+    for name in values:
+        if "predictor" in name and name.endswith("bias"):
+            values[name][:] = 1e4  # exp(0.2 * 1e4) times an anchor is infinite
+    mx.nd.save(str(tmp_path / "p"), values)
+    shutil.copy(place / symbol, tmp_path / "s")
+    done = run(program, "s", "p", place / image, "0", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 WHOLE, HEAD = "edge/detector-whole-{}", "edge/detector-{}"
 SYMBOL, PARAMS = "symbol.json", "0000.params"
 RIGHT = (WHOLE.format(SYMBOL), WHOLE.format(PARAMS), "photo.ppm")

@@ -242,7 +242,7 @@ def test_chart_without_groups_is_refused_and_the_old_one_stays(tmp_path):
 
 
 def test_missing_log_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.jsonl: No such file"):
+    with pytest.raises(ValueError, match=r"none\.jsonl: there is no such file"):
         report.curves({"full": tmp_path / "none.jsonl"}, tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
 
@@ -267,9 +267,9 @@ def test_curves_of_a_run_that_has_only_begun(tmp_path):
     assert (tmp_path / "b.png").exists()
 
 
-def test_loss_of_zero_or_nan_is_drawn_around(tmp_path, drawn):
+def test_loss_of_zero_or_none_is_drawn_around(tmp_path, drawn):
     record = {"kind": "step", "epoch": 0, "lr": 0.1, "parts": {}}
-    losses = (1.0, 0.0, float("nan"), 2.0)
+    losses = (1.0, 0.0, None, 2.0)
     lines = [json.dumps({**record, "step": i, "loss": v}) for i, v in enumerate(losses)]
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
     report.curves({"full": tmp_path / "log.jsonl"}, "unused.png")
@@ -312,8 +312,8 @@ def test_more_parts_than_colours_are_told_apart(tmp_path):
     assert len(set(lines)) == 12
 
 
-def test_parts_of_zero_or_nan_are_drawn_around(tmp_path, drawn):
-    values = [0.0, float("nan"), 1.0, 2.0]
+def test_parts_of_zero_or_none_are_drawn_around(tmp_path, drawn):
+    values = [0.0, None, 1.0, 2.0]
     log = parts_log(tmp_path / "a.jsonl", *[{"box": v} for v in values], {})
     report.part_curves({"full": log}, "unused.png")
     assert list(drawn[0].axes[0].lines[0].get_ydata()) == [1.5, 1.5]  # smoothed

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from gluon_compress.train import LOG, fit, read_log
+from gluon_compress.train.log import log_line
 from training import QUIET, SHORT, Batches, conv_net, cross_entropy
 
 
@@ -42,3 +44,10 @@ def test_log_holds_what_a_training_writes(tmp_path):
     fit(conv_net(), Batches(1), cross_entropy, SHORT, tmp_path, options=QUIET)
     steps, _ = read_log(tmp_path / LOG)
     assert [set(record["parts"]) for record in steps] == [{"half"}, {"half"}]
+
+
+def test_what_is_not_finite_is_logged_as_null(tmp_path):
+    record = {"kind": "step", "step": 0, "loss": np.nan, "parts": {"box": np.inf}}
+    (tmp_path / LOG).write_text(log_line(record))
+    (read,), _ = read_log(tmp_path / LOG)
+    assert (read["loss"], read["parts"]) == (None, {"box": None})
