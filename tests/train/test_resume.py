@@ -59,6 +59,15 @@ def test_a_resume_asks_for_the_batches_that_are_left(tmp_path):
     assert batches.asked == [(0, 2), (1, 0)]
 
 
+@pytest.fixture
+def interruptible():
+    """Let SIGINT interrupt: a job in the background is told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("step", [1, 3, 6])  # 3 is the last of an epoch, 6 of the run
 def test_signal_stops_after_the_step_and_its_checkpoint(tmp_path, step, number):
