@@ -234,14 +234,13 @@ def short_table(costs: Mapping, bccd: Mapping[str, Any], timed: Sequence) -> str
 def _overlaps(times: Mapping[str, Mapping]) -> str:
     """Return a paragraph on the nets whose times do not tell which is faster."""
     pairs = [
-        f"“{NETS[one].words}” and “{NETS[other].words}”"
+        f"*{NETS[one].words}* and *{NETS[other].words}*"
         for one, other in combinations(NETS, 2)
         if overlap(times[one]["ms_quartiles"], times[other]["ms_quartiles"])
     ]
     if not pairs:
         return ""
-    nets = "; ".join(pairs)
-    return f"\nThe quartiles of their times overlap, either may be faster: {nets}.\n"
+    return f"\nToo close in time to tell which is faster: {'; '.join(pairs)}.\n"
 
 
 def readme_of(text: str, short: str) -> str:

@@ -221,20 +221,25 @@ class Campaign:
     def run(self, kills: int) -> None:
         """Kill until there were so many kills."""
         while sum(self.kills.values()) < kills:
-            folder = self._place / f"run{self.runs['tried'] + 1}"
-            before = sum(self.kills.values())
-            while True:
-                self._kill(folder)
-                if self._draw.random() >= AGAIN:
-                    break
-            if sum(self.kills.values()) > before:  # else it was done before each kill
-                self._finish(folder)
-                self._compare(folder)
-            shutil.rmtree(folder)
+            self.kill_one()
+
+    def kill_one(self) -> None:
+        """Kill a run once or more often, and compare it when it is done."""
+        folder = self._place / f"run{self.runs['tried'] + 1}"
+        before = sum(self.kills.values())
+        while True:
+            self._kill(folder)
+            if self._draw.random() >= AGAIN:
+                break
+        if sum(self.kills.values()) > before:  # else it was done before each kill
+            self._finish(folder)
+            self._compare(folder)
+        shutil.rmtree(folder)
 
     def _kill(self, folder: Path) -> None:
         is_counted = self._draw.random() < 0.5
         at = self._draw.randint(1, self.operations) if is_counted else None
+        start = time.monotonic()
         process, hears = self._start(folder, at)
         if not is_counted:
             hears.poll(LONGEST)
@@ -243,6 +248,8 @@ class Campaign:
         process.join(LONGEST)
         if process.exitcode == -signal.SIGKILL:
             self.kills["operations" if is_counted else "moments"] += 1
+        else:  # it was done before: other programs leave it more time now
+            self._seconds = time.monotonic() - start
 
     def _finish(self, folder: Path) -> int:
         """Go on without a kill; return the number of operations."""
@@ -332,16 +339,17 @@ def _kill(args: argparse.Namespace) -> None:
         data = Path(place, "images")
         write_images(data)
         campaign = Campaign(small_run, data, Path(place, "runs"), args.seed)
-        campaign.run(args.kills)
-    content = {
-        "seed": args.seed,
-        "operations": campaign.operations,
-        "kills": campaign.kills,
-        "runs": campaign.runs,
-        "leftovers": campaign.leftovers,
-        "differences": campaign.differences,
-    }
-    result = write_result(args.out, content)
+        while sum(campaign.kills.values()) < args.kills:
+            campaign.kill_one()
+            content = {
+                "seed": args.seed,
+                "operations": campaign.operations,
+                "kills": campaign.kills,
+                "runs": campaign.runs,
+                "leftovers": campaign.leftovers,
+                "differences": campaign.differences,
+            }
+            result = write_result(args.out, content)  # each time, for it takes long
     page = page_of(read_json(result))
     write_atomically(Path(args.out) / PAGE, page)
     print(page)
