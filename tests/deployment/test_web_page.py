@@ -250,7 +250,7 @@ def test_page_is_used_without_a_mouse(browser, page, photos):
         browser.press(TAB)
         assert browser.run("return document.activeElement.id") == name
     assert browser.label("#choose") == "Choose a photo"
-    assert browser.label("#score") == "Least score"
+    assert browser.label("#score") == "Score threshold"
     assert browser.label("#model") == "Model"
     assert browser.label("#canvas").startswith("Photo. ")
     browser.run("document.getElementById('score').focus()")
