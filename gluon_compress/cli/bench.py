@@ -78,7 +78,7 @@ def _bench(args: argparse.Namespace) -> None:
     for one, other in combinations(rows, 2):
         if overlap(one["ms_quartiles"], other["ms_quartiles"]):
             names = (f"{row['runtime']} {row['precision']}" for row in (one, other))
-            print(f"quartiles overlap, either may be faster: {' and '.join(names)}")
+            print(f"too close in time to tell which is faster: {' and '.join(names)}")
     if args.out:
         model = {"name": manifest["name"], "files": manifest["files"]}
         print(write_result(args.out, {"model": model, "rows": rows}))
