@@ -26,9 +26,7 @@ LOG = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 CACHE_BYTES = 512 << 20
-MOST_PIXELS = (
-    1 << 26
-)  # of an image, which takes up to 12 bytes each while it is decoded
+MOST_PIXELS = 1 << 26  # of an image; decoding takes up to 12 bytes for each
 PIXEL_LIMIT = "GLUON_COMPRESS_MOST_PIXELS"  # environment variable: another limit
 ORIENTATION = 0x0112  # the EXIF tag
 _JPEG, _PNG, _RIFF, _BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM"
