@@ -87,7 +87,7 @@ def _add_most_broken(parser: argparse.ArgumentParser) -> None:
         "--most-broken",
         type=share,
         metavar="SHARE",
-        help="of the images, which may be unreadable; they are left out; default: 0.1",
+        help="of the images, which may be unreadable; they are left out; default: 0.5",
     )
 
 
