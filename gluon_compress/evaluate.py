@@ -21,7 +21,7 @@ MEAN = "mAP"  # what GluonCV's metrics call the mean over classes
 STRICT = "voc_mAP_50_95"
 METRICS = {"voc07": VOC07MApMetric, "voc10": VOCMApMetric}
 MOST_OF_COCO = 100  # detections of an image that COCO's metric looks at
-POST_NMS = "post_nms of an SSD; a larger one finds them"
+OF_NMS = "post_nms and nms_topk of an SSD; larger ones find them"
 OF_COCO = "that COCO's metric looks at; voc_map has no such limit"
 LARGEST = 4e4  # pixels; COCO's metric overlooks boxes of more than 1e10 pixels
 # The overlaps that COCO averages over.
@@ -32,7 +32,7 @@ _said: set[tuple[int, int]] = set()
 
 
 def warn_of_limit(
-    objects: int, detections: int | None, place: str = "", *, reason: str = POST_NMS
+    objects: int, detections: int | None, place: str = "", *, reason: str = OF_NMS
 ) -> None:
     """Log that some objects cannot be found; once for each pair of numbers.
 

@@ -335,6 +335,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     result = write_result(args.out, content)
     page = precision_page(read_json(result))
     write_atomically(Path(args.out) / PAGE, page)
+    _print_counts(images, source)
     print(result)
 
 
