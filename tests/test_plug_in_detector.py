@@ -49,7 +49,15 @@ RECIPE = {
     "evaluate": {"peaks": 7},
 }
 FORMATS = [name for name in ("mxnet", "onnx") if not missing(name)]
-RUNTIMES = {"mxnet": "mxnet", "onnx": "onnxruntime"}
+RUNTIMES = [
+    runtime
+    for format_name, runtimes in (
+        ("mxnet", ("mxnet",)),
+        ("onnx", ("onnxruntime", "opencv")),
+    )
+    if format_name in FORMATS
+    for runtime in runtimes
+]
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +120,8 @@ def test_what_a_recipe_sets_reaches_the_net(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_deployed_folder_finds_what_the_net_finds(place, deployed, name):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_deployed_folder_finds_what_the_net_finds(place, deployed, runtime):
     manifest = read_json(deployed / "manifest.json")
     assert manifest["input"]["shape"] == [1, 3, *SIZE]
     assert manifest["postprocess"] == {
@@ -122,17 +130,17 @@ def test_a_deployed_folder_finds_what_the_net_finds(place, deployed, name):
         "least_score": 0.01,
     }
     detector = load_detector(place / "run/compact/model")
-    edge = load_detector(deployed, runtime=RUNTIMES[name])
+    edge = load_detector(deployed, runtime=runtime)
     batch = np.random.RandomState(0).randn(1, 3, *SIZE).astype(np.float32)
     for own, other in zip(detector.detect(batch), edge.detect(batch)):
         np.testing.assert_allclose(own, other, rtol=1e-3, atol=1e-3)
-    predictor = gc.Predictor(deployed, RUNTIMES[name])
+    predictor = gc.Predictor(deployed, runtime)
     _, (ids, scores, boxes) = next(iter(predictor.stream(photos(place))))
     assert len(ids) == len(scores) == len(boxes)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", [None, *(RUNTIMES[name] for name in FORMATS)])
+@pytest.mark.parametrize("runtime", [None, *RUNTIMES])
 def test_commands_evaluate_and_draw(place, deployed, call, tmp_path, runtime):
     model = place / "run/compact/model" if runtime is None else deployed
     options = () if runtime is None else ("--runtime", runtime)
