@@ -250,3 +250,14 @@ def test_it_is_planned_without_data(rows):
     plan, costs = pipeline.decide(parse_recipe(recipe_with()), ("cat", "dog"))
     assert plan.net == "heat_tiny"
     assert costs["compact"]["macs"] <= 0.6 * costs["full"]["macs"]
+
+
+@pytest.mark.slow
+def test_its_data_is_checked_and_it_has_no_anchors_to_fit(place, call):
+    status, out, error = call("check-data", "--recipe", place / "recipe.json")
+    assert (status, error) == (0, "")
+    assert "medium" in out
+    assert "anchor" not in out
+    status, _, error = call("anchors", "--recipe", place / "recipe.json")
+    assert status == 2
+    assert "has no anchors to fit" in error
