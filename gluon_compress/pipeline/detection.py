@@ -141,11 +141,12 @@ class DetectionTask(Task):
         schedule: Schedule,
         *,
         broken: data.Broken = "replace",
-    ) -> data.Batches:
+    ) -> Any:
         """Return endless epochs of augmented images and the targets of the net."""
         family = family_of(net)
         preprocess = family.preprocess(net)
-        return data.Batches(
+        make = partial(
+            data.Batches,
             dataset,
             partial(data.detection_train_sample, size=preprocess),
             schedule.batch_size,
@@ -156,6 +157,13 @@ class DetectionTask(Task):
             broken=broken,
             most_broken=self.recipe.data.most_broken,
         )
+        settings = self.recipe.augmentation
+        # What is measured on batches is measured on images as they are.
+        if not settings.composes or broken != "replace":
+            return make()
+        composed = make(compose=data.Composer(settings, self.recipe.data.size))
+        epochs = max(0, schedule.epochs - settings.plain_epochs)
+        return data.ProgressiveBatches(composed, make(), epochs)
 
     def lesson(
         self, net: HybridBlock, teacher: HybridBlock | None, ctx: Context

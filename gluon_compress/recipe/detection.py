@@ -13,6 +13,7 @@ from pydantic import (
 )
 from typing_extensions import Annotated, Literal
 
+from gluon_compress.data.composing import DetectionAugmentation
 from gluon_compress.data.detection import DetectionData
 from gluon_compress.distill import LOSSES, DistillationLoss, losses_of
 from gluon_compress.models import FAMILIES
@@ -124,6 +125,8 @@ class DetectionRecipe(Recipe):
         The full detector.
     data : DetectionData
         Its images.
+    augmentation : DetectionAugmentation
+        What is done to training images beside the usual crops and colours.
     student : DetectorSettings or None
         The detector that is compressed and fine-tuned, for instance on a trunk that
         was pruned as a classifier; None: the trained full detector.
@@ -138,6 +141,7 @@ class DetectionRecipe(Recipe):
     task: Literal["detection"] = "detection"
     model: _Detector
     data: DetectionData
+    augmentation: DetectionAugmentation = DetectionAugmentation()
     student: Optional[_Detector] = None
     distillation: Optional[DetectorDistillation] = None
     evaluate: Annotated[

@@ -569,3 +569,28 @@ def test_what_cannot_work_is_found_before_training(tmp_path, changes, message):
         pipeline.run(recipe, tmp_path / "run", options=QUIET)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_training_images_are_composed_and_measured_ones_are_not(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    made = {}
+    for share in (0, 1):
+        augmentation = {"mosaic": share, "plain_epochs": 1}
+        train = {**RECIPE["train"], "epochs": 2}
+        recipe = recipe_in(tmp_path, train=train, augmentation=augmentation)
+        job = job_of(recipe, tmp_path / "run")
+        full, _ = job.task.build(job.classes)
+        for broken in ("replace", "leave out"):
+            batches = job.task.batches(
+                job.splits.train, full, recipe.train, broken=broken
+            )
+            for epoch in (0, 1):
+                images = next(iter(batches.epoch(epoch)))[0].asnumpy()
+                made[share, broken, epoch] = images
+    for broken, epoch, differs in (
+        ("replace", 0, True),
+        ("replace", 1, False),  # the last epoch is plain
+        ("leave out", 0, False),
+    ):
+        same = np.array_equal(made[0, broken, epoch], made[1, broken, epoch])
+        assert same is not differs
