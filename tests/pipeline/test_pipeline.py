@@ -594,3 +594,28 @@ def test_training_images_are_composed_and_measured_ones_are_not(tmp_path):
     ):
         same = np.array_equal(made[0, broken, epoch], made[1, broken, epoch])
         assert same is not differs
+
+
+def test_several_teachers_teach_what_each_of_them_does_if_they_are_equal(tmp_path):
+    few_toys(tmp_path / "toy", 12, train=4, test=4)
+    recipe = recipe_in(tmp_path)
+    full, _ = job_of(recipe, tmp_path / "run").task.build(CLASSES)
+    models.save(full, tmp_path / "a", "a")
+    parts = []
+    for teachers in ({"teacher": "a"}, {"teachers": ["a", "a"]}):
+        folders = {
+            key: str(tmp_path / value)
+            if key == "teacher"
+            else [str(tmp_path / v) for v in value]
+            for key, value in teachers.items()
+        }
+        distillation = {"losses": {"scores": 1, "boxes": 1}, **folders}
+        recipe = recipe_in(tmp_path, distillation=distillation)
+        job = job_of(recipe, tmp_path / "run")
+        student, _ = job.task.build(job.classes)
+        teacher = job.task.teacher(student, job.classes)
+        lesson = job.task.lesson(student, teacher, QUIET.ctx)
+        batch = next(iter(job.batches(student, recipe.finetune).epoch(0)))
+        _, figures = lesson.step_loss(lesson.block, batch)
+        parts.append({name: float(v.asscalar()) for name, v in figures.items()})
+    assert parts[0] == pytest.approx(parts[1], rel=1e-4, abs=1e-6)
