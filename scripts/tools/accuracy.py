@@ -166,7 +166,10 @@ def _parts(accuracy: Mapping[str, Any]) -> Iterator[str]:
         f"classes is largest on {where}"
         f"{', so other images may suit another one' if same else ''}."
     )
-    yield "What goes wrong at this threshold, and the points of mAP that it costs:"
+    yield (
+        "What goes wrong: how often at this threshold, and how many points of mAP (VOC "
+        "2010) are lost by it over all scores."
+    )
     errors = [
         (kind, KINDS[kind], f"{row['at_threshold']:,}", percent(row["mAP"]))
         for kind, row in accuracy["errors"].items()
