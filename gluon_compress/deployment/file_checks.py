@@ -49,12 +49,14 @@ def check_files(files: Sequence[Path], shape: Sequence[int]) -> None:
 
 
 def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
-    from gluon_compress.deployment import int8
+    from gluon_compress.deployment import int8, quantised_packed
     from gluon_compress.graph.symbol_files import check_fit, read_symbol, read_values
 
     stem = str(files[0])[: -len("-symbol.json")]
     if stem.endswith("-int8"):
         symbol, params = int8.load(Path(stem))
+    elif stem.endswith("-packed"):
+        symbol, params = quantised_packed.load(Path(stem))
     else:
         symbol, params = read_symbol(files[0]), read_values(files[1])
     shapes = {name: value.shape for name, value in params.items()}
@@ -76,6 +78,7 @@ _REFUSED: Dict[str, Dict[int, str]] = {
 }
 _DIMS, _DATA_TYPE, _RAW, _LOCATION = 1, 2, 9, 14
 _BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8}
+_BYTES[22] = 0.5  # two integers of 4 bits in a byte
 
 
 def _onnx(files: Sequence[Path], shape: Sequence[int]) -> None:
@@ -112,9 +115,9 @@ def _check_tensor(tensor: Any) -> None:
         elif number == _LOCATION and value != 0:
             raise Unreadable("a tensor with data in another file")
     size = math.prod(dims)
-    if kind not in _BYTES or size > len(tensor):
+    if kind not in _BYTES or size * min(_BYTES[kind], 1) > len(tensor):
         raise Unreadable(f"a tensor of type {shown(kind)} and shape {shown(dims)}")
-    if raw is not None and raw != size * _BYTES[kind]:
+    if raw is not None and raw != math.ceil(size * _BYTES[kind]):
         raise Unreadable(f"a tensor of shape {shown(dims)} with {raw} bytes")
 
 
