@@ -77,7 +77,7 @@ _REFUSED: Dict[str, Dict[int, str]] = {
     "tensor": {3: "a segment", 6: "texts", 13: "data in another file"},
 }
 _DIMS, _DATA_TYPE, _RAW, _LOCATION = 1, 2, 9, 14
-_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8}
+_BYTES: Dict[int, float] = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8}
 _BYTES[22] = 0.5  # two integers of 4 bits in a byte
 
 

@@ -105,6 +105,7 @@ def fused(
     devices = list(ctx or [mx.cpu()])
     shape = adapter_of(net).shape(net) if shape is None else shape
     symbol, params = pair_of(net)
+    baked: Pair
     if shape is not None and has_quantisers(symbol):
         baked, shape = fold(symbol, params, shape), None
     else:

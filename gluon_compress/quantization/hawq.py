@@ -196,7 +196,7 @@ class _Choices:
         budget: BitBudget,
         traces: Mapping[str, float],
     ) -> None:
-        self.budget, self.options = budget, sorted(set(budget.bits))
+        self.budget, self.options = budget, sorted(map(int, set(budget.bits)))
         self.sizes: Dict[str, tuple[int, int]] = {}  # elements and channels
         self.products: Dict[str, float] = {}  # MACs times bits of the input
         self.errors: Dict[str, Dict[int, float]] = {}
@@ -235,7 +235,7 @@ class _Choices:
         Each step takes from the weight whose error grows least for what it saves of
         the limits that are exceeded; of equal ones from the first.
         """
-        bits = dict.fromkeys(self.sizes, self.options[-1])
+        bits: Dict[str, int] = dict.fromkeys(self.sizes, self.options[-1])
         while True:
             excess = self._excess(bits)
             if not excess:

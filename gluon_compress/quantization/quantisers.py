@@ -273,7 +273,7 @@ def quantisers_of(
         if name not in levels:
             continue  # another kind of fake quantiser
         if name in numbers:
-            scale = np.float32([numbers[name]])
+            scale = np.array([numbers[name]], np.float32)
         else:
             (variable,) = annotation.parameters
             scale = np.maximum(params[variable].asnumpy(), np.float32(LEAST_SCALE))
