@@ -20,6 +20,7 @@ NEEDS = {
     "web": ("onnx", "onnxruntime"),
     "openvino": ("onnx", "openvino"),
     "ncnn": ("onnx", "ncnn", "pnnx"),
+    "ncnn-int8": ("onnx", "ncnn", "pnnx"),
 }
 
 

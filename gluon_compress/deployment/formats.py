@@ -256,6 +256,24 @@ def _onnx_integers(graph: InferenceGraph, path: Path, *, bits: int) -> dict:
     return {"opset": opset, "batch": BATCH, "own_ranges": True}
 
 
+def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
+    """Write a quantised graph's levels into the files of ncnn."""
+    from gluon_compress.deployment import quantised_ncnn
+    from gluon_compress.deployment.quantised import QuantisedGraph
+
+    _need_quantisers(graph, "ncnn-int8")
+    plain = QuantisedGraph.of(graph.symbol, graph.params)
+    written = replace(graph, name="plain", symbol=plain.symbol, params=plain.params)
+    files = []
+    with scratch_folder() as scratch:
+        _ncnn(written, scratch)
+        for ending in FORMATS["ncnn"].files:
+            files.append(folder / f"{graph.name}-int8{ending}")
+            files[-1].write_bytes((scratch / f"plain{ending}").read_bytes())
+    layers = quantised_ncnn.add_integers(*files, plain, graph.shape)
+    return {"batch": 1, "own_ranges": True, "integer_layers": layers}
+
+
 def _packed(graph: InferenceGraph, folder: Path) -> dict:
     """Write a graph whose quantised weights take as many bits as they have."""
     from gluon_compress.deployment import quantised_packed
@@ -290,6 +308,15 @@ FORMATS: dict[str, Format] = {
     ),
     "onnx-int4": Format(
         _onnx_int4, "onnxruntime", ("-int4.onnx",), INT8_TOLERANCE, "int4", True
+    ),
+    "ncnn-int8": Format(
+        _ncnn_int8,
+        "ncnn",
+        ("-int8.ncnn.param", "-int8.ncnn.bin"),
+        INT8_TOLERANCE,
+        "int8",
+        needs_quantisers=True,
+        exact=False,
     ),
     "packed": Format(_packed, "mxnet", PACKED, INT8_TOLERANCE, "packed", True),
 }

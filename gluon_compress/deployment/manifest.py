@@ -19,6 +19,7 @@ from gluon_compress.validation import (
     Allowed,
     ClassNames,
     Count,
+    CountOrZero,
     NonEmptyStr,
     NonNegative,
     OneOf,
@@ -61,6 +62,8 @@ class FormatEntry(Settings):
         255ths of the output's range.
     cpu_feature : str, optional
         Of a quantised net, what the CPU that wrote it sums products of 8 bits with.
+    integer_layers : int, optional
+        Of ncnn, how many layers compute in int8.
     whole : tuple of str
         Files of the graph that includes the postprocess, if there is one.
     whole_difference : float, optional
@@ -82,6 +85,7 @@ class FormatEntry(Settings):
     own_ranges: bool = False
     steps: Optional[NonNegative] = None
     cpu_feature: Optional[str] = None
+    integer_layers: Optional[CountOrZero] = None
     whole: Tuple[NonEmptyStr, ...] = ()
     whole_difference: Optional[NonNegative] = None
     page: Tuple[NonEmptyStr, ...] = ()

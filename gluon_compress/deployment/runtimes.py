@@ -179,6 +179,6 @@ RUNTIMES: dict[str, Runtime] = {
     "mxnet": Runtime(MXNet, ("mxnet", "int8", "packed")),
     "onnxruntime": Runtime(ONNXRuntime, (*ONNX_FORMATS, "onnx-int4")),
     "openvino": Runtime(OpenVINO, ("openvino", *ONNX_FORMATS)),
-    "ncnn": Runtime(Ncnn, ("ncnn",)),
+    "ncnn": Runtime(Ncnn, ("ncnn", "ncnn-int8")),
     "opencv": Runtime(OpenCV, ("onnx", "web")),
 }

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gluon_compress.deployment import deploy
+from gluon_compress.deployment.file_checks import check_files
 from gluon_compress.deployment.folding import fold
 from gluon_compress.deployment.formats import FORMATS, InferenceGraph
 from gluon_compress.deployment.predictor import Predictor
@@ -82,6 +83,7 @@ def steps_of(net, folder, form: str, runtime: str, config: dict, seed: int = 0):
     graph = InferenceGraph("net", *pair, SHAPE, np.zeros((0, *SHAPE[1:])))
     FORMATS[form].write(graph, folder)
     files = [folder / f"net{ending}" for ending in FORMATS[form].files]
+    check_files(files, SHAPE)
     outputs = RUNTIMES[runtime].open(files)(x.asnumpy())
     return steps_between(outputs, expected)
 
@@ -131,6 +133,17 @@ def test_packed_weights_in_mxnet(bits, tmp_path):
     config = {"weights": {"bits": bits}, "activations": {"bits": bits}}
     net = ready(NETS["concat"]())
     assert steps_of(net, tmp_path, "packed", "mxnet", config) <= 1
+
+
+@pytest.mark.skipif(bool(missing("ncnn-int8")), reason="no ncnn")
+@pytest.mark.parametrize(("name", "most"), [("chain", 3), ("flatten_dense", 1)])
+def test_signed_ranges_in_ncnn(name, most, tmp_path):
+    """It does not round what is averaged, as the last map of ``chain``."""
+    config = {"activations": {"scheme": "signed"}}
+    net = ready(NETS[name]())
+    assert steps_of(net, tmp_path, "ncnn-int8", "ncnn", config) <= most
+    text = (tmp_path / "net-int8.ncnn.param").read_text()
+    assert sum(" 8=2" in line for line in text.splitlines()) == 3
 
 
 @needs_onnx
