@@ -122,11 +122,16 @@ def loop(net, controller, steps: int) -> list[float]:
     return losses
 
 
-def test_a_loop_of_the_users_own_trains_the_quantised_net():
+def test_a_loop_of_the_users_own_trains_and_exports(tmp_path):
     data = [(batch(), mx.nd.array([0, 1]))]
     net, controller = gc.compress(ready(chain()), [ROW], data)
     losses = loop(net, controller, 12)
     assert losses[-1] < losses[0]
+    made = controller.export(tmp_path, formats=["packed"], images=batch().asnumpy())
+    assert made["formats"]["packed"]["steps"] <= 1
+    controller.export(tmp_path, formats=["packed"])  # replaces the earlier one
+    with pytest.raises(ValueError, match="formats is 'int3'; allowed: mxnet, onnx"):
+        controller.export(tmp_path, formats=["int3"])
     for row in WeightScales(net)._rows:  # scales have followed the weights
         largest = np.abs(row.weight.data().asnumpy()).reshape(len(row.scale.data()), -1)
         expected = largest.max(axis=1) / 127

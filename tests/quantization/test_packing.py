@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,3 +106,31 @@ def test_broken_files_are_refused(tmp_path):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
         with suppress(ValueError):
             read_packed(path)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+def test_the_c_program_reads_the_same_values(tmp_path):
+    source = Path(__file__).parents[2] / "docs" / "deploy" / "unpack.c"
+    program = tmp_path / "unpack"
+    command = ["gcc", "-std=c99", "-Wall", "-Werror", str(source), "-o", str(program)]
+    subprocess.run(command, check=True)
+    values = {f"w{high}": on_grid(high)[2] for high in (1, 7, 127)}
+    values["other"] = np.ascontiguousarray(on_grid(7)[2].swapaxes(0, 1))
+    values["bias"] = np.float32([1.5, -2])
+    axes = {"w1": 0, "w7": 0, "w127": 0, "other": 1}
+    path = tmp_path / "x.bin"
+    write_packed(path, pack(values, axes))
+    text = subprocess.check_output([str(program), str(path)], text=True)
+    rows = [line.rsplit(")", 1) for line in text.splitlines()]
+    assert [row[0].split()[:2] for row in rows] == [
+        *(["w1", "2"], ["w7", "4"], ["w127", "8"], ["other", "4"], ["bias", "32"])
+    ]
+    for row, value in zip(rows, values.values()):
+        count, total, squares = map(float, row[1].split())
+        assert count == value.size
+        assert total == pytest.approx(value.sum(dtype=float), rel=1e-3, abs=1e-4)
+        assert squares == pytest.approx(np.square(value, dtype=float).sum(), rel=1e-4)
+    path.write_bytes(path.read_bytes()[:-8])
+    assert (
+        subprocess.run([str(program), str(path)], capture_output=True).returncode == 2
+    )
