@@ -14,9 +14,10 @@ import gluon_compress as gc
 from gluon_compress import pipeline
 from gluon_compress.graph import pair_of, trace
 from gluon_compress.pipeline.stages import compress
-from gluon_compress.quantization import QuantizationSettings
+from gluon_compress.quantization import QuantizationSettings, quantized
 from gluon_compress.quantization.hawq import choose_bits, hessian_traces
 from gluon_compress.quantization.placement import place
+from gluon_compress.quantization.quantising import summary
 from gluon_compress.quantization.settings import BitBudget
 from gluon_compress.quantization.training import MovingRanges, WeightScales
 from gluon_compress.recipe import parse_recipe
@@ -216,3 +217,14 @@ def test_a_checkpoint_of_another_chain_is_refused(tmp_path):
     options = replace(QUIET, resume=True)
     with pytest.raises(ValueError, match=r"last.ckpt: holds \d+ parameters, the net"):
         fit(other, data, cross_entropy, Schedule(epochs=2), tmp_path, options=options)
+
+
+def test_the_report_shows_bits_and_bytes():
+    from gluon_compress.report.run_report import _bits
+
+    made = quantized(ready(chain()), QuantizationSettings(), [(batch(),)], shape=SHAPE)
+    stage = {**made.notes, "quantisers": summary(made.net)}
+    (table,) = _bits({"full": {}, "1_quantize": stage})
+    assert table.cells[1] == ["conv0", "8", "8", str(8 * 27 + 4 * 8)]
+    assert table.cells[-1][-1] == str(made.notes["weight_bytes"])
+    assert _bits({"full": {"mAP": 1}}) == []
