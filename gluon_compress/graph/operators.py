@@ -204,7 +204,8 @@ ONE_BY_ONE = {
     "_minimum_scalar": _scalar(lambda s: s >= 0),
     "_power_scalar": _scalar(lambda s: s >= 1),
     **_alike(
-        "BlockGrad Cast _contrib_div_sqrt_dim _contrib_round_ste _contrib_sign_ste abs "
+        "BlockGrad Cast _contrib_div_sqrt_dim _contrib_gradientmultiplier "
+        "_contrib_round_ste _contrib_sign_ste abs "
         "amp_cast arcsinh arctan ceil erf expm1 fix floor identity log1p make_loss "
         "negative rint round sign sin sinh smooth_l1 softsign square tanh trunc "
         "zeros_like",

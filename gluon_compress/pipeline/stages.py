@@ -28,6 +28,7 @@ from gluon_compress.models import family_of
 from gluon_compress.pipeline.task import Splits, Task
 from gluon_compress.plan import Plan
 from gluon_compress.prune import mask, slim
+from gluon_compress.quantization.training import WeightScales
 from gluon_compress.train import Schedule
 
 FULL, COMPACT = "full", "compact"  # the first and the last stage
@@ -315,18 +316,20 @@ def fit(
     task, options = job.task, job.options
     lesson = task.lesson(net, teacher, options.ctx)
     step_loss = wrap(lesson.step_loss) if wrap else lesson.step_loss
+    batches = job.batches(net, schedule)
+    following = train.hooked(WeightScales(net), len(batches), part="quantize")
     lesson.block.hybridize(static_alloc=True, static_shape=True)
     to_devices(lesson.block, options.ctx)
     to_devices(net, options.ctx)
     progress = train.fit(
         lesson.block,
-        job.batches(net, schedule),
+        batches,
         step_loss,
         schedule,
         folder,
         validate=lambda: job.validate(net),
-        callbacks=callbacks,
-        step_callbacks=step_callbacks,
+        callbacks=[*callbacks, *following["callbacks"]],
+        step_callbacks=[*step_callbacks, *following["step_callbacks"]],
         options=options,
     )
     choose_best = job.splits.val is not job.splits.test

@@ -73,7 +73,7 @@ def write_report(
     stages = results["stages"]
     pictures = [*_plans(results, out), *_curves(recipe, results, out, folder)]
     precisions = {n: s for n, s in stages.items() if "classes" in s}
-    tables: list[report.Table] = []
+    tables: list[report.Table] = _bits(stages)
     if precisions:
         pictures += [_detections(out, n, test, folder) for n in _ends(stages)]
         errors = _errors(recipe, stages, out, test)
@@ -114,6 +114,24 @@ def _errors(
         iou=recipe.evaluate.iou,
         threshold=THRESHOLD,
     )
+
+
+def _bits(stages: Mapping[str, Any]) -> list[report.Table]:
+    """Return a table of the bits and bytes of each stage that quantises."""
+    tables = []
+    for name, stage in stages.items():
+        if "quantisers" not in stage:
+            continue
+        head = ["layer", "weights, bits", "input, bits", "bytes"]
+        rows = [
+            [row["layer"], *(str(row[k]) for k in ("weights", "activations", "bytes"))]
+            for row in stage["layers"]
+        ]
+        total = ["all weights", "", "", str(stage["weight_bytes"])]
+        before = f"{stage['float32_bytes']} bytes in float32, all parameters"
+        cells = [head, *rows, total]
+        tables.append(report.Table(f"Bits after {name}", cells, before, total=True))
+    return tables
 
 
 def _ends(stages: Mapping[str, Any]) -> list[str]:
