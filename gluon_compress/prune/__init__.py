@@ -13,6 +13,7 @@ from gluon_compress.prune.iterative import SCHEDULES, Rounds, mask_in_rounds, pl
 from gluon_compress.prune.masks import mask, set_mask
 from gluon_compress.prune.perturbation import output_sensitivity
 from gluon_compress.prune.recalibration import recalibrate
+from gluon_compress.prune.reconstruction import ReconstructionSettings, reconstruct
 from gluon_compress.prune.sensitivity import SensitivitySettings, sensitivity
 from gluon_compress.prune.slimming import slim
 from gluon_compress.prune.taylor_importance import taylor
@@ -22,6 +23,7 @@ effects = output_sensitivity  # the name in recipes and plans
 __all__ = [
     "SCHEDULES",
     "BatchNormL1Settings",
+    "ReconstructionSettings",
     "Rounds",
     "SensitivitySettings",
     "bn_l1_step",
@@ -31,6 +33,7 @@ __all__ = [
     "output_sensitivity",
     "plan_of",
     "recalibrate",
+    "reconstruct",
     "sensitivity",
     "set_mask",
     "slim",
