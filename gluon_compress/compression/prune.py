@@ -137,6 +137,7 @@ class PruneSettings(ChannelPruningSettings):
 
     def check(self) -> None:
         """Check the budget, and that settings are there that others need."""
+        super().check()
         self._check_budget()
         if (self.selection == BySensitivity.name) != (self.sensitivity is not None):
             allowed = "images and ratios with selection 'sensitivity', else null"

@@ -4,8 +4,8 @@
 finds where, so that both give the same outputs. ``taylor_importance`` (the gradient of
 masks), ``perturbation`` (the change of the outputs) and ``sensitivity`` (the change of
 accuracy) measure on data which channels matter. ``iterative`` sets masks during
-training, ``bn_l1`` prepares a net for pruning, and ``recalibration`` measures BatchNorm
-statistics again.
+training, ``bn_l1`` prepares a net for pruning, ``reconstruction`` fits the remaining
+weights to the full net, and ``recalibration`` measures BatchNorm statistics again.
 """
 
 from gluon_compress.prune.bn_l1 import BatchNormL1Settings, bn_l1_step

@@ -229,6 +229,31 @@ def test_latency_is_limited_by_a_table(place, tmp_path, monkeypatch):
     assert after <= 0.9 * before
 
 
+def test_weights_are_reconstructed_after_the_cut(place, tmp_path):
+    row = {
+        "algorithm": "prune",
+        "budget": {"macs_ratio": 0.6},
+        "multiple": 1,
+        "reconstruct": {"batches": 2, "points": 9},
+        "recalibrate": 0,
+    }
+    for name, change in (("fitted", {}), ("cut", {"reconstruct": None})):
+        content = {**PRUNE, "model": weights_of(place)}
+        content["compression"] = [{**row, **change}]
+        quick_run(recipe_in(place, content), tmp_path / name)
+    notes = read_json(tmp_path / "fitted" / "result.json")["stages"]["1_prune"]
+    cut = read_json(tmp_path / "cut" / "result.json")["stages"]["1_prune"]
+    assert notes["before_reconstruction"]["top1"] == cut["top1"]
+    plans = [tmp_path / n / "1_prune" / "plan.json" for n in ("fitted", "cut")]
+    assert Plan.load(plans[0]).keep == Plan.load(plans[1]).keep
+    models_ = [tmp_path / n / "1_prune" / "model" for n in ("fitted", "cut")]
+    fitted, kept = (mx.nd.load(str(next(m.glob("*.params")))) for m in models_)
+    assert {k: v.shape for k, v in fitted.items()} == {
+        k: v.shape for k, v in kept.items()
+    }
+    assert any((fitted[k].asnumpy() != kept[k].asnumpy()).any() for k in fitted)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -243,6 +268,7 @@ def test_latency_is_limited_by_a_table(place, tmp_path, monkeypatch):
         ({"rounds": {"curve": "square"}}, "curve is 'square'; allowed: cubic, linear"),
         ({"sparsity": {"weight": 0, "train": STEPS}}, "weight is 0; allowed: a number"),
         ({"recalibrate": -1}, "recalibrate is -1; allowed: a whole number from 0"),
+        ({"reconstruct": {}}, "reconstruct is .* allowed: null with train"),
     ],
 )
 def test_bad_rows_are_refused(tmp_path, change, message):
