@@ -32,6 +32,7 @@ _NAMES = {
     # 5. The nets and recipes of this package.
     "gluon_compress.building": ("build",),
     "gluon_compress.recipe": ("Recipe", "load_recipe"),
+    "gluon_compress.compression": ("compress",),
     "gluon_compress.zoo": ("get_model", "list_models"),
     # 6. Deploy to edge runtimes.
     "gluon_compress.deployment": ("Predictor", "deploy"),
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from gluon_compress.model_folder import check as check
     from gluon_compress.model_folder import export as export
     from gluon_compress.building import build as build
+    from gluon_compress.compression import compress as compress
     from gluon_compress.plan import Budget as Budget
     from gluon_compress.plan import Plan as Plan
     from gluon_compress.plan import delete as delete

@@ -197,6 +197,10 @@ class Stage(DryRun, StageContext):
         )
         return islice(batches.epoch(0), count)
 
+    def steps_per_epoch(self, net: HybridBlock, schedule: Schedule) -> int:
+        """Return the number of steps of an epoch under a schedule."""
+        return len(self._job.batches(net, schedule))
+
     def training_block(self, net: HybridBlock) -> HybridBlock:
         """Return the block that is trained; it shares its parameters with the net."""
         return self._job.task.training_block(net)

@@ -43,13 +43,16 @@ BINARY = ("bits", "cut", "splice", "swap", "words")
 TEXT = ("bits", "cut", "splice", "swap", "digits")
 JSON = (*TEXT, "structure", "structure", "structure", "structure")
 ARRAYS = (*BINARY, "members", "members", "members")
-RUNTIMES = {
-    "mxnet": ("mxnet", "float32"),
-    "int8": ("mxnet", "int8"),
-    "onnx": ("onnxruntime", "float32"),
-    "onnx-int8": ("onnxruntime", "int8"),
-    "openvino": ("openvino", "float32"),
-    "ncnn": ("ncnn", "float32"),
+# By kind of sample: format, runtime and precision.
+DEPLOYED = {
+    "mxnet": ("mxnet", "mxnet", "float32"),
+    "int8": ("int8", "mxnet", "int8"),
+    "onnx": ("onnx", "onnxruntime", "float32"),
+    "onnx-int8": ("onnx-int8", "onnxruntime", "int8"),
+    "opencv": ("onnx", "opencv", "float32"),
+    "openvino": ("openvino", "openvino", "float32"),
+    "ncnn": ("ncnn", "ncnn", "float32"),
+    "web": ("web", "onnxruntime", "float32"),
 }
 
 
@@ -363,7 +366,7 @@ def _nets(scratch: Path) -> dict[str, Sample]:
         "params": replace(model, damaged=["net-0000.params"], damages=BINARY),
         "anchors": _anchors(scratch / "edge"),
     }
-    for kind, (runtime, precision) in RUNTIMES.items():
+    for kind, (_, runtime, precision) in DEPLOYED.items():
         if not (scratch / kind).exists():
             continue
         stored = _files(scratch / kind)
@@ -396,10 +399,10 @@ def _write_nets(scratch: Path) -> None:
     net = models.FAMILIES["classifier"].build("cifar_resnet20_v1", CLASSES, size=SIDE)
     models.save(net, scratch / "model", "net")
     noise = np.random.RandomState(0).standard_normal((2, 3, SIDE, SIDE))
-    for kind in RUNTIMES:
+    for kind, (name, _, _) in DEPLOYED.items():
         try:
             images = noise.astype(np.float32)
-            deploy(net, scratch / kind, "net", formats=[kind], images=images)
+            deploy(net, scratch / kind, "net", formats=[name], images=images)
         except ValueError as error:  # a runtime that is not installed
             print(f"{kind}: left out: {error}", flush=True)
 
