@@ -100,10 +100,7 @@ def reconstruct(
         If there is no batch, an output is not finite, a number is not allowed, or as
         for ``slim``.
     """
-    if points < 1 or not ridge > 0:
-        raise ValueError(
-            f"points is {points!r}, ridge {ridge!r}; allowed: from 1, and above 0"
-        )
+    _check_settings(points, ridge)
     graph = traced(net, plan, shape, graph)
     small = slim(net, plan, graph=graph)
     symbol, params = pair_of(small)
@@ -121,6 +118,106 @@ def reconstruct(
             moments.add(columns, target - present(columns))
         params = {**params, **layer.fitted(params, moments, ridge)}
     return rebuild(small, graph, put_together(nodes, heads), params)
+
+
+class WeightFitter:
+    """Reconstructs the weights of a masked net for one plan after another, quickly.
+
+    The full net runs on the images once, and the covariances of each layer's inputs are
+    kept. A plan then costs the solution of one system of equations a layer. Layers are
+    fitted to the inputs that they have in the full net (the symmetric form, as in AMC),
+    so ``reconstruct`` is better for the plan that is used in the end.
+
+    Parameters
+    ----------
+    net : HybridBlock or (symbol, params)
+        The full net, not changed.
+    batches : iterable
+    points, ridge, shape, graph, seed
+        As for ``reconstruct``.
+
+    Notes
+    -----
+    A layer of F features, input channels times kernel size, takes 8 F² bytes. Layers of
+    more than ``LARGEST`` features are not fitted.
+    """
+
+    LARGEST = 4608
+
+    def __init__(
+        self,
+        net: Any,
+        batches: Iterable,
+        *,
+        points: int = DEFAULT.points,
+        ridge: float = DEFAULT.ridge,
+        shape: Any = None,
+        graph: Graph | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check_settings(points, ridge)
+        self.graph, self.ridge = traced(net, None, shape, graph), ridge
+        nodes = self.graph.nodes
+        self._layers = [
+            layer
+            for layer in _linear_layers(self.graph, nodes)
+            if self._features(layer) <= self.LARGEST
+            and any(t.axis == 1 for t in self.graph.axes.get(layer.weight, ()))
+        ]
+        self._moments = {layer.name: _Moments() for layer in self._layers}
+        params = {**self.graph.params, **self.graph.annotated.params}
+        annotated = self.graph.annotated.nodes
+        numbers = {node["name"]: i for i, node in enumerate(annotated)}
+        for layer in self._layers:
+            # One layer at a time: all inputs of a net at once may not fit in memory.
+            data = annotated[numbers[layer.name]]["inputs"][0]
+            run = _runner(annotated, [data, [numbers[layer.name], 0, 0]], params)
+            for batch in _inputs(net, batches, list(self.graph.inputs)):
+                inputs, output = run(batch)
+                count = layer.form.rows(output).shape[1]
+                key = _key(self.graph, layer, batch, seed)
+                places = _places(count, points, len(inputs), key)
+                columns = layer.columns(inputs, places)
+                self._moments[layer.name].add(columns, columns[..., :0])
+
+    def _features(self, layer: _Layer) -> int:
+        weight = self.graph.params[layer.weight]
+        return int(np.prod(weight.shape[1:]))
+
+    def values(self, plan: Plan) -> dict[str, np.ndarray]:
+        """Return the weights and constants of all fitted layers, for a masked net."""
+        keep_mask = self.graph.keep_mask(plan.keep)
+        values: dict[str, np.ndarray] = {}
+        for layer in self._layers:
+            weight = self.graph.params[layer.weight].asnumpy()
+            kept = self._kept(layer, weight, keep_mask)
+            matrix = as_matrix(weight, layer.attrs).astype(np.float64)
+            fitted, constant = self._moments[layer.name].without(
+                kept, matrix, self.ridge, constant=layer.constant is not None
+            )
+            values[layer.weight] = fitted.reshape(weight.shape)
+            if layer.constant is not None:
+                old = self.graph.params[layer.constant].asnumpy()
+                values[layer.constant] = old + layer.sign * constant.reshape(-1)
+        return values
+
+    def _kept(
+        self, layer: _Layer, weight: np.ndarray, keep_mask: np.ndarray
+    ) -> np.ndarray:
+        """Return which features stay, ``(groups, features)``."""
+        positions = self.graph.blocks.get(layer.weight)
+        if positions is None:
+            (tensor,) = (t for t in self.graph.axes[layer.weight] if t.axis == 1)
+            positions = np.tile(tensor.positions, (layer.groups, 1))
+        kernel = int(np.prod(weight.shape[2:]))
+        return np.repeat(keep_mask[positions], kernel, axis=1)
+
+
+def _check_settings(points: int, ridge: float) -> None:
+    if points < 1 or not ridge > 0:
+        raise ValueError(
+            f"points is {points!r}, ridge {ridge!r}; allowed: from 1, and above 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -219,6 +316,45 @@ class _Moments:
             return weights, np.zeros_like(mean_y)
         return weights, mean_y - np.einsum("gf,gfo->go", mean_x, weights)
 
+    def without(
+        self, kept: np.ndarray, matrix: np.ndarray, ridge: float, *, constant: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the matrix that computes most nearly the same from some features.
+
+        Parameters
+        ----------
+        kept : ndarray
+            Which features stay, ``(groups, features)``.
+        matrix : ndarray
+            ``(groups, outputs, features)``
+        ridge : float
+        constant : bool
+            Whether a constant may be added.
+
+        Returns
+        -------
+        tuple
+            A matrix of the same shape, zero where features are gone, and the constants
+            ``(groups, outputs)``.
+        """
+        mean, squares = self.sums[0] / self.rows, self.sums[2] / self.rows
+        result = matrix * kept[:, None]
+        constants = np.zeros(matrix.shape[:2])
+        for g, stays in enumerate(kept):
+            gone = ~stays
+            if stays.any() and gone.any():
+                square = squares[g]
+                if constant:
+                    square = square - np.outer(mean[g], mean[g])
+                inner = square[np.ix_(stays, stays)]
+                scale = max(np.trace(inner) / len(inner), 1e-12)
+                products = square[np.ix_(stays, gone)] @ matrix[g][:, gone].T
+                pull = ridge * scale * np.eye(len(inner))
+                result[g][:, stays] += np.linalg.solve(inner + pull, products).T
+            if constant:
+                constants[g] = (matrix[g] - result[g]) @ mean[g]
+        return result, constants
+
 
 @dataclass(frozen=True)
 class _Batch:
@@ -263,32 +399,48 @@ def _runner(nodes: Sequence[dict], heads: Sequence, params: Mapping) -> Callable
 def _layers_to_fit(graph: Graph, plan: Plan, nodes: Sequence[dict]) -> list[_Layer]:
     """Return the layers of the slim net whose inputs a plan changes, in order."""
     keep_mask = graph.keep_mask(plan.keep)
+    changed: dict[str, bool] = {}
+    for node in graph.nodes:
+        sources = [graph.nodes[entry[0]]["name"] for entry in node["inputs"]]
+        changed[node["name"]] = any(changed[source] for source in sources)
+        if operator_of(node["op"]).linear is not None:
+            data = graph.tensor(node["inputs"][0])
+            changed[node["name"]] |= data.kept_shape(keep_mask) != data.shape
+    return [layer for layer in _linear_layers(graph, nodes) if changed[layer.name]]
+
+
+def _linear_layers(graph: Graph, nodes: Sequence[dict]) -> list[_Layer]:
+    """Return the layers whose weights can be fitted, in order.
+
+    Parameters
+    ----------
+    graph : Graph
+    nodes : sequence of dict
+        Of the symbol that the layers are numbered in: the graph's, or a slim one.
+    """
     numbers = {node["name"]: i for i, node in enumerate(nodes)}
     readers = _readers(graph)
-    changed = [False] * len(graph.nodes)
     layers = []
     for i, node in enumerate(graph.nodes):
-        changed[i] = any(changed[entry[0]] for entry in node["inputs"])
         form = operator_of(node["op"]).linear
         if form is None:
             continue
-        data = graph.tensor(node["inputs"][0])
-        changed[i] |= data.kept_shape(keep_mask) != data.shape
         weight = node["inputs"][1][0]
         channels_first = str(attribute(node["attrs"], "layout", "NC")).startswith("NC")
-        if (
-            changed[i]
-            and channels_first
-            and len(readers[weight]) == 1
-            and all(graph.nodes[e[0]]["op"] == "null" for e in node["inputs"][1:])
-        ):
+        variables = all(graph.nodes[e[0]]["op"] == "null" for e in node["inputs"][1:])
+        if channels_first and variables and len(readers[weight]) == 1:
             number = numbers[node["name"]]
-            attrs = nodes[number]["attrs"]
-            name = graph.nodes[weight]["name"]
             bias = _bias(graph, node)
-            constant, sign = _constant(graph, i, bias, readers)
             layers.append(
-                _Layer(number, node["name"], attrs, form, name, bias, constant, sign)
+                _Layer(
+                    number,
+                    node["name"],
+                    nodes[number]["attrs"],
+                    form,
+                    graph.nodes[weight]["name"],
+                    bias,
+                    *_constant(graph, i, bias, readers),
+                )
             )
     return layers
 
@@ -342,24 +494,32 @@ def _samples(
         return {}
     annotated, keep_mask = graph.annotated, graph.keep_mask(plan.keep)
     numbers = {node["name"]: i for i, node in enumerate(annotated.nodes)}
-    originals = {node["name"]: i for i, node in enumerate(graph.nodes)}
+    tensors = {node["name"]: t[0] for node, t in zip(graph.nodes, graph.tensors)}
     heads = [[numbers[layer.name], 0, 0] for layer in layers]
     run = _runner(annotated.nodes, heads, {**graph.params, **annotated.params})
     samples: dict[str, list] = {layer.name: [] for layer in layers}
     for batch in inputs:
         for layer, output in zip(layers, run(batch)):
-            i = originals[layer.name]
             rows = layer.form.rows(output)
-            # Names of nodes differ from process to process; these do not.
-            key = f"{seed}:{graph.grouping.names[i]}:{batch.number}"
+            key = _key(graph, layer, batch, seed)
             places = _places(rows.shape[1], points, len(rows), key)
             rows = rows[np.arange(len(rows))[:, None], places]
-            tensor = graph.tensors[i][0]
+            tensor = tensors[layer.name]
             if tensor.axis is not None:
                 rows = rows[..., keep_mask[tensor.positions]]
             rows = rows.reshape(places.size, layer.groups, -1).transpose(1, 0, 2)
             samples[layer.name].append((places, rows.astype(np.float64)))
     return samples
+
+
+def _key(graph: Graph, layer: _Layer, batch: _Batch, seed: int) -> str:
+    """Return what the places of a layer and a batch are drawn by.
+
+    Names of nodes differ from process to process; those of the grouping do not.
+    """
+    names = (node["name"] for node in graph.nodes)
+    name = dict(zip(names, graph.grouping.names))[layer.name]
+    return f"{seed}:{name}:{batch.number}"
 
 
 def _places(count: int, points: int, images: int, key: str) -> np.ndarray:
