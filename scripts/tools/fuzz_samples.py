@@ -36,6 +36,14 @@ from gluon_compress.train import LAST, LOG, Options, Schedule
 from gluon_compress.train.log import read_log
 from gluon_compress.train.run import Run
 from gluon_compress.zoo.index import read as read_index
+from tools.fuzz_results import (
+    RUN,
+    STAGE,
+    detection_files,
+    read_detections,
+    read_results,
+    result_files,
+)
 
 SIDE = 32  # pixels of the classifier's input
 CLASSES = ("a", "b", "c")
@@ -118,6 +126,7 @@ def make_samples(
     """
     scratch.mkdir(parents=True)
     samples = {**_settings(scratch), **_images(scratch), **_training(scratch)}
+    samples.update(_results(scratch))
     if kinds is None or not set(kinds) <= set(samples):
         samples.update(_nets(scratch))
     for kind in kinds or ():
@@ -242,6 +251,15 @@ def _training(scratch: Path) -> dict[str, Sample]:
     log = _of_one(scratch / "run" / LOG, JSON, lambda folder: read_log(folder / LOG))
     files = {name: (scratch / "run" / name).read_bytes() for name in (LAST, LOG)}
     return {"checkpoint": Sample(files, [LAST], ARRAYS, opened), "log": log}
+
+
+def _results(scratch: Path) -> dict[str, Sample]:
+    files = result_files(_recipe())
+    found = detection_files(scratch)
+    return {
+        "result": Sample(files, [STAGE, RUN], JSON, read_results),
+        "detections": Sample(found, list(found), ARRAYS, read_detections),
+    }
 
 
 # ------------------------------------------------------------ images
