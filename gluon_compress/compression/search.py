@@ -12,11 +12,11 @@ from typing_extensions import Annotated
 from gluon_compress.compression.algorithm import StageContext
 from gluon_compress.graph import Graph
 from gluon_compress.plan import AMC, REWARDS, SEARCHES, Episode, Plan, Search
+from gluon_compress.plan.policies.episodes import SEARCH_LOG
 from gluon_compress.prune import PlanScore, ReconstructionSettings, WeightFitter
 from gluon_compress.validation import Count, OneOf, Settings
 
 LOGGER = logging.getLogger(__name__)
-SEARCH_LOG = "search.jsonl"
 SECONDS = 10.0  # between two lines of progress
 
 

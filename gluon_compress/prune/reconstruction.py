@@ -508,7 +508,7 @@ def _samples(
             if tensor.axis is not None:
                 rows = rows[..., keep_mask[tensor.positions]]
             rows = rows.reshape(places.size, layer.groups, -1).transpose(1, 0, 2)
-            samples[layer.name].append((places, rows.astype(np.float64)))
+            samples[layer.name].append((places, rows))
     return samples
 
 

@@ -13,7 +13,6 @@ from gluon_compress.plan import (
     Constraints,
     Global,
     LeGR,
-    PruningProblem,
     RandomSearch,
 )
 from gluon_compress.plan.policies import SEARCHES
@@ -21,6 +20,7 @@ from gluon_compress.plan.policies.amc import Environment
 from gluon_compress.plan.policies.ddpg import DDPGSettings
 from gluon_compress.plan.policies.wall import walled
 from nets import NETS, SHAPE, ready, wide
+from searches import problem_of, score_of
 
 SMALL = {"agent": DDPGSettings(hidden=16, batch=16)}
 MAKE = {
@@ -28,19 +28,6 @@ MAKE = {
     "legr": lambda score, **how: LeGR(score, **{"population": 8, "samples": 4, **how}),
     "random_search": RandomSearch,
 }
-
-
-def problem_of(net=wide, share=0.5, **how) -> PruningProblem:
-    graph = trace(ready(net(), SHAPE), SHAPE)
-    budget = Budget.share(count(graph), macs=share)
-    constraints = Constraints(multiple=1, ends=True)
-    return PruningProblem.build(graph, budget, constraints=constraints, **how)
-
-
-def score_of(plan) -> float:
-    """Return a score that only the second group decides."""
-    name, kept = list(plan.keep.items())[1]
-    return len(kept) / plan.made_by["widths"][name]
 
 
 class Counted:

@@ -22,6 +22,7 @@ from gluon_compress.plan.policies.greedy import Greedy
 from gluon_compress.plan.problem import PruningProblem
 from gluon_compress.storage.reading import parse_json, read_bytes
 
+SEARCH_LOG = "search.jsonl"  # in the folder of a stage
 MOST_BYTES = 1 << 28
 WINDOW = 50  # episodes that the rules for an early end look at
 REPEATS = "the last {} episodes chose the same widths"
@@ -176,13 +177,12 @@ class Trials:
         best = max(reward, self.episodes[-1].best if self.episodes else -math.inf)
         if not self.episodes or reward > self.episodes[-1].best:
             self.best_levels = levels.copy()
-        loads = dict(zip(self.problem.budget.limits, self.problem.loads(levels)[0]))
         episode = Episode(
             len(self.episodes),
             tuple(int(width) for width in self.problem.widths_at(levels)),
             score,
             reward,
-            {name: float(load) for name, load in loads.items()},
+            self._loads(levels),
             best,
             self.reference,
         )
@@ -191,9 +191,15 @@ class Trials:
             self.search.progress(episode)
         return reward
 
+    def _loads(self, levels: np.ndarray) -> dict[str, float]:
+        loads = self.problem.loads(levels)[0]
+        return {n: float(load) for n, load in zip(self.problem.budget.limits, loads)}
+
     def _scored(self, levels: np.ndarray, number: int | str) -> tuple[float, float]:
         """Return score and reward of levels, from the log or measured now."""
         widths = [int(width) for width in self.problem.widths_at(levels)]
+        costs = self.problem.cost_model.costs(np.array([widths]))
+        reward, macs = REWARDS[self.search.reward], float(costs["macs"][0])
         score = self._file.next_score(number, widths)
         if score is None:
             score = float(self.search.score(self.problem.plan(levels)))
@@ -202,9 +208,10 @@ class Trials:
                     f"the score of episode {number} is {score}; "
                     "allowed: a finite number, for any plan"
                 )
-            self._file.append({"episode": number, "widths": widths, "score": score})
-        macs = float(self.problem.cost_model.costs(np.array([widths]))["macs"][0])
-        return score, REWARDS[self.search.reward](score, macs)
+            row = {"episode": number, "widths": widths, "score": score}
+            row |= {"reward": reward(score, macs), "loads": self._loads(levels)}
+            self._file.append(row)
+        return score, reward(score, macs)
 
     def ended(self) -> str | None:
         """Return why there should be no more episodes; empty if all are done."""
