@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any, Iterator, Sequence
@@ -27,6 +25,7 @@ from gluon_compress.cli.options import (
     loading_options,
     share,
 )
+from gluon_compress.printable import printable
 
 DETECT_TEXT = """Draw what a detector finds on images, and list it in detections.json.
 
@@ -90,8 +89,6 @@ def _detect(args: argparse.Namespace) -> None:
     from gluon_compress.detector import load_detector
     from gluon_compress.storage.atomic import write_json
 
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names need not be UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
     out, results = Path(args.out), []
     targets = pictures(args.images, out, EXTENSIONS)
     _refuse_other_list(out / LIST)
@@ -100,13 +97,13 @@ def _detect(args: argparse.Namespace) -> None:
     others = others_in(args.images, EXTENSIONS)
     skipped = [{"file": str(path), "reason": reason} for path in others]
     for row in skipped:
-        print("skipped {file}: {reason}".format(**row))
+        print(printable("skipped {file}: {reason}".format(**row)))
     for path, target in targets.items():
         try:
             image = read_image(path)
         except ValueError as error:
             skipped.append({"file": str(path), "reason": without(path, str(error))})
-            print(f"skipped {error}")
+            print(printable(f"skipped {error}"))
             continue
         boxes = _boxes(detector, image, args.threshold)
         width = width_of(*image.shape[:2])
@@ -114,7 +111,7 @@ def _detect(args: argparse.Namespace) -> None:
         report.save_image(picture, target)
         detections = boxes.records(detector.classes)
         results.append({"file": str(path), "detections": detections})
-        print(f"{path}: {len(boxes)} objects, drawn in {target}")
+        print(printable(f"{path}: {len(boxes)} objects, drawn in {target}"))
     if not results:
         raise ValueError(f"none of the {len(targets)} images can be read")
     content = {"threshold": args.threshold, "images": results, "skipped": skipped}
@@ -168,7 +165,7 @@ def _examples(detectors: Sequence, paths: Sequence[Path], threshold: float) -> I
         try:
             image = read_image(path)
         except ValueError as error:
-            print(f"skipped {error}")
+            print(printable(f"skipped {error}"))
             continue
         before, after = (_boxes(detector, image, threshold) for detector in detectors)
         yield report.Example(image, before, after, name=path.name)
