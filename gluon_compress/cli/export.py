@@ -69,7 +69,7 @@ def _export(args: argparse.Namespace) -> None:
     net = models.load(args.model)
     if args.checkpoint:
         parameters = models.family_of(net).training_net(net).collect_params().values()
-        read_checkpoint(args.checkpoint, list(parameters))
+        read_checkpoint(args.checkpoint, list(parameters), averages=True)
     name = args.name or read_manifest(args.model)["name"]
     if args.formats:
         differences = _deploy(net, name, args)

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from pathlib import Path
 from typing import Iterator, Sequence
+from urllib.parse import unquote
 
 from gluon_compress.storage.reading import read_bytes
 
@@ -26,6 +27,7 @@ CLUTTER = {
     "system volume information",
     "thumbs.db",
 }
+MARKS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16's byte order marks
 FLAGS = ("1", "0", "-1")  # VOC's second column
 
 
@@ -35,9 +37,12 @@ def is_clutter(name: str) -> bool:
 
 
 def files_in(folder: str | os.PathLike) -> list[Path]:
-    """Return the files of a folder that may be data, sorted."""
+    """Return the files of a folder that may be data, sorted.
+
+    A link to nothing is one of them: whoever reads it says so.
+    """
     with os.scandir(os.fspath(folder)) as entries:
-        names = [e.name for e in entries if not is_clutter(e.name) and e.is_file()]
+        names = [e.name for e in entries if not is_clutter(e.name) and _is_file(e)]
     return [Path(folder, name) for name in sorted(names)]
 
 
@@ -46,6 +51,10 @@ def folders_in(folder: str | os.PathLike) -> list[Path]:
     with os.scandir(os.fspath(folder)) as entries:
         names = [e.name for e in entries if not is_clutter(e.name) and e.is_dir()]
     return [Path(folder, name) for name in sorted(names)]
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 class FileIndex:
@@ -76,6 +85,7 @@ class FileIndex:
             else:
                 self._others[name] = file
         self._folded = {name.casefold(): name for name in self._files}
+        self._by_last = {name.rpartition("/")[2]: name for name in self._files}
 
     def __iter__(self) -> Iterator[Path]:
         return (file for files in self._files.values() for file in files)
@@ -94,7 +104,11 @@ class FileIndex:
             If it stands for no file, or for several; the message says what would do.
         """
         path = text.replace("\\", "/")
-        for part in (text, path, *_inside(path, self.folder)):
+        decoded = unquote(path)  # as in an address
+        texts = [text, path, *_inside(path, self.folder)]
+        if decoded != path:
+            texts += [decoded, *_inside(decoded, self.folder)]
+        for part in texts:
             files = self._files_of(part)
             if files:
                 return _normal(_stem(files[0], self.folder)), self._only(files, part)
@@ -149,6 +163,12 @@ class FileIndex:
         last = name.rpartition("/")[2]
         if last != name and self._files_of(last):
             return f"{place}: only {last!r} is there; allowed: names in {self.folder}"
+        for candidate in (last, last.rpartition(".")[0]):
+            if candidate in self._by_last:
+                there = self._by_last[candidate]
+                return (
+                    f"{place}: only {there!r} is there; allowed: names with subfolders"
+                )
         return f"{place}: no such file ({', '.join(self.extensions)})"
 
 
@@ -161,7 +181,9 @@ def read_lines(path: Path) -> list[str]:
         If it cannot be read, or is neither UTF-8 nor marked as UTF-16.
     """
     data = read_bytes(path, MOST_BYTES)
-    marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # as PowerShell writes it
+    if b"\0" in data and data[:2] not in MARKS:
+        raise ValueError(f"{path}: has zero bytes; allowed: UTF-8, UTF-16 with BOM")
+    marked = data[:2] in MARKS  # as PowerShell writes it
     try:
         text = data.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:

@@ -51,6 +51,8 @@ class VOCReader(DetectionDataset):
         images: dict[Path, AnnotatedImage] = {}
         names: set[Path] = set()
         for line in lines:
+            if line.startswith("#") and not listed.holds(line):  # a comment
+                continue
             file = path
             try:
                 name, file = find_listed(line, listed)
