@@ -62,7 +62,7 @@ class ImagePredictor(ABC):
         Raises
         ------
         ValueError
-            For anything but ``(B, 3, height, width)`` numbers, B at least 1.
+            For anything but ``(B, 3, height, width)`` finite numbers, B at least 1.
         """
         if not hasattr(batch, "__array_interface__"):
             # NumPy would read an MXNet array value by value, for minutes.
@@ -72,7 +72,10 @@ class ImagePredictor(ABC):
         self.check_shape(batch.shape)
         if batch.dtype.kind not in "fiu":
             raise ValueError(f"a batch of {batch.dtype}; allowed: float32 numbers")
-        return np.ascontiguousarray(batch, np.float32)
+        batch = np.ascontiguousarray(batch, np.float32)
+        if not np.isfinite(batch).all():  # which layers such as relu would hide
+            raise ValueError("a batch has values that are not finite numbers")
+        return batch
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Refuse another shape than ``(B, 3, height, width)``, B at least 1."""
@@ -103,7 +106,7 @@ class ImagePredictor(ABC):
         Parameters
         ----------
         images : sequence of ndarray
-            Images of any size: RGB ``(H, W, 3)``, RGBA or grey, 8 or 16 bits.
+            Images of any size: RGB ``(H, W, 3)``, RGBA or grey, 8 or 16 bits; or PIL's.
 
         Returns
         -------
