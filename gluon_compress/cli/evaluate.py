@@ -32,7 +32,7 @@ TEXT = """Measure a model on labelled images: mAP of a detector, top-1 of a clas
 
 The folder's manifest says what it is: a detector or a classifier, and, with --runtime,
 deployed. A detector's DATA is in VOC layout, or as --kind says; of a classifier,
-DATA/SPLIT has one folder a class, and the middle of each image is taken at the size it
+DATA/SPLIT has one folder a class, and the centre of each image is used, at the size it
 was trained at. With --deployed, the same detector is measured in Gluon and in every
 runtime that reads the deployed folder, which also writes precision.md.
 """
@@ -68,7 +68,7 @@ def _add_labelled_images(parser: argparse.ArgumentParser) -> None:
         choices=KINDS,
         help="of a detector's images, as data.kind in recipes; default: voc",
     )
-    parser.add_argument("--split", help="of the images; default: test, or val")
+    parser.add_argument("--split", help="split to measure on; default: test, or val")
     parser.add_argument(
         "--classes",
         nargs="+",
@@ -97,7 +97,9 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="FOLDER")
     add_runtime(parser)
     _add_labelled_images(parser)
-    parser.add_argument("--deployed", metavar="FOLDER", help="to compare with")
+    parser.add_argument(
+        "--deployed", metavar="FOLDER", help="deployed folder to compare with"
+    )
     add_out(parser, "model", "data", required=False, files=[PAGE])
 
 
