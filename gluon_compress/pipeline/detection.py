@@ -117,7 +117,7 @@ class DetectionTask(Task):
         return Splits(train, val, test)
 
     def fitted(self, splits: Splits) -> DetectionTask:
-        """Return the task with limits of NMS and ``auto`` anchors that fit the data."""
+        """Return the task with limits and ``auto`` settings that fit the data."""
         most = max(map(data.most_objects, (splits.train, splits.val, splits.test)))
         evaluate = self.recipe.evaluate.for_objects(most)
         changes = self._decided(splits.train)
