@@ -21,9 +21,10 @@ _NAMES = {
     "gluon_compress.plan": ("Budget", "Plan", "delete", "explain", "select"),
     # 3. Apply the decision.
     "gluon_compress.prune": (
-        *("effects", "mask", "recalibrate", "sensitivity"),
+        *("effects", "mask", "recalibrate", "reconstruct", "sensitivity"),
         *("set_mask", "slim", "taylor"),
     ),
+    "gluon_compress.quantization.quantising": ("quantize",),
     # 4. Train, evaluate and export any net.
     "gluon_compress.distill": ("distil_step",),
     "gluon_compress.evaluate": ("coco_map", "top1", "voc_map"),
@@ -69,10 +70,12 @@ if TYPE_CHECKING:
     from gluon_compress.prune import effects as effects
     from gluon_compress.prune import mask as mask
     from gluon_compress.prune import recalibrate as recalibrate
+    from gluon_compress.prune import reconstruct as reconstruct
     from gluon_compress.prune import sensitivity as sensitivity
     from gluon_compress.prune import set_mask as set_mask
     from gluon_compress.prune import slim as slim
     from gluon_compress.prune import taylor as taylor
+    from gluon_compress.quantization.quantising import quantize as quantize
     from gluon_compress.recipe import Recipe as Recipe
     from gluon_compress.recipe import load_recipe as load_recipe
     from gluon_compress.train import Options as Options

@@ -1,6 +1,7 @@
 """Compression algorithms: what a row of a recipe's ``"compression"`` does.
 
-``algorithm`` is the interface; ``prune`` and ``delete`` remove channels. To add one,
+``algorithm`` is the interface; ``prune`` and ``delete`` remove channels,
+``quantize`` rounds weights and maps. To add one,
 write an ``Algorithm`` and add a row to ``ALGORITHMS`` in ``registry``. ``compress`` is
 for training loops of one's own.
 """
@@ -17,6 +18,7 @@ from gluon_compress.compression.algorithm import (
 from gluon_compress.compression.controller import Controller, compress
 from gluon_compress.compression.delete import Delete, DeleteSettings
 from gluon_compress.compression.prune import Prune, PruneSettings
+from gluon_compress.compression.quantize import Quantize, QuantizeSettings
 from gluon_compress.compression.registry import ALGORITHMS
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "LoopContext",
     "Prune",
     "PruneSettings",
+    "Quantize",
+    "QuantizeSettings",
     "StageContext",
     "StageOutput",
     "compress",

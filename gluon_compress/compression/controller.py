@@ -33,6 +33,7 @@ from gluon_compress.compression.registry import (
     check_order,
     row_settings,
 )
+from gluon_compress.deployment.plain_nets import export_formats
 from gluon_compress.graph import Graph, input_shape, trace
 from gluon_compress.model_folder import export
 from gluon_compress.storage.atomic import read_json
@@ -117,16 +118,45 @@ class Controller:
             raise wrong("steps", steps, "a whole number from 0")
         self.steps = steps
 
-    def export(self, folder: str | os.PathLike, **options: Any) -> dict:
-        """Write the files of runtimes, each checked, and return their manifest.
+    def export(
+        self,
+        folder: str | os.PathLike,
+        name: str = "model",
+        *,
+        formats: Sequence[str] = (),
+        images: Any = None,
+    ) -> dict:
+        """Write the net, and the files of runtimes, each checked.
 
         Parameters
         ----------
         folder : path
-        **options
-            As for ``export``.
+            Gets ``model``, a folder as ``export`` writes it, and ``runtimes`` with the
+            files of the formats.
+        name : str
+            Of the files.
+        formats : sequence of str
+            Rows of ``deployment.FORMATS``; of a net with quantisers for instance
+            ``onnx-int8``, ``onnx-int4``, ``ncnn-int8``, ``packed``, ``int8``.
+        images : ndarray, optional
+            Inputs ``(N, ...)`` to compare the files with the net on; default: noise.
+
+        Returns
+        -------
+        dict
+            The manifest of the model, with what ``export_formats`` returns as
+            ``formats``.
         """
-        return export(self.net, folder, shape=self._shape, **options)
+        target = Path(folder) / "model"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        manifest = export(self.net, target, name, shape=self._shape)
+        if not formats:
+            return manifest
+        runtimes = Path(folder) / "runtimes"
+        made = export_formats(
+            self.net, runtimes, name, formats, shape=self._shape, images=images
+        )
+        return {**manifest, "formats": made}
 
     def _see(self, block: Any, inputs: Sequence) -> None:
         if autograd.is_training() and isinstance(inputs[0], mx.nd.NDArray):

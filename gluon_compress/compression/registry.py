@@ -7,9 +7,14 @@ from typing import Any, Dict, Sequence
 from gluon_compress.compression.algorithm import Algorithm
 from gluon_compress.compression.delete import Delete
 from gluon_compress.compression.prune import Prune
+from gluon_compress.compression.quantize import Quantize
 from gluon_compress.validation import not_allowed
 
-ALGORITHMS: Dict[str, Algorithm] = {"prune": Prune(), "delete": Delete()}
+ALGORITHMS: Dict[str, Algorithm] = {
+    "prune": Prune(),
+    "delete": Delete(),
+    "quantize": Quantize(),
+}
 
 
 def row_settings() -> Dict[str, type]:

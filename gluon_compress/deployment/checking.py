@@ -12,6 +12,7 @@ import numpy as np
 
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import FORMATS, Format, InferenceGraph
+from gluon_compress.deployment.quantised import steps_between
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
 from gluon_compress.deployment.runtimes import open_files
 from gluon_compress.graph.operators import operator_of
@@ -55,6 +56,9 @@ class FormatCheck:
                 f"{worst:.2g}; allowed: {allowed:.2g}; "
                 f"{first_departure(file_format, self.graph, image)}"
             )
+        if self.graph.quantised:
+            steps = steps_between(outputs, self.reference.float32)
+            return {"difference": worst, "allowed": allowed, "steps": steps}
         if file_format.precision == "float32":  # int8 may change single results
             decode = self.deployable.postprocess.decode
             shaped = [

@@ -46,7 +46,7 @@ class MXNet:
             )
         import mxnet as mx
 
-        from gluon_compress.deployment import int8
+        from gluon_compress.deployment import int8, quantised_packed
         from gluon_compress.deployment.fusing import fuse
         from gluon_compress.deployment.pad_channels import pad_channels
         from gluon_compress.graph import block_of
@@ -55,6 +55,8 @@ class MXNet:
         stem = Path(str(files[0])[: -len("-symbol.json")])
         if stem.name.endswith("-int8"):
             symbol, params = int8.load(stem)
+        elif stem.name.endswith("-packed"):
+            symbol, params = quantised_packed.load(stem)
         else:
             symbol, params = read_symbol(files[0]), read_values(files[1])
             symbol, params = pad_channels(symbol, params)
@@ -175,12 +177,12 @@ class Runtime:
     formats: Tuple[str, ...]
 
 
-ONNX_FORMATS = ("onnx-dynamic", "onnx", "web", "onnx-int8")
+ONNX_FORMATS = ("onnx-dynamic", "onnx", "web", "onnx-int8")  # as all read them
 RUNTIMES: dict[str, Runtime] = {
-    "mxnet": Runtime(MXNet, ("mxnet", "int8")),
-    "onnxruntime": Runtime(ONNXRuntime, ONNX_FORMATS),
+    "mxnet": Runtime(MXNet, ("mxnet", "int8", "packed")),
+    "onnxruntime": Runtime(ONNXRuntime, (*ONNX_FORMATS, "onnx-int4")),
     "openvino": Runtime(OpenVINO, ("openvino", *ONNX_FORMATS)),
-    "ncnn": Runtime(Ncnn, ("ncnn",)),
+    "ncnn": Runtime(Ncnn, ("ncnn", "ncnn-int8")),
     "opencv": Runtime(OpenCV, ("onnx", "web")),
 }
 

@@ -89,8 +89,8 @@ def test_a_plain_gluon_loop_trains_and_exports(tmp_path, counting):
             trainer.step(1)
             controller.step()
             losses.append(float(loss.asscalar()))
-    controller.export(tmp_path / "model")
-    assert gc.check(tmp_path / "model")
+    controller.export(tmp_path / "edge")
+    assert gc.check(tmp_path / "edge" / "model")
     widths = {group.name: group.width for group in trace(net, SHAPE).groups}
     assert widths["conv1"] == 3
     assert {g.name: g.width for g in before.groups}["conv1"] == 6
