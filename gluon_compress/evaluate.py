@@ -21,7 +21,7 @@ MEAN = "mAP"  # what GluonCV's metrics call the mean over classes
 STRICT = "voc_mAP_50_95"
 METRICS = {"voc07": VOC07MApMetric, "voc10": VOCMApMetric}
 MOST_OF_COCO = 100  # detections of an image that COCO's metric looks at
-POST_NMS = "post_nms of an SSD; a larger one finds them"
+OF_NMS = "post_nms and nms_topk of an SSD; larger ones find them"
 OF_COCO = "that COCO's metric looks at; voc_map has no such limit"
 LARGEST = 4e4  # pixels; COCO's metric overlooks boxes of more than 1e10 pixels
 # The overlaps that COCO averages over.
@@ -32,7 +32,7 @@ _said: set[tuple[int, int]] = set()
 
 
 def warn_of_limit(
-    objects: int, detections: int | None, place: str = "", *, reason: str = POST_NMS
+    objects: int, detections: int | None, place: str = "", *, reason: str = OF_NMS
 ) -> None:
     """Log that some objects cannot be found; once for each pair of numbers.
 
@@ -343,8 +343,8 @@ def _count(
 ) -> int:
     """Return the number of objects that a detector has to find; warn of too many."""
     ids, difficult = labels[..., 4], labels[..., 5]
-    if np.isnan(labels).any():
-        raise ValueError("a label is not a number (NaN); allowed: numbers")
+    if not np.isfinite(labels).all():
+        raise ValueError("a label is not a number (NaN, infinite); allowed: numbers")
     if (ids >= classes).any():
         raise ValueError(
             f"a label has class {int(ids.max())}; allowed: 0 to {classes - 1}"
@@ -370,7 +370,7 @@ def _detections(results: Sequence[Any]) -> tuple[np.ndarray, ...]:
     with np.errstate(invalid="ignore"):
         padding = ids[..., 0] < 0
     rows = np.concatenate([ids, scores, corner_boxes], axis=-1)
-    wrong = np.isnan(rows).any(axis=-1) & ~padding
+    wrong = (np.isnan(rows).any(axis=-1) | np.isinf(ids[..., 0])) & ~padding
     if wrong.any():
         raise ValueError(
             f"{int(wrong.sum())} of {int((~padding).sum())} detections have a class, "
@@ -398,6 +398,9 @@ def top1(classify: Callable, batches: Iterable) -> float:
     right = total = 0
     for images, ids in batches:
         scores, ids = _numpy(classify(images)), _numpy(ids).reshape(-1)
+        if scores.ndim != 2 or len(scores) != len(ids):
+            allowed = f"one row for each of {len(ids)} images"
+            raise ValueError(f"scores of shape {scores.shape}; allowed: {allowed}")
         if np.isnan(scores).any():
             count = int(np.isnan(scores).any(axis=1).sum())
             raise ValueError(

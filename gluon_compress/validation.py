@@ -240,6 +240,12 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what another library says, short enough to quote."""
+    text = str(error).strip() or type(error).__name__
+    return shortened(text.splitlines()[0], LONGEST_LINE // 2)
+
+
 def listed(names: Iterable[Any]) -> str:
     """Return names as messages list them."""
     return ", ".join(map(str, names))

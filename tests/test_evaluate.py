@@ -297,9 +297,24 @@ def test_a_detection_that_is_not_a_number_is_an_error(judge, column):
 
 
 @pytest.mark.parametrize("judge", JUDGES)
-def test_a_label_that_is_not_a_number_is_an_error(judge):
+def test_a_detection_of_no_class_at_all_is_an_error(judge):
+    _, batches = one_found()
+    found = np.full((1, 1, 1), np.inf), np.ones((1, 1, 1)), np.array([[A]])
+    with pytest.raises(ValueError, match="1 of 1 detections .* not a number"):
+        judge(lambda images: found, batches, ["a"], size=SIZE)
+
+
+@pytest.mark.parametrize("scores", [np.zeros(3), np.zeros((2, 4)), np.zeros((3, 1, 4))])
+def test_scores_that_are_no_rows_are_an_error(scores):
+    with pytest.raises(ValueError, match="allowed: one row for each of 3 images"):
+        top1(lambda images: scores, [(None, np.zeros(3))])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("judge", JUDGES)
+def test_a_label_that_is_not_a_number_is_an_error(judge, value):
     detect, [(images, label)] = one_found()
-    label[0, 0, 2] = np.nan
+    label[0, 0, 2] = value
     with pytest.raises(ValueError, match="a label is not a number"):
         judge(detect, [(images, label)], ["a"], size=SIZE)
 

@@ -63,7 +63,9 @@ def _add_detect_options(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
     parser.add_argument("model", metavar="FOLDER")
     add_runtime(parser)
-    parser.add_argument("images", nargs="*", metavar="IMAGE_FOLDER_OR_VIDEO")
+    images = parser.add_argument(
+        "images", nargs="+", default=[], metavar="IMAGE_FOLDER_OR_VIDEO"
+    )
     parser.add_argument(
         "--out",
         type=video.place,
@@ -72,7 +74,7 @@ def _add_detect_options(parser: argparse.ArgumentParser) -> None:
         help="a folder; of a video or camera also a video, a .jsonl, or -",
     )
     _add_threshold(parser)
-    video.add_options(parser)
+    video.add_options(parser, images)
 
 
 def _add_compare_options(parser: argparse.ArgumentParser) -> None:

@@ -87,7 +87,7 @@ def _add_most_broken(parser: argparse.ArgumentParser) -> None:
         "--most-broken",
         type=share,
         metavar="SHARE",
-        help="of the images, which may be unreadable; they are left out; default: 0.1",
+        help="of the images, which may be unreadable; they are left out; default: 0.5",
     )
 
 
@@ -335,6 +335,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     result = write_result(args.out, content)
     page = precision_page(read_json(result))
     write_atomically(Path(args.out) / PAGE, page)
+    _print_counts(images, source)
     print(result)
 
 

@@ -50,10 +50,17 @@ def positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r}; allowed: a number above 0")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what is for videos and cameras alone."""
+def add_options(parser: argparse.ArgumentParser, images: argparse.Action) -> None:
+    """Add what is for videos and cameras alone; a camera stands in for ``images``."""
+
+    class InPlaceOfImages(argparse.Action):
+        def __call__(self, parser: Any, namespace: Any, values: Any, _: Any = None):
+            setattr(namespace, self.dest, values)
+            images.required = False
+
     parser.add_argument(
         "--camera",
+        action=InPlaceOfImages,
         type=camera,
         metavar="SOURCE",
         help="in place of images: a number, a device such as /dev/video0, or the "
@@ -86,8 +93,6 @@ def names_a_video(args: argparse.Namespace) -> bool:
         raise ValueError(f"--camera {args.camera}: not together with {args.images[0]}")
     if videos and len(args.images) > 1:
         raise ValueError(f"{videos[0]}: a video is the only input; give one a command")
-    if args.camera is None and not args.images:
-        raise ValueError("no input; allowed: images, folders, a video, or --camera")
     return bool(videos) or args.camera is not None
 
 

@@ -15,6 +15,7 @@ from gluon_compress.data.broken import Broken, BrokenImage, refuse_broken
 from gluon_compress.data.class_targets import ClassTargets, Mixup
 from gluon_compress.data.classification import ClassificationData
 from gluon_compress.data.coco import COCOFormat, coco_gluoncv
+from gluon_compress.data.composing import Composer, DetectionAugmentation
 from gluon_compress.data.detection import DetectionData
 from gluon_compress.data.detection_dataset import AnnotatedImage, DetectionDataset
 from gluon_compress.data.detection_transforms import (
@@ -49,7 +50,9 @@ __all__ = [
     "STD",
     "Batches",
     "ClassTargets",
+    "Composer",
     "ClassificationData",
+    "DetectionAugmentation",
     "DetectionData",
     "DetectionDataset",
     "ProgressiveBatches",

@@ -37,9 +37,12 @@ def is_clutter(name: str) -> bool:
 
 
 def files_in(folder: str | os.PathLike) -> list[Path]:
-    """Return the files of a folder that may be data, sorted."""
+    """Return the files of a folder that may be data, sorted.
+
+    A link to nothing is one of them: whoever reads it says so.
+    """
     with os.scandir(os.fspath(folder)) as entries:
-        names = [e.name for e in entries if not is_clutter(e.name) and e.is_file()]
+        names = [e.name for e in entries if not is_clutter(e.name) and _is_file(e)]
     return [Path(folder, name) for name in sorted(names)]
 
 
@@ -48,6 +51,10 @@ def folders_in(folder: str | os.PathLike) -> list[Path]:
     with os.scandir(os.fspath(folder)) as entries:
         names = [e.name for e in entries if not is_clutter(e.name) and e.is_dir()]
     return [Path(folder, name) for name in sorted(names)]
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 class FileIndex:

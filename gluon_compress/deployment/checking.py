@@ -14,7 +14,7 @@ from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import FORMATS, Format, InferenceGraph
 from gluon_compress.deployment.quantised import steps_between
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
-from gluon_compress.deployment.runtimes import RUNTIMES
+from gluon_compress.deployment.runtimes import open_files
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.models.family import family_of
@@ -124,8 +124,11 @@ class FormatCheck:
 def run_files(
     file_format: Format, files: Sequence[Path], images: np.ndarray
 ) -> list[np.ndarray]:
-    """Return outputs ``(N, ...)`` of a format's runtime, run image by image."""
-    run = RUNTIMES[file_format.runtime].open(files)
+    """Return outputs ``(N, ...)`` of a format's runtime, run image by image.
+
+    Files that a predictor would refuse are refused here too.
+    """
+    run = open_files(file_format.runtime, files, (1, *images.shape[1:]))
     rows = [run(image[None]) for image in images]
     return [np.concatenate(parts) for parts in zip(*rows)]
 

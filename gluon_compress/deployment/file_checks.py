@@ -67,7 +67,7 @@ def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
 # ------------------------------------------------------------------- ONNX
 
 # Field numbers of ONNX's protocol buffers.
-_GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_GRAPH, _NODE, _INITIALIZER, _OUTPUT, _NAME = 7, 1, 5, 12, 1
 _OP, _ATTRIBUTE, _DOMAIN = 4, 5, 7
 _TENSORS = (5, 10)  # of an attribute
 _REFUSED: Dict[str, Dict[int, str]] = {
@@ -104,6 +104,20 @@ def _onnx(files: Sequence[Path], shape: Sequence[int]) -> None:
             _check_node(part)
         elif number == _INITIALIZER:
             _check_tensor(part)
+
+
+def onnx_outputs(file: Path) -> list[str]:
+    """Return the names of the outputs of an ONNX file, in the file's order."""
+    data = memoryview(read_bytes(file, MOST_BYTES))
+    return [
+        bytes(name).decode()
+        for field, graph in _message(data, "model")
+        if field == _GRAPH
+        for number, output in _message(graph, "graph")
+        if number == _OUTPUT
+        for inner, name in _message(output, "output")
+        if inner == _NAME
+    ]
 
 
 def _check_node(node: Any) -> None:
@@ -256,27 +270,23 @@ _NCNN_MOST = 1 << 20  # of a number in a layer that is no size of weights
 _NCNN_LAYERS = {  # without weights
     *("Input", "Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Reshape", "Flatten"),
     *("Permute", "Concat", "Pooling", "Clip", "Sigmoid", "HardSigmoid", "HardSwish"),
-    *(
-        "Dropout",
-        "Softmax",
-        "Slice",
-        "Crop",
-        "Padding",
-        "Interp",
-        "Noop",
-        "TanH",
-        "ELU",
-    ),
-    *("Swish", "Reduction", "ExpandDims", "Squeeze", "Mish", "GELU", "LRN", "AbsVal"),
-    *("ShuffleChannel", "PixelShuffle", "Reorg"),
+    *("Dropout", "Softmax", "Slice", "Crop", "Padding", "Interp", "Noop", "TanH"),
+    *("ELU", "Swish", "Reduction", "ExpandDims", "Squeeze", "Mish", "GELU", "LRN"),
+    *("AbsVal", "ShuffleChannel", "PixelShuffle", "Reorg", "Softplus", "SELU"),
+    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile"),
 }
 _NCNN_SAME = {  # of those: as many channels as the first input
     *("Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Pooling", "Clip", "Sigmoid"),
     *("HardSigmoid", "HardSwish", "Dropout", "Interp", "Noop", "TanH", "ELU", "Swish"),
-    *("Mish", "GELU", "LRN", "AbsVal", "Input"),
+    *("Mish", "GELU", "LRN", "AbsVal", "Input", "Softplus", "SELU", "CELU", "Erf"),
+    *("Exp", "Log", "Power", "Threshold"),
 }
 _NCNN_CHANNELWISE = {"PReLU": 1, "BatchNorm": 4, "Scale": 1}  # arrays of weights
-_CONVOLUTIONS = {"Convolution", "ConvolutionDepthWise"}
+_CONVOLUTIONS = {
+    f"{kind}{depth}"
+    for kind in ("Convolution", "Deconvolution")
+    for depth in ("", "DepthWise")
+}
 
 
 def _ncnn(files: Sequence[Path], shape: Sequence[int]) -> None:

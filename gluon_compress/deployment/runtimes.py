@@ -14,6 +14,9 @@ from typing import Callable, Sequence, Tuple
 
 import numpy as np
 
+from gluon_compress.deployment.file_checks import check_files, onnx_outputs
+from gluon_compress.validation import first_line
+
 
 def import_optional(module: str, extra: str) -> ModuleType:
     """Import an optional module.
@@ -146,7 +149,7 @@ class OpenCV:
         if threads:
             cv2.setNumThreads(threads)
         self._net = cv2.dnn.readNetFromONNX(str(files[0]))
-        self._outputs = self._net.getUnconnectedOutLayersNames()
+        self._outputs = onnx_outputs(files[0])  # OpenCV lists them by the alphabet
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for a batch, float32."""
@@ -182,3 +185,41 @@ RUNTIMES: dict[str, Runtime] = {
     "ncnn": Runtime(Ncnn, ("ncnn", "ncnn-int8")),
     "opencv": Runtime(OpenCV, ("onnx", "web")),
 }
+
+
+def open_files(
+    runtime: str,
+    files: Sequence[Path],
+    shape: Sequence[int],
+    threads: int | None = None,
+) -> Callable:
+    """Check the files of a format, and open them in a runtime.
+
+    Parameters
+    ----------
+    runtime : str
+        One of ``RUNTIMES``.
+    files : sequence of path
+        In the format's order.
+    shape : sequence of int
+        Of the input for one image.
+    threads : int, optional
+
+    Returns
+    -------
+    callable
+        ``run(batch)`` as in ``Runtime``.
+
+    Raises
+    ------
+    ValueError
+        If the runtime should not open the files, or cannot.
+    """
+    check_files(files, shape)
+    try:
+        return RUNTIMES[runtime].open(files, threads)
+    except ValueError:  # says what is wrong: a missing module, threads
+        raise
+    except Exception as error:  # each runtime has its own
+        reason = first_line(error)
+        raise ValueError(f"{files[0]}: {runtime} cannot load it: {reason}") from None

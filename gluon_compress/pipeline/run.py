@@ -315,9 +315,15 @@ def _with_existing_trunk(recipe: Any) -> Any:
 
 
 def judge(
-    recipe: Recipe, net: HybridBlock, options: train.Options | None = None
+    recipe: Recipe,
+    net: HybridBlock,
+    options: train.Options | None = None,
+    *,
+    folder: Path | None = None,
 ) -> Dict[str, Any]:
     """Return how good a net is on the images that a recipe tests with.
+
+    With a folder, a detector leaves there what it found (``detection_errors``).
 
     Raises
     ------
@@ -326,4 +332,4 @@ def judge(
     """
     job = open_job(task_of(recipe), Path(), options or train.Options(), {})
     to_devices(net, job.options.ctx[:1])
-    return job.evaluate(net)
+    return job.evaluate(net, folder=folder)

@@ -181,7 +181,9 @@ class Recipe(Settings):
             return
         if self.compression:
             raise self.error("finetune", "a schedule, since there is compression")
-        if self.distillation is not None and self.distillation.teacher is None:
+        lesson = self.distillation
+        several = getattr(lesson, "teachers", None)
+        if lesson is not None and lesson.teacher is None and several is None:
             raise self.error("distillation.teacher", "a model folder without finetune")
 
     def save(self, path: str | os.PathLike) -> None:

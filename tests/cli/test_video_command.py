@@ -128,6 +128,17 @@ def test_own_outputs_are_replaced_and_no_others(call, model, loaded, clip, tmp_p
         assert out.read_bytes() == b'{"mine": 1}\n'
 
 
+def test_inputs_may_follow_options(call, loaded, model, clip, tmp_path):
+    images = tmp_path / "photos"
+    images.mkdir()
+    cv2.imwrite(str(images / "a.png"), grey(9))
+    for given, name in ((clip, "clip.mp4"), (images, "a.png")):
+        out = ("--out", tmp_path / "out", "--threshold", "0.9")
+        status, _, error = call("detect", model, *out, given)
+        assert (status, error) == (0, "")
+        assert (tmp_path / "out" / name).exists()
+
+
 def test_a_video_never_replaces_itself(call, model, loaded, clip):
     before = clip.read_bytes()
     for out in (clip, clip.parent):
@@ -139,7 +150,7 @@ def test_a_video_never_replaces_itself(call, model, loaded, clip):
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ((), "no input"),
+        ((), "the following arguments are required: IMAGE_FOLDER_OR_VIDEO"),
         (("clip.mp4", "clip.mp4"), "a video is the only input"),
         (("clip.mp4", "--camera", "0"), "--camera 0: not together with"),
         (("--camera", "97"), "camera 97: cannot be opened"),

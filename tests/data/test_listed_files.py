@@ -161,3 +161,11 @@ def test_names_as_in_addresses(folder, line):
 def test_a_name_with_a_percent_sign_is_itself(folder):
     index = folder("a%20b.jpg", "a b.jpg")
     assert find_listed("a%20b", index)[1].name == "a%20b.jpg"
+
+
+def test_a_link_to_nothing_is_a_file_that_cannot_be_read(folder):
+    index = folder("a.jpg")
+    (index.folder / "b.jpg").symlink_to(index.folder / "gone.jpg")
+    (index.folder / "sub").symlink_to(index.folder)
+    assert [f.name for f in files_in(index.folder)] == ["a.jpg", "b.jpg"]
+    assert find_listed("b", FileIndex(index.folder, EXTENSIONS))[0] == "b"

@@ -16,7 +16,7 @@ from gluon_compress.data.voc_xml import (
     read_annotation,
     read_class_names,
 )
-from tests.images import picture
+from images import picture
 
 COMPOSED, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 BOX = "".join(

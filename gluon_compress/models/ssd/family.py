@@ -192,8 +192,9 @@ class SSDFamily(Family):
         return inference.preprocess(net)
 
     def most_detections(self, net: SSD) -> int | None:
-        """Return how many boxes of an image are left after NMS."""
-        return net.post_nms if net.post_nms > 0 else None
+        """Return how many boxes of an image can be left after NMS."""
+        limits = [n for n in (net.post_nms, net.nms_topk) if n > 0]
+        return min(limits, default=None)
 
     def postprocess(self, net: SSD) -> SSDPostprocess:
         """Return decoding and NMS."""

@@ -224,6 +224,9 @@ def match(overlaps: np.ndarray, iou: float | np.floating) -> np.ndarray:
     gets that object (Liu et al. 2016, section 2.2, "matching strategy"). What does not
     overlap at all is never matched: an object without an area belongs to no anchor.
 
+    Thousands of small objects take milliseconds each hundred. Only where hundreds want
+    the same anchors, as objects of the size of the image do, is every pair looked at.
+
     Parameters
     ----------
     overlaps : numpy.ndarray
