@@ -6,7 +6,7 @@ Only what is read again is checked; results hold much more, for readers of the p
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from pydantic import ConfigDict
 from typing_extensions import Literal
@@ -144,11 +144,12 @@ def read_stage(path: Path, name: str, metric: str) -> Dict[str, Any]:
         raise wrong(f"{path}: stage", stage, f"{name!r}; move it away")
     kind = DetectorResult if {"mAP", "classes"} & set(result) else StageResult
     parse(kind, result, path)
-    parse(Optional[ShareOrZero], result.get(metric, ""), f"{path}: {metric}")
+    accuracy: Any = Optional[ShareOrZero]
+    parse(accuracy, result.get(metric, ""), f"{path}: {metric}")
     return result
 
 
-def read_run(path: Path, stages: Dict[str, Dict[str, Any]]) -> Dict[str, Any]:
+def read_run(path: Path, stages: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the result of a run, which must have the results of these stages.
 
     Raises
