@@ -29,6 +29,7 @@ CONFIGS = {
 
 
 def main() -> None:
+    """Read arguments and print one line of JSON for each kind of ranges."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a classifier of GluonCV, as mobilenet1.0")
     parser.add_argument("--size", type=int, default=96, help="pixels; default: 96")

@@ -21,6 +21,7 @@ from gluon_compress.cli.options import (
     share,
     write_result,
 )
+from gluon_compress.printable import printable
 
 TEXT = """Measure a model on labelled images: mAP of a detector, top-1 of a classifier.
 
@@ -197,9 +198,9 @@ def _print_counts(images: Any, source: Mapping[str, Any]) -> None:
     from gluon_compress import data
 
     for file, reason in images.problems:
-        print(f"skipped {file}: {without(file, reason)}")
+        print(printable(f"skipped {file}: {without(file, reason)}"))
     for file, reason in getattr(images, "doubts", ()):
-        print(f"in doubt {file}: {reason}")
+        print(printable(f"in doubt {file}: {reason}"))
     if source["skipped"]:
         used = source["images"]
         print(f"measured on {used} images; {source['skipped']} are left out")

@@ -10,6 +10,7 @@ from gluon_compress.cli.app import Command
 from gluon_compress.cli.image_files import images_in
 from gluon_compress.cli.options import above_0, add_devices, folder, refuse
 from gluon_compress.deployment.formats import CALIBRATIONS, FORMATS
+from gluon_compress.printable import printable
 
 TEXT = """Write a model folder again, or the files of edge runtimes, and check them.
 
@@ -102,7 +103,7 @@ def _deploy(net: Any, name: str, args: argparse.Namespace) -> dict[str, float]:
             .read(images_in(args.images), args.calibration_images or COUNT)
         )
         for reason in skipped:
-            print(f"skipped {reason}")
+            print(printable(f"skipped {reason}"))
     manifest = deployment.deploy(
         net,
         args.out,

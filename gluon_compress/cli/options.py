@@ -146,8 +146,8 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="int8 runs in mxnet, onnxruntime and openvino; with --runtime; default: "
-        "float32",
+        help="int8 runs in mxnet, onnxruntime and openvino, of quantised nets in ncnn "
+        "too; with --runtime; default: float32",
     )
     parser.add_argument(
         "--threads",

@@ -156,8 +156,16 @@ def train_and_slim(
     context.to_device(small)
     notes["before_reconstruction"] = {context.metric: context.accuracy(small)}
     batches = context.batches(net, fit.batches)
-    how = {"points": fit.points, "ridge": fit.ridge, "seed": context.seed}
-    return reconstruct(net, plan, batches, graph=graph, **how), notes
+    fitted = reconstruct(
+        net,
+        plan,
+        batches,
+        points=fit.points,
+        ridge=fit.ridge,
+        graph=graph,
+        seed=context.seed,
+    )
+    return fitted, notes
 
 
 def slim_as_masked(masked: HybridBlock, plan: Plan, shape: Any) -> HybridBlock:

@@ -76,8 +76,14 @@ def search_policy(
     fitter, fit = None, settings.reconstruct
     if fit is not None:
         batches = list(context.batches(net, fit.batches))
-        how = {"points": fit.points, "ridge": fit.ridge, "seed": context.seed}
-        fitter = WeightFitter(net, batches, graph=graph, **how)
+        fitter = WeightFitter(
+            net,
+            batches,
+            points=fit.points,
+            ridge=fit.ridge,
+            graph=graph,
+            seed=context.seed,
+        )
     context.to_device(net)
     score = PlanScore(
         net,

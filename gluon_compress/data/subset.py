@@ -48,7 +48,8 @@ def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
 
 def absent_classes(subset: Subset, classes: Sequence[str]) -> list[str]:
     """Return the classes that no image of a subset shows; difficult objects count."""
-    dataset, present = subset.dataset, set()
+    dataset = subset.dataset
+    present: set[int] = set()
     for index in subset.indices:
         if hasattr(dataset, "label"):  # of a detector, known without reading pixels
             present.update(int(number) for number in dataset.label(index)[:, 4])

@@ -70,7 +70,8 @@ def convolution_columns(
     taps = []
     for tap in np.ndindex(*kernel):
         at = (c + t * d for c, t, d in zip(corners, tap, dilate))
-        taps.append(padded[(images, slice(None), *at)])  # (B, P, C)
+        index = (images, slice(None), *at)
+        taps.append(padded[index])  # (B, P, C)
     columns = np.stack(taps, axis=-1)
     groups = attribute(attrs, "num_group", 1)
     return columns.reshape(places.size, groups, -1).transpose(1, 0, 2)

@@ -8,7 +8,7 @@ than a net of MXNet, and an agent is updated thousands of times. See Lillicrap e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -225,7 +225,7 @@ class DDPG:
                 value += self.settings.follow * (source.values[name] - value)
 
 
-def _copied(net):
+def _copied(net: Any) -> Any:
     copy = object.__new__(type(net))
     copy.values = {name: value.copy() for name, value in net.values.items()}
     return copy

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Mapping
@@ -75,7 +76,7 @@ class Episode:
 
 
 @dataclass
-class Search:
+class Search(ABC):
     """What all policies that try plans out have in common.
 
     Parameters
@@ -120,6 +121,10 @@ class Search:
             raise ValueError(f"reward {self.reward!r} is unknown; {listed(REWARDS)}")
         if not isinstance(self.episodes, int) or self.episodes < 1:
             raise ValueError(f"episodes is {self.episodes!r}; allowed: from 1")
+
+    @abstractmethod
+    def __call__(self, problem: PruningProblem) -> np.ndarray:
+        """Return the best levels of all episodes."""
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the course of the search, JSON."""
@@ -209,8 +214,8 @@ class Trials:
                     "allowed: a finite number, for any plan"
                 )
             row = {"episode": number, "widths": widths, "score": score}
-            row |= {"reward": reward(score, macs), "loads": self._loads(levels)}
-            self._file.append(row)
+            extra = {"reward": reward(score, macs), "loads": self._loads(levels)}
+            self._file.append({**row, **extra})
         return score, reward(score, macs)
 
     def ended(self) -> str | None:

@@ -41,7 +41,7 @@ def walled_level(
     return int(fitting[-1])
 
 
-def walled(problem: PruningProblem, shares: Sequence[float]) -> np.ndarray:
+def walled(problem: PruningProblem, shares: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the levels of one share for each group, in order, under the budget."""
     levels = problem.smallest
     for k, share in enumerate(shares):
