@@ -22,7 +22,17 @@ LONGEST_LINE = 300  # characters of an error
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and that takes operands behind options."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Give operands behind an option to the list that may be empty."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        lists = [a for a in self._actions if a.nargs == "*" and not a.option_strings]
+        if lists and not any(word.startswith("-") for word in rest):
+            earlier = getattr(parsed, lists[0].dest) or []
+            setattr(parsed, lists[0].dest, [*earlier, *rest])
+            rest = []
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""

@@ -144,7 +144,8 @@ def read_stage(path: Path, name: str, metric: str) -> Dict[str, Any]:
         raise wrong(f"{path}: stage", stage, f"{name!r}; move it away")
     kind = DetectorResult if {"mAP", "classes"} & set(result) else StageResult
     parse(kind, result, path)
-    parse(Optional[ShareOrZero], result.get(metric, ""), f"{path}: {metric}")
+    accuracy: Any = Optional[ShareOrZero]
+    parse(accuracy, result.get(metric, ""), f"{path}: {metric}")
     return result
 
 

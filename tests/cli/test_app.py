@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gluon_compress import cli
-from gluon_compress.cli.app import Command
+from gluon_compress.cli.app import Command, Parser
 from gluon_compress.cli.options import add_out
 from gluon_compress.cli.recipes import PLAN
 from gluon_compress.provenance import cores
@@ -370,6 +370,18 @@ def test_result_that_came_before_the_lock_is_not_replaced_either(tmp_path, capsy
     assert end.value.code == 2
     assert f"{tmp_path}/result.json" in capsys.readouterr().err
     assert started == []
+
+
+@pytest.mark.parametrize(
+    "words", ["a b --root c", "a --root c b", "--root c a b", "--root=c a b"]
+)
+def test_operands_may_stand_behind_options(words):
+    parser = Parser()
+    parser.add_argument("sets", nargs="*")
+    parser.add_argument("--root")
+    assert vars(parser.parse_args(words.split())) == {"sets": ["a", "b"], "root": "c"}
+    with pytest.raises(SystemExit):
+        parser.parse_args([*words.split(), "--other", "x"])
 
 
 # ---------------------------------------------------------------- names of others
