@@ -121,7 +121,7 @@ def detect_in_video(args: argparse.Namespace) -> None:
         frames: Any = capture
         if is_live:
             frames = Latest(capture, stopped=lambda: signal.number is not None)
-        done = _Progress(capture.name, -(-capture.count // capture.every), frames)
+        done = _Speed(capture.name, -(-capture.count // capture.every), frames)
         header = {
             "source": capture.name,
             "threshold": args.threshold,
@@ -253,7 +253,7 @@ def _write_line(stream: IO[str], record: dict) -> None:
         stream.flush()
 
 
-class _Progress:
+class _Speed:
     """Tells how far the work is, and its speed, on standard error.
 
     Parameters

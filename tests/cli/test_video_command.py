@@ -287,7 +287,7 @@ def test_endings_of_videos_are_those_that_can_be_written(tmp_path):
 def test_progress_is_seldom_where_nobody_watches(capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(video.time, "monotonic", lambda: now[0])
-    told = video._Progress("clip.mp4", 300, SimpleNamespace(dropped=4))
+    told = video._Speed("clip.mp4", 300, SimpleNamespace(dropped=4))
     for number in range(120):
         now[0] += 0.25
         told.count(VideoFrame(number, 0.0, grey(0)))
