@@ -21,7 +21,7 @@ _NAMES = {
     "gluon_compress.plan": ("Budget", "Plan", "delete", "explain", "select"),
     # 3. Apply the decision.
     "gluon_compress.prune": (
-        *("effects", "mask", "recalibrate", "sensitivity"),
+        *("effects", "mask", "recalibrate", "reconstruct", "sensitivity"),
         *("set_mask", "slim", "taylor"),
     ),
     "gluon_compress.quantization.quantising": ("quantize",),
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from gluon_compress.prune import effects as effects
     from gluon_compress.prune import mask as mask
     from gluon_compress.prune import recalibrate as recalibrate
+    from gluon_compress.prune import reconstruct as reconstruct
     from gluon_compress.prune import sensitivity as sensitivity
     from gluon_compress.prune import set_mask as set_mask
     from gluon_compress.prune import slim as slim

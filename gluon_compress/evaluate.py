@@ -122,7 +122,7 @@ def voc_map(
         for image in zip(ids[..., 0], scores[..., 0], corner_boxes, labels):
             _add_image(measures, *image)
     if objects == 0:
-        raise ValueError("there is not one object in these images to evaluate on")
+        raise ValueError("these images hold no object to evaluate on")
     names = measures[0].get()[0]
     values = np.mean([measure.get()[1] for measure in measures], axis=0)
     figures = dict(zip(names, map(float, values)))
@@ -278,7 +278,7 @@ def coco_map(
             truth += _coco_truth(label, number, len(truth) + 1)
             detections += _coco_detections(ids, scores, corner_boxes, number)
     if objects == 0:
-        raise ValueError("there is not one object in these images to evaluate on")
+        raise ValueError("these images hold no object to evaluate on")
     names = [{"id": i, "name": name} for i, name in enumerate(classes)]
     return _coco_figures(
         {"images": images, "annotations": truth, "categories": names}, detections

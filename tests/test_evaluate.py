@@ -268,12 +268,12 @@ def test_a_class_of_difficult_objects_alone_is_left_out():
 
 @pytest.mark.parametrize("objects", [[], [(0, 1, A)]])
 def test_nothing_to_find_is_an_error(objects):
-    with pytest.raises(ValueError, match="not one object"):
+    with pytest.raises(ValueError, match="no object"):
         measured([([(0.9, 0, A)], objects)])
 
 
 def test_no_images_are_an_error():
-    with pytest.raises(ValueError, match="not one object"):
+    with pytest.raises(ValueError, match="no object"):
         measured([])
 
 
@@ -445,7 +445,7 @@ def test_coco_of_no_detection_is_zero():
 
 
 def test_coco_needs_objects():
-    with pytest.raises(ValueError, match="not one object"):
+    with pytest.raises(ValueError, match="no object"):
         coco(([(0, 0.9, SQUARE)], []))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any, Iterator, Sequence
@@ -28,6 +26,7 @@ from gluon_compress.cli.options import (
     refuse,
     share,
 )
+from gluon_compress.printable import printable
 
 DETECT_TEXT = """Draw what a detector finds on images or a video, and list it.
 
@@ -102,8 +101,6 @@ def width_of(height: int, width: int) -> int:
 
 def _detect(args: argparse.Namespace) -> None:
     """Detect on every image, or in a video; draw, and write the list."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names need not be UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
     if video.names_a_video(args):
         video.detect_in_video(args)
     else:
@@ -127,13 +124,13 @@ def _detect_on_images(args: argparse.Namespace) -> None:
     others = others_in(args.images, EXTENSIONS)
     skipped = [{"file": str(path), "reason": reason} for path in others]
     for row in skipped:
-        print("skipped {file}: {reason}".format(**row))
+        print(printable("skipped {file}: {reason}".format(**row)))
     for path, target in targets.items():
         try:
             image = read_image(path)
         except ValueError as error:
             skipped.append({"file": str(path), "reason": without(path, str(error))})
-            print(f"skipped {error}")
+            print(printable(f"skipped {error}"))
             continue
         boxes = _boxes(detector, image, args.threshold)
         width = width_of(*image.shape[:2])
@@ -141,7 +138,7 @@ def _detect_on_images(args: argparse.Namespace) -> None:
         report.save_image(picture, target)
         detections = boxes.records(detector.classes)
         results.append({"file": str(path), "detections": detections})
-        print(f"{path}: {len(boxes)} objects, drawn in {target}")
+        print(printable(f"{path}: {len(boxes)} objects, drawn in {target}"))
     if not results:
         raise ValueError(f"none of the {len(targets)} images can be read")
     content = {"threshold": args.threshold, "images": results, "skipped": skipped}
@@ -195,7 +192,7 @@ def _examples(detectors: Sequence, paths: Sequence[Path], threshold: float) -> I
         try:
             image = read_image(path)
         except ValueError as error:
-            print(f"skipped {error}")
+            print(printable(f"skipped {error}"))
             continue
         before, after = (_boxes(detector, image, threshold) for detector in detectors)
         yield report.Example(image, before, after, name=path.name)

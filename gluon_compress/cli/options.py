@@ -63,7 +63,7 @@ def add_resized(parser: argparse.ArgumentParser) -> None:
         "--resized",
         choices=RESIZED,
         help="images of another size than annotated; scale: boxes like the images; "
-        "keep: boxes are right; default: error, if most images are",
+        "keep: boxes as written; default: error, if most images are",
     )
 
 

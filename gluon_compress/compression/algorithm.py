@@ -170,6 +170,16 @@ class StageContext(LoopContext):
         """
 
     @abstractmethod
+    def check_sample(self, training_images: int) -> None:
+        """Refuse to measure on so many training images if they lack a class.
+
+        Raises
+        ------
+        ValueError
+            Naming the classes.
+        """
+
+    @abstractmethod
     def to_device(self, net: HybridBlock) -> None:
         """Move a net to the device that accuracy is measured on."""
 

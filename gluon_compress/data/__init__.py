@@ -31,6 +31,7 @@ from gluon_compress.data.pascal_voc import voc_gluoncv
 from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
 from gluon_compress.data.recordio import Records
 from gluon_compress.data.subset import (
+    absent_classes,
     count_images,
     describe_counts,
     draw_subset,
@@ -75,6 +76,7 @@ __all__ = [
     "most_objects",
     "normalize",
     "objects_in",
+    "absent_classes",
     "draw_subset",
     "refuse_broken",
     "detection_train_sample",

@@ -15,10 +15,10 @@ from typing import Any, Mapping, Sequence, Tuple
 from gluon_compress.data.class_choice import as_name
 from gluon_compress.data.detection_dataset import AnnotatedImage, DetectionDataset
 from gluon_compress.data.images import CACHE_BYTES, EXTENSIONS, read_header
-from gluon_compress.data.listed_files import FileIndex
+from gluon_compress.data.listed_files import LONGEST_NAME, FileIndex
 from gluon_compress.data.voc_xml import VOCAnnotation, is_yes
 from gluon_compress.storage.reading import read_json
-from gluon_compress.validation import shown, wrong
+from gluon_compress.validation import shortened, shown, wrong
 
 MOST_JSON = 1 << 31  # bytes; COCO's own training annotations are 450 MB
 LISTS = ("images", "annotations", "categories")
@@ -100,10 +100,11 @@ class COCOFormat(DetectionDataset):
         of_file: dict[str, str] = {}
         files: dict[str, str] = {}
         for i, row in enumerate(rows):
-            key, name = _id(row, "id"), as_name(_file_name(row))
+            key, name = _id(row, "id"), _file_name(row)
             if key is None or not name:
                 self.skip(self.place, f"images[{i}]: has no id or no file_name")
                 continue
+            name = self._identity(name)
             if files.setdefault(key, name) != name:
                 raise wrong(f"{self.place}: images[{i}].id", row["id"], "each id once")
             same = of_file.setdefault(name, key)
@@ -149,7 +150,7 @@ class COCOFormat(DetectionDataset):
     ) -> AnnotatedImage | None:
         """Return an image, or None after reporting why it cannot be used."""
         name = _file_name(entry)
-        file = Path(self._folders[0], name)
+        file = Path(self._folders[0], shortened(name, LONGEST_NAME))
         rows, left_out = objects
         annotation = VOCAnnotation(_size(entry), tuple(rows), tuple(left_out))
         try:
@@ -162,7 +163,7 @@ class COCOFormat(DetectionDataset):
     def _file(self, name: str) -> Path:
         """Return the file that a ``file_name`` stands for."""
         files = [folder / name for folder in self._folders]
-        file = next(filter(Path.is_file, files), None)
+        file = next(filter(os.path.isfile, files), None)
         if file is not None:
             return file
         reasons = []
@@ -173,7 +174,16 @@ class COCOFormat(DetectionDataset):
                 return self._indices[folder].find(name)[1]
             except ValueError as error:
                 reasons.append(str(error))
-        raise ValueError(reasons[0] if reasons else f"{files[0]}: no such file")
+        raise ValueError(
+            reasons[0] if reasons else f"{files[0].parent}: no such folder"
+        )
+
+    def _identity(self, name: str) -> str:
+        """Return what is equal for all that a file is called, if it is there."""
+        try:
+            return str(self._file(name))
+        except ValueError:
+            return as_name(name)
 
 
 def coco_gluoncv(

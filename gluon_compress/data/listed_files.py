@@ -10,6 +10,7 @@ from typing import Iterator, Sequence
 from urllib.parse import unquote
 
 from gluon_compress.storage.reading import read_bytes
+from gluon_compress.validation import shortened
 
 MOST_BYTES = 1 << 28
 
@@ -28,6 +29,8 @@ CLUTTER = {
     "thumbs.db",
 }
 MARKS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16's byte order marks
+INVISIBLE = "\ufeff\u200b\u200e\u200f"  # byte order and text direction marks
+LONGEST_NAME = 120  # in a message
 FLAGS = ("1", "0", "-1")  # VOC's second column
 
 
@@ -103,7 +106,7 @@ class FileIndex:
         ValueError
             If it stands for no file, or for several; the message says what would do.
         """
-        path = text.replace("\\", "/")
+        path = text.replace("\\", "/").rstrip("/")
         decoded = unquote(path)  # as in an address
         texts = [text, path, *_inside(path, self.folder)]
         if decoded != path:
@@ -149,7 +152,7 @@ class FileIndex:
         )
 
     def _reason(self, text: str, path: str) -> str:
-        place, name = self.folder / path, _normal(path)
+        place, name = self.folder / shortened(path, LONGEST_NAME), _normal(path)
         stem = name.rpartition(".")[0]
         for candidate in (name, stem):
             if candidate in self._others:
@@ -190,7 +193,13 @@ def read_lines(path: Path) -> list[str]:
         raise ValueError(
             f"{path}: not UTF-8 text at byte {error.start}; allowed: UTF-8"
         ) from None
-    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    lines = (_stripped(line) for line in re.split(r"[\r\n]+", text))
+    return [line for line in lines if line]
+
+
+def _stripped(line: str) -> str:
+    """Return a line without what cannot be seen around it, as in lists put together."""
+    return line.strip().strip(INVISIBLE).strip()
 
 
 def find_listed(line: str, index: FileIndex) -> tuple[str, Path]:

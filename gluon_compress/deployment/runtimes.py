@@ -149,7 +149,7 @@ class OpenCV:
         if threads:
             cv2.setNumThreads(threads)
         self._net = cv2.dnn.readNetFromONNX(str(files[0]))
-        self._outputs = onnx_outputs(files[0])  # OpenCV lists them by the alphabet
+        self._outputs = onnx_outputs(files[0])  # OpenCV sorts them
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for a batch, float32."""

@@ -160,7 +160,7 @@ class DetectionTask(Task):
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
-            targets=family.targets(net),
+            targets=family.targets(net, **self._assignment(family)),
             normalized=preprocess.inputs,
             broken=broken,
             most_broken=self.recipe.data.most_broken,
@@ -172,6 +172,10 @@ class DetectionTask(Task):
         composed = make(compose=data.Composer(settings, self.recipe.data.size))
         epochs = max(0, schedule.epochs - settings.plain_epochs)
         return data.ProgressiveBatches(composed, make(), epochs)
+
+    def _assignment(self, family: models.Family) -> Dict[str, Any]:
+        """Return the setting of targets that only SSDs have."""
+        return {"assignment": self.recipe.assignment} if family.kind == "ssd" else {}
 
     def lesson(self, net: HybridBlock, teacher: Any, ctx: Context) -> Lesson:
         """Teach from labels, and from other detectors where there are any."""

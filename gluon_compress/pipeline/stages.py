@@ -30,6 +30,7 @@ from gluon_compress.plan import Plan
 from gluon_compress.prune import mask, slim
 from gluon_compress.quantization.training import WeightScales
 from gluon_compress.train import Schedule
+from gluon_compress.validation import few
 
 FULL, COMPACT = "full", "compact"  # the first and the last stage
 LOGGER = logging.getLogger(__name__)
@@ -212,11 +213,21 @@ class Stage(DryRun, StageContext):
 
     def accuracy(self, net: HybridBlock, training_images: int | None = None) -> float:
         """Return the accuracy on the test images, or on some training images."""
-        dataset = None
-        if training_images is not None:
-            train_set = self._job.splits.train
-            dataset = data.draw_subset(train_set, training_images, seed=self.seed)
+        dataset = None if training_images is None else self._sample(training_images)
         return self._job.evaluate(net, dataset)[self.metric]
+
+    def check_sample(self, training_images: int) -> None:
+        """Refuse to measure on so many training images if they lack a class."""
+        sample = self._sample(training_images)
+        absent = data.absent_classes(sample, self._job.classes)
+        if absent:
+            raise ValueError(
+                f"images is {training_images}: those drawn show no {few(absent, 6)}; "
+                "allowed: so many that every class occurs"
+            )
+
+    def _sample(self, training_images: int) -> Any:
+        return data.draw_subset(self._job.splits.train, training_images, seed=self.seed)
 
     def to_device(self, net: HybridBlock) -> None:
         """Move a net to the device that accuracy is measured on."""

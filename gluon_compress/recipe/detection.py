@@ -144,6 +144,9 @@ class DetectionRecipe(Recipe):
         Its images.
     augmentation : DetectionAugmentation
         What is done to training images beside the usual crops and colours.
+    assignment : str
+        Which anchors learn an object, of SSDs: ``iou``, those that overlap it by half,
+        or ``atss``, by the mean and deviation of its own overlaps (Zhang et al. 2020).
     student : DetectorSettings or None
         The detector that is compressed and fine-tuned, for instance on a trunk that
         was pruned as a classifier; None: the trained full detector.
@@ -159,6 +162,7 @@ class DetectionRecipe(Recipe):
     model: _Detector
     data: DetectionData
     augmentation: DetectionAugmentation = DetectionAugmentation()
+    assignment: Literal["iou", "atss"] = "iou"
     student: Optional[_Detector] = None
     distillation: Optional[DetectorDistillation] = None
     evaluate: Annotated[
@@ -178,6 +182,8 @@ class DetectionRecipe(Recipe):
         """Check the losses, and that there is a last training where one is needed."""
         super().check()
         family = family_of_recipe(dict(self))
+        if self.assignment != "iou" and family is not None and family.kind != "ssd":
+            raise self.error("assignment", "'iou', except for SSDs")
         if self.distillation is not None and family is not None:
             allowed = losses_of(family.kind)
             for name, weight in self.distillation.losses.items():

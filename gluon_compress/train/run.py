@@ -14,7 +14,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
-from gluon_compress.storage.atomic import errors_for
+from gluon_compress.storage.atomic import appended
 from gluon_compress.train.averages import Averages
 from gluon_compress.train.checkpoint import (
     check_resumable,
@@ -209,7 +209,7 @@ class Run:
     def save(self) -> None:
         """Write ``last.ckpt``."""
         path = self.folder / LOG
-        with errors_for(path), open(path, "ab") as log:
+        with appended(path) as log:
             os.fsync(log.fileno())  # a checkpoint must not outlive its log
             self.progress.log_bytes = log.tell()
         meta = {**asdict(self.progress), "settings": self.settings}
@@ -242,7 +242,7 @@ class Run:
             self.averages.load(state.averages)
         # Lines written after the checkpoint belong to steps that are repeated now.
         path = self.folder / LOG
-        with errors_for(path), open(path, "ab") as log:
+        with appended(path) as log:
             log.truncate(min(self.progress.log_bytes, log.tell()))
 
     def _accept(self, meta: dict, state: OptimizerState) -> None:
@@ -340,5 +340,5 @@ class Run:
 
     def _log(self, record: dict) -> None:
         path = self.folder / LOG
-        with errors_for(path), open(path, "a", encoding="utf-8") as log:
-            log.write(log_line(record))
+        with appended(path) as log:
+            log.write(log_line(record).encode())

@@ -370,3 +370,19 @@ def test_result_that_came_before_the_lock_is_not_replaced_either(tmp_path, capsy
     assert end.value.code == 2
     assert f"{tmp_path}/result.json" in capsys.readouterr().err
     assert started == []
+
+
+# ---------------------------------------------------------------- names of others
+
+
+def test_names_in_errors_do_not_reach_the_terminal(capsys):
+    for error in (ValueError("a\x1b[2J.jpg"), OSError(2, "Missing", "a\x1b[2J.jpg")):
+        _, _, text = ended(capsys, raiser(error))
+        assert r"a\x1b[2J.jpg" in text
+        assert "\x1b" not in text
+
+
+def test_names_in_output_do_not_reach_the_terminal(capsys):
+    name = "a\x1b]0;b\x07.jpg"
+    _, out, _ = ended(capsys, lambda _: sys.stdout.write(f"{name}: 2 objects\nc\n"))
+    assert out == "a\\x1b]0;b\\x07.jpg: 2 objects\nc\n"

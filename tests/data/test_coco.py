@@ -158,6 +158,22 @@ def test_entries_of_one_file_are_one_image_with_all_their_objects(coco):
     assert count_images(data)["repairs"] == {"listed twice": 2}
 
 
+@pytest.mark.parametrize("name", ["1.JPG", "/old/val2017/1.jpg", "val2017/../1.jpg"])
+def test_entries_that_call_a_file_differently_are_one_image(coco, tmp_path, name):
+    picture(tmp_path / "1.jpg")
+    data = coco([entry(), entry(2, name)], [thing(1), thing(2, bbox=(1, 2, 9, 9))])
+    files = {data.path(i).resolve() for i in range(len(data))}
+    assert len(files) == len(data)
+    assert sum(len(data.label(i)) for i in range(len(data))) == 2
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 300 + ".jpg", "a\0b.jpg"])
+def test_a_name_that_no_file_can_have_is_skipped(coco, name):
+    data = coco([entry(), entry(2, name)], [thing()])
+    assert (len(data), data.skipped) == (1, 1)
+    assert max(len(text) for text in data.problems[0]) < 400
+
+
 def test_an_entry_may_repeat_its_own_objects(coco):
     assert len(coco([entry()], [thing(), thing()]).label(0)) == 2
 

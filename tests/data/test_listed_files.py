@@ -169,3 +169,19 @@ def test_a_link_to_nothing_is_a_file_that_cannot_be_read(folder):
     (index.folder / "sub").symlink_to(index.folder)
     assert [f.name for f in files_in(index.folder)] == ["a.jpg", "b.jpg"]
     assert find_listed("b", FileIndex(index.folder, EXTENSIONS))[0] == "b"
+
+
+def test_lists_that_were_put_together(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(2 * "a b\n\u200b c\u200e \n".encode("utf-8-sig"))
+    assert read_lines(path) == ["a b", "c"] * 2
+
+
+def test_a_slash_at_the_end_changes_nothing(folder):
+    assert find_listed("sub\\a/", folder("sub/a.jpg"))[1].name == "a.jpg"
+
+
+def test_a_message_on_a_long_line_is_short(folder):
+    with pytest.raises(ValueError, match="no such file") as info:
+        find_listed("x" * 100_000, folder("a.jpg"))
+    assert len(str(info.value)) < 300 + len(str(info.value).split("JPEGImages")[0])

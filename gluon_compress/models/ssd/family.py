@@ -160,8 +160,13 @@ class SSDFamily(Family):
         """Return the raw head as a block; see ``models.ssd.training.training_net``."""
         return training.training_net(net, taps, **settings)
 
-    def targets(self, net: SSD, **settings: Any) -> Callable:
-        """Return ``SSDTargets`` for the anchors of a net."""
+    def targets(self, net: SSD, *, assignment: str = "iou", **settings: Any) -> Any:
+        """Return ``SSDTargets`` for the anchors of a net.
+
+        ``assignment`` is ``iou``, or ``atss`` for ``match_adaptively``.
+        """
+        if assignment == "atss":
+            settings = {"maps": anchor_grid(net).maps, **settings}
         stds = config_of(net).stds
         return training.SSDTargets(anchors_of(net), stds=stds, **settings)
 
