@@ -264,13 +264,13 @@ def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
     _need_quantisers(graph, "ncnn-int8")
     plain = QuantisedGraph.of(graph.symbol, graph.params)
     written = replace(graph, name="plain", symbol=plain.symbol, params=plain.params)
-    files = []
     with scratch_folder() as scratch:
         _ncnn(written, scratch)
         for ending in FORMATS["ncnn"].files:
-            files.append(folder / f"{graph.name}-int8{ending}")
-            files[-1].write_bytes((scratch / f"plain{ending}").read_bytes())
-    layers = quantised_ncnn.add_integers(*files, plain, graph.shape)
+            content = (scratch / f"plain{ending}").read_bytes()
+            (folder / f"{graph.name}-int8{ending}").write_bytes(content)
+    param, weights = (folder / f"{graph.name}-int8.ncnn.{e}" for e in ("param", "bin"))
+    layers = quantised_ncnn.add_integers(param, weights, plain, graph.shape)
     return {"batch": 1, "own_ranges": True, "integer_layers": layers}
 
 

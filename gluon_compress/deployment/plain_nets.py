@@ -70,7 +70,9 @@ def export_formats(
     symbol, params = _with_data(*pair_of(net))
     check_values(params)
     shape = (1, *shape[1:])
-    compared = noise((2, *shape[1:])) if images is None else np.float32(images)
+    compared = noise((2, *shape[1:]))
+    if images is not None:
+        compared = np.asarray(images, np.float32)
     graph = InferenceGraph(name, *fold(symbol, params, shape), shape, compared)
     reference = ReferenceOutputs(symbol, params, compared[:8])
     entries: Dict[str, Any] = {}
