@@ -31,7 +31,7 @@ from gluon_compress.compression.channels import (
 )
 from gluon_compress.compression.search import SearchSettings, search_policy
 from gluon_compress.graph import Graph
-from gluon_compress.latency import LatencyTable
+from gluon_compress.latency import LatencyTable, check_target
 from gluon_compress.plan import (
     SEARCHES,
     Budget,
@@ -42,6 +42,7 @@ from gluon_compress.plan import (
     Plan,
     Policy,
 )
+from gluon_compress.plan.constraints import MULTIPLE
 from gluon_compress.prune import (
     BatchNormL1Settings,
     Rounds,
@@ -62,6 +63,7 @@ from gluon_compress.validation import (
     NonNegative,
     OneOf,
     Positive,
+    Settings,
     listed,
 )
 
@@ -85,6 +87,25 @@ Bound = Annotated[
 ]
 
 
+class LatencyTarget(Settings):
+    """What a latency table must be for.
+
+    Parameters
+    ----------
+    runtime : str or None
+        As ``gluon-compress latency`` takes it; None: any. So are the others.
+    precision : str or None
+    threads : int or None
+    cpu : str or None
+        The processor's name, as the table has it.
+    """
+
+    runtime: Optional[NonEmptyStr] = None
+    precision: Optional[NonEmptyStr] = None
+    threads: Optional[Count] = None
+    cpu: Optional[NonEmptyStr] = None
+
+
 class PruneSettings(ChannelPruningSettings):
     """Choose channels under a budget, train with masks, and slim.
 
@@ -99,7 +120,12 @@ class PruneSettings(ChannelPruningSettings):
         The budget is for the same detector with this number of classes, so that nets
         for different data sets get one structure; None: with the classes it has.
     latency_table : str or None
-        File that ``measure_latency.py`` wrote, for a budget of latency.
+        File that ``gluon-compress latency`` wrote, for a budget of latency.
+    latency_target : LatencyTarget or None
+        What the table must be for; None: whatever it is for.
+    multiple : int or None
+        Widths become multiples of this number; None: what the latency table shows to
+        be worth it, and 16 without one.
     selection : str
         How widths are chosen: a name in ``plan.POLICIES``, ``sensitivity``, or a
         search: a name in ``plan.SEARCHES``.
@@ -129,6 +155,8 @@ class PruneSettings(ChannelPruningSettings):
     budget: Dict[Limit, Positive]
     classes: Optional[Count] = None
     latency_table: Optional[NonEmptyStr] = None
+    latency_target: Optional[LatencyTarget] = None
+    multiple: Optional[Count] = MULTIPLE  # type: ignore[assignment]
     selection: Annotated[str, OneOf(lambda: planning.selections())] = Greedy.name
     minimum: Optional[Bound] = None
     maximum: Optional[Bound] = None
@@ -172,6 +200,8 @@ class PruneSettings(ChannelPruningSettings):
         if limited != (self.latency_table is not None):
             allowed = "a table if the budget limits latency, else null"
             raise self.error("latency_table", allowed)
+        if self.latency_target is not None and self.latency_table is None:
+            raise self.error("latency_target", "null without a latency_table")
 
     def _check_rounds(self, rounds: Rounds) -> None:
         if self.classes is not None:
@@ -283,7 +313,7 @@ def _train_in_rounds(
     made_by = {
         "selection": settings.selection,
         "budget": budget.limits,
-        "multiple": settings.multiple,
+        "multiple": settings.multiple or MULTIPLE,
         "rounds": rounds.to_json(),
         "seed": context.seed,
         "held": _constraints(settings).protected_groups(graph),
@@ -389,5 +419,13 @@ def _budget(graph: Graph, settings: PruneSettings) -> Budget:
 
 
 def _table(settings: PruneSettings) -> LatencyTable | None:
-    path = settings.latency_table
-    return None if path is None else LatencyTable.load(path)
+    path, target = settings.latency_table, settings.latency_target
+    if path is None:
+        return None
+    table = LatencyTable.load(path)
+    if target is not None:
+        try:
+            check_target(table, **target.to_json())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return table

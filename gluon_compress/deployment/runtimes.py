@@ -93,11 +93,21 @@ class ONNXRuntime:
 
 
 class OpenVINO:
-    """OpenVINO on the CPU, in float32 unless the file says otherwise."""
+    """OpenVINO on the CPU, in float32 unless the file or the precision says otherwise.
 
-    def __init__(self, files: Sequence[Path], threads: int | None = None) -> None:
+    With the precision ``bfloat16`` it rounds float32 weights and maps to that, on a CPU
+    that can; on another it computes in float32.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        threads: int | None = None,
+        precision: str = "float32",
+    ) -> None:
         openvino = import_optional("openvino", "openvino")
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
+        hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
+        settings = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": "1"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         net = openvino.Core().compile_model(str(files[0]), "CPU", settings)

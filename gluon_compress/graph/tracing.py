@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
@@ -89,6 +90,8 @@ class Graph:
     grouping : Grouping
     annotated : Annotated
         The symbol with the annotations that slimming keeps.
+    deployed : callable, optional
+        Returns what ``inference`` does, where that is another graph.
     """
 
     nodes: list[dict]
@@ -98,6 +101,14 @@ class Graph:
     inputs: dict[str, tuple]
     grouping: Grouping
     annotated: Annotated
+    deployed: Callable[[], Graph] | None = field(default=None, compare=False)
+
+    def inference(self) -> Graph:
+        """Return the graph that runtimes get of the net, which may join layers.
+
+        Its groups that may lose channels have the names that they have here.
+        """
+        return self if self.deployed is None else self.deployed()
 
     @property
     def groups(self) -> list[ChannelGroup]:
@@ -206,11 +217,15 @@ class NetAdapter:
     shape : callable
         ``shape(net) -> tuple, dict or None``: the input shape, as for ``trace``, if the
         net knows it.
+    inference : callable, optional
+        ``inference(net) -> (symbol, params)``: what runtimes get, if that is another
+        symbol.
     """
 
     symbol: Callable[[Any], mx.sym.Symbol]
     rebuild: Callable[[Any, mx.sym.Symbol, dict], HybridBlock]
     shape: Callable[[Any], Any] = stated_shape
+    inference: Callable[[Any], tuple] | None = None
 
 
 def _call(net: HybridBlock) -> mx.sym.Symbol:
@@ -406,7 +421,18 @@ def trace(net: Any, shape: Any = None) -> Graph:
         if name not in inputs:
             params.setdefault(name, None)
     groups = find_groups(plain, plain_heads, shapes, inputs)
-    return Graph(plain, plain_heads, params, settings, inputs, groups, annotated)
+    return Graph(
+        *(plain, plain_heads, params, settings, inputs, groups, annotated),
+        deployed=_deployed(net, inputs),
+    )
+
+
+def _deployed(net: Any, inputs: Mapping) -> Callable[[], Graph] | None:
+    """Return what traces the graph that runtimes get of a net, once."""
+    inference = adapter_of(net).inference
+    if inference is None:
+        return None
+    return lru_cache(maxsize=None)(lambda: trace(inference(net), dict(inputs)))
 
 
 def input_shape(net: Any, shape: Any = None) -> Any:

@@ -110,11 +110,11 @@ def fused_blocks(graph: Graph) -> list[FusedBlock]:
         chain = [i]
         while _scaling(graph, i) != "whole" and chain[-1] not in ends:
             readers = users.get(chain[-1], [])
-            if len(readers) != 1 or _latency_class(graph, readers[0]) != FOLLOWER:
+            if len(readers) != 1 or latency_class(graph, readers[0]) != FOLLOWER:
                 break
             chain.append(readers[0])
         taken.update(chain)
-        blocks.append(_fused_block(graph, tuple(chain)))
+        blocks.append(fused_block(graph, tuple(chain)))
     return blocks
 
 
@@ -132,7 +132,8 @@ def _shape(graph: Graph, entry: Sequence) -> tuple[int, ...]:
     return graph.tensors[entry[0]][entry[1]].shape
 
 
-def _latency_class(graph: Graph, i: int) -> str:
+def latency_class(graph: Graph, i: int) -> str:
+    """Return how the latency of a node's operator depends on widths."""
     return operator_of(graph.nodes[i]["op"]).latency
 
 
@@ -141,12 +142,12 @@ def _scaling(graph: Graph, i: int) -> str:
     node = graph.nodes[i]
     data, out = data_inputs(graph, i), graph.tensors[i][0].shape
     shapes = [_shape(graph, node["inputs"][k]) for k in data]
-    latency_class = _latency_class(graph, i)
-    if latency_class in (LAYER, DENSE) and data == [0]:
-        tied = latency_class == LAYER and whole_groups(node["attrs"], shapes[0][1])
+    kind = latency_class(graph, i)
+    if kind in (LAYER, DENSE) and data == [0]:
+        tied = kind == LAYER and whole_groups(node["attrs"], shapes[0][1])
         return "tied" if tied else "layer"
     same_width = {s[1] for s in shapes if len(s) > 1} == set(out[1:2])
-    channelwise = latency_class in (CHANNELWISE, FOLLOWER)
+    channelwise = kind in (CHANNELWISE, FOLLOWER)
     # BatchNorm is the only one whose parameters follow from the width alone.
     no_parameters = len(data) == len(node["inputs"])
     buildable = no_parameters or operator_of(node["op"]).running_statistics
@@ -156,7 +157,8 @@ def _scaling(graph: Graph, i: int) -> str:
     return "whole"
 
 
-def _fused_block(graph: Graph, nodes: tuple[int, ...]) -> FusedBlock:
+def fused_block(graph: Graph, nodes: tuple[int, ...]) -> FusedBlock:
+    """Return the block that a node makes with those behind it."""
     first = graph.nodes[nodes[0]]
     scaling, attrs = _scaling(graph, nodes[0]), first["attrs"]
     data = first["inputs"][data_inputs(graph, nodes[0])[0]]
@@ -167,7 +169,7 @@ def _fused_block(graph: Graph, nodes: tuple[int, ...]) -> FusedBlock:
         note = f" groups={groups}" if groups > 1 else ""
     elif scaling == "tied":
         inputs, outputs = _side(graph, data, 1), NO_OUTPUTS
-        if _latency_class(graph, nodes[0]) == LAYER:
+        if latency_class(graph, nodes[0]) == LAYER:
             multiple = inputs.full // groups
             out = graph.tensors[nodes[0]][0].shape[1]
             note = f" groups of {multiple} to {out // groups}"
@@ -184,7 +186,7 @@ def _ends(graph: Graph, i: int) -> tuple[Side, Side]:
     """Return the sides of a layer; a dense layer's inputs are features."""
     node = graph.nodes[i]
     out = graph.tensors[i][0]
-    if _latency_class(graph, i) != DENSE:
+    if latency_class(graph, i) != DENSE:
         return _side(graph, node["inputs"][0], 1), _side(graph, [i, 0], 1)
     weight = node["inputs"][1]
     name, full = graph.nodes[weight[0]]["name"], _shape(graph, weight)[1]
@@ -208,18 +210,18 @@ def _signature(graph: Graph, nodes: tuple[int, ...], scaling: str) -> str:
             if key not in NOT_IN_SIGNATURE and not key.startswith("__")
         ]
         words.append(" ".join([node["op"], *attrs]))
-    shapes = _data_shapes(graph, nodes[0], scaling, None)
+    shapes = data_shapes(graph, nodes[0], scaling, None)
     sizes = ["x".join("C" if n is None else str(n) for n in s) for s in shapes]
     return " + ".join(words) + " on " + ", ".join(sizes)
 
 
-def _data_shapes(graph: Graph, i: int, scaling: str, width: int | None) -> list[tuple]:
+def data_shapes(graph: Graph, i: int, scaling: str, width: int | None) -> list[tuple]:
     """Return the shapes of a node's computed inputs at a width."""
     node = graph.nodes[i]
     shapes = [_shape(graph, node["inputs"][k]) for k in data_inputs(graph, i)]
     if scaling == "whole":
         return shapes
-    if _latency_class(graph, i) == DENSE:
+    if latency_class(graph, i) == DENSE:
         flatten = attribute(node["attrs"], "flatten", True)
         leading = shapes[0][:1] if flatten else shapes[0][:-1]
         return [(*leading, width)]
@@ -273,7 +275,7 @@ class _CopiesNet:
         self.nodes: list[dict] = []
         self.sources: list[list[int]] = []
         self.shapes: dict[str, tuple] = {}
-        shapes = _data_shapes(graph, block.nodes[0], block.scaling, widths[0])
+        shapes = data_shapes(graph, block.nodes[0], block.scaling, widths[0])
         for k, shape in enumerate(shapes):
             self.sources.append(self._append_source(k, shape))
 
@@ -294,7 +296,7 @@ class _CopiesNet:
                 inputs.append(self._append(_variable(name)))
             attrs = {k: v for k, v in node["attrs"].items() if not k.startswith("__")}
             if i == block.nodes[0]:
-                attrs.update(_resized(graph, block, self._widths))
+                attrs.update(resized(graph, block, self._widths))
             output = self._append(_node(node["op"], f"{prefix}{i}", attrs, inputs))
         return output
 
@@ -314,13 +316,13 @@ class _CopiesNet:
         return [len(self.nodes) - 1, 0, 0]
 
 
-def _resized(graph: Graph, block: FusedBlock, widths: Sequence[int]) -> dict[str, str]:
+def resized(graph: Graph, block: FusedBlock, widths: Sequence[int]) -> dict[str, str]:
     """Return the attributes of a block's first node that depend on widths."""
     first = block.nodes[0]
-    node, latency_class = graph.nodes[first], _latency_class(graph, first)
-    if latency_class not in (LAYER, DENSE) or block.scaling == "whole":
+    node, kind = graph.nodes[first], latency_class(graph, first)
+    if kind not in (LAYER, DENSE) or block.scaling == "whole":
         return {}
-    if latency_class == DENSE:
+    if kind == DENSE:
         return {"num_hidden": str(widths[1])}
     if block.scaling == "layer":
         return {"num_filter": str(widths[1])}

@@ -32,6 +32,7 @@ from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.validation import shown
 
 FORMAT = 1
+RUNTIME_FORMAT = 2  # of ``runtime_table``
 LARGEST_WIDTH = 1 << 20
 MOST_PAIRS = 1 << 24  # of effective widths, whose times are computed at once
 NS = 1e6  # per millisecond; sums of whole numbers do not depend on their order
@@ -63,11 +64,15 @@ class Grid:
         ``(0,)``.
     ms : tuple of tuple of float
         One row for each of ``ins``, one column for each of ``outs``.
+    weights : int
+        Weights per input and output channel (per width, if there is one); 0 for blocks
+        without weights. Only tables of runtimes state it.
     """
 
     ins: tuple[int, ...]
     outs: tuple[int, ...]
     ms: tuple[tuple[float, ...], ...]
+    weights: int = 0
 
     def monotone(self) -> np.ndarray:
         """Return the times ``(ins, outs)``, changed so that none falls with a width."""
@@ -124,6 +129,26 @@ class LatencyTable:
     call_ms: float
     grids: Mapping[str, Grid] = field(default_factory=dict)
 
+    def blocks(self, graph: Graph) -> tuple[Graph, list[FusedBlock]]:
+        """Return the blocks whose times add up to a net's, and the graph they are of.
+
+        That graph's groups that may lose channels have the same names.
+        """
+        return graph, fused_blocks(graph)
+
+    def nanoseconds(self, block: FusedBlock, ins: int, outs: int) -> float:
+        """Return what a block adds to the time of a net, at two widths."""
+        return self.grid(block).nanoseconds(ins, outs)
+
+    def at_effective_widths(self, block: FusedBlock) -> np.ndarray:
+        """Return ``nanoseconds`` at all pairs of effective widths."""
+        return self.grid(block).at_effective_widths()
+
+    @property
+    def net_nanoseconds(self) -> float:
+        """What every net takes beside its blocks."""
+        return float(np.rint(self.call_ms * NS))
+
     def grid(self, block: FusedBlock) -> Grid:
         """Return the grid of a block.
 
@@ -163,22 +188,49 @@ class LatencyTable:
         """
         content = read_json(path)
         version = content.get("format") if isinstance(content, dict) else None
+        if version == RUNTIME_FORMAT and not isinstance(version, bool):
+            from gluon_compress.latency.runtime_table import RuntimeTable
+
+            return RuntimeTable.parse(path, content)
         if version != FORMAT or isinstance(version, bool):
             raise ValueError(
                 f"{path}: format is {shown(version)}; this version reads latency "
-                f"tables of format {FORMAT}"
+                f"tables of format {FORMAT} and {RUNTIME_FORMAT}"
             )
-        machine, grids = content.get("machine"), content.get("units")
-        if not _texts(machine):
-            raise ValueError(
-                f"{path}: machine is {shown(machine)}; allowed: texts by name"
-            )
-        if not _times([content.get("call_ms")]):
+        machine, checked = parsed_head(path, content)
+        if not are_times([content.get("call_ms")]):
             raise ValueError(f"{path}: call_ms must be a number from 0")
-        if not isinstance(grids, dict):
-            raise ValueError(f"{path}: units must be an object {{...}}")
-        checked = {name: _grid(path, name, stored) for name, stored in grids.items()}
         return cls(machine, float(content["call_ms"]), checked)
+
+
+def parsed_head(
+    path: str | os.PathLike, content: Mapping[str, Any], *, weights: bool = False
+) -> tuple[dict[str, str], dict[str, Grid]]:
+    """Return the machine and the grids that a file states.
+
+    Parameters
+    ----------
+    path : path-like
+        For messages.
+    content : mapping
+    weights : bool
+        Whether grids state their weights.
+
+    Raises
+    ------
+    ValueError
+        If either is invalid.
+    """
+    machine: Any = content.get("machine")
+    grids: Any = content.get("units")
+    if not _texts(machine):
+        raise ValueError(f"{path}: machine is {shown(machine)}; allowed: texts by name")
+    if not isinstance(grids, dict):
+        raise ValueError(f"{path}: units must be an object {{...}}")
+    checked = {
+        name: _grid(path, name, stored, weights) for name, stored in grids.items()
+    }
+    return machine, checked
 
 
 def covers(grid: Grid, block: FusedBlock) -> bool:
@@ -195,7 +247,8 @@ def _texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
 
-def _times(values: Sequence) -> bool:
+def are_times(values: Sequence) -> bool:
+    """Return whether all values are finite numbers from 0."""
     return all(
         isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < math.inf
         for v in values
@@ -213,11 +266,15 @@ def _widths(value: Any) -> bool:
     return in_range and sorted(set(value)) == value
 
 
-def _grid(path: str | os.PathLike, signature: str, stored: Any) -> Grid:
+def _grid(path: str | os.PathLike, signature: str, stored: Any, weights: bool) -> Grid:
     """Return the grid that a file states, or raise ValueError."""
     place = f"{path}: units[{shown(signature)}]"
-    if not isinstance(stored, dict) or set(stored) != {"ins", "outs", "ms"}:
-        raise ValueError(f"{place} must have ins, outs and ms, and nothing else")
+    keys = ("ins", "outs", "weights", "ms") if weights else ("ins", "outs", "ms")
+    if not isinstance(stored, dict) or set(stored) != set(keys):
+        *most, last = keys
+        raise ValueError(
+            f"{place} must have {', '.join(most)} and {last}, and nothing else"
+        )
     ins, outs, ms = stored["ins"], stored["outs"], stored["ms"]
     for name in ("ins", "outs"):
         if not _widths(stored[name]):
@@ -227,7 +284,7 @@ def _grid(path: str | os.PathLike, signature: str, stored: Any) -> Grid:
             )
     table = isinstance(ms, list) and len(ms) == len(ins)
     table = table and all(isinstance(r, list) and len(r) == len(outs) for r in ms)
-    if not table or not all(_times(row) for row in ms):
+    if not table or not all(are_times(row) for row in ms):
         raise ValueError(
             f"{place}.ms must be {len(ins)} rows of {len(outs)} numbers from 0"
         )
@@ -235,7 +292,12 @@ def _grid(path: str | os.PathLike, signature: str, stored: Any) -> Grid:
     if pairs > MOST_PAIRS:
         raise ValueError(f"{place}: widths up to {ins[-1]} and {outs[-1]} are too many")
     rows = tuple(tuple(float(v) for v in row) for row in ms)
-    return Grid(tuple(ins), tuple(outs), rows)
+    count = stored.get("weights", 0)
+    if type(count) is not int or not 0 <= count <= LARGEST_WIDTH:
+        raise ValueError(
+            f"{place}.weights is {shown(count)}; allowed: a whole number from 0"
+        )
+    return Grid(tuple(ins), tuple(outs), rows, count)
 
 
 def predict_latency(graph: Graph, table: LatencyTable, plan: Any = None) -> float:
@@ -255,9 +317,10 @@ def predict_latency(graph: Graph, table: LatencyTable, plan: Any = None) -> floa
     """
     if plan is not None:
         plan.check(graph)
+    graph, blocks = table.blocks(graph)
     keep_mask = graph.keep_mask(plan.keep if plan is not None else {})
-    total = np.rint(table.call_ms * NS)
-    for block in fused_blocks(graph):
+    total = table.net_nanoseconds
+    for block in blocks:
         ins, outs = block.inputs.width(keep_mask), block.outputs.width(keep_mask)
-        total += table.grid(block).nanoseconds(ins, outs)
+        total += table.nanoseconds(block, ins, outs)
     return float(total / NS)

@@ -137,7 +137,9 @@ class Family(ABC):
 
     def net_adapter(self) -> NetAdapter:
         """Return how tracing and pruning take a net apart and put it together."""
-        return NetAdapter(self.to_symbol, self._rebuilt, self._input_shape)
+        return NetAdapter(
+            self.to_symbol, self._rebuilt, self._input_shape, self.inference_graph
+        )
 
     def _rebuilt(self, net: Any, symbol: mx.sym.Symbol, params: Params) -> HybridBlock:
         return self.from_symbol(symbol, params, self.config_of(net))

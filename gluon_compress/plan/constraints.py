@@ -29,9 +29,10 @@ class Constraints:
 
     Parameters
     ----------
-    multiple : int
+    multiple : int, optional
         Widths, in channels, are multiples of it, or the whole width. ``select`` halves
-        it only where the budget cannot be met otherwise.
+        it only where the budget cannot be met otherwise. None: what the latency table
+        of a runtime shows to be worth it, and 16 without one.
     minimum : int, float or mapping, optional
         The least that a group keeps: channels as a whole number, a share of the width
         as a float, or either by pattern, of which the first that fits counts. It is
@@ -56,7 +57,7 @@ class Constraints:
         If ``multiple`` is not a whole number from 1, or patterns are a single text.
     """
 
-    multiple: int = 16
+    multiple: int | None = None
     minimum: Bound = None
     maximum: Bound = None
     groups: Sequence[str] = ("*",)
@@ -65,7 +66,8 @@ class Constraints:
     within: Plan | None = None
 
     def __post_init__(self) -> None:
-        check_multiple(self.multiple)
+        if self.multiple is not None:
+            check_multiple(self.multiple)
         for name in ("groups", "ignored"):
             patterns = getattr(self, name)
             if isinstance(patterns, str):
@@ -324,5 +326,6 @@ def _plain(value: Any) -> int | float | None:
     return value.item() if isinstance(value, np.generic) else value
 
 
+MULTIPLE = 16
 # Multiples of 16, first and last layers protected, nothing else.
 DEFAULT = Constraints()

@@ -9,11 +9,11 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 
 from gluon_compress.cost import BYTES, count
-from gluon_compress.graph import Graph, Tensor
+from gluon_compress.graph import ChannelGroup, Graph, Tensor
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import states
 from gluon_compress.latency import LatencyTable
-from gluon_compress.latency.blocks import Side, fused_blocks
+from gluon_compress.latency.blocks import Side
 from gluon_compress.latency.table import NS, effective_widths
 
 COSTS = ("macs", "bytes", "params")
@@ -57,7 +57,7 @@ class CostModel:
         extra: Mapping[str, CostFunction] | None = None,
     ) -> None:
         self.groups = [group for group in graph.groups if not group.frozen]
-        sums = _GroupSums(graph)
+        sums = _GroupSums(graph, [group.name for group in self.groups])
         self._sizes = _WeightSizes(graph, sums)
         total, shrinking = count(graph), self._sizes.costs(self.full[None])
         self._fixed = {  # what does not depend on widths
@@ -65,7 +65,7 @@ class CostModel:
         }
         self._extra: dict[str, WidthsToCost] = {}
         if table is not None:
-            self._extra[LATENCY] = _Latency(graph, sums, table)
+            self._extra[LATENCY] = _Latency(graph, self.groups, table)
         for name, cost_function in (extra or {}).items():
             self._extra[name] = cost_function(graph)
 
@@ -108,15 +108,22 @@ class _Linear:
 
 
 class _GroupSums:
-    """Counts how often the index of each group occurs along an axis."""
+    """Counts how often the index of each group occurs along an axis.
 
-    def __init__(self, graph: Graph) -> None:
-        groups = [group for group in graph.groups if not group.frozen]
-        self._groups = len(groups)
+    Parameters
+    ----------
+    graph : Graph
+    names : sequence of str
+        The groups, in the order of the columns.
+    """
+
+    def __init__(self, graph: Graph, names: Sequence[str]) -> None:
+        self._groups = len(names)
         # By the positions of index 0.
         self._group_of_id = np.full(len(graph.keep_mask({})), -1)
-        for k, group in enumerate(groups):
-            self._group_of_id[graph.grouping.starts[group.name]] = k
+        for k, name in enumerate(names):
+            if name in graph.grouping.starts:
+                self._group_of_id[graph.grouping.starts[name]] = k
 
     def along(self, tensors: Sequence[Tensor | None]) -> _Linear:
         """Return the channels of tensors along their axes; 1 where there is none."""
@@ -186,12 +193,16 @@ def _macs_of_weights(graph: Graph) -> dict[str, float]:
 class _Latency:
     """Milliseconds of all blocks, from a table; all times lie in one array."""
 
-    def __init__(self, graph: Graph, sums: _GroupSums, table: LatencyTable) -> None:
-        blocks = fused_blocks(graph)
+    def __init__(
+        self, graph: Graph, groups: Sequence[ChannelGroup], table: LatencyTable
+    ) -> None:
+        graph, blocks = table.blocks(graph)
+        sums = _GroupSums(graph, [group.name for group in groups])
         grids = {block.signature: table.grid(block) for block in blocks}
+        by_signature = {block.signature: block for block in blocks}
         times, starts, columns, end = [np.zeros(1)], {}, {}, 1
-        for signature, grid in grids.items():
-            grid_times = grid.at_effective_widths()
+        for signature, block in by_signature.items():
+            grid_times = table.at_effective_widths(block)
             starts[signature], columns[signature] = end, grid_times.shape[1]
             times.append(grid_times.ravel())
             end += grid_times.size
@@ -208,7 +219,7 @@ class _Latency:
             [block.outputs for block in blocks],
             [effective_widths(grids[block.signature].outs) for block in blocks],
         )
-        self._call = np.rint(table.call_ms * NS)
+        self._call = table.net_nanoseconds
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         """Return milliseconds ``(choices,)`` of widths ``(choices, groups)``."""

@@ -11,7 +11,12 @@ import numpy as np
 from gluon_compress.graph import ChannelGroup, Graph
 from gluon_compress.latency import LatencyTable
 from gluon_compress.plan.budget import Budget, cost_model_for
-from gluon_compress.plan.constraints import DEFAULT, Constraints, free_groups
+from gluon_compress.plan.constraints import (
+    DEFAULT,
+    MULTIPLE,
+    Constraints,
+    free_groups,
+)
 from gluon_compress.plan.cost_model import CostModel
 from gluon_compress.plan.importance import best_first, importance_of
 from gluon_compress.plan.plan import Plan
@@ -70,7 +75,8 @@ class PruningProblem:
     ) -> PruningProblem:
         """Return the problem of a budget; parameters and errors as for ``select``.
 
-        The multiple of the constraints is halved until the budget can be met.
+        The multiple of the constraints, or of the latency table, is halved until the
+        budget can be met.
         """
         constraints.check(graph)
         importance = importance_of(graph, criterion, seed)
@@ -79,7 +85,7 @@ class PruningProblem:
             best_first(constraints.kept_before(group), importance[group.name])
             for group in free_groups(graph)
         ]
-        multiple = constraints.multiple
+        multiple = constraints.multiple or _worth_it(budget, table)
         while True:
             problem = cls(
                 graph=graph,
@@ -173,6 +179,12 @@ class PruningProblem:
             keep[group.name] = sorted(int(i) for i in indices[:width])
         graph_widths = {group.name: group.width for group in self.graph.groups}
         return Plan(keep, made_by={**(made_by or {}), "widths": graph_widths})
+
+
+def _worth_it(budget: Budget, table: LatencyTable | None) -> int:
+    """Return the multiple that a latency table shows to be worth it, if it is used."""
+    multiple = getattr(table, "multiple", None)
+    return MULTIPLE if multiple is None or budget.latency_ms is None else multiple
 
 
 def _unreachable(problem: PruningProblem) -> str:

@@ -293,8 +293,8 @@ def broken(tmp_path, table, change):
     ("change", "message"),
     [
         (
-            lambda c, u: c.update(format=2),
-            "format is 2; this version reads .* format 1",
+            lambda c, u: c.update(format=3),
+            "format is 3; this version reads .* of format 1 and 2",
         ),
         (lambda c, u: c.update(format=True), "format is True"),
         (lambda c, u: c.pop("machine"), "machine is None"),
