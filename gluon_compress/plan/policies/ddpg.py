@@ -226,6 +226,6 @@ class DDPG:
 
 
 def _copied(net: Any) -> Any:
-    copy = object.__new__(type(net))
+    copy: Any = object.__new__(type(net))
     copy.values = {name: value.copy() for name, value in net.values.items()}
     return copy
