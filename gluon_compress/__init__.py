@@ -21,9 +21,10 @@ _NAMES = {
     "gluon_compress.plan": ("Budget", "Plan", "delete", "explain", "select"),
     # 3. Apply the decision.
     "gluon_compress.prune": (
-        *("effects", "mask", "recalibrate", "sensitivity"),
+        *("effects", "mask", "recalibrate", "reconstruct", "sensitivity"),
         *("set_mask", "slim", "taylor"),
     ),
+    "gluon_compress.quantization.quantising": ("quantize",),
     # 4. Train, evaluate and export any net.
     "gluon_compress.distill": ("distil_step",),
     "gluon_compress.evaluate": ("coco_map", "top1", "voc_map"),
@@ -32,6 +33,7 @@ _NAMES = {
     # 5. The nets and recipes of this package.
     "gluon_compress.building": ("build",),
     "gluon_compress.recipe": ("Recipe", "load_recipe"),
+    "gluon_compress.compression": ("compress",),
     "gluon_compress.zoo": ("get_model", "list_models"),
     # 6. Deploy to edge runtimes.
     "gluon_compress.deployment": ("Predictor", "deploy"),
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from gluon_compress.model_folder import check as check
     from gluon_compress.model_folder import export as export
     from gluon_compress.building import build as build
+    from gluon_compress.compression import compress as compress
     from gluon_compress.plan import Budget as Budget
     from gluon_compress.plan import Plan as Plan
     from gluon_compress.plan import delete as delete
@@ -67,10 +70,12 @@ if TYPE_CHECKING:
     from gluon_compress.prune import effects as effects
     from gluon_compress.prune import mask as mask
     from gluon_compress.prune import recalibrate as recalibrate
+    from gluon_compress.prune import reconstruct as reconstruct
     from gluon_compress.prune import sensitivity as sensitivity
     from gluon_compress.prune import set_mask as set_mask
     from gluon_compress.prune import slim as slim
     from gluon_compress.prune import taylor as taylor
+    from gluon_compress.quantization.quantising import quantize as quantize
     from gluon_compress.recipe import Recipe as Recipe
     from gluon_compress.recipe import load_recipe as load_recipe
     from gluon_compress.train import Options as Options

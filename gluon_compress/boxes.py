@@ -60,6 +60,33 @@ def iou(corner_boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return common / union
 
 
+def best_overlaps(
+    corner_boxes: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of the others each box overlaps most, and by which IoU.
+
+    Parameters
+    ----------
+    corner_boxes : numpy.ndarray
+        ``(M, 4)``.
+    others : numpy.ndarray
+        ``(N, 4)``, N at least 1.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        ``(M,)`` each, as ``argmax`` and ``max`` of the rows of ``iou``, in memory for
+        few of them.
+    """
+    best, most = [np.zeros(0, int)], [np.zeros(0)]
+    rows = max(IN_CACHE // len(others), 1)
+    for start in range(0, len(corner_boxes), rows):
+        overlaps = iou(corner_boxes[start : start + rows], others)
+        best.append(overlaps.argmax(axis=1))
+        most.append(overlaps.max(axis=1))
+    return np.concatenate(best), np.concatenate(most)
+
+
 def encode_deltas(
     corner_boxes: np.ndarray, corner_anchors: np.ndarray, stds: Sequence[float] = STDS
 ) -> np.ndarray:

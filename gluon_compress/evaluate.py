@@ -13,6 +13,7 @@ import mxnet as mx
 import numpy as np
 from gluoncv.utils.metrics.voc_detection import VOC07MApMetric, VOCMApMetric
 
+from gluon_compress.boxes import best_overlaps
 from gluon_compress.sizes import Size, size_pair
 
 LOG = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ MEAN = "mAP"  # what GluonCV's metrics call the mean over classes
 STRICT = "voc_mAP_50_95"
 METRICS = {"voc07": VOC07MApMetric, "voc10": VOCMApMetric}
 MOST_OF_COCO = 100  # detections of an image that COCO's metric looks at
+OF_NMS = "post_nms and nms_topk of an SSD; larger ones find them"
+OF_COCO = "that COCO's metric looks at; voc_map has no such limit"
 LARGEST = 4e4  # pixels; COCO's metric overlooks boxes of more than 1e10 pixels
 # The overlaps that COCO averages over.
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -28,7 +31,9 @@ IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 _said: set[tuple[int, int]] = set()
 
 
-def warn_of_limit(objects: int, detections: int | None, place: str = "") -> None:
+def warn_of_limit(
+    objects: int, detections: int | None, place: str = "", *, reason: str = OF_NMS
+) -> None:
     """Log that some objects cannot be found; once for each pair of numbers.
 
     Parameters
@@ -39,16 +44,19 @@ def warn_of_limit(objects: int, detections: int | None, place: str = "") -> None
         The largest number of detections in an image; None: no limit.
     place : str
         Which images these are.
+    reason : str
+        What sets the limit, and what to do.
     """
     if detections is None or objects <= detections or (objects, detections) in _said:
         return
     _said.add((objects, detections))
     LOG.warning(
-        "%s%d objects in an image, but no more than %d detections (post_nms of an "
-        "SSD): the others count as missed; a larger post_nms finds them",
+        "%s%d objects in an image, but no more than %d detections (%s): the others "
+        "count as missed",
         f"{place}: " if place else "",
         objects,
         detections,
+        reason,
     )
 
 
@@ -110,16 +118,50 @@ def voc_map(
         ids, scores, corner_boxes = _detections(detect(images))
         labels = _numpy(labels)
         objects += _count(labels, len(classes), corner_boxes.shape[1])
-        detections = np.clip(corner_boxes, 0, [width, height] * 2), ids, scores
-        truth = labels[..., :4], labels[..., 4:5], labels[..., 5:6]
-        for measure in measures:
-            measure.update(*detections, *truth)
+        corner_boxes = np.clip(corner_boxes, 0, [width, height] * 2)
+        for image in zip(ids[..., 0], scores[..., 0], corner_boxes, labels):
+            _add_image(measures, *image)
     if objects == 0:
-        raise ValueError("there is not one object in these images to evaluate on")
+        raise ValueError("these images hold no object to evaluate on")
     names = measures[0].get()[0]
     values = np.mean([measure.get()[1] for measure in measures], axis=0)
     figures = dict(zip(names, map(float, values)))
     return {MEAN: figures.pop(MEAN), **figures}
+
+
+def _add_image(
+    measures: Sequence[VOCMApMetric],
+    ids: np.ndarray,
+    scores: np.ndarray,
+    corner_boxes: np.ndarray,
+    label: np.ndarray,
+) -> None:
+    """Add the detections and objects of an image to metrics, as their ``update`` does.
+
+    That computes all overlaps again for each metric, over ten times as slowly.
+    """
+    found, label = ids >= 0, label[label[:, 4] >= 0]
+    ids, scores = ids[found].astype(int), scores[found]
+    more = np.array([0, 0, 1, 1], np.float32)
+    detected, wanted = corner_boxes[found] + more, label[:, :4] + more
+    classes = label[:, 4].astype(int)
+    for number in np.unique(np.concatenate([ids, classes])):
+        order = np.flatnonzero(ids == number)
+        order = order[scores[order].argsort()[::-1]]
+        objects = wanted[classes == number]
+        difficult = label[classes == number, 5] != 0
+        best, most = np.zeros(len(order), int), np.zeros(len(order))
+        if len(objects):
+            best, most = best_overlaps(detected[order], objects)
+        for measure in measures:
+            measure._n_pos[number] += int((~difficult).sum())
+            measure._score[number].extend(scores[order])
+            hits = np.zeros(len(order), int)
+            if len(objects):
+                near = np.flatnonzero(most >= measure.iou_thresh)
+                hits[near[np.unique(best[near], return_index=True)[1]]] = 1
+                hits[near[difficult[best[near]]]] = -1
+            measure._match[number].extend(hits)
 
 
 def detect_all(detect: Callable, batches: Iterable) -> list[tuple]:
@@ -229,15 +271,14 @@ def coco_map(
     for inputs, labels in batches:
         results = _detections(detect(inputs))
         labels = _numpy(labels)
-        allowed = min(MOST_OF_COCO, results[0].shape[1])
-        objects += _count(labels, len(classes), allowed)
+        objects += _count(labels, len(classes), results[0].shape[1], MOST_OF_COCO)
         for label, ids, scores, corner_boxes in zip(labels, *results):
             number = len(images) + 1
             images.append({"id": number})
             truth += _coco_truth(label, number, len(truth) + 1)
             detections += _coco_detections(ids, scores, corner_boxes, number)
     if objects == 0:
-        raise ValueError("there is not one object in these images to evaluate on")
+        raise ValueError("these images hold no object to evaluate on")
     names = [{"id": i, "name": name} for i, name in enumerate(classes)]
     return _coco_figures(
         {"images": images, "annotations": truth, "categories": names}, detections
@@ -297,17 +338,23 @@ def _coco_figures(truth: dict, detections: list[dict]) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, run.stats)}
 
 
-def _count(labels: np.ndarray, classes: int, detections: int) -> int:
+def _count(
+    labels: np.ndarray, classes: int, detections: int, most: int | None = None
+) -> int:
     """Return the number of objects that a detector has to find; warn of too many."""
     ids, difficult = labels[..., 4], labels[..., 5]
-    if np.isnan(labels).any():
-        raise ValueError("a label is not a number (NaN); allowed: numbers")
+    if not np.isfinite(labels).all():
+        raise ValueError("a label is not a number (NaN, infinite); allowed: numbers")
     if (ids >= classes).any():
         raise ValueError(
             f"a label has class {int(ids.max())}; allowed: 0 to {classes - 1}"
         )
     counts = ((ids >= 0) & (difficult == 0)).sum(axis=1)
-    warn_of_limit(int(counts.max(initial=0)), detections)
+    objects = int(counts.max(initial=0))
+    if most is not None and most < detections:
+        warn_of_limit(objects, most, reason=OF_COCO)
+    else:
+        warn_of_limit(objects, detections)
     return int(counts.sum())
 
 
@@ -323,7 +370,7 @@ def _detections(results: Sequence[Any]) -> tuple[np.ndarray, ...]:
     with np.errstate(invalid="ignore"):
         padding = ids[..., 0] < 0
     rows = np.concatenate([ids, scores, corner_boxes], axis=-1)
-    wrong = np.isnan(rows).any(axis=-1) & ~padding
+    wrong = (np.isnan(rows).any(axis=-1) | np.isinf(ids[..., 0])) & ~padding
     if wrong.any():
         raise ValueError(
             f"{int(wrong.sum())} of {int((~padding).sum())} detections have a class, "
@@ -351,6 +398,9 @@ def top1(classify: Callable, batches: Iterable) -> float:
     right = total = 0
     for images, ids in batches:
         scores, ids = _numpy(classify(images)), _numpy(ids).reshape(-1)
+        if scores.ndim != 2 or len(scores) != len(ids):
+            allowed = f"one row for each of {len(ids)} images"
+            raise ValueError(f"scores of shape {scores.shape}; allowed: {allowed}")
         if np.isnan(scores).any():
             count = int(np.isnan(scores).any(axis=1).sum())
             raise ValueError(

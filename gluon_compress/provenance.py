@@ -47,10 +47,11 @@ def runs_of(recipe: Mapping[str, Any]) -> list[PurePosixPath]:
     Parameters
     ----------
     recipe : mapping
-        JSON; the settings of its nets and of its teacher are looked at.
+        JSON; the settings of its nets and of its teachers are looked at.
     """
     parts = [recipe.get(part) or {} for part in ("model", "student", "distillation")]
-    texts = [value for part in parts for value in part.values()]
+    values = [value for part in parts for value in part.values()]
+    texts = [t for v in values for t in (v if isinstance(v, (list, tuple)) else [v])]
     runs = [text for text in texts if isinstance(text, str) and text[:5] == "runs/"]
     return [PurePosixPath(run) for run in dict.fromkeys(runs)]
 

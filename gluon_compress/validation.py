@@ -54,6 +54,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, core_schema
 from typing_extensions import Annotated
 
+from gluon_compress.printable import is_plain
+
 LONGEST_LINE = 300
 LONGEST_VALUE = 80
 NOT_ALLOWED, UNKNOWN_KEY = "not_allowed", "unknown_key"
@@ -240,6 +242,12 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what another library says, short enough to quote."""
+    text = str(error).strip() or type(error).__name__
+    return shortened(text.splitlines()[0], LONGEST_LINE // 2)
+
+
 def listed(names: Iterable[Any]) -> str:
     """Return names as messages list them."""
     return ", ".join(map(str, names))
@@ -331,9 +339,13 @@ class Tagged:
 
 
 def _distinct(names: Tuple[str, ...]) -> Tuple[str, ...]:
-    if len(set(names)) < len(names) or any(not name.strip() for name in names):
+    if len(set(names)) < len(names) or not all(map(_is_name, names)):
         raise ValueError
     return names
+
+
+def _is_name(name: str) -> bool:
+    return bool(name.strip()) and is_plain(name)
 
 
 def _names(value: Any, handler: Callable) -> Any:
@@ -370,7 +382,7 @@ def class_names(classes: Any) -> Tuple[str, ...]:
     if isinstance(classes, (str, bytes)) or not hasattr(classes, "__iter__"):
         raise wrong("classes", classes, allowed)
     names = tuple(classes)
-    if not names or any(not isinstance(n, str) or not n.strip() for n in names):
+    if not names or any(not isinstance(n, str) or not _is_name(n) for n in names):
         raise wrong("classes", names, allowed)
     if len(set(names)) != len(names):
         raise wrong("classes", names, f"{allowed}; one is there twice")

@@ -16,9 +16,11 @@ NEEDS = {
     "onnx": ("onnx", "onnxruntime"),
     "onnx-dynamic": ("onnx", "onnxruntime"),
     "onnx-int8": ("onnx", "onnxruntime"),
+    "onnx-int4": ("onnx", "onnxruntime"),
     "web": ("onnx", "onnxruntime"),
     "openvino": ("onnx", "openvino"),
     "ncnn": ("onnx", "ncnn", "pnnx"),
+    "ncnn-int8": ("onnx", "ncnn", "pnnx"),
 }
 
 
@@ -26,7 +28,8 @@ def missing(name: str) -> list[str]:
     return [m for m in NEEDS.get(name, ()) if importlib.util.find_spec(m) is None]
 
 
-EVERY = [name for name in FORMATS if not missing(name)]
+INSTALLED = [name for name in FORMATS if not missing(name)]
+EVERY = [name for name in INSTALLED if not FORMATS[name].needs_quantisers]
 
 
 def detector(**options):

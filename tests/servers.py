@@ -93,6 +93,15 @@ def slow(pause: float) -> Callable:
     return lambda h, content, begin: answer(h, content, begin, pause=pause)
 
 
+def silent(handler, content: bytes, begin: int) -> None:
+    """Announce a file, and send nothing of it for half a second."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    time.sleep(0.5)
+    handler.close_connection = True
+
+
 def compressed(kind: str) -> Callable:
     """State that a file was compressed on the way."""
     return lambda h, content, begin: answer(h, content, begin, Content_Encoding=kind)

@@ -42,6 +42,17 @@ def test_iou_of_whole_numbers():
     assert boxes.iou(np.array([[0, 0, 4, 4]]), np.array([[0, 0, 4, 2]])) == 0.5
 
 
+def test_best_overlaps_are_those_of_all_pairs(monkeypatch):
+    boxes_a, boxes_b = random_corners(40, 1), random_corners(7, 2)
+    overlaps = boxes.iou(boxes_a, boxes_b)
+    for pairs in (1, 20, 1 << 18):
+        monkeypatch.setattr(boxes, "IN_CACHE", pairs)
+        best, most = boxes.best_overlaps(boxes_a, boxes_b)
+        np.testing.assert_array_equal(best, overlaps.argmax(axis=1))
+        np.testing.assert_array_equal(most, overlaps.max(axis=1))
+    assert [len(part) for part in boxes.best_overlaps(boxes_a[:0], boxes_b)] == [0, 0]
+
+
 def test_iou_is_symmetric_and_keeps_float32():
     first, second = random_corners(7, 0), random_corners(9, 1)
     found = boxes.iou(first, second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import mxnet as mx
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from gluon_compress.evaluate import (
     IOUS,
+    METRICS,
     coco_map,
     precisions,
     strict_map,
@@ -266,12 +268,12 @@ def test_a_class_of_difficult_objects_alone_is_left_out():
 
 @pytest.mark.parametrize("objects", [[], [(0, 1, A)]])
 def test_nothing_to_find_is_an_error(objects):
-    with pytest.raises(ValueError, match="not one object"):
+    with pytest.raises(ValueError, match="no object"):
         measured([([(0.9, 0, A)], objects)])
 
 
 def test_no_images_are_an_error():
-    with pytest.raises(ValueError, match="not one object"):
+    with pytest.raises(ValueError, match="no object"):
         measured([])
 
 
@@ -295,9 +297,24 @@ def test_a_detection_that_is_not_a_number_is_an_error(judge, column):
 
 
 @pytest.mark.parametrize("judge", JUDGES)
-def test_a_label_that_is_not_a_number_is_an_error(judge):
+def test_a_detection_of_no_class_at_all_is_an_error(judge):
+    _, batches = one_found()
+    found = np.full((1, 1, 1), np.inf), np.ones((1, 1, 1)), np.array([[A]])
+    with pytest.raises(ValueError, match="1 of 1 detections .* not a number"):
+        judge(lambda images: found, batches, ["a"], size=SIZE)
+
+
+@pytest.mark.parametrize("scores", [np.zeros(3), np.zeros((2, 4)), np.zeros((3, 1, 4))])
+def test_scores_that_are_no_rows_are_an_error(scores):
+    with pytest.raises(ValueError, match="allowed: one row for each of 3 images"):
+        top1(lambda images: scores, [(None, np.zeros(3))])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("judge", JUDGES)
+def test_a_label_that_is_not_a_number_is_an_error(judge, value):
     detect, [(images, label)] = one_found()
-    label[0, 0, 2] = np.nan
+    label[0, 0, 2] = value
     with pytest.raises(ValueError, match="a label is not a number"):
         judge(detect, [(images, label)], ["a"], size=SIZE)
 
@@ -326,6 +343,7 @@ def test_objects_beyond_the_number_of_detections_are_said_once(
     (line,) = [record.getMessage() for record in caplog.records]
     assert "150 objects" in line
     assert f"{limit} detections" in line
+    assert ("post_nms" in line) == (limit == 120)  # else it is COCO's own limit
     few = np.zeros((1, 1, 1)), np.ones((1, 1, 1)), label[:, :1, :4]
     label[0, 1:, 5] = 1  # difficult ones need not be found
     judge(lambda images: few, [(None, label)], ["a"], size=200)
@@ -427,10 +445,51 @@ def test_coco_of_no_detection_is_zero():
 
 
 def test_coco_needs_objects():
-    with pytest.raises(ValueError, match="not one object"):
+    with pytest.raises(ValueError, match="no object"):
         coco(([(0, 0.9, SQUARE)], []))
 
 
 def test_results_of_before_are_read_too():
     assert strict_map({"mAP_50_95": 0.3}) == strict_map({"voc_mAP_50_95": 0.3}) == 0.3
     assert strict_map({"top1": 1.0}) is None
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize(("name", "metric"), sorted(METRICS.items()))
+def test_figures_are_those_of_gluoncvs_metric_bit_for_bit(name, metric, kind):
+    rng = np.random.default_rng(len(name) + kind(0).itemsize)
+    corners = np.sort(rng.uniform(-9, 110, (6, 30, 2, 2)), axis=2).reshape(6, 30, 4)
+    rows = [corners, rng.integers(-1, 3, (6, 30, 1)), rng.random((6, 30, 1)) < 0.3]
+    labels = np.concatenate(rows, axis=2).astype(np.float32)
+    boxes = (corners[:, ::-1] + rng.normal(0, 4, corners.shape)).astype(kind)
+    ids = rng.integers(-1, 4, (6, 30, 1)).astype(kind)  # 3: of no class
+    scores = rng.choice([0.2, 0.5, 0.7], (6, 30, 1)).astype(kind)  # many are equal
+    for iou in (0.25, 0.5):
+        expected = metric(iou_thresh=iou, class_names=CLASSES)
+        truth = labels[..., :4], labels[..., 4:5], labels[..., 5:6]
+        expected.update(np.clip(boxes, 0, [SIZE] * 4), ids, scores, *truth)
+        *values, mean = expected.get()[1]
+        batches = [((i, s, b), m) for i, s, b, m in zip(ids, scores, boxes, labels)]
+        figures = voc_map(
+            lambda found: tuple(part[None] for part in found),
+            [(found, label[None]) for found, label in batches],
+            CLASSES,
+            size=SIZE,
+            metric=name,
+            iou=iou,
+        )
+        assert 0 < mean < 1
+        np.testing.assert_array_equal([*figures.values()], [mean, *values])
+
+
+def test_a_thousand_objects_of_an_image_are_judged_at_once():
+    corners = np.random.default_rng(0).uniform(0, 280, (1000, 2))
+    boxes = np.hstack([corners, corners + 20])[None].astype(np.float32)
+    label = np.concatenate([boxes, np.zeros((1, 1000, 2), np.float32)], axis=2)
+    scores = np.linspace(1, 0.5, 1000).reshape(1, 1000, 1)
+    found = np.zeros((1, 1000, 1)), scores, boxes
+    start = time.process_time()
+    figures = precisions(lambda images: found, [(None, label)], ["a"], size=300)
+    assert time.process_time() - start < 2  # 4 s with all overlaps again each time
+    assert figures["mAP"] == pytest.approx(1, abs=1e-12)
+    assert figures["voc_mAP_50_95"] == pytest.approx(1, abs=1e-12)

@@ -49,7 +49,15 @@ RECIPE = {
     "evaluate": {"peaks": 7},
 }
 FORMATS = [name for name in ("mxnet", "onnx") if not missing(name)]
-RUNTIMES = {"mxnet": "mxnet", "onnx": "onnxruntime"}
+RUNTIMES = [
+    runtime
+    for format_name, runtimes in (
+        ("mxnet", ("mxnet",)),
+        ("onnx", ("onnxruntime", "opencv")),
+    )
+    if format_name in FORMATS
+    for runtime in runtimes
+]
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +120,8 @@ def test_what_a_recipe_sets_reaches_the_net(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_deployed_folder_finds_what_the_net_finds(place, deployed, name):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_deployed_folder_finds_what_the_net_finds(place, deployed, runtime):
     manifest = read_json(deployed / "manifest.json")
     assert manifest["input"]["shape"] == [1, 3, *SIZE]
     assert manifest["postprocess"] == {
@@ -122,17 +130,17 @@ def test_a_deployed_folder_finds_what_the_net_finds(place, deployed, name):
         "least_score": 0.01,
     }
     detector = load_detector(place / "run/compact/model")
-    edge = load_detector(deployed, runtime=RUNTIMES[name])
+    edge = load_detector(deployed, runtime=runtime)
     batch = np.random.RandomState(0).randn(1, 3, *SIZE).astype(np.float32)
     for own, other in zip(detector.detect(batch), edge.detect(batch)):
         np.testing.assert_allclose(own, other, rtol=1e-3, atol=1e-3)
-    predictor = gc.Predictor(deployed, RUNTIMES[name])
+    predictor = gc.Predictor(deployed, runtime)
     _, (ids, scores, boxes) = next(iter(predictor.stream(photos(place))))
     assert len(ids) == len(scores) == len(boxes)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", [None, *(RUNTIMES[name] for name in FORMATS)])
+@pytest.mark.parametrize("runtime", [None, *RUNTIMES])
 def test_commands_evaluate_and_draw(place, deployed, call, tmp_path, runtime):
     model = place / "run/compact/model" if runtime is None else deployed
     options = () if runtime is None else ("--runtime", runtime)
@@ -242,3 +250,14 @@ def test_it_is_planned_without_data(rows):
     plan, costs = pipeline.decide(parse_recipe(recipe_with()), ("cat", "dog"))
     assert plan.net == "heat_tiny"
     assert costs["compact"]["macs"] <= 0.6 * costs["full"]["macs"]
+
+
+@pytest.mark.slow
+def test_its_data_is_checked_and_it_has_no_anchors_to_fit(place, call):
+    status, out, error = call("check-data", "--recipe", place / "recipe.json")
+    assert (status, error) == (0, "")
+    assert "medium" in out
+    assert "anchor" not in out
+    status, _, error = call("anchors", "--recipe", place / "recipe.json")
+    assert status == 2
+    assert "has no anchors to fit" in error

@@ -54,6 +54,8 @@ def test_links_lead_somewhere(page):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_python_of_readme_and_guide_runs(number, tmp_path, monkeypatch):
+    if "skimage" in SNIPPETS[number]:
+        pytest.importorskip("skimage", reason="its photographs are needed")
     (tmp_path / "snippet.py").write_text(SNIPPETS[number], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
@@ -62,7 +64,8 @@ def test_python_of_readme_and_guide_runs(number, tmp_path, monkeypatch):
 
 
 def test_pages_have_python_to_run():
-    assert len(SNIPPETS) == 6
+    photographs = "docs/photographs.jpg" in README  # shown with an example
+    assert len(SNIPPETS) == 7 + photographs
 
 
 def test_commands_of_a_page_are_found(tmp_path):

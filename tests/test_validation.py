@@ -17,6 +17,7 @@ from gluon_compress.validation import (
     Settings,
     Share,
     Tagged,
+    class_names,
     parse,
 )
 
@@ -221,3 +222,15 @@ def test_json_schema_has_the_docstring_s_descriptions():
     assert schema["properties"]["curve"]["enum"] == ["cubic", "linear"]
     tagged = schema["properties"]["rows"]["items"]["anyOf"]
     assert [row["$ref"] for row in tagged] == ["#/$defs/Rest", "#/$defs/Walk"]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb", "\u202egpj", "\ud800", " "])
+def test_names_of_classes_are_plain_text(name):
+    with pytest.raises(ValueError, match="classes is .*distinct names"):
+        WithClasses(classes=["cat", name])
+    with pytest.raises(ValueError, match="classes is .*distinct names"):
+        class_names(["cat", name])
+
+
+class WithClasses(Settings):
+    classes: ClassNames

@@ -97,12 +97,13 @@ def _layouts(
     assert family is not None, "the recipe has checked the name"
     keys = ("sizes", "ratios") if args.ratios else ("sizes",)
     size = recipe.data.input_size
+    stated = family.anchor_layout(settings, size)
+    if stated is None:
+        raise ValueError(f"model {settings.name!r}: has no anchors to fit")
     usual = dict.fromkeys(keys)
     own = family.anchor_layout(settings.replace(**usual), size)
-    if own is None:
-        raise ValueError(f"model {settings.name!r}: has no anchors to fit")
-    layouts = {"own": own, "stated": family.anchor_layout(settings, size)}
-    if layouts["stated"] == own:
+    layouts = {"own": own, "stated": stated}
+    if stated == own:
         del layouts["stated"]
     undecided = settings.replace(**dict.fromkeys(keys, "auto"))
     fitted = _placed(recipe, family.settled, undecided, objects)

@@ -6,10 +6,11 @@ import argparse
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
-from typing import Callable, Mapping, NoReturn, Sequence, Tuple
+from typing import Any, Callable, Mapping, NoReturn, Sequence, Tuple
 
+from gluon_compress.printable import printable
 from gluon_compress.provenance import cores
 from gluon_compress.stopping import Handling, Terminated, at_once, handled, last_line
 from gluon_compress.storage.locks import release_all, sole_writer
@@ -21,7 +22,17 @@ LONGEST_LINE = 300  # characters of an error
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and that takes operands behind options."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Give operands behind an option to the list that may be empty."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        lists = [a for a in self._actions if a.nargs == "*" and not a.option_strings]
+        if lists and not any(word.startswith("-") for word in rest):
+            earlier = getattr(parsed, lists[0].dest) or []
+            setattr(parsed, lists[0].dest, [*earlier, *rest])
+            rest = []
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
@@ -140,8 +151,24 @@ def _run(command: Command, args: argparse.Namespace) -> None:
                 stack.enter_context(sole_writer(getattr(args, name)))
         if hasattr(args, "check_locked"):  # others may have written before the lock
             args.check_locked(args)
-        command.run(args)
+        with redirect_stdout(_Plain(sys.stdout)):
+            command.run(args)
     sys.stdout.flush()
+
+
+class _Plain:
+    """Standard output, but for what a terminal would act on in names of others."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        self._stream.write(printable(text, lines=True))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _name_output(error: OSError) -> None:
@@ -171,5 +198,5 @@ def _short(text: str) -> str:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename is not None else ""
-        return f"{file}{error.strerror}"
-    return " ".join(str(error).split())
+        return printable(f"{file}{error.strerror}")
+    return printable(" ".join(str(error).split()))

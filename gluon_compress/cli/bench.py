@@ -127,6 +127,7 @@ def _deployed(args: argparse.Namespace) -> Iterator[Measurement]:
     import numpy as np
 
     from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions
+    from gluon_compress.deployment.runtimes import open_files
     from gluon_compress.model_folder import read_manifest
 
     manifest = read_manifest(args.model)
@@ -142,8 +143,8 @@ def _deployed(args: argparse.Namespace) -> Iterator[Measurement]:
         files = [Path(args.model, file) for file in entries[readable[0]]["files"]]
         threads = None if runtime == "mxnet" else args.threads
         try:
-            net = RUNTIMES[runtime].open(files, threads)
-        except ValueError as error:  # it is not installed
+            net = open_files(runtime, files, shape, threads)
+        except ValueError as error:  # it is not installed, or cannot load them
             print(f"skipped {runtime} {precision}: {error}")
             continue
         yield runtime, precision, partial(net, image)

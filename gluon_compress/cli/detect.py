@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
+from gluon_compress.cli import video
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.image_files import (
     images_of,
@@ -22,20 +21,28 @@ from gluon_compress.cli.options import (
     add_devices,
     add_runtime,
     contexts,
-    folder,
     keys_of,
     loading_options,
+    refuse,
     share,
 )
+from gluon_compress.printable import printable
 
-DETECT_TEXT = """Draw what a detector finds on images, and list it in detections.json.
+DETECT_TEXT = """Draw what a detector finds on images or a video, and list it.
 
   %(prog)s runs/demo/compact/model photo.jpg folder/ --out found
   %(prog)s deploy/edge --runtime onnxruntime folder/ --out found
+  %(prog)s deploy/edge --runtime onnxruntime clip.mp4 --out found.webm
+  %(prog)s deploy/edge --runtime onnxruntime --camera 0 --out -
 
 Images are .jpg, .jpeg or .png. Other files of a folder are named and skipped, as are
-images that cannot be read. Pictures keep their names. Boxes are corner boxes (xmin,
-ymin, xmax, ymax) in pixels of the image.
+images that cannot be read. Pictures keep their names, and detections.json lists what
+was found. Boxes are corner boxes (xmin, ymin, xmax, ymax) in pixels of the image.
+
+Of a video or a camera, --out is a video (.mp4, .mov, .mkv, .avi, or .webm for
+browsers), a file of JSON lines (.jsonl), a folder for both, or - for JSON lines on
+standard output. A camera's frames are dropped, not delayed, if they come faster than
+the detector works. Ctrl-C ends a recording, and finishes the files.
 """
 COMPARE_TEXT = r"""Draw what two detectors find on the same images, side by side.
 
@@ -55,9 +62,18 @@ def _add_detect_options(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
     parser.add_argument("model", metavar="FOLDER")
     add_runtime(parser)
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
-    parser.add_argument("--out", type=folder, required=True, metavar="DIR")
+    images = parser.add_argument(
+        "images", nargs="+", default=[], metavar="IMAGE_FOLDER_OR_VIDEO"
+    )
+    parser.add_argument(
+        "--out",
+        type=video.place,
+        required=True,
+        metavar="DIR",
+        help="a folder; of a video or camera also a video, a .jsonl, or -",
+    )
     _add_threshold(parser)
+    video.add_options(parser, images)
 
 
 def _add_compare_options(parser: argparse.ArgumentParser) -> None:
@@ -84,14 +100,22 @@ def width_of(height: int, width: int) -> int:
 
 
 def _detect(args: argparse.Namespace) -> None:
-    """Detect on every image, draw, and write the list."""
+    """Detect on every image, or in a video; draw, and write the list."""
+    if video.names_a_video(args):
+        video.detect_in_video(args)
+    else:
+        _detect_on_images(args)
+
+
+def _detect_on_images(args: argparse.Namespace) -> None:
     from gluon_compress import report
     from gluon_compress.data.images import EXTENSIONS, read_image
     from gluon_compress.detector import load_detector
     from gluon_compress.storage.atomic import write_json
 
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names need not be UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
+    refuse(args, ("every", "seconds"), "only of a video or a camera")
+    if args.out == video.STANDARD_OUTPUT or video.is_file_name(args.out):
+        raise ValueError(f"--out {args.out or '-'}; allowed for images: a folder")
     out, results = Path(args.out), []
     targets = pictures(args.images, out, EXTENSIONS)
     _refuse_other_list(out / LIST)
@@ -100,13 +124,13 @@ def _detect(args: argparse.Namespace) -> None:
     others = others_in(args.images, EXTENSIONS)
     skipped = [{"file": str(path), "reason": reason} for path in others]
     for row in skipped:
-        print("skipped {file}: {reason}".format(**row))
+        print(printable("skipped {file}: {reason}".format(**row)))
     for path, target in targets.items():
         try:
             image = read_image(path)
         except ValueError as error:
             skipped.append({"file": str(path), "reason": without(path, str(error))})
-            print(f"skipped {error}")
+            print(printable(f"skipped {error}"))
             continue
         boxes = _boxes(detector, image, args.threshold)
         width = width_of(*image.shape[:2])
@@ -114,7 +138,7 @@ def _detect(args: argparse.Namespace) -> None:
         report.save_image(picture, target)
         detections = boxes.records(detector.classes)
         results.append({"file": str(path), "detections": detections})
-        print(f"{path}: {len(boxes)} objects, drawn in {target}")
+        print(printable(f"{path}: {len(boxes)} objects, drawn in {target}"))
     if not results:
         raise ValueError(f"none of the {len(targets)} images can be read")
     content = {"threshold": args.threshold, "images": results, "skipped": skipped}
@@ -168,7 +192,7 @@ def _examples(detectors: Sequence, paths: Sequence[Path], threshold: float) -> I
         try:
             image = read_image(path)
         except ValueError as error:
-            print(f"skipped {error}")
+            print(printable(f"skipped {error}"))
             continue
         before, after = (_boxes(detector, image, threshold) for detector in detectors)
         yield report.Example(image, before, after, name=path.name)

@@ -21,6 +21,7 @@ from gluon_compress.cli.options import (
     share,
     write_result,
 )
+from gluon_compress.printable import printable
 
 TEXT = """Measure a model on labelled images: mAP of a detector, top-1 of a classifier.
 
@@ -31,7 +32,7 @@ TEXT = """Measure a model on labelled images: mAP of a detector, top-1 of a clas
 
 The folder's manifest says what it is: a detector or a classifier, and, with --runtime,
 deployed. A detector's DATA is in VOC layout, or as --kind says; of a classifier,
-DATA/SPLIT has one folder a class, and the middle of each image is taken at the size it
+DATA/SPLIT has one folder a class, and the centre of each image is used, at the size it
 was trained at. With --deployed, the same detector is measured in Gluon and in every
 runtime that reads the deployed folder, which also writes precision.md.
 """
@@ -67,7 +68,7 @@ def _add_labelled_images(parser: argparse.ArgumentParser) -> None:
         choices=KINDS,
         help="of a detector's images, as data.kind in recipes; default: voc",
     )
-    parser.add_argument("--split", help="of the images; default: test, or val")
+    parser.add_argument("--split", help="split to measure on; default: test, or val")
     parser.add_argument(
         "--classes",
         nargs="+",
@@ -87,7 +88,7 @@ def _add_most_broken(parser: argparse.ArgumentParser) -> None:
         "--most-broken",
         type=share,
         metavar="SHARE",
-        help="of the images, which may be unreadable; they are left out; default: 0.1",
+        help="of the images, which may be unreadable; they are left out; default: 0.5",
     )
 
 
@@ -96,7 +97,9 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="FOLDER")
     add_runtime(parser)
     _add_labelled_images(parser)
-    parser.add_argument("--deployed", metavar="FOLDER", help="to compare with")
+    parser.add_argument(
+        "--deployed", metavar="FOLDER", help="deployed folder to compare with"
+    )
     add_out(parser, "model", "data", required=False, files=[PAGE])
 
 
@@ -195,9 +198,9 @@ def _print_counts(images: Any, source: Mapping[str, Any]) -> None:
     from gluon_compress import data
 
     for file, reason in images.problems:
-        print(f"skipped {file}: {without(file, reason)}")
+        print(printable(f"skipped {file}: {without(file, reason)}"))
     for file, reason in getattr(images, "doubts", ()):
-        print(f"in doubt {file}: {reason}")
+        print(printable(f"in doubt {file}: {reason}"))
     if source["skipped"]:
         used = source["images"]
         print(f"measured on {used} images; {source['skipped']} are left out")
@@ -335,6 +338,7 @@ def _evaluate_runtimes(args: argparse.Namespace) -> None:
     result = write_result(args.out, content)
     page = precision_page(read_json(result))
     write_atomically(Path(args.out) / PAGE, page)
+    _print_counts(images, source)
     print(result)
 
 

@@ -10,6 +10,7 @@ from gluon_compress.cli.app import Command
 from gluon_compress.cli.image_files import images_in
 from gluon_compress.cli.options import above_0, add_devices, folder, refuse
 from gluon_compress.deployment.formats import CALIBRATIONS, FORMATS
+from gluon_compress.printable import printable
 
 TEXT = """Write a model folder again, or the files of edge runtimes, and check them.
 
@@ -20,8 +21,8 @@ TEXT = """Write a model folder again, or the files of edge runtimes, and check t
 
 Without --formats the folder is a model folder, to load, train and prune; with it, a
 deployed one, the folded graph for each runtime: docs/deploy.md. The format web adds a
-page that runs it in a browser: docs/web.md. The folder is put in place once every file
-of it was run, on --images if any, and gave what the net gives. An existing folder of
+page that runs it in a browser: docs/web.md. The folder is kept only if every file in
+it runs, on --images if any, and gives what the net gives. An existing folder of
 the same kind is replaced as a whole: formats are not added to it.
 """
 OF_INT8 = ("calibration", "calibration_images")
@@ -32,8 +33,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
     parser.add_argument("model", metavar="MODEL_FOLDER")
     parser.add_argument("--out", type=folder, required=True, metavar="DIR")
-    parser.add_argument("--name", help="of the files; default: the model's own")
-    parser.add_argument("--checkpoint", metavar="FILE", help="of this very net")
+    parser.add_argument("--name", help="beginning of file names; default: the model's")
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="parameters of this net to export"
+    )
     parser.add_argument(
         "--formats",
         nargs="+",
@@ -41,7 +44,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help=f"any of {', '.join(FORMATS)}",
     )
     parser.add_argument(
-        "--images", metavar="FOLDER", help="to check on, and to calibrate int8"
+        "--images", metavar="FOLDER", help="images to check on, and to calibrate int8"
     )
     parser.add_argument(
         "--calibration",
@@ -68,7 +71,7 @@ def _export(args: argparse.Namespace) -> None:
     net = models.load(args.model)
     if args.checkpoint:
         parameters = models.family_of(net).training_net(net).collect_params().values()
-        read_checkpoint(args.checkpoint, list(parameters))
+        read_checkpoint(args.checkpoint, list(parameters), averages=True)
     name = args.name or read_manifest(args.model)["name"]
     if args.formats:
         differences = _deploy(net, name, args)
@@ -100,7 +103,7 @@ def _deploy(net: Any, name: str, args: argparse.Namespace) -> dict[str, float]:
             .read(images_in(args.images), args.calibration_images or COUNT)
         )
         for reason in skipped:
-            print(f"skipped {reason}")
+            print(printable(f"skipped {reason}"))
     manifest = deployment.deploy(
         net,
         args.out,

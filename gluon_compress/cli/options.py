@@ -63,7 +63,7 @@ def add_resized(parser: argparse.ArgumentParser) -> None:
         "--resized",
         choices=RESIZED,
         help="images of another size than annotated; scale: boxes like the images; "
-        "keep: boxes are right; default: error, if most images are",
+        "keep: boxes as written; default: error, if most images are",
     )
 
 
@@ -146,8 +146,8 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="int8 runs in mxnet, onnxruntime and openvino; with --runtime; default: "
-        "float32",
+        help="int8 runs in mxnet, onnxruntime and openvino, of quantised nets in ncnn "
+        "too; with --runtime; default: float32",
     )
     parser.add_argument(
         "--threads",

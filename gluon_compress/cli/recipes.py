@@ -93,9 +93,11 @@ of 16 stays whole. A share that rounds to less than one channel is refused.
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that trains."""
     add_devices(parser)
-    parser.add_argument("--recipe", required=True, metavar="FILE", help="JSON")
-    parser.add_argument("--out", required=True, metavar="DIR", help="for results")
-    parser.add_argument("--resume", action="store_true", help="continue what is in DIR")
+    parser.add_argument("--recipe", required=True, metavar="FILE", help="a JSON file")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder of the results"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
     parser.add_argument(
         "--kvstore", default="device", help="as in gluon.Trainer; default: device"
     )
@@ -120,12 +122,14 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 def add_own_data(parser: argparse.ArgumentParser) -> None:
     """Add the options that replace the data of a detector's recipe."""
-    text = "in VOC layout; from the current folder, not from --data"
+    text = "folder in VOC layout; from the current folder, not from --data"
     parser.add_argument("--images", metavar="FOLDER", help=text)
-    parser.add_argument("--train", metavar="SPLIT", help="to train on")
-    parser.add_argument("--test", metavar="SPLIT", help="to measure on")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="what to detect")
-    parser.add_argument("--seed", type=int, help="of the recipe")
+    parser.add_argument("--train", metavar="SPLIT", help="split to train on")
+    parser.add_argument("--test", metavar="SPLIT", help="split to measure on")
+    parser.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="classes to detect"
+    )
+    parser.add_argument("--seed", type=int, help="replaces the recipe's")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -138,11 +142,15 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(parser)
     _add_check(parser)
     parser.add_argument("--teacher", metavar="MODEL", help="detector to learn from")
-    parser.add_argument("--plan", metavar="FILE", help="structure to train")
+    parser.add_argument(
+        "--plan", metavar="FILE", help="plan to take the structure from"
+    )
     parser.add_argument(
         "--masks", action="store_true", help="train with the plan as masks, then slim"
     )
-    parser.add_argument("--trunk", metavar="MODEL", help="classifier to take it from")
+    parser.add_argument(
+        "--trunk", metavar="MODEL", help="classifier that brings the backbone"
+    )
     parser.add_argument(
         "--start", metavar="MODEL", help="detector to train further, of any classes"
     )
@@ -153,16 +161,16 @@ def _add_prune_options(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(parser)
     parser.add_argument("--weights", metavar="MODEL", help="trained net to prune")
     parser.add_argument(
-        "--budget", type=budget, help="macs_ratio=0.25,params=12e6, ..."
+        "--budget", type=budget, help="limits: macs_ratio=0.25,params=12e6, ..."
     )
-    parser.add_argument("--criterion", help="importance of a channel")
-    parser.add_argument("--selection", help="how channels are chosen by importance")
-    parser.add_argument("--seed", type=int, help="of the recipe")
+    parser.add_argument("--criterion", help="criterion of importance")
+    parser.add_argument("--selection", help="selection policy")
+    parser.add_argument("--seed", type=int, help="replaces the recipe's")
 
 
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
-    parser.add_argument("--recipe", required=True, metavar="FILE", help="JSON")
+    parser.add_argument("--recipe", required=True, metavar="FILE", help="a JSON file")
     add_out(parser, "stages", "classes", files=["plan.json"])
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME", help="default: the recipe's"

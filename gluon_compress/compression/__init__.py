@@ -1,32 +1,41 @@
 """Compression algorithms: what a row of a recipe's ``"compression"`` does.
 
-``algorithm`` is the interface; ``prune`` and ``delete`` remove channels. To add one,
-write an ``Algorithm`` and add a row to ``ALGORITHMS``.
+``algorithm`` is the interface; ``prune`` and ``delete`` remove channels,
+``quantize`` rounds weights and maps. To add one,
+write an ``Algorithm`` and add a row to ``ALGORITHMS`` in ``registry``. ``compress`` is
+for training loops of one's own.
 """
-
-from typing import Dict
 
 from gluon_compress.compression.algorithm import (
     PLAN,
     Algorithm,
+    Attached,
     DryRunContext,
+    LoopContext,
     StageContext,
     StageOutput,
 )
+from gluon_compress.compression.controller import Controller, compress
 from gluon_compress.compression.delete import Delete, DeleteSettings
 from gluon_compress.compression.prune import Prune, PruneSettings
-
-ALGORITHMS: Dict[str, Algorithm] = {"prune": Prune(), "delete": Delete()}
+from gluon_compress.compression.quantize import Quantize, QuantizeSettings
+from gluon_compress.compression.registry import ALGORITHMS
 
 __all__ = [
     "ALGORITHMS",
     "PLAN",
     "Algorithm",
+    "Attached",
+    "Controller",
     "Delete",
     "DeleteSettings",
     "DryRunContext",
+    "LoopContext",
     "Prune",
     "PruneSettings",
+    "Quantize",
+    "QuantizeSettings",
     "StageContext",
     "StageOutput",
+    "compress",
 ]

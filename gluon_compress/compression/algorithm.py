@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Dict, Mapping, Sequence, Type
+from typing import Any, Callable, ClassVar, Dict, Mapping, Sequence, Tuple, Type
 
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import validation
 from gluon_compress.graph import Graph
 from gluon_compress.plan import Plan
+from gluon_compress.train.hooks import Hooks
 from gluon_compress.train.schedule import Schedule
 
 PLAN = "plan.json"
@@ -46,6 +47,25 @@ class StageOutput:
         return self.artifacts.get(PLAN)
 
 
+@dataclass(frozen=True)
+class Attached:
+    """What an algorithm makes of a net that a loop of the user's own trains.
+
+    Parameters
+    ----------
+    net : HybridBlock
+        A new one.
+    hooks : Hooks
+        What accompanies its training.
+    notes : mapping
+        JSON values on what was decided.
+    """
+
+    net: HybridBlock
+    hooks: Hooks = field(default_factory=Hooks)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
 class DryRunContext(ABC):
     """What is known before any training.
 
@@ -72,7 +92,18 @@ class DryRunContext(ABC):
         """Return the net as it would be with a number of classes."""
 
 
-class StageContext(DryRunContext):
+class LoopContext(DryRunContext):
+    """What is known in a loop of the user's own: beside the net some batches."""
+
+    @abstractmethod
+    def batches(self, net: HybridBlock, count: int) -> Any:
+        """Return an iterator of at most so many training batches, the same each time.
+
+        They are to measure on; the first array of a batch is the net's input.
+        """
+
+
+class StageContext(LoopContext):
     """What a stage works with, beside what is known before any training.
 
     Attributes
@@ -116,11 +147,8 @@ class StageContext(DryRunContext):
         """
 
     @abstractmethod
-    def batches(self, net: HybridBlock, count: int) -> Any:
-        """Return an iterator of some training batches, the same at every call.
-
-        They are to measure on: images that cannot be read are left out.
-        """
+    def steps_per_epoch(self, net: HybridBlock, schedule: Schedule) -> int:
+        """Return the number of steps of an epoch under a schedule."""
 
     @abstractmethod
     def training_block(self, net: HybridBlock) -> HybridBlock:
@@ -142,6 +170,16 @@ class StageContext(DryRunContext):
         """
 
     @abstractmethod
+    def check_sample(self, training_images: int) -> None:
+        """Refuse to measure on so many training images if they lack a class.
+
+        Raises
+        ------
+        ValueError
+            Naming the classes.
+        """
+
+    @abstractmethod
     def to_device(self, net: HybridBlock) -> None:
         """Move a net to the device that accuracy is measured on."""
 
@@ -154,9 +192,13 @@ class Algorithm(ABC):
     Settings : type
         Its settings, a row of ``"compression"``. Their field ``algorithm`` is the
         algorithm's name in ``ALGORITHMS``.
+    not_before : tuple of str
+        Names of algorithms that cannot work on what this one leaves: a row of one of
+        them has to come first.
     """
 
     Settings: ClassVar[Type[validation.Settings]]
+    not_before: ClassVar[Tuple[str, ...]] = ()
 
     @abstractmethod
     def dry_run(
@@ -193,3 +235,22 @@ class Algorithm(ABC):
         settings : Settings
         context : StageContext
         """
+
+    def attach(self, net: HybridBlock, settings: Any, context: LoopContext) -> Attached:
+        """Begin to compress a net that a loop of the user's own trains.
+
+        Parameters
+        ----------
+        net : HybridBlock
+            With trained values; left as it is.
+        settings : Settings
+            Their schedules of training are not used: the loop is the user's.
+        context : LoopContext
+
+        Returns
+        -------
+        Attached
+            By default what ``dry_run`` makes of the present values, without hooks.
+        """
+        output = self.dry_run(net, settings, context)
+        return Attached(output.net, Hooks(), output.notes)

@@ -13,7 +13,15 @@ from gluon_compress.compression.algorithm import PLAN, StageContext, StageOutput
 from gluon_compress.deployment.reference_outputs import check_same
 from gluon_compress.graph import Graph, pair_of
 from gluon_compress.plan import CRITERIA, Plan
-from gluon_compress.prune import mask, recalibrate, set_mask, slim, taylor
+from gluon_compress.prune import (
+    ReconstructionSettings,
+    mask,
+    recalibrate,
+    reconstruct,
+    set_mask,
+    slim,
+    taylor,
+)
 from gluon_compress.train.schedule import Schedule
 from gluon_compress.validation import Count, CountOrZero, OneOf, Settings
 
@@ -36,6 +44,8 @@ class ChannelPruningSettings(Settings):
         Widths become multiples of this number.
     train : Schedule or None
         Training with the masks on; None: none.
+    reconstruct : ReconstructionSettings or None
+        How the weights of the slim net are fitted to the full net; None: they stay.
     recalibrate : int
         Training batches on which BatchNorm statistics are measured anew after slimming;
         0: they stay.
@@ -45,7 +55,13 @@ class ChannelPruningSettings(Settings):
     batches: Count = 16
     multiple: Count = 16
     train: Optional[Schedule] = None
+    reconstruct: Optional[ReconstructionSettings] = None
     recalibrate: CountOrZero = 16
+
+    def check(self) -> None:
+        """Check that weights are not fitted to a net that has changed since."""
+        if self.reconstruct is not None and self.train is not None:
+            raise self.error("reconstruct", "null with train")
 
 
 def untrained_criterion(settings: ChannelPruningSettings) -> str:
@@ -121,7 +137,7 @@ def train_and_slim(
     settings: ChannelPruningSettings,
     context: StageContext,
 ) -> tuple[HybridBlock, Dict[str, Any]]:
-    """Return the slim net, after training with masks if the settings say so, and notes.
+    """Return the slim net, trained with masks or fitted as the settings say, and notes.
 
     Parameters
     ----------
@@ -134,7 +150,22 @@ def train_and_slim(
     """
     masked = mask(net, plan, graph=graph)
     notes = {} if settings.train is None else context.fit(masked, settings.train)
-    return slim_as_masked(masked, plan, context.shape), notes
+    small, fit = slim_as_masked(masked, plan, context.shape), settings.reconstruct
+    if fit is None:
+        return small, notes
+    context.to_device(small)
+    notes["before_reconstruction"] = {context.metric: context.accuracy(small)}
+    batches = context.batches(net, fit.batches)
+    fitted = reconstruct(
+        net,
+        plan,
+        batches,
+        points=fit.points,
+        ridge=fit.ridge,
+        graph=graph,
+        seed=context.seed,
+    )
+    return fitted, notes
 
 
 def slim_as_masked(masked: HybridBlock, plan: Plan, shape: Any) -> HybridBlock:

@@ -52,6 +52,7 @@ class DeleteSettings(ChannelPruningSettings):
 
     def check(self) -> None:
         """Check that there is something to delete."""
+        super().check()
         if not self.keep:
             raise self.error(
                 "keep", "at least one pattern of group names, with a share"

@@ -29,9 +29,11 @@ from gluon_compress.compression.channels import (
     train_and_slim,
     untrained_criterion,
 )
+from gluon_compress.compression.search import SearchSettings, search_policy
 from gluon_compress.graph import Graph
 from gluon_compress.latency import LatencyTable, check_target
 from gluon_compress.plan import (
+    SEARCHES,
     Budget,
     BySensitivity,
     Constraints,
@@ -127,7 +129,8 @@ class PruneSettings(ChannelPruningSettings):
         Widths become multiples of this number; None: what the latency table shows to
         be worth it, and 16 without one.
     selection : str
-        How widths are chosen: a name in ``plan.POLICIES``, or ``sensitivity``.
+        How widths are chosen: a name in ``plan.POLICIES``, ``sensitivity``, or a
+        search: a name in ``plan.SEARCHES``.
     minimum, maximum : int, float, dict or None
         Limits of each group's width: a number of channels, a share, or either by
         pattern of group names.
@@ -142,6 +145,8 @@ class PruneSettings(ChannelPruningSettings):
         does to the net's outputs; 0: a group counts as often as it has layers.
     sensitivity : SensitivitySettings or None
         For the selection ``sensitivity``.
+    search : SearchSettings or None
+        For a selection that searches.
     sparsity : BatchNormL1Settings or None
         Training before the choice that pulls BatchNorm scales towards zero.
     rounds : Rounds or None
@@ -162,15 +167,20 @@ class PruneSettings(ChannelPruningSettings):
     ends: bool = False
     effects: CountOrZero = 4
     sensitivity: Optional[SensitivitySettings] = None
+    search: Optional[SearchSettings] = None
     sparsity: Optional[BatchNormL1Settings] = None
     rounds: Optional[Rounds] = None
 
     def check(self) -> None:
         """Check the budget, and that settings are there that others need."""
+        super().check()
         self._check_budget()
         if (self.selection == BySensitivity.name) != (self.sensitivity is not None):
             allowed = "images and ratios with selection 'sensitivity', else null"
             raise self.error("sensitivity", allowed)
+        if (self.selection in SEARCHES) != (self.search is not None):
+            allowed = f"settings with selection {listed(SEARCHES)}, else null"
+            raise self.error("search", allowed)
         if self.rounds is not None:
             self._check_rounds(self.rounds)
 
@@ -198,8 +208,8 @@ class PruneSettings(ChannelPruningSettings):
     def _check_rounds(self, rounds: Rounds) -> None:
         if self.classes is not None:
             raise self.error("classes", "null with rounds")
-        if self.sensitivity is not None:
-            raise self.error("rounds", "null with a sensitivity")
+        if self.sensitivity is not None or self.search is not None:
+            raise self.error("rounds", "null with a sensitivity or a search")
         if self.train is None:
             raise self.error("train", "a schedule, since there are rounds")
         try:
@@ -222,8 +232,10 @@ class Prune(Algorithm):
 
         What needs trained values is left out. It does not change what is possible.
         """
-        if settings.sensitivity is not None:
-            settings = settings.replace(selection=Greedy.name, sensitivity=None)
+        if settings.selection not in planning.POLICIES:
+            settings = settings.replace(
+                selection=Greedy.name, sensitivity=None, search=None
+            )
         criterion = untrained_criterion(settings)
         graph, policy = context.trace(net), settings.selection
         plan = _decide(net, graph, criterion, policy, settings, context)
@@ -320,6 +332,9 @@ def _policy(
     if settings.sensitivity is not None:
         measured = _sensitivity(net, graph, settings.sensitivity, settings, context)
         return BySensitivity(measured)
+    if settings.search is not None:
+        name = settings.selection
+        return search_policy(name, net, graph, settings.search, context)
     if settings.selection != Greedy.name or not settings.effects:
         return settings.selection
     effects = output_sensitivity(

@@ -15,6 +15,7 @@ from gluon_compress.data.broken import Broken, BrokenImage, refuse_broken
 from gluon_compress.data.class_targets import ClassTargets, Mixup
 from gluon_compress.data.classification import ClassificationData
 from gluon_compress.data.coco import COCOFormat, coco_gluoncv
+from gluon_compress.data.composing import Composer, DetectionAugmentation
 from gluon_compress.data.detection import DetectionData
 from gluon_compress.data.detection_dataset import AnnotatedImage, DetectionDataset
 from gluon_compress.data.detection_transforms import (
@@ -30,6 +31,7 @@ from gluon_compress.data.pascal_voc import voc_gluoncv
 from gluon_compress.data.preprocess import Placement, Preprocess, as_rgb
 from gluon_compress.data.recordio import Records
 from gluon_compress.data.subset import (
+    absent_classes,
     count_images,
     describe_counts,
     draw_subset,
@@ -49,7 +51,9 @@ __all__ = [
     "STD",
     "Batches",
     "ClassTargets",
+    "Composer",
     "ClassificationData",
+    "DetectionAugmentation",
     "DetectionData",
     "DetectionDataset",
     "ProgressiveBatches",
@@ -72,6 +76,7 @@ __all__ = [
     "most_objects",
     "normalize",
     "objects_in",
+    "absent_classes",
     "draw_subset",
     "refuse_broken",
     "detection_train_sample",

@@ -48,6 +48,9 @@ class Batches:
     targets : callable, optional
         Labels to a tuple of arrays (``Family.targets``). None: the labels themselves,
         padded with -1 to ``(B, M, 6)``, or class ids ``(B,)``.
+    compose : callable, optional
+        ``compose(item, draw, rng)`` -> item, called before ``sample``, where ``draw()``
+        returns another item (``Composer``).
     mix : callable, optional
         ``mix(arrays, rng)`` -> arrays, called with a whole batch (``Mixup``).
     normalized : callable
@@ -78,6 +81,7 @@ class Batches:
         shuffle: bool = True,
         last: str = "keep",
         targets: Callable | None = None,
+        compose: Callable | None = None,
         mix: Callable | None = None,
         normalized: Callable = normalize,
         broken: Broken | None = None,
@@ -98,6 +102,7 @@ class Batches:
             raise ValueError(f"most_broken is {most_broken}; allowed: from 0 to 1")
         self.dataset, self.sample, self.batch_size = dataset, sample, batch_size
         self.seed, self.workers, self.shuffle = seed, workers, shuffle
+        self.compose = compose
         self.last, self.targets, self.mix = last, targets or pad_labels, mix
         self.normalized, self.most_broken = normalized, most_broken
         self.leaves_out = broken == "leave out"
@@ -182,8 +187,22 @@ class Batches:
     def _samples(self, epoch: int, index: int) -> Iterator[tuple]:
         """Yield the sample of an index, if there is one."""
         for image, label in self._items(index):
+            if self.compose is not None:
+                image, label = self._composed((image, label), epoch, index)
             rng = np.random.default_rng([self.seed, epoch, index])
             yield self.sample(image, label, rng=rng)
+
+    def _composed(self, item: tuple, epoch: int, index: int) -> tuple:
+        # The fourth number keeps this stream apart from that of the sample.
+        rng = np.random.default_rng([self.seed, epoch, index, 2])
+
+        def draw() -> tuple:
+            other = int(rng.integers(len(self.dataset)))
+            # What cannot be read is left out; then the item stands in for it.
+            return next(self._items(other), item)
+
+        assert self.compose is not None
+        return self.compose(item, draw, rng)
 
     def _items(self, index: int) -> Iterator[tuple]:
         """Yield an item or its replacement; nothing for one that is left out."""

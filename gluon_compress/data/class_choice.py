@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from typing import Any, Callable, Collection, Sequence
 
@@ -9,6 +10,14 @@ from gluon_compress.validation import few, shown
 
 OTHERS = ("error", "ignore")
 MOST_NAMES = 10  # of classes, in a message
+
+
+def as_name(text: str) -> str:
+    """Return the name of a class without spaces around it, its letters composed.
+
+    Systems encode letters such as "é" in two ways, which look the same.
+    """
+    return unicodedata.normalize("NFC", text.strip())
 
 
 class ClassChoice:
@@ -39,7 +48,7 @@ class ClassChoice:
     def __init__(self, names: Sequence[str], others: str) -> None:
         if others not in OTHERS:
             raise ValueError(f"others is {others!r}; allowed: {', '.join(OTHERS)}")
-        self.names, self.others = tuple(names), others
+        self.names, self.others = tuple(map(as_name, names)), others
         self.objects: Counter = Counter()
         self.images = 0
         self.absent: tuple[str, ...] = ()
@@ -84,6 +93,7 @@ class ClassChoice:
         ValueError
             If it is another class and none may be ignored.
         """
+        name = as_name(name)
         if name in self._ids:
             return self._ids[name]
         if not self.ignores:

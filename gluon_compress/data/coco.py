@@ -10,13 +10,15 @@ import math
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence, Tuple
+from typing import Any, Mapping, Sequence, Tuple
 
+from gluon_compress.data.class_choice import as_name
 from gluon_compress.data.detection_dataset import AnnotatedImage, DetectionDataset
-from gluon_compress.data.images import CACHE_BYTES, read_header
-from gluon_compress.data.voc_xml import VOCAnnotation
+from gluon_compress.data.images import CACHE_BYTES, EXTENSIONS, read_header
+from gluon_compress.data.listed_files import LONGEST_NAME, FileIndex
+from gluon_compress.data.voc_xml import VOCAnnotation, is_yes
 from gluon_compress.storage.reading import read_json
-from gluon_compress.validation import shown, wrong
+from gluon_compress.validation import shortened, shown, wrong
 
 MOST_JSON = 1 << 31  # bytes; COCO's own training annotations are 450 MB
 LISTS = ("images", "annotations", "categories")
@@ -63,6 +65,8 @@ class COCOFormat(DetectionDataset):
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         content = _read(Path(path))
+        self._folders = [*map(Path, folders)]
+        self._indices: dict[Path, FileIndex] = {}
         categories = _categories(content["categories"], path)
         names = list(dict.fromkeys(categories.values()))
         super().__init__(
@@ -72,10 +76,10 @@ class COCOFormat(DetectionDataset):
             difficult=difficult,
             cache_bytes=cache_bytes,
         )
-        entries = dict(self._entries(content["images"]))
-        objects = self._objects(content["annotations"], categories, entries)
+        entries, first = self._entries(content["images"])
+        objects = self._objects(content["annotations"], categories, first)
         images = [
-            self._image(entry, objects.get(key, ([], [])), folders)
+            self._image(entry, objects.get(key, ([], [])))
             for key, entry in entries.items()
         ]
         self.fill(
@@ -84,58 +88,102 @@ class COCOFormat(DetectionDataset):
             in_whole_set=None if absent else lambda: names,
         )
 
-    def _entries(self, rows: Sequence[Any]) -> Iterator[tuple[str, Mapping]]:
-        """Yield the id and the entry of each image; skip those that are unusable."""
-        ids: set[str] = set()
+    def _entries(
+        self, rows: Sequence[Any]
+    ) -> tuple[dict[str, Mapping], dict[str, str]]:
+        """Return the entry of each file by its id, and of all ids that of its file.
+
+        Entries that are unusable are skipped. Two of one file are one image.
+        """
+        entries: dict[str, Mapping] = {}
+        first: dict[str, str] = {}
+        of_file: dict[str, str] = {}
+        files: dict[str, str] = {}
         for i, row in enumerate(rows):
             key, name = _id(row, "id"), _file_name(row)
             if key is None or not name:
                 self.skip(self.place, f"images[{i}]: has no id or no file_name")
-            elif key in ids:
+                continue
+            name = self._identity(name)
+            if files.setdefault(key, name) != name:
                 raise wrong(f"{self.place}: images[{i}].id", row["id"], "each id once")
-            else:
-                ids.add(key)
-                yield key, row
+            same = of_file.setdefault(name, key)
+            if same in entries and _size(row) != _size(entries[same]):
+                raise wrong(
+                    f"{self.place}: images[{i}]: {shown(name)}: width and height",
+                    [row.get(side) for side in ("width", "height")],
+                    f"as in the entry of id {same}",
+                )
+            self.repairs["listed twice"] += same in entries
+            first[key] = same
+            entries.setdefault(same, row)
+        return entries, first
 
     def _objects(
         self,
         rows: Sequence[Any],
         categories: Mapping[str, str],
-        entries: Mapping[str, Mapping],
+        first: Mapping[str, str],
     ) -> dict[str, tuple[list[Object], list[str]]]:
         """Return the objects of each image, and why others are left out."""
         result: dict[str, tuple[list[Object], list[str]]]
         result = defaultdict(lambda: ([], []))
+        owners: dict[tuple, str] = {}  # entries of one file may repeat its objects
         for i, row in enumerate(rows):
             key = _id(row, "image_id")
-            if key not in entries:
+            if key not in first:
                 reason = f"image_id {shown(row.get('image_id'))} is no image's"
                 self.leave_out(self.place, f"annotations[{i}] left out: {reason}")
                 continue
-            objects, left_out = result[str(key)]
+            objects, left_out = result[first[str(key)]]
             try:
-                objects.append(_object(row, categories))
+                found = _object(row, categories)
             except ValueError as error:
                 left_out.append(f"annotations[{i}] left out: {error}")
+                continue
+            if owners.setdefault((first[str(key)], found), str(key)) == key:
+                objects.append(found)
         return result
 
     def _image(
-        self,
-        entry: Mapping[str, Any],
-        objects: tuple[list[Object], list[str]],
-        folders: Sequence[str | os.PathLike],
+        self, entry: Mapping[str, Any], objects: tuple[list[Object], list[str]]
     ) -> AnnotatedImage | None:
         """Return an image, or None after reporting why it cannot be used."""
         name = _file_name(entry)
-        files = [Path(folder, name) for folder in folders]
-        file = next((file for file in files if file.is_file()), files[0])
+        file = Path(self._folders[0], shortened(name, LONGEST_NAME))
         rows, left_out = objects
         annotation = VOCAnnotation(_size(entry), tuple(rows), tuple(left_out))
         try:
+            file = self._file(name)
             return AnnotatedImage(file, self.place, annotation, read_header(file))
         except ValueError as error:
             self.skip(file, str(error))
             return None
+
+    def _file(self, name: str) -> Path:
+        """Return the file that a ``file_name`` stands for."""
+        files = [folder / name for folder in self._folders]
+        file = next(filter(os.path.isfile, files), None)
+        if file is not None:
+            return file
+        reasons = []
+        for folder in filter(Path.is_dir, self._folders):
+            if folder not in self._indices:
+                self._indices[folder] = FileIndex(folder, EXTENSIONS)
+            try:
+                return self._indices[folder].find(name)[1]
+            except ValueError as error:
+                reasons.append(str(error))
+        raise ValueError(
+            reasons[0] if reasons else f"{files[0].parent}: no such folder"
+        )
+
+    def _identity(self, name: str) -> str:
+        """Return what is equal for all that a file is called, if it is there."""
+        try:
+            return str(self._file(name))
+        except ValueError:
+            return as_name(name)
 
 
 def coco_gluoncv(
@@ -183,7 +231,8 @@ def coco_gluoncv(
 
 
 def _read(path: Path) -> dict[str, list[dict]]:
-    content = read_json(path, most=MOST_JSON)
+    # Python's ``json`` writes NaN and infinity, which an entry is then checked for.
+    content = read_json(path, most=MOST_JSON, only_finite=False)
     if not isinstance(content, dict):
         raise wrong(f"{path}: the content", content, "an object {...} as COCO has it")
     for name in LISTS:
@@ -209,14 +258,17 @@ def _categories(rows: Sequence[Any], path: Any) -> dict[str, str]:
             raise wrong(f"{place}.name", name, "a text that is not empty")
         if key in names:
             raise wrong(f"{place}.id", row["id"], "each id once")
-        names[key] = name.strip()
+        names[key] = as_name(name)
     if not names:
         raise ValueError(f"{path}: categories: there is none")
     return dict(sorted(names.items(), key=lambda item: _order(item[0])))
 
 
 def _order(key: str) -> tuple[float, str]:
-    return (int(key), "") if key.isdecimal() else (math.inf, key)
+    try:
+        return int(key), ""
+    except ValueError:  # a text, or of thousands of digits
+        return math.inf, key
 
 
 def _id(row: Mapping[str, Any], name: str) -> str | None:
@@ -240,8 +292,9 @@ def _object(row: Mapping[str, Any], categories: Mapping[str, str]) -> Object:
     x, y, width, height = numbers
     if width <= 0 or height <= 0:
         raise ValueError(f"bbox is {shown(box)}, without an area")
-    crowd = _number(row.get("iscrowd") or 0) == 1
-    return categories[str(category)], (x + 1, y + 1, x + width, y + height), crowd
+    # One of less than a pixel ends where it starts.
+    far = x + max(width, 1), y + max(height, 1)
+    return categories[str(category)], (x + 1, y + 1, *far), is_yes(row.get("iscrowd"))
 
 
 def _file_name(entry: Mapping[str, Any]) -> str:

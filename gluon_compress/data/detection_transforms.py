@@ -155,9 +155,9 @@ def _random_crop(boxes: np.ndarray, canvas: np.ndarray, rng) -> tuple:
     uncropped = np.array([0, 0, *canvas])
     candidates = np.vstack([uncropped, trials[first[enough.any(axis=1)]]])
     for crop in rng.permutation(candidates):
-        inside = _inside(boxes, crop)
-        if len(inside):
-            return inside, crop
+        kept = inside(boxes, crop)
+        if len(kept):
+            return kept, crop
     return boxes, uncropped
 
 
@@ -172,7 +172,7 @@ def _draw_crops(canvas: np.ndarray, count: int, rng) -> np.ndarray:
     return np.hstack([corners, corners + sizes])
 
 
-def _inside(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
+def inside(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
     """Return the boxes whose centre is in a crop, clipped to it."""
     centres = (boxes[:, :2] + boxes[:, 2:4]) / 2
     centred = (crop[:2] <= centres) & (centres < crop[2:])

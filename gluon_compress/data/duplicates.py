@@ -12,7 +12,9 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-BANDS = 8  # hashes that differ in fewer bits than this have an equal band
+MOST_BITS = 7  # in which the hashes of images that are compared differ
+_BLOCKS = 4  # a side, of which small images are compared first
+_AT_ONCE = 1024  # images that are compared at once
 SIDE = 16  # pixels of the small images that are compared
 # Differences of their values, 0 to 255, up to which two images show the same.
 MEAN_ALIKE, MOST_ALIKE = 6.0, 40
@@ -66,6 +68,9 @@ class Duplicate:
 def duplicates(prints: Sequence[Fingerprint]) -> list[Duplicate]:
     """Return, for each image that resembles an earlier one, the most similar of these.
 
+    One that is a copy of an earlier image is not compared with those that follow, so
+    that thousands of copies take little longer than thousands of other images.
+
     Parameters
     ----------
     prints : sequence of Fingerprint
@@ -78,35 +83,53 @@ def duplicates(prints: Sequence[Fingerprint]) -> list[Duplicate]:
     if not prints:
         return []
     hashes = np.array([p.bits for p in prints], np.uint64)
-    small = np.stack([p.small for p in prints]).astype(np.int16)
-    nearest: dict[int, tuple[int, int]] = {}
-    for members in _same_bands(hashes):
-        for position in range(1, len(members)):
-            second, earlier = members[position], members[:position]
-            close = earlier[_different_bits(hashes[earlier], hashes[second]) < BANDS]
-            if not len(close):
-                continue
-            gaps = np.abs(small[close] - small[second]).reshape(len(close), -1)
-            most = np.where(gaps.mean(axis=1) <= MEAN_ALIKE, gaps.max(axis=1), 255)
-            best = (int(most.min()), int(close[most.argmin()]))
-            if best < nearest.get(int(second), (MOST_ALIKE + 1, 0)):
-                nearest[int(second)] = best
-    return [
-        Duplicate(first, second, most <= MOST_EQUAL + OF_CONTRAST * small[first].std())
-        for second, (most, first) in sorted(nearest.items())
-    ]
+    small = np.stack([p.small.reshape(-1) for p in prints])
+    blocks = small.reshape(-1, _BLOCKS, SIDE // _BLOCKS, _BLOCKS, SIDE // _BLOCKS, 3)
+    coarse = np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
+    coarse = coarse.reshape(len(small), -1)
+    found = []
+    originals, count = np.zeros(len(prints), int), 0
+    for second, bits in enumerate(hashes):
+        earlier = originals[:count]
+        close = earlier[_different_bits(hashes[earlier], bits) <= MOST_BITS]
+        # Means of blocks differ by no more than the pixels do, and by rounding.
+        gaps = _gaps(coarse, close, second)
+        near = gaps.max(axis=1, initial=0) <= MOST_ALIKE + 1
+        near &= gaps.sum(axis=1, dtype=np.int32) <= (MEAN_ALIKE + 1) * gaps.shape[1]
+        close = close[near]
+        most, first = _nearest(small, close, second)
+        if most <= MOST_ALIKE:
+            limit = MOST_EQUAL + OF_CONTRAST * small[first].std()
+            found.append(Duplicate(first, second, most <= limit))
+        if most > MOST_EQUAL:
+            originals[count] = second
+            count += 1
+    return found
 
 
-def _same_bands(hashes: np.ndarray):
-    """Yield groups of images whose hashes agree in one of the bands."""
-    width = 64 // BANDS
-    for band in range(BANDS):
-        keys = (hashes >> np.uint64(band * width)) & np.uint64(2**width - 1)
-        order = np.argsort(keys, kind="stable")
-        ends = np.flatnonzero(np.diff(keys[order])) + 1
-        yield from (group for group in np.split(order, ends) if len(group) > 1)
+def _nearest(small: np.ndarray, close: np.ndarray, second: int) -> tuple[int, int]:
+    """Return the largest difference from the most similar image, and its number."""
+    best = (MOST_ALIKE + 1, -1)
+    for start in range(0, len(close), _AT_ONCE):
+        part = close[start : start + _AT_ONCE]
+        gaps = _gaps(small, part, second)
+        most = np.where(gaps.mean(axis=1) <= MEAN_ALIKE, gaps.max(axis=1), 255)
+        best = min(best, (int(most.min()), int(part[most.argmin()])))
+    return best
+
+
+def _gaps(values: np.ndarray, others: np.ndarray, row: int) -> np.ndarray:
+    """Return by how much each value of other rows differs from that of a row, uint8."""
+    rows = values[others]
+    return np.maximum(rows, values[row]) - np.minimum(rows, values[row])
 
 
 def _different_bits(hashes: np.ndarray, other: np.uint64) -> np.ndarray:
-    changed = (hashes ^ other).view(np.uint8).reshape(-1, 8)
-    return np.unpackbits(changed, axis=1).sum(axis=1)
+    """Return in how many bits hashes differ from another, by sums of ever more."""
+    x = hashes ^ other
+    x -= (x >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    x = (x & np.uint64(0x3333333333333333)) + (
+        (x >> np.uint64(2)) & np.uint64(0x3333333333333333)
+    )
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)

@@ -9,7 +9,7 @@ from typing import Sequence
 
 import numpy as np
 
-from gluon_compress.data.class_choice import ClassChoice
+from gluon_compress.data.class_choice import ClassChoice, as_name
 from gluon_compress.data.images import CACHE_BYTES, EXTENSIONS, ImageStore, StoredImages
 from gluon_compress.data.listed_files import files_in, folders_in
 from gluon_compress.validation import few
@@ -90,10 +90,10 @@ class ImageFolder(StoredImages):
 
 def _images_by_folder(root: Path) -> dict[str, list[Path]]:
     """Return the image files of each folder that has some, by its name."""
-    images = {
-        folder.name: [f for f in files_in(folder) if f.suffix.lower() in EXTENSIONS]
-        for folder in folders_in(root)
-    }
+    images: dict[str, list[Path]] = {}
+    for folder in folders_in(root):
+        files = [f for f in files_in(folder) if f.suffix.lower() in EXTENSIONS]
+        images.setdefault(as_name(folder.name), []).extend(files)
     empty = [name for name, files in images.items() if not files]
     images = {name: files for name, files in images.items() if files}
     if not images:

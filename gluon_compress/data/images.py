@@ -13,8 +13,9 @@ import stat
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Callable, Sequence
+from typing import Any, BinaryIO, Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -188,7 +189,8 @@ def _warn_dark(source: str, bits: int) -> None:
         )
 
 
-def _opened(path: str | os.PathLike) -> BinaryIO:
+@contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a file that can be no longer than its pixels."""
     try:
         state = os.stat(path)
@@ -196,7 +198,8 @@ def _opened(path: str | os.PathLike) -> BinaryIO:
             raise ValueError(f"{path}: not a file")
         if state.st_size > 8 * most_pixels():
             raise ValueError(f"{path}: {state.st_size} bytes are too many for an image")
-        return open(path, "rb")
+        with open(path, "rb") as file:
+            yield file
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
     except OSError as error:

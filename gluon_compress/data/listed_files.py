@@ -7,8 +7,10 @@ import re
 import unicodedata
 from pathlib import Path
 from typing import Iterator, Sequence
+from urllib.parse import unquote
 
 from gluon_compress.storage.reading import read_bytes
+from gluon_compress.validation import shortened
 
 MOST_BYTES = 1 << 28
 
@@ -26,6 +28,9 @@ CLUTTER = {
     "system volume information",
     "thumbs.db",
 }
+MARKS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16's byte order marks
+INVISIBLE = "\ufeff\u200b\u200e\u200f"  # byte order and text direction marks
+LONGEST_NAME = 120  # in a message
 FLAGS = ("1", "0", "-1")  # VOC's second column
 
 
@@ -35,9 +40,12 @@ def is_clutter(name: str) -> bool:
 
 
 def files_in(folder: str | os.PathLike) -> list[Path]:
-    """Return the files of a folder that may be data, sorted."""
+    """Return the files of a folder that may be data, sorted.
+
+    A link to nothing is one of them: whoever reads it says so.
+    """
     with os.scandir(os.fspath(folder)) as entries:
-        names = [e.name for e in entries if not is_clutter(e.name) and e.is_file()]
+        names = [e.name for e in entries if not is_clutter(e.name) and _is_file(e)]
     return [Path(folder, name) for name in sorted(names)]
 
 
@@ -46,6 +54,10 @@ def folders_in(folder: str | os.PathLike) -> list[Path]:
     with os.scandir(os.fspath(folder)) as entries:
         names = [e.name for e in entries if not is_clutter(e.name) and e.is_dir()]
     return [Path(folder, name) for name in sorted(names)]
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 class FileIndex:
@@ -76,6 +88,7 @@ class FileIndex:
             else:
                 self._others[name] = file
         self._folded = {name.casefold(): name for name in self._files}
+        self._by_last = {name.rpartition("/")[2]: name for name in self._files}
 
     def __iter__(self) -> Iterator[Path]:
         return (file for files in self._files.values() for file in files)
@@ -93,8 +106,12 @@ class FileIndex:
         ValueError
             If it stands for no file, or for several; the message says what would do.
         """
-        path = text.replace("\\", "/")
-        for part in (text, path, *_inside(path, self.folder)):
+        path = text.replace("\\", "/").rstrip("/")
+        decoded = unquote(path)  # as in an address
+        texts = [text, path, *_inside(path, self.folder)]
+        if decoded != path:
+            texts += [decoded, *_inside(decoded, self.folder)]
+        for part in texts:
             files = self._files_of(part)
             if files:
                 return _normal(_stem(files[0], self.folder)), self._only(files, part)
@@ -135,7 +152,7 @@ class FileIndex:
         )
 
     def _reason(self, text: str, path: str) -> str:
-        place, name = self.folder / path, _normal(path)
+        place, name = self.folder / shortened(path, LONGEST_NAME), _normal(path)
         stem = name.rpartition(".")[0]
         for candidate in (name, stem):
             if candidate in self._others:
@@ -149,6 +166,12 @@ class FileIndex:
         last = name.rpartition("/")[2]
         if last != name and self._files_of(last):
             return f"{place}: only {last!r} is there; allowed: names in {self.folder}"
+        for candidate in (last, last.rpartition(".")[0]):
+            if candidate in self._by_last:
+                there = self._by_last[candidate]
+                return (
+                    f"{place}: only {there!r} is there; allowed: names with subfolders"
+                )
         return f"{place}: no such file ({', '.join(self.extensions)})"
 
 
@@ -161,14 +184,22 @@ def read_lines(path: Path) -> list[str]:
         If it cannot be read, or is neither UTF-8 nor marked as UTF-16.
     """
     data = read_bytes(path, MOST_BYTES)
-    marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # as PowerShell writes it
+    if b"\0" in data and data[:2] not in MARKS:
+        raise ValueError(f"{path}: has zero bytes; allowed: UTF-8, UTF-16 with BOM")
+    marked = data[:2] in MARKS  # as PowerShell writes it
     try:
         text = data.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: not UTF-8 text at byte {error.start}; allowed: UTF-8"
         ) from None
-    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    lines = (_stripped(line) for line in re.split(r"[\r\n]+", text))
+    return [line for line in lines if line]
+
+
+def _stripped(line: str) -> str:
+    """Return a line without what cannot be seen around it, as in lists put together."""
+    return line.strip().strip(INVISIBLE).strip()
 
 
 def find_listed(line: str, index: FileIndex) -> tuple[str, Path]:

@@ -13,12 +13,14 @@ from typing import Any, Iterable, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
+from PIL.Image import Image, fromarray
 from typing_extensions import Literal
 
 from gluon_compress.data.images import most_pixels, read_image, to_8_bits
 from gluon_compress.data.normalization import MEAN, STD, normalize
 from gluon_compress.validation import Count, Positive, Settings, Share, ShareOrZero
 
+PLAIN_MODES = ("F", "L", "RGB", "RGBA", "RGBX")  # of PIL, as arrays have them
 CROP = 0.875  # share of the shorter side in a classifier's input: 224 of 256 pixels
 
 Method = Literal["area", "cubic", "linear", "nearest"]
@@ -299,14 +301,15 @@ class Preprocess(Settings):
         return normalize(views, self.mean, self.std)
 
 
-def as_rgb(image: np.ndarray) -> np.ndarray:
+def as_rgb(image: Any) -> np.ndarray:
     """Return an image as 8-bit RGB, ``(H, W, 3)``.
 
     Parameters
     ----------
-    image : ndarray
+    image : ndarray or PIL.Image.Image
         uint8 or uint16: ``(H, W)``, or with 1, 3 or 4 channels. The fourth is alpha; it
-        is dropped.
+        is dropped. PIL's can have any mode but ``F``; its pixels are taken as they are,
+        not turned as EXIF data says.
 
     Raises
     ------
@@ -319,7 +322,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"an image is a {type(image).__name__}; allowed: NumPy arrays, {allowed}"
         )
-    image = np.asarray(image)
+    image = np.asarray(_of_plain_mode(image) if isinstance(image, Image) else image)
     depth = 1 if image.ndim == 2 else image.shape[-1] if image.ndim == 3 else 0
     if image.dtype not in (np.uint8, np.uint16) or depth not in (1, 3, 4):
         raise ValueError(
@@ -331,3 +334,15 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
         image = to_8_bits(image, f"an image of shape {image.shape}")
     image = image.reshape(*image.shape[:2], depth)
     return np.repeat(image, 3, axis=2) if depth == 1 else image[:, :, :3]
+
+
+def _of_plain_mode(image: Image) -> Image:
+    """Return an image of PIL whose samples are grey or RGB: not those of a palette."""
+    if image.mode in PLAIN_MODES:
+        return image
+    if image.mode.startswith("I"):  # of 16 bits, as PIL reads PNGs
+        samples = np.asarray(image)
+        if samples.min(initial=0) >= 0 and samples.max(initial=0) < 1 << 16:
+            return fromarray(samples.astype(np.uint16))
+        return image
+    return image.convert("RGB")

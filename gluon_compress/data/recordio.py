@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import struct
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Sequence
+from typing import BinaryIO, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class Records(StoredImages):
         self._images = ImageStore([], cache_bytes=cache_bytes, read=_read_image)
         self.labels: list[int] = []
         records = _read_index(self.index, self.path)
-        with open(self.path, "rb") as file:
+        with _opened(self.path) as file:
             for record in records:
                 self._add(record, file)
         self._check_usable(len(records), len(self))
@@ -151,8 +152,18 @@ def _read_index(index: Path, path: Path) -> list[Record]:
     return list(records.values())
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that may have gone since it was listed."""
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def _read_image(record: Record, *, upright: bool) -> np.ndarray:
-    with open(record.file, "rb") as file:
+    with _opened(record.file) as file:
         _, content = _unpacked(record, file)
     return decode_image(content, str(record), upright=upright)
 

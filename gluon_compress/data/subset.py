@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +44,18 @@ def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
     order = np.random.default_rng(seed).permutation(len(dataset))
     indices = [int(i) for i in order[:count]]
     return Subset(dataset, indices)
+
+
+def absent_classes(subset: Subset, classes: Sequence[str]) -> list[str]:
+    """Return the classes that no image of a subset shows; difficult objects count."""
+    dataset = subset.dataset
+    present: set[int] = set()
+    for index in subset.indices:
+        if hasattr(dataset, "label"):  # of a detector, known without reading pixels
+            present.update(int(number) for number in dataset.label(index)[:, 4])
+        else:
+            present.add(int(dataset[index][1]))
+    return [name for number, name in enumerate(classes) if number not in present]
 
 
 def count_images(dataset: Any) -> dict:

@@ -44,9 +44,10 @@ class VOCReader(DetectionDataset):
         """
         path = list_of(root, split)
         lines = read_lines(path)
-        if not lines:
-            raise ValueError(f"{path}: the list names no image")
         listed = FileIndex(root / "JPEGImages", EXTENSIONS)
+        lines = [ln for ln in lines if not ln.startswith("#") or listed.holds(ln)]
+        if not lines:  # or only comments
+            raise ValueError(f"{path}: the list names no image")
         annotations = FileIndex(root / "Annotations", (".xml",))
         images: dict[Path, AnnotatedImage] = {}
         names: set[Path] = set()

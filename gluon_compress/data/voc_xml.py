@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 from xml.etree import ElementTree
 
 import numpy as np
 
+from gluon_compress.data.class_choice import as_name
 from gluon_compress.data.listed_files import FileIndex, read_lines
 from gluon_compress.storage.reading import read_bytes
+from gluon_compress.validation import LONGEST_LINE, shortened
 
 MOST_BYTES = 1 << 24
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SIDES = ("width", "height")
-_YES = ("1", "true", "yes")
+_YES = ("true", "yes", "t", "y", "on")
+# Encodings of several bytes a letter, beside UTF-8 and UTF-16 that XML parsers know.
+ENCODINGS = (
+    "big5",
+    "big5hkscs",
+    "cp932",
+    "cp949",
+    "cp950",
+    "euc_jp",
+    "euc_kr",
+    "gb18030",
+    "gb2312",
+    "gbk",
+    "shift_jis",
+)
+MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
+_DECLARATION = re.compile(r"<\?xml[^>]*\?>")
 
 
 @dataclass(frozen=True)
@@ -51,7 +72,7 @@ def read_annotation(path: str | os.PathLike) -> VOCAnnotation:
     """
     content = read_bytes(path, MOST_BYTES)
     try:
-        root = ElementTree.fromstring(content)
+        root = _parsed(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         line = getattr(error, "position", (1, 0))[0]
         reason = str(error).split(":")[0]
@@ -63,6 +84,16 @@ def read_annotation(path: str | os.PathLike) -> VOCAnnotation:
         except ValueError as error:
             left_out.append(f"object {number} left out: {error}")
     return VOCAnnotation(_size(root), tuple(objects), tuple(left_out))
+
+
+def is_yes(value: Any) -> bool:
+    """Return whether a flag is set, as tools write it: 1, 1.0, "true", "Yes"."""
+    text = str(value).strip().lower()
+    try:
+        number = float(text)
+    except ValueError:
+        return text in _YES
+    return math.isfinite(number) and number > 0
 
 
 def repair(
@@ -103,13 +134,39 @@ def repair(
     return corners, repairs
 
 
+def _parsed(content: bytes) -> ElementTree.Element:
+    """Return the root of an XML file.
+
+    Beside what XML parsers take: one of ``ENCODINGS``, a byte order mark that
+    contradicts the declaration, and blank lines before it.
+    """
+    try:
+        return ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError):
+        encoding = _encoding(content)
+        if encoding is None:
+            raise
+    text = content.decode(encoding).lstrip("\ufeff\r\n\t ")
+    return ElementTree.fromstring(_DECLARATION.sub("", text, count=1))
+
+
+def _encoding(content: bytes) -> str | None:
+    """Return the encoding of a file that the XML parser has refused, if it is clear."""
+    marks = (name for mark, name in MARKS.items() if content.startswith(mark))
+    marked = next(marks, None)
+    if marked is not None:
+        return marked
+    declared = _ENCODING.match(content)
+    name = codecs.lookup(declared[1].decode()).name if declared else "utf-8"
+    return name if name in ("utf-8", *ENCODINGS) else None
+
+
 def _object(element: ElementTree.Element) -> tuple[str, tuple[float, ...], bool]:
-    name = _text(element, "name")
+    name = as_name(_text(element, "name"))
     if not name:
         raise ValueError("it has no <name>")
     box = tuple(_number(element, f"bndbox/{corner}") for corner in CORNERS)
-    difficult = _text(element, "difficult").lower() in _YES
-    return name, box, difficult
+    return name, box, is_yes(_text(element, "difficult"))
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
@@ -150,14 +207,18 @@ def read_class_names(
     if classes is None and (root / "classes.txt").exists():
         classes = root / "classes.txt"
     source: str | os.PathLike
+    why = ""
     if classes is None:
-        source, names = root / "Annotations", annotated_classes(root)
+        found, problems = _scanned(root)
+        source, names = root / "Annotations", sorted(found)
+        why = f"; {shortened(problems[0], LONGEST_LINE // 2)}" if problems else ""
     elif isinstance(classes, (str, os.PathLike)):
         source, names = classes, read_lines(Path(classes))
     else:
         source, names = "classes", list(classes)
+    names = [as_name(name) for name in names]
     if not names:
-        raise ValueError(f"{source}: there is no class name")
+        raise ValueError(f"{source}: there is no class name{why}")
     if len(set(names)) < len(names):
         duplicate = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{source}: class {duplicate!r} is there twice")
@@ -166,10 +227,19 @@ def read_class_names(
 
 def annotated_classes(root: Path) -> list[str]:
     """Return the class names in all annotations of a folder, sorted."""
+    return sorted(_scanned(root)[0])
+
+
+def _scanned(root: Path) -> tuple[set[str], list[str]]:
+    """Return the class names in all annotations of a folder, and what is wrong."""
     names: set[str] = set()
+    problems: list[str] = []
     for file in FileIndex(root / "Annotations", (".xml",)):
         try:
-            names.update(name for name, _, _ in read_annotation(file).objects)
-        except ValueError:
-            continue  # reading its split reports it
-    return sorted(names)
+            annotation = read_annotation(file)
+        except ValueError as error:  # reading its split reports it
+            problems.append(str(error))
+            continue
+        names.update(name for name, _, _ in annotation.objects)
+        problems += (f"{file}: {reason}" for reason in annotation.left_out)
+    return names, problems

@@ -12,8 +12,9 @@ import numpy as np
 
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import FORMATS, Format, InferenceGraph
+from gluon_compress.deployment.quantised import steps_between
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
-from gluon_compress.deployment.runtimes import RUNTIMES
+from gluon_compress.deployment.runtimes import open_files
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.models.family import family_of
@@ -55,6 +56,9 @@ class FormatCheck:
                 f"{worst:.2g}; allowed: {allowed:.2g}; "
                 f"{first_departure(file_format, self.graph, image)}"
             )
+        if self.graph.quantised:
+            steps = steps_between(outputs, self.reference.float32)
+            return {"difference": worst, "allowed": allowed, "steps": steps}
         if file_format.precision == "float32":  # int8 may change single results
             decode = self.deployable.postprocess.decode
             shaped = [
@@ -120,8 +124,11 @@ class FormatCheck:
 def run_files(
     file_format: Format, files: Sequence[Path], images: np.ndarray
 ) -> list[np.ndarray]:
-    """Return outputs ``(N, ...)`` of a format's runtime, run image by image."""
-    run = RUNTIMES[file_format.runtime].open(files)
+    """Return outputs ``(N, ...)`` of a format's runtime, run image by image.
+
+    Files that a predictor would refuse are refused here too.
+    """
+    run = open_files(file_format.runtime, files, (1, *images.shape[1:]))
     rows = [run(image[None]) for image in images]
     return [np.concatenate(parts) for parts in zip(*rows)]
 

@@ -12,9 +12,11 @@ from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import FORMATS, InferenceGraph
 from gluon_compress.deployment.fusing import fusible
 from gluon_compress.deployment.manifest import DEPLOYED, checked
+from gluon_compress.deployment.quantised import has_quantisers
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
 from gluon_compress.graph import pair_of
 from gluon_compress.model_folder import check_name, save_pair, versions
+from gluon_compress.quantization.cpu import dot_product_feature
 from gluon_compress.storage.artifacts import MANIFEST, atomic_directory, checksums
 from gluon_compress.storage.atomic import write_json
 
@@ -49,7 +51,8 @@ def deploy(
     images : ndarray, optional
         Inputs ``(N, 3, H, W)`` as ``Preprocess`` returns them. Formats are compared on
         the first ``CHECKED``; int8 is calibrated on all. Without images, or with images
-        of one colour each, formats are compared on noise, and int8 is refused.
+        of one colour each, formats are compared on noise, and int8 is refused, unless
+        the net has quantisers: then int8 is what they are.
     calibration : str
         Calibration of int8, one of ``formats.CALIBRATIONS``.
 
@@ -76,8 +79,9 @@ def deploy(
     if images is not None:
         calibration_images = _as_inputs(images, shape)
     quantised = any(FORMATS[name].precision == "int8" for name in formats)
+    own_ranges = has_quantisers(deployable.graph[0])
     if not _varied(calibration_images):
-        if quantised and len(calibration_images):
+        if quantised and not own_ranges and len(calibration_images):
             raise ValueError(
                 f"the {len(calibration_images)} images are of one colour each; int8 "
                 "needs photos to calibrate on"
@@ -97,6 +101,8 @@ def deploy(
             entry = write_files(file_format, graph, draft)
             files = [draft / file for file in entry["files"]]
             entry.update(check.outputs(file_format, files))
+            if own_ranges:
+                entry["cpu_feature"] = dot_product_feature()
             entries[format_name] = entry
         if "mxnet" in formats and deployable.results_graph is not None:
             symbol, params = deployable.results_graph

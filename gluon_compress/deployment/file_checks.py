@@ -49,12 +49,14 @@ def check_files(files: Sequence[Path], shape: Sequence[int]) -> None:
 
 
 def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
-    from gluon_compress.deployment import int8
+    from gluon_compress.deployment import int8, quantised_packed
     from gluon_compress.graph.symbol_files import check_fit, read_symbol, read_values
 
     stem = str(files[0])[: -len("-symbol.json")]
     if stem.endswith("-int8"):
         symbol, params = int8.load(Path(stem))
+    elif stem.endswith("-packed"):
+        symbol, params = quantised_packed.load(Path(stem))
     else:
         symbol, params = read_symbol(files[0]), read_values(files[1])
     shapes = {name: value.shape for name, value in params.items()}
@@ -65,7 +67,7 @@ def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
 # ------------------------------------------------------------------- ONNX
 
 # Field numbers of ONNX's protocol buffers.
-_GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_GRAPH, _NODE, _INITIALIZER, _OUTPUT, _NAME = 7, 1, 5, 12, 1
 _OP, _ATTRIBUTE, _DOMAIN = 4, 5, 7
 _TENSORS = (5, 10)  # of an attribute
 _REFUSED: Dict[str, Dict[int, str]] = {
@@ -75,7 +77,21 @@ _REFUSED: Dict[str, Dict[int, str]] = {
     "tensor": {3: "a segment", 6: "texts", 13: "data in another file"},
 }
 _DIMS, _DATA_TYPE, _RAW, _LOCATION = 1, 2, 9, 14
-_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8}
+_BYTES: Dict[int, float] = {
+    2: 1,
+    3: 1,
+    9: 1,
+    4: 2,
+    5: 2,
+    10: 2,
+    1: 4,
+    6: 4,
+    12: 4,
+    7: 8,
+    11: 8,
+    13: 8,
+    22: 0.5,  # two integers of 4 bits in a byte
+}
 
 
 def _onnx(files: Sequence[Path], shape: Sequence[int]) -> None:
@@ -88,6 +104,20 @@ def _onnx(files: Sequence[Path], shape: Sequence[int]) -> None:
             _check_node(part)
         elif number == _INITIALIZER:
             _check_tensor(part)
+
+
+def onnx_outputs(file: Path) -> list[str]:
+    """Return the names of the outputs of an ONNX file, in the file's order."""
+    data = memoryview(read_bytes(file, MOST_BYTES))
+    return [
+        bytes(name).decode()
+        for field, graph in _message(data, "model")
+        if field == _GRAPH
+        for number, output in _message(graph, "graph")
+        if number == _OUTPUT
+        for inner, name in _message(output, "output")
+        if inner == _NAME
+    ]
 
 
 def _check_node(node: Any) -> None:
@@ -112,9 +142,9 @@ def _check_tensor(tensor: Any) -> None:
         elif number == _LOCATION and value != 0:
             raise Unreadable("a tensor with data in another file")
     size = math.prod(dims)
-    if kind not in _BYTES or size > len(tensor):
+    if kind not in _BYTES or size * min(_BYTES[kind], 1) > len(tensor):
         raise Unreadable(f"a tensor of type {shown(kind)} and shape {shown(dims)}")
-    if raw is not None and raw != size * _BYTES[kind]:
+    if raw is not None and raw != math.ceil(size * _BYTES[kind]):
         raise Unreadable(f"a tensor of shape {shown(dims)} with {raw} bytes")
 
 
@@ -240,27 +270,23 @@ _NCNN_MOST = 1 << 20  # of a number in a layer that is no size of weights
 _NCNN_LAYERS = {  # without weights
     *("Input", "Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Reshape", "Flatten"),
     *("Permute", "Concat", "Pooling", "Clip", "Sigmoid", "HardSigmoid", "HardSwish"),
-    *(
-        "Dropout",
-        "Softmax",
-        "Slice",
-        "Crop",
-        "Padding",
-        "Interp",
-        "Noop",
-        "TanH",
-        "ELU",
-    ),
-    *("Swish", "Reduction", "ExpandDims", "Squeeze", "Mish", "GELU", "LRN", "AbsVal"),
-    *("ShuffleChannel", "PixelShuffle", "Reorg"),
+    *("Dropout", "Softmax", "Slice", "Crop", "Padding", "Interp", "Noop", "TanH"),
+    *("ELU", "Swish", "Reduction", "ExpandDims", "Squeeze", "Mish", "GELU", "LRN"),
+    *("AbsVal", "ShuffleChannel", "PixelShuffle", "Reorg", "Softplus", "SELU"),
+    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile"),
 }
 _NCNN_SAME = {  # of those: as many channels as the first input
     *("Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Pooling", "Clip", "Sigmoid"),
     *("HardSigmoid", "HardSwish", "Dropout", "Interp", "Noop", "TanH", "ELU", "Swish"),
-    *("Mish", "GELU", "LRN", "AbsVal", "Input"),
+    *("Mish", "GELU", "LRN", "AbsVal", "Input", "Softplus", "SELU", "CELU", "Erf"),
+    *("Exp", "Log", "Power", "Threshold"),
 }
 _NCNN_CHANNELWISE = {"PReLU": 1, "BatchNorm": 4, "Scale": 1}  # arrays of weights
-_CONVOLUTIONS = {"Convolution", "ConvolutionDepthWise"}
+_CONVOLUTIONS = {
+    f"{kind}{depth}"
+    for kind in ("Convolution", "Deconvolution")
+    for depth in ("", "DepthWise")
+}
 
 
 def _ncnn(files: Sequence[Path], shape: Sequence[int]) -> None:
@@ -274,7 +300,7 @@ def _ncnn(files: Sequence[Path], shape: Sequence[int]) -> None:
     channels: dict[str, int | None] = {}
     read: set[str] = set()
     size = sum(
-        _check_ncnn_layer(line.split(), channels, read, shape) for line in lines[2:]
+        check_ncnn_layer(line.split(), channels, read, shape) for line in lines[2:]
     )
     if counts != [len(lines) - 2, len(channels)]:
         raise Unreadable(f"{counts} layers and blobs are stated, others are there")
@@ -282,7 +308,7 @@ def _ncnn(files: Sequence[Path], shape: Sequence[int]) -> None:
         raise ValueError(f"{files[1]}: the layers need {size} bytes")
 
 
-def _check_ncnn_layer(
+def check_ncnn_layer(
     words: Sequence[str],
     channels: dict[str, int | None],
     read: set[str],
@@ -305,7 +331,7 @@ def _check_ncnn_layer(
         if name not in channels or name in read:
             raise Unreadable(f"{place} reads {shown(name)}, which is not there")
         read.add(name)
-    numbers = _ncnn_numbers(words[4 + ins + outs :], place)
+    numbers = ncnn_numbers(words[4 + ins + outs :], place)
     before = channels[inputs[0]] if inputs else shape[1]
     weights, after = _ncnn_weights(kind, numbers, before, place)
     for name in outputs:
@@ -315,7 +341,7 @@ def _check_ncnn_layer(
     return weights
 
 
-def _ncnn_numbers(words: Sequence[str], place: str) -> dict[int, int]:
+def ncnn_numbers(words: Sequence[str], place: str) -> dict[int, int]:
     """Return the whole numbers of a layer by their keys, after checking all."""
     numbers: dict[int, int] = {}
     for word in words:
@@ -343,15 +369,16 @@ def _ncnn_weights(
 ) -> tuple[int, int | None]:
     """Return the bytes of a layer's weights, and the channels of its outputs."""
     if kind in _CONVOLUTIONS:
-        return _ncnn_convolution(numbers, before, place)
+        return _ncnn_convolution(kind, numbers, before, place)
     get, large = numbers.get, _large(numbers, 2 if kind == "InnerProduct" else None)
     if large and kind != "Crop":
         raise Unreadable(f"{place}: {shown(large)}")
     if kind == "InnerProduct":
         units, weights = get(0, 0), get(2, 0)
-        if min(units, weights) < 1 or weights % units or get(8, 0):
+        if min(units, weights) < 1 or weights % units or get(8, 0) not in (0, 2):
             raise Unreadable(f"{place}: no dense layer has {shown(dict(numbers))}")
-        return 4 + 4 * weights + 4 * units * (get(1, 0) == 1), None
+        bias = 4 * units * (get(1, 0) == 1)
+        return _ncnn_stored(weights, units if get(8, 0) else 0) + bias, None
     if kind in _NCNN_CHANNELWISE:
         count = get(0, 0)
         if count < 1 or (before is not None and count not in (1, before)):
@@ -366,7 +393,7 @@ def _ncnn_weights(
 
 
 def _ncnn_convolution(
-    numbers: Mapping[int, int], before: int | None, place: str
+    kind: str, numbers: Mapping[int, int], before: int | None, place: str
 ) -> tuple[int, int]:
     get = numbers.get
     filters, kernel, groups, weights = get(0, 0), get(1, 0), get(7, 1), get(6, 0)
@@ -378,9 +405,19 @@ def _ncnn_convolution(
     reads = weights // (filters * area) * groups
     if before is not None and reads != before:
         raise Unreadable(f"{place} reads {reads} channels of {before}")
-    if _large(numbers, 6) or get(8, 0):  # 8 is for int8
+    term = get(8, 0)  # of scales for int8
+    if _large(numbers, 6) or term not in (0, 1 if kind.endswith("Wise") else 2):
         raise Unreadable(f"{place}: {shown(dict(numbers))}")
-    return 4 + 4 * weights + 4 * filters * (get(5, 0) == 1), filters
+    bias = 4 * filters * (get(5, 0) == 1)
+    scales = (groups if kind.endswith("Wise") else filters) if term else 0
+    return _ncnn_stored(weights, scales) + bias, filters
+
+
+def _ncnn_stored(weights: int, scales: int) -> int:
+    """Return the bytes of weights: float32, or with scales int8 and the input's too."""
+    if not scales:
+        return 4 + 4 * weights
+    return 4 + -(-weights // 4) * 4 + 4 * scales + 4
 
 
 def _large(numbers: Mapping[int, int], size: int | None) -> dict[int, int]:

@@ -10,7 +10,7 @@ import importlib.util
 import shutil
 import subprocess
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Mapping
 
@@ -54,6 +54,13 @@ class InferenceGraph:
     images: np.ndarray
     calibration: str = "naive"
 
+    @property
+    def quantised(self) -> bool:
+        """Whether it has fake quantisers, so that integers need no calibration."""
+        from gluon_compress.deployment.quantised import has_quantisers
+
+        return has_quantisers(self.symbol)
+
 
 @dataclass(frozen=True)
 class Format:
@@ -70,7 +77,12 @@ class Format:
     tolerance : float
         Largest accepted difference from the Gluon net, see ``difference``.
     precision : str
-        ``float32`` or ``int8``.
+        ``float32``, ``int8``, ``int4`` or ``packed``.
+    needs_quantisers : bool
+        Whether only nets with quantisers can be written.
+    exact : bool
+        Whether the runtime computes quantised nets as they are, not by a scheme of its
+        own.
     """
 
     write: Callable[[InferenceGraph, Path], dict]
@@ -78,6 +90,8 @@ class Format:
     files: tuple[str, ...]
     tolerance: float = 1e-4
     precision: str = "float32"
+    needs_quantisers: bool = False
+    exact: bool = True
 
 
 def _mxnet(graph: InferenceGraph, folder: Path) -> dict:
@@ -182,9 +196,18 @@ def _pnnx() -> str:
 
 
 def _int8(graph: InferenceGraph, folder: Path) -> dict:
-    """Quantise with MXNet's oneDNN passes, calibrated on the graph's images."""
+    """Quantise with MXNet's oneDNN passes, calibrated on the graph's images.
+
+    A quantised graph brings its own ranges.
+    """
     from gluon_compress.deployment import int8
 
+    if graph.quantised:
+        from gluon_compress.deployment import quantised_mxnet
+
+        pair = quantised_mxnet.quantize(graph)
+        int8.save(*pair, folder / f"{graph.name}-int8")
+        return {"own_ranges": True}
     pair = int8.quantize(
         graph.symbol, graph.params, graph.images, calibration=graph.calibration
     )
@@ -196,6 +219,8 @@ def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
     """Quantise the ONNX file with a dynamic batch."""
     from gluon_compress.deployment import onnx_int8
 
+    if graph.quantised:
+        return _onnx_integers(graph, folder / f"{graph.name}-int8.onnx", bits=8)
     path = folder / f"{graph.name}-int8.onnx"
     with scratch_folder() as scratch:
         _onnx_dynamic(graph, scratch)
@@ -211,9 +236,65 @@ def _onnx_int8(graph: InferenceGraph, folder: Path) -> dict:
     }
 
 
+def _onnx_int4(graph: InferenceGraph, folder: Path) -> dict:
+    """Write a quantised graph; weights of 4 bits and fewer take 4 bits."""
+    _need_quantisers(graph, "onnx-int4")
+    return _onnx_integers(graph, folder / f"{graph.name}-int4.onnx", bits=4)
+
+
+def _onnx_integers(graph: InferenceGraph, path: Path, *, bits: int) -> dict:
+    """Write the levels of a quantised graph into its ONNX file."""
+    from gluon_compress.deployment.quantised import QuantisedGraph
+    from gluon_compress.deployment.quantised_onnx import add_integers
+
+    plain = QuantisedGraph.of(graph.symbol, graph.params)
+    exported = replace(graph, symbol=plain.symbol, params=plain.params)
+    with scratch_folder() as scratch:
+        source = scratch / "plain.onnx"
+        _write_onnx(exported, source, batch=BATCH)
+        opset = add_integers(source, path, plain, bits=bits)
+    return {"opset": opset, "batch": BATCH, "own_ranges": True}
+
+
+def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
+    """Write a quantised graph's levels into the files of ncnn."""
+    from gluon_compress.deployment import quantised_ncnn
+    from gluon_compress.deployment.quantised import QuantisedGraph
+
+    _need_quantisers(graph, "ncnn-int8")
+    plain = QuantisedGraph.of(graph.symbol, graph.params)
+    written = replace(graph, name="plain", symbol=plain.symbol, params=plain.params)
+    with scratch_folder() as scratch:
+        _ncnn(written, scratch)
+        for ending in FORMATS["ncnn"].files:
+            content = (scratch / f"plain{ending}").read_bytes()
+            (folder / f"{graph.name}-int8{ending}").write_bytes(content)
+    param, weights = (folder / f"{graph.name}-int8.ncnn.{e}" for e in ("param", "bin"))
+    layers = quantised_ncnn.add_integers(param, weights, plain, graph.shape)
+    return {"batch": 1, "own_ranges": True, "integer_layers": layers}
+
+
+def _packed(graph: InferenceGraph, folder: Path) -> dict:
+    """Write a graph whose quantised weights take as many bits as they have."""
+    from gluon_compress.deployment import quantised_packed
+
+    _need_quantisers(graph, "packed")
+    quantised_packed.save(graph.symbol, graph.params, folder / f"{graph.name}-packed")
+    return {"own_ranges": True}
+
+
+def _need_quantisers(graph: InferenceGraph, name: str) -> None:
+    if not graph.quantised:
+        raise ValueError(
+            f"format {name!r} is for nets with quantisers, and this one has none; "
+            "allowed: what gc.quantize or the algorithm 'quantize' returned"
+        )
+
+
 # With trained weights, rounding errors are far smaller: int8 beyond this is broken.
 INT8_TOLERANCE = 0.2
 INT8 = ("-int8-symbol.json", "-int8-0000.params")
+PACKED = ("-packed-symbol.json", "-packed.bin")
 FORMATS: dict[str, Format] = {
     "mxnet": Format(_mxnet, "mxnet", ("-symbol.json", "-0000.params"), 1e-5),
     "onnx": Format(_onnx, "onnxruntime", (".onnx",)),
@@ -221,10 +302,23 @@ FORMATS: dict[str, Format] = {
     "web": Format(_web, "onnxruntime", (".onnx",)),
     "openvino": Format(_openvino, "openvino", (".xml", ".bin")),
     "ncnn": Format(_ncnn, "ncnn", (".ncnn.param", ".ncnn.bin")),
-    "int8": Format(_int8, "mxnet", INT8, INT8_TOLERANCE, "int8"),
+    "int8": Format(_int8, "mxnet", INT8, INT8_TOLERANCE, "int8", exact=False),
     "onnx-int8": Format(
         _onnx_int8, "onnxruntime", ("-int8.onnx",), INT8_TOLERANCE, "int8"
     ),
+    "onnx-int4": Format(
+        _onnx_int4, "onnxruntime", ("-int4.onnx",), INT8_TOLERANCE, "int4", True
+    ),
+    "ncnn-int8": Format(
+        _ncnn_int8,
+        "ncnn",
+        ("-int8.ncnn.param", "-int8.ncnn.bin"),
+        INT8_TOLERANCE,
+        "int8",
+        needs_quantisers=True,
+        exact=False,
+    ),
+    "packed": Format(_packed, "mxnet", PACKED, INT8_TOLERANCE, "packed", True),
 }
 PRECISIONS = tuple(sorted({row.precision for row in FORMATS.values()}))
 

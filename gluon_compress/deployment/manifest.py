@@ -19,6 +19,7 @@ from gluon_compress.validation import (
     Allowed,
     ClassNames,
     Count,
+    CountOrZero,
     NonEmptyStr,
     NonNegative,
     OneOf,
@@ -54,6 +55,15 @@ class FormatEntry(Settings):
         Calibration of int8.
     images : int, optional
         Number of images int8 was calibrated on.
+    own_ranges : bool
+        Whether the net's own quantisers gave the ranges, not a calibration.
+    steps : float, optional
+        Of a quantised net, its largest difference from the Gluon net in any output, in
+        255ths of the output's range.
+    cpu_feature : str, optional
+        Of a quantised net, what the CPU that wrote it sums products of 8 bits with.
+    integer_layers : int, optional
+        Of ncnn, how many layers compute in int8.
     whole : tuple of str
         Files of the graph that includes the postprocess, if there is one.
     whole_difference : float, optional
@@ -72,6 +82,10 @@ class FormatEntry(Settings):
     ] = BATCH  # type: ignore[assignment]
     calibration: Optional[Annotated[str, OneOf(lambda: CALIBRATIONS)]] = None
     images: Optional[Count] = None
+    own_ranges: bool = False
+    steps: Optional[NonNegative] = None
+    cpu_feature: Optional[str] = None
+    integer_layers: Optional[CountOrZero] = None
     whole: Tuple[NonEmptyStr, ...] = ()
     whole_difference: Optional[NonNegative] = None
     page: Tuple[NonEmptyStr, ...] = ()

@@ -66,9 +66,10 @@ def quantize(
         "entropy": tool.CalibrationMethod.Entropy,
         "naive": tool.CalibrationMethod.MinMax,
     }
+    model = with_own_constants(onnx.load(str(source)))
     with _quiet():
         tool.quantize_static(
-            str(source),
+            model,
             str(target),
             Reader(),
             quant_format=tool.QuantFormat.QDQ,
@@ -76,13 +77,36 @@ def quantize(
             activation_type=tool.QuantType.QUInt8,
             weight_type=tool.QuantType.QInt8,
             calibrate_method=methods[calibration],
-            nodes_to_exclude=behind_last_weights(onnx.load(str(source))),
+            nodes_to_exclude=behind_last_weights(model),
         )
     model = with_exact_sums(onnx.load(str(target)))
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(target))
     (opset,) = [entry.version for entry in model.opset_import if not entry.domain]
     return opset
+
+
+def with_own_constants(model: Any) -> Any:
+    """Return a model in which each layer has weights and a bias of its own.
+
+    ONNX Runtime states a bias by the scale of its layer's input, so layers cannot share
+    one; and it cannot open a file in which they share quantised weights.
+    """
+    copy = type(model)()
+    copy.CopyFrom(model)
+    constants = {c.name: c for c in model.graph.initializer}
+    seen: set[str] = set()
+    for node in copy.graph.node:
+        if node.op_type not in WITH_WEIGHTS:
+            continue
+        for i, name in enumerate(node.input):
+            if name in seen and name in constants:
+                node.input[i] = f"{name}_of_{node.name}"
+                constant = copy.graph.initializer.add()
+                constant.CopyFrom(constants[name])
+                constant.name = node.input[i]
+            seen.add(name)
+    return copy
 
 
 def behind_last_weights(model: Any) -> list[str]:

@@ -14,12 +14,11 @@ import numpy as np
 from gluon_compress.data import Preprocess
 from gluon_compress.data.images import read_image
 from gluon_compress.deployment import manifest
-from gluon_compress.deployment.file_checks import check_files
 from gluon_compress.deployment.formats import BATCH, formats_of
-from gluon_compress.deployment.runtimes import RUNTIMES
+from gluon_compress.deployment.runtimes import open_files
 from gluon_compress.deployment.trial import try_apart
 from gluon_compress.storage.artifacts import one_state
-from gluon_compress.validation import LONGEST_LINE, shortened
+from gluon_compress.validation import first_line
 
 
 class ImagePredictor(ABC):
@@ -63,7 +62,7 @@ class ImagePredictor(ABC):
         Raises
         ------
         ValueError
-            For anything but ``(B, 3, height, width)`` numbers, B at least 1.
+            For anything but ``(B, 3, height, width)`` finite numbers, B at least 1.
         """
         if not hasattr(batch, "__array_interface__"):
             # NumPy would read an MXNet array value by value, for minutes.
@@ -73,7 +72,10 @@ class ImagePredictor(ABC):
         self.check_shape(batch.shape)
         if batch.dtype.kind not in "fiu":
             raise ValueError(f"a batch of {batch.dtype}; allowed: float32 numbers")
-        return np.ascontiguousarray(batch, np.float32)
+        batch = np.ascontiguousarray(batch, np.float32)
+        if not np.isfinite(batch).all():  # which layers such as relu would hide
+            raise ValueError("a batch has values that are not finite numbers")
+        return batch
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Refuse another shape than ``(B, 3, height, width)``, B at least 1."""
@@ -104,7 +106,7 @@ class ImagePredictor(ABC):
         Parameters
         ----------
         images : sequence of ndarray
-            Images of any size: RGB ``(H, W, 3)``, RGBA or grey, 8 or 16 bits.
+            Images of any size: RGB ``(H, W, 3)``, RGBA or grey, 8 or 16 bits; or PIL's.
 
         Returns
         -------
@@ -243,7 +245,7 @@ class Predictor(ImagePredictor):
         try:
             outputs = self._run(batch)
         except Exception as error:  # each runtime has its own
-            raise ValueError(f"the net does not run: {_first_line(error)}") from None
+            raise ValueError(f"the net does not run: {first_line(error)}") from None
         shapes = {n: (len(batch), *s[1:]) for n, s in self._output_shapes.items()}
         actual = [int(np.size(output)) for output in outputs]
         if actual != [math.prod(shape) for shape in shapes.values()]:
@@ -256,11 +258,6 @@ class Predictor(ImagePredictor):
         }
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return shortened(text.splitlines()[0], LONGEST_LINE // 2)
-
-
 @one_state
 def _opened(folder: Path, runtime: str, precision: str, threads: int | None) -> tuple:
     """Return manifest, postprocess, batch and graph of a deployed folder."""
@@ -268,14 +265,7 @@ def _opened(folder: Path, runtime: str, precision: str, threads: int | None) -> 
     entry = _chosen(folder, stated, runtime, precision)
     postprocess = manifest.read_postprocess(folder, stated)
     files = [folder / file for file in entry.files]
-    check_files(files, stated.input.shape)
-    try:
-        run = RUNTIMES[runtime].open(files, threads)
-    except ValueError:  # says what is wrong: a missing module, threads
-        raise
-    except Exception as error:  # each runtime has its own
-        why = _first_line(error)
-        raise ValueError(f"{files[0]}: {runtime} cannot load it: {why}") from None
+    run = open_files(runtime, files, stated.input.shape, threads)
     return stated, postprocess, entry.batch, run
 
 

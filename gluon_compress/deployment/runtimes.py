@@ -14,6 +14,9 @@ from typing import Callable, Sequence, Tuple
 
 import numpy as np
 
+from gluon_compress.deployment.file_checks import check_files, onnx_outputs
+from gluon_compress.validation import first_line
+
 
 def import_optional(module: str, extra: str) -> ModuleType:
     """Import an optional module.
@@ -43,7 +46,7 @@ class MXNet:
             )
         import mxnet as mx
 
-        from gluon_compress.deployment import int8
+        from gluon_compress.deployment import int8, quantised_packed
         from gluon_compress.deployment.fusing import fuse
         from gluon_compress.deployment.pad_channels import pad_channels
         from gluon_compress.graph import block_of
@@ -52,6 +55,8 @@ class MXNet:
         stem = Path(str(files[0])[: -len("-symbol.json")])
         if stem.name.endswith("-int8"):
             symbol, params = int8.load(stem)
+        elif stem.name.endswith("-packed"):
+            symbol, params = quantised_packed.load(stem)
         else:
             symbol, params = read_symbol(files[0]), read_values(files[1])
             symbol, params = pad_channels(symbol, params)
@@ -154,7 +159,7 @@ class OpenCV:
         if threads:
             cv2.setNumThreads(threads)
         self._net = cv2.dnn.readNetFromONNX(str(files[0]))
-        self._outputs = self._net.getUnconnectedOutLayersNames()
+        self._outputs = onnx_outputs(files[0])  # OpenCV sorts them
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for a batch, float32."""
@@ -182,11 +187,49 @@ class Runtime:
     formats: Tuple[str, ...]
 
 
-ONNX_FORMATS = ("onnx-dynamic", "onnx", "web", "onnx-int8")
+ONNX_FORMATS = ("onnx-dynamic", "onnx", "web", "onnx-int8")  # as all read them
 RUNTIMES: dict[str, Runtime] = {
-    "mxnet": Runtime(MXNet, ("mxnet", "int8")),
-    "onnxruntime": Runtime(ONNXRuntime, ONNX_FORMATS),
+    "mxnet": Runtime(MXNet, ("mxnet", "int8", "packed")),
+    "onnxruntime": Runtime(ONNXRuntime, (*ONNX_FORMATS, "onnx-int4")),
     "openvino": Runtime(OpenVINO, ("openvino", *ONNX_FORMATS)),
-    "ncnn": Runtime(Ncnn, ("ncnn",)),
+    "ncnn": Runtime(Ncnn, ("ncnn", "ncnn-int8")),
     "opencv": Runtime(OpenCV, ("onnx", "web")),
 }
+
+
+def open_files(
+    runtime: str,
+    files: Sequence[Path],
+    shape: Sequence[int],
+    threads: int | None = None,
+) -> Callable:
+    """Check the files of a format, and open them in a runtime.
+
+    Parameters
+    ----------
+    runtime : str
+        One of ``RUNTIMES``.
+    files : sequence of path
+        In the format's order.
+    shape : sequence of int
+        Of the input for one image.
+    threads : int, optional
+
+    Returns
+    -------
+    callable
+        ``run(batch)`` as in ``Runtime``.
+
+    Raises
+    ------
+    ValueError
+        If the runtime should not open the files, or cannot.
+    """
+    check_files(files, shape)
+    try:
+        return RUNTIMES[runtime].open(files, threads)
+    except ValueError:  # says what is wrong: a missing module, threads
+        raise
+    except Exception as error:  # each runtime has its own
+        reason = first_line(error)
+        raise ValueError(f"{files[0]}: {runtime} cannot load it: {reason}") from None

@@ -2,7 +2,7 @@
 
 ``step`` lists the losses by name and adds them to a base loss; ``ssd``,
 ``classification`` and ``features`` hold their rows, ``losses`` and ``ssd_losses`` the
-equations.
+equations. ``ssd_ensemble`` makes one teacher of several.
 """
 
 from gluon_compress.distill.losses import (
@@ -12,6 +12,7 @@ from gluon_compress.distill.losses import (
     soft_target_loss,
 )
 from gluon_compress.distill.registry import DistillationLoss, Pair
+from gluon_compress.distill.ssd_ensemble import ssd_ensemble
 from gluon_compress.distill.ssd_imitation import imitation_masks
 from gluon_compress.distill.ssd_losses import (
     bounded_box_loss,
@@ -38,5 +39,6 @@ __all__ = [
     "needs_taps",
     "score_loss",
     "soft_target_loss",
+    "ssd_ensemble",
     "weighted_score_loss",
 ]

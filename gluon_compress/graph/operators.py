@@ -5,10 +5,10 @@ to change. The functions see one operator at a time: as an ``OpContext`` (its ch
 a ``SlimContext`` (its attributes after slimming), a ``ZeroContext`` (what makes its
 output zero), or as shapes (its MACs).
 
-They are in ``rules``, ``layer_rules``, ``shape_rules`` and ``zero_rules`` of this
-package, although other packages slim, mask, count, fold and time: what a convolution
-does to channels, attributes and MACs is best read in one place, and needs only NumPy.
-Those packages import the table; the table imports none of them.
+They are in ``rules``, ``layer_rules``, ``linear``, ``shape_rules`` and ``zero_rules``
+of this package, although other packages slim, mask, count, fold and time: what a
+convolution does to channels, attributes and MACs is best read in one place, and needs
+only NumPy. Those packages import the table; the table imports none of them.
 
 Operators without a row freeze the channels they touch.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, Mapping, Sequence
 
-from gluon_compress.graph import layer_rules, rules, shape_rules, zero_rules
+from gluon_compress.graph import layer_rules, linear, rules, shape_rules, zero_rules
 from gluon_compress.graph.context import OpContext, SlimContext, unknown
 from gluon_compress.graph.zero_rules import (
     KeepsZero,
@@ -73,6 +73,8 @@ class Operator:
         Whether inputs 3 and 4 are the running mean and variance, as in BatchNorm.
     size_inputs : bool
         Whether it only reads the shapes of inputs after the first.
+    linear : LinearForm, optional
+        How it is a matrix product, for fitting its weight to data.
     latency : str
         ``LAYER``, ``DENSE``, ``CHANNELWISE``, ``FOLLOWER`` or ``WHOLE``.
     """
@@ -88,6 +90,7 @@ class Operator:
     normalizes: bool = False
     running_statistics: bool = False
     size_inputs: bool = False
+    linear: linear.LinearForm | None = None
     latency: str = WHOLE
 
 
@@ -109,6 +112,7 @@ def _convolution(latency: str = LAYER, foldable: bool = True) -> Operator:
         sums=layer_rules.sums_channels,
         macs=layer_rules.convolution_macs,
         foldable=foldable,
+        linear=linear.CONVOLUTION,
         latency=latency,
     )
 
@@ -153,6 +157,7 @@ LAYERS = {
         sums=layer_rules.sums_channels,
         macs=layer_rules.dense_macs,
         foldable=True,
+        linear=linear.DENSE,
         latency=DENSE,
     ),
     "Embedding": Operator(
@@ -204,7 +209,8 @@ ONE_BY_ONE = {
     "_minimum_scalar": _scalar(lambda s: s >= 0),
     "_power_scalar": _scalar(lambda s: s >= 1),
     **_alike(
-        "BlockGrad Cast _contrib_div_sqrt_dim _contrib_round_ste _contrib_sign_ste abs "
+        "BlockGrad Cast _contrib_div_sqrt_dim _contrib_gradientmultiplier "
+        "_contrib_round_ste _contrib_sign_ste abs "
         "amp_cast arcsinh arctan ceil erf expm1 fix floor identity log1p make_loss "
         "negative rint round sign sin sinh smooth_l1 softsign square tanh trunc "
         "zeros_like",

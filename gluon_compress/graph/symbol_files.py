@@ -15,12 +15,13 @@ import math
 import os
 import re
 from functools import lru_cache
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
 from mxnet.base import _LIB, OpHandle, SymbolHandle, c_str, c_str_array, check_call
 
+from gluon_compress.graph.annotations import AXES
 from gluon_compress.graph.operators import OPERATORS
 from gluon_compress.storage.params import read_params
 from gluon_compress.storage.reading import (
@@ -37,29 +38,28 @@ MOST_OUTPUTS = 1000  # of one operator
 LONGEST_NAME, LONGEST_TEXT = 1000, 1 << 14
 MOST_ELEMENTS = 1 << 27  # of one tensor, for one image
 
-# Operators without a row in the table that only compute their outputs.
+# Operators without a row in the table that only compute their outputs. Those that take
+# an address from a value without a check, or loop until it is right, are not among
+# them: SequenceLast, SequenceMask, SequenceReverse, _unravel_index, _sample_gamma, ...
 _OTHERS = """
 BilinearSampler CTCLoss Correlation GridGenerator LinearRegressionOutput
-LogisticRegressionOutput MAERegressionOutput MakeLoss RNN SVMOutput SequenceLast
-SequenceMask SequenceReverse SoftmaxOutput SpatialTransformer
-_contrib_BatchNormWithReLU _contrib_DeformablePSROIPooling _contrib_MultiBoxDetection
-_contrib_MultiBoxPrior _contrib_MultiBoxTarget _contrib_MultiProposal
-_contrib_PSROIPooling _contrib_Proposal _contrib_RROIAlign _contrib_allclose
-_contrib_arange_like _contrib_bipartite_matching _contrib_boolean_mask
+LogisticRegressionOutput MAERegressionOutput MakeLoss RNN SVMOutput SoftmaxOutput
+SpatialTransformer _contrib_BatchNormWithReLU _contrib_DeformablePSROIPooling
+_contrib_MultiBoxDetection _contrib_MultiBoxPrior _contrib_MultiBoxTarget
+_contrib_MultiProposal _contrib_PSROIPooling _contrib_Proposal _contrib_RROIAlign
+_contrib_allclose _contrib_arange_like _contrib_bipartite_matching _contrib_boolean_mask
 _contrib_box_decode _contrib_box_encode _contrib_box_iou _contrib_box_nms
 _contrib_index_array _contrib_interleaved_matmul_encdec_qk
 _contrib_interleaved_matmul_encdec_valatt _contrib_interleaved_matmul_selfatt_qk
 _contrib_interleaved_matmul_selfatt_valatt _contrib_quadratic _eye _hypot_scalar
 _identity_with_attr_like_rhs _image_normalize _image_to_tensor _linalg_gemm
 _linalg_gemm2 _linalg_syrk _linalg_trmm _linspace _logical_and _logical_and_scalar
-_logical_or _logical_or_scalar _logical_xor _logical_xor_scalar _mod _random_exponential
-_random_gamma _random_normal _random_poisson _random_randint _random_uniform
-_ravel_multi_index _rmod_scalar _rnn_param_concat _sample_exponential _sample_gamma
-_sample_normal _sample_uniform _unravel_index arccos arccosh arcsin arctanh argmax
-argmax_channel argmin argsort batch_take broadcast_logical_and broadcast_logical_or
-broadcast_logical_xor broadcast_mod col2im cumsum degrees diag erfinv gather_nd im2col
-khatri_rao moments nanprod one_hot pick radians rcbrt scatter_nd shape_array size_array
-softmax_cross_entropy sort take tan topk
+_logical_or _logical_or_scalar _logical_xor _logical_xor_scalar _mod _random_normal
+_random_randint _random_uniform _rmod_scalar _rnn_param_concat arccos arccosh arcsin
+arctanh argmax argmax_channel argmin argsort batch_take broadcast_logical_and
+broadcast_logical_or broadcast_logical_xor broadcast_mod col2im cumsum degrees diag
+erfinv gather_nd im2col khatri_rao moments nanprod one_hot pick radians rcbrt scatter_nd
+shape_array size_array softmax_cross_entropy sort take tan topk
 """
 _QUANTIZED = """
 _contrib_quantize_v2 _contrib_dequantize _contrib_requantize _contrib_quantized_act
@@ -90,8 +90,27 @@ LOADABLE = frozenset(
 
 _NODE_KEYS = {"op", "name", "attrs", "inputs", "subgraphs"}
 _GRAPH_KEYS = {"nodes", "arg_nodes", "node_row_ptr", "heads", "attrs"}
-_SHAPE = re.compile(r"None|[(\[](-?\d{1,10}, ?){0,8}(-?\d{1,10},?)?[)\]]")
 _NUMBER = re.compile(r"-?\d{1,40}(\.\d{0,40})?(e[+-]?\d{1,2})?")
+# As Python reads it, which MXNet's own parser is more lenient than.
+_WHOLE = r"-?(?:0|[1-9]\d{0,9})"
+_TUPLE = rf"\(\)|\((?:{_WHOLE}, ?){{1,8}}\)|\((?:{_WHOLE}, ?){{1,7}}{_WHOLE}\)"
+_SHAPE = re.compile(rf"None|{_TUPLE}")
+_AXES = re.compile(_TUPLE)
+_REAL = r"[+-]?(?:(?:0|[1-9]\d{0,39})(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,3})?"
+_ITEM = rf" ?(?:None|{_REAL}) ?"
+_ITEMS = rf"(?:{_ITEM},)*(?:{_ITEM})? ?"
+_VALUE = re.compile(rf"{_REAL}|\({_ITEMS}\)|\[{_ITEMS}\]|(?![-+.\d(\[{{'\"]).*")
+_ANY = re.compile(".*")
+_LEGACY = ("target_shape", "keep_highest")  # of Reshape; its result may be larger
+# What MXNet divides by, or does not check.
+_ONLY = {
+    ("depth_to_space", "block_size"): r"[1-9]\d{0,3}",
+    ("space_to_depth", "block_size"): r"[1-9]\d{0,3}",
+    ("_contrib_arange_like", "repeat"): r"[1-9]\d{0,8}",
+    ("_arange", "repeat"): r"[1-9]\d{0,8}",
+    **{(op, key): "never" for op in ("Reshape", "reshape") for key in _LEGACY},
+}
+_TRUTH = {"true": "True", "false": "False"}
 # Texts of numbers that MXNet allocates by before it looks at any shape.
 _COUNTS = {"num_args": 5, "num_outputs": 5, "num_weights": 5, "num_arrays": 5}
 _COUNTS.update(num_filter=7, num_hidden=7, num_group=7)  # digits
@@ -208,7 +227,7 @@ def _node(
     checked: dict[str, Any] = {
         "op": op,
         "name": _text(node["name"], LONGEST_NAME, f"{place}.name"),
-        "attrs": _attrs(node.get("attrs", {}), place, len(inputs)),
+        "attrs": _attrs(node.get("attrs", {}), op, place, len(inputs)),
         "inputs": inputs,
     }
     subgraphs = _list(node.get("subgraphs", []), 1, f"{place}.subgraphs")
@@ -266,20 +285,30 @@ def _outputs(node: Mapping, place: str) -> int:
     return _signature(node, place)[1]
 
 
-def _attrs(attrs: Any, place: str, inputs: int) -> dict[str, str]:
+def _attrs(attrs: Any, op: str, place: str, inputs: int) -> dict[str, str]:
     if not isinstance(attrs, dict):
         raise Unreadable(f"{place}.attrs is {shown(attrs)}; allowed: an object {{...}}")
+    checked: dict[str, str] = {}
     for key, value in attrs.items():
         key_place = f"{place}.attrs"
         _text(key, LONGEST_NAME, key_place)
         _text(value, LONGEST_TEXT, f"{key_place}.{shown(key)[1:-1]}")
         if key in _COUNTS and not re.fullmatch(rf"\d{{1,{_COUNTS[key]}}}", value):
             raise Unreadable(f"{key_place}.{key} is {shown(value)}")
+        valid = _AXES if key == AXES else _ANY if _is_hidden(key) else _VALUE
+        only = _ONLY.get((op, key))
+        if not valid.fullmatch(value) or not (
+            only is None or re.fullmatch(only, value)
+        ):
+            raise Unreadable(f"{key_place}.{shown(key)[1:-1]} is {shown(value)}")
+        if not _is_hidden(key):
+            value = _TRUTH.get(value.lower(), value)
+        checked[key] = value
     if int(attrs.get("num_args", inputs)) > max(inputs, 1):
         raise Unreadable(f"{place} has {inputs} inputs, num_args states more")
     if int(attrs.get("num_outputs", 1)) > MOST_OUTPUTS:
         raise Unreadable(f"{place} has more than {MOST_OUTPUTS} outputs")
-    return attrs
+    return checked
 
 
 def _check_variable(node: Mapping, place: str) -> None:
@@ -409,11 +438,51 @@ def check_fit(
                 f"symbol needs {shown(tuple(shape))}"
             )
     for name, shape in zip(internals.list_outputs(), inferred):
-        if shape and math.prod(shape) > MOST_ELEMENTS:
+        if not shape or not 0 < math.prod(shape) <= MOST_ELEMENTS or min(shape) < 1:
             raise ValueError(
-                f"{source}: {shown(name)} has shape {shown(tuple(shape))}; allowed: "
-                f"at most {MOST_ELEMENTS} numbers"
+                f"{source}: {shown(name)} has shape {shown(tuple(shape or ()))}; "
+                f"allowed: one that is known, of at most {MOST_ELEMENTS} numbers"
             )
+    try:
+        _check_shapes(symbol, inferred)
+    except Unreadable as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _check_shapes(symbol: mx.sym.Symbol, inferred: Sequence) -> None:
+    """Refuse inputs of a shape that MXNet does not check.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    inferred : sequence
+        Shapes of all outputs of its nodes, in order.
+    """
+    rest = list(map(tuple, inferred))
+    outputs: list[list[tuple]] = []  # of each node
+    for node in json.loads(symbol.tojson())["nodes"]:
+        count = _outputs({"attrs": {}, **node}, node["name"])
+        ins = [outputs[k][output] for k, output, *_ in node["inputs"]]
+        outputs.append(rest[:count])
+        del rest[:count]
+        if node["op"] in _FITS and not _FITS[node["op"]](ins, outputs[-1]):
+            raise Unreadable(f"{shown(node['name'])} ({node['op']}) of {shown(ins)}")
+
+
+def _same_size(ins: Sequence[tuple], outs: Sequence[tuple]) -> bool:
+    return math.prod(ins[0]) == math.prod(outs[0])
+
+
+def _one_of_two(ins: Sequence[tuple], outs: Sequence[tuple]) -> bool:
+    condition, one, other = ins
+    return one == other and condition in (one, one[:1])
+
+
+_FITS: dict[str, Callable[[Sequence[tuple], Sequence[tuple]], bool]] = {
+    "Reshape": _same_size,
+    "reshape": _same_size,
+    "where": _one_of_two,
+}
 
 
 def output_shapes(

@@ -16,7 +16,7 @@ from gluon_compress.building import build
 from gluon_compress.data.inspection import misspelt
 from gluon_compress.deployment import fused
 from gluon_compress.detection_errors import DETECTIONS, per_image, save_detections
-from gluon_compress.distill import distil_step, losses_of, needs_taps
+from gluon_compress.distill import distil_step, losses_of, needs_taps, ssd_ensemble
 from gluon_compress.evaluate import detect_all, precisions
 from gluon_compress.models import NamedBlock, family_of, supervised_step
 from gluon_compress.models.settings import DetectorSettings
@@ -44,9 +44,17 @@ class DetectionTask(Task):
             student = self._build(recipe.student, classes)
         teacher = self.teacher(full, classes)
         if teacher is not None and recipe.distillation is not None:
-            family_of(student).check_teacher(student, teacher)
-            _taps(recipe.distillation, teacher)
+            for each in _teachers(teacher):
+                family_of(student).check_teacher(student, each)
+                _taps(recipe.distillation, each)
         return full, student
+
+    def teacher(self, full: Any, classes: Sequence[str]) -> Any:
+        """Return the teacher of the last training; a tuple if there are several."""
+        settings = self.recipe.distillation
+        if settings is None or settings.teachers is None:
+            return super().teacher(full, classes)
+        return tuple(self.load_fitting(each, classes) for each in settings.teachers)
 
     def _build(self, model: DetectorSettings, classes: Sequence[str]) -> HybridBlock:
         if model.weights is not None:
@@ -109,7 +117,7 @@ class DetectionTask(Task):
         return Splits(train, val, test)
 
     def fitted(self, splits: Splits) -> DetectionTask:
-        """Return the task with limits of NMS and ``auto`` anchors that fit the data."""
+        """Return the task with limits and ``auto`` settings that fit the data."""
         most = max(map(data.most_objects, (splits.train, splits.val, splits.test)))
         evaluate = self.recipe.evaluate.for_objects(most)
         changes = self._decided(splits.train)
@@ -141,42 +149,57 @@ class DetectionTask(Task):
         schedule: Schedule,
         *,
         broken: data.Broken = "replace",
-    ) -> data.Batches:
+    ) -> Any:
         """Return endless epochs of augmented images and the targets of the net."""
         family = family_of(net)
         preprocess = family.preprocess(net)
-        return data.Batches(
+        make = partial(
+            data.Batches,
             dataset,
             partial(data.detection_train_sample, size=preprocess),
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
-            targets=family.targets(net),
+            targets=family.targets(net, **self._assignment(family)),
             normalized=preprocess.inputs,
             broken=broken,
             most_broken=self.recipe.data.most_broken,
         )
+        settings = self.recipe.augmentation
+        # What is measured on batches is measured on images as they are.
+        if not settings.composes or broken != "replace":
+            return make()
+        composed = make(compose=data.Composer(settings, self.recipe.data.size))
+        epochs = max(0, schedule.epochs - settings.plain_epochs)
+        return data.ProgressiveBatches(composed, make(), epochs)
 
-    def lesson(
-        self, net: HybridBlock, teacher: HybridBlock | None, ctx: Context
-    ) -> Lesson:
-        """Teach from labels, and from another detector where there is one."""
+    def _assignment(self, family: models.Family) -> Dict[str, Any]:
+        """Return the setting of targets that only SSDs have."""
+        return {"assignment": self.recipe.assignment} if family.kind == "ssd" else {}
+
+    def lesson(self, net: HybridBlock, teacher: Any, ctx: Context) -> Lesson:
+        """Teach from labels, and from other detectors where there are any."""
         family, settings = family_of(net), self.recipe.distillation
         loss = family.loss(net)
         if teacher is None or settings is None:
             return Lesson(family.training_net(net), supervised_step(loss))
-        taps, stride = _taps(settings, teacher), settings.stride
+        first, stride = _teachers(teacher)[0], settings.stride
+        taps = _taps(settings, first)
         context = family.loss_context(net, taps, stride=stride) if taps else {}
-        theirs = family_of(teacher).training_net(teacher, taps, stride=stride)
+        blocks = [
+            family_of(each).training_net(each, taps, stride=stride)
+            for each in _teachers(teacher)
+        ]
+        fast = [NamedBlock(fused(block, ctx), block.names) for block in blocks]
         step = distil_step(
-            NamedBlock(fused(theirs, ctx), theirs.names),
+            fast[0] if len(fast) == 1 else ssd_ensemble(fast),
             taps,
             loss,
             weights=settings.losses,
             settings=settings.loss_settings,
             **context,
         )
-        widths = _map_widths(teacher)
+        widths = _map_widths(first)
         block = family.training_net(
             net,
             taps,
@@ -248,6 +271,10 @@ def _warn_of_slips(train: Any) -> None:
     objects = np.bincount(ids, minlength=len(train.classes)).tolist()
     for name, right in misspelt(dict(zip(train.classes, objects))):
         LOGGER.warning("class %r is probably a misspelling of %r", name, right)
+
+
+def _teachers(teacher: Any) -> Sequence[HybridBlock]:
+    return teacher if isinstance(teacher, tuple) else (teacher,)
 
 
 def _map_widths(net: HybridBlock) -> Dict[str, int]:

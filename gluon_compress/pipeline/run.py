@@ -18,6 +18,7 @@ from gluon_compress import cost, data, train
 from gluon_compress.compression import PLAN
 from gluon_compress.pipeline.classification import ClassificationTask
 from gluon_compress.pipeline.detection import DetectionTask
+from gluon_compress.pipeline.results import read_run, read_stage
 from gluon_compress.pipeline.stages import (
     COMPACT,
     FULL,
@@ -38,7 +39,7 @@ from gluon_compress.provenance import environment
 from gluon_compress.prune import slim
 from gluon_compress.recipe import Recipe, load_recipe
 from gluon_compress.report.run_report import write_report
-from gluon_compress.storage.atomic import read_json, remove_leftovers, write_json
+from gluon_compress.storage.atomic import remove_leftovers, write_json
 from gluon_compress.storage.locks import LOCK, sole_writer
 
 RECIPE, RESULT, MODEL = "recipe.json", "result.json", "model"
@@ -139,7 +140,9 @@ def _run_stages(
     if recipe.finetune is not None:
         _stage(job, COMPACT, partial(finetune, job, net, trained))
         names.append(COMPACT)
-    return {name: read_json(out / name / RESULT) for name in names}
+    return {
+        name: read_stage(out / name / RESULT, name, recipe.metric) for name in names
+    }
 
 
 def _compressed(
@@ -157,7 +160,7 @@ def _stage(
     """Return the net of a stage: as an earlier run left it, or the work's result."""
     folder, task = job.out / name, job.task
     if (folder / RESULT).exists():
-        _check_stage(folder / RESULT, name)
+        read_stage(folder / RESULT, name, job.recipe.metric)
         return task.load(folder / MODEL)
     folder.mkdir(parents=True, exist_ok=True)
     net, notes = work(folder)
@@ -171,14 +174,6 @@ def _stage(
     figures["export_difference"] = manifest["max_difference"]
     write_json(folder / RESULT, {"stage": name, **figures, **notes, **origin_of(job)})
     return net
-
-
-def _check_stage(path: Path, name: str) -> None:
-    """Refuse the result of another command in the folder of a stage."""
-    result = read_json(path)
-    stage = result.get("stage") if isinstance(result, dict) else None
-    if stage != name:
-        raise ValueError(f"{path}: stage is {stage!r}; allowed: {name!r}; move it away")
 
 
 def origin_of(job: Job) -> Dict[str, Any]:
@@ -196,7 +191,7 @@ def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:
     """Time the full and the compact net, in turns; write the run's result."""
     path, task = job.out / RESULT, job.task
     if path.exists():
-        return read_json(path)
+        return read_run(path, results)
     names = [name for name in (FULL, COMPACT) if name in results]
     blocks = [task.training_block(task.load(job.out / n / MODEL)) for n in names]
     times = cost.measure_latencies(blocks, task.shape)
@@ -320,9 +315,15 @@ def _with_existing_trunk(recipe: Any) -> Any:
 
 
 def judge(
-    recipe: Recipe, net: HybridBlock, options: train.Options | None = None
+    recipe: Recipe,
+    net: HybridBlock,
+    options: train.Options | None = None,
+    *,
+    folder: Path | None = None,
 ) -> Dict[str, Any]:
     """Return how good a net is on the images that a recipe tests with.
+
+    With a folder, a detector leaves there what it found (``detection_errors``).
 
     Raises
     ------
@@ -331,4 +332,4 @@ def judge(
     """
     job = open_job(task_of(recipe), Path(), options or train.Options(), {})
     to_devices(net, job.options.ctx[:1])
-    return job.evaluate(net)
+    return job.evaluate(net, folder=folder)

@@ -28,7 +28,9 @@ from gluon_compress.models import family_of
 from gluon_compress.pipeline.task import Splits, Task
 from gluon_compress.plan import Plan
 from gluon_compress.prune import mask, slim
+from gluon_compress.quantization.training import WeightScales
 from gluon_compress.train import Schedule
+from gluon_compress.validation import few
 
 FULL, COMPACT = "full", "compact"  # the first and the last stage
 LOGGER = logging.getLogger(__name__)
@@ -197,6 +199,10 @@ class Stage(DryRun, StageContext):
         )
         return islice(batches.epoch(0), count)
 
+    def steps_per_epoch(self, net: HybridBlock, schedule: Schedule) -> int:
+        """Return the number of steps of an epoch under a schedule."""
+        return len(self._job.batches(net, schedule))
+
     def training_block(self, net: HybridBlock) -> HybridBlock:
         """Return the block that is trained; it shares its parameters with the net."""
         return self._job.task.training_block(net)
@@ -207,11 +213,21 @@ class Stage(DryRun, StageContext):
 
     def accuracy(self, net: HybridBlock, training_images: int | None = None) -> float:
         """Return the accuracy on the test images, or on some training images."""
-        dataset = None
-        if training_images is not None:
-            train_set = self._job.splits.train
-            dataset = data.draw_subset(train_set, training_images, seed=self.seed)
+        dataset = None if training_images is None else self._sample(training_images)
         return self._job.evaluate(net, dataset)[self.metric]
+
+    def check_sample(self, training_images: int) -> None:
+        """Refuse to measure on so many training images if they lack a class."""
+        sample = self._sample(training_images)
+        absent = data.absent_classes(sample, self._job.classes)
+        if absent:
+            raise ValueError(
+                f"images is {training_images}: those drawn show no {few(absent, 6)}; "
+                "allowed: so many that every class occurs"
+            )
+
+    def _sample(self, training_images: int) -> Any:
+        return data.draw_subset(self._job.splits.train, training_images, seed=self.seed)
 
     def to_device(self, net: HybridBlock) -> None:
         """Move a net to the device that accuracy is measured on."""
@@ -311,18 +327,20 @@ def fit(
     task, options = job.task, job.options
     lesson = task.lesson(net, teacher, options.ctx)
     step_loss = wrap(lesson.step_loss) if wrap else lesson.step_loss
+    batches = job.batches(net, schedule)
+    following = train.hooked(WeightScales(net), len(batches), part="quantize")
     lesson.block.hybridize(static_alloc=True, static_shape=True)
     to_devices(lesson.block, options.ctx)
     to_devices(net, options.ctx)
     progress = train.fit(
         lesson.block,
-        job.batches(net, schedule),
+        batches,
         step_loss,
         schedule,
         folder,
         validate=lambda: job.validate(net),
-        callbacks=callbacks,
-        step_callbacks=step_callbacks,
+        callbacks=[*callbacks, *following["callbacks"]],
+        step_callbacks=[*step_callbacks, *following["step_callbacks"]],
         options=options,
     )
     choose_best = job.splits.val is not job.splits.test

@@ -14,11 +14,18 @@ from gluon_compress.plan.deletion import delete
 from gluon_compress.plan.importance import CRITERIA
 from gluon_compress.plan.plan import Plan
 from gluon_compress.plan.policies import (
+    AMC,
     POLICIES,
+    REWARDS,
+    SEARCHES,
     BySensitivity,
+    Episode,
     Global,
     Greedy,
+    LeGR,
     Policy,
+    RandomSearch,
+    Search,
     Uniform,
     selections,
 )
@@ -28,18 +35,25 @@ from gluon_compress.plan.selection import select
 from gluon_compress.plan.sensitivity import Sensitivity
 
 __all__ = [
+    "AMC",
     "CRITERIA",
     "POLICIES",
+    "REWARDS",
+    "SEARCHES",
     "Budget",
     "BySensitivity",
     "Constraints",
     "CostLimit",
     "CostModel",
+    "Episode",
     "Global",
     "Greedy",
+    "LeGR",
     "Plan",
     "Policy",
     "PruningProblem",
+    "RandomSearch",
+    "Search",
     "Sensitivity",
     "Uniform",
     "delete",

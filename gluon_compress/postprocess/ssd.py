@@ -98,8 +98,8 @@ class SSDPostprocess:
 
     @property
     def most_detections(self) -> int:
-        """How many boxes of an image are returned."""
-        return self.settings.post_nms
+        """How many boxes of an image can be returned."""
+        return min(self.settings.post_nms, self.settings.nms_topk)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return its section of the manifest, and the anchors by file name."""

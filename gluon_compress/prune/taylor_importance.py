@@ -100,7 +100,7 @@ def gates_of(masked: Any) -> dict[str, Parameter]:
     return {group: parameters[name] for group, name in mask_names(nodes).items()}
 
 
-def keep_only(gate: Parameter, kept: np.ndarray) -> None:
+def keep_only(gate: Parameter, kept: Sequence[int] | np.ndarray) -> None:
     """Set the mask of a group so that only some indices are kept."""
     gate.set_data(mx.nd.array(np.isin(np.arange(gate.shape[0]), kept)))
 

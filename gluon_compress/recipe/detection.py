@@ -13,8 +13,9 @@ from pydantic import (
 )
 from typing_extensions import Annotated, Literal
 
+from gluon_compress.data.composing import DetectionAugmentation
 from gluon_compress.data.detection import DetectionData
-from gluon_compress.distill import LOSSES, DistillationLoss, losses_of
+from gluon_compress.distill import LOSSES, DistillationLoss, losses_of, needs_taps
 from gluon_compress.models import FAMILIES
 from gluon_compress.models.settings import DetectionEvaluation, DetectorSettings
 from gluon_compress.recipe.recipe import (
@@ -24,6 +25,7 @@ from gluon_compress.recipe.recipe import (
     family_of_recipe,
 )
 from gluon_compress.validation import (
+    Allowed,
     Count,
     NonEmptyStr,
     NonNegative,
@@ -47,6 +49,10 @@ class DetectorDistillation(Settings):
     ----------
     teacher : str or None
         Folder of an exported detector; None: the recipe's own full net.
+    teachers : tuple of str or None
+        Folders of two or more exported detectors that teach together, in place of
+        ``teacher``: by the mean of their class probabilities, and of their boxes. Not
+        for losses on feature maps.
     losses : dict
         Weights of losses, by their names in ``distill.LOSSES``; at least one is above
         0. Losses on feature maps compare the maps that the predictors read. Default:
@@ -62,6 +68,13 @@ class DetectorDistillation(Settings):
     model_config = ConfigDict(extra="allow")
 
     teacher: Optional[NonEmptyStr] = None
+    teachers: Optional[
+        Annotated[
+            Tuple[NonEmptyStr, ...],
+            Field(min_length=2),
+            Allowed("two or more model folders, or null"),
+        ]
+    ] = None
     losses: Dict[Annotated[str, OneOf(lambda: _losses())], NonNegative] = {}
     taps: Optional[Annotated[Tuple[NonEmptyStr, ...], _SOME]] = None
     stride: Count = 2
@@ -72,6 +85,11 @@ class DetectorDistillation(Settings):
             raise self.error(
                 "losses", f"a weight above 0 of any of {listed(_losses())}"
             )
+        if self.teachers is not None:
+            if self.teacher is not None:
+                raise self.error("teacher", "null where there are teachers")
+            if needs_taps(self.losses):
+                raise self.error("losses", "none on feature maps with several teachers")
         if self.taps is not None and len(set(self.taps)) < len(self.taps):
             raise self.error("taps", "each name once")
 
@@ -124,6 +142,11 @@ class DetectionRecipe(Recipe):
         The full detector.
     data : DetectionData
         Its images.
+    augmentation : DetectionAugmentation
+        What is done to training images beside the usual crops and colours.
+    assignment : str
+        Which anchors learn an object, of SSDs: ``iou``, those that overlap it by half,
+        or ``atss``, by the mean and deviation of its own overlaps (Zhang et al. 2020).
     student : DetectorSettings or None
         The detector that is compressed and fine-tuned, for instance on a trunk that
         was pruned as a classifier; None: the trained full detector.
@@ -138,6 +161,8 @@ class DetectionRecipe(Recipe):
     task: Literal["detection"] = "detection"
     model: _Detector
     data: DetectionData
+    augmentation: DetectionAugmentation = DetectionAugmentation()
+    assignment: Literal["iou", "atss"] = "iou"
     student: Optional[_Detector] = None
     distillation: Optional[DetectorDistillation] = None
     evaluate: Annotated[
@@ -157,11 +182,15 @@ class DetectionRecipe(Recipe):
         """Check the losses, and that there is a last training where one is needed."""
         super().check()
         family = family_of_recipe(dict(self))
+        if self.assignment != "iou" and family is not None and family.kind != "ssd":
+            raise self.error("assignment", "'iou', except for SSDs")
         if self.distillation is not None and family is not None:
             allowed = losses_of(family.kind)
             for name, weight in self.distillation.losses.items():
                 if weight and name not in allowed:
                     raise self.error("distillation.losses", listed(allowed))
+            if self.distillation.teachers is not None and family.kind != "ssd":
+                raise self.error("distillation.teachers", "null, except for SSDs")
         if self.student is not None and self.finetune is None:
             raise self.error("finetune", "a schedule, since there is a student")
         if self.student is not None and self.student.masks:

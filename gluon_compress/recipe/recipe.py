@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationInfo
 from pydantic_core import core_schema
 from typing_extensions import Annotated, Literal
 
-from gluon_compress.compression import ALGORITHMS
+from gluon_compress.compression.registry import check_order, row_settings
 from gluon_compress.models import FAMILIES, Family, family_that_builds
 from gluon_compress.models.settings import EvaluationSettings, ModelSettings
 from gluon_compress.storage.atomic import write_json
@@ -27,10 +27,6 @@ from gluon_compress.validation import (
 
 FORMAT: Literal[1] = 1
 MOST_NAMES = 8  # of models, in a message
-
-
-def _row_settings() -> Dict[str, type]:
-    return {name: algorithm.Settings for name, algorithm in ALGORITHMS.items()}
 
 
 class ModelOf:
@@ -172,19 +168,22 @@ class Recipe(Settings):
     model: Any
     data: Any
     train: Schedule
-    compression: Tuple[Annotated[Any, Tagged("algorithm", _row_settings)], ...] = ()
+    compression: Tuple[Annotated[Any, Tagged("algorithm", row_settings)], ...] = ()
     finetune: Optional[Schedule] = None
     distillation: Any = None
     seed: CountOrZero = 0
     format: Literal[1] = FORMAT
 
     def check(self) -> None:
-        """Check that there is a last training where one is needed."""
+        """Check the order of rows, and that there is a last training if needed."""
+        check_order(self.compression)
         if self.finetune is not None:
             return
         if self.compression:
             raise self.error("finetune", "a schedule, since there is compression")
-        if self.distillation is not None and self.distillation.teacher is None:
+        lesson = self.distillation
+        several = getattr(lesson, "teachers", None)
+        if lesson is not None and lesson.teacher is None and several is None:
             raise self.error("distillation.teacher", "a model folder without finetune")
 
     def save(self, path: str | os.PathLike) -> None:

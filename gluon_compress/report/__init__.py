@@ -20,6 +20,7 @@ from gluon_compress.report.pictures import (
     save_image,
 )
 from gluon_compress.report.plan_charts import kept_chart, plan_chart, sensitivity_chart
+from gluon_compress.report.search_charts import read_search_log, search_chart
 from gluon_compress.report.tables import (
     Figures,
     cost_table,
@@ -54,5 +55,7 @@ __all__ = [
     "plan_table",
     "precision_table",
     "save_image",
+    "read_search_log",
+    "search_chart",
     "sensitivity_chart",
 ]

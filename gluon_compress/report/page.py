@@ -149,6 +149,8 @@ def _breakable(text: str) -> Markup:
 
 def _fact(value: Any) -> str:
     """Return a value of the recipe as readers expect it."""
+    if isinstance(value, (Mapping, list, tuple)) and not value:
+        return "none"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_fact(inner)}" for name, inner in value.items())
     if isinstance(value, (list, tuple)):

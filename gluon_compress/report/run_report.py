@@ -14,6 +14,7 @@ from gluon_compress.data import BrokenImage
 from gluon_compress.detection_errors import DETECTIONS
 from gluon_compress.detector import load_detector
 from gluon_compress.plan import Sensitivity
+from gluon_compress.plan.policies.episodes import SEARCH_LOG
 from gluon_compress.recipe import Recipe
 from gluon_compress.report.error_report import ErrorReport
 from gluon_compress.train import read_log
@@ -73,7 +74,7 @@ def write_report(
     stages = results["stages"]
     pictures = [*_plans(results, out), *_curves(recipe, results, out, folder)]
     precisions = {n: s for n, s in stages.items() if "classes" in s}
-    tables: list[report.Table] = []
+    tables: list[report.Table] = _bits(stages)
     if precisions:
         pictures += [_detections(out, n, test, folder) for n in _ends(stages)]
         errors = _errors(recipe, stages, out, test)
@@ -114,6 +115,24 @@ def _errors(
         iou=recipe.evaluate.iou,
         threshold=THRESHOLD,
     )
+
+
+def _bits(stages: Mapping[str, Any]) -> list[report.Table]:
+    """Return a table of the bits and bytes of each stage that quantises."""
+    tables = []
+    for name, stage in stages.items():
+        if "quantisers" not in stage:
+            continue
+        head = ["layer", "weights, bits", "input, bits", "bytes"]
+        rows = [
+            [row["layer"], *(str(row[k]) for k in ("weights", "activations", "bytes"))]
+            for row in stage["layers"]
+        ]
+        total = ["all weights", "", "", str(stage["weight_bytes"])]
+        before = f"{stage['float32_bytes']} bytes in float32, all parameters"
+        cells = [head, *rows, total]
+        tables.append(report.Table(f"Bits after {name}", cells, before, total=True))
+    return tables
 
 
 def _ends(stages: Mapping[str, Any]) -> list[str]:
@@ -177,6 +196,9 @@ def _plans(results: Mapping[str, Any], out: Path) -> list[report.Picture]:
         measured = out / name / "sensitivity.json"
         if measured.exists():
             pictures.append(_sensitivity(name, measured, out / "report"))
+        searched = out / name / SEARCH_LOG
+        if searched.exists():
+            pictures.append(_search(name, searched, out / "report"))
     return pictures
 
 
@@ -200,6 +222,19 @@ def _sensitivity(name: str, measured: Path, folder: Path) -> report.Picture:
     caption = "Accuracy on training images when one group alone loses channels."
     alt = f"Curves of accuracy over the share of channels kept, of each group in {name}"
     return report.Picture(file.name, f"Sensitivity at {name}", caption, alt)
+
+
+def _search(name: str, searched: Path, folder: Path) -> report.Picture:
+    file = folder / f"search_{name}.png"
+    log = report.read_search_log(searched)
+    report.search_chart(log, file)
+    caption = (
+        "Reward of every plan that the search tried, what it takes of the budget, and "
+        f"what each group kept. The best reward is {log.rewards.max():.3f}, that of "
+        f"the reference {log.reference:.3f}."
+    )
+    alt = f"Points of the reward over the episodes of {log.name}, and a map of widths"
+    return report.Picture(file.name, f"Search at {name}", caption, alt)
 
 
 def _curves(

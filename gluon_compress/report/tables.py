@@ -48,7 +48,8 @@ def cost_table(rows: Sequence[Figures]) -> str:
 
     The last column compares the last net with the first: its share of each cost, and
     the difference in accuracy. FLOPs are 2 x MACs, MB are 10^6 bytes. Where the ranges
-    of two latencies overlap, their comparison says so: it may be chance.
+    of two latencies overlap, or are not known, their comparison says so: it may be
+    chance.
 
     Raises
     ------
@@ -192,9 +193,11 @@ def _faster(row: Figures, other: Figures) -> str:
     """Return the share of another net's latency, and whether that may be chance."""
     share = _share(row.latency_ms, other.latency_ms)
     ranges = [r for r in (row.latency_range, other.latency_range) if r is not None]
-    if row is other or len(ranges) < 2 or not overlap(*ranges):
+    if row is other or not (_is_known(row.latency_ms) and _is_known(other.latency_ms)):
         return share
-    return f"{share}, ranges overlap"
+    if len(ranges) < 2:
+        return f"{share}, ranges unknown"
+    return f"{share}, ranges overlap" if overlap(*ranges) else share
 
 
 def _is_known(value: float | None) -> TypeGuard[float]:

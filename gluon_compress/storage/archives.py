@@ -7,14 +7,16 @@ import shutil
 import tarfile
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 from tqdm import tqdm
 
 from gluon_compress.storage.atomic import errors_for
-from gluon_compress.validation import LONGEST_LINE, shortened
+from gluon_compress.validation import LONGEST_LINE, shortened, shown
 
+BLOCK = 1 << 20
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -46,9 +48,6 @@ def unpack(sources: Sequence[tuple[Path, str]], folder: Path) -> None:
     OSError
         If a file cannot be read or written. The folder is removed.
     """
-    if not hasattr(tarfile, "data_filter"):
-        fixed = "3.8.17, 3.9.17, 3.10.12 and 3.11.4"
-        raise ValueError(f"this Python cannot extract archives safely; {fixed} can")
     folder.mkdir(parents=True)
     try:
         for path, inner in sources:
@@ -73,18 +72,14 @@ def _extract(path: Path, inner: str, folder: Path) -> None:
 
 
 def _extract_tar(path: Path, inner: str, folder: Path, bar: tqdm) -> None:
-    def member_filter(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
-        bar.update()
-        tarfile.data_filter(member, target)  # refuses members outside ``inner``, too
-        if not (member.isreg() or member.isdir()):
-            raise ValueError(f"{member.name!r} is not a file or a folder")
-        name = _below(member.name, inner)
-        if name is None:
-            return None
-        return tarfile.data_filter(member.replace(name=name, deep=False), target)
-
     with tarfile.open(path) as archive:
-        archive.extractall(folder, filter=member_filter)
+        for member in archive:
+            bar.update()
+            name = _below(member.name, inner)
+            if not (member.isreg() or member.isdir()):
+                raise ValueError(f"{shown(member.name)} is not a file or a folder")
+            opens = None if member.isdir() else partial(archive.extractfile, member)
+            _write(folder, name, member.name, opens)
 
 
 def _extract_zip(path: Path, inner: str, folder: Path, bar: tqdm) -> None:
@@ -92,16 +87,36 @@ def _extract_zip(path: Path, inner: str, folder: Path, bar: tqdm) -> None:
         for member in archive.infolist():
             bar.update()
             name = _below(member.filename, inner)
-            if name is not None:
-                member.filename = name + "/" * member.is_dir()
-                archive.extract(member, folder)
+            opens = None if member.is_dir() else partial(archive.open, member)
+            _write(folder, name, member.filename, opens)
+
+
+def _write(
+    folder: Path, name: str | None, stated: str, opens: Callable[[], Any] | None
+) -> None:
+    """Write what a call opens to a name, or make a folder; leave out a None of a name.
+
+    Owner, permissions and times are those of a new file, whatever the archive states.
+    """
+    if name is None:
+        return
+    target = folder / name
+    try:
+        if opens is None:
+            target.mkdir(parents=True, exist_ok=True)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opens() as content, open(target, "xb") as file:
+            shutil.copyfileobj(content, file, BLOCK)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{shown(stated)} is where another member is") from None
 
 
 def _below(name: str, inner: str) -> str | None:
     """Return a member's name relative to a folder in its archive; None if outside."""
     parts, begin = PurePosixPath(name).parts, PurePosixPath(inner).parts
-    if name.startswith("/") or ".." in parts:
-        raise ValueError(f"{name!r} leads out of the folder")
+    if name.startswith("/") or ".." in parts or "\0" in name:
+        raise ValueError(f"{shown(name)} leads out of the folder")
     if parts[: len(begin)] != begin:
         return None
     return "/".join(parts[len(begin) :]) or None

@@ -255,7 +255,7 @@ def _remove_dead(draft: Path) -> None:
     with suppress(OSError):
         is_folder = draft.is_dir()
         flags = os.O_RDONLY if is_folder else os.O_RDWR  # some disks lock no other
-        handle = os.open(draft, flags | os.O_NOFOLLOW)
+        handle = os.open(draft, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             if try_lock(handle) and _is_at(draft, handle):
                 shutil.rmtree(draft) if is_folder else draft.unlink()
@@ -362,7 +362,7 @@ def try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
 def is_locked(path: str | os.PathLike, *, patience: float = 0) -> bool:
     """Return whether another process holds the lock on a file, without changing it."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -378,7 +378,7 @@ def is_locked(path: str | os.PathLike, *, patience: float = 0) -> bool:
 def wait_until_free(path: str | os.PathLike) -> bool:
     """Wait while somebody holds the lock on a file; return whether anybody did."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -402,6 +402,26 @@ def _lock_within(handle: int, seconds: float, kind: int = fcntl.LOCK_EX) -> None
 
 def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+@contextmanager
+def appended(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open a file to be appended to, or cut; a new one if there is none.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, or is a link, a pipe or a device; the error names it.
+    """
+    with errors_for(path), open(path, "ab", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file")
+        yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe that nobody reads from would be waited for.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _is_at(path: Path, handle: int) -> bool:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Iterator
 from urllib.parse import urlsplit
@@ -191,7 +192,9 @@ def _append(
             raise ValueError(f"{url}: {offered}; expected: {size}")
         file.truncate(begin)
         bar.n = begin
-        for block in response.raw.stream(BLOCK, decode_content=False):
+        # What is there by now: to wait for a full block may take weeks.
+        blocks = partial(response.raw.read1, BLOCK, decode_content=False)
+        for block in iter(blocks, b""):
             most = MOST_BYTES if size is None else size
             if _length(file) + len(block) > most:
                 file.truncate(0)
@@ -211,8 +214,9 @@ def _copy(file: IO[bytes], url: str, size: int | None) -> None:
         raise ValueError(f"{url}: host {address.netloc!r}; allowed: none")
     with open_regular(url2pathname(address.path)) as source:
         offered = os.fstat(source.fileno()).st_size
-        if size not in (None, offered):
-            raise ValueError(f"{url}: {offered} bytes are offered; expected: {size}")
+        if offered != (min(offered, MOST_BYTES) if size is None else size):
+            allowed = f"at most {MOST_BYTES}" if size is None else size
+            raise ValueError(f"{url}: {offered} bytes are offered; expected: {allowed}")
         file.truncate(0)
         shutil.copyfileobj(source, file)
 

@@ -93,7 +93,9 @@ def _open_at_once(path: str, flags: int) -> int:
 # ------------------------------------------------------------------- JSON
 
 
-def read_json(path: str | os.PathLike, *, most: int = MOST_JSON) -> Any:
+def read_json(
+    path: str | os.PathLike, *, most: int = MOST_JSON, only_finite: bool = True
+) -> Any:
     """Return the content of a JSON file.
 
     Parameters
@@ -101,6 +103,8 @@ def read_json(path: str | os.PathLike, *, most: int = MOST_JSON) -> Any:
     path : path
     most : int
         Bytes that the file may have.
+    only_finite : bool
+        As for ``parse_json``.
 
     Raises
     ------
@@ -108,10 +112,10 @@ def read_json(path: str | os.PathLike, *, most: int = MOST_JSON) -> Any:
         If the file is missing or larger, or ``parse_json`` refuses it. The message
         names the file and the position.
     """
-    return parse_json(read_bytes(path, most), path)
+    return parse_json(read_bytes(path, most), path, only_finite=only_finite)
 
 
-def parse_json(data: bytes | str, source: Any) -> Any:
+def parse_json(data: bytes | str, source: Any, *, only_finite: bool = True) -> Any:
     """Return the content of JSON text.
 
     Parameters
@@ -120,6 +124,9 @@ def parse_json(data: bytes | str, source: Any) -> Any:
         UTF-8.
     source : path
         Where the text is from; errors start with it.
+    only_finite : bool
+        Whether to refuse ``NaN``, ``Infinity`` and numbers too large for 64 bits, which
+        are no JSON but what Python's ``json`` writes. If not, the caller checks them.
 
     Raises
     ------
@@ -136,8 +143,8 @@ def parse_json(data: bytes | str, source: Any) -> Any:
             data.decode("utf-8"),
             object_pairs_hook=_distinct,
             parse_int=_integer,
-            parse_float=_float,
-            parse_constant=_constant,
+            parse_float=_float if only_finite else float,
+            parse_constant=_constant if only_finite else float,
         )
         if rb"\ud" in data or rb"\uD" in data:
             _check_texts(content)

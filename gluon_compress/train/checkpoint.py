@@ -28,7 +28,7 @@ from gluon_compress.validation import LONGEST_VALUE, shortened, shown
 FORMAT = 2
 # Had the same parameters; its optimiser states were a pickle, which is never read.
 EARLIER = 1
-_HEADER, _PARAMETER, _STATE = "meta", "p", "s"
+_HEADER, _PARAMETER, _STATE, _AVERAGE = "meta", "p", "s", "a"
 
 
 def write_checkpoint(
@@ -60,6 +60,7 @@ def write_checkpoint(
         for i, p in enumerate(parameters)
     }
     arrays.update({f"{_STATE}{key}": value for key, value in state.arrays.items()})
+    arrays.update({f"{_AVERAGE}{key}": v for key, v in state.averages.items()})
     arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     write_atomically(path, write_arrays(arrays))
 
@@ -69,6 +70,7 @@ def read_checkpoint(
     parameters: Sequence,
     *,
     accept: Callable[[dict, OptimizerState], Any] | None = None,
+    averages: bool = False,
 ) -> tuple[dict, OptimizerState]:
     """Set the parameters from a file; return its ``meta`` and the optimiser's state.
 
@@ -79,6 +81,8 @@ def read_checkpoint(
         In the order in which they were written; unchanged if the file does not fit.
     accept : callable, optional
         Called with both results before anything is set; may raise to refuse the file.
+    averages : bool
+        Set parameters to their moving averages where the file has some.
 
     Returns
     -------
@@ -93,6 +97,10 @@ def read_checkpoint(
         parameter is not finite.
     """
     meta, state, values = _read(path)
+    if averages:
+        stored = state.averages
+        values = [stored.get(str(i), value) for i, value in enumerate(values)]
+        finite({f"average {i}": value for i, value in enumerate(values)}, path)
     _check_fit(path, values, parameters)
     if accept is not None:
         accept(meta, state)
@@ -127,7 +135,8 @@ def _read(path: str | os.PathLike) -> tuple[dict, OptimizerState, list]:
     values = _named(arrays, _PARAMETER)
     finite({f"parameter {name}": value for name, value in values.items()}, path)
     ordered = [values[name] for name in sorted(values)]
-    return header["meta"], OptimizerState(numbers, states), ordered
+    state = OptimizerState(numbers, states, _named(arrays, _AVERAGE))
+    return header["meta"], state, ordered
 
 
 def _named(arrays: dict, prefix: str) -> dict:

@@ -37,6 +37,9 @@ def fit(
 ) -> Progress:
     """Train ``net``; write ``log.jsonl``, ``last.ckpt`` and ``best.ckpt``.
 
+    With ``schedule.ema``, validations, ``best.ckpt`` and the net in the end have the
+    moving averages of the parameters; ``last.ckpt`` has both.
+
     Parameters
     ----------
     net : HybridBlock
@@ -113,8 +116,10 @@ def _train(
         with deferred() as signal:
             _epoch(run, batches, step_loss, step_callbacks, signal)
         if validate is not None and _is_due(run.progress.epoch, schedule):
-            run.record_validation(dict(validate()))
+            with run.averaged():
+                run.record_validation(dict(validate()))
         run.save()
+    run.finish()
     return run.progress
 
 
@@ -187,6 +192,7 @@ def _epoch(
             record = _step(run, batch, step_loss, position)
             for callback in step_callbacks:
                 callback(run.net, progress)
+            run.average()
             parts = {k: f"{v:.3f}" for k, v in record["parts"].items()}
             speed = f"{record['images_per_second']:.1f}"
             postfix = {"loss": f"{record['loss']:.3f}", **parts, "img/s": speed}

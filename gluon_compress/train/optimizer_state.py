@@ -56,10 +56,13 @@ class OptimizerState:
     arrays : mapping
         Array ``"i.j"`` is the j-th of parameter i, such as its momentum. Parameters
         that were not updated yet have none.
+    averages : mapping
+        Moving averages by the number of the parameter; none without ``ema``.
     """
 
     numbers: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    averages: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def optimizer_state(trainer: gluon.Trainer) -> OptimizerState:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, ContextManager, Dict, Optional
 
 import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
-from gluon_compress.storage.atomic import errors_for
+from gluon_compress.storage.atomic import appended
+from gluon_compress.train.averages import Averages
 from gluon_compress.train.checkpoint import (
     check_resumable,
     read_checkpoint,
@@ -163,6 +165,8 @@ class Run:
             kvstore=options.kvstore,
             update_on_kvstore=False,
         )
+        ema = schedule.ema
+        self.averages = None if ema is None else Averages(self.parameters, ema)
         self.settings: dict[str, Any] = {}
         self.position = "the start"
         self.tick = self.saved = time.monotonic()
@@ -205,11 +209,13 @@ class Run:
     def save(self) -> None:
         """Write ``last.ckpt``."""
         path = self.folder / LOG
-        with errors_for(path), open(path, "ab") as log:
+        with appended(path) as log:
             os.fsync(log.fileno())  # a checkpoint must not outlive its log
             self.progress.log_bytes = log.tell()
         meta = {**asdict(self.progress), "settings": self.settings}
         state = optimizer_state(self.trainer)
+        if self.averages is not None:
+            state = replace(state, averages=self.averages.stored())
         write_checkpoint(self.folder / LAST, self.parameters, meta, state)
         self.tick = self.saved = time.monotonic()
 
@@ -232,9 +238,11 @@ class Run:
         stored = stored_progress(meta, path)
         self.progress = replace(stored, epochs=self.schedule.epochs)
         set_optimizer_state(self.trainer, state)
+        if self.averages is not None:
+            self.averages.load(state.averages)
         # Lines written after the checkpoint belong to steps that are repeated now.
         path = self.folder / LOG
-        with errors_for(path), open(path, "ab") as log:
+        with appended(path) as log:
             log.truncate(min(self.progress.log_bytes, log.tell()))
 
     def _accept(self, meta: dict, state: OptimizerState) -> None:
@@ -256,6 +264,22 @@ class Run:
                 f"allowed: up to {self.schedule.epochs} and {batches}"
             )
         check_optimizer_state(self.trainer, state, path)
+        if self.averages is not None:
+            self.averages.check(state.averages, path)
+
+    def average(self) -> None:
+        """Add the parameters after an update to their averages, if there are any."""
+        if self.averages is not None:
+            self.averages.update(self.progress.step)
+
+    def averaged(self) -> ContextManager:
+        """Return a block in which the parameters are their averages, if there are."""
+        return nullcontext() if self.averages is None else self.averages.applied()
+
+    def finish(self) -> None:
+        """Leave the averages in the net, if there are any."""
+        if self.averages is not None:
+            self.averages.apply()
 
     def note_position(self, rate: float) -> None:
         """Note the position for the message of a failing check."""
@@ -316,5 +340,5 @@ class Run:
 
     def _log(self, record: dict) -> None:
         path = self.folder / LOG
-        with errors_for(path), open(path, "a", encoding="utf-8") as log:
-            log.write(log_line(record))
+        with appended(path) as log:
+            log.write(log_line(record).encode())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Callable, Dict, Optional, Tuple
 
+from pydantic import Field
 from typing_extensions import Annotated
 
 from gluon_compress.validation import (
+    Allowed,
     Count,
     CountOrZero,
     NonNegative,
@@ -17,6 +19,10 @@ from gluon_compress.validation import (
     Share,
     ShareOrZero,
 )
+
+_Decay = Annotated[
+    float, Field(gt=0, lt=1), Allowed("a number above 0 and below 1, or null")
+]
 
 
 class Schedule(Settings):
@@ -47,6 +53,10 @@ class Schedule(Settings):
         Limit of the global norm of the gradients; None: no limit.
     validate_every : int
         Epochs between validations; 0: only after the last one.
+    ema : float or None
+        Decay of an exponential moving average of all that is learnt, for instance
+        0.999; the averages are validated and kept in place of the last values. None:
+        no averages.
     """
 
     epochs: Count
@@ -60,6 +70,7 @@ class Schedule(Settings):
     weight_decay: NonNegative = 5e-4
     clip_norm: Optional[Positive] = None
     validate_every: CountOrZero = 1
+    ema: Optional[_Decay] = None
 
     def check(self) -> None:
         """Check that milestones ascend, and that only ``step`` has some."""

@@ -60,6 +60,8 @@ BASES = {
     "compact_s_self_taught": "compact_s_tuned",
     "compact_scratch": "compact_tuned",
     "compact_s_scratch": "compact_s_tuned",
+    "ablation_two_teachers": "ablation_outputs",
+    "ablation_*": "imagenet_compact_s",
     "losses_*": "losses_none",
     "keep_*": "losses_scores_boxes_features",
 }

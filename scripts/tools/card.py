@@ -11,6 +11,9 @@ from gluon_compress.markdown import table
 from gluon_compress.provenance import ROOT
 from gluon_compress.sizes import size_pair
 from gluon_compress.storage.atomic import read_json
+from tools.accuracy import FILE as ACCURACY
+from tools.accuracy import accuracy_text
+from tools.origins import IMAGES, TRUNKS, origins, trunks_of
 
 PYTHON = ".venv/bin/python"  # of a checkout
 TASKS = {"detection": "object detection", "classification": "image classification"}
@@ -35,14 +38,38 @@ def card(entry: Any, folder: Path) -> str:
         f"# {entry.name}",
         _introduction(entry),
         table(("", ""), figures(entry, result)).rstrip(),
+        *_accuracy(folder),
         "## Use",
         use(entry, folder),
         "## Training",
         training(entry, folder),
+        *_origins(folder),
         "## Limits",
         _limits(entry),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _accuracy(folder: Path) -> list[str]:
+    """Return what a detector finds and gets wrong, where that was measured."""
+    if not (folder / ACCURACY).exists():
+        return []
+    return ["## Accuracy", accuracy_text(read_json(folder / ACCURACY))]
+
+
+def _origins(folder: Path) -> list[str]:
+    """Return what the trunk has seen, and whose the images are, where that is known."""
+    if not (folder / ACCURACY).exists():
+        return []
+    recipe = read_json(folder / "recipe.json")
+    recipes = [*(e.recipe for e in needed_by(recipe, folder.parent)), recipe]
+    trunks = [trunk for each in recipes for trunk in trunks_of(each)]
+    seen = [f"- {text}" for text in origins(trunks, TRUNKS)]
+    if not trunks:
+        seen = ["- No trunk: all weights were random at first."]
+    roots = [each["data"]["root"] for each in recipes]
+    images = [f"- {text}" for text in origins(roots, IMAGES)]
+    return ["### What it has seen", "\n".join([*seen, *images])]
 
 
 def _introduction(entry: Any) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gluon_compress.cli.app import Command as CliCommand
+from gluon_compress.cli.app import Command
 from gluon_compress.provenance import ROOT
 from tools.card import PYTHON
 
@@ -64,7 +64,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 @dataclass(frozen=True)
-class Command:
+class ShellCommand:
     """Shell text of a page, and the line that it starts on."""
 
     page: Path
@@ -76,7 +76,7 @@ class Command:
         return f"{self.page.name}:{self.line}: {'; '.join(self.text.splitlines())}"
 
 
-def commands_of(page: Path) -> list[Command]:
+def commands_of(page: Path) -> list[ShellCommand]:
     """Return what a page says to run, in its order.
 
     A fenced ``bash`` block is one command, for its lines share variables. In indented
@@ -97,12 +97,12 @@ def commands_of(page: Path) -> list[Command]:
     return sorted(commands, key=lambda command: command.line)
 
 
-def _command(page: Path, text: str, start: int, shown: str) -> Command:
+def _command(page: Path, text: str, start: int, shown: str) -> ShellCommand:
     joined = _REMARK.sub("", _CONTINUED.sub(" ", shown)).strip()
-    return Command(page, text.count("\n", 0, start) + 1, joined)
+    return ShellCommand(page, text.count("\n", 0, start) + 1, joined)
 
 
-def _execute(command: Command, place: str) -> bool:
+def _execute(command: ShellCommand, place: str) -> bool:
     """Run a command; return whether it failed."""
     if command.text.split()[0] in LEFT_OUT:
         print(f"left   {command}", flush=True)
@@ -123,7 +123,7 @@ def _execute(command: Command, place: str) -> bool:
     return done.returncode != 0
 
 
-def _check(command: Command) -> bool:
+def _check(command: ShellCommand) -> bool:
     """Check a card's options and recipe; return whether they are wrong."""
     python, script, *options = shlex.split(command.text)
     parser = runpy.run_path(str(ROOT / script))["COMMAND"].parser()
@@ -190,4 +190,4 @@ def _shrink(source: Path, target: Path) -> None:
     write_json(target, recipe)
 
 
-COMMAND = CliCommand(TEXT, _add_options, _run)
+COMMAND = Command(TEXT, _add_options, _run)

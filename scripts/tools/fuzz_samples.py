@@ -36,6 +36,14 @@ from gluon_compress.train import LAST, LOG, Options, Schedule
 from gluon_compress.train.log import read_log
 from gluon_compress.train.run import Run
 from gluon_compress.zoo.index import read as read_index
+from tools.fuzz_results import (
+    RUN,
+    STAGE,
+    detection_files,
+    read_detections,
+    read_results,
+    result_files,
+)
 
 SIDE = 32  # pixels of the classifier's input
 CLASSES = ("a", "b", "c")
@@ -43,13 +51,16 @@ BINARY = ("bits", "cut", "splice", "swap", "words")
 TEXT = ("bits", "cut", "splice", "swap", "digits")
 JSON = (*TEXT, "structure", "structure", "structure", "structure")
 ARRAYS = (*BINARY, "members", "members", "members")
-RUNTIMES = {
-    "mxnet": ("mxnet", "float32"),
-    "int8": ("mxnet", "int8"),
-    "onnx": ("onnxruntime", "float32"),
-    "onnx-int8": ("onnxruntime", "int8"),
-    "openvino": ("openvino", "float32"),
-    "ncnn": ("ncnn", "float32"),
+# By kind of sample: format, runtime and precision.
+DEPLOYED = {
+    "mxnet": ("mxnet", "mxnet", "float32"),
+    "int8": ("int8", "mxnet", "int8"),
+    "onnx": ("onnx", "onnxruntime", "float32"),
+    "onnx-int8": ("onnx-int8", "onnxruntime", "int8"),
+    "opencv": ("onnx", "opencv", "float32"),
+    "openvino": ("openvino", "openvino", "float32"),
+    "ncnn": ("ncnn", "ncnn", "float32"),
+    "web": ("web", "onnxruntime", "float32"),
 }
 
 
@@ -115,6 +126,7 @@ def make_samples(
     """
     scratch.mkdir(parents=True)
     samples = {**_settings(scratch), **_images(scratch), **_training(scratch)}
+    samples.update(_results(scratch))
     if kinds is None or not set(kinds) <= set(samples):
         samples.update(_nets(scratch))
     for kind in kinds or ():
@@ -241,6 +253,15 @@ def _training(scratch: Path) -> dict[str, Sample]:
     return {"checkpoint": Sample(files, [LAST], ARRAYS, opened), "log": log}
 
 
+def _results(scratch: Path) -> dict[str, Sample]:
+    files = result_files(_recipe())
+    found = detection_files(scratch)
+    return {
+        "result": Sample(files, [STAGE, RUN], JSON, read_results),
+        "detections": Sample(found, list(found), ARRAYS, read_detections),
+    }
+
+
 # ------------------------------------------------------------ images
 
 
@@ -363,7 +384,7 @@ def _nets(scratch: Path) -> dict[str, Sample]:
         "params": replace(model, damaged=["net-0000.params"], damages=BINARY),
         "anchors": _anchors(scratch / "edge"),
     }
-    for kind, (runtime, precision) in RUNTIMES.items():
+    for kind, (_, runtime, precision) in DEPLOYED.items():
         if not (scratch / kind).exists():
             continue
         stored = _files(scratch / kind)
@@ -396,10 +417,10 @@ def _write_nets(scratch: Path) -> None:
     net = models.FAMILIES["classifier"].build("cifar_resnet20_v1", CLASSES, size=SIDE)
     models.save(net, scratch / "model", "net")
     noise = np.random.RandomState(0).standard_normal((2, 3, SIDE, SIDE))
-    for kind in RUNTIMES:
+    for kind, (name, _, _) in DEPLOYED.items():
         try:
             images = noise.astype(np.float32)
-            deploy(net, scratch / kind, "net", formats=[kind], images=images)
+            deploy(net, scratch / kind, "net", formats=[name], images=images)
         except ValueError as error:  # a runtime that is not installed
             print(f"{kind}: left out: {error}", flush=True)
 

@@ -12,6 +12,9 @@ from typing import Any
 from experiments.results import note
 from experiments.sets import PLAN, RESULT, ZOO
 from gluon_compress.cli.app import Command
+from gluon_compress.detection_errors import DETECTIONS, load_detections
+from gluon_compress.model_folder import read_manifest
+from tools.accuracy import FILE, accuracy_of
 from tools.card import card
 
 TEXT = """Publish a finished run in the model zoo: structure, weights, figures, card.
@@ -73,14 +76,37 @@ def _trained(args: argparse.Namespace, draft: Path) -> Any:
     for kind in ("float16", "float32"):
         weights = zoo.release(source / stage / "model", draft, args.name, kind=kind)
         net = zoo.load_folder(folder, zoo.load(draft / weights.file))
-        released[kind] = pipeline.judge(recipe, net)[key]
+        released[kind] = pipeline.judge(recipe, net, folder=draft)[key]
         if abs(released[kind] - figures[key]) <= NEAR:
             break
     write_json(folder / RESULT, {**result, "released": released})
     split = getattr(recipe.data, "test", recipe.data.val)
     on = f"{_data(args, recipe)} {split}"
     metric = zoo.Metric(name=key, value=released[kind], on=on)
+    if (draft / DETECTIONS).exists():
+        accuracy = _accuracy(args, recipe, net, draft, on)
+        write_json(folder / FILE, accuracy)
     return _entry(args, draft, recipe, figures, metric=metric, weights=weights)
+
+
+def _accuracy(
+    args: argparse.Namespace, recipe: Any, net: Any, draft: Path, on: str
+) -> dict[str, Any]:
+    """Return what the card shows of a detector, from what it found just now."""
+    from gluon_compress import pipeline
+
+    found = load_detections(draft / DETECTIONS)
+    settings, chosen = recipe.data, {}
+    if settings.val not in (None, settings.test):
+        # A threshold is chosen on images that are not those to measure on.
+        other = recipe.replace(data=settings.replace(test=settings.val))
+        pipeline.judge(other, net, folder=draft)
+        chosen = {
+            "chosen": load_detections(draft / DETECTIONS),
+            "chosen_on": f"{_data(args, recipe)} {settings.val}",
+        }
+    names = read_manifest(draft / args.name)["classes"]
+    return accuracy_of(found, names, on, **chosen)
 
 
 def _untrained(args: argparse.Namespace, draft: Path) -> Any:
@@ -105,7 +131,6 @@ def _entry(
     args: argparse.Namespace, draft: Path, recipe: Any, figures: dict, **trained: Any
 ) -> Any:
     from gluon_compress import zoo
-    from gluon_compress.model_folder import read_manifest
 
     for file in ("recipe.json", PLAN):  # which the card names
         if Path(args.run, file).exists():

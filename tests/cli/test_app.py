@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gluon_compress import cli
-from gluon_compress.cli.app import Command
+from gluon_compress.cli.app import Command, Parser
 from gluon_compress.cli.options import add_out
 from gluon_compress.cli.recipes import PLAN
 from gluon_compress.provenance import cores
@@ -370,3 +370,31 @@ def test_result_that_came_before_the_lock_is_not_replaced_either(tmp_path, capsy
     assert end.value.code == 2
     assert f"{tmp_path}/result.json" in capsys.readouterr().err
     assert started == []
+
+
+@pytest.mark.parametrize(
+    "words", ["a b --root c", "a --root c b", "--root c a b", "--root=c a b"]
+)
+def test_operands_may_stand_behind_options(words):
+    parser = Parser()
+    parser.add_argument("sets", nargs="*")
+    parser.add_argument("--root")
+    assert vars(parser.parse_args(words.split())) == {"sets": ["a", "b"], "root": "c"}
+    with pytest.raises(SystemExit):
+        parser.parse_args([*words.split(), "--other", "x"])
+
+
+# ---------------------------------------------------------------- names of others
+
+
+def test_names_in_errors_do_not_reach_the_terminal(capsys):
+    for error in (ValueError("a\x1b[2J.jpg"), OSError(2, "Missing", "a\x1b[2J.jpg")):
+        _, _, text = ended(capsys, raiser(error))
+        assert r"a\x1b[2J.jpg" in text
+        assert "\x1b" not in text
+
+
+def test_names_in_output_do_not_reach_the_terminal(capsys):
+    name = "a\x1b]0;b\x07.jpg"
+    _, out, _ = ended(capsys, lambda _: sys.stdout.write(f"{name}: 2 objects\nc\n"))
+    assert out == "a\\x1b]0;b\\x07.jpg: 2 objects\nc\n"

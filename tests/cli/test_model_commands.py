@@ -352,8 +352,9 @@ def test_evaluate_in_a_runtime_gives_what_gluon_gives(
 def test_runtimes_are_held_against_gluon(call, model, deployed, images, tmp_path):
     pair = ("--net", model, deployed)
     options = ("--data", images, *HALF, "--out", tmp_path / "out")
-    status, _, error = call("evaluate_runtimes", *pair, *options)
+    status, output, error = call("evaluate_runtimes", *pair, *options)
     assert (status, error) == (0, "")
+    assert "measured on 2 images; 1 are left out" in output
     (rows,) = json.loads((tmp_path / "out/result.json").read_text())["nets"].values()
     assert [row["runtime"] for row in rows] == ["gluon", "mxnet"]
     assert rows[0]["mAP"] == pytest.approx(rows[1]["mAP"], abs=1e-3)

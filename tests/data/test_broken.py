@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from functools import partial
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -18,6 +20,7 @@ from gluon_compress.data import (
     draw_subset,
     refuse_broken,
 )
+from gluon_compress.data import images as image_files
 from gluon_compress.evaluate import coco_map, top1, voc_map
 from images import NAMES, write_folder, write_records
 
@@ -121,9 +124,9 @@ def folder(tmp_path):
     return ImageFolder(root / "val")
 
 
-def measured(dataset):
+def measured(dataset, most=0.3):
     sample = partial(crop_val_sample, size=32)
-    return Batches(dataset, sample, 4, shuffle=False, most_broken=0.3)
+    return Batches(dataset, sample, 4, shuffle=False, most_broken=most)
 
 
 def always_green(images):
@@ -144,6 +147,34 @@ def test_top1_of_records_is_of_those_that_can_be_read(tmp_path):
     data = Records(root / "val.rec", NAMES)
     assert top1(always_green, measured(data)) == 3 / 8
     assert count_images(data) == {"images": 8, "skipped": 1}
+
+
+def test_a_link_to_nothing_is_left_out_and_counted(folder):
+    root = Path(folder._images.files[0]).parents[1]
+    (root / "red" / "moved.png").symlink_to(root / "gone.png")
+    data = ImageFolder(root)
+    assert top1(always_green, measured(data)) == 3 / 7
+    assert count_images(data) == {"images": 7, "skipped": 3}
+
+
+def test_a_disk_that_fails_while_reading_breaks_one_image(folder, monkeypatch):
+    def failing(file, source):
+        if source.endswith("red/2.png"):
+            raise OSError(errno.EIO, "Input/output error")
+        return header(file, source)
+
+    header = image_files._header
+    monkeypatch.setattr(image_files, "_header", failing)
+    assert top1(always_green, measured(folder, most=0.4)) == 3 / 6
+    assert "red/2.png: cannot be read: Input/output" in folder.problems[-1][1]
+
+
+def test_records_that_go_after_they_were_listed_are_broken(tmp_path):
+    root = write_records(tmp_path, val=1)
+    data = Records(root / "val.rec", NAMES)
+    (root / "val.rec").unlink()
+    with pytest.raises(ValueError, match=r"val\.rec: cannot be read: .* 1 of 3 images"):
+        top1(always_green, measured(data))
 
 
 def test_a_subset_is_measured_as_the_set_is(folder):

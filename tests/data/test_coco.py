@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -120,14 +121,119 @@ def test_objects_that_cannot_be_used_are_counted_and_named(coco, annotation):
     assert reason.startswith("annotations[1] left out: ")
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_a_number_that_is_none_loses_its_object_and_not_the_file(
+    coco, tmp_path, number
+):
+    coco([entry()], [thing(bbox=(1, 2, 12345, 4)), thing(area=12345)])
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    path.write_text(path.read_text().replace("12345", number))
+    data = coco_gluoncv(tmp_path, "val2017")
+    np.testing.assert_array_equal(data.label(0), [[10, 20, 39, 34, 1, 0]])
+    assert count_images(data)["repairs"] == {"left out": 1}
+
+
+@pytest.mark.parametrize("bbox", [(10, 20, 0.4, 9), (10, 20, 9, 0.9), (10, 20, 1, 9)])
+def test_an_object_of_less_than_a_pixel_has_no_area(coco, bbox):
+    data = coco([entry()], [thing(), thing(bbox=bbox)])
+    assert len(data.label(0)) == 1
+    assert count_images(data)["repairs"] == {"no area": 1}
+
+
+@pytest.mark.parametrize(("flag", "crowd"), [("1", 1), (True, 1), ("true", 1), (0, 0)])
+def test_crowds_as_tools_mark_them(coco, flag, crowd):
+    assert coco([entry()], [thing(iscrowd=flag)]).label(0)[0, 5] == crowd
+
+
+def test_entries_of_one_file_are_one_image_with_all_their_objects(coco):
+    first, second = (1, 2, 30, 15), (40, 2, 9, 9)
+    data = coco(
+        [entry(), entry(2), entry(2)],
+        [thing(1, bbox=first), thing(2, bbox=second), thing(2, bbox=first)],
+    )
+    np.testing.assert_array_equal(
+        data.label(0)[:, :4], [[1, 2, 30, 16], [40, 2, 48, 10]]
+    )
+    assert len(data) == 1
+    assert count_images(data)["repairs"] == {"listed twice": 2}
+
+
+@pytest.mark.parametrize("name", ["1.JPG", "/old/val2017/1.jpg", "val2017/../1.jpg"])
+def test_entries_that_call_a_file_differently_are_one_image(coco, tmp_path, name):
+    picture(tmp_path / "1.jpg")
+    data = coco([entry(), entry(2, name)], [thing(1), thing(2, bbox=(1, 2, 9, 9))])
+    files = {data.path(i).resolve() for i in range(len(data))}
+    assert len(files) == len(data)
+    assert sum(len(data.label(i)) for i in range(len(data))) == 2
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 300 + ".jpg", "a\0b.jpg"])
+def test_a_name_that_no_file_can_have_is_skipped(coco, name):
+    data = coco([entry(), entry(2, name)], [thing()])
+    assert (len(data), data.skipped) == (1, 1)
+    assert max(len(text) for text in data.problems[0]) < 400
+
+
+def test_an_entry_may_repeat_its_own_objects(coco):
+    assert len(coco([entry()], [thing(), thing()]).label(0)) == 2
+
+
+def test_one_category_in_two_encodings_of_its_letters(coco):
+    names = [unicodedata.normalize(form, "é") for form in ("NFD", "NFC")]
+    rows = [{"id": i, "name": name} for i, name in enumerate(names)]
+    data = coco([entry()], [thing(category=0), thing(category=1)], rows)
+    assert data.classes == (names[1],)
+    assert data.label(0)[:, 4].tolist() == [0, 0]
+
+
+def test_an_id_of_thousands_of_digits(coco):
+    rows = [{"id": "9" * 5000, "name": "odd"}, {"id": -2, "name": "first"}]
+    assert coco([entry()], [], rows).classes == ("first", "odd")
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "named"),
+    [
+        ("e\u0301.jpg", "\xe9.jpg"),
+        ("2.jpg", "2.JPG"),
+        ("2.jpg", "2"),
+        ("a b.jpg", "a%20b.jpg"),
+        ("2.jpg", "C:\\photos\\val2017\\2.jpg"),
+        ("2.jpg", "/elsewhere/val2017/2.jpg"),
+        ("cam/2.jpg", "cam\\2.JPG"),
+    ],
+)
+def test_a_file_that_is_there_is_found(coco, tmp_path, on_disk, named):
+    picture(tmp_path / "val2017" / on_disk)
+    data = coco([entry(name=named)], [thing()])
+    assert (data.path(0), data.skipped) == (tmp_path / "val2017" / on_disk, 0)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("other/1.jpg", r"only '1\.jpg' is there"),
+        ("2.jpg", "only 'cam/2' is there"),
+        ("3.jpg", r"val2017/3\.jpg: no such file"),
+    ],
+)
+def test_a_file_that_is_elsewhere_is_named(coco, tmp_path, named, message):
+    picture(tmp_path / "val2017" / "cam" / "2.jpg")
+    with pytest.raises(ValueError, match=f"only 0 of the 1 .*{message}"):
+        coco([entry(name=named)], [])
+
+
 def test_boxes_are_clipped_and_counted(coco):
     data = coco([entry()], [thing(bbox=(-5, -5, 20, 20)), thing(bbox=(200, 1, 9, 9))])
     np.testing.assert_array_equal(data.label(0)[:, :4], [[0, 0, 14, 14]])
     assert count_images(data)["repairs"] == {"clipped": 1, "no area": 1}
 
 
-def test_images_that_are_not_there_are_skipped_and_counted(coco):
-    entries = [entry(), entry(2, "2.jpg"), {"id": 3}, entry(4), entry(5)]
+def test_images_that_are_not_there_are_skipped_and_counted(coco, tmp_path):
+    for name in ("4.jpg", "5.jpg"):
+        picture(tmp_path / "val2017" / name)
+    others = [entry(4, "4.jpg"), entry(5, "5.jpg")]
+    entries = [entry(), entry(2, "2.jpg"), {"id": 3}, *others]
     data = coco(entries, [thing(), thing(2)])
     assert count_images(data)["images"] == 3
     assert count_images(data)["skipped"] == 2
@@ -135,15 +241,18 @@ def test_images_that_are_not_there_are_skipped_and_counted(coco):
         coco(entries[:3], [thing()])
 
 
-def test_an_image_without_objects_is_background(coco):
-    data = coco([entry(), entry(2)], [thing()])
+def test_an_image_without_objects_is_background(coco, tmp_path):
+    picture(tmp_path / "val2017" / "2.jpg")
+    data = coco([entry(), entry(2, "2.jpg")], [thing()])
     assert [len(data.label(i)) for i in range(2)] == [1, 0]
 
 
-def test_classes_of_ones_choice(coco):
+def test_classes_of_ones_choice(coco, tmp_path):
+    for key in (2, 3, 4):
+        picture(tmp_path / "val2017" / f"{key}.jpg")
     annotations = [thing(), thing(2, 3), thing(2, 7), thing(3, 3)]
     data = coco(
-        [entry(), entry(2), entry(3), entry(4)],
+        [entry(key, f"{key}.jpg") for key in (1, 2, 3, 4)],
         annotations,
         classes=["screw"],
         others="ignore",
@@ -170,8 +279,20 @@ def test_classes_of_ones_choice(coco):
             r"categories\[1\]\.id",
         ),
         (
-            {"images": [entry()] * 2, "annotations": [], "categories": CATEGORIES},
-            r"images\[1\]\.id",
+            {
+                "images": [entry(), entry(name="2.jpg")],
+                "annotations": [],
+                "categories": CATEGORIES,
+            },
+            r"images\[1\]\.id is 1",
+        ),
+        (
+            {
+                "images": [entry(), entry(2, size=(50, 30))],
+                "annotations": [],
+                "categories": CATEGORIES,
+            },
+            r"images\[1\]: '1.jpg': width and height is \[50, 30\]",
         ),
     ],
 )

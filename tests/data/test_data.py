@@ -241,6 +241,21 @@ def test_lists_of_all_kinds(voc, text, names):
     assert [data.path(i).stem for i in range(len(data))] == names
 
 
+def test_a_list_of_comments_is_empty(voc):
+    root = voc()
+    (root / "ImageSets" / "Main" / "odd.txt").write_text("# of May\n")
+    with pytest.raises(ValueError, match="names no image"):
+        VOCLayout(root, "odd")
+
+
+def test_a_comment_in_a_list_is_no_image(voc):
+    root = voc("#1")
+    (root / "ImageSets" / "Main" / "odd.txt").write_text("# of May\n#1\n#\n")
+    data = VOCLayout(root, "odd")
+    assert [data.path(i).stem for i in range(len(data))] == ["#1"]
+    assert data.skipped == 0
+
+
 def test_image_listed_twice_is_there_once(voc):
     voc()
     data = VOCLayout(voc("a"), "train")

@@ -101,12 +101,14 @@ def test_letters_can_be_encoded_in_two_ways(folder, on_disk, listed):
         ("w", r"w\.webp.*\.jpg"),
         ("w.webp", r"w\.webp.*\.jpg"),
         ("cam/a", "'a'"),
+        ("deep", "'sub/deep'"),
+        ("deep.jpg", "'sub/deep'"),
         ("a 7", "'a'.*1, 0, -1"),
         ("a.jpg,a.xml", r"'a\.jpg'"),
     ],
 )
 def test_a_file_that_exists_is_never_missing(folder, line, message):
-    index = folder("a.jpg", "two.jpg", "two.png", "w.webp")
+    index = folder("a.jpg", "two.jpg", "two.png", "w.webp", "sub/deep.jpg")
     with pytest.raises(ValueError, match=message) as info:
         find_listed(line, index)
     assert "no such" not in str(info.value)
@@ -141,3 +143,45 @@ def test_list_in_another_encoding_is_named(tmp_path):
     path.write_bytes("é".encode("cp1252"))
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}: not UTF-8"):
         read_lines(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_list_in_unmarked_utf_16_is_named(tmp_path, encoding):
+    path = tmp_path / "train.txt"
+    path.write_bytes("a\nb\n".encode(encoding))
+    with pytest.raises(ValueError, match="has zero bytes; allowed: UTF-8"):
+        read_lines(path)
+
+
+@pytest.mark.parametrize("line", ["a%20b", "photos/JPEGImages/a%20b.jpg", "50%25"])
+def test_names_as_in_addresses(folder, line):
+    assert find_listed(line, folder("a b.jpg", "50%.jpg"))[1].exists()
+
+
+def test_a_name_with_a_percent_sign_is_itself(folder):
+    index = folder("a%20b.jpg", "a b.jpg")
+    assert find_listed("a%20b", index)[1].name == "a%20b.jpg"
+
+
+def test_a_link_to_nothing_is_a_file_that_cannot_be_read(folder):
+    index = folder("a.jpg")
+    (index.folder / "b.jpg").symlink_to(index.folder / "gone.jpg")
+    (index.folder / "sub").symlink_to(index.folder)
+    assert [f.name for f in files_in(index.folder)] == ["a.jpg", "b.jpg"]
+    assert find_listed("b", FileIndex(index.folder, EXTENSIONS))[0] == "b"
+
+
+def test_lists_that_were_put_together(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(2 * "a b\n\u200b c\u200e \n".encode("utf-8-sig"))
+    assert read_lines(path) == ["a b", "c"] * 2
+
+
+def test_a_slash_at_the_end_changes_nothing(folder):
+    assert find_listed("sub\\a/", folder("sub/a.jpg"))[1].name == "a.jpg"
+
+
+def test_a_message_on_a_long_line_is_short(folder):
+    with pytest.raises(ValueError, match="no such file") as info:
+        find_listed("x" * 100_000, folder("a.jpg"))
+    assert len(str(info.value)) < 300 + len(str(info.value).split("JPEGImages")[0])

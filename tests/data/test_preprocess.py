@@ -6,6 +6,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
+from PIL import Image
 
 from gluon_compress.data import crop_val_sample, detection_val_sample, normalize
 from gluon_compress.data.preprocess import Preprocess, as_rgb
@@ -157,3 +158,27 @@ def test_what_is_no_image_is_refused(image):
     with pytest.raises(ValueError, match="an image .*") as error:
         as_rgb(image)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "HSV", "YCbCr", "LAB", "LA", "1", "PA"])
+def test_pils_images_are_taken_by_colour_whatever_their_mode(mode):
+    image = Image.fromarray(noise(20, 30)).convert("RGB")
+    image = image.convert("P").convert(mode) if mode == "PA" else image.convert(mode)
+    np.testing.assert_array_equal(as_rgb(image), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_pils_images_of_plain_modes_are_their_arrays(mode):
+    image = Image.fromarray(noise(20, 30)).convert(mode)
+    np.testing.assert_array_equal(as_rgb(image), as_rgb(np.asarray(image)))
+
+
+def test_pils_images_of_16_bits_and_of_others():
+    samples = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
+    image = Image.fromarray(samples)
+    for mode in (image.mode, "I"):
+        converted = image if mode == image.mode else image.convert(mode)
+        np.testing.assert_array_equal(as_rgb(converted), as_rgb(samples))
+    for other in (samples.astype(np.float32), samples.astype(np.int32) * 100):
+        with pytest.raises(ValueError, match="allowed: uint8 or uint16"):
+            as_rgb(Image.fromarray(other))

@@ -11,8 +11,10 @@ import pytest
 from gluon_compress import build
 from gluon_compress.deployment import FORMATS, Predictor, deploy, formats
 from gluon_compress.deployment.deployable import Deployable
+from gluon_compress.deployment.file_checks import CHECKS
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
 from gluon_compress.graph import block_of, pair_of
+from gluon_compress.storage.reading import Unreadable
 from runtimes import ANCHORS, EVERY, SIZE, classifier, detector, missing
 
 
@@ -61,7 +63,11 @@ def test_nms_without_a_limit_is_not_deployed(tmp_path):
 # What is written.
 
 
-@pytest.mark.parametrize("name", FORMATS)
+def of_quantised(name: str) -> bool:
+    return FORMATS[name].needs_quantisers
+
+
+@pytest.mark.parametrize("name", [n for n in FORMATS if not of_quantised(n)])
 @pytest.mark.parametrize("kind", ["deployed", "deployed_classifier"])
 def test_every_format_was_compared_with_the_net(request, kind, name):
     if missing(name):
@@ -245,6 +251,16 @@ def with_graph(monkeypatch, change, field: str = "graph") -> None:
         return replace(deployable, **{field: graph})
 
     monkeypatch.setattr(Deployable, "of", classmethod(changed))
+
+
+def test_file_that_predictors_would_refuse_is_not_kept(net, tmp_path, monkeypatch):
+    def refuse(files, shape):
+        raise Unreadable("a layer that is not loaded")
+
+    monkeypatch.setitem(CHECKS, "-symbol.json", refuse)
+    with pytest.raises(ValueError, match="tiny-symbol.json: .* not loaded"):
+        deploy(net, tmp_path / "edge", "tiny", formats=("mxnet",))
+    assert not (tmp_path / "edge").exists()
 
 
 def test_fold_that_departs_is_named(net, inputs, tmp_path, monkeypatch):

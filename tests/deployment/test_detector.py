@@ -76,8 +76,15 @@ def test_deployed_folder_needs_a_runtime(deployed):
 
 @pytest.mark.parametrize(
     "batch",
-    [[[1]], np.zeros((3, *SIZE)), np.zeros((0, 3, *SIZE)), np.zeros((1, 3, 5, 5))],
-    ids=["list", "one", "none", "size"],
+    [
+        [[1]],
+        np.zeros((3, *SIZE)),
+        np.zeros((0, 3, *SIZE)),
+        np.zeros((1, 3, 5, 5)),
+        np.full((1, 3, *SIZE), np.nan),  # which a relu turns into 0
+        np.full((1, 3, *SIZE), -np.inf),
+    ],
+    ids=["list", "one", "none", "size", "no number", "infinite"],
 )
 @pytest.mark.parametrize("runtime", [None, "mxnet"])
 def test_batch_of_another_form_is_refused(model, deployed, batch, runtime):

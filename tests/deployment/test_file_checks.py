@@ -64,6 +64,18 @@ def test_other_ncnn_files_are_refused(tmp_path, before, after):
     refused(ncnn(tmp_path, text), ".")
 
 
+@pytest.mark.parametrize("kind", ["Deconvolution", "ConvolutionDepthWise"])
+def test_ncnn_convolutions_of_all_kinds_are_accepted(tmp_path, kind):
+    check_files(ncnn(tmp_path, PARAM.replace("Convolution", kind)), SHAPE)
+
+
+def test_ncnn_activations_pass_channels_on(tmp_path):
+    text = PARAM.replace("2 2", "3 3").replace("c 1 1 in0", "c 1 1 s")
+    text = text.replace("in0\n", "in0\nSoftplus s 1 1 in0 s\n", 1)
+    check_files(ncnn(tmp_path, text), SHAPE)
+    refused(ncnn(tmp_path, text.replace("6=54", "6=36")), "of 3")
+
+
 @pytest.mark.parametrize("size", [0, BYTES - 4, BYTES + 4])
 def test_ncnn_weights_have_the_size_that_layers_need(tmp_path, size):
     refused(ncnn(tmp_path, PARAM, size), f"a.ncnn.bin: .*{BYTES} bytes")

@@ -108,3 +108,43 @@ def test_nodes_behind_the_last_weights_are_found():
     graph = helper.make_graph(nodes, "g", values[:2], values[2:])
     names = behind_last_weights(helper.make_model(graph))
     assert sorted(names) == ["joined", "turned"]
+
+
+def test_layers_may_share_weights_and_bias(tmp_path):
+    from onnx import TensorProto, checker, helper, numpy_helper, save
+
+    from gluon_compress.deployment.onnx_int8 import quantize
+    from gluon_compress.deployment.runtimes import RUNTIMES
+
+    random = np.random.RandomState(0)
+    constants = {
+        "weight": random.normal(0, 0.3, (3, 3, 3, 3)).astype(np.float32),
+        "bias": random.normal(0, 1, 3).astype(np.float32),
+    }
+    pads = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["data", *constants], ["a"], "first", **pads),
+        helper.make_node("Conv", ["a", *constants], ["b"], "second", **pads),
+    ]
+    data, output = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8])
+        for name in ("data", "b")
+    )
+    values = [numpy_helper.from_array(v, name) for name, v in constants.items()]
+    graph = helper.make_graph(nodes, "shared", [data], [output], values)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    checker.check_model(model)
+    save(model, str(tmp_path / "float.onnx"))
+    images = random.uniform(-2, 2, (8, 3, 8, 8)).astype(np.float32)
+    quantize(
+        tmp_path / "float.onnx", tmp_path / "int8.onnx", images, calibration="naive"
+    )
+    run, run_int8 = (
+        RUNTIMES["onnxruntime"].open([tmp_path / name])
+        for name in ("float.onnx", "int8.onnx")
+    )
+    for image in images[:2]:
+        (expected,), (actual,) = run(image[None]), run_int8(image[None])
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(actual, expected, atol=0.05 * scale)

@@ -35,7 +35,7 @@ def with_manifest(deployed, folder, content: dict) -> Path:
 
 def skip_without(runtime: str, precision: str) -> None:
     if not set(formats_of(runtime, precision)) & set(EVERY) or missing(runtime):
-        pytest.skip(f"{runtime} not installed")
+        pytest.skip(f"{runtime} not installed, or {precision} of quantised nets only")
 
 
 # Detectors.
@@ -209,7 +209,7 @@ def test_stream_reads_one_image_ahead_and_no_more(deployed, photos):
     ("options", "message"),
     [
         ({"runtime": "tvm"}, "runtime 'tvm'; allowed: mxnet, onnxruntime"),
-        ({"runtime": "ncnn", "precision": "int8"}, "precision 'int8' of ncnn"),
+        ({"runtime": "opencv", "precision": "int8"}, "precision 'int8' of opencv"),
         ({"runtime": "mxnet", "threads": 2}, "OMP_NUM_THREADS"),
         ({"runtime": "onnxruntime", "threads": 0}, "threads is 0; allowed: at least 1"),
     ],

@@ -229,6 +229,73 @@ def test_latency_is_limited_by_a_table(place, tmp_path, monkeypatch):
     assert after <= 0.9 * before
 
 
+def test_weights_are_reconstructed_after_the_cut(place, tmp_path):
+    row = {
+        "algorithm": "prune",
+        "budget": {"macs_ratio": 0.6},
+        "multiple": 1,
+        "reconstruct": {"batches": 2, "points": 9},
+        "recalibrate": 0,
+    }
+    for name, change in (("fitted", {}), ("cut", {"reconstruct": None})):
+        content = {**PRUNE, "model": weights_of(place)}
+        content["compression"] = [{**row, **change}]
+        quick_run(recipe_in(place, content), tmp_path / name)
+    notes = read_json(tmp_path / "fitted" / "result.json")["stages"]["1_prune"]
+    cut = read_json(tmp_path / "cut" / "result.json")["stages"]["1_prune"]
+    assert notes["before_reconstruction"]["top1"] == cut["top1"]
+    plans = [tmp_path / n / "1_prune" / "plan.json" for n in ("fitted", "cut")]
+    assert Plan.load(plans[0]).keep == Plan.load(plans[1]).keep
+    models_ = [tmp_path / n / "1_prune" / "model" for n in ("fitted", "cut")]
+    fitted, kept = (mx.nd.load(str(next(m.glob("*.params")))) for m in models_)
+    assert {k: v.shape for k, v in fitted.items()} == {
+        k: v.shape for k, v in kept.items()
+    }
+    assert any((fitted[k].asnumpy() != kept[k].asnumpy()).any() for k in fitted)
+
+
+SEARCH = {
+    "algorithm": "prune",
+    "budget": {"macs_ratio": 0.6},
+    "multiple": 1,
+    "selection": "amc",
+    "search": {
+        "episodes": 5,
+        "images": 8,
+        "warmup": 3,
+        "reconstruct": {"batches": 1, "points": 9},
+    },
+    "recalibrate": 0,
+}
+
+
+def test_a_search_is_logged_and_goes_on_where_it_was_killed(place, tmp_path):
+    content = {**PRUNE, "model": weights_of(place), "compression": [SEARCH]}
+    for name in ("whole", "killed"):
+        quick_run(recipe_in(place, content), tmp_path / name)
+    stages = [tmp_path / name / "1_prune" for name in ("whole", "killed")]
+    logs = [stage / "search.jsonl" for stage in stages]
+    lines = logs[0].read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + 1 + 5  # header, reference, episodes
+    for file in ("result.json", "plan.json"):
+        (stages[1] / file).unlink()
+    (tmp_path / "killed" / "result.json").unlink()
+    logs[1].write_text("".join(lines[:4]))
+    quick_run(recipe_in(place, content), tmp_path / "killed", resume=True)
+    assert logs[1].read_text() == logs[0].read_text()
+    plans = [Plan.load(stage / "plan.json") for stage in stages]
+    assert plans[0] == plans[1]
+    assert plans[0].made_by["selection"] == "amc"
+    assert plans[0].made_by["search"]["tried"] == 5
+
+
+def test_a_sample_without_all_classes_is_refused(place, tmp_path):
+    row = {**SEARCH, "search": {"episodes": 5, "images": 1}}
+    content = {**PRUNE, "model": weights_of(place), "compression": [row]}
+    with pytest.raises(ValueError, match="images is 1: those drawn show no"):
+        quick_run(recipe_in(place, content), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -243,6 +310,11 @@ def test_latency_is_limited_by_a_table(place, tmp_path, monkeypatch):
         ({"rounds": {"curve": "square"}}, "curve is 'square'; allowed: cubic, linear"),
         ({"sparsity": {"weight": 0, "train": STEPS}}, "weight is 0; allowed: a number"),
         ({"recalibrate": -1}, "recalibrate is -1; allowed: a whole number from 0"),
+        ({"reconstruct": {}}, "reconstruct is .* allowed: null with train"),
+        ({"selection": "amc"}, "search is None; allowed: settings with selection amc"),
+        ({"search": {}}, "search is .* allowed: settings with selection amc"),
+        ({"selection": "legr", "search": {}}, "rounds is .* null with .* a search"),
+        ({"search": {"reward": "speed"}}, "reward is 'speed'; allowed: accuracy, "),
     ],
 )
 def test_bad_rows_are_refused(tmp_path, change, message):

@@ -251,3 +251,14 @@ def test_box_that_the_image_makes_infinite_is_no_detection():
     ((ids, _, found),) = SSDPostprocess.in_images(results, [wide])
     assert ids.tolist() == [0]
     np.testing.assert_allclose(found, [[0, 0, 20, 1]])
+
+
+@pytest.mark.parametrize(("topk", "post", "most"), [(5, 9, 5), (9, 5, 5), (9, 9, 7)])
+def test_no_more_boxes_than_it_says(topk, post, most):
+    settings = SSDPostprocessSettings(nms_topk=topk, post_nms=post)
+    anchors = np.float32([[20 * i, 9, 8, 8] for i in range(7)])
+    postprocess = SSDPostprocess(anchors, settings)
+    predictions = np.zeros((1, 7, 6), np.float32)
+    predictions[..., 1] = 5  # of the one class, on each of seven anchors
+    ids, _, _ = postprocess.decode({"predictions": predictions})
+    assert (ids >= 0).sum() == most <= postprocess.most_detections == min(topk, post)

@@ -274,7 +274,7 @@ def test_settings_of_distillation_losses_are_keys_of_the_distillation(tmp_path):
     stated = load(tmp_path, changed("distillation", {"near": 1})).distillation
     assert (stated.near, stated.temperature) == (1, 2.0)
     assert stated.to_json()["near"] == 1
-    message = r"distillation\.nearer: no such key; allowed: teacher, losses, .*near"
+    message = r"distillation\.nearer: no such key; allowed: teacher, teachers, .*near"
     with pytest.raises(ValueError, match=message):
         load(tmp_path, changed("distillation", {"nearer": 1}))
 

@@ -41,7 +41,7 @@ def test_last_net_is_compared_with_the_first():
     middle = Figures("masked", 20e6, 80e6, 8e9, 0.1, 100.0)
     values = column(cost_cells([FULL, middle, SMALL]), "compact vs full")
     assert values["Parameters, M"] == "25.0 %"
-    assert values["Latency, ms"] == "30.0 %"
+    assert values["Latency, ms"] == "30.0 %, ranges unknown"
 
     assert values["mAP"] == "−0.050"
 
@@ -59,6 +59,8 @@ def test_latencies_whose_ranges_overlap_are_not_compared_without_a_word():
         "40.0 %",
     ]
     assert cost_cells([full, busy])[-1][-1] == "122.0 %, ranges overlap"
+    unknown = Figures("compact", latency_ms=40)
+    assert cost_cells([full, unknown])[-1][-1] == "40.0 %, ranges unknown"
 
 
 def test_one_net_is_compared_with_none():

@@ -30,7 +30,7 @@ RELEASED = sorted(ZOO.glob("*/recipe.json"))
 
 def test_there_are_experiments():
     assert sorted(SETS) == ["animals", "bccd", "bccd_ablation", "fod", "imagenette"]
-    assert len(EXPERIMENTS) == 89
+    assert len(EXPERIMENTS) == 95
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tools.fuzz import ACCEPTED, REFUSED, damaged, judged
 from tools.fuzz_samples import make_samples
 
 KINDS = ("plan", "sensitivity", "table", "recipe", "index", "log", "checkpoint")
-KINDS += ("image", "voc", "coco", "records", "zip", "tar")
+KINDS += ("image", "voc", "coco", "records", "zip", "tar", "result", "detections")
 TRIALS = 12
 
 

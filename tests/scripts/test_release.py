@@ -95,6 +95,7 @@ def test_detector_is_released(call, detected, own):
     assert (entry.kind, entry.data, entry.metric.on) == ("ssd", "toy", "toy test")
     assert sorted(p.name for p in (own / "toys").iterdir()) == [
         "README.md",
+        "accuracy.json",
         "manifest.json",
         "plan.json",
         "recipe.json",
@@ -106,6 +107,13 @@ def test_detector_is_released(call, detected, own):
     card = (own / "toys" / "README.md").read_text("utf-8")
     assert "    .venv/bin/python scripts/detect.py model_zoo/toys IMAGES" in card
     assert "scripts/evaluate.py model_zoo/toys --data " in card
+    accuracy = read_json(own / "toys" / "accuracy.json")
+    means = [row["voc07"] for row in accuracy["classes"].values()]
+    means = [value for value in means if value is not None]
+    assert np.mean(means) == pytest.approx(entry.metric.value, abs=1e-4)
+    assert f"suggested score threshold is **{accuracy['threshold']:.2f}**" in card
+    assert "largest on these images themselves" in card
+    assert "No trunk: all weights were random at first." in card
 
 
 def test_card_has_the_figures(call, classified, own):
@@ -126,8 +134,8 @@ def test_float32_is_kept_where_float16_costs_too_much(call, classified, own):
     worse = iter([0.0, None])
     honest = pipeline.judge
 
-    def judge(recipe, net):
-        figures = honest(recipe, net)
+    def judge(recipe, net, **options):
+        figures = honest(recipe, net, **options)
         changed = next(worse)
         return figures if changed is None else {"top1": figures["top1"] + 0.002}
 

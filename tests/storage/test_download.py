@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -168,7 +169,7 @@ def test_server_that_is_not_there_is_named(path, get, monkeypatch):
 def test_silent_server_is_given_up(server, path, get, monkeypatch):
     monkeypatch.setattr(download, "RETRIES", 1)
     monkeypatch.setattr(download, "TIMEOUT", 0.1)
-    server.misbehave["/a.bin"] = [servers.slow(0.5)] * 40
+    server.misbehave["/a.bin"] = [servers.silent] * 40
     with pytest.raises(ValueError, match=f"{server.url}/a.bin"):
         get(f"{server.url}/a.bin")
 
@@ -341,3 +342,48 @@ def test_processes_download_once(server, path, function):
     assert [process.exitcode for process in running] == [0, 0, 0]
     assert len(server.requests) == 1
     assert names(path) == ["a.bin"]
+
+
+# ---------------------------------------------------------------- limits
+
+
+def test_a_file_of_unknown_size_has_a_limit(server, path, monkeypatch):
+    monkeypatch.setattr(download, "MOST_BYTES", len(CONTENT) - 1)
+    with pytest.raises(ValueError, match=f"more than the expected {len(CONTENT) - 1}"):
+        fetch(f"{server.url}/a.bin", path, SHA256)
+    assert names(path) == []
+
+
+def test_a_copied_file_of_unknown_size_has_a_limit(tmp_path, path, monkeypatch):
+    monkeypatch.setattr(download, "MOST_BYTES", 9)
+    (tmp_path / "source").write_bytes(bytes(10))
+    with pytest.raises(ValueError, match="10 bytes are offered; expected: at most 9"):
+        fetch((tmp_path / "source").as_uri(), path, SHA256)
+
+
+def test_a_server_that_drips_is_given_up_in_time(server, path, get, monkeypatch):
+    # Each byte comes before the time for a silent server is over.
+    def drip(handler, content: bytes, begin: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        with suppress(ConnectionError):
+            for byte in content:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+
+    monkeypatch.setattr(download, "LONGEST", 0.5)
+    server.misbehave["/a.bin"] = [drip] * 9
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"bytes after .* hours"):
+        get(f"{server.url}/a.bin")
+    assert time.monotonic() - start < 10
+
+
+def test_drops_that_bring_a_byte_each_do_not_go_on_forever(
+    server, path, get, monkeypatch
+):
+    monkeypatch.setattr(download, "LONGEST", 0.5)
+    server.misbehave["/a.bin"] = [servers.drop(1)] * 100_000
+    with pytest.raises(ValueError, match=r"bytes after .* hours"):
+        get(f"{server.url}/a.bin")

@@ -123,3 +123,26 @@ def test_full_disk_is_told_of_the_file_that_was_asked_for(tmp_path, full_disk):
         atomic.write_atomically(tmp_path / "a", "much longer than that")
     assert error.value.filename == str(tmp_path / "a")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_nothing_is_appended_through_a_link(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "log").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="log"), atomic.appended(tmp_path / "log") as log:
+        log.truncate(0)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe"), atomic.appended(tmp_path / "pipe"):
+        pass
+    assert not atomic.is_locked(tmp_path / "pipe")
+    assert not atomic.wait_until_free(tmp_path / "pipe")
+
+
+def test_appended_text_is_behind_what_was_there(tmp_path):
+    for word in (b"a", b"b"):
+        with atomic.appended(tmp_path / "log") as log:
+            log.write(word)
+    assert (tmp_path / "log").read_bytes() == b"ab"

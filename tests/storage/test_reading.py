@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import zipfile
 
@@ -187,3 +188,11 @@ def test_other_archives_are_refused(tmp_path, content, message):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
     refused(read_arrays, path, message)
+
+
+def test_a_caller_may_check_numbers_itself():
+    content = parse_json("[NaN, -Infinity, 1e400]", "it", only_finite=False)
+    assert [math.isnan(value) for value in content] == [True, False, False]
+    assert content[1:] == [-math.inf, math.inf]
+    with pytest.raises(ValueError, match="an integer of more than 64 bits"):
+        parse_json("9" * 30, "it", only_finite=False)

@@ -160,8 +160,13 @@ class SSDFamily(Family):
         """Return the raw head as a block; see ``models.ssd.training.training_net``."""
         return training.training_net(net, taps, **settings)
 
-    def targets(self, net: SSD, **settings: Any) -> Callable:
-        """Return ``SSDTargets`` for the anchors of a net."""
+    def targets(self, net: SSD, *, assignment: str = "iou", **settings: Any) -> Any:
+        """Return ``SSDTargets`` for the anchors of a net.
+
+        ``assignment`` is ``iou``, or ``atss`` for ``match_adaptively``.
+        """
+        if assignment == "atss":
+            settings = {"maps": anchor_grid(net).maps, **settings}
         stds = config_of(net).stds
         return training.SSDTargets(anchors_of(net), stds=stds, **settings)
 
@@ -192,8 +197,9 @@ class SSDFamily(Family):
         return inference.preprocess(net)
 
     def most_detections(self, net: SSD) -> int | None:
-        """Return how many boxes of an image are left after NMS."""
-        return net.post_nms if net.post_nms > 0 else None
+        """Return how many boxes of an image can be left after NMS."""
+        limits = [n for n in (net.post_nms, net.nms_topk) if n > 0]
+        return min(limits, default=None)
 
     def postprocess(self, net: SSD) -> SSDPostprocess:
         """Return decoding and NMS."""

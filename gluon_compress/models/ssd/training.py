@@ -14,6 +14,7 @@ from mxnet.gluon import SymbolBlock
 from gluon_compress.boxes import STDS, corner_from_center, encode_deltas, iou
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.ssd.adaptive_matching import Maps, match_adaptively
 from gluon_compress.models.ssd.build import config_of
 from gluon_compress.models.ssd.predictors import AnnotatedPredictor
 from gluon_compress.models.ssd.raw_head import OUTPUTS, map_shapes, tap_numbers
@@ -173,6 +174,9 @@ class SSDTargets:
         Overlap from which an anchor belongs to an object.
     stds : sequence of float
         What box deltas are divided by.
+    maps : sequence of (int, int, int), optional
+        Height, width and anchors of a cell of each map: anchors are chosen by
+        ``match_adaptively`` in place of ``iou``.
     """
 
     def __init__(
@@ -181,7 +185,9 @@ class SSDTargets:
         *,
         iou: float = 0.5,
         stds: Sequence[float] = STDS,
+        maps: Maps | None = None,
     ) -> None:
+        self.maps = maps
         self.iou, self.stds = np.float32(iou), tuple(stds)
         center = anchors.asnumpy().reshape(-1, 4).astype(np.float32)
         # Column-major, for ``boxes.iou``.
@@ -207,13 +213,19 @@ class SSDTargets:
         for label, row, boxes in zip(labels, classes, deltas):
             if len(label):
                 label = np.asarray(label, np.float32)
-                matches = match(iou(label[:, :4], self.corner_anchors), self.iou)
+                matches = self._matches(label[:, :4])
                 at = np.flatnonzero(matches >= 0)
                 row[at] = label[matches[at], 4] + 1
                 boxes[at] = encode_deltas(
                     label[matches[at], :4], self.corner_anchors[at], self.stds
                 )
         return classes, deltas
+
+    def _matches(self, corner_boxes: np.ndarray) -> np.ndarray:
+        overlaps = iou(corner_boxes, self.corner_anchors)
+        if self.maps is None:
+            return match(overlaps, self.iou)
+        return match_adaptively(corner_boxes, self.corner_anchors, overlaps, self.maps)
 
 
 def match(overlaps: np.ndarray, iou: float | np.floating) -> np.ndarray:
@@ -223,6 +235,9 @@ def match(overlaps: np.ndarray, iou: float | np.floating) -> np.ndarray:
     an anchor that overlaps its best object as much as any does, or at least by ``iou``,
     gets that object (Liu et al. 2016, section 2.2, "matching strategy"). What does not
     overlap at all is never matched: an object without an area belongs to no anchor.
+
+    Thousands of small objects take milliseconds each hundred. Only where hundreds want
+    the same anchors, as objects of the size of the image do, is every pair looked at.
 
     Parameters
     ----------

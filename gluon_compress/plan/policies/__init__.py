@@ -12,19 +12,30 @@ from typing import Callable
 import numpy as np
 
 from gluon_compress.plan.plan import listed
+from gluon_compress.plan.policies.amc import AMC
 from gluon_compress.plan.policies.by_sensitivity import BySensitivity
+from gluon_compress.plan.policies.episodes import REWARDS, Episode, Search
 from gluon_compress.plan.policies.greedy import Greedy
+from gluon_compress.plan.policies.legr import LeGR
+from gluon_compress.plan.policies.random_search import RandomSearch
 from gluon_compress.plan.policies.ranked import Global
 from gluon_compress.plan.policies.uniform import Uniform
 from gluon_compress.plan.problem import PruningProblem
 
 __all__ = [
+    "AMC",
     "MEASURED",
     "POLICIES",
+    "REWARDS",
+    "SEARCHES",
     "BySensitivity",
+    "Episode",
     "Global",
     "Greedy",
+    "LeGR",
     "Policy",
+    "RandomSearch",
+    "Search",
     "Uniform",
     "policy_named",
     "selections",
@@ -37,9 +48,19 @@ POLICIES: dict[str, Policy] = {
     Global.name: Global(),
     Greedy.name: Greedy(),
 }
+# Policies that try plans out, and settle on the one with the best score.
+SEARCHES: dict[str, type[Search]] = {
+    AMC.name: AMC,
+    LeGR.name: LeGR,
+    RandomSearch.name: RandomSearch,
+}
 # Policies that need measured data, and what to pass in place of the name.
 MEASURED: dict[str, str] = {
-    BySensitivity.name: "BySensitivity(prune.sensitivity(net, accuracy))"
+    BySensitivity.name: "BySensitivity(prune.sensitivity(net, accuracy))",
+    **{
+        name: f"{search.__name__}(prune.PlanScore(net, accuracy))"
+        for name, search in SEARCHES.items()
+    },
 }
 
 

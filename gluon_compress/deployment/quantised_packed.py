@@ -1,0 +1,47 @@
+"""Stores quantised nets for MXNet with weights of 2, 4 or 8 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping
+
+import mxnet as mx
+
+from gluon_compress.deployment.fusing import fusible
+from gluon_compress.graph.operators import operator_of
+from gluon_compress.graph.symbol_files import as_ndarray, read_symbol
+from gluon_compress.graph.symbols import take_apart, text_of
+from gluon_compress.quantization.packing import pack, read_packed, write_packed
+from gluon_compress.quantization.placement import LAYERS
+
+
+def save(
+    symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray], prefix: Path
+) -> None:
+    """Write ``PREFIX-symbol.json`` and ``PREFIX.bin``, as ``quantize.packing`` has it.
+
+    Parameters
+    ----------
+    symbol : Symbol
+        Folded, with quantisers of maps; its weights are baked.
+    params : mapping
+    prefix : Path
+    """
+    axes = {}
+    nodes, _ = take_apart(symbol)
+    for node in nodes:
+        if node["op"] in LAYERS:
+            name = nodes[node["inputs"][1][0]]["name"]
+            axes[name] = operator_of(node["op"]).weight_axis
+    values = {name: value.asnumpy() for name, value in params.items()}
+    axes = {name: axis for name, axis in axes.items() if name in values}
+    write_packed(f"{prefix}.bin", pack(values, axes))
+    text = text_of(fusible(symbol))
+    Path(f"{prefix}-symbol.json").write_text(text, encoding="utf-8")
+
+
+def load(prefix: Path) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+    """Return what ``save`` wrote, with float32 weights."""
+    symbol = read_symbol(f"{prefix}-symbol.json")
+    values = read_packed(f"{prefix}.bin")
+    return symbol, {name: as_ndarray(value) for name, value in values.items()}

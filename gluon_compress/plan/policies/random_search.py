@@ -1,0 +1,33 @@
+"""Random search: what a learnt policy has to beat at an equal number of episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gluon_compress.plan.policies.episodes import Search, Trials
+from gluon_compress.plan.policies.wall import walled
+from gluon_compress.plan.problem import PruningProblem
+
+
+@dataclass
+class RandomSearch(Search):
+    """Draw the share of every group uniformly, under the action wall; keep the best."""
+
+    name: ClassVar[str] = "random_search"
+
+    def __call__(self, problem: PruningProblem) -> np.ndarray:
+        """Return the best levels of all episodes.
+
+        Raises
+        ------
+        ValueError
+            As for ``Trials``, or if a score is not finite.
+        """
+        trials = Trials(self, problem, self.name)
+        random = np.random.RandomState(self.seed)
+        while (why := trials.ended()) is None:
+            trials.try_out(walled(problem, random.rand(len(problem.groups))))
+        return trials.finish(why)

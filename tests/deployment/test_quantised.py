@@ -1,0 +1,215 @@
+"""Law 8: exports of a quantised net compute what the net does, to a step of outputs."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_compress.deployment import deploy
+from gluon_compress.deployment.file_checks import check_files
+from gluon_compress.deployment.folding import fold
+from gluon_compress.deployment.formats import FORMATS, InferenceGraph
+from gluon_compress.deployment.predictor import Predictor
+from gluon_compress.deployment.quantised import QuantisedGraph, steps_between
+from gluon_compress.deployment.runtimes import RUNTIMES
+from gluon_compress.graph import block_of, pair_of
+from gluon_compress.models.family import family_of
+from gluon_compress.quantization import quantize
+from nets import NETS, SHAPE, batch, flat, ready
+from runtimes import classifier, detector, missing
+
+S = mx.sym
+SEEDS = 4
+NAMES = ("residual", "concat", "depthwise", "detector_head", "shared")
+needs_onnx = pytest.mark.skipif(bool(missing("onnx-int8")), reason="no ONNX Runtime")
+needs_openvino = pytest.mark.skipif(bool(missing("openvino")), reason="no OpenVINO")
+
+
+class Random:
+    """A net of random layers: residual sums, concatenations, depthwise, pooling."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice, self.count = np.random.RandomState(seed), 0
+        x, width = self.layer(S.var("data"), 8), 8
+        for _ in range(4):
+            kind = self.dice.randint(4)
+            if kind == 0:
+                y = self.layer(self.layer(x, 6), width, act=False)
+                x = S.Activation(y + x, act_type="relu")
+            elif kind == 1:
+                x, width = S.concat(self.layer(x, 5), x, dim=1), width + 5
+            elif kind == 2:
+                x = self.layer(x, width, groups=width)
+            else:
+                kinds = ("max", "avg")
+                how = {"kernel": (2, 2), "pool_type": kinds[self.dice.randint(2)]}
+                x = S.Pooling(x, pad=(1, 1), stride=(1, 1), **how)
+        x = S.Pooling(x, global_pool=True, kernel=(1, 1), pool_type="avg")
+        self.symbol = S.FullyConnected(S.Flatten(x), num_hidden=7, name="out")
+
+    def layer(self, x, width: int, groups: int = 1, act: bool = True):
+        self.count += 1
+        name, kernel = f"layer{self.count}", (3, 3) if groups > 1 else (1, 3)
+        size = kernel[self.dice.randint(2)]
+        how = {"kernel": (size, size), "pad": (size // 2, size // 2)}
+        x = S.Convolution(x, num_filter=width, num_group=groups, name=name, **how)
+        x = S.BatchNorm(x, name=f"norm{self.count}", fix_gamma=False)
+        return S.Activation(x, act_type="relu") if act else x
+
+    def pair(self):
+        arguments, _, states = self.symbol.infer_shape(data=SHAPE)
+        names = self.symbol.list_arguments() + self.symbol.list_auxiliary_states()
+        params = {}
+        for name, shape in zip(names, [*arguments, *states]):
+            if name.endswith(("gamma", "var")):
+                value = self.dice.uniform(0.5, 1.5, shape)
+            elif name.endswith("weight"):
+                value = self.dice.normal(0, np.prod(shape[1:]) ** -0.5, shape)
+            else:
+                value = self.dice.normal(0, 0.2, shape)
+            if name != "data":
+                params[name] = mx.nd.array(value)
+        return self.symbol, params
+
+
+def steps_of(net, folder, form: str, runtime: str, config: dict, seed: int = 0):
+    """Return how many steps of an output a runtime is off the Gluon net."""
+    x = batch(seed=seed)
+    made = pair_of(quantize(net, config, [(x,)], shape=SHAPE))
+    symbol, params = made
+    expected = flat(block_of(symbol, params)(x))
+    pair = fold(symbol, params, SHAPE)
+    graph = InferenceGraph("net", *pair, SHAPE, np.zeros((0, *SHAPE[1:])))
+    FORMATS[form].write(graph, folder)
+    files = [folder / f"net{ending}" for ending in FORMATS[form].files]
+    check_files(files, SHAPE)
+    outputs = RUNTIMES[runtime].open(files)(x.asnumpy())
+    return steps_between(outputs, expected)
+
+
+CONFIGS = [
+    {},
+    {"weights": {"levels": "narrow"}, "activations": {"scheme": "symmetric"}},
+    {"weights": {"bits": 4}, "outputs": True},
+    {"weights": {"bits": 2}, "activations": {"bits": 4}, "equalize": True},
+]
+
+
+@needs_onnx
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_random_nets_in_onnx_runtime(seed, tmp_path):
+    net, config = Random(seed).pair(), CONFIGS[seed % len(CONFIGS)]
+    assert steps_of(net, tmp_path, "onnx-int8", "onnxruntime", config, seed) <= 1
+
+
+@needs_onnx
+@needs_openvino
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_random_nets_in_openvino(seed, tmp_path):
+    """It adds what a convolution makes before rounding it: ``sums`` is ``one``."""
+    net = Random(seed).pair()
+    config = {**CONFIGS[seed % len(CONFIGS)], "sums": "one"}
+    assert steps_of(net, tmp_path, "onnx-int8", "openvino", config, seed) <= 1
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", NAMES)
+def test_nets_of_every_structure_in_onnx_runtime(name, tmp_path):
+    net = ready(NETS[name]())
+    assert steps_of(net, tmp_path, "onnx-int8", "onnxruntime", {}) <= 1
+
+
+@needs_onnx
+@pytest.mark.parametrize("bits", [4, 2])
+def test_weights_of_four_bits_in_onnx_runtime(bits, tmp_path):
+    config = {"weights": {"bits": bits}, "first": bits, "last": bits}
+    net = ready(NETS["concat"]())
+    assert steps_of(net, tmp_path, "onnx-int4", "onnxruntime", config) <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_packed_weights_in_mxnet(bits, tmp_path):
+    config = {"weights": {"bits": bits}, "activations": {"bits": bits}}
+    net = ready(NETS["concat"]())
+    assert steps_of(net, tmp_path, "packed", "mxnet", config) <= 1
+
+
+@pytest.mark.skipif(bool(missing("ncnn-int8")), reason="no ncnn")
+@pytest.mark.parametrize(("name", "most"), [("chain", 3), ("flatten_dense", 1)])
+def test_signed_ranges_in_ncnn(name, most, tmp_path):
+    """It does not round what is averaged, as the last map of ``chain``."""
+    config = {"activations": {"scheme": "signed"}}
+    net = ready(NETS[name]())
+    assert steps_of(net, tmp_path, "ncnn-int8", "ncnn", config) <= most
+    text = (tmp_path / "net-int8.ncnn.param").read_text()
+    assert sum(" 8=2" in line for line in text.splitlines()) == 3
+
+
+@needs_onnx
+def test_the_file_has_integers_where_the_net_has_quantisers(tmp_path):
+    import onnx
+
+    net = ready(NETS["chain"]())
+    steps_of(net, tmp_path, "onnx-int8", "onnxruntime", {})
+    model = onnx.load(str(tmp_path / "net-int8.onnx"))
+    types = {c.name: c.data_type for c in model.graph.initializer}
+    readers = {i: node for node in model.graph.node for i in node.input}
+    makers = {o: node for node in model.graph.node for o in node.output}
+    layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
+    assert len(layers) == 3
+    for layer in layers:
+        sources = [makers[name] for name in layer.input]
+        assert all(source.op_type == "DequantizeLinear" for source in sources)
+        assert types[sources[1].input[0]] == onnx.TensorProto.INT8
+        assert types[sources[2].input[0]] == onnx.TensorProto.INT32
+        if layer.op_type == "Conv":
+            assert readers[layer.output[0]].op_type == "Relu"
+
+
+def test_a_graph_keeps_the_grids_of_its_quantisers():
+    net = quantize(ready(NETS["residual"]()), None, [(batch(),)], shape=SHAPE)
+    graph = QuantisedGraph.of(*fold(*pair_of(net), SHAPE))
+    assert len(graph.tensors) == 5
+    assert len(graph.weights) == 4
+    assert all(levels.high == 127 for levels in graph.weights.values())
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [classifier, lambda: detector(size=(96, 128))])
+def test_quantised_nets_are_deployed_and_predict(make, tmp_path):
+    net = make()
+    height, width = family_of(net).input_size(net)
+    images = np.random.RandomState(0).uniform(-2, 2, (4, 3, height, width))
+    images = images.astype(np.float32)
+    made = quantize(net, {"weights": {"bits": 4}}, [(images,)])
+    formats = ["onnx-int8", "onnx-int4", "packed", "int8"]
+    manifest = deploy(made, tmp_path / "edge", formats=formats, images=images)
+    for name in formats:
+        entry = manifest["formats"][name]
+        assert entry["own_ranges"]
+        assert entry["cpu_feature"] is not None
+        assert entry["steps"] <= (4 if FORMATS[name].exact else 60)
+    size = {n: f["bytes"] for n, f in manifest["files"].items()}
+    assert size["detector-packed.bin"] < 0.25 * manifest["cost"]["bytes"]
+    photo = np.random.RandomState(1).randint(0, 255, (90, 120, 3), np.uint8)
+    for runtime, precision in (
+        ("onnxruntime", "int8"),
+        ("onnxruntime", "int4"),
+        ("mxnet", "packed"),
+        ("mxnet", "int8"),
+    ):
+        predictor = Predictor(tmp_path / "edge", runtime, precision=precision)
+        assert all(np.isfinite(part).all() for part in predictor([photo])[0])
+
+
+@pytest.mark.parametrize("form", ["onnx-int4", "packed"])
+def test_formats_for_quantised_nets_refuse_others(form, tmp_path):
+    with pytest.raises(ValueError, match=f"'{form}' is for nets with quantisers"):
+        deploy(classifier(), tmp_path / "edge", formats=[form])
+
+
+def test_steps_are_of_the_range_of_an_output():
+    expected = np.float32([[0, 255]])
+    assert steps_between([expected + 3], [expected]) == pytest.approx(3)

@@ -1,0 +1,20 @@
+"""A pruning problem and a score of its plans, for tests of searches."""
+
+from __future__ import annotations
+
+from gluon_compress import Budget, count, trace
+from gluon_compress.plan import Constraints, PruningProblem
+from nets import SHAPE, ready, wide
+
+
+def problem_of(net=wide, share=0.5, **how) -> PruningProblem:
+    graph = trace(ready(net(), SHAPE), SHAPE)
+    budget = Budget.share(count(graph), macs=share)
+    constraints = Constraints(multiple=1, ends=True)
+    return PruningProblem.build(graph, budget, constraints=constraints, **how)
+
+
+def score_of(plan) -> float:
+    """Return a score that only the second group decides."""
+    name, kept = list(plan.keep.items())[1]
+    return len(kept) / plan.made_by["widths"][name]
