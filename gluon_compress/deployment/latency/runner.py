@@ -1,7 +1,7 @@
 """Times the nets of a bundle in their runtime, and leaves a latency table.
 
-Beside this file it needs Python, NumPy, the runtime, and ``runtimes.py``, which lies in
-the same folder of a bundle:
+Beside this file it needs Python, NumPy, the runtime, and ``device_runtimes.py``, which
+lies in the same folder of a bundle:
 
     python measure.py --threads 1
 
@@ -104,7 +104,7 @@ def in_turns(runs: Sequence[Callable[[], float]], seconds: float) -> list[list[f
     return times
 
 
-class Reference:
+class ReferenceNet:
     """A net that is timed from time to time, to see if the machine keeps its speed.
 
     Parameters
@@ -160,7 +160,7 @@ def _why(slower: float, uneven: float, allowed: float) -> str:
     )
 
 
-class Progress:
+class ProgressLines:
     """Prints at most every few seconds how far the work is."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -205,12 +205,12 @@ def measure(folder: Path, table: Path, threads: int, allowed: float) -> None:
     times = _earlier(folder / TIMES, machine)
     runs, kept = Runs(folder, bundle, threads), times["ms"]
     work = [*bundle["pairs"], *bundle["steps"], *bundle["nets"]]
-    progress = Progress(len(work))
+    progress = ProgressLines(len(work))
     left = [one for one in work if one["name"] not in kept]
     reference = None
     if left:
         run = runs.open(bundle["nets"][REFERENCE])
-        reference = Reference(run, allowed, times.get("reference", math.inf))
+        reference = ReferenceNet(run, allowed, times.get("reference", math.inf))
     for number, one in enumerate(left):
         progress.tell(len(work) - len(left) + number)
         assert reference is not None
@@ -315,11 +315,8 @@ def _cpu() -> tuple[str, str]:
 
 def _runtimes() -> dict[str, Any]:
     """Return the runtimes, of the package or of the file beside this one."""
-    if __package__:
-        from gluon_compress.deployment.runtimes import RUNTIMES
-    else:
-        from runtimes import RUNTIMES  # type: ignore[import-not-found, no-redef]
-    return RUNTIMES
+    beside = "gluon_compress.deployment.runtimes" if __package__ else "device_runtimes"
+    return importlib.import_module(beside).RUNTIMES
 
 
 def _earlier(path: Path, machine: dict) -> dict:

@@ -87,18 +87,18 @@ def test_times_of_another_machine_are_refused(folder, tmp_path):
 def test_machine_that_becomes_slower_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(runner, "in_turns", lambda runs, seconds: [[runs[0]()] * 5])
-    reference = runner.Reference(lambda: 13.0, 0.1, 10.0)
+    reference = runner.ReferenceNet(lambda: 13.0, 0.1, 10.0)
     with pytest.raises(runner.Busy, match=r"1\.30 times as long as before"):
         reference.check()
     assert "waiting: the machine is busy" in capsys.readouterr().out
-    steady = runner.Reference(lambda: 10.5, 0.1, 10.0)
+    steady = runner.ReferenceNet(lambda: 10.5, 0.1, 10.0)
     steady.check()
     assert steady.spread == pytest.approx(0.05)
 
 
 def test_progress_is_printed_every_few_seconds(capsys):
     now = [0.0]
-    progress = runner.Progress(100, lambda: now[0])
+    progress = runner.ProgressLines(100, lambda: now[0])
     for done in range(101):
         progress.tell(done)
         now[0] += 1
