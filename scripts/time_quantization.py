@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env python
 """Time a training step of a quantised classifier against one of float32.
 
 OMP_NUM_THREADS=1 scripts/time_quantization.py mobilenet1.0

@@ -151,7 +151,7 @@ def _run(command: Command, args: argparse.Namespace) -> None:
                 stack.enter_context(sole_writer(getattr(args, name)))
         if hasattr(args, "check_locked"):  # others may have written before the lock
             args.check_locked(args)
-        with redirect_stdout(_Plain(sys.stdout)):  # type: ignore[type-var]
+        with redirect_stdout(_Plain(sys.stdout)):
             command.run(args)
     sys.stdout.flush()
 

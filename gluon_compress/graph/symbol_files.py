@@ -296,9 +296,9 @@ def _attrs(attrs: Any, op: str, place: str, inputs: int) -> dict[str, str]:
         if key in _COUNTS and not re.fullmatch(rf"\d{{1,{_COUNTS[key]}}}", value):
             raise Unreadable(f"{key_place}.{key} is {shown(value)}")
         valid = _AXES if key == AXES else _ANY if _is_hidden(key) else _VALUE
-        only = _ONLY.get((op, key), value)
+        only = _ONLY.get((op, key))
         if not valid.fullmatch(value) or not (
-            only == value or re.fullmatch(only, value)
+            only is None or re.fullmatch(only, value)
         ):
             raise Unreadable(f"{key_place}.{shown(key)[1:-1]} is {shown(value)}")
         if not _is_hidden(key):

@@ -220,12 +220,13 @@ class DDPG:
         ones = np.full((size, 1), 1 / size)
         _, rise = self.critic.gradients(states, self.actor(states), ones)
         self._optimizers[0].step(self.actor.values, self.actor.gradients(states, -rise))
-        for target, source in zip(self.targets, (self.actor, self.critic)):
+        sources: tuple[Any, ...] = (self.actor, self.critic)
+        for target, source in zip(self.targets, sources):
             for name, value in target.values.items():
                 value += self.settings.follow * (source.values[name] - value)
 
 
 def _copied(net: Any) -> Any:
-    copy = object.__new__(type(net))
+    copy: Any = object.__new__(type(net))
     copy.values = {name: value.copy() for name, value in net.values.items()}
     return copy
