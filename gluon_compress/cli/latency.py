@@ -156,6 +156,11 @@ def _write_bundle(args: argparse.Namespace) -> None:
     import gluon_compress as gc
     from gluon_compress.deployment.latency import bundle
 
+    if args.runtime == "mxnet":
+        raise ValueError(
+            "--bundle: MXNet fuses layers with this package; measure its table where "
+            "this package is installed"
+        )
     precision = args.precision or PRECISIONS[0]
     folder = Path(args.bundle)
     bundle.check_folder(folder, args.runtime, precision)

@@ -93,11 +93,13 @@ class LatencyTarget(Settings):
     Parameters
     ----------
     runtime : str or None
-        As ``gluon-compress latency`` takes it; None: any. So are the others.
+        As ``gluon-compress latency`` takes it; None: any.
     precision : str or None
+        Of the runtime; None: any.
     threads : int or None
+        Number of threads; None: any.
     cpu : str or None
-        The processor's name, as the table has it.
+        The processor's name, as the table has it; None: any.
     """
 
     runtime: Optional[NonEmptyStr] = None

@@ -75,3 +75,59 @@ def test_broken_table_is_refused_before_anything_is_timed(call, tmp_path):
     status, _, error = call("measure_latency", "no_such_net", *options)
     assert status == 2
     assert "format is 9; this version reads latency tables of format 1" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["x", "--bundle", "b"], "--bundle needs --runtime"),
+        (["x", "--precision", "int8", "--table", "t"], "--precision needs --runtime"),
+        (["--table", "t"], "NET is missing"),
+        (["--runtime", "ncnn"], "--table is missing"),
+        (
+            ["--runtime", "ncnn", "--precision", "int8", "--table", "t"],
+            "precision 'int8' of ncnn; allowed: float32",
+        ),
+        (["--runtime", "mxnet", "--bundle", "b"], "MXNet fuses layers with this"),
+        (["--runtime", "ncnn", "--bundle", "b", "--table", "t"], "--table is for the"),
+        (["--runtime", "ncnn", "--table", "t", "--spread", "0"], "a number above 0"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(
+    call, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    status, _, error = call("measure_latency", *options)
+    assert (status, error.count("\n")) == (2, 1)
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--runtime", "ncnn", "--threads", "1"], "for runtime 'onnxruntime', wanted:"),
+        (["--runtime", "onnxruntime", "--threads", "3"], "threads '1', wanted: '3'"),
+        (["--runtime", "onnxruntime", "--threads", "1"], "cpu 'Another', wanted:"),
+    ],
+)
+def test_table_of_something_else_is_not_extended(
+    call, tmp_path, monkeypatch, options, message
+):
+    machine = {"runtime": "onnxruntime", "precision": "float32", "threads": "1"}
+    table = latency.RuntimeTable({**machine, "cpu": "Another"}, 0.0)
+    table.save(tmp_path / "t.json")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = [*options, "--table", tmp_path / "t.json"]
+    status, _, error = call("measure_latency", *options)
+    assert (status, error.count("\n")) == (2, 1)
+    assert message in error
+
+
+def test_progress_is_printed_every_ten_seconds(capsys):
+    now = [0.0]
+    tell = command.progress("written", lambda: now[0])
+    for done in range(25):
+        tell(done, 25)
+        now[0] += 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["10 of 25 written", "20 of 25 written"]
