@@ -13,7 +13,7 @@ from gluon_compress.data import Objects, VOCLayout, count_images, describe_count
 from gluon_compress.data.duplicates import duplicates
 from gluon_compress.data.inspection import ImageRecord, Inspection, inspect, misspelt
 from gluon_compress.data.voc_xml import annotated_classes, read_class_names
-from gluon_compress.models.ssd.anchor_fit import MATCHED, AnchorLayout
+from gluon_compress.models.anchor_fit import MATCHED, AnchorLayout
 from gluon_compress.validation import few
 
 ERROR, WARNING, NOTE = LEVELS = "error", "warning", "note"

@@ -10,7 +10,7 @@ import numpy as np
 from gluon_compress import report
 from gluon_compress.data.inspection import ImageRecord
 from gluon_compress.markdown import markdown_table
-from gluon_compress.models.ssd.anchor_fit import MATCHED
+from gluon_compress.models.anchor_fit import MATCHED
 from gluon_compress.pipeline.data_check import (
     ERROR,
     LARGE,

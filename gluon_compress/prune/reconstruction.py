@@ -42,7 +42,7 @@ class ReconstructionSettings(Settings):
 
     batches: Count = 16
     points: Count = 20
-    ridge: Positive = 1e-2
+    ridge: Positive = 1e-3
 
 
 DEFAULT = ReconstructionSettings()

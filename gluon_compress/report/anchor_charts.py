@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from gluon_compress.markdown import markdown_table
-from gluon_compress.models.ssd.anchor_fit import MATCHED, AnchorLayout, recall
+from gluon_compress.models.anchor_fit import MATCHED, AnchorLayout, recall
 from gluon_compress.report.charts import LINES, STYLE, save_figure
 
 MOST_DOTS = 4000  # objects that are drawn

@@ -9,8 +9,8 @@ import pytest
 
 from gluon_compress import models
 from gluon_compress.boxes import corner_from_center, iou
+from gluon_compress.models.anchor_fit import recall
 from gluon_compress.models.ssd import AnchorLayout, anchors_of, fit_anchors
-from gluon_compress.models.ssd.anchor_fit import recall
 from gluon_compress.models.ssd.anchors import layout_of
 from gluon_compress.models.ssd.settings import SSDSettings
 from gluon_compress.validation import parse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gluon_compress.models.ssd.anchor_fit import AnchorLayout, fit_anchors
+from gluon_compress.models.anchor_fit import AnchorLayout, fit_anchors
 from gluon_compress.models.ssd.anchors import AnchorGrid, anchor_grid, anchors_of
 from gluon_compress.models.ssd.build import build_ssd, config_of, ssd_around
 from gluon_compress.models.ssd.config import VOC_CLASSES, SSDConfig

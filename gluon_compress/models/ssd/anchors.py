@@ -10,7 +10,7 @@ import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress.boxes import STDS
-from gluon_compress.models.ssd.anchor_fit import AnchorLayout
+from gluon_compress.models.anchor_fit import AnchorLayout
 from gluon_compress.models.ssd.build import config_of
 from gluon_compress.models.ssd.raw_head import map_shapes, tap_numbers
 

@@ -12,6 +12,7 @@ from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress.data import Objects, Preprocess
 from gluon_compress.model_folder import MANIFEST, load_symbol, read_manifest
+from gluon_compress.models.anchor_fit import AnchorLayout, fit_anchors
 from gluon_compress.models.backbones import (
     BACKBONES,
     MOBILENETS,
@@ -20,7 +21,6 @@ from gluon_compress.models.backbones import (
 )
 from gluon_compress.models.base import Family, Params
 from gluon_compress.models.ssd import config, inference, raw_head, training
-from gluon_compress.models.ssd.anchor_fit import AnchorLayout, fit_anchors
 from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of, layout_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig

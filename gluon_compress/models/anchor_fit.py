@@ -1,4 +1,4 @@
-"""Fits the anchors of an SSD to objects, so that more of them overlap one by half."""
+"""Fits anchors to objects, so that more objects overlap one by half."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ GREATEST_SIZE = 1.1  # of the longer side of the input
 
 @dataclass(frozen=True)
 class AnchorLayout:
-    """The shapes of an SSD's anchors, and the grids that their centres lie on.
+    """The shapes of a detector's anchors, and the grids that their centres lie on.
 
     Parameters
     ----------
-    sizes, ratios, steps, lite
-        As in ``SSDConfig``.
+    sizes : tuple of float
+        Of the square anchors of each map, in pixels, and one more at the end.
+    ratios : tuple of tuple of float
+        Width over height of the anchors of each map; the first is 1.
+    steps : tuple of float
+        Pixels from one cell of a map to the next.
     cells : tuple of (int, int)
         Rows and columns of each map.
+    lite : bool
+        Whether the first map has a square of half its size, and none in between.
     """
 
     sizes: tuple[float, ...]
