@@ -12,6 +12,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
+from mxnet.gluon import HybridBlock
 
 from gluon_compress import models
 from gluon_compress.data import Preprocess
@@ -212,7 +213,11 @@ def load_predictor(
             f"{folder}: kind is {manifest['kind']!r}, a deployed folder, and runtime "
             f"is None; allowed: {', '.join(RUNTIMES)}"
         )
-    net = models.load(folder)
+    return predictor_of(models.load(folder), ctx)
+
+
+def predictor_of(net: HybridBlock, ctx: mx.Context | None = None) -> ImagePredictor:
+    """Return the predictor of a net in Gluon, which is moved to a device."""
     net.collect_params().reset_ctx(ctx or mx.cpu())
     net.hybridize(static_alloc=True, static_shape=True)
     return GluonPredictor(net)

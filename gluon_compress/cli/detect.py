@@ -22,10 +22,10 @@ from gluon_compress.cli.options import (
     add_runtime,
     contexts,
     keys_of,
-    loading_options,
     refuse,
     share,
 )
+from gluon_compress.cli.released import open_detector
 from gluon_compress.printable import printable
 
 DETECT_TEXT = """Draw what a detector finds on images or a video, and list it.
@@ -60,7 +60,7 @@ JPEG = 65_500  # what a picture of that format can hold, pixels
 
 def _add_detect_options(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
-    parser.add_argument("model", metavar="FOLDER")
+    parser.add_argument("model", metavar="MODEL", help="folder, or a released model")
     add_runtime(parser)
     images = parser.add_argument(
         "images", nargs="+", default=[], metavar="IMAGE_FOLDER_OR_VIDEO"
@@ -110,7 +110,6 @@ def _detect(args: argparse.Namespace) -> None:
 def _detect_on_images(args: argparse.Namespace) -> None:
     from gluon_compress import report
     from gluon_compress.data.images import EXTENSIONS, read_image
-    from gluon_compress.detector import load_detector
     from gluon_compress.storage.atomic import write_json
 
     refuse(args, ("every", "seconds"), "only of a video or a camera")
@@ -119,7 +118,7 @@ def _detect_on_images(args: argparse.Namespace) -> None:
     out, results = Path(args.out), []
     targets = pictures(args.images, out, EXTENSIONS)
     _refuse_other_list(out / LIST)
-    detector = load_detector(args.model, **loading_options(args))
+    detector = open_detector(args)
     reason = f"no image by its name ({', '.join(EXTENSIONS)})"
     others = others_in(args.images, EXTENSIONS)
     skipped = [{"file": str(path), "reason": reason} for path in others]

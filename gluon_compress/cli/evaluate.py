@@ -16,11 +16,11 @@ from gluon_compress.cli.options import (
     add_resized,
     add_runtime,
     contexts,
-    loading_options,
     refuse,
     share,
     write_result,
 )
+from gluon_compress.cli.released import manifest_of, open_predictor
 from gluon_compress.printable import printable
 
 TEXT = """Measure a model on labelled images: mAP of a detector, top-1 of a classifier.
@@ -94,7 +94,7 @@ def _add_most_broken(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
-    parser.add_argument("model", metavar="FOLDER")
+    parser.add_argument("model", metavar="MODEL", help="folder, or a released model")
     add_runtime(parser)
     _add_labelled_images(parser)
     parser.add_argument(
@@ -140,10 +140,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.net = [(args.model, args.deployed)]
         _evaluate_runtimes(args)
         return
-    options = loading_options(args)
-    from gluon_compress.detector import Detector, load_predictor
+    from gluon_compress.detector import Detector
 
-    predictor = load_predictor(args.model, **options)
+    predictor = open_predictor(args)
     if predictor.postprocess.finds_boxes:
         _evaluate_detector(args, Detector(predictor))
     else:
@@ -222,9 +221,7 @@ def _votes(predictor: Any, batch: Any) -> Any:
 
 
 def _identity(args: argparse.Namespace) -> dict[str, Any]:
-    from gluon_compress.model_folder import read_manifest
-
-    manifest = read_manifest(args.model)
+    manifest = manifest_of(args.model)
     return {
         "name": manifest["name"],
         "files": manifest["files"],

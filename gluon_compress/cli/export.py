@@ -9,6 +9,7 @@ from typing import Any
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.image_files import images_in
 from gluon_compress.cli.options import above_0, add_devices, folder, refuse
+from gluon_compress.cli.released import load_net, manifest_of
 from gluon_compress.deployment.formats import CALIBRATIONS, FORMATS
 from gluon_compress.printable import printable
 
@@ -31,7 +32,7 @@ CALIBRATION, COUNT = "naive", 32
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
-    parser.add_argument("model", metavar="MODEL_FOLDER")
+    parser.add_argument("model", metavar="MODEL", help="folder, or a released model")
     parser.add_argument("--out", type=folder, required=True, metavar="DIR")
     parser.add_argument("--name", help="beginning of file names; default: the model's")
     parser.add_argument(
@@ -68,11 +69,11 @@ def _export(args: argparse.Namespace) -> None:
     from gluon_compress.model_folder import check, read_manifest
     from gluon_compress.train.checkpoint import read_checkpoint
 
-    net = models.load(args.model)
+    net = load_net(args.model)
     if args.checkpoint:
         parameters = models.family_of(net).training_net(net).collect_params().values()
         read_checkpoint(args.checkpoint, list(parameters), averages=True)
-    name = args.name or read_manifest(args.model)["name"]
+    name = args.name or manifest_of(args.model)["name"]
     if args.formats:
         differences = _deploy(net, name, args)
     else:

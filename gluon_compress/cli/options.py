@@ -163,8 +163,16 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def loading_options(args: argparse.Namespace) -> dict[str, Any]:
+def loading_options(
+    args: argparse.Namespace, *, folder: str | None = ""
+) -> dict[str, Any]:
     """Return the options of ``detector.load_detector``.
+
+    Parameters
+    ----------
+    args : Namespace
+    folder : str or None
+        Of the model; by default ``args.model``. None: it is in none.
 
     Raises
     ------
@@ -174,7 +182,8 @@ def loading_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.runtime is None:
         refuse(args, ("precision", "threads", "untrusted"), "only with --runtime")
         context = contexts(args.ctx)[0]
-        _refuse_deployed(args.model)
+        if folder is not None:
+            _refuse_deployed(folder or args.model)
         return {"ctx": context}
     if args.ctx != CPU:
         raise ValueError(f"--ctx {args.ctx[0]}: with --runtime only cpu")

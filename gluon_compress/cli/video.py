@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Iterable, Iterator
 
-from gluon_compress.cli.options import above_0, folder, loading_options
+from gluon_compress.cli.options import above_0, folder
+from gluon_compress.cli.released import open_detector
 
 LINES = ".jsonl"
 STANDARD_OUTPUT = ""  # in place of a path
@@ -107,14 +108,13 @@ def detect_in_video(args: argparse.Namespace) -> None:
     import numpy as np
 
     from gluon_compress.data.video import Capture, Latest
-    from gluon_compress.detector import load_detector
     from gluon_compress.stopping import deferred
 
     is_live = args.camera is not None
     source = args.camera if is_live else args.images[0]
     video, lines = _outputs(args.out, source)
     capture = Capture(source, every=args.every or 1, live=is_live)
-    detector = load_detector(args.model, **loading_options(args))
+    detector = open_detector(args)
     if is_live:  # the first run of a net is slow, and frames would be dropped
         detector.find(np.zeros((detector.height, detector.width, 3), np.uint8))
     with deferred() as signal:
