@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gluon_compress import Budget, build, count, models, select, trace
-from gluon_compress.plan import BySensitivity, Constraints, Sensitivity, selections
+from gluon_compress.plan import BySensitivity, Constraints, Sensitivity
 from nets import NETS, graph_of
+from searches import DIRECT
 
 LIMITS = (("macs",), ("bytes",), ("params",), ("macs", "bytes"), ("macs", "params"))
 
@@ -41,7 +42,7 @@ def used(cost, budget) -> list[float]:
     return [getattr(cost, name) / limit for name, limit in budget.limits.items()]
 
 
-@pytest.mark.parametrize("selection", selections())
+@pytest.mark.parametrize("selection", DIRECT)
 @pytest.mark.parametrize("name", NETS)
 def test_tiny_net_is_never_above_a_limit_and_takes_what_fits(name, selection):
     graph = graph_of(name)

@@ -10,11 +10,11 @@ from gluon_compress.plan import (
     Constraints,
     Greedy,
     Sensitivity,
-    selections,
 )
 from gluon_compress.plan.cost_model import COSTS
 from gluon_compress.plan.importance import importance_of
 from nets import SHAPE, Wired, chain, conv, ready, wide
+from searches import DIRECT
 
 ANY_WIDTH = Constraints(multiple=1, ends=True)
 
@@ -54,7 +54,7 @@ def by(selection: str, graph, criterion: str = "l1"):
 # Every criterion, every policy with every limit.
 COMBINATIONS = [
     *((criterion, "greedy", "macs") for criterion in CRITERIA),
-    *(("l1", selection, limit) for selection in selections() for limit in COSTS),
+    *(("l1", selection, limit) for selection in DIRECT for limit in COSTS),
 ]
 
 
@@ -77,7 +77,7 @@ def test_budget_is_met_closely(graph, criterion, selection, limit):
             assert getattr(count(graph, Plan(more)), limit) > budget.limits[limit]
 
 
-@pytest.mark.parametrize("selection", selections())
+@pytest.mark.parametrize("selection", DIRECT)
 def test_budget_of_the_whole_net_keeps_everything(graph, selection):
     budget = Budget.share(count(graph), macs=1, bytes=1, params=1)
     constraints = Constraints(ends=True)
@@ -86,7 +86,7 @@ def test_budget_of_the_whole_net_keeps_everything(graph, selection):
     assert plan.keep == Plan.everything(graph).keep
 
 
-@pytest.mark.parametrize("selection", selections())
+@pytest.mark.parametrize("selection", DIRECT)
 def test_widths_are_multiples_or_whole(graph, selection):
     budget = Budget.share(count(graph), macs=0.5)
     constraints = Constraints(multiple=8, ends=True)
@@ -98,7 +98,7 @@ def test_widths_are_multiples_or_whole(graph, selection):
         assert kept % 8 == 0 or kept == group.width
 
 
-@pytest.mark.parametrize("selection", selections())
+@pytest.mark.parametrize("selection", DIRECT)
 def test_minimum_is_respected_and_the_best_channels_stay(graph, selection):
     budget = Budget.share(count(graph), macs=0.5)
     constraints = Constraints(multiple=1, minimum=30, ends=True)
@@ -113,7 +113,7 @@ def test_minimum_is_respected_and_the_best_channels_stay(graph, selection):
             assert row[kept].min() >= row[~kept].max()
 
 
-@pytest.mark.parametrize("selection", selections())
+@pytest.mark.parametrize("selection", DIRECT)
 def test_net_that_cannot_lose_channels_has_a_plan(selection):
     graph = trace(ready(conv(3)), SHAPE)
     budget = Budget.share(count(graph), macs=1)

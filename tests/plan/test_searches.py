@@ -19,7 +19,7 @@ from gluon_compress.plan.policies import SEARCHES
 from gluon_compress.plan.policies.amc import Environment
 from gluon_compress.plan.policies.ddpg import DDPGSettings
 from gluon_compress.plan.policies.wall import walled
-from nets import NETS, SHAPE, ready, wide
+from nets import NETS, SHAPE, conv, ready, wide
 from searches import problem_of, score_of
 
 SMALL = {"agent": DDPGSettings(hidden=16, batch=16)}
@@ -169,6 +169,25 @@ def test_a_file_that_is_no_log_is_refused(tmp_path, text):
     log.write_text(text)
     with pytest.raises(ValueError, match=r"log\.jsonl"):
         RandomSearch(score_of, episodes=3, log=log)(problem_of())
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_widths_of_a_search_are_multiples_or_whole(name):
+    problem = problem_of(constraints=Constraints(multiple=8, ends=True))
+    rows: list = []
+    MAKE[name](score_of, episodes=5, progress=rows.append)(problem)
+    full = [widths[-1] for widths in problem.widths]
+    for row in rows:
+        assert all(n % 8 == 0 or n == most for n, most in zip(row.widths, full))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_net_that_cannot_lose_channels_has_a_plan(name):
+    graph = trace(ready(conv(3), SHAPE), SHAPE)
+    budget = Budget.share(count(graph), macs=1)
+    search = MAKE[name](lambda plan: 0.5, episodes=3)
+    plan = select(graph, budget, selection=search)
+    assert plan.keep == {"conv0": (0, 1, 2)}
 
 
 def test_legr_begins_with_the_plain_global_ranking():
