@@ -112,11 +112,11 @@ def suggested_threshold(folder: Path) -> float:
 def slot(entry: Any, threshold: float) -> str:
     """Return what README shows: the picture, its caption, and the example."""
     size = f"{entry.bytes / 1e6:.1f} MB, {entry.macs / 1e9:.2f} GMACs"
-    return f"""![What a compact detector finds on two photographs]({PICTURE.as_posix()})
+    return f"""![What a small detector finds on two photographs]({PICTURE.as_posix()})
 
-*`{entry.name}` ({size}) on photographs that it has not learnt from, at a
-score of {threshold:.2f} or more. Photographs: scikit-image's `chelsea` (Stefan van der
-Walt, CC0) and `astronaut` (NASA, public domain).*
+*`{entry.name}` ({size}) on photographs that it has not learnt
+from, at a score of {threshold:.2f} or more. Photographs: scikit-image's `chelsea` (Stefan van
+der Walt, CC0) and `astronaut` (NASA, public domain).*
 
 ```python
 import gluon_compress as gc
