@@ -115,8 +115,8 @@ def slot(entry: Any, threshold: float) -> str:
     return f"""![What a small detector finds on two photographs]({PICTURE.as_posix()})
 
 *`{entry.name}` ({size}) on photographs that it has not learnt
-from, at a score of {threshold:.2f} or more. Photographs: scikit-image's `chelsea` (Stefan van
-der Walt, CC0) and `astronaut` (NASA, public domain).*
+from, at a score of {threshold:.2f} or more. Photographs: scikit-image's `chelsea`
+(Stefan van der Walt, CC0) and `astronaut` (NASA, public domain).*
 
 ```python
 import gluon_compress as gc
