@@ -15,7 +15,12 @@ from gluon_compress.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = read_json(ROOT / "model_zoo" / "index.json")["models"]
-RELEASED = [model["name"] for model in INDEX if model["weights"]]
+# Without the full backbone, which would make the wheel too large.
+RELEASED = [
+    model["name"]
+    for model in INDEX
+    if model["weights"] and model["weights"]["bytes"] <= 20e6
+]
 USE = """
 import socket
 
@@ -103,7 +108,7 @@ def test_wheel_of_weights_holds_the_released_folders(weights):
     names = {f"gluon_compress_weights/{name}" for name in RELEASED}
     assert {name.rsplit("/", 1)[0] for name in names_in(weights)} == names
     for model in INDEX:
-        if model["weights"]:
+        if model["name"] in RELEASED:
             file = f"gluon_compress_weights/{model['weights']['file']}"
             assert file in names_in(weights)
     assert weights.stat().st_size < 100e6

@@ -118,7 +118,7 @@ def test_the_seed_decides_the_course(name):
     assert course(0) != course(1)
 
 
-@pytest.mark.parametrize("stopped", [0, 1, 7, 11, 24])
+@pytest.mark.parametrize("stopped", [0, 7, 24])
 @pytest.mark.parametrize("name", MAKE)
 def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(
     tmp_path, name, stopped
