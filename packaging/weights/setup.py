@@ -1,8 +1,8 @@
 """Builds ``gluon_compress_weights``: the released models, with their weights.
 
-A full backbone, which only training needs, is left out: package indexes take files of
-up to 100 MB. The package holds no code. Where it is installed, ``gluon_compress`` finds weights in
-it. Build it in a checkout, with ``make wheel``.
+The package holds no code. Where it is installed, ``gluon_compress`` finds weights in
+it. Build it in a checkout, with ``make wheel``. A full backbone, which only training
+needs, is left out: package indexes take files of up to 100 MB.
 """
 
 import json
