@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CALIBRATIONS = ("entropy", "naive")  # of int8
 OPSET = 13  # of the operators that mx.onnx writes
+OPSETS = {"GridSample": 16, "DeformConv": 19}  # of those that need a later one
 PAGE = Path(__file__).parent / "web"  # the files of the page for browsers
 BATCH = "batch"  # the name of an axis of any length
 
@@ -98,16 +99,29 @@ def _mxnet(graph: InferenceGraph, folder: Path) -> dict:
     from gluon_compress.deployment.fusing import fusible
     from gluon_compress.model_folder import save_pair
 
+    graph, entry = _formed(graph, "mxnet")
     save_pair(fusible(graph.symbol), graph.params, folder, graph.name)
-    return {}
+    return entry
+
+
+def _formed(graph: InferenceGraph, runtime: str) -> tuple[InferenceGraph, dict]:
+    """Return a graph as a runtime computes it, and what the manifest states of that."""
+    from gluon_compress.deployment.deformable import form_for, in_form
+
+    form = form_for(graph, runtime)
+    return in_form(graph, form), {} if form is None else {"deformable": form}
 
 
 def _onnx(graph: InferenceGraph, folder: Path) -> dict:
-    return _write_onnx(graph, folder / f"{graph.name}.onnx", batch=1)
+    graph, entry = _formed(graph, "onnxruntime")
+    path = folder / f"{graph.name}.onnx"
+    return {**_write_onnx(graph, path, batch=1), **entry}
 
 
 def _onnx_dynamic(graph: InferenceGraph, folder: Path) -> dict:
-    return _write_onnx(graph, folder / f"{graph.name}-dynamic.onnx", batch=BATCH)
+    graph, entry = _formed(graph, "onnxruntime")
+    path = folder / f"{graph.name}-dynamic.onnx"
+    return {**_write_onnx(graph, path, batch=BATCH), **entry}
 
 
 def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
@@ -119,7 +133,10 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     """
     import mxnet as mx
 
+    from gluon_compress.deployment.deformable import register_converters
+
     onnx = import_optional("onnx", "onnx")
+    register_converters()
     dynamic = {}
     if batch == BATCH:
         shape = (BATCH, *graph.shape[1:])
@@ -135,11 +152,13 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     model.graph.input.extend(inputs)
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"node{i}"
+    kinds = {node.op_type for node in model.graph.node}
+    opset = max([OPSET, *(OPSETS[kind] for kind in kinds & OPSETS.keys())])
     for domain in model.opset_import:
-        domain.version = OPSET
+        domain.version = opset
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
-    return {"opset": OPSET, "batch": batch}
+    return {"opset": opset, "batch": batch}
 
 
 def _web(graph: InferenceGraph, folder: Path) -> dict:
@@ -156,19 +175,22 @@ def _web(graph: InferenceGraph, folder: Path) -> dict:
 def _openvino(graph: InferenceGraph, folder: Path) -> dict:
     """Convert the ONNX file with a dynamic batch, with OpenVINO's own converter."""
     openvino = import_optional("openvino", "openvino")
+    graph, entry = _formed(graph, "openvino")
     with scratch_folder() as scratch:
-        _onnx_dynamic(graph, scratch)
-        model = openvino.convert_model(scratch / f"{graph.name}-dynamic.onnx")
+        path = scratch / "dynamic.onnx"
+        _write_onnx(graph, path, batch=BATCH)
+        model = openvino.convert_model(path)
     openvino.save_model(model, folder / f"{graph.name}.xml", compress_to_fp16=False)
-    return {"batch": BATCH}
+    return {"batch": BATCH, **entry}
 
 
 def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
     """Convert the ONNX file with pnnx, ncnn's own converter."""
     converter = _pnnx()
+    graph, entry = _formed(graph, "ncnn")
     shape = ",".join(map(str, graph.shape))
     with scratch_folder() as scratch:
-        _onnx(graph, scratch)
+        _write_onnx(graph, scratch / f"{graph.name}.onnx", batch=1)
         command = [converter, f"{graph.name}.onnx", f"inputshape=[{shape}]", "fp16=0"]
         done = subprocess.run(
             command, cwd=scratch, capture_output=True, text=True, check=False
@@ -180,7 +202,7 @@ def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
                 reason = lines[-1] if lines else "it gives no reason"
                 raise ValueError(f"pnnx cannot convert {graph.name}: {reason}")
             (folder / file.name).write_bytes(file.read_bytes())
-    return {"batch": 1}
+    return {"batch": 1, **entry}
 
 
 def _pnnx() -> str:
@@ -247,13 +269,14 @@ def _onnx_integers(graph: InferenceGraph, path: Path, *, bits: int) -> dict:
     from gluon_compress.deployment.quantised import QuantisedGraph
     from gluon_compress.deployment.quantised_onnx import add_integers
 
+    graph, entry = _formed(graph, "onnxruntime")
     plain = QuantisedGraph.of(graph.symbol, graph.params)
     exported = replace(graph, symbol=plain.symbol, params=plain.params)
     with scratch_folder() as scratch:
         source = scratch / "plain.onnx"
         _write_onnx(exported, source, batch=BATCH)
         opset = add_integers(source, path, plain, bits=bits)
-    return {"opset": opset, "batch": BATCH, "own_ranges": True}
+    return {"opset": opset, "batch": BATCH, "own_ranges": True, **entry}
 
 
 def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
@@ -262,6 +285,7 @@ def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
     from gluon_compress.deployment.quantised import QuantisedGraph
 
     _need_quantisers(graph, "ncnn-int8")
+    graph, entry = _formed(graph, "ncnn")
     plain = QuantisedGraph.of(graph.symbol, graph.params)
     written = replace(graph, name="plain", symbol=plain.symbol, params=plain.params)
     with scratch_folder() as scratch:
@@ -271,7 +295,7 @@ def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
             (folder / f"{graph.name}-int8{ending}").write_bytes(content)
     param, weights = (folder / f"{graph.name}-int8.ncnn.{e}" for e in ("param", "bin"))
     layers = quantised_ncnn.add_integers(param, weights, plain, graph.shape)
-    return {"batch": 1, "own_ranges": True, "integer_layers": layers}
+    return {"batch": 1, "own_ranges": True, "integer_layers": layers, **entry}
 
 
 def _packed(graph: InferenceGraph, folder: Path) -> dict:

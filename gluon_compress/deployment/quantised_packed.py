@@ -12,7 +12,7 @@ from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbol_files import as_ndarray, read_symbol
 from gluon_compress.graph.symbols import take_apart, text_of
 from gluon_compress.quantization.packing import pack, read_packed, write_packed
-from gluon_compress.quantization.placement import LAYERS
+from gluon_compress.quantization.placement import LAYERS, weight_of
 
 
 def save(
@@ -31,7 +31,7 @@ def save(
     nodes, _ = take_apart(symbol)
     for node in nodes:
         if node["op"] in LAYERS:
-            name = nodes[node["inputs"][1][0]]["name"]
+            name = nodes[weight_of(node)[0]]["name"]
             axes[name] = operator_of(node["op"]).weight_axis
     values = {name: value.asnumpy() for name, value in params.items()}
     axes = {name: axis for name, axis in axes.items() if name in values}
