@@ -56,7 +56,7 @@ def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
     if stem.endswith("-int8"):
         symbol, params = int8.load(Path(stem))
     elif stem.endswith("-packed"):
-        symbol, params = quantised_packed.load(Path(stem))
+        symbol, params = quantised_packed.load(*files)
     else:
         symbol, params = read_symbol(files[0]), read_values(files[1])
     shapes = {name: value.shape for name, value in params.items()}
@@ -273,13 +273,13 @@ _NCNN_LAYERS = {  # without weights
     *("Dropout", "Softmax", "Slice", "Crop", "Padding", "Interp", "Noop", "TanH"),
     *("ELU", "Swish", "Reduction", "ExpandDims", "Squeeze", "Mish", "GELU", "LRN"),
     *("AbsVal", "ShuffleChannel", "PixelShuffle", "Reorg", "Softplus", "SELU"),
-    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile"),
+    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile", "GridSample"),
 }
 _NCNN_SAME = {  # of those: as many channels as the first input
     *("Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Pooling", "Clip", "Sigmoid"),
     *("HardSigmoid", "HardSwish", "Dropout", "Interp", "Noop", "TanH", "ELU", "Swish"),
     *("Mish", "GELU", "LRN", "AbsVal", "Input", "Softplus", "SELU", "CELU", "Erf"),
-    *("Exp", "Log", "Power", "Threshold"),
+    *("Exp", "Log", "Power", "Threshold", "GridSample"),
 }
 _NCNN_CHANNELWISE = {"PReLU": 1, "BatchNorm": 4, "Scale": 1}  # arrays of weights
 _CONVOLUTIONS = {
@@ -324,7 +324,7 @@ def check_ncnn_layer(
         len(inputs) < ins
         or len(outputs) < outs
         or not outs
-        or ins + (kind == "Input") < 1
+        or ins + (kind in ("Input", "MemoryData")) < 1
     ):
         raise Unreadable(f"{place} has {ins} inputs and {outs} outputs")
     for name in inputs:

@@ -96,12 +96,17 @@ class Format:
 
 
 def _mxnet(graph: InferenceGraph, folder: Path) -> dict:
+    graph, entry = _formed(graph, "mxnet")
+    save_mxnet(graph, folder)
+    return entry
+
+
+def save_mxnet(graph: InferenceGraph, folder: Path) -> None:
+    """Write a graph as it is, for MXNet."""
     from gluon_compress.deployment.fusing import fusible
     from gluon_compress.model_folder import save_pair
 
-    graph, entry = _formed(graph, "mxnet")
     save_pair(fusible(graph.symbol), graph.params, folder, graph.name)
-    return entry
 
 
 def _formed(graph: InferenceGraph, runtime: str) -> tuple[InferenceGraph, dict]:
@@ -115,16 +120,16 @@ def _formed(graph: InferenceGraph, runtime: str) -> tuple[InferenceGraph, dict]:
 def _onnx(graph: InferenceGraph, folder: Path) -> dict:
     graph, entry = _formed(graph, "onnxruntime")
     path = folder / f"{graph.name}.onnx"
-    return {**_write_onnx(graph, path, batch=1), **entry}
+    return {**write_onnx(graph, path, batch=1), **entry}
 
 
 def _onnx_dynamic(graph: InferenceGraph, folder: Path) -> dict:
     graph, entry = _formed(graph, "onnxruntime")
     path = folder / f"{graph.name}-dynamic.onnx"
-    return {**_write_onnx(graph, path, batch=BATCH), **entry}
+    return {**write_onnx(graph, path, batch=BATCH), **entry}
 
 
-def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
+def write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     """Write a graph with MXNet's own exporter, and correct three of its faults.
 
     It states the newest opset of the installed onnx for operators of an earlier one,
@@ -178,7 +183,7 @@ def _openvino(graph: InferenceGraph, folder: Path) -> dict:
     graph, entry = _formed(graph, "openvino")
     with scratch_folder() as scratch:
         path = scratch / "dynamic.onnx"
-        _write_onnx(graph, path, batch=BATCH)
+        write_onnx(graph, path, batch=BATCH)
         model = openvino.convert_model(path)
     openvino.save_model(model, folder / f"{graph.name}.xml", compress_to_fp16=False)
     return {"batch": BATCH, **entry}
@@ -190,7 +195,7 @@ def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
     graph, entry = _formed(graph, "ncnn")
     shape = ",".join(map(str, graph.shape))
     with scratch_folder() as scratch:
-        _write_onnx(graph, scratch / f"{graph.name}.onnx", batch=1)
+        write_onnx(graph, scratch / f"{graph.name}.onnx", batch=1)
         command = [converter, f"{graph.name}.onnx", f"inputshape=[{shape}]", "fp16=0"]
         done = subprocess.run(
             command, cwd=scratch, capture_output=True, text=True, check=False
@@ -274,7 +279,7 @@ def _onnx_integers(graph: InferenceGraph, path: Path, *, bits: int) -> dict:
     exported = replace(graph, symbol=plain.symbol, params=plain.params)
     with scratch_folder() as scratch:
         source = scratch / "plain.onnx"
-        _write_onnx(exported, source, batch=BATCH)
+        write_onnx(exported, source, batch=BATCH)
         opset = add_integers(source, path, plain, bits=bits)
     return {"opset": opset, "batch": BATCH, "own_ranges": True, **entry}
 
@@ -298,13 +303,19 @@ def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
     return {"batch": 1, "own_ranges": True, "integer_layers": layers, **entry}
 
 
-def _packed(graph: InferenceGraph, folder: Path) -> dict:
+def _packed(graph: InferenceGraph, folder: Path, ending: str = ".bin") -> dict:
     """Write a graph whose quantised weights take as many bits as they have."""
     from gluon_compress.deployment import quantised_packed
 
     _need_quantisers(graph, "packed")
-    quantised_packed.save(graph.symbol, graph.params, folder / f"{graph.name}-packed")
+    prefix = folder / f"{graph.name}-packed"
+    quantised_packed.save(graph.symbol, graph.params, prefix, ending)
     return {"own_ranges": True}
+
+
+def _packed_gz(graph: InferenceGraph, folder: Path) -> dict:
+    """Write the same, compressed."""
+    return _packed(graph, folder, ".bin.gz")
 
 
 def _need_quantisers(graph: InferenceGraph, name: str) -> None:
@@ -343,6 +354,14 @@ FORMATS: dict[str, Format] = {
         exact=False,
     ),
     "packed": Format(_packed, "mxnet", PACKED, INT8_TOLERANCE, "packed", True),
+    "packed-gz": Format(
+        _packed_gz,
+        "mxnet",
+        ("-packed-symbol.json", "-packed.bin.gz"),
+        INT8_TOLERANCE,
+        "packed",
+        needs_quantisers=True,
+    ),
 }
 PRECISIONS = tuple(sorted({row.precision for row in FORMATS.values()}))
 

@@ -16,9 +16,12 @@ from gluon_compress.quantization.placement import LAYERS, weight_of
 
 
 def save(
-    symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray], prefix: Path
+    symbol: mx.sym.Symbol,
+    params: Mapping[str, mx.nd.NDArray],
+    prefix: Path,
+    ending: str = ".bin",
 ) -> None:
-    """Write ``PREFIX-symbol.json`` and ``PREFIX.bin``, as ``quantize.packing`` has it.
+    """Write ``PREFIX-symbol.json`` and ``PREFIX.bin``, as ``packing`` has it.
 
     Parameters
     ----------
@@ -26,6 +29,8 @@ def save(
         Folded, with quantisers of maps; its weights are baked.
     params : mapping
     prefix : Path
+    ending : str
+        ``.bin``, or ``.bin.gz`` for a compressed file.
     """
     axes = {}
     nodes, _ = take_apart(symbol)
@@ -35,13 +40,14 @@ def save(
             axes[name] = operator_of(node["op"]).weight_axis
     values = {name: value.asnumpy() for name, value in params.items()}
     axes = {name: axis for name, axis in axes.items() if name in values}
-    write_packed(f"{prefix}.bin", pack(values, axes))
+    write_packed(f"{prefix}{ending}", pack(values, axes))
     text = text_of(fusible(symbol))
     Path(f"{prefix}-symbol.json").write_text(text, encoding="utf-8")
 
 
-def load(prefix: Path) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+def load(
+    symbol_file: Path, values_file: Path
+) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """Return what ``save`` wrote, with float32 weights."""
-    symbol = read_symbol(f"{prefix}-symbol.json")
-    values = read_packed(f"{prefix}.bin")
+    symbol, values = read_symbol(symbol_file), read_packed(values_file)
     return symbol, {name: as_ndarray(value) for name, value in values.items()}

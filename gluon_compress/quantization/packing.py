@@ -12,14 +12,18 @@ bytes    float32 values; or levels in two's complement in C order, the first in 
          lowest bits of a byte; then zeros up to a multiple of 4 from the file's start
 ======== ==========================================================================
 
-A weight is its level times the scale of its channel.
+A weight is its level times the scale of its channel. A file whose name ends in ``.gz``
+is the same, compressed by gzip: levels near 0 are frequent, so it is smaller.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import math
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import Mapping
 
@@ -65,7 +69,15 @@ def write_packed(
             size += len(part)
         parts.append(bytes(-size % 4))
         size += len(parts[-1])
-    write_atomically(path, b"".join(parts))
+    data = b"".join(parts)
+    if is_compressed(path):  # without the time, so that equal nets give equal files
+        data = gzip.compress(data, 9, mtime=0)
+    write_atomically(path, data)
+
+
+def is_compressed(path: str | os.PathLike) -> bool:
+    """Return whether a file is compressed, by its name."""
+    return os.fspath(path).endswith(".gz")
 
 
 def _tensor(name: str, value: np.ndarray | Levels) -> list[bytes]:
@@ -91,11 +103,24 @@ def read_packed(path: str | os.PathLike) -> dict[str, np.ndarray]:
         If the file is missing, cut short, or holds anything else.
     """
     try:
-        values = _values(read_bytes(path, MOST_BYTES))
+        data = read_bytes(path, MOST_BYTES)
+        values = _values(_decompressed(data) if is_compressed(path) else data)
     except Unreadable as error:
         raise ValueError(f"{Path(path)}: no packed parameters: {error}") from None
     finite(values, path)
     return values
+
+
+def _decompressed(data: bytes) -> bytes:
+    """Return the content of a gzip file, of at most ``MOST_BYTES``."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unreadable(f"no gzip file: {error}") from None
+    if len(content) > MOST_BYTES:
+        raise Unreadable(f"more than {MOST_BYTES} bytes")
+    return content
 
 
 class _PackedReader:

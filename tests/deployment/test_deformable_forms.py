@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mxnet as mx
 import numpy as np
 import pytest
 
@@ -11,6 +12,8 @@ from gluon_compress.deployment import FORMATS
 from gluon_compress.deployment.deformable import form_for
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import InferenceGraph
+from gluon_compress.quantization.levels import levels_of
+from gluon_compress.quantization.packing import read_packed
 from gluon_compress.storage.atomic import read_json
 from runtimes import missing
 
@@ -38,11 +41,30 @@ def test_runtimes_compute_what_the_net_does(rung, tmp_path):
             assert entry["opset"] == 19
     assert "whole_difference" in manifest["formats"]["mxnet"]
     batch = np.random.RandomState(1).randn(1, 3, *SIZE).astype(np.float32)
-    wanted = gc.models.family_of(net).results(net, gc.detector.mx.nd.array(batch))
+    wanted = gc.models.family_of(net).results(net, mx.nd.array(batch))
     for name in INSTALLED:
         runtime = FORMATS[name].runtime
         found = gc.Predictor(tmp_path / "edge", runtime).detect(batch)
         np.testing.assert_allclose(found[1], wanted[1], atol=1e-4, err_msg=name)
+
+
+def test_a_quantised_net_is_stored_once_and_runs_in_integers(tmp_path):
+    """Its weight is packed in 4 bits; turned filters of the dilated form are levels."""
+    net = small_detector()
+    images = [mx.nd.array(np.random.RandomState(2).randn(2, 3, *SIZE))]
+    small = gc.quantize(net, {"weights": {"bits": 4}, "batches": 1}, [images])
+    formats = [n for n in ("packed", "packed-gz", "onnx-int8") if not missing(n)]
+    manifest = gc.deploy(small, tmp_path / "edge", "small", formats=formats)
+    entries = manifest["formats"]
+    assert entries["packed-gz"]["difference"] == entries["packed"]["difference"]
+    stored = read_packed(tmp_path / "edge/small-packed.bin")
+    weights = [name for name in stored if name.startswith("neck0_conv")]
+    assert weights == ["neck0_conv_weight"]
+    found = levels_of(stored["neck0_conv_weight"])
+    assert found is not None
+    assert found.bits == 4
+    if "onnx-int8" in entries:
+        assert entries["onnx-int8"]["deformable"] == "dilated"
 
 
 def test_a_runtime_without_a_form_is_refused_in_one_line():

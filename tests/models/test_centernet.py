@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from gluoncv.loss import HeatmapFocalLoss, MaskedL1Loss
+from gluoncv.model_zoo.center_net import center_net_resnet18_v1b_voc
 from gluoncv.model_zoo.center_net.target_generator import CenterNetTargetGenerator
 from mxnet import autograd, gluon, nd
 
 import gluon_compress as gc
 from center_net import small_detector
-from gluon_compress import models
+from gluon_compress import data, models
 from gluon_compress.distill import center_box_loss, heat_map_loss
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.models import family_of
@@ -21,6 +23,7 @@ from gluon_compress.models.centernet.training import (
     center_loss,
     focal_loss,
 )
+from images import few_toys
 
 CLASSES, SIZE = ("cat", "dog", "cow"), (64, 96)
 CELLS = (SIZE[0] // 4, SIZE[1] // 4)
@@ -150,6 +153,35 @@ def test_a_step_moves_the_net_and_gives_all_parts(net):
     assert all(np.isfinite(part.asscalar()) for part in parts.values())
 
 
+def test_the_smallest_codenet_learns_from_toy_images(tmp_path):
+    """Two epochs of a few images: the loss falls, and decoding gives boxes."""
+    few_toys(tmp_path, 32, train=8, test=1)
+    images = data.VOCLayout(tmp_path, "train")
+    net = gc.build("codenet_a", images.classes, size=32, width=0.1, seed=3)
+    family = family_of(net)
+    batches = data.Batches(
+        images,
+        partial(data.detection_train_sample, size=family.preprocess(net)),
+        4,
+        seed=0,
+        targets=family.targets(net),
+        normalized=family.preprocess(net).inputs,
+    )
+    block, losses = family.training_net(net), []
+    trainer = gluon.Trainer(block.collect_params(), "adam", {"learning_rate": 1e-3})
+    step = models.supervised_step(family.loss(net))
+    for epoch in range(3):
+        for batch in batches.epoch(epoch):
+            with autograd.record():
+                loss, _ = step(block, batch)
+            loss.backward()
+            trainer.step(1)
+            losses.append(float(loss.asscalar()))
+    assert np.mean(losses[-2:]) < 0.5 * np.mean(losses[:2])
+    ids, scores, boxes = family.results(net, noise(1, 3, 32, 32))
+    assert np.isfinite(boxes).all()
+
+
 def test_mask_equals_slim_and_comes_back_from_its_folder(net, tmp_path):
     plan = gc.delete(models.graph_of(net), {"*": 0.5}, "l1", multiple=1)
     small, masked = gc.slim(net, plan), gc.mask(net, plan)
@@ -195,3 +227,80 @@ def test_the_graph_with_results_finds_what_the_postprocess_finds(flip_test):
     assert problem == ""
     plain = family.results(net, images)
     assert (abs(plain[1] - expected[1]).max() > 0.01) == flip_test
+
+
+# Structures.
+
+
+def test_the_net_of_gluoncv_computes_the_same():
+    """With GluonCV's values, but for the sigmoid that it puts behind the heat map."""
+    theirs = center_net_resnet18_v1b_voc(pretrained_base=False)
+    symbol, values = pair_of(theirs)
+    net = models.build("center_net_resnet18_v1b", size=64)
+    own = family_of(net).to_symbol(net)
+    names = [
+        zip(getattr(own, kind)(), getattr(symbol, kind)())
+        for kind in ("list_arguments", "list_auxiliary_states")
+    ]
+    same = {
+        mine: values[other]
+        for pairs in names
+        for mine, other in pairs
+        if other in values
+    }
+    images = noise(1, 3, 64, 64)
+    with autograd.train_mode():  # in which it gives its maps, and does not decode them
+        wanted = block_of(symbol, values)(images)
+        found = block_of(own, same)(images)
+    share = nd.clip(nd.sigmoid(found[0]), 1e-4, 1 - 1e-4)
+    for mine, other in zip((share, *found[1:]), wanted):
+        np.testing.assert_allclose(
+            mine.asnumpy(), other.asnumpy(), rtol=1e-3, atol=1e-4
+        )
+
+
+# MACs in 10^9 and MB of weights in 4 bits, as published for Pascal VOC.
+PUBLISHED = {"a": (0.29, 0.76), "c": (1.14, 0.76), "d": (3.54, 2.90), "e": (3.58, 2.90)}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_codenets_cost_what_is_published(name):
+    """The published MB are MiB of half a byte for each parameter, as figures show."""
+    macs, size = PUBLISHED[name]
+    cost = models.cost_of(models.build(f"codenet_{name}"))
+    # The last digit of a published figure is rounded.
+    assert abs(cost["macs"] / 1e9 - macs) <= 0.02 * macs + 0.005
+    assert cost["params"] / 2 / 2**20 == pytest.approx(size, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 100}, "size is 100; allowed: multiples of 32 pixels, from 32"),
+        ({"size": (64, 4128)}, r"size is .*4128\)?\]?; allowed: multiples of 32"),
+        ({"anchors": 3}, "model option 'anchors'; allowed: bound, flip_test"),
+        ({"rung": "round"}, "rung is 'round'; allowed: none, full"),
+        ({"bound": 0}, "bound is 0; allowed: a whole number from 1"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_one_line(options, message):
+    with pytest.raises(ValueError, match=f"^{message}") as refusal:
+        models.build("codenet_a", CLASSES, **options)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_trunk_without_the_stages_is_refused(tmp_path):
+    net = models.build("cifar_resnet20_v1", CLASSES, size=32)
+    models.save(net, tmp_path / "trunk", "trunk")
+    with pytest.raises(ValueError, match="no tensor at stride 32 to tap"):
+        models.build("codenet_a", CLASSES, trunk=tmp_path / "trunk")
+
+
+def test_a_stored_classifier_is_a_trunk(tmp_path):
+    net = models.build("mobilenet0.25", CLASSES, size=64, seed=1)
+    models.save(net, tmp_path / "trunk", "trunk")
+    detector = models.build("codenet_a", CLASSES, trunk=tmp_path / "trunk", size=SIZE)
+    assert detector(noise(1, 3, *SIZE))[0].shape == (1, 3, *CELLS)
+    name = "mobilenet_conv0_weight"
+    own, other = (each.collect_params()[name].data() for each in (detector, net))
+    np.testing.assert_array_equal(own.asnumpy(), other.asnumpy())
