@@ -8,7 +8,8 @@ import pytest
 
 import gluon_compress as gc
 from center_net import SIZE, small_detector
-from gluon_compress.deployment import FORMATS
+from gluon_compress import models
+from gluon_compress.deployment import FORMATS, quantised_packed
 from gluon_compress.deployment.deformable import form_for
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import InferenceGraph
@@ -41,7 +42,7 @@ def test_runtimes_compute_what_the_net_does(rung, tmp_path):
             assert entry["opset"] == 19
     assert "whole_difference" in manifest["formats"]["mxnet"]
     batch = np.random.RandomState(1).randn(1, 3, *SIZE).astype(np.float32)
-    wanted = gc.models.family_of(net).results(net, mx.nd.array(batch))
+    wanted = models.family_of(net).results(net, mx.nd.array(batch))
     for name in INSTALLED:
         runtime = FORMATS[name].runtime
         found = gc.Predictor(tmp_path / "edge", runtime).detect(batch)
@@ -76,3 +77,16 @@ def test_a_runtime_without_a_form_is_refused_in_one_line():
     ):
         form_for(graph, "opencv")
     assert form_for(graph, "ncnn") == "sampled"
+
+
+@pytest.mark.slow
+def test_codenet_in_4_bits_takes_what_is_published(tmp_path):
+    """0.76 MB, with scales and biases, which the published figure leaves out.
+
+    Weights are random: those of a trained net have more levels near 0.
+    """
+    net = models.build("codenet_a", size=32)
+    images = [mx.nd.array(np.random.RandomState(0).randn(2, 3, 32, 32))]
+    small = gc.quantize(net, {"weights": {"bits": 4}, "batches": 1}, [images])
+    quantised_packed.save(*Deployable.of(small).graph, tmp_path / "net", ".bin.gz")
+    assert (tmp_path / "net.bin.gz").stat().st_size <= 0.76e6
