@@ -80,7 +80,8 @@ class Format:
     precision : str
         ``float32``, ``int8``, ``int4`` or ``packed``.
     needs_quantisers : bool
-        Whether only nets with quantisers can be written.
+        Whether only nets with quantisers can be written, or, as ``packed``, others
+        whose weights are sparse or binary.
     exact : bool
         Whether the runtime computes quantised nets as they are, not by a scheme of its
         own.
@@ -304,13 +305,12 @@ def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _packed(graph: InferenceGraph, folder: Path, ending: str = ".bin") -> dict:
-    """Write a graph whose quantised weights take as many bits as they have."""
+    """Write weights in as many bits as they have, and without their zeros."""
     from gluon_compress.deployment import quantised_packed
 
-    _need_quantisers(graph, "packed")
     prefix = folder / f"{graph.name}-packed"
     quantised_packed.save(graph.symbol, graph.params, prefix, ending)
-    return {"own_ranges": True}
+    return {"own_ranges": True} if graph.quantised else {}
 
 
 def _packed_gz(graph: InferenceGraph, folder: Path) -> dict:
@@ -353,12 +353,12 @@ FORMATS: dict[str, Format] = {
         needs_quantisers=True,
         exact=False,
     ),
-    "packed": Format(_packed, "mxnet", PACKED, INT8_TOLERANCE, "packed", True),
+    "packed": Format(_packed, "mxnet", PACKED, 1e-5, "packed", needs_quantisers=True),
     "packed-gz": Format(
         _packed_gz,
         "mxnet",
         ("-packed-symbol.json", "-packed.bin.gz"),
-        INT8_TOLERANCE,
+        1e-5,
         "packed",
         needs_quantisers=True,
     ),
