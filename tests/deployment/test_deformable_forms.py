@@ -25,7 +25,7 @@ FORMS = {
     "full": {"mxnet": "deformable", "onnx": "deformable", "openvino": "sampled"},
 }
 for _forms in FORMS.values():
-    _forms.update({"onnx-dynamic": _forms["onnx"], "ncnn": _forms["openvino"]})
+    _forms.update({"onnx-dynamic": _forms["onnx"], "ncnn": "sampled"})
 
 
 @pytest.mark.parametrize("rung", FORMS)
@@ -43,6 +43,9 @@ def test_runtimes_compute_what_the_net_does(rung, tmp_path):
     assert "whole_difference" in manifest["formats"]["mxnet"]
     batch = np.random.RandomState(1).randn(1, 3, *SIZE).astype(np.float32)
     wanted = models.family_of(net).results(net, mx.nd.array(batch))
+    # Of files that it does not run, a runtime would say so in words of its own.
+    with pytest.raises(ValueError, match="opencv has no .*; allowed: mxnet, onnx"):
+        gc.Predictor(tmp_path / "edge", "opencv")
     for name in INSTALLED:
         runtime = FORMATS[name].runtime
         found = gc.Predictor(tmp_path / "edge", runtime).detect(batch)
