@@ -195,6 +195,9 @@ def _varints(data: memoryview) -> Iterator[int]:
 # ------------------------------------------------------------------- OpenVINO
 
 _NESTED = {"body", "then_body", "else_body", "port_map", "back_edges"}
+# Numbers of convolutions and poolings, and the least of them.
+_WINDOW = {"strides": 1, "dilations": 1, "kernel": 1}
+_WINDOW.update(pads_begin=0, pads_end=0, output_padding=0)
 _BITS = {"u1": 1, "i4": 4, "u4": 4, "boolean": 8, "i8": 8, "u8": 8, "bf16": 16}
 _BITS.update({f"{kind}{bits}": bits for kind in "fiu" for bits in (16, 32, 64)})
 
@@ -240,9 +243,12 @@ def _check_layer(layer: ElementTree.Element, size: int) -> None:
     name, data = shown(layer.get("name")), layer.find("data")
     if not re.fullmatch(r"opset\d{1,2}", layer.get("version") or ""):
         raise Unreadable(f"layer {name} is of version {shown(layer.get('version'))}")
+    stated = data.attrib if data is not None else {}
+    for key, least in _WINDOW.items():
+        for text in filter(None, stated.get(key, "").split(",")):
+            _whole(text, least, _PAD[1], f"{key} of {name}")
     if layer.get("type") != "Const":
         return
-    stated = data.attrib if data is not None else {}
     bits = _BITS.get(stated.get("element_type", ""), 0)
     texts = [t for t in stated.get("shape", "").split(",") if t.strip()]
     dims = [_whole(text, 0, 1 << 31, f"shape of {name}") for text in texts]

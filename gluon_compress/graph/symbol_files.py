@@ -329,10 +329,9 @@ def _attrs(attrs: Any, op: str, place: str, inputs: int) -> dict[str, str]:
         raise Unreadable(f"{place} has {inputs} inputs, num_args states more")
     if int(attrs.get("num_outputs", 1)) > MOST_OUTPUTS:
         raise Unreadable(f"{place} has more than {MOST_OUTPUTS} outputs")
-    states_no_parts = not int(attrs.get("sections", 0)) and not re.search(
-        r"\d", attrs.get("indices", "")
-    )
-    if op == "_split_v2" and states_no_parts:
+    if op == "_split_v2" and not (
+        int(attrs.get("sections", 0)) or re.search(r"\d", attrs.get("indices", ""))
+    ):
         raise Unreadable(f"{place} splits into no parts")
     return checked
 
