@@ -22,8 +22,9 @@ from gluon_compress.compression import (
     StageContext,
     StageOutput,
 )
+from gluon_compress.compression.strength import applied
 from gluon_compress.evaluate import warn_of_limit
-from gluon_compress.graph import Graph
+from gluon_compress.graph import Graph, structure_of
 from gluon_compress.models import family_of
 from gluon_compress.pipeline.task import Splits, Task
 from gluon_compress.plan import Plan
@@ -218,6 +219,14 @@ class Stage(DryRun, StageContext):
         dataset = None if training_images is None else self._sample(training_images)
         return self._job.evaluate(net, dataset)[self.metric]
 
+    def validated(self, net: HybridBlock) -> float:
+        """Return the accuracy on the validation images."""
+        return self._job.validate(net)[self.metric]
+
+    def within(self, name: str) -> Stage:
+        """Return the same with a folder of this name in its folder."""
+        return Stage(self._job, self.folder / name)
+
     def check_sample(self, training_images: int) -> None:
         """Refuse to measure on so many training images if they lack a class."""
         sample = self._sample(training_images)
@@ -286,7 +295,7 @@ def train_full(
 
 def compress(job: Job, net: HybridBlock, row: Any, folder: Path) -> StageOutput:
     """Apply one row of the recipe's compression and save what it leaves."""
-    output = ALGORITHMS[row.algorithm].apply(net, row, Stage(job, folder))
+    output = applied(ALGORITHMS[row.algorithm], net, row, Stage(job, folder))
     for name, artifact in output.artifacts.items():
         artifact.save(folder / name)
     return output
@@ -345,6 +354,7 @@ def fit(
         callbacks=[*callbacks, *following["callbacks"]],
         step_callbacks=[*step_callbacks, *following["step_callbacks"]],
         start_callbacks=start_callbacks,
+        identity={"structure": structure_of(net)},
         options=options,
     )
     choose_best = job.splits.val is not job.splits.test

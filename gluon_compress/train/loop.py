@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 from mxnet import autograd, gluon
@@ -34,6 +34,7 @@ def fit(
     callbacks: Sequence[Callable] = (),
     step_callbacks: Sequence[Callable] = (),
     start_callbacks: Sequence[Callable] = (),
+    identity: Mapping[str, Any] | None = None,
     options: Options | None = None,
 ) -> Progress:
     """Train ``net``; write ``log.jsonl``, ``last.ckpt`` and ``best.ckpt``.
@@ -72,6 +73,9 @@ def fit(
     start_callbacks : sequence of callables
         Called as ``callback(net, progress)`` before each step, to tell what the loss
         depends on how far the run has got. They may not change parameters.
+    identity : mapping, optional
+        JSON values by name that say what is trained, such as the structure of the net:
+        a run is resumed only if they are the same.
     options : Options, optional
 
     Returns
@@ -97,7 +101,7 @@ def fit(
         raise ValueError("there is no batch to train on: the data set is empty")
     _check_initialised(net)
     with sole_writer(folder):
-        run = Run(net, schedule, Path(folder), options)
+        run = Run(net, schedule, Path(folder), options, identity or {})
         run.open(len(batches))
         around = (start_callbacks, step_callbacks)
         return _train(run, batches, step_loss, validate, callbacks, around)
