@@ -62,7 +62,7 @@ class Quantize(Algorithm):
     """Quantises weights and maps; see ``quantize``."""
 
     Settings = QuantizeSettings
-    not_before = ("prune", "delete", "quantize")
+    not_before = ("prune", "delete", "quantize", "binarize")
 
     def dry_run(
         self, net: HybridBlock, settings: QuantizeSettings, context: DryRunContext

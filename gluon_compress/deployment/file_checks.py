@@ -356,7 +356,7 @@ def ncnn_numbers(words: Sequence[str], place: str) -> dict[int, int]:
         else:
             values = [value]
         for text in values:
-            if not re.fullmatch(r"-?\d{1,10}(\.\d{1,20})?(e[+-]\d{1,2})?", text):
+            if not re.fullmatch(r"-?\d{1,10}(\.\d{1,20})?(e[+-]?\d{1,2})?", text):
                 raise Unreadable(f"{place}: {shown(word)}")
             if "." not in text and "e" not in text:
                 _whole(text, -(1 << 31), (1 << 31) - 1, f"{place}: {key}")

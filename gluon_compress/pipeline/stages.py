@@ -16,6 +16,7 @@ import mxnet as mx
 from mxnet.gluon import Block, HybridBlock
 
 from gluon_compress import data, train
+from gluon_compress.binarization.training import BinaryScales
 from gluon_compress.compression import (
     ALGORITHMS,
     DryRunContext,
@@ -340,7 +341,8 @@ def fit(
     lesson = task.lesson(net, teacher, options.ctx)
     step_loss = wrap(lesson.step_loss) if wrap else lesson.step_loss
     batches = job.batches(net, schedule)
-    following = train.hooked(WeightScales(net), len(batches), part="quantize")
+    scales = train.SeveralHooks([WeightScales(net), BinaryScales(net)])
+    following = train.hooked(scales, len(batches), part="scales")
     lesson.block.hybridize(static_alloc=True, static_shape=True)
     to_devices(lesson.block, options.ctx)
     to_devices(net, options.ctx)
