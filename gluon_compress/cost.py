@@ -170,6 +170,13 @@ class Latency:
     p90_ms: float
     repeats: int
     threads: str
+    runtime: str = "mxnet"
+
+    @classmethod
+    def of(cls, times: Sequence[float], threads: str, runtime: str) -> Latency:
+        """Return the latency that some runs show, given their milliseconds."""
+        low, middle, high = map(float, np.percentile(times, [10, 50, 90]))
+        return cls(middle, low, high, len(times), threads, runtime)
 
     def __str__(self) -> str:
         return (
@@ -189,8 +196,9 @@ def measure_latency(
 ) -> Latency:
     """Measure the time of a net for a batch of random images.
 
-    To compare nets, use ``measure_latencies``: of nets that are timed one after the
-    other, a busy machine may slow down one alone.
+    It is MXNet that runs, as the net is hybridized. To compare nets, use
+    ``deployment.latencies_in_turn``: of nets that are timed one after the other, a busy
+    machine may slow down one alone.
 
     Parameters
     ----------
@@ -210,46 +218,15 @@ def measure_latency(
     ValueError
         If ``repeats`` is below 1 or ``warmup`` below 0.
     """
-    options = {"repeats": repeats, "warmup": warmup, "threads": threads}
-    return measure_latencies([run], shape, **options, ctx=ctx)[0]  # type: ignore
-
-
-def measure_latencies(
-    runs: Sequence[Callable],
-    shape: Sequence[int],
-    *,
-    repeats: int = 50,
-    warmup: int = 10,
-    threads: int | None = None,
-    ctx: mx.Context | None = None,
-) -> list[Latency]:
-    """Measure the times of nets, which take turns, so that they can be compared.
-
-    Parameters
-    ----------
-    runs : sequence of callable
-        As ``run`` of ``measure_latency``.
-    shape, repeats, warmup, threads, ctx
-        As for ``measure_latency``.
-
-    Raises
-    ------
-    ValueError
-        If ``repeats`` is below 1 or ``warmup`` below 0.
-    """
     if repeats < 1 or warmup < 0:
         raise ValueError(
             f"repeats {repeats!r} must be 1 or more, warmup {warmup!r} 0 or more"
         )
     random = np.random.RandomState(0).rand(*shape).astype(np.float32)
     batch = mx.nd.array(random, ctx=ctx)
-    turns = [[_timed(run, batch) for run in runs] for _ in range(warmup + repeats)]
+    times = [_timed(run, batch) for _ in range(warmup + repeats)]
     named = str(threads or os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
-    latencies = []
-    for times in zip(*turns[warmup:]):
-        low, middle, high = map(float, np.percentile(times, [10, 50, 90]))
-        latencies.append(Latency(middle, low, high, repeats, named))
-    return latencies
+    return Latency.of(times[warmup:], named, "mxnet")
 
 
 def _timed(run: Callable, batch: mx.nd.NDArray) -> float:

@@ -7,7 +7,6 @@ from gluoncv import model_zoo
 from mxnet.gluon import HybridBlock, nn
 
 from gluon_compress import Plan, count, mask, measure_latency, slim, trace
-from gluon_compress.cost import measure_latencies
 from gluon_compress.models import NamedBlock
 from nets import NETS, SHAPE, Wired, chain, conv, ready, shared
 
@@ -182,14 +181,6 @@ def test_latency_is_the_median_without_the_warmup(monkeypatch):
     assert found.median_ms == pytest.approx(2)
     assert (found.repeats, run.calls) == (5, 7)
     assert found.p10_ms <= found.median_ms <= found.p90_ms
-
-
-def test_nets_that_are_compared_take_turns():
-    order = []
-    runs = [lambda x, name=name: order.append(name) for name in "ab"]
-    first, second = measure_latencies(runs, SHAPE, repeats=2, warmup=1)
-    assert "".join(order) == "ababab"
-    assert (first.repeats, second.repeats) == (2, 2)
 
 
 def test_latency_waits_for_every_output(monkeypatch):

@@ -17,10 +17,19 @@ if TYPE_CHECKING:
     from gluon_compress.deployment.deploying import deploy
     from gluon_compress.deployment.folding import fold, fused
     from gluon_compress.deployment.formats import FORMATS
+    from gluon_compress.deployment.latency.in_turn import latencies_in_turn
     from gluon_compress.deployment.predictor import Predictor
     from gluon_compress.deployment.runtimes import RUNTIMES
 
-__all__ = ["FORMATS", "RUNTIMES", "Predictor", "deploy", "fold", "fused"]
+__all__ = [
+    "FORMATS",
+    "RUNTIMES",
+    "Predictor",
+    "deploy",
+    "fold",
+    "fused",
+    "latencies_in_turn",
+]
 
 _MODULES = {
     "FORMATS": "formats",
@@ -29,6 +38,7 @@ _MODULES = {
     "deploy": "deploying",
     "fold": "folding",
     "fused": "folding",
+    "latencies_in_turn": "latency.in_turn",
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd
-from typing import Mapping, Sequence
+from typing import Callable, Collection, Mapping, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -97,25 +97,62 @@ def fused_blocks(graph: Graph) -> list[FusedBlock]:
 
     Operators without a computed input (constants) are left out.
     """
-    users: dict[int, list[int]] = {}
+    return blocks_of(graph, _chain)
+
+
+Chain = Callable[[Graph, int, Mapping[int, Sequence[int]], Collection[int]], Tuple]
+
+
+def blocks_of(
+    graph: Graph,
+    chain: Chain,
+    is_free: Callable[[Graph, int], bool] = lambda graph, node: False,
+) -> list[FusedBlock]:
+    """Return the blocks of a graph, in its order, by a rule of what is fused.
+
+    Parameters
+    ----------
+    graph : Graph
+    chain : callable
+        ``chain(graph, first, readers, ends)`` returns the nodes of the block that
+        starts with a node; ``readers`` has the readers of each node that is read, and
+        ``ends`` are those that are outputs.
+    is_free : callable
+        ``is_free(graph, node)`` tells whether a node that no block has taken takes no
+        time. Operators without a computed input (constants) never do.
+    """
+    readers: dict[int, list[int]] = {}
     for i, node in enumerate(graph.nodes):
         for entry in node["inputs"]:
-            users.setdefault(entry[0], []).append(i)
+            readers.setdefault(entry[0], []).append(i)
     ends = {head[0] for head in graph.heads}
     taken: set[int] = set()
     blocks = []
     for i, node in enumerate(graph.nodes):
         if node["op"] == "null" or i in taken or not data_inputs(graph, i):
             continue
-        chain = [i]
-        while _scaling(graph, i) != "whole" and chain[-1] not in ends:
-            readers = users.get(chain[-1], [])
-            if len(readers) != 1 or latency_class(graph, readers[0]) != FOLLOWER:
-                break
-            chain.append(readers[0])
-        taken.update(chain)
-        blocks.append(fused_block(graph, tuple(chain)))
+        if is_free(graph, i):
+            continue
+        nodes = chain(graph, i, readers, ends)
+        taken.update(nodes)
+        blocks.append(fused_block(graph, nodes))
     return blocks
+
+
+def _chain(
+    graph: Graph,
+    first: int,
+    readers: Mapping[int, Sequence[int]],
+    ends: Collection[int],
+) -> tuple[int, ...]:
+    """Return a node and the followers behind it, which nothing else reads."""
+    chain = [first]
+    while _scaling(graph, first) != "whole" and chain[-1] not in ends:
+        behind = readers.get(chain[-1], ())
+        if len(behind) != 1 or latency_class(graph, behind[0]) != FOLLOWER:
+            break
+        chain.append(behind[0])
+    return tuple(chain)
 
 
 def data_inputs(graph: Graph, i: int) -> list[int]:

@@ -20,7 +20,6 @@ from gluon_compress.latency.blocks import (
 from gluon_compress.latency.table import (
     Grid,
     LatencyTable,
-    covers,
     this_machine,
     threads,
 )
@@ -122,7 +121,7 @@ def _grids_to_time(
     wanted: dict[str, tuple[FusedBlock, tuple[int, ...], tuple[int, ...]]] = {}
     for block in fused_blocks(graph):
         grid = timed.get(block.signature)
-        if grid and covers(grid, block):
+        if grid and LatencyTable.covers(grid, block):
             continue
         widths = (grid.ins, grid.outs) if grid else ((), ())
         first, *earlier = wanted.get(block.signature, (block, *widths))

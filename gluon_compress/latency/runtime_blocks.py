@@ -8,7 +8,7 @@ is a predictor with the transpose and the reshape behind it.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Mapping
+from typing import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -20,9 +20,8 @@ from gluon_compress.latency.blocks import (
     NOT_IN_SIGNATURE,
     FusedBlock,
     Side,
-    data_inputs,
+    blocks_of,
     data_shapes,
-    fused_block,
     latency_class,
 )
 
@@ -52,23 +51,12 @@ def runtime_blocks(graph: Graph) -> list[FusedBlock]:
     BatchNorm behind a layer, and the concatenation of finished predictions, which is
     timed with the predictors.
     """
-    readers: dict[int, list[int]] = {}
-    for i, node in enumerate(graph.nodes):
-        for entry in node["inputs"]:
-            readers.setdefault(entry[0], []).append(i)
-    ends = {head[0] for head in graph.heads}
-    taken: set[int] = set()
-    blocks = []
-    for i, node in enumerate(graph.nodes):
-        if node["op"] == "null" or i in taken or not data_inputs(graph, i):
-            continue
-        if node["op"] in FREE or _joins_predictions(graph, i):
-            continue
-        chain = _chain(graph, i, readers, ends)
-        taken.update(chain)
-        block = fused_block(graph, chain)
-        blocks.append(replace(block, signature=_signature(graph, block)))
-    return blocks
+    blocks = blocks_of(graph, _chain, _is_free)
+    return [replace(b, signature=_signature(graph, b)) for b in blocks]
+
+
+def _is_free(graph: Graph, i: int) -> bool:
+    return graph.nodes[i]["op"] in FREE or _joins_predictions(graph, i)
 
 
 def _joins_predictions(graph: Graph, i: int) -> bool:
@@ -77,7 +65,10 @@ def _joins_predictions(graph: Graph, i: int) -> bool:
 
 
 def _chain(
-    graph: Graph, first: int, readers: Mapping[int, list[int]], ends: set[int]
+    graph: Graph,
+    first: int,
+    readers: Mapping[int, Sequence[int]],
+    ends: Collection[int],
 ) -> tuple[int, ...]:
     """Return a node and those that are computed with it."""
     chain, activated = [first], False

@@ -79,22 +79,13 @@ class RuntimeTable(LatencyTable):
         inference = graph.inference()
         return inference, runtime_blocks(inference)
 
-    def grid(self, block: FusedBlock) -> Grid:
-        """Return the grid of a block.
-
-        Raises
-        ------
-        ValueError
-            If the block was not timed, or only at smaller widths.
-        """
-        grid = self.grids.get(block.signature)
-        if grid is None or not covers(grid, block):
-            raise ValueError(
-                f"the latency table has no times for {block.signature!r} with "
-                f"{block.inputs.full} to {block.outputs.full} channels; add them with "
-                "gluon-compress latency on the table's machine"
-            )
-        return grid
+    @staticmethod
+    def covers(grid: Grid, block: FusedBlock) -> bool:
+        """Tell whether a grid reaches the full widths of a block."""
+        if block.inputs.full > grid.ins[-1] or block.outputs.full > grid.outs[-1]:
+            return False
+        sides = ((grid.ins, block.inputs), (grid.outs, block.outputs))
+        return all(side.tensor is not None or side.full >= w[0] for w, side in sides)
 
     @property
     def multiple(self) -> int:
@@ -232,14 +223,6 @@ def check_target(table: LatencyTable, **target: Any) -> None:
                 f"the latency table is for {name} {shown(states.get(name))}, wanted: "
                 f"{shown(str(wanted))}; measure another with gluon-compress latency"
             )
-
-
-def covers(grid: Grid, block: FusedBlock) -> bool:
-    """Tell whether a grid reaches the full widths of a block."""
-    if block.inputs.full > grid.ins[-1] or block.outputs.full > grid.outs[-1]:
-        return False
-    sides = ((grid.ins, block.inputs), (grid.outs, block.outputs))
-    return all(side.tensor is not None or side.full >= w[0] for w, side in sides)
 
 
 def _effective(width: int, points: tuple[int, ...]) -> int:

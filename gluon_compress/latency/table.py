@@ -158,13 +158,23 @@ class LatencyTable:
             If the block was not timed, or only at smaller widths.
         """
         grid = self.grids.get(block.signature)
-        if grid is None or not covers(grid, block):
+        if grid is None or not self.covers(grid, block):
             raise ValueError(
                 f"the latency table has no times for {block.signature!r} with "
                 f"{block.inputs.full} to {block.outputs.full} channels; add them with "
-                "measure_blocks or scripts/measure_latency.py on the table's machine"
+                "gluon-compress latency on the table's machine"
             )
         return grid
+
+    @staticmethod
+    def covers(grid: Grid, block: FusedBlock) -> bool:
+        """Tell whether a grid covers all widths that a block can have."""
+        sides = ((grid.ins, block.inputs), (grid.outs, block.outputs))
+        for widths, side in sides:
+            smallest = side.full if side.tensor is None else block.smallest_width
+            if widths[0] > smallest or side.full > widths[-1]:
+                return False
+        return True
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the table as JSON, atomically."""
@@ -231,16 +241,6 @@ def parsed_head(
         name: _grid(path, name, stored, weights) for name, stored in grids.items()
     }
     return machine, checked
-
-
-def covers(grid: Grid, block: FusedBlock) -> bool:
-    """Tell whether a grid covers all widths that a block can have."""
-    sides = ((grid.ins, block.inputs), (grid.outs, block.outputs))
-    for widths, side in sides:
-        smallest = side.full if side.tensor is None else block.smallest_width
-        if widths[0] > smallest or side.full > widths[-1]:
-            return False
-    return True
 
 
 def _texts(value: Any) -> bool:

@@ -92,11 +92,12 @@ class DetectorResult(StageResult):
 
 
 class LatencyResult(_Read):
-    """Milliseconds of one image."""
+    """Milliseconds of one image; of runs of earlier versions, in plain MXNet."""
 
     median_ms: NonNegative
     p10_ms: NonNegative
     p90_ms: NonNegative
+    runtime: Literal["mxnet", "onnxruntime"] = "mxnet"
 
 
 class SplitResult(_Read):

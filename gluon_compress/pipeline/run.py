@@ -16,6 +16,7 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress import cost, data, train
 from gluon_compress.compression import PLAN
+from gluon_compress.deployment import latencies_in_turn
 from gluon_compress.pipeline.classification import ClassificationTask
 from gluon_compress.pipeline.detection import DetectionTask
 from gluon_compress.pipeline.results import read_run, read_stage
@@ -193,8 +194,7 @@ def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:
     if path.exists():
         return read_run(path, results)
     names = [name for name in (FULL, COMPACT) if name in results]
-    blocks = [task.training_block(task.load(job.out / n / MODEL)) for n in names]
-    times = cost.measure_latencies(blocks, task.shape)
+    times = latencies_in_turn([task.load(job.out / n / MODEL) for n in names])
     latency = {name: asdict(time) for name, time in zip(names, times)}
     total = {"stages": results, "latency": latency, **origin_of(job)}
     write_json(path, total)

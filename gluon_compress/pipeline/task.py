@@ -177,7 +177,7 @@ class Task(ABC):
         """
 
     def training_block(self, net: HybridBlock) -> HybridBlock:
-        """Return the block that is trained, recalibrated and timed."""
+        """Return the block that is trained and recalibrated."""
         return models.family_of(net).training_net(net)
 
     @abstractmethod

@@ -42,6 +42,7 @@ def figures(recipe: Recipe, results: Mapping[str, Any]) -> list[report.Figures]:
                 macs=stage["macs"],
                 latency_ms=time.get("median_ms"),
                 latency_range=(time["p10_ms"], time["p90_ms"]) if time else None,
+                runtime=time.get("runtime", "mxnet"),
                 **accuracy,
             )
         )

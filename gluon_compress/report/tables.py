@@ -12,6 +12,8 @@ from gluon_compress.graph import Graph
 from gluon_compress.markdown import overlap, table
 from gluon_compress.plan import Plan, explain
 
+RUNTIME_NAMES = {"mxnet": "MXNet", "onnxruntime": "ONNX Runtime"}
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -28,6 +30,8 @@ class Figures:
         Median of one image.
     latency_range : tuple of float, optional
         Range of the middle 80 % of its times, ms.
+    runtime : str
+        What the latency was measured in, one of ``deployment.RUNTIMES``.
     others : mapping
         Further accuracies by name, 0 to 1.
     """
@@ -41,6 +45,7 @@ class Figures:
     latency_range: tuple[float, float] | None = None
     top1: float | None = None
     others: Mapping[str, float] = field(default_factory=dict)
+    runtime: str = "mxnet"
 
 
 def cost_table(rows: Sequence[Figures]) -> str:
@@ -173,7 +178,8 @@ def cost_cells(rows: Sequence[Figures]) -> list[list[str]]:
         if any(map(_is_known, values)):
             cells.append([name, *map(number, values), _share(values[-1], values[0])])
     if any(_is_known(row.latency_ms) for row in rows):
-        cells.append(["Latency, ms", *map(_latency, rows), _faster(rows[-1], rows[0])])
+        name = f"Latency in {RUNTIME_NAMES[rows[-1].runtime]}, ms"
+        cells.append([name, *map(_latency, rows), _faster(rows[-1], rows[0])])
     for name, values in accuracies.items():
         if any(map(_is_known, values)):
             change = _change(values[-1], values[0])

@@ -8,6 +8,7 @@ or pruning: it takes any net and any step loss.
 from __future__ import annotations
 
 import os
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from gluon_compress.storage.locks import sole_writer
 from gluon_compress.train.checkpoint import read_checkpoint
 from gluon_compress.train.run import BEST, Options, Progress, Run, stored_progress
 from gluon_compress.train.schedule import Schedule, learning_rate
+
+LOG_SECONDS = 10.0  # between two prints where the output is no terminal
 
 
 def fit(
@@ -116,20 +119,32 @@ def _train(
     around: tuple[Sequence[Callable], Sequence[Callable]],
 ) -> Progress:
     net, schedule = run.net, run.schedule
-    while run.progress.epoch < schedule.epochs:
-        if run.progress.batch == 0:
-            _seed(run)  # a callback may draw random numbers
-            for callback in callbacks:
-                callback(net, run.progress)
-            run.forget_best()
-        with deferred() as signal:
-            _epoch(run, batches, step_loss, around, signal)
-        if validate is not None and _is_due(run.progress.epoch, schedule):
-            with run.averaged():
-                run.record_validation(dict(validate()))
-        run.save()
+    with _bar(run, len(batches)) as bar:
+        while run.progress.epoch < schedule.epochs:
+            if run.progress.batch == 0:
+                _seed(run)  # a callback may draw random numbers
+                for callback in callbacks:
+                    callback(net, run.progress)
+                run.forget_best()
+            with deferred() as signal:
+                _epoch(run, batches, step_loss, around, signal, bar)
+            if validate is not None and _is_due(run.progress.epoch, schedule):
+                with run.averaged():
+                    run.record_validation(dict(validate()))
+            run.save()
     run.finish()
     return run.progress
+
+
+def _bar(run: Run, size: int) -> tqdm:
+    """Return a progress bar over all epochs, which seldom prints to a log file."""
+    return tqdm(
+        total=run.schedule.epochs * size,
+        initial=run.progress.epoch * size + run.progress.batch,
+        unit="batch",
+        disable=not run.options.progress,
+        mininterval=0.5 if sys.stderr.isatty() else LOG_SECONDS,
+    )
 
 
 def load_best(net: gluon.HybridBlock, folder: str | os.PathLike) -> Progress:
@@ -184,36 +199,30 @@ def _epoch(
     step_loss: Callable,
     around: tuple[Sequence[Callable], Sequence[Callable]],
     signal: Deferred,
+    bar: tqdm,
 ) -> None:
     progress, size = run.progress, len(batches)
     before, after = around
-    bar = tqdm(
-        total=size,
-        initial=progress.batch,
-        desc=f"epoch {progress.epoch + 1}/{run.schedule.epochs}",
-        unit="batch",
-        disable=not run.options.progress,
-        mininterval=0.5,
-    )
-    with bar:
-        rest = batches.epoch(progress.epoch, progress.batch)
-        for batch in islice(rest, size - progress.batch):
-            position = progress.epoch + progress.batch / size
-            for callback in before:
-                callback(run.net, progress)
-            record = _step(run, batch, step_loss, position)
-            for callback in after:
-                callback(run.net, progress)
-            run.average()
-            parts = {k: f"{v:.3f}" for k, v in record["parts"].items()}
-            speed = f"{record['images_per_second']:.1f}"
-            postfix = {"loss": f"{record['loss']:.3f}", **parts, "img/s": speed}
-            bar.set_postfix(postfix, refresh=False)
-            bar.update()
-            progress.batch += 1
-            signal.stop_if_asked(run.save_for_resume)
-            if progress.batch < size:
-                run.save_if_old()
+    epoch = f"epoch {progress.epoch + 1}/{run.schedule.epochs}"
+    bar.set_description(epoch, refresh=False)
+    rest = batches.epoch(progress.epoch, progress.batch)
+    for batch in islice(rest, size - progress.batch):
+        position = progress.epoch + progress.batch / size
+        for callback in before:
+            callback(run.net, progress)
+        record = _step(run, batch, step_loss, position)
+        for callback in after:
+            callback(run.net, progress)
+        run.average()
+        parts = {k: f"{v:.3f}" for k, v in record["parts"].items()}
+        speed = f"{record['images_per_second']:.1f}"
+        postfix = {"loss": f"{record['loss']:.3f}", **parts, "img/s": speed}
+        bar.set_postfix(postfix, refresh=False)
+        bar.update()
+        progress.batch += 1
+        signal.stop_if_asked(run.save_for_resume)
+        if progress.batch < size:
+            run.save_if_old()
     if progress.batch < size:
         done = f"{progress.batch} of {size} batches"
         raise ValueError(f"epoch {progress.epoch} ended after {done}")

@@ -9,6 +9,7 @@ from typing import Any, Mapping
 from experiments.sets import RESULT, Experiment, needed_by
 from gluon_compress.markdown import table
 from gluon_compress.provenance import ROOT
+from gluon_compress.report.tables import RUNTIME_NAMES
 from gluon_compress.sizes import size_pair
 from gluon_compress.storage.atomic import read_json
 from tools.accuracy import FILE as ACCURACY
@@ -104,7 +105,8 @@ def figures(entry: Any, result: dict[str, Any]) -> list[tuple[str, str]]:
     if result.get("latency"):
         speed = list(result["latency"].values())[-1]  # of the net that is released
         hardware = result["hardware"]
-        where = f"{_threads(hardware)} of {hardware['cpu']}, MXNet"
+        runtime = RUNTIME_NAMES[speed.get("runtime", "mxnet")]
+        where = f"{_threads(hardware)} of {hardware['cpu']}, {runtime}"
         ms = f"{speed['median_ms']:.1f} ms, batch 1, {where}; {LATENCY_NOTE}"
         rows.append(("latency", ms))
     return rows

@@ -32,7 +32,7 @@ def test_quantities_are_in_their_units():
         "Size, MB": "80.0",
         "GMACs": "8.00",
         "GFLOPs": "16.0",
-        "Latency, ms": "100",
+        "Latency in MXNet, ms": "100",
         "mAP": "0.800",
     }
 
@@ -41,7 +41,7 @@ def test_last_net_is_compared_with_the_first():
     middle = Figures("masked", 20e6, 80e6, 8e9, 0.1, 100.0)
     values = column(cost_cells([FULL, middle, SMALL]), "compact vs full")
     assert values["Parameters, M"] == "25.0 %"
-    assert values["Latency, ms"] == "30.0 %, ranges unknown"
+    assert values["Latency in MXNet, ms"] == "30.0 %, ranges unknown"
 
     assert values["mAP"] == "−0.050"
 

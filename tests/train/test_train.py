@@ -265,11 +265,13 @@ def test_a_callback_may_forget_what_was_best(tmp_path, scores, expected):
 @pytest.mark.parametrize("shown", [True, False])
 def test_progress_bar_is_on_standard_error(tmp_path, capfd, shown):
     options = Options(progress=shown)
-    fit(conv_net(), Batches(), cross_entropy, ONE_STEP, tmp_path, options=options)
+    schedule = ONE_STEP.replace(epochs=4)
+    fit(conv_net(), Batches(), cross_entropy, schedule, tmp_path, options=options)
     out, err = capfd.readouterr()
     assert out == ""
-    words = ("epoch 1/1", "loss=", "half=", "img/s=", "3/3")
+    words = ("epoch 4/4", "loss=", "half=", "img/s=", "12/12")
     assert [word in err for word in words] == [shown] * 5
+    assert err.count("/12 [") == 2 * shown  # no terminal: begin, end, every 10 s
 
 
 def test_a_finished_folder_holds_nothing_temporary(tmp_path):

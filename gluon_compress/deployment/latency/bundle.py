@@ -28,7 +28,7 @@ from gluon_compress.latency.runtime_blocks import (
     runtime_grid_points,
     weights_per_pair,
 )
-from gluon_compress.latency.runtime_table import RuntimeTable, covers
+from gluon_compress.latency.runtime_table import RuntimeTable
 from gluon_compress.plan import Plan
 from gluon_compress.plan.constraints import DEFAULT, MULTIPLE, free_groups
 from gluon_compress.prune import slim
@@ -228,7 +228,9 @@ def _units(
     units = {}
     for signature, blocks in by_signature.items():
         grid = known.grids.get(signature) if known else None
-        if grid is not None and all(covers(grid, block) for block in blocks):
+        if grid is not None and all(
+            RuntimeTable.covers(grid, block) for block in blocks
+        ):
             continue
         points = [runtime_grid_points(block) for block in blocks]
         unit = {

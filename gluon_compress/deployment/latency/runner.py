@@ -65,9 +65,6 @@ class Runs:
     def __init__(self, folder: Path, bundle: dict, threads: int) -> None:
         self._folder, self._bundle, self._threads = folder, bundle, threads
         self._runtimes = _runtimes()
-        # Other processes on the core do not add to the time of this one. Threads that
-        # wait for each other do, so that several are timed by the clock on the wall.
-        self._clock = time.process_time if threads == 1 else time.perf_counter
 
     def open(self, net: dict) -> Callable[[], float]:
         """Return what runs a net once and tells the milliseconds."""
@@ -80,16 +77,25 @@ class Runs:
             files = [Path(place, name) for name in net["files"]]
             run = self._runtimes[bundle["runtime"]].open(files, threads, **options)
         noise = np.random.RandomState(0).standard_normal(net["shape"])
-        batch, clock = noise.astype(np.float32), self._clock
+        return warmed_up(run, noise.astype(np.float32), self._threads)
 
-        def timed() -> float:
-            start = clock()
-            run(batch)
-            return 1e3 * (clock() - start)
 
-        for _ in range(WARM_UP):
-            timed()
-        return timed
+def warmed_up(run: Callable, batch: np.ndarray, threads: int) -> Callable[[], float]:
+    """Return what runs a net on a batch and tells the milliseconds.
+
+    Other processes on the core do not add to the time of this one. Threads that wait
+    for each other do, so that several are timed by the clock on the wall.
+    """
+    clock = time.process_time if threads == 1 else time.perf_counter
+
+    def timed() -> float:
+        start = clock()
+        run(batch)
+        return 1e3 * (clock() - start)
+
+    for _ in range(WARM_UP):
+        timed()
+    return timed
 
 
 def in_turns(runs: Sequence[Callable[[], float]], seconds: float) -> list[list[float]]:
