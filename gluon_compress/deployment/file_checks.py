@@ -460,7 +460,7 @@ def ncnn_numbers(
         else:
             values = [value]
         for text in values:
-            if not re.fullmatch(r"-?\d{1,10}(\.\d{1,20})?(e[+-]\d{1,2})?", text):
+            if not re.fullmatch(r"-?\d{1,10}(\.\d{1,20})?(e[+-]?\d{1,2})?", text):
                 raise Unreadable(f"{place}: {shown(word)}")
             least, most = (ranges or {}).get(index, (-math.inf, math.inf))
             if not least <= float(text) <= most:
