@@ -24,10 +24,10 @@ Head graphs of SSD-300 for 20 classes, without decoding and NMS:
 
 A trained detector, with its own classes, has the name of its folder. The other nets
 have initial weights, which do not affect times. Nets take turns in blocks (A B A B);
-times are medians. A ratio with the mark `≈` does not tell which net is faster: the
-quartiles of the two times overlap. *Of the convolution* is the speed as a share of a
-chain of plain 3x3 convolutions in the same run. Memory is what a process needs beyond
-the runtime itself.
+times are medians, of CPU time if there is one thread. A ratio with the mark `≈` does
+not tell which net is faster: the quartiles of the two times overlap. *Of the
+convolution* is the speed as a share of a chain of plain 3x3 convolutions in the same
+run. Memory is what a process needs beyond the runtime itself.
 """
 HEAD = (
     *("net", "ms", "quartiles", "images/s", "GFLOP/s", "of the convolution"),
