@@ -127,7 +127,7 @@ def prepare(base: Path) -> None:
     from gluon_compress.data.toy import CLASSES
 
     write_images(base / "images")
-    make_toy(base / "toy", images=24, size=64, seed=SEED)
+    make_toy(base / "toy", images=40, size=64, seed=SEED)
     data = {**RECIPE["data"], "root": str(base / "images")}
     for name, left_out in (("run", ()), ("train", ("compression", "finetune"))):
         kept = {key: value for key, value in RECIPE.items() if key not in left_out}
