@@ -56,7 +56,7 @@ def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
     if stem.endswith("-int8"):
         symbol, params = int8.load(Path(stem))
     elif stem.endswith("-packed"):
-        symbol, params = quantised_packed.load(Path(stem))
+        symbol, params = quantised_packed.load(*files)
     else:
         symbol, params = read_symbol(files[0]), read_values(files[1])
     shapes = {name: value.shape for name, value in params.items()}
@@ -279,13 +279,13 @@ _NCNN_LAYERS = {  # without weights
     *("Dropout", "Softmax", "Slice", "Crop", "Padding", "Interp", "Noop", "TanH"),
     *("ELU", "Swish", "Reduction", "ExpandDims", "Squeeze", "Mish", "GELU", "LRN"),
     *("AbsVal", "ShuffleChannel", "PixelShuffle", "Reorg", "Softplus", "SELU"),
-    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile"),
+    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile", "GridSample"),
 }
 _NCNN_SAME = {  # of those: as many channels as the first input
     *("Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Pooling", "Clip", "Sigmoid"),
     *("HardSigmoid", "HardSwish", "Dropout", "Interp", "Noop", "TanH", "ELU", "Swish"),
     *("Mish", "GELU", "LRN", "AbsVal", "Input", "Softplus", "SELU", "CELU", "Erf"),
-    *("Exp", "Log", "Power", "Threshold"),
+    *("Exp", "Log", "Power", "Threshold", "GridSample"),
 }
 _NCNN_CHANNELWISE = {"PReLU": 1, "BatchNorm": 4, "Scale": 1}  # arrays of weights
 _CONVOLUTIONS = {
@@ -338,6 +338,7 @@ _NCNN_RANGES: Dict[str, Dict[int, tuple[float, float]]] = {
 _NCNN_INPUTS = {
     **dict.fromkeys(("Input", "MemoryData"), (0, 0)),
     **dict.fromkeys(("BinaryOp", "Crop", "Interp"), (1, 2)),
+    "GridSample": (2, 2),
     "Concat": (1, 1000),
     "Eltwise": (2, 1000),
 }
