@@ -309,6 +309,7 @@ def test_teacher_benchmark_tells_what_is_beyond_the_teacher(
 
 PAGES = {  # what makes each committed page of its result
     ".": (runtimes_page.page_of, "benchmark.md"),
+    "milliseconds": (runtimes_page.page_of, "benchmark.md"),
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
