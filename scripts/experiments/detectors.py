@@ -47,6 +47,10 @@ AIMS = (
     ("compact_s_distilled", "lite_again", 0.0),
     ("compact_distilled", "compact_tuned", 0.0),
     ("compact_s_distilled", "compact_s_tuned", 0.0),
+    ("ladder_depthwise", "ladder_full", -1.5),
+    ("codenet_a_w4a8", "ladder_depthwise", -2.0),
+    ("codenet_c_w4a8", "codenet_c", -2.0),
+    ("codenet_d_w4a8", "codenet_d", -2.0),
 )
 # What fits a pattern is compared with the net that lacks what sets it apart.
 BASES = {
@@ -64,6 +68,13 @@ BASES = {
     "ablation_*": "imagenet_compact_s",
     "losses_*": "losses_none",
     "keep_*": "losses_scores_boxes_features",
+    "ladder_bounded": "ladder_full",
+    "ladder_square": "ladder_bounded",
+    "ladder_integer": "ladder_square",
+    "ladder_depthwise": "ladder_integer",
+    "codenet_a_w4a8": "ladder_depthwise",
+    "codenet_c_w4a8": "codenet_c",
+    "codenet_d_w4a8": "codenet_d",
 }
 WHILE_TRAINING = """## During training
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
@@ -11,13 +10,13 @@ import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress.data import Objects, Preprocess
-from gluon_compress.model_folder import MANIFEST, load_symbol, read_manifest
 from gluon_compress.models.anchor_fit import AnchorLayout, fit_anchors
 from gluon_compress.models.backbones import (
     BACKBONES,
     MOBILENETS,
     RESNETS,
     classifier_backbone,
+    stored_classifier,
 )
 from gluon_compress.models.base import Family, Params
 from gluon_compress.models.ssd import config, inference, raw_head, training
@@ -28,10 +27,9 @@ from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
 from gluon_compress.models.ssd.settings import SSDEvaluation, SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.postprocess.base import finite_detections
-from gluon_compress.validation import class_names, wrong
+from gluon_compress.validation import class_names
 
 ANCHOR_KEYS = ("sizes", "ratios", "steps", "extras")  # settings that anchors depend on
-CLASSIFIER = "classifier"  # the kind of folders that backbones are taken from
 # A backbone by name, and the fields of SSDConfig that differ from the defaults.
 MODELS: dict[str, tuple[str, dict]] = {
     **{f"ssd_300_{name}": (name, {}) for name in RESNETS},
@@ -220,8 +218,4 @@ class SSDFamily(Family):
 
 def _stored_backbone(folder: Any) -> tuple:
     """Return a classifier's export as a backbone: the block and its taps."""
-    # What ``export`` alone wrote need not state its kind.
-    kind = read_manifest(folder).get("kind", CLASSIFIER)
-    if kind != CLASSIFIER:
-        raise wrong(f"{Path(folder) / MANIFEST}: kind", kind, repr(CLASSIFIER))
-    return classifier_backbone(*load_symbol(folder))
+    return classifier_backbone(*stored_classifier(folder))
