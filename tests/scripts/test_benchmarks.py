@@ -326,6 +326,7 @@ def test_compression_page_has_two_columns_for_each_net():
 
 PAGES = {  # what makes each committed page of its result
     ".": (runtimes_page.page_of, "benchmark.md"),
+    "milliseconds": (runtimes_page.page_of, "benchmark.md"),
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
