@@ -15,8 +15,8 @@ def structure_of(net: Any) -> str:
 
     Names are left out, since they contain counters of the process. So quantisers of
     other bits or ranges, masks of another kind or another order of annotations make
-    another structure, whatever the values of parameters. Left out, too, are the versions
-    of variables that entries state, which count how often statistics were written.
+    another structure, whatever the values of parameters. Versions of variables are left
+    out as well: they count how often statistics were written.
 
     Parameters
     ----------
