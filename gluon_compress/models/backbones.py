@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
-from typing import Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 from gluoncv import model_zoo
@@ -20,8 +21,12 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress.graph import block_of
 from gluon_compress.graph.symbols import infer_shapes, shapes_of
+from gluon_compress.model_folder import MANIFEST, load_symbol, read_manifest
+from gluon_compress.models.res2netlite import VARIANTS, res2netlite
+from gluon_compress.validation import wrong
 
 STRIDES = (8, 16, 32)
+CLASSIFIER = "classifier"  # the kind of folders that backbones are taken from
 _SIDE = 256  # a multiple of every stride, so that no size is rounded
 
 RESNETS = (
@@ -93,9 +98,22 @@ def mobilenet_backbone(name: str) -> tuple[mx.gluon.HybridBlock, list[mx.sym.Sym
     return net, [last_at[stride] for stride in STRIDES]
 
 
+def res2netlite_backbone(name: str) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
+    """Return a Res2NetLite72 and the outputs of its stages, on the symbol ``data``.
+
+    Parameters
+    ----------
+    name : str
+        One of ``res2netlite.VARIANTS``.
+    """
+    net = res2netlite(name)
+    return net, find_taps(net(mx.sym.var("data")))
+
+
 BACKBONES: dict[str, Callable] = {
     **{name: partial(resnet_backbone, name) for name in RESNETS},
     **{name: partial(mobilenet_backbone, name) for name in MOBILENETS},
+    **{name: partial(res2netlite_backbone, name) for name in VARIANTS},
 }
 
 
@@ -133,6 +151,21 @@ def classifier_backbone(
         symbol = symbol(**{inputs[0]: mx.sym.var("data")})
     taps = find_taps(symbol, shapes_of(params))
     return block_of(mx.sym.Group(taps), params), taps
+
+
+def stored_backbone(folder: Any) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
+    """Return a classifier's export, pruned or not, as a backbone with its weights.
+
+    Raises
+    ------
+    ValueError
+        If the folder has another kind of net, or ``classifier_backbone`` refuses it.
+    """
+    # What ``export`` alone wrote need not state its kind.
+    kind = read_manifest(folder).get("kind", CLASSIFIER)
+    if kind != CLASSIFIER:
+        raise wrong(f"{Path(folder) / MANIFEST}: kind", kind, repr(CLASSIFIER))
+    return classifier_backbone(*load_symbol(folder))
 
 
 def find_taps(

@@ -20,7 +20,12 @@ from gluon_compress.data.images import MOST_PIXELS
 from gluon_compress.data.preprocess import Interpolation
 from gluon_compress.deployment import Predictor, deploy
 from gluon_compress.deployment.formats import PAGE
-from gluon_compress.postprocess import POSTPROCESS, SoftmaxPostprocess, SSDPostprocess
+from gluon_compress.postprocess import (
+    POSTPROCESS,
+    RefineDetPostprocess,
+    SoftmaxPostprocess,
+    SSDPostprocess,
+)
 from gluon_compress.postprocess.ssd import SSDPostprocessSettings
 from runtimes import EVERY, detector
 
@@ -150,6 +155,21 @@ def ssd_cases() -> dict[str, Case]:
     return cases
 
 
+def refinedet_case() -> Case:
+    """Two steps; some anchors are moved to nowhere, many are taken for background."""
+    random = np.random.RandomState(5)
+    anchors = random.uniform(20, 90, (600, 4)).astype(np.float32)
+    values = np.hstack([random.normal(0, 3, (600, 6)), predictions(anchors, 3, 1)])
+    values = values.astype(np.float32)
+    values[::3, 0] += 9
+    values[:40, 2:6] = np.repeat([1e4, -1e4, np.nan, np.inf], 10)[:, None]
+    postprocess = RefineDetPostprocess(anchors)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = postprocess.decode({"predictions": values[None]})
+    arguments = [float32(values), float32(anchors), 3, postprocess.state()[0]]
+    return Case("refinedet", arguments, expected)
+
+
 def softmax_cases() -> dict[str, Case]:
     cases = {}
     for classes, top_k in ((10, 5), (3, 5), (1, 1)):
@@ -178,6 +198,7 @@ CASES = {
     **resizes(),
     **preparations(),
     **ssd_cases(),
+    "refinedet-usual": refinedet_case(),
     **softmax_cases(),
     "npy": Case("readNpy", [npy(ARRAY), "a.npy"], ARRAY),
     **{f"npy-{k}": Case("readNpy", [v, "a.npy"], None) for k, v in OTHER_FILES.items()},
@@ -252,8 +273,8 @@ def test_prepare_does_as_preprocess(answers, name):
 
 
 @needs_node
-@pytest.mark.parametrize("name", named("ssd"))
-def test_ssd_does_as_postprocess(answers, name):
+@pytest.mark.parametrize("name", [*named("ssd"), *named("refinedet")])
+def test_boxes_are_those_of_postprocess(answers, name):
     ids, scores, boxes = (array[0] for array in CASES[name].expected)
     valid = ids[:, 0] >= 0
     rows = answers[name]["value"]
