@@ -25,6 +25,7 @@ _NAMES = {
         *("set_mask", "slim", "taylor"),
     ),
     "gluon_compress.quantization.quantising": ("quantize",),
+    "gluon_compress.sparsity.sparsifying": ("sparsify",),
     # 4. Train, evaluate and export any net.
     "gluon_compress.distill": ("distil_step",),
     "gluon_compress.evaluate": ("coco_map", "top1", "voc_map"),
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from gluon_compress.prune import slim as slim
     from gluon_compress.prune import taylor as taylor
     from gluon_compress.quantization.quantising import quantize as quantize
+    from gluon_compress.sparsity.sparsifying import sparsify as sparsify
     from gluon_compress.recipe import Recipe as Recipe
     from gluon_compress.recipe import load_recipe as load_recipe
     from gluon_compress.train import Options as Options

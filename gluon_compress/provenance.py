@@ -91,9 +91,12 @@ def _git(*command: str) -> str | None:
 
 
 def _package_versions() -> dict[str, str | None]:
-    installed = {
-        distribution.metadata["Name"]: distribution.version
-        for distribution in importlib.metadata.distributions()
-    }
-    optional = [name for name in OPTIONAL_PACKAGES if name in installed]
-    return {name: installed.get(name) for name in (*PACKAGES, *optional)}
+    versions = {name: _version(name) for name in (*PACKAGES, *OPTIONAL_PACKAGES)}
+    return {n: v for n, v in versions.items() if n in PACKAGES or v is not None}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

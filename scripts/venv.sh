@@ -66,8 +66,9 @@ constraints() {
 print("%d%d" % sys.version_info[:2])').txt"
 }
 
+# What is never imported need not be compiled: Python compiles the rest when it is.
 pip_install() {
-    $VENV/bin/python -m pip install --disable-pip-version-check \
+    $VENV/bin/python -m pip install --disable-pip-version-check --no-compile \
         --constraint "$(constraints)" "$@" </dev/null 2>&1
 }
 

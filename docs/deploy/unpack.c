@@ -38,10 +38,9 @@ static void tensor(void) {
     if (length >= sizeof name) { fprintf(stderr, "a name of %u bytes\n", length); exit(2); }
     memcpy(name, take(length), length);
     name[length] = 0;
-    uint32_t bits = number(1), axes = number(1), axis = number(1);
-    number(1);
-    int known = bits == 2 || bits == 4 || bits == 8 || bits == 32;
-    if (!known || axes > 8 || (bits < 32 && axis >= axes)) { fprintf(stderr, "bad head\n"); exit(2); }
+    uint32_t bits = number(1), axes = number(1), axis = number(1), sparse = number(1);
+    int known = bits == 1 || bits == 2 || bits == 4 || bits == 8 || bits == 32;
+    if (!known || sparse > 1 || axes > 8 || (bits < 32 && axis >= axes)) { fprintf(stderr, "bad head\n"); exit(2); }
     size_t count = 1, behind = 1; /* values in all, and behind the axis of channels */
     for (uint32_t i = 0; i < axes; i++) {
         shape[i] = number(4);
@@ -49,17 +48,24 @@ static void tensor(void) {
         if (i > axis) behind *= shape[i];
     }
     const unsigned char *scales = bits < 32 ? take(4 * (size_t)shape[axis]) : 0;
-    const unsigned char *stored = take((count * bits + 7) / 8);
+    const unsigned char *places = sparse ? take((count + 7) / 8) : 0;
+    size_t others = sparse ? 0 : count; /* values that are not zero */
+    for (size_t i = 0; sparse && i < count; i++) others += places[i / 8] >> i % 8 & 1;
+    const unsigned char *stored = take((others * bits + 7) / 8);
     double sum = 0, squares = 0;
-    for (size_t i = 0; i < count; i++) {
-        float value;
-        if (bits == 32) {
-            value = real(stored + 4 * i);
+    for (size_t i = 0, j = 0; i < count; i++) {
+        float value = 0;
+        if (sparse && !(places[i / 8] >> i % 8 & 1)) {
+            /* a zero, which is not stored */
+        } else if (bits == 32) {
+            value = real(stored + 4 * j++);
         } else {
             size_t each = 8 / bits, channel = i / behind % shape[axis];
-            int level = stored[i / each] >> (i % each * bits) & ((1 << bits) - 1);
-            if (level >= 1 << (bits - 1)) level -= 1 << bits; /* two's complement */
+            int level = stored[j / each] >> (j % each * bits) & ((1 << bits) - 1);
+            if (bits == 1) level = level ? 1 : -1;
+            else if (level >= 1 << (bits - 1)) level -= 1 << bits; /* two's complement */
             value = level * real(scales + 4 * channel);
+            j++;
         }
         sum += value;
         squares += (double)value * value;
@@ -79,7 +85,7 @@ int main(int argc, char **argv) {
     data = malloc(size ? size : 1);
     if (!data || fread(data, 1, size, file) != size) { fprintf(stderr, "cannot read\n"); return 2; }
     fclose(file);
-    if (memcmp(take(4), "GCPQ", 4) || number(4) != 1) { fprintf(stderr, "not packed\n"); return 2; }
+    if (memcmp(take(4), "GCPQ", 4) || number(4) > 2) { fprintf(stderr, "not packed\n"); return 2; }
     for (uint32_t left = number(4); left; left--) tensor();
     free(data);
     return 0;

@@ -1,7 +1,7 @@
 """Compression algorithms: what a row of a recipe's ``"compression"`` does.
 
 ``algorithm`` is the interface; ``prune`` and ``delete`` remove channels,
-``quantize`` rounds weights and maps. To add one,
+``quantize`` rounds weights and maps, ``sparsify`` sets weights to zero. To add one,
 write an ``Algorithm`` and add a row to ``ALGORITHMS`` in ``registry``. ``compress`` is
 for training loops of one's own.
 """
@@ -20,6 +20,7 @@ from gluon_compress.compression.delete import Delete, DeleteSettings
 from gluon_compress.compression.prune import Prune, PruneSettings
 from gluon_compress.compression.quantize import Quantize, QuantizeSettings
 from gluon_compress.compression.registry import ALGORITHMS
+from gluon_compress.compression.sparsify import Sparsify, SparsifySettings
 
 __all__ = [
     "ALGORITHMS",
@@ -35,6 +36,8 @@ __all__ = [
     "PruneSettings",
     "Quantize",
     "QuantizeSettings",
+    "Sparsify",
+    "SparsifySettings",
     "StageContext",
     "StageOutput",
     "compress",

@@ -129,6 +129,7 @@ class StageContext(LoopContext):
         folder: Path | None = None,
         callbacks: Sequence[Callable] = (),
         step_callbacks: Sequence[Callable] = (),
+        start_callbacks: Sequence[Callable] = (),
         wrap: Callable[[Callable], Callable] | None = None,
     ) -> Dict[str, Any]:
         """Train a net on labels, in place, and return notes on the training.
@@ -140,7 +141,7 @@ class StageContext(LoopContext):
         folder : Path, optional
             Of log and checkpoints; None: the stage's. An interrupted training that is
             started again in its folder is resumed.
-        callbacks, step_callbacks : sequence of callables
+        callbacks, step_callbacks, start_callbacks : sequence of callables
             As for ``train.fit``.
         wrap : callable, optional
             Step loss to step loss, to add a regulariser for instance.

@@ -149,17 +149,19 @@ class Controller:
         """
         target = Path(folder) / "model"
         target.parent.mkdir(parents=True, exist_ok=True)
-        manifest = export(self.net, target, name, shape=self._shape)
+        net = self._hooks.finished(self.net)
+        manifest = export(net, target, name, shape=self._shape)
         if not formats:
             return manifest
         runtimes = Path(folder) / "runtimes"
         made = export_formats(
-            self.net, runtimes, name, formats, shape=self._shape, images=images
+            net, runtimes, name, formats, shape=self._shape, images=images
         )
         return {**manifest, "formats": made}
 
     def _see(self, block: Any, inputs: Sequence) -> None:
         if autograd.is_training() and isinstance(inputs[0], mx.nd.NDArray):
+            self._hooks.begin_step(self.position)
             with autograd.pause():
                 self._hooks.see(inputs[0])
 

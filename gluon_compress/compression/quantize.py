@@ -30,6 +30,7 @@ from gluon_compress.quantization.quantising import (
 from gluon_compress.quantization.training import MovingRanges, WeightScales
 from gluon_compress.train.hooks import Hooks, SeveralHooks, hooked
 from gluon_compress.train.schedule import Schedule
+from gluon_compress.validation import wrong
 
 PART = "quantize"  # the name of the hooks' part in logs
 
@@ -121,9 +122,9 @@ class Quantize(Algorithm):
     ) -> tuple[Mapping[str, int], Dict[str, Any]]:
         assert settings.budget is not None
         if step_loss is None:
-            raise settings.error(
-                "budget", "null in a loop of one's own, whose loss is not known here"
-            )
+            budget = settings.budget.to_json()
+            allowed = "null in a loop of one's own, whose loss is not known here"
+            raise wrong("budget", budget, allowed)
         graph: Graph = context.trace(net)
         block = context.training_block(net)  # type: ignore[attr-defined]
         batches = list(context.batches(net, settings.budget.batches))

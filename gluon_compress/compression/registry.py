@@ -8,12 +8,14 @@ from gluon_compress.compression.algorithm import Algorithm
 from gluon_compress.compression.delete import Delete
 from gluon_compress.compression.prune import Prune
 from gluon_compress.compression.quantize import Quantize
+from gluon_compress.compression.sparsify import Sparsify
 from gluon_compress.validation import not_allowed
 
 ALGORITHMS: Dict[str, Algorithm] = {
     "prune": Prune(),
     "delete": Delete(),
     "quantize": Quantize(),
+    "sparsify": Sparsify(),
 }
 
 

@@ -79,7 +79,8 @@ class Format:
     precision : str
         ``float32``, ``int8``, ``int4`` or ``packed``.
     needs_quantisers : bool
-        Whether only nets with quantisers can be written.
+        Whether only nets with quantisers can be written, or, as ``packed``, others
+        whose weights are sparse or binary.
     exact : bool
         Whether the runtime computes quantised nets as they are, not by a scheme of its
         own.
@@ -275,12 +276,11 @@ def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _packed(graph: InferenceGraph, folder: Path) -> dict:
-    """Write a graph whose quantised weights take as many bits as they have."""
+    """Write weights in as many bits as they have, and without their zeros."""
     from gluon_compress.deployment import quantised_packed
 
-    _need_quantisers(graph, "packed")
     quantised_packed.save(graph.symbol, graph.params, folder / f"{graph.name}-packed")
-    return {"own_ranges": True}
+    return {"own_ranges": True} if graph.quantised else {}
 
 
 def _need_quantisers(graph: InferenceGraph, name: str) -> None:
@@ -318,7 +318,7 @@ FORMATS: dict[str, Format] = {
         needs_quantisers=True,
         exact=False,
     ),
-    "packed": Format(_packed, "mxnet", PACKED, INT8_TOLERANCE, "packed", True),
+    "packed": Format(_packed, "mxnet", PACKED, 1e-5, "packed", needs_quantisers=True),
 }
 PRECISIONS = tuple(sorted({row.precision for row in FORMATS.values()}))
 

@@ -1,4 +1,4 @@
-"""Stores quantised nets for MXNet with weights of 2, 4 or 8 bits."""
+"""Stores nets for MXNet with weights in few bits, and without their zeros."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ from gluon_compress.deployment.fusing import fusible
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbol_files import as_ndarray, read_symbol
 from gluon_compress.graph.symbols import take_apart, text_of
-from gluon_compress.quantization.packing import pack, read_packed, write_packed
+from gluon_compress.quantization.packing import (
+    is_smaller,
+    pack,
+    read_packed,
+    write_packed,
+)
 from gluon_compress.quantization.placement import LAYERS
 
 
 def save(
     symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray], prefix: Path
 ) -> None:
-    """Write ``PREFIX-symbol.json`` and ``PREFIX.bin``, as ``quantize.packing`` has it.
+    """Write ``PREFIX-symbol.json`` and ``PREFIX.bin``, as ``packing`` has it.
 
     Parameters
     ----------
     symbol : Symbol
-        Folded, with quantisers of maps; its weights are baked.
+        Folded; its weights are baked, its maps may have quantisers.
     params : mapping
     prefix : Path
+
+    Raises
+    ------
+    ValueError
+        If no weight takes fewer bytes than in float32.
     """
     axes = {}
     nodes, _ = take_apart(symbol)
@@ -35,7 +45,13 @@ def save(
             axes[name] = operator_of(node["op"]).weight_axis
     values = {name: value.asnumpy() for name, value in params.items()}
     axes = {name: axis for name, axis in axes.items() if name in values}
-    write_packed(f"{prefix}.bin", pack(values, axes))
+    stored = pack(values, axes)
+    if not any(is_smaller(stored[name]) for name in axes):
+        raise ValueError(
+            "format 'packed' makes nothing smaller of this net; allowed: a net that is "
+            "quantised, sparse or binarised"
+        )
+    write_packed(f"{prefix}.bin", stored)
     text = text_of(fusible(symbol))
     Path(f"{prefix}-symbol.json").write_text(text, encoding="utf-8")
 

@@ -177,6 +177,7 @@ class Stage(DryRun, StageContext):
         folder: Path | None = None,
         callbacks: Sequence[Callable] = (),
         step_callbacks: Sequence[Callable] = (),
+        start_callbacks: Sequence[Callable] = (),
         wrap: Callable[[Callable], Callable] | None = None,
     ) -> Dict[str, Any]:
         """Train a net on labels, in place, and return notes on the training."""
@@ -188,6 +189,7 @@ class Stage(DryRun, StageContext):
             folder or self.folder,
             callbacks=callbacks,
             step_callbacks=step_callbacks,
+            start_callbacks=start_callbacks,
             wrap=wrap,
         )
 
@@ -307,6 +309,7 @@ def fit(
     *,
     callbacks: Sequence[Callable] = (),
     step_callbacks: Sequence[Callable] = (),
+    start_callbacks: Sequence[Callable] = (),
     wrap: Callable[[Callable], Callable] | None = None,
 ) -> Dict[str, Any]:
     """Train a net in place and return notes for ``result.json``.
@@ -319,7 +322,7 @@ def fit(
     schedule : Schedule
     folder : Path
         Of log and checkpoints; a training that was interrupted there is resumed.
-    callbacks, step_callbacks : sequence of callables
+    callbacks, step_callbacks, start_callbacks : sequence of callables
         As for ``train.fit``.
     wrap : callable, optional
         Step loss to step loss.
@@ -341,6 +344,7 @@ def fit(
         validate=lambda: job.validate(net),
         callbacks=[*callbacks, *following["callbacks"]],
         step_callbacks=[*step_callbacks, *following["step_callbacks"]],
+        start_callbacks=start_callbacks,
         options=options,
     )
     choose_best = job.splits.val is not job.splits.test

@@ -135,3 +135,21 @@ def unpacked(data: bytes, bits: int, size: int) -> np.ndarray:
     signed = values.astype(np.int16)
     signed = np.where(signed >= 1 << (bits - 1), signed - (1 << bits), signed)
     return signed.reshape(-1)[:size].astype(np.int8)
+
+
+def packed_signs(levels: np.ndarray) -> bytes:
+    """Return numbers that are -1 or 1 as bits, the first in the lowest bit of a byte.
+
+    Parameters
+    ----------
+    levels : ndarray
+        int8, in C order.
+    """
+    return np.packbits(levels.reshape(-1) > 0, bitorder="little").tobytes()
+
+
+def unpacked_signs(data: bytes, size: int) -> np.ndarray:
+    """Return the numbers that ``packed_signs`` stored, int8."""
+    stored = np.frombuffer(data, np.uint8)
+    bits = np.unpackbits(stored, count=size, bitorder="little")
+    return (2 * bits.astype(np.int8) - 1).astype(np.int8)

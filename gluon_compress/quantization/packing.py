@@ -1,18 +1,22 @@
-"""A file of parameters in which quantised weights take 2, 4 or 8 bits.
+"""A file of parameters in which weights take 1, 2, 4 or 8 bits, and zeros one.
 
-All numbers are little-endian. The head is ``GCPQ``, the version (1) and the number of
+All numbers are little-endian. The head is ``GCPQ``, the version and the number of
 tensors, as u32. Then for each tensor:
 
 ======== ==========================================================================
 u16      bytes of the name, then the name in UTF-8
-u8 x 4   bits (32: float32; else 2, 4 or 8), axes, axis of the channels, 0
+u8 x 4   bits (32: float32; else 1, 2, 4 or 8), axes, axis of the channels, sparse
 u32 each the length of each axis
 f32 each the scale of each channel, unless bits is 32
-bytes    float32 values; or levels in two's complement in C order, the first in the
-         lowest bits of a byte; then zeros up to a multiple of 4 from the file's start
+bytes    if sparse is 1: a bit for each value, 1 where it is not zero; then the values
+         that are not zero. Else all values. They are float32; or levels in C order, the
+         first in the lowest bits of a byte, in two's complement, of 1 bit: 0 is -1, and
+         1 is 1. Then zeros up to a multiple of 4 from the file's start
 ======== ==========================================================================
 
-A weight is its level times the scale of its channel.
+A weight is its level times the scale of its channel. The version is 1 if nothing is
+sparse or of 1 bit, which earlier versions of this package read too, else 2. Of the ways
+to store a tensor the smallest is taken.
 """
 
 from __future__ import annotations
@@ -20,18 +24,27 @@ from __future__ import annotations
 import math
 import os
 import struct
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Mapping
 
 import numpy as np
 
-from gluon_compress.quantization.levels import Levels, levels_of, packed, unpacked
+from gluon_compress.quantization.levels import (
+    Levels,
+    levels_of,
+    packed,
+    packed_signs,
+    unpacked,
+    unpacked_signs,
+)
 from gluon_compress.storage.atomic import write_atomically
 from gluon_compress.storage.reading import Unreadable, finite, read_bytes
 from gluon_compress.validation import shown
 
-MAGIC, VERSION = b"GCPQ", 1
-FLOATS = 32
+MAGIC, FIRST, VERSION = b"GCPQ", 1, 2
+FLOATS, SIGNS = 32, 1  # bits
 MOST_BYTES, MOST_TENSORS, MOST_AXES = 1 << 31, 100_000, 8
 
 
@@ -57,10 +70,13 @@ def write_packed(
     path: str | os.PathLike, values: Mapping[str, np.ndarray | Levels]
 ) -> None:
     """Write float32 arrays and levels to a file."""
-    parts = [MAGIC, struct.pack("<II", VERSION, len(values))]
+    stored = {name: _stored(value) for name, value in values.items()}
+    is_new = any(row.sparse or row.bits == SIGNS for row in stored.values())
+    version = VERSION if is_new else FIRST
+    parts = [MAGIC, struct.pack("<II", version, len(values))]
     size = sum(map(len, parts))
-    for name, value in values.items():
-        for part in _tensor(name, value):
+    for name, row in stored.items():
+        for part in row.parts(name):
             parts.append(part)
             size += len(part)
         parts.append(bytes(-size % 4))
@@ -68,18 +84,91 @@ def write_packed(
     write_atomically(path, b"".join(parts))
 
 
-def _tensor(name: str, value: np.ndarray | Levels) -> list[bytes]:
-    text = name.encode()
-    if isinstance(value, Levels):
-        bits, axis, array = value.bits, value.axis, value.levels
-        scales = value.scale.astype("<f4").tobytes()
-        data = packed(array, bits)
+def sparse_bytes(size: int, others: int, bits: int) -> int:
+    """Return the bytes of values of which ``others`` are not zero, without scales."""
+    return min(_bytes(size, bits), _bytes(size, 1) + _bytes(others, bits))
+
+
+def is_smaller(value: np.ndarray | Levels) -> bool:
+    """Return whether a file holds a tensor in fewer bytes than its float32 values."""
+    row = _stored(value)
+    return len(row.scales) + len(row.data) < _bytes(math.prod(row.shape), FLOATS)
+
+
+def _bytes(count: int, bits: int) -> int:
+    return -(-count * bits // 8)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor as a file holds it."""
+
+    bits: int
+    shape: tuple[int, ...]
+    axis: int
+    sparse: int
+    scales: bytes
+    data: bytes
+
+    def parts(self, name: str) -> list[bytes]:
+        """Return the parts of the file, without the zeros at the end."""
+        text, ndim = name.encode(), len(self.shape)
+        head = struct.pack("<BBBB", self.bits, ndim, self.axis, self.sparse)
+        shape = struct.pack(f"<{ndim}I", *self.shape)
+        length = struct.pack("<H", len(text))
+        return [length, text, head, shape, self.scales, self.data]
+
+
+def _stored(value: np.ndarray | Levels) -> _Stored:
+    if not isinstance(value, Levels):
+        flat = value.astype("<f4").reshape(-1)
+        others = flat != 0
+        dense, nonzero = flat.tobytes(), flat[others].tobytes()
+        return _smaller(FLOATS, value.shape, 0, b"", (dense, nonzero), others)
+    if value.high == 1:
+        value = _without_empty(value)
+    flat, bits = value.levels.reshape(-1), value.bits
+    others = flat != 0
+    if value.high == 1:
+        signs = packed_signs(flat[others])
+        dense, bits = (signs, SIGNS) if others.all() else (packed(flat, bits), bits)
+        row = _smaller(bits, flat.shape, 0, b"", (dense, signs), others)
+        bits = SIGNS if row.sparse else bits
     else:
-        bits, axis, array, scales = FLOATS, 0, value, b""
-        data = value.astype("<f4").tobytes()
-    head = struct.pack("<BBBB", bits, array.ndim, axis, 0)
-    shape = struct.pack(f"<{array.ndim}I", *array.shape)
-    return [struct.pack("<H", len(text)), text, head, shape, scales, data]
+        parts = packed(flat, bits), packed(flat[others], bits)
+        row = _smaller(bits, flat.shape, 0, b"", parts, others)
+    scales = value.scale.astype("<f4").tobytes()
+    shape, axis = value.levels.shape, value.axis
+    return replace(row, bits=bits, shape=shape, axis=axis, scales=scales)
+
+
+def _smaller(
+    bits: int,
+    shape: tuple[int, ...],
+    axis: int,
+    scales: bytes,
+    data: tuple[bytes, bytes],
+    others: np.ndarray,
+) -> _Stored:
+    """Return all values, or the bits of those that are not zero and these alone."""
+    dense, nonzero = data
+    sparse = np.packbits(others, bitorder="little").tobytes() + nonzero
+    if len(sparse) < len(dense):
+        return _Stored(bits, shape, axis, 1, scales, sparse)
+    return _Stored(bits, shape, axis, 0, scales, dense)
+
+
+def _without_empty(value: Levels) -> Levels:
+    """Return signs in which a channel of zeros is one of ones with the scale 0."""
+    rows = np.moveaxis(value.levels, value.axis, 0).reshape(len(value.scale), -1)
+    empty = ~rows.any(axis=1)
+    if not empty.any() or (rows[~empty] == 0).any():
+        return value
+    along = [1] * value.levels.ndim
+    along[value.axis] = -1
+    levels = np.where(empty.reshape(along), np.int8(1), value.levels)
+    scale = np.where(empty, np.float32(0), value.scale)
+    return replace(value, levels=levels, scale=scale)
 
 
 def read_packed(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -121,7 +210,7 @@ def _values(data: bytes) -> dict[str, np.ndarray]:
     if reader.take(4) != MAGIC:
         raise Unreadable("another head")
     version, count = reader.numbers("II")
-    if version != VERSION or count > MOST_TENSORS:
+    if version not in (FIRST, VERSION) or count > MOST_TENSORS:
         raise Unreadable(f"version {version} with {count} tensors")
     values: dict[str, np.ndarray] = {}
     for _ in range(count):
@@ -136,18 +225,31 @@ def _values(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _array(reader: _PackedReader, name: str) -> np.ndarray:
-    bits, ndim, axis, _ = reader.numbers("BBBB")
-    known = bits in (2, 4, 8, FLOATS) and ndim <= MOST_AXES
+    bits, ndim, axis, sparse = reader.numbers("BBBB")
+    known = bits in (SIGNS, 2, 4, 8, FLOATS) and ndim <= MOST_AXES and sparse in (0, 1)
     if not known or (bits != FLOATS and axis >= ndim):
         raise Unreadable(f"{shown(name)} of {bits} bits and {ndim} axes")
     shape = reader.numbers(f"{ndim}I")
     size = math.prod(shape)
-    if size * bits // 8 > len(reader.data):
+    # A sparse tensor needs a bit for each value.
+    if size * (1 if sparse else bits) // 8 > len(reader.data):
         raise Unreadable(f"{shown(name)} of shape {shown(shape)}")
+    scale = np.empty(0, np.float32)
+    if bits != FLOATS:
+        scale = np.frombuffer(reader.take(4 * shape[axis]), "<f4")
+    others = np.ones(size, bool)
+    if sparse:
+        places = np.frombuffer(reader.take(_bytes(size, 1)), np.uint8)
+        others = np.unpackbits(places, count=size, bitorder="little").astype(bool)
+    count = int(others.sum())
+    data = reader.take(_bytes(count, bits))
     if bits == FLOATS:
-        return np.frombuffer(reader.take(4 * size), "<f4").reshape(shape)
-    scale = np.frombuffer(reader.take(4 * shape[axis]), "<f4")
-    levels = unpacked(reader.take(-(-size * bits // 8)), bits, size)
+        array = np.zeros(size, np.float32)
+        array[others] = np.frombuffer(data, "<f4")
+        return array.reshape(shape)
+    levels = np.zeros(size, np.int8)
+    read = unpacked_signs if bits == SIGNS else partial(unpacked, bits=bits)
+    levels[others] = read(data, size=count)
     return Levels(levels.reshape(shape), scale, axis, 0).values
 
 

@@ -45,11 +45,24 @@ class Hooks:
     may depend on these, their arguments, settings and MXNet's random numbers alone.
     """
 
-    def begin_epoch(self, position: Position) -> None:
-        """Do what is due before the first step of an epoch, such as a new mask."""
+    def begin_epoch(self, position: Position) -> bool | None:
+        """Do what is due before the first step of an epoch, such as a new mask.
+
+        Returns
+        -------
+        bool or None
+            True: the net is another one now, so that earlier validations do not count.
+        """
+        return None
+
+    def begin_step(self, position: Position) -> None:
+        """Note how far the training has got, for ``loss``; nothing else may change."""
 
     def see(self, images: Any) -> None:
-        """Look at the images of a step, before its loss is computed; not recorded."""
+        """Look at the images of a step, before its loss is computed; not recorded.
+
+        What it changes for this step alone, ``end_step`` has to change back.
+        """
 
     def loss(self) -> Any:
         """Return a term of the loss, an array of one element; None: there is none.
@@ -60,6 +73,10 @@ class Hooks:
 
     def end_step(self, position: Position) -> None:
         """Do what is due after an update of the parameters."""
+
+    def finished(self, net: Any) -> Any:
+        """Return the net as it is kept after the training, a new one or the same."""
+        return net
 
 
 class SeveralHooks(Hooks):
@@ -73,10 +90,15 @@ class SeveralHooks(Hooks):
     def __init__(self, hooks: Sequence[Hooks]) -> None:
         self.hooks = tuple(hooks)
 
-    def begin_epoch(self, position: Position) -> None:
-        """Begin an epoch in all."""
+    def begin_epoch(self, position: Position) -> bool:
+        """Begin an epoch in all; tell whether any of them makes another net."""
+        changed = [hook.begin_epoch(position) for hook in self.hooks]
+        return any(changed)
+
+    def begin_step(self, position: Position) -> None:
+        """Begin a step in all."""
         for hook in self.hooks:
-            hook.begin_epoch(position)
+            hook.begin_step(position)
 
     def see(self, images: Any) -> None:
         """Show all of them the images."""
@@ -94,6 +116,12 @@ class SeveralHooks(Hooks):
         for hook in self.hooks:
             hook.end_step(position)
 
+    def finished(self, net: Any) -> Any:
+        """Return the net as all of them keep it, in their order."""
+        for hook in self.hooks:
+            net = hook.finished(net)
+        return net
+
 
 def hooked(hooks: Hooks, batches: int, *, part: str) -> Dict[str, Any]:
     """Return hooks as the arguments of ``StageContext.fit``.
@@ -109,14 +137,18 @@ def hooked(hooks: Hooks, batches: int, *, part: str) -> Dict[str, Any]:
     Returns
     -------
     dict
-        ``callbacks``, ``step_callbacks`` and ``wrap``.
+        ``callbacks``, ``start_callbacks``, ``step_callbacks`` and ``wrap``.
     """
 
     def position(progress: Any, done: int) -> Position:
         return Position(progress.step, progress.epoch + done / batches, progress.epochs)
 
     def begin(net: Any, progress: Any) -> None:
-        hooks.begin_epoch(position(progress, 0))
+        if hooks.begin_epoch(position(progress, 0)):
+            progress.best = progress.best_epoch = None
+
+    def start(net: Any, progress: Any) -> None:
+        hooks.begin_step(position(progress, progress.batch))
 
     def end(net: Any, progress: Any) -> None:
         hooks.end_step(position(progress, progress.batch + 1))
@@ -133,4 +165,9 @@ def hooked(hooks: Hooks, batches: int, *, part: str) -> Dict[str, Any]:
 
         return step
 
-    return {"callbacks": [begin], "step_callbacks": [end], "wrap": wrap}
+    return {
+        "callbacks": [begin],
+        "start_callbacks": [start],
+        "step_callbacks": [end],
+        "wrap": wrap,
+    }

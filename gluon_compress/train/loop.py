@@ -36,6 +36,7 @@ def fit(
     validate: Callable[[], Mapping[str, float]] | None = None,
     callbacks: Sequence[Callable] = (),
     step_callbacks: Sequence[Callable] = (),
+    start_callbacks: Sequence[Callable] = (),
     options: Options | None = None,
 ) -> Progress:
     """Train ``net``; write ``log.jsonl``, ``last.ckpt`` and ``best.ckpt``.
@@ -71,6 +72,9 @@ def fit(
     step_callbacks : sequence of callables
         Called as ``callback(net, progress)`` after each update; ``progress.step``
         counts them. The same rules apply, but they may not reset ``progress.best``.
+    start_callbacks : sequence of callables
+        Called as ``callback(net, progress)`` before each step, to tell what the loss
+        depends on how far the run has got. They may not change parameters.
     options : Options, optional
 
     Returns
@@ -98,7 +102,8 @@ def fit(
     with sole_writer(folder):
         run = Run(net, schedule, Path(folder), options)
         run.open(len(batches))
-        return _train(run, batches, step_loss, validate, callbacks, step_callbacks)
+        around = (start_callbacks, step_callbacks)
+        return _train(run, batches, step_loss, validate, callbacks, around)
 
 
 def _train(
@@ -107,7 +112,7 @@ def _train(
     step_loss: Callable,
     validate: Callable | None,
     callbacks: Sequence[Callable],
-    step_callbacks: Sequence[Callable],
+    around: tuple[Sequence[Callable], Sequence[Callable]],
 ) -> Progress:
     net, schedule = run.net, run.schedule
     with _bar(run, len(batches)) as bar:
@@ -118,7 +123,7 @@ def _train(
                     callback(net, run.progress)
                 run.forget_best()
             with deferred() as signal:
-                _epoch(run, batches, step_loss, step_callbacks, signal, bar)
+                _epoch(run, batches, step_loss, around, signal, bar)
             if validate is not None and _is_due(run.progress.epoch, schedule):
                 with run.averaged():
                     run.record_validation(dict(validate()))
@@ -188,18 +193,21 @@ def _epoch(
     run: Run,
     batches,
     step_loss: Callable,
-    step_callbacks: Sequence[Callable],
+    around: tuple[Sequence[Callable], Sequence[Callable]],
     signal: Deferred,
     bar: tqdm,
 ) -> None:
     progress, size = run.progress, len(batches)
+    before, after = around
     epoch = f"epoch {progress.epoch + 1}/{run.schedule.epochs}"
     bar.set_description(epoch, refresh=False)
     rest = batches.epoch(progress.epoch, progress.batch)
     for batch in islice(rest, size - progress.batch):
         position = progress.epoch + progress.batch / size
+        for callback in before:
+            callback(run.net, progress)
         record = _step(run, batch, step_loss, position)
-        for callback in step_callbacks:
+        for callback in after:
             callback(run.net, progress)
         run.average()
         parts = {k: f"{v:.3f}" for k, v in record["parts"].items()}

@@ -123,7 +123,7 @@ def test_the_c_program_reads_the_same_values(tmp_path):
     text = subprocess.check_output([str(program), str(path)], text=True)
     rows = [line.rsplit(")", 1) for line in text.splitlines()]
     assert [row[0].split()[:2] for row in rows] == [
-        *(["w1", "2"], ["w7", "4"], ["w127", "8"], ["other", "4"], ["bias", "32"])
+        *(["w1", "1"], ["w7", "4"], ["w127", "8"], ["other", "4"], ["bias", "32"])
     ]
     for row, value in zip(rows, values.values()):
         count, total, squares = map(float, row[1].split())
@@ -134,3 +134,65 @@ def test_the_c_program_reads_the_same_values(tmp_path):
     assert (
         subprocess.run([str(program), str(path)], capture_output=True).returncode == 2
     )
+
+
+def signs(shape=(6, 5, 3, 3), zeros: float = 0.0) -> np.ndarray:
+    random = np.random.RandomState(0)
+    levels = np.where(random.rand(*shape) < 0.5, -1, 1)
+    levels = np.where(random.rand(*shape) < zeros, 0, levels)
+    scale = random.uniform(0.1, 1, (shape[0], *[1] * (len(shape) - 1)))
+    return (levels * scale).astype(np.float32)
+
+
+def test_zeros_take_one_bit_and_signs_one(tmp_path):
+    random = np.random.RandomState(1)
+    values = {
+        "sparse": np.where(random.rand(9, 40) < 0.9, 0, random.rand(9, 40)),
+        "minus": np.float32([[-0.0, 0, 0, 0, 0, 0, 0, 5]]),
+        "levels": on_grid(127)[2] * (random.rand(6, 5, 3, 3) < 0.1),
+        "few": on_grid(7)[2] * (random.rand(6, 5, 3, 3) < 0.2),
+        "signs": signs(),
+        "three": signs(zeros=0.6),
+        "empty": signs() * np.float32([1, 0, 1, 1, 0, 1]).reshape(6, 1, 1, 1),
+        "none": np.zeros((4, 30)),
+    }
+    values = {name: value.astype(np.float32) for name, value in values.items()}
+    axes = dict.fromkeys(("levels", "few", "signs", "three", "empty", "none"), 0)
+    path, sizes = tmp_path / "x.bin", {}
+    for name, value in values.items():
+        write_packed(path, pack({name: value}, {n: 0 for n in axes if n == name}))
+        assert path.read_bytes()[4] == 2
+        back = read_packed(path)[name]
+        assert np.abs(back - value).max() < 1e-6, name
+        heads = 12 + 2 + len(name) + 4 + 4 * value.ndim
+        scales = 4 * len(value) if name in axes else 0
+        sizes[name] = path.stat().st_size - heads - scales
+    count = {name: int((value != 0).sum()) for name, value in values.items()}
+    expected = {
+        "sparse": 45 + 4 * count["sparse"],
+        "minus": 1 + 4,
+        "levels": 34 + count["levels"],
+        "few": 34 + count["few"] / 2,
+        "signs": 34,
+        "three": 34 + count["three"] / 8,
+        "empty": 34,
+        "none": 15,
+    }
+    for name, size in expected.items():
+        assert size <= sizes[name] < size + 5, name
+    if shutil.which("gcc"):
+        write_packed(path, pack(values, axes))
+        check_c_program(tmp_path, values)
+
+
+def check_c_program(folder, values) -> None:
+    source = Path(__file__).parents[2] / "docs" / "deploy" / "unpack.c"
+    command = ["gcc", "-std=c99", "-Wall", "-Werror", str(source), "-o"]
+    subprocess.run([*command, str(folder / "unpack")], check=True)
+    command = [str(folder / "unpack"), str(folder / "x.bin")]
+    lines = subprocess.check_output(command, text=True).splitlines()
+    for line, value in zip(lines, values.values()):
+        count, total, squares = map(float, line.rsplit(")", 1)[1].split())
+        assert count == value.size
+        assert total == pytest.approx(value.sum(dtype=float), rel=1e-4, abs=1e-4)
+        assert squares == pytest.approx(np.square(value, dtype=float).sum(), rel=1e-4)
