@@ -223,7 +223,7 @@ RECIPE = {
     "expected": {},
     "task": "detection",
     "model": {"name": "refinedetlite_320_mobilenet0.25"},
-    "data": {"kind": "voc", "train": "train", "test": "test", "size": 320},
+    "data": {"kind": "voc", "root": "voc", "train": "a", "test": "b", "size": 320},
     "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
 }
 

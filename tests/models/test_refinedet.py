@@ -15,6 +15,7 @@ from gluon_compress.boxes import (
     iou,
 )
 from gluon_compress.distill.refinedet import deltas_of_both
+from gluon_compress.graph import block_of
 from gluon_compress.models import family_of
 from gluon_compress.models.refinedet import RefineDetConfig
 
@@ -161,6 +162,19 @@ def test_a_detection_at_the_limit_of_objectness_may_be_missing(net, outputs):
             _, problem = postprocess.compare(outputs, *pair, **settings)
             assert bool(problem) == bool(missing)
         assert postprocess.compare(outputs, found, found, **settings)[1] == ""
+
+
+def test_the_graph_with_nms_finds_what_the_postprocess_does(net, images):
+    family = family_of(net)
+    symbol, params = family.results_graph(net)
+    whole = [a.asnumpy() for a in block_of(symbol, params)(images)]
+    expected = family.results(net, images)
+    kept = {n: a.asnumpy() for n, a in zip(family.output_names, net(images))}
+    problem = family.postprocess(net).compare(
+        kept, whole, expected, tolerance=1e-4, side=96
+    )
+    assert problem[1] == ""
+    assert (expected[0] >= 0).sum() == (whole[0] >= 0).sum() > 20
 
 
 def test_masks_slim_nets_and_folders_agree(net, small, images, tmp_path):

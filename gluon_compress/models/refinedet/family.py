@@ -20,6 +20,7 @@ from gluon_compress.models.initialize import initialize
 from gluon_compress.models.refinedet import net as parts
 from gluon_compress.models.refinedet.config import RefineDetConfig
 from gluon_compress.models.refinedet.manifest import KIND, manifest_of, stated_config
+from gluon_compress.models.refinedet.results import with_results
 from gluon_compress.models.refinedet.settings import RefineDetSettings
 from gluon_compress.models.refinedet.training import RefineDetLoss, RefineDetTargets
 from gluon_compress.models.settings import NmsEvaluation
@@ -201,3 +202,17 @@ class RefineDetFamily(Family):
         symbol, params = pair_of(net)
         nodes, heads, params = bake_weights(*take_apart(symbol), params)
         return parts.joined(put_together(nodes, heads)), params
+
+    def results_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
+        """Return the graph up to ids, scores and corner boxes, NMS included."""
+        symbol, params = pair_of(net)
+        postprocess = self.postprocess(net)
+        results, constants = with_results(
+            symbol,
+            postprocess.anchors,
+            postprocess.settings,
+            len(self.classes_of(net)),
+        )
+        # Programs without a manifest read the input's size here; 0 is any batch.
+        data = mx.sym.var("data", shape=(0, 3, *self.input_size(net)))
+        return results(data=data), {**params, **constants}
