@@ -108,7 +108,7 @@ class Family(ABC):
         return settings
 
     def anchor_layout(self, settings: Any, size: tuple[int, int]) -> Any:
-        """Return the ``AnchorLayout`` of a model, None if the family has no anchors.
+        """Return the ``AnchorLayout`` of a model, None if there are none to fit.
 
         Parameters
         ----------
