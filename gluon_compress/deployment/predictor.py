@@ -17,6 +17,7 @@ from gluon_compress.deployment import manifest
 from gluon_compress.deployment.formats import BATCH, formats_of
 from gluon_compress.deployment.runtimes import open_files
 from gluon_compress.deployment.trial import try_apart
+from gluon_compress.postprocess import decoded
 from gluon_compress.storage.artifacts import one_state
 from gluon_compress.validation import first_line
 
@@ -226,7 +227,7 @@ class Predictor(ImagePredictor):
 
     def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the results for inputs that are prepared already."""
-        return self.postprocess.decode(self.outputs(batch))
+        return decoded(self.postprocess, self.outputs, batch)
 
     def outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Return the net's outputs ``(B, ...)`` for prepared images, by name.

@@ -56,7 +56,7 @@ class MXNet:
         if stem.name.endswith("-int8"):
             symbol, params = int8.load(stem)
         elif stem.name.endswith("-packed"):
-            symbol, params = quantised_packed.load(stem)
+            symbol, params = quantised_packed.load(*files)
         else:
             symbol, params = read_symbol(files[0]), read_values(files[1])
             symbol, params = pad_channels(symbol, params)
@@ -189,7 +189,7 @@ class Runtime:
 
 ONNX_FORMATS = ("onnx-dynamic", "onnx", "web", "onnx-int8")  # as all read them
 RUNTIMES: dict[str, Runtime] = {
-    "mxnet": Runtime(MXNet, ("mxnet", "int8", "packed")),
+    "mxnet": Runtime(MXNet, ("mxnet", "int8", "packed", "packed-gz")),
     "onnxruntime": Runtime(ONNXRuntime, (*ONNX_FORMATS, "onnx-int4")),
     "openvino": Runtime(OpenVINO, ("openvino", *ONNX_FORMATS)),
     "ncnn": Runtime(Ncnn, ("ncnn", "ncnn-int8")),

@@ -6,6 +6,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from mxnet import autograd
 
+from gluon_compress.distill.centernet import CENTERNET_LOSSES
 from gluon_compress.distill.classification import CLASSIFICATION_LOSSES
 from gluon_compress.distill.features import FEATURE_LOSSES
 from gluon_compress.distill.refinedet import REFINEDET_LOSSES
@@ -16,6 +17,7 @@ from gluon_compress.models.named import named
 LOSSES: dict[str, DistillationLoss] = {
     **SSD_LOSSES,
     **REFINEDET_LOSSES,
+    **CENTERNET_LOSSES,
     **FEATURE_LOSSES,
     **CLASSIFICATION_LOSSES,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, Type
 
 import mxnet as mx
@@ -20,7 +21,7 @@ from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.settings import EvaluationSettings, ModelSettings
 from gluon_compress.models.taps import adapt, subsample, subsampling
-from gluon_compress.postprocess import Postprocess
+from gluon_compress.postprocess import Postprocess, decoded
 from gluon_compress.validation import listed
 
 Params = Mapping[str, mx.nd.NDArray]
@@ -204,6 +205,10 @@ class Family(ABC):
 
     # Training.
 
+    def training_symbol(self, net: HybridBlock) -> mx.sym.Symbol:
+        """Return what ``training_net`` computes: ``to_symbol`` in any form of it."""
+        return self.to_symbol(net)
+
     def training_net(
         self,
         net: HybridBlock,
@@ -215,7 +220,7 @@ class Family(ABC):
     ) -> NamedBlock:
         """Return a block for training that shares the net's parameters.
 
-        It is ``to_symbol``, and ``map_symbols`` of it where there are taps.
+        It is ``training_symbol``, and ``map_symbols`` of it where there are taps.
 
         Parameters
         ----------
@@ -236,7 +241,7 @@ class Family(ABC):
         NamedBlock
             Images to a mapping of ``output_names`` and ``taps`` to arrays.
         """
-        symbol, data = self.to_symbol(net), mx.sym.var("data", dtype="float32")
+        symbol, data = self.training_symbol(net), mx.sym.var("data", dtype="float32")
         size, shape = self.input_size(net), self._input_shape(net)
         if not taps:
             block = SymbolBlock(symbol, data, params=net.collect_params())
@@ -345,6 +350,10 @@ class Family(ABC):
 
     def results(self, net: HybridBlock, batch: mx.nd.NDArray) -> tuple:
         """Return what ``postprocess.decode`` makes of a batch of inputs in Gluon."""
-        outputs = named(net(batch), self.output_names)
-        arrays = {name: array.asnumpy() for name, array in outputs.items()}
-        return self.postprocess(net).decode(arrays)
+
+        def run(images: mx.nd.NDArray) -> dict:
+            outputs = named(net(images), self.output_names)
+            return {name: array.asnumpy() for name, array in outputs.items()}
+
+        mirror = partial(mx.nd.flip, axis=3)
+        return decoded(self.postprocess(net), run, batch, mirror)

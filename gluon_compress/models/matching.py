@@ -121,18 +121,26 @@ def _twins(overlaps: np.ndarray) -> dict[int, int]:
 
 
 def _free_anchors(
-    overlaps: np.ndarray, taken: Sequence[int]
+    overlaps: np.ndarray, taken: bytearray
 ) -> Iterator[tuple[float, int]]:
-    """Yield the overlap, negative, and number of anchors that are free, best first."""
-    anchors = np.flatnonzero(overlaps > MIN_OVERLAP)
-    values = overlaps[anchors]
-    parts = [np.ones(len(values), bool)]
-    if len(values) > FIRST:  # seldom are all of them needed, and sorted for that
-        best = values >= np.partition(values, -FIRST)[-FIRST]
-        parts = [best, ~best]
-    for part in parts:
-        order = np.argsort(-values[part], kind="stable")
-        ordered = values[part][order], anchors[part][order]
-        for value, anchor in zip(*(each.tolist() for each in ordered)):
+    """Yield the overlap, negative, and number of anchors that are free, best first.
+
+    They are looked up in parts, each twice as long as the one before: what others took
+    in the meantime is never sorted, and thousands of objects may wait without memory.
+    """
+    above, count = np.float32(np.inf), FIRST
+    gone = np.frombuffer(taken, bool)  # the same memory
+    while above > MIN_OVERLAP:
+        free = (overlaps > MIN_OVERLAP) & (overlaps < above) & ~gone
+        anchors = np.flatnonzero(free)
+        values = overlaps[anchors]
+        above = MIN_OVERLAP
+        if len(values) > count:
+            above = np.partition(values, -count)[-count]
+            best = values >= above
+            anchors, values = anchors[best], values[best]
+        order = np.argsort(-values, kind="stable")
+        for value, anchor in zip(values[order].tolist(), anchors[order].tolist()):
             if not taken[anchor]:
                 yield -value, anchor
+        count *= 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, Optional, Sequence, Tuple
 
 from typing_extensions import Literal
 
@@ -11,6 +11,25 @@ from gluon_compress.validation import Count, NonEmptyStr, Positive, Settings, Sh
 # What a net that training starts from does not already determine.
 _BESIDE_START = ("name", "plan", "masks", "start")
 AUTO = "auto"  # of a setting that the training images decide
+# What results and logs hold beside the figures of classes, which they hold by name.
+RESERVED = ("mAP", "kind", "epoch")
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Refuse classes of a detector that are not distinct names, or are reserved.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not classes or len(set(classes)) != len(classes):
+        raise ValueError(f"classes must be distinct names, not {classes!r}")
+    reserved = [name for name in classes if name in RESERVED]
+    if reserved:
+        raise ValueError(
+            f"class {reserved[0]!r}: results and logs use this name otherwise; "
+            f"allowed: any but {', '.join(RESERVED)}"
+        )
 
 
 class ModelSettings(Settings):

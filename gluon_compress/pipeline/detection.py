@@ -159,10 +159,16 @@ class DetectionTask(Task):
         """Return endless epochs of augmented images and the targets of the net."""
         family = family_of(net)
         preprocess = family.preprocess(net)
+        settings = self.recipe.augmentation
+        sample = partial(
+            data.detection_train_sample,
+            size=preprocess,
+            expansion=settings.expansion,
+        )
         make = partial(
             data.Batches,
             dataset,
-            partial(data.detection_train_sample, size=preprocess),
+            sample,
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
@@ -171,7 +177,6 @@ class DetectionTask(Task):
             broken=broken,
             most_broken=self.recipe.data.most_broken,
         )
-        settings = self.recipe.augmentation
         # What is measured on batches is measured on images as they are.
         if not settings.composes or broken != "replace":
             return make()

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Mapping, Sequence, Tuple
 
 import numpy as np
-from pydantic import Field
-from typing_extensions import Annotated, Literal
+from typing_extensions import Literal
 
 from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, nms
-from gluon_compress.postprocess.base import boxes_in_images
+from gluon_compress.postprocess.base import Rows, boxes_in_images
 from gluon_compress.postprocess.ssd_check import DetectionCheck
 from gluon_compress.validation import (
-    Allowed,
     Positive,
     Settings,
     Share,
@@ -24,12 +22,6 @@ from gluon_compress.validation import (
 ANCHORS = "anchors.npy"
 JOINED = "predictions"  # scores and deltas concatenated, in deployed graphs
 SEPARATE = ("class_scores", "box_deltas")  # in Gluon nets
-
-
-# An array of this many rows is made for each image.
-Rows = Annotated[
-    int, Field(ge=1, le=100_000), Allowed("a whole number from 1 to 100000")
-]
 
 
 class SSDPostprocessSettings(Settings):

@@ -10,7 +10,14 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from benchmarks import distillation, mxnet_forms, mxnet_time, runner, runtimes_page
+from benchmarks import (
+    compression,
+    distillation,
+    mxnet_forms,
+    mxnet_time,
+    runner,
+    runtimes_page,
+)
 from gluon_compress.cli.evaluate import precision_page
 from gluon_compress.deployment import deploy
 from refusals import assert_refused
@@ -305,6 +312,16 @@ def test_teacher_benchmark_tells_what_is_beyond_the_teacher(
     assert cells[0] == "scores, channels"
     assert cells[5:7] == [f"{beyond:+.1f} %", "yes" if beyond <= 15 else "no"]
     assert out.strip() in (tmp_path / "b" / "distillation.md").read_text()
+
+
+def test_compression_page_has_two_columns_for_each_net():
+    rows = {"float32": {"mAP": 0.845, "bytes": 8.59e6}}
+    few = {**rows, "8 bits": {"mAP": 0.8, "bytes": 2.2e6}}
+    table = compression.table_of({"a": few, "b": rows})
+    lines = [[cell.strip() for cell in row.split("|")] for row in table.splitlines()]
+    assert lines[0][1:-1] == ["", "a, mAP", "a, MB", "b, mAP", "b, MB"]
+    assert lines[2][1:-1] == ["float32", "84.5", "8.59", "84.5", "8.59"]
+    assert lines[3][1:-1] == ["8 bits", "80.0", "2.20", "", ""]
 
 
 PAGES = {  # what makes each committed page of its result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gluon_compress.boxes import STDS
-from gluon_compress.models.classes import check_detector_classes
+from gluon_compress.models.settings import check_classes
 from gluon_compress.sizes import size_pair, written_size
 
 RATIOS = (1.0, 2.0, 0.5)
@@ -75,7 +75,7 @@ class RefineDetConfig:
             )
         if self.channels < 2:
             raise ValueError(f"channels is {self.channels}; allowed: from 2")
-        check_detector_classes(self.classes)
+        check_classes(self.classes)
 
     @property
     def depths(self) -> tuple[int, ...]:

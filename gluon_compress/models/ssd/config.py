@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gluoncv.data import VOCDetection
 
 from gluon_compress.boxes import STDS
-from gluon_compress.models.classes import check_detector_classes
+from gluon_compress.models.settings import check_classes
 from gluon_compress.sizes import size_pair
 
 VOC_CLASSES = tuple(VOCDetection.CLASSES)
@@ -32,8 +32,8 @@ class SSDConfig:
     Parameters
     ----------
     classes : tuple of str
-        Foreground classes, none of them named as one of ``classes.RESERVED``; the
-        background is class 0 of the scores.
+        Foreground classes, as ``check_classes`` takes them; the background is
+        class 0 of the scores.
     size : tuple of int
         Height and width of the input, pixels; one number stands for a square.
     sizes : tuple of float
@@ -87,7 +87,7 @@ class SSDConfig:
                 f"extras: {len(self.extras)} stages for {maps} maps; allowed: fewer, "
                 "so that the backbone gives at least one"
             )
-        check_detector_classes(self.classes)
+        check_classes(self.classes)
 
     @property
     def height(self) -> int:
