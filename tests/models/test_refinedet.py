@@ -18,6 +18,7 @@ from gluon_compress.distill.refinedet import deltas_of_both
 from gluon_compress.graph import block_of
 from gluon_compress.models import family_of
 from gluon_compress.models.refinedet import RefineDetConfig
+from gluon_compress.models.res2netlite import res2netlite
 
 CLASSES, SIZE = ("cat", "dog"), (64, 96)
 NAME = "refinedetlite_320_mobilenet0.25"
@@ -259,7 +260,16 @@ def test_a_teacher_of_other_anchors_is_refused(net):
         family_of(net).check_teacher(net, other)
 
 
-def test_the_default_stands_on_its_own_trunk():
+def test_the_default_stands_on_a_trunk_that_gluoncv_does_not_have():
     family = models.family_that_builds("refinedetlite_320")
-    assert family.backbone_of("refinedetlite_320") == "res2netlite72"
+    assert family.backbone_of("refinedetlite_320") is None
+    assert family.backbone_of(NAME) == "mobilenet0.25"
     assert RefineDetConfig(CLASSES).size == (320, 320)
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"), [("res2netlite72", 0.56), ("res2netlite72_wide", 2.6)]
+)
+def test_trunks_cost_what_their_readings_state(name, macs):
+    graph = gc.trace(res2netlite(name, 1000), shape=(1, 3, 224, 224))
+    assert gc.count(graph).macs / 1e9 == pytest.approx(macs, rel=0.01)

@@ -23,6 +23,7 @@ from gluon_compress.models.refinedet.manifest import KIND, manifest_of, stated_c
 from gluon_compress.models.refinedet.results import with_results
 from gluon_compress.models.refinedet.settings import RefineDetSettings
 from gluon_compress.models.refinedet.training import RefineDetLoss, RefineDetTargets
+from gluon_compress.models.res2netlite import VARIANTS
 from gluon_compress.models.settings import NmsEvaluation
 from gluon_compress.postprocess.refinedet import (
     RefineDetPostprocess,
@@ -59,9 +60,9 @@ class RefineDetFamily(Family):
         """Return the names of RefineDetLites on all backbones."""
         return tuple(MODELS)
 
-    def backbone_of(self, name: str) -> str:
-        """Return the name of the classifier that a model stands on."""
-        return MODELS[name]
+    def backbone_of(self, name: str) -> str | None:
+        """Return GluonCV's name of the classifier that a model stands on, if any."""
+        return None if MODELS[name] in VARIANTS else MODELS[name]
 
     def build(
         self,
