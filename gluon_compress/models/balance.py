@@ -19,7 +19,6 @@ from gluon_compress.models.named import NamedBlock
 
 PARAMETER = "balance_log_variances"
 MOST = 10.0  # of weights by gradients; the least is its reciprocal
-BOUND = 3.0  # of a logarithm of a variance, in both directions
 
 
 def balanced(
@@ -60,8 +59,8 @@ class Uncertainty:
 
     ``L = sum_i exp(-s_i) L_i + s_i`` (Kendall, Gal and Cipolla 2018, equation 10, with
     ``s_i`` the logarithm of the variance of part i, and the same form for parts of any
-    kind). ``s`` starts at 0, where all parts weigh 1, is trained with the net, and has
-    no effect beyond -3 and 3. Where ``s`` is best, a part weighs ``1 / L_i``.
+    kind). ``s`` starts at 0, where all parts weigh 1, and is trained with the net. Where
+    it is best, a part weighs ``1 / L_i``.
 
     Parameters
     ----------
@@ -93,7 +92,7 @@ class Uncertainty:
         _, parts = self.base(outputs, batch)
         values = [parts[name].reshape(1) for name in self.names]
         device = values[0].context
-        s = nd.clip(self.log_variances.data(device), -BOUND, BOUND)
+        s = self.log_variances.data(device)
         total = nd.exp(-s) * nd.concat(*values, dim=0) + s
         return total.sum(), parts
 
