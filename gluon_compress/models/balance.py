@@ -58,9 +58,9 @@ class Uncertainty:
     """A loss whose parts are weighed by the uncertainty of what they compare.
 
     ``L = sum_i exp(-s_i) L_i + s_i`` (Kendall, Gal and Cipolla 2018, equation 10, with
-    ``s_i`` the logarithm of the variance of part i, and the same form for parts of any
-    kind). ``s`` starts at 0, where all parts weigh 1, and is trained with the net. Where
-    it is best, a part weighs ``1 / L_i``.
+    ``s_i`` the logarithm of the variance of part i, and one form for parts of any kind:
+    without the paper's factors of a half). ``s`` starts at 0, where all parts weigh 1,
+    and is trained with the net. Where it is best, a part weighs ``1 / L_i``.
 
     Parameters
     ----------
