@@ -31,6 +31,7 @@ from gluon_compress.compression.channels import (
     untrained_criterion,
 )
 from gluon_compress.compression.search import SearchSettings, search_policy
+from gluon_compress.compression.strength import DropLimit
 from gluon_compress.graph import Graph
 from gluon_compress.latency import LatencyTable, check_target
 from gluon_compress.plan import (
@@ -111,7 +112,7 @@ class LatencyTarget(Settings):
     cpu: Optional[NonEmptyStr] = None
 
 
-class PruneSettings(ChannelPruningSettings):
+class PruneSettings(DropLimit, ChannelPruningSettings):
     """Choose channels under a budget, train with masks, and slim.
 
     Parameters
@@ -181,6 +182,10 @@ class PruneSettings(ChannelPruningSettings):
         """Check the budget, and that settings are there that others need."""
         super().check()
         self._check_budget()
+        ratios = all(name.endswith(_RATIO) for name in self.limits)
+        if self.max_drop is not None and not ratios:
+            allowed = "null with a budget of numbers; of ratios, it can be searched"
+            raise self.error("max_drop", allowed)
         if (self.selection == BySensitivity.name) != (self.sensitivity is not None):
             allowed = "images and ratios with selection 'sensitivity', else null"
             raise self.error("sensitivity", allowed)
@@ -249,6 +254,13 @@ class Prune(Algorithm):
         graph, policy = context.trace(net), settings.selection
         plan = _decide(net, graph, criterion, policy, settings, context)
         return StageOutput(slim(net, plan, graph=graph), {}, {PLAN: plan})
+
+    def at_strength(self, settings: PruneSettings, strength: float) -> PruneSettings:
+        """Return settings with a larger budget."""
+        limits = settings.limits.items()
+        return settings.replace(
+            budget={name: 1 - (1 - ratio) * strength for name, ratio in limits}
+        )
 
     def apply(
         self, net: HybridBlock, settings: PruneSettings, context: StageContext

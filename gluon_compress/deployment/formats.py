@@ -62,6 +62,13 @@ class InferenceGraph:
 
         return has_quantisers(self.symbol)
 
+    @property
+    def jumps(self) -> bool:
+        """Whether maps are rounded or binary, so that differences are in steps."""
+        from gluon_compress.deployment.quantised import has_jumps
+
+        return has_jumps(self.symbol)
+
 
 @dataclass(frozen=True)
 class Format:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Sequence
 
 from gluon_compress.graph import Graph
+from gluon_compress.graph.annotations import BINARY
 from gluon_compress.graph.context import attribute
 from gluon_compress.graph.layers import (
     Layer,
@@ -103,9 +104,9 @@ def _quantised_layers(
 ) -> list[QuantisedLayer]:
     every = layers_of(graph, LAYERS)
     chosen = chosen_layers(every, settings.target, settings.ignored)
+    binary = {a.target for a in graph.annotated.annotations if a.kind == BINARY}
     mixed = by_pattern(every, settings.mixed, LayerBits(), key="mixed")
-    numbers = {layer.number for layer in layers_of(graph)}
-    before, behind = _reached(graph, numbers), _reaching(graph, numbers)
+    before, behind = between(graph)
     bits_of: dict[str, list[int]] = {}  # of a weight that several layers read
     rows = []
     for layer in chosen:
@@ -114,7 +115,7 @@ def _quantised_layers(
             ends.append(settings.first)
         if layer.number not in behind:
             ends.append(settings.last)
-        if None in ends:
+        if None in ends or layer.weight in binary:
             continue
         stated = mixed[layer.name]
         least = max((bits for bits in ends if bits is not None), default=0)
@@ -123,6 +124,15 @@ def _quantised_layers(
         bits_of.setdefault(layer.weight, []).append(weight)
         rows.append((layer, inputs))
     return [QuantisedLayer(r, max(bits_of[r.weight]), inputs) for r, inputs in rows]
+
+
+def between(graph: Graph) -> tuple[set[int], set[int]]:
+    """Return the nodes behind some layer with a weight, and those before one.
+
+    First layers are not among the former, last ones not among the latter.
+    """
+    numbers = {layer.number for layer in layers_of(graph)}
+    return _reached(graph, numbers), _reaching(graph, numbers)
 
 
 def _reached(graph: Graph, layers: set[int]) -> set[int]:

@@ -80,7 +80,7 @@ def _fixed_weights(net: Any) -> list[_Weight]:
     _, params = pair_of(net)
     parameters = {p.name: p for p in net.collect_params().values()}
     variables = {node["name"]: node for node in nodes if node["op"] == "null"}
-    axes = _weight_axes(nodes)
+    axes = weight_axes(nodes)
     rows = []
     for quantiser, name in _with_parameter(nodes, params):
         weight = quantiser.target
@@ -100,7 +100,7 @@ def _with_parameter(nodes: Sequence[dict], params: Any) -> list[tuple[Quantiser,
     return [(quantiser, name[0]) for quantiser, name in found if name]
 
 
-def _weight_axes(nodes: Sequence[dict]) -> dict[str, int]:
+def weight_axes(nodes: Sequence[dict]) -> dict[str, int]:
     """Return the axis of the channels of each weight behind annotations."""
     plain = {a.source[0]: a.target for a in annotations_of(nodes)}
     axes = {}
