@@ -85,7 +85,9 @@ int main(int argc, char **argv) {
     data = malloc(size ? size : 1);
     if (!data || fread(data, 1, size, file) != size) { fprintf(stderr, "cannot read\n"); return 2; }
     fclose(file);
-    if (memcmp(take(4), "GCPQ", 4) || number(4) > 2) { fprintf(stderr, "not packed\n"); return 2; }
+    int known = !memcmp(take(4), "GCPQ", 4);
+    uint32_t version = number(4);
+    if (!known || version < 1 || version > 2) { fprintf(stderr, "not packed\n"); return 2; }
     for (uint32_t left = number(4); left; left--) tensor();
     free(data);
     return 0;

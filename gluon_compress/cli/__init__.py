@@ -20,6 +20,7 @@ with at_once():
         export,
         latency,
         models,
+        nncf,
         recipes,
     )
     from gluon_compress.cli.app import dispatch
@@ -29,6 +30,7 @@ COMMANDS = {
     "train": recipes.TRAIN,
     "prune": recipes.PRUNE,
     "plan": recipes.PLAN,
+    "recipe": nncf.RECIPE,
     "anchors": anchors.ANCHORS,
     "check-data": check_data.CHECK_DATA,
     "evaluate": evaluate.EVALUATE,

@@ -1,7 +1,8 @@
 """Compression algorithms: what a row of a recipe's ``"compression"`` does.
 
 ``algorithm`` is the interface; ``prune`` and ``delete`` remove channels,
-``quantize`` rounds weights and maps, ``sparsify`` sets weights to zero. To add one,
+``quantize`` rounds weights and maps, ``sparsify`` sets weights to zero, ``binarize``
+leaves them two values. To add one,
 write an ``Algorithm`` and add a row to ``ALGORITHMS`` in ``registry``. ``compress`` is
 for training loops of one's own.
 """
@@ -15,6 +16,7 @@ from gluon_compress.compression.algorithm import (
     StageContext,
     StageOutput,
 )
+from gluon_compress.compression.binarize import Binarize, BinarizeSettings
 from gluon_compress.compression.controller import Controller, compress
 from gluon_compress.compression.delete import Delete, DeleteSettings
 from gluon_compress.compression.prune import Prune, PruneSettings
@@ -27,6 +29,8 @@ __all__ = [
     "PLAN",
     "Algorithm",
     "Attached",
+    "Binarize",
+    "BinarizeSettings",
     "Controller",
     "Delete",
     "DeleteSettings",

@@ -171,6 +171,17 @@ class StageContext(LoopContext):
         """
 
     @abstractmethod
+    def validated(self, net: HybridBlock) -> float:
+        """Return the accuracy on the validation images, which settings may follow.
+
+        Where a recipe has none, they are the test images.
+        """
+
+    @abstractmethod
+    def within(self, name: str) -> StageContext:
+        """Return the same with a folder of this name in its folder."""
+
+    @abstractmethod
     def check_sample(self, training_images: int) -> None:
         """Refuse to measure on so many training images if they lack a class.
 
@@ -236,6 +247,17 @@ class Algorithm(ABC):
         settings : Settings
         context : StageContext
         """
+
+    def at_strength(self, settings: Any, strength: float) -> Any:
+        """Return settings that compress less, for a search with ``max_drop``.
+
+        Parameters
+        ----------
+        settings : Settings
+        strength : float
+            From 0, excluded: next to nothing is compressed, to 1: as the settings say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has one strength")
 
     def attach(self, net: HybridBlock, settings: Any, context: LoopContext) -> Attached:
         """Begin to compress a net that a loop of the user's own trains.

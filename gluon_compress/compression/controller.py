@@ -19,10 +19,10 @@ from __future__ import annotations
 import os
 from itertools import islice
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, Sequence, Sized, Tuple
+from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence, Sized, Tuple
 
 import mxnet as mx
-from mxnet import autograd
+from mxnet import autograd, gluon
 from mxnet.gluon import HybridBlock
 from typing_extensions import Annotated
 
@@ -34,11 +34,30 @@ from gluon_compress.compression.registry import (
     row_settings,
 )
 from gluon_compress.deployment.plain_nets import export_formats
-from gluon_compress.graph import Graph, input_shape, trace
+from gluon_compress.graph import Graph, input_shape, structure_of, trace
 from gluon_compress.model_folder import export
 from gluon_compress.storage.atomic import read_json
+from gluon_compress.train.checkpoint import (
+    check_resumable,
+    read_checkpoint,
+    write_checkpoint,
+)
 from gluon_compress.train.hooks import Hooks, Position, SeveralHooks
-from gluon_compress.validation import Settings, Tagged, parse, wrong
+from gluon_compress.train.optimizer_state import (
+    OptimizerState,
+    check_optimizer_state,
+    optimizer_state,
+    set_optimizer_state,
+)
+from gluon_compress.validation import (
+    CountOrZero,
+    NonEmptyStr,
+    Settings,
+    Tagged,
+    parse,
+    shown,
+    wrong,
+)
 
 
 class Compression(Settings):
@@ -69,6 +88,7 @@ class Controller:
     hooks : Hooks
     notes : sequence of mapping
         What each row decided, JSON-able.
+    rows : sequence of Settings
     shape : tuple of int
         Of the net's input, for one sample.
     steps_per_epoch, epochs : int
@@ -80,12 +100,13 @@ class Controller:
         net: HybridBlock,
         hooks: Hooks,
         notes: Sequence[Mapping[str, Any]],
+        rows: Sequence[Settings],
         *,
         shape: Any,
         steps_per_epoch: int,
         epochs: int,
     ) -> None:
-        self._shape = shape
+        self._shape, self._rows = shape, tuple(rows)
         self.net, self.notes, self.steps = net, tuple(notes), 0
         self._hooks, self._epochs = hooks, epochs
         self._steps_per_epoch = steps_per_epoch
@@ -117,6 +138,69 @@ class Controller:
         if not isinstance(steps, int) or steps < 0:
             raise wrong("steps", steps, "a whole number from 0")
         self.steps = steps
+
+    def save(
+        self, path: str | os.PathLike, trainer: gluon.Trainer | None = None
+    ) -> None:
+        """Write a checkpoint: parameters, steps, rows, and the state of a trainer."""
+        state = None if trainer is None else optimizer_state(trainer)
+        write_checkpoint(path, self._parameters, self._identity, state)
+
+    def load(
+        self, path: str | os.PathLike, trainer: gluon.Trainer | None = None
+    ) -> None:
+        """Go on from a checkpoint that ``save`` wrote, in this process or another.
+
+        Parameters
+        ----------
+        path : path
+        trainer : gluon.Trainer, optional
+            Gets the state that was saved; its parameters are those of ``net``.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or of another net or other rows: the line names the
+            first key that differs. Nothing is changed then.
+        """
+
+        def accept(meta: dict, state: OptimizerState) -> None:
+            self._check_identity(meta, path)
+            if trainer is not None:
+                check_resumable(Path(path), state)
+                check_optimizer_state(trainer, state, path)
+
+        meta, state = read_checkpoint(path, self._parameters, accept=accept)
+        if trainer is not None:
+            set_optimizer_state(trainer, state)
+        self.resume(meta["steps"])
+
+    @property
+    def _parameters(self) -> list:
+        return list(self.net.collect_params().values())
+
+    @property
+    def _identity(self) -> dict:
+        rows = [row.to_json() for row in self._rows]
+        structure = structure_of(self.net)
+        return {"steps": self.steps, "compression": rows, "structure": structure}
+
+    def _check_identity(self, meta: dict, path: Any) -> None:
+        stored = parse(_Identity, meta, path)
+        here = self._identity
+        rows = stored.to_json()["compression"]
+        difference = _difference("compression", rows, here["compression"])
+        if difference is not None:
+            key, before, now = difference
+            raise wrong(
+                f"{path}: {key}", before, f"{shown(now)}, as the net here has it"
+            )
+        if stored.structure != here["structure"]:
+            raise wrong(
+                f"{path}: structure",
+                stored.structure,
+                f"{here['structure']}: the same net, measured on the same batches",
+            )
 
     def export(
         self,
@@ -166,6 +250,28 @@ class Controller:
                 self._hooks.see(inputs[0])
 
 
+class _Identity(Settings):
+    """What a checkpoint says of the loop that wrote it."""
+
+    steps: CountOrZero
+    compression: Tuple[Dict[str, Any], ...]
+    structure: NonEmptyStr
+
+
+def _difference(key: str, stored: Any, here: Any) -> tuple[str, Any, Any] | None:
+    if isinstance(stored, dict) and isinstance(here, dict):
+        names = list(dict.fromkeys([*here, *stored]))
+        pairs = [(f"{key}.{n}", stored.get(n), here.get(n)) for n in names]
+    elif isinstance(stored, list) and isinstance(here, list):
+        pairs = [(f"{key}[{i}]", a, b) for i, (a, b) in enumerate(zip(stored, here))]
+        if len(stored) != len(here):
+            pairs.append((f"{key}: the number of rows", len(stored), len(here)))
+    else:
+        return (key, stored, here) if stored != here else None
+    found = (_difference(*pair) for pair in pairs)
+    return next((row for row in found if row is not None), None)
+
+
 def compress(
     net: HybridBlock,
     config: Any,
@@ -207,7 +313,11 @@ def compress(
     stored = _Stored(batches)
     context = _Loop(net, stored, shape, seed)
     hooks, notes = [], []
-    for row in rows:
+    for i, row in enumerate(rows):
+        drop = getattr(row, "max_drop", None)
+        if drop is not None:
+            allowed = "null in a loop of one's own, whose metric is not known here"
+            raise wrong(f"compression[{i}].max_drop", drop, allowed)
         algorithm: Algorithm = ALGORITHMS[row.algorithm]
         attached = algorithm.attach(net, row, context)
         net = attached.net
@@ -218,6 +328,7 @@ def compress(
         net,
         SeveralHooks(hooks),
         notes,
+        rows,
         shape=context.shape,
         steps_per_epoch=steps,
         epochs=epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, Mapping, Optional
 
 from mxnet.gluon import HybridBlock
@@ -15,6 +16,7 @@ from gluon_compress.compression.algorithm import (
     StageContext,
     StageOutput,
 )
+from gluon_compress.compression.strength import DropLimit
 from gluon_compress.graph import Graph
 from gluon_compress.quantization import QuantizationSettings
 from gluon_compress.quantization.hawq import choose_bits, least_costs
@@ -35,7 +37,7 @@ from gluon_compress.validation import wrong
 PART = "quantize"  # the name of the hooks' part in logs
 
 
-class QuantizeSettings(QuantizationSettings):
+class QuantizeSettings(DropLimit, QuantizationSettings):
     """Write quantisers into the net, and train it with them.
 
     Parameters
@@ -49,12 +51,18 @@ class QuantizeSettings(QuantizationSettings):
     algorithm: Literal["quantize"]
     train: Optional[Schedule] = None
 
+    def check(self) -> None:
+        """Check that a search over bits is the only one."""
+        super().check()
+        if self.max_drop is not None and (self.mixed or self.budget is not None):
+            raise self.error("max_drop", "null with mixed bits or a budget")
+
 
 class Quantize(Algorithm):
     """Quantises weights and maps; see ``quantize``."""
 
     Settings = QuantizeSettings
-    not_before = ("prune", "delete", "quantize")
+    not_before = ("prune", "delete", "quantize", "binarize")
 
     def dry_run(
         self, net: HybridBlock, settings: QuantizeSettings, context: DryRunContext
@@ -89,6 +97,14 @@ class Quantize(Algorithm):
             )
             notes = {**notes, "before_training": before, **trained}
         return StageOutput(result, notes)
+
+    def at_strength(
+        self, settings: QuantizeSettings, strength: float
+    ) -> QuantizeSettings:
+        """Return settings with weights of more bits."""
+        possible = [bits for bits in (8, 4, 2) if bits >= settings.weights.bits]
+        bits = possible[math.ceil(strength * len(possible)) - 1]
+        return settings.replace(weights=settings.weights.replace(bits=bits))
 
     def attach(
         self, net: HybridBlock, settings: QuantizeSettings, context: LoopContext

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Sequence
 
 from gluon_compress.compression.algorithm import Algorithm
+from gluon_compress.compression.binarize import Binarize
 from gluon_compress.compression.delete import Delete
 from gluon_compress.compression.prune import Prune
 from gluon_compress.compression.quantize import Quantize
@@ -16,6 +17,7 @@ ALGORITHMS: Dict[str, Algorithm] = {
     "delete": Delete(),
     "quantize": Quantize(),
     "sparsify": Sparsify(),
+    "binarize": Binarize(),
 }
 
 

@@ -15,6 +15,7 @@ from gluon_compress.compression.algorithm import (
     StageContext,
     StageOutput,
 )
+from gluon_compress.compression.strength import DropLimit
 from gluon_compress.prune import recalibrate
 from gluon_compress.sparsity import SparsitySettings
 from gluon_compress.sparsity.masks import kept_weights
@@ -33,7 +34,7 @@ from gluon_compress.validation import CountOrZero, wrong
 PART = "sparsify"  # the name of the hooks' part in logs
 
 
-class SparsifySettings(SparsitySettings):
+class SparsifySettings(DropLimit, SparsitySettings):
     """Set single weights to zero, and train the others.
 
     Parameters
@@ -55,6 +56,9 @@ class SparsifySettings(SparsitySettings):
     def check(self) -> None:
         """Check that masks are final before the training ends."""
         super().check()
+        if self.max_drop is not None and (self.level is None or self.growth.levels):
+            allowed = "null without a level, and with growth.levels"
+            raise self.error("max_drop", allowed)
         if self.train is None:
             return
         epochs = self.train.epochs
@@ -108,6 +112,14 @@ class Sparsify(Algorithm):
             result = recalibrate(result, batches)
             notes = {**notes, "before_recalibration": before}
         return StageOutput(result, notes)
+
+    def at_strength(
+        self, settings: SparsifySettings, strength: float
+    ) -> SparsifySettings:
+        """Return settings with a smaller share of zeros."""
+        level = settings.final * strength
+        initial = min(settings.initial, level)
+        return settings.replace(level=level, initial=initial)
 
     def attach(
         self, net: HybridBlock, settings: SparsifySettings, context: LoopContext

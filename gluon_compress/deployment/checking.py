@@ -56,7 +56,7 @@ class FormatCheck:
                 f"{worst:.2g}; allowed: {allowed:.2g}; "
                 f"{first_departure(file_format, self.graph, image)}"
             )
-        if self.graph.quantised:
+        if self.graph.jumps:
             steps = steps_between(outputs, self.reference.float32)
             return {"difference": worst, "allowed": allowed, "steps": steps}
         if file_format.precision == "float32":  # int8 may change single results

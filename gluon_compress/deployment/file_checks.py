@@ -56,7 +56,7 @@ def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
     if stem.endswith("-int8"):
         symbol, params = int8.load(Path(stem))
     elif stem.endswith("-packed"):
-        symbol, params = quantised_packed.load(Path(stem))
+        symbol, params = quantised_packed.load(*files)
     else:
         symbol, params = read_symbol(files[0]), read_values(files[1])
     shapes = {name: value.shape for name, value in params.items()}
@@ -299,13 +299,13 @@ _NCNN_LAYERS = {  # without weights
     *("Dropout", "Softmax", "Slice", "Crop", "Padding", "Interp", "Noop", "TanH"),
     *("ELU", "Swish", "Reduction", "ExpandDims", "Squeeze", "Mish", "GELU", "LRN"),
     *("AbsVal", "ShuffleChannel", "PixelShuffle", "Reorg", "Softplus", "SELU"),
-    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile"),
+    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile", "GridSample"),
 }
 _NCNN_SAME = {  # of those: as many channels as the first input
     *("Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Pooling", "Clip", "Sigmoid"),
     *("HardSigmoid", "HardSwish", "Dropout", "Interp", "Noop", "TanH", "ELU", "Swish"),
     *("Mish", "GELU", "LRN", "AbsVal", "Input", "Softplus", "SELU", "CELU", "Erf"),
-    *("Exp", "Log", "Power", "Threshold"),
+    *("Exp", "Log", "Power", "Threshold", "GridSample"),
 }
 _NCNN_CHANNELWISE = {"PReLU": 1, "BatchNorm": 4, "Scale": 1}  # arrays of weights
 _CONVOLUTIONS = {
@@ -358,6 +358,7 @@ _NCNN_RANGES: Dict[str, Dict[int, tuple[float, float]]] = {
 _NCNN_INPUTS = {
     **dict.fromkeys(("Input", "MemoryData"), (0, 0)),
     **dict.fromkeys(("BinaryOp", "Crop", "Interp"), (1, 2)),
+    "GridSample": (2, 2),
     "Concat": (1, 1000),
     "Eltwise": (2, 1000),
 }
@@ -480,7 +481,7 @@ def ncnn_numbers(
         else:
             values = [value]
         for text in values:
-            if not re.fullmatch(r"-?\d{1,10}(\.\d{1,20})?(e[+-]\d{1,2})?", text):
+            if not re.fullmatch(r"-?\d{1,10}(\.\d{1,20})?(e[+-]?\d{1,2})?", text):
                 raise Unreadable(f"{place}: {shown(word)}")
             least, most = (ranges or {}).get(index, (-math.inf, math.inf))
             if not least <= float(text) <= most:

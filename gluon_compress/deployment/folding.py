@@ -9,11 +9,12 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import SymbolBlock
 
+from gluon_compress.binarization.binarisers import baked_inputs
 from gluon_compress.deployment.fusing import fuse
-from gluon_compress.deployment.quantised import has_quantisers
+from gluon_compress.deployment.quantised import has_jumps
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
 from gluon_compress.graph import adapter_of, block_of, pair_of
-from gluon_compress.graph.annotations import FAKE_QUANT, bake_weights, strip
+from gluon_compress.graph.annotations import BINARY, FAKE_QUANT, bake_weights, strip
 from gluon_compress.graph.context import attribute, numbers
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
@@ -65,18 +66,18 @@ def fold(
     def run(pair: Pair, images: np.ndarray) -> list[np.ndarray]:
         return ReferenceOutputs(*compared(pair), images).float32
 
-    quantised = has_quantisers(symbol)
+    quantised = has_jumps(symbol)
     before = _baked(symbol, params) if quantised else (symbol, params)
     return _first_equal(compared(before), candidates, run, shape)
 
 
 def without_quantisers(symbol: mx.sym.Symbol, params: Mapping) -> Pair:
-    """Return a pair without quantisers of maps.
+    """Return a pair without quantisers of maps, and without binary ones.
 
     Where a value lies between two levels, any other order of additions moves it by a
     whole step. So rewritten graphs are compared without.
     """
-    nodes, heads = strip(*take_apart(symbol), [FAKE_QUANT])
+    nodes, heads = strip(*take_apart(symbol), [FAKE_QUANT, BINARY])
     plain = put_together(nodes, heads)
     used = set(plain.list_inputs())
     return plain, {name: value for name, value in params.items() if name in used}
@@ -106,7 +107,7 @@ def fused(
     shape = adapter_of(net).shape(net) if shape is None else shape
     symbol, params = pair_of(net)
     baked: Pair
-    if shape is not None and has_quantisers(symbol):
+    if shape is not None and has_jumps(symbol):
         baked, shape = fold(symbol, params, shape), None
     else:
         baked = _baked(symbol, params)
@@ -154,7 +155,10 @@ def _first_equal(
 def _baked(symbol: mx.sym.Symbol, params: Mapping) -> Pair:
     """Return a pair whose weights have no annotations."""
     nodes, heads, values = bake_weights(*take_apart(symbol), params)
-    return put_together(nodes, heads), values
+    nodes, heads = baked_inputs(nodes, heads, values)
+    baked = put_together(nodes, heads)
+    used = set(baked.list_inputs())
+    return baked, {name: value for name, value in values.items() if name in used}
 
 
 def _folded(symbol: mx.sym.Symbol, params: Mapping) -> tuple[mx.sym.Symbol, dict]:

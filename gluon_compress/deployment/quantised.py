@@ -8,11 +8,12 @@ from typing import Dict, Mapping
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.graph.annotations import strip
+from gluon_compress.binarization.binarisers import has_binary_maps
+from gluon_compress.graph.annotations import BINARY, KINDS, strip
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.quantization.levels import Levels, levels_of
-from gluon_compress.quantization.placement import LAYERS
+from gluon_compress.quantization.placement import LAYERS, weight_of
 from gluon_compress.quantization.quantisers import (
     QuantiserGrid,
     is_quantised,
@@ -52,14 +53,14 @@ class QuantisedGraph:
             nodes[q.source[0]]["name"]: QuantiserGrid(float(q.scale[0]), q.low, q.high)
             for q in quantisers_of(nodes, params)
         }
-        plain, heads = strip(nodes, heads)
+        plain, heads = strip(nodes, heads, [k for k in KINDS if k != BINARY])
         symbol = put_together(plain, heads)
         used = set(symbol.list_inputs())
         values = {name: value for name, value in params.items() if name in used}
         weights: Dict[str, Levels] = {}
         for node in plain:
             if node["op"] in LAYERS:
-                name = plain[node["inputs"][1][0]]["name"]
+                name = plain[weight_of(node)[0]]["name"]
                 if name in values and name not in weights:
                     axis = operator_of(node["op"]).weight_axis
                     levels = levels_of(values[name].asnumpy(), axis)
@@ -86,6 +87,12 @@ def _distinct(nodes: list[dict]) -> list[dict]:
 def has_quantisers(symbol: mx.sym.Symbol) -> bool:
     """Return whether a symbol has fake quantisers."""
     return is_quantised(take_apart(symbol)[0])
+
+
+def has_jumps(symbol: mx.sym.Symbol) -> bool:
+    """Return whether maps are rounded, or binary: then rounding errors can grow."""
+    nodes, _ = take_apart(symbol)
+    return is_quantised(nodes) or has_binary_maps(nodes)
 
 
 def steps_between(outputs: list[np.ndarray], expected: list[np.ndarray]) -> float:

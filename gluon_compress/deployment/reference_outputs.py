@@ -10,7 +10,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.deployment.formats import FORMATS, INT8_TOLERANCE, Format
-from gluon_compress.deployment.quantised import has_quantisers
+from gluon_compress.deployment.quantised import has_jumps
 from gluon_compress.graph import block_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.quantization.quantisers import in_float64
@@ -80,7 +80,7 @@ class ReferenceOutputs:
             np.asarray(output).reshape(expected.shape)
             for output, expected in zip(outputs, self.float32)
         ]
-        if has_quantisers(self.symbol):
+        if has_jumps(self.symbol):
             # Where a value lies between two levels, any rounding error decides.
             off = difference(outputs, self.float32, FORMATS["int8"])
             return off, QUANTISED if file_format.exact else INT8_TOLERANCE

@@ -25,6 +25,7 @@ from gluon_compress.graph.annotations import AnnotationParameter, NewAnnotation
 from gluon_compress.graph.channels import Tensor
 from gluon_compress.graph.groups import ChannelGroup, Grouping
 from gluon_compress.graph.operators import OPERATORS, Operator
+from gluon_compress.graph.structure import structure_of
 from gluon_compress.graph.tracing import (
     NET_ADAPTERS,
     Graph,
@@ -62,6 +63,7 @@ __all__ = [
     "pair_of",
     "rebuild",
     "register_adapter",
+    "structure_of",
     "symbol_of",
     "trace",
 ]

@@ -14,8 +14,8 @@ them. Tracing, counting and timing see the plain symbol.
 Slimming cuts the parameters of an annotation like the tensor it belongs to: each
 parameter states the axes of that tensor along which its own axes lie.
 
-There are three kinds. ``prune.mask`` writes a ``channel_mask``, which slimming drops.
-``weight_mask`` and ``fake_quant`` stay.
+There are four kinds. ``prune.mask`` writes a ``channel_mask``, which slimming drops.
+``weight_mask``, ``fake_quant`` and ``binary`` stay.
 
 For masking and slimming to agree, an annotation must compute every element from the
 same element of its source, and map zero to zero.
@@ -41,7 +41,9 @@ from gluon_compress.graph.symbols import (
 )
 
 CHANNEL_MASK, WEIGHT_MASK, FAKE_QUANT = "channel_mask", "weight_mask", "fake_quant"
-KINDS = (CHANNEL_MASK, WEIGHT_MASK, FAKE_QUANT)
+BINARY = "binary"
+STAYING = (WEIGHT_MASK, FAKE_QUANT, BINARY)  # when channels are removed
+KINDS = (CHANNEL_MASK, *STAYING)
 
 # Attributes that mark annotations. The value on an operator is the annotation's name,
 # on a parameter its role, and on the parameter of a channel mask the group's name.
@@ -101,7 +103,7 @@ class NewAnnotation:
     Parameters
     ----------
     kind : str
-        ``weight_mask`` or ``fake_quant``.
+        One of ``STAYING``.
     build : callable
         ``build(x, **parameters) -> Symbol``: the annotated tensor. The parameters have
         shapes that broadcast against the tensor ``x``. Only operators that work element
@@ -416,7 +418,7 @@ def _check_parameter(
 
 def _outermost(nodes: Sequence[dict], source: tuple[int, int]) -> tuple[int, int]:
     """Return the result of a source's annotations other than channel masks."""
-    scan = _Scan(nodes, (WEIGHT_MASK, FAKE_QUANT))
+    scan = _Scan(nodes, STAYING)
     ends = [i for i, e in scan.sources.items() if tuple(e[:2]) == source]
     return (ends[-1], 0) if ends else source
 
@@ -548,7 +550,7 @@ def bake_weights(
     params : mapping
         Values of all parameters; not changed.
     """
-    scan = _Scan(nodes, (WEIGHT_MASK, FAKE_QUANT))
+    scan = _Scan(nodes, STAYING)
     weights = {
         i: entry
         for i, entry in scan.sources.items()

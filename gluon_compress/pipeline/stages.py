@@ -16,14 +16,16 @@ import mxnet as mx
 from mxnet.gluon import Block, HybridBlock
 
 from gluon_compress import data, train
+from gluon_compress.binarization.training import BinaryScales
 from gluon_compress.compression import (
     ALGORITHMS,
     DryRunContext,
     StageContext,
     StageOutput,
 )
+from gluon_compress.compression.strength import applied
 from gluon_compress.evaluate import warn_of_limit
-from gluon_compress.graph import Graph
+from gluon_compress.graph import Graph, structure_of
 from gluon_compress.models import family_of
 from gluon_compress.pipeline.task import Splits, Task
 from gluon_compress.plan import Plan
@@ -218,6 +220,14 @@ class Stage(DryRun, StageContext):
         dataset = None if training_images is None else self._sample(training_images)
         return self._job.evaluate(net, dataset)[self.metric]
 
+    def validated(self, net: HybridBlock) -> float:
+        """Return the accuracy on the validation images."""
+        return self._job.validate(net)[self.metric]
+
+    def within(self, name: str) -> Stage:
+        """Return the same with a folder of this name in its folder."""
+        return Stage(self._job, self.folder / name)
+
     def check_sample(self, training_images: int) -> None:
         """Refuse to measure on so many training images if they lack a class."""
         sample = self._sample(training_images)
@@ -286,7 +296,7 @@ def train_full(
 
 def compress(job: Job, net: HybridBlock, row: Any, folder: Path) -> StageOutput:
     """Apply one row of the recipe's compression and save what it leaves."""
-    output = ALGORITHMS[row.algorithm].apply(net, row, Stage(job, folder))
+    output = applied(ALGORITHMS[row.algorithm], net, row, Stage(job, folder))
     for name, artifact in output.artifacts.items():
         artifact.save(folder / name)
     return output
@@ -331,7 +341,8 @@ def fit(
     lesson = task.lesson(net, teacher, options.ctx)
     step_loss = wrap(lesson.step_loss) if wrap else lesson.step_loss
     batches = job.batches(net, schedule)
-    following = train.hooked(WeightScales(net), len(batches), part="quantize")
+    scales = train.SeveralHooks([WeightScales(net), BinaryScales(net)])
+    following = train.hooked(scales, len(batches), part="scales")
     lesson.block.hybridize(static_alloc=True, static_shape=True)
     to_devices(lesson.block, options.ctx)
     to_devices(net, options.ctx)
@@ -345,6 +356,7 @@ def fit(
         callbacks=[*callbacks, *following["callbacks"]],
         step_callbacks=[*step_callbacks, *following["step_callbacks"]],
         start_callbacks=start_callbacks,
+        identity={"structure": structure_of(net)},
         options=options,
     )
     choose_best = job.splits.val is not job.splits.test

@@ -6,6 +6,7 @@ masks. These are in the checkpoint, so a resumed run takes the same decisions.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Callable, Mapping, Optional
 
 import mxnet as mx
@@ -22,11 +23,40 @@ from gluon_compress.prune.masks import set_mask
 from gluon_compress.prune.slimming import traced
 from gluon_compress.validation import Count, OneOf, Settings
 
-# The remaining share of the way from the full net to the budget, by share of rounds.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cubic": lambda done: (1 - done) ** 3,
-    "linear": lambda done: 1 - done,
+EARLY, REACHED = 1 / 8, 3 / 4  # of the rounds, and of the way, with a bias
+
+
+def _exponential(done: float, kept: float) -> float:
+    """The limit falls by the same factor in each round; ``kept`` is what is left."""
+    if kept >= 1:
+        return 1 - done
+    return (kept**done - kept) / (1 - kept)
+
+
+def _with_bias(done: float, kept: float) -> float:
+    """``a exp(-k i) + b`` with three quarters of the way in an eighth of the rounds.
+
+    He et al. 2019 (asymptotic soft filter pruning), equation 4. The way is 1 - y^(8 i)
+    over 1 - y^8, where y is exp(-k / 8): the root of 1 - y = 3/4 (1 - y^8).
+    """
+    y = 1 - REACHED
+    for _ in range(20):  # contracts by 10^-4 each
+        y = 1 - REACHED * (1 - y ** (1 / EARLY))
+    fallen = y ** (done / EARLY)
+    last = y ** (1 / EARLY)
+    return (fallen - last) / (1 - last)
+
+
+# The remaining share of the way from the full net to the budget, by the share of rounds
+# that is done, and by the budget as a share of the full cost.
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "cubic": lambda done, kept: (1 - done) ** 3,
+    "linear": lambda done, kept: 1 - done,
+    "baseline": lambda done, kept: 0.0,
+    "exponential": _exponential,
+    "exponential_with_bias": _with_bias,
 }
+SOFT_KEPT = 0.01  # what ``exponential`` takes for soft masks, whose factor falls to 0
 
 
 class Rounds(Settings):
@@ -37,9 +67,11 @@ class Rounds(Settings):
     count : int
         Rounds of masking and training, of equal length; 1 is one-shot pruning.
     curve : str
-        A name in ``SCHEDULES``: ``cubic`` (Zhu and Gupta 2017, equation 1) or
-        ``linear``: how the limit falls from the full cost to the budget, which the last
-        round meets.
+        A name in ``SCHEDULES``: how the limit falls from the full cost to the budget,
+        which the last round meets: ``cubic`` (Zhu and Gupta 2017, equation 1),
+        ``linear``, ``exponential`` (by the same factor in each round),
+        ``exponential_with_bias`` (three quarters in the first eighth) or ``baseline``
+        (all in the first round). The last three are NNCF's.
     soft : bool
         In hard rounds (false) the budget shrinks from round to round, and masked
         channels stay masked. In soft rounds the budget is the final one from the start,
@@ -85,9 +117,16 @@ class Rounds(Settings):
             )
         return [number * spread // self.count for number in range(self.count)]
 
-    def remaining(self, number: int) -> float:
-        """Return the remaining share of the way to the budget in a round, from 1."""
-        return SCHEDULES[self.curve](number / self.count)
+    def remaining(self, number: int, kept: float = SOFT_KEPT) -> float:
+        """Return the remaining share of the way to the budget in a round, from 1.
+
+        Parameters
+        ----------
+        number : int
+        kept : float
+            The budget as a share of the full cost.
+        """
+        return SCHEDULES[self.curve](number / self.count, kept)
 
 
 def mask_in_rounds(
@@ -149,11 +188,12 @@ def mask_in_rounds(
         if progress.epoch not in starts:
             return
         _check_has(trained, masks)
-        remaining = rounds.remaining(starts.index(progress.epoch) + 1)
+        number = starts.index(progress.epoch) + 1
         graph = traced(net, None, shape)
         if rounds.soft:
-            plan, factor = decide(graph, budget, None), remaining
+            plan, factor = decide(graph, budget, None), rounds.remaining(number)
         else:
+            remaining = partial(rounds.remaining, number)
             limits = _between(budget, graph, remaining, table)
             plan, factor = decide(graph, limits, plan_of(net)), 0.0
         set_mask(net, plan, graph=graph)
@@ -204,15 +244,19 @@ def _check_has(trained: Any, masks: Mapping) -> None:
 
 
 def _between(
-    budget: Budget, graph: Graph, remaining: float, table: LatencyTable | None
+    budget: Budget,
+    graph: Graph,
+    remaining: Callable[[float], float],
+    table: LatencyTable | None,
 ) -> Budget:
     """Return the budget of a round, between the full cost and the target."""
     model = cost_model_for(graph, budget, table)
-    full = model.costs(model.full[None])
-    limits = budget.limits.items()
-    return budget.with_limits(
-        {n: v + (float(full[n][0]) - v) * remaining for n, v in limits}
-    )
+    costs = model.costs(model.full[None])
+    limits = {}
+    for name, limit in budget.limits.items():
+        full = float(costs[name][0])
+        limits[name] = limit + (full - limit) * remaining(limit / full)
+    return budget.with_limits(limits)
 
 
 def _soften(masks: Mapping, factor: float) -> None:

@@ -92,7 +92,7 @@ def reconstruct(
     HybridBlock
         As ``slim`` returns it. Convolutions (of one group, several, or depthwise) and
         dense layers are fitted; layers before the first cut stay as they are, and so
-        do layers whose weight is shared, and deconvolutions.
+        do layers whose weight is shared or masked, and deconvolutions.
 
     Raises
     ------
@@ -419,8 +419,8 @@ def _linear_layers(graph: Graph, nodes: Sequence[dict]) -> list[_Layer]:
         Of the symbol that the layers are numbered in: the graph's, or a slim one.
     """
     numbers = {node["name"]: i for i, node in enumerate(nodes)}
-    readers = _readers(graph)
-    layers = []
+    readers, layers = _readers(graph), []
+    annotated = {a.target for a in graph.annotated.annotations}
     for i, node in enumerate(graph.nodes):
         form = operator_of(node["op"]).linear
         if form is None:
@@ -428,7 +428,8 @@ def _linear_layers(graph: Graph, nodes: Sequence[dict]) -> list[_Layer]:
         weight = node["inputs"][1][0]
         channels_first = str(attribute(node["attrs"], "layout", "NC")).startswith("NC")
         variables = all(graph.nodes[e[0]]["op"] == "null" for e in node["inputs"][1:])
-        if channels_first and variables and len(readers[weight]) == 1:
+        own = len(readers[weight]) == 1 and graph.nodes[weight]["name"] not in annotated
+        if channels_first and variables and own:
             number = numbers[node["name"]]
             bias = _bias(graph, node)
             layers.append(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Sequence
 
 from gluon_compress.graph import Graph
+from gluon_compress.graph.annotations import BINARY
 from gluon_compress.graph.context import attribute
 from gluon_compress.graph.layers import (
     Layer,
@@ -23,7 +24,8 @@ from gluon_compress.graph.layers import (
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.quantization.settings import LayerBits, QuantizationSettings
 
-LAYERS = ("Convolution", "FullyConnected")  # that runtimes compute in integers
+# What runtimes compute in integers; deformable convolutions in their dilated form.
+LAYERS = ("Convolution", "FullyConnected", "_contrib_DeformableConvolution")
 SUMS = ("elemwise_add", "broadcast_add", "_plus", "_Plus", "add_n", "ElementWiseSum")
 CONCATS = ("Concat", "concat")
 AVERAGES = ("_contrib_AdaptiveAvgPooling2D", "mean")
@@ -102,9 +104,9 @@ def _quantised_layers(
 ) -> list[QuantisedLayer]:
     every = layers_of(graph, LAYERS)
     chosen = chosen_layers(every, settings.target, settings.ignored)
+    binary = {a.target for a in graph.annotated.annotations if a.kind == BINARY}
     mixed = by_pattern(every, settings.mixed, LayerBits(), key="mixed")
-    numbers = {layer.number for layer in layers_of(graph)}
-    before, behind = _reached(graph, numbers), _reaching(graph, numbers)
+    before, behind = between(graph)
     bits_of: dict[str, list[int]] = {}  # of a weight that several layers read
     rows = []
     for layer in chosen:
@@ -113,7 +115,7 @@ def _quantised_layers(
             ends.append(settings.first)
         if layer.number not in behind:
             ends.append(settings.last)
-        if None in ends:
+        if None in ends or layer.weight in binary:
             continue
         stated = mixed[layer.name]
         least = max((bits for bits in ends if bits is not None), default=0)
@@ -122,6 +124,15 @@ def _quantised_layers(
         bits_of.setdefault(layer.weight, []).append(weight)
         rows.append((layer, inputs))
     return [QuantisedLayer(r, max(bits_of[r.weight]), inputs) for r, inputs in rows]
+
+
+def between(graph: Graph) -> tuple[set[int], set[int]]:
+    """Return the nodes behind some layer with a weight, and those before one.
+
+    First layers are not among the former, last ones not among the latter.
+    """
+    numbers = {layer.number for layer in layers_of(graph)}
+    return _reached(graph, numbers), _reaching(graph, numbers)
 
 
 def _reached(graph: Graph, layers: set[int]) -> set[int]:
@@ -241,6 +252,11 @@ class _Joined:
             (tuple(members), max(self._bits[i] for i in members))
             for members in sets.values()
         )
+
+
+def weight_of(node: dict) -> list:
+    """Return the entry of the weight of a node of ``LAYERS``."""
+    return node["inputs"][operator_of(node["op"]).weight_input or 0]
 
 
 def weight_axis(op: str) -> int:

@@ -19,7 +19,7 @@ from gluon_compress.graph import pair_of, symbol_of
 from gluon_compress.graph.annotations import FIXED, annotations_of
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
-from gluon_compress.quantization.placement import LAYERS
+from gluon_compress.quantization.placement import LAYERS, weight_of
 from gluon_compress.quantization.quantisers import (
     LEAST_SCALE,
     Quantiser,
@@ -80,7 +80,7 @@ def _fixed_weights(net: Any) -> list[_Weight]:
     _, params = pair_of(net)
     parameters = {p.name: p for p in net.collect_params().values()}
     variables = {node["name"]: node for node in nodes if node["op"] == "null"}
-    axes = _weight_axes(nodes)
+    axes = weight_axes(nodes)
     rows = []
     for quantiser, name in _with_parameter(nodes, params):
         weight = quantiser.target
@@ -100,13 +100,13 @@ def _with_parameter(nodes: Sequence[dict], params: Any) -> list[tuple[Quantiser,
     return [(quantiser, name[0]) for quantiser, name in found if name]
 
 
-def _weight_axes(nodes: Sequence[dict]) -> dict[str, int]:
+def weight_axes(nodes: Sequence[dict]) -> dict[str, int]:
     """Return the axis of the channels of each weight behind annotations."""
     plain = {a.source[0]: a.target for a in annotations_of(nodes)}
     axes = {}
     for node in nodes:
         if node["op"] in LAYERS:
-            i = node["inputs"][1][0]
+            i = weight_of(node)[0]
             while nodes[i]["op"] != "null" and i not in plain:
                 i = nodes[i]["inputs"][0][0]
             axes[nodes[i]["name"]] = operator_of(node["op"]).weight_axis

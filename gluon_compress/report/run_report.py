@@ -75,7 +75,7 @@ def write_report(
     stages = results["stages"]
     pictures = [*_plans(results, out), *_curves(recipe, results, out, folder)]
     precisions = {n: s for n, s in stages.items() if "classes" in s}
-    tables: list[report.Table] = _bits(stages)
+    tables: list[report.Table] = [*_bits(stages), *_zeros(stages), *_trials(stages)]
     if precisions:
         pictures += [_detections(out, n, test, folder) for n in _ends(stages)]
         errors = _errors(recipe, stages, out, test)
@@ -133,6 +133,40 @@ def _bits(stages: Mapping[str, Any]) -> list[report.Table]:
         before = f"{stage['float32_bytes']} bytes in float32, all parameters"
         cells = [head, *rows, total]
         tables.append(report.Table(f"Bits after {name}", cells, before, total=True))
+    return tables
+
+
+def _zeros(stages: Mapping[str, Any]) -> list[report.Table]:
+    """Return a table of the zeros and bytes of each stage that makes weights zero."""
+    tables = []
+    for name, stage in stages.items():
+        if "sparsity" not in stage:
+            continue
+        notes, keys = stage["sparsity"], ("weights", "zeros", "bytes")
+        rows = [[r["layer"], *(str(r[k]) for k in keys)] for r in notes["layers"]]
+        total = ["all of these", *(str(notes[k]) for k in keys)]
+        before = f"{notes['float32_bytes']} bytes in float32, all parameters"
+        cells = [["layer", *keys], *rows, total]
+        tables.append(report.Table(f"Zeros after {name}", cells, before, total=True))
+    return tables
+
+
+def _trials(stages: Mapping[str, Any]) -> list[report.Table]:
+    """Return a table of what each search for the strongest compression has tried."""
+    tables = []
+    for name, stage in stages.items():
+        rows = [
+            [
+                f"{trial['strength']:.3f}",
+                f"{trial['drop']:.2f}",
+                "yes" if trial["within"] else "no",
+            ]
+            for trial in stage.get("trials", ())
+        ]
+        if rows:
+            cells = [["strength", "points lost", "within the limit"], *rows]
+            note = f"taken: {stage['strength']:.3f}; 1 is what the recipe states"
+            tables.append(report.Table(f"Strengths tried by {name}", cells, note))
     return tables
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 from mxnet import autograd, gluon
@@ -37,6 +38,7 @@ def fit(
     callbacks: Sequence[Callable] = (),
     step_callbacks: Sequence[Callable] = (),
     start_callbacks: Sequence[Callable] = (),
+    identity: Mapping[str, Any] | None = None,
     options: Options | None = None,
 ) -> Progress:
     """Train ``net``; write ``log.jsonl``, ``last.ckpt`` and ``best.ckpt``.
@@ -75,6 +77,9 @@ def fit(
     start_callbacks : sequence of callables
         Called as ``callback(net, progress)`` before each step, to tell what the loss
         depends on how far the run has got. They may not change parameters.
+    identity : mapping, optional
+        JSON values by name that say what is trained, such as the structure of the net:
+        a run is resumed only if they are the same.
     options : Options, optional
 
     Returns
@@ -100,10 +105,19 @@ def fit(
         raise ValueError("there is no batch to train on: the data set is empty")
     _check_initialised(net)
     with sole_writer(folder):
-        run = Run(net, schedule, Path(folder), options)
+        run = Run(net, schedule, Path(folder), options, identity or {})
         run.open(len(batches))
-        around = (start_callbacks, step_callbacks)
-        return _train(run, batches, step_loss, validate, callbacks, around)
+        calls = _Callbacks(callbacks, start_callbacks, step_callbacks)
+        return _train(run, batches, step_loss, validate, calls)
+
+
+@dataclass(frozen=True)
+class _Callbacks:
+    """What is called as ``callback(net, progress)``."""
+
+    before_epoch: Sequence[Callable]
+    before_step: Sequence[Callable]
+    after_step: Sequence[Callable]
 
 
 def _train(
@@ -111,19 +125,18 @@ def _train(
     batches,
     step_loss: Callable,
     validate: Callable | None,
-    callbacks: Sequence[Callable],
-    around: tuple[Sequence[Callable], Sequence[Callable]],
+    callbacks: _Callbacks,
 ) -> Progress:
     net, schedule = run.net, run.schedule
     with _bar(run, len(batches)) as bar:
         while run.progress.epoch < schedule.epochs:
             if run.progress.batch == 0:
                 _seed(run)  # a callback may draw random numbers
-                for callback in callbacks:
+                for callback in callbacks.before_epoch:
                     callback(net, run.progress)
                 run.forget_best()
             with deferred() as signal:
-                _epoch(run, batches, step_loss, around, signal, bar)
+                _epoch(run, batches, step_loss, callbacks, signal, bar)
             if validate is not None and _is_due(run.progress.epoch, schedule):
                 with run.averaged():
                     run.record_validation(dict(validate()))
@@ -193,21 +206,20 @@ def _epoch(
     run: Run,
     batches,
     step_loss: Callable,
-    around: tuple[Sequence[Callable], Sequence[Callable]],
+    callbacks: _Callbacks,
     signal: Deferred,
     bar: tqdm,
 ) -> None:
     progress, size = run.progress, len(batches)
-    before, after = around
     epoch = f"epoch {progress.epoch + 1}/{run.schedule.epochs}"
     bar.set_description(epoch, refresh=False)
     rest = batches.epoch(progress.epoch, progress.batch)
     for batch in islice(rest, size - progress.batch):
         position = progress.epoch + progress.batch / size
-        for callback in before:
+        for callback in callbacks.before_step:
             callback(run.net, progress)
         record = _step(run, batch, step_loss, position)
-        for callback in after:
+        for callback in callbacks.after_step:
             callback(run.net, progress)
         run.average()
         parts = {k: f"{v:.3f}" for k, v in record["parts"].items()}

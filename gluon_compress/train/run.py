@@ -8,7 +8,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ContextManager, Dict, Optional
+from typing import Any, ContextManager, Dict, Mapping, Optional
 
 import mxnet as mx
 import numpy as np
@@ -143,7 +143,15 @@ class Options:
 class Run:
     """A trainer, its position and its files."""
 
-    def __init__(self, net, schedule: Schedule, folder: Path, options: Options) -> None:
+    def __init__(
+        self,
+        net,
+        schedule: Schedule,
+        folder: Path,
+        options: Options,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.identity = identity
         self.net, self.schedule, self.options = net, schedule, options
         self.folder, self.progress = folder, Progress(epochs=schedule.epochs)
         self.parameters = list(net.collect_params().values())
@@ -194,6 +202,7 @@ class Run:
             "seed": self.options.seed,
             "batches": batches,
             "learned": len(self.trainable),
+            **self.identity,
         }
 
     def _stored(self) -> list[str]:

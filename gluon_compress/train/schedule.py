@@ -37,8 +37,9 @@ class Schedule(Settings):
     learning_rate : float
         Learning rate after the warm-up.
     mode : str
-        A name in ``DECAYS``: ``cosine``, or ``step``, which multiplies the rate by
-        ``decay`` at each of the ``milestones``.
+        A name in ``DECAYS``: ``cosine``, ``polynomial``: down to 0 with the power 0.9,
+        or ``step``, which multiplies the rate by ``decay`` at each of the
+        ``milestones``.
     milestones : tuple of int
         Ascending epochs; only with the mode ``step``.
     decay : float
@@ -112,8 +113,15 @@ def _step(schedule: Schedule, epoch: float) -> float:
     return schedule.decay ** sum(epoch >= m for m in schedule.milestones)
 
 
+def _polynomial(schedule: Schedule, epoch: float) -> float:
+    """Down to 0, almost straight (Liu et al. 2015, section 3.1)."""
+    span = max(schedule.epochs - schedule.warmup_epochs, 1e-9)
+    return max(1 - (epoch - schedule.warmup_epochs) / span, 0.0) ** 0.9
+
+
 # The factor of the learning rate after the warm-up, by the schedule's mode.
 DECAYS: Dict[str, Callable[[Schedule, float], float]] = {
     "cosine": _cosine,
+    "polynomial": _polynomial,
     "step": _step,
 }

@@ -123,3 +123,56 @@ def test_what_cannot_work_is_one_line(tmp_path, counting):
         gc.compress(ready(chain()), [ROW], [])
     with pytest.raises(ValueError, match=r"compression is \[\]; allowed: a list of 1"):
         gc.compress(ready(chain()), [], data())
+
+
+def stepped(controller, trainer, steps: int) -> None:
+    for _ in range(steps):
+        with autograd.record():
+            loss = controller.net(batch()).square().mean() + controller.loss()
+        loss.backward()
+        trainer.step(1)
+        controller.step()
+
+
+def compressed(rows, seed: int = 0):
+    net, controller = gc.compress(ready(chain()), rows, [(batch(seed=seed),)], epochs=9)
+    rates = {"learning_rate": 0.05, "momentum": 0.9}
+    return controller, gluon.Trainer(net.collect_params(), "sgd", rates)
+
+
+def test_a_loop_goes_on_bit_for_bit_from_a_checkpoint(tmp_path):
+    rows = [{"algorithm": "sparsify", "level": 0.8}, {"algorithm": "quantize"}]
+    whole, trainer = compressed(rows)
+    stepped(whole, trainer, 2)
+    whole.save(tmp_path / "x.ckpt", trainer)
+    stepped(whole, trainer, 2)
+    parts, trainer = compressed(rows)
+    parts.load(tmp_path / "x.ckpt", trainer)
+    stepped(parts, trainer, 2)
+    pairs = zip(
+        whole.net.collect_params().values(), parts.net.collect_params().values()
+    )
+    for one, other in pairs:
+        assert np.array_equal(one.data().asnumpy(), other.data().asnumpy()), one.name
+
+
+def test_a_checkpoint_of_another_chain_is_refused(tmp_path):
+    path = tmp_path / "x.ckpt"
+    compressed([{"algorithm": "quantize"}])[0].save(path)
+    four, _ = compressed([{"algorithm": "quantize", "weights": {"bits": 4}}])
+    before = [p.data().asnumpy() for p in four.net.collect_params().values()]
+    message = r"x.ckpt: compression\[0\].weights.bits is 8; allowed: 4, as the net"
+    with pytest.raises(ValueError, match=message):
+        four.load(path)
+    for value, p in zip(before, four.net.collect_params().values()):
+        assert np.array_equal(value, p.data().asnumpy())
+    other, _ = compressed([{"algorithm": "quantize"}], seed=5)
+    with pytest.raises(ValueError, match="x.ckpt: structure is '.*; allowed: .* batch"):
+        other.load(path)
+
+
+def test_a_drop_of_a_metric_needs_a_recipe():
+    row = {"algorithm": "sparsify", "level": 0.5, "max_drop": 1}
+    message = r"compression\[0\].max_drop is 1; allowed: null in a loop"
+    with pytest.raises(ValueError, match=message):
+        gc.compress(ready(chain()), [row], data())

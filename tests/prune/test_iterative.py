@@ -110,12 +110,25 @@ def test_rounds_begin_at_equal_distances(rounds, epochs, expected):
     assert rounds.starts(epochs) == expected
 
 
+def test_curves_of_nncf_by_their_formulas():
+    kept = 0.25  # a quarter of the cost is left
+    exponential = Rounds(count=4, curve="exponential")
+    limits = [kept + (1 - kept) * exponential.remaining(i, kept) for i in range(1, 5)]
+    assert limits == pytest.approx([kept ** (i / 4) for i in range(1, 5)])
+    biased = Rounds(count=16, curve="exponential_with_bias")
+    assert biased.remaining(2, kept) == pytest.approx(1 / 4)
+    ratios = np.diff([biased.remaining(i, kept) for i in range(1, 17)])
+    assert ratios[1:] / ratios[:-1] == pytest.approx(ratios[1] / ratios[0])
+    assert Rounds(count=4, curve="baseline").remaining(1, kept) == 0
+    for curve in SCHEDULES:
+        assert Rounds(count=3, curve=curve).remaining(3) == 0
+
+
 def test_curves_end_at_the_target():
     for number, left in ((1, 0.75**3), (2, 0.5**3), (3, 0.25**3), (4, 0)):
         assert Rounds(count=4).remaining(number) == pytest.approx(left)
         linear = Rounds(count=4, curve="linear").remaining(number)
         assert linear == pytest.approx(1 - number / 4)
-    assert set(SCHEDULES) == {"cubic", "linear"}
 
 
 @pytest.mark.parametrize("curve", SCHEDULES)
@@ -128,11 +141,12 @@ def test_budgets_go_from_the_full_cost_to_the_target(tmp_path, curve):
 
     net, _ = train(tmp_path, Rounds(count=3, curve=curve), decide=spy)
     full, end = count(trace(net, SHAPE)), target(net)
-    power = {"cubic": 3, "linear": 1}[curve]
-    for budget, left in zip(budgets, ((2 / 3) ** power, (1 / 3) ** power)):
-        assert budget.macs == pytest.approx(end.macs + (full.macs - end.macs) * left)
-        params = end.params + (full.params - end.params) * left
-        assert budget.params == pytest.approx(params)
+    for number, budget in enumerate(budgets, 1):
+        for name, limit in end.limits.items():
+            cost = getattr(full, name)
+            left = SCHEDULES[curve](number / 3, limit / cost)
+            expected = limit + (cost - limit) * left
+            assert getattr(budget, name) == pytest.approx(expected)
     assert budgets[2:] == [end]
 
 

@@ -332,3 +332,25 @@ def test_missing_result_is_named(page, tmp_path):
     with pytest.raises(ValueError, match=r"lost\.json: No such file"):
         report.html(folder / "index.html", Page("t", results={"full": lost}))
     assert not (folder / "index.html").exists()
+
+
+def test_zeros_and_trials_of_stages_are_tables():
+    from gluon_compress.report.run_report import _trials, _zeros
+
+    layer = {"layer": "conv0", "weights": 10, "zeros": 5, "bytes": 22}
+    notes = {"layers": [layer], "weights": 10, "zeros": 5, "bytes": 22}
+    trial = {"strength": 0.5, "drop": 1.234, "within": False}
+    stages = {
+        "full": {},
+        "1_sparsify": {
+            "sparsity": {**notes, "float32_bytes": 40},
+            "trials": [trial],
+            "strength": 0,
+        },
+    }
+    (zeros,), (trials,) = _zeros(stages), _trials(stages)
+    assert zeros.cells[1:] == [
+        ["conv0", "10", "5", "22"],
+        ["all of these", "10", "5", "22"],
+    ]
+    assert trials.cells[1:] == [["0.500", "1.23", "no"]]

@@ -10,7 +10,14 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from benchmarks import distillation, mxnet_forms, mxnet_time, runner, runtimes_page
+from benchmarks import (
+    compression,
+    distillation,
+    mxnet_forms,
+    mxnet_time,
+    runner,
+    runtimes_page,
+)
 from gluon_compress.cli.evaluate import precision_page
 from gluon_compress.deployment import deploy
 from refusals import assert_refused
@@ -62,17 +69,6 @@ def row(net: str, ms: float, runtime: str = "mxnet", **other) -> dict:
         "macs": 1e9,
         **other,
     }
-
-
-def test_worker_times_nets_in_a_process_of_its_own(deployed):
-    files = [
-        str(deployed / f"detector-{end}") for end in ("symbol.json", "0000.params")
-    ]
-    task = {"time": "nets", "nets": {"thin": (files, (2, 3, 96, 160))}, "seconds": 0}
-    setting = runner.Setting("mxnet", "float32", threads=1, batch=2)
-    measured = runner.in_process("benchmarks.worker", setting, task)
-    assert min(measured["ms"]["thin"]) > 0
-    assert measured["memory"] > 1e6
 
 
 def test_worker_that_fails_is_answered_with_its_last_line():
@@ -307,8 +303,19 @@ def test_teacher_benchmark_tells_what_is_beyond_the_teacher(
     assert out.strip() in (tmp_path / "b" / "distillation.md").read_text()
 
 
+def test_compression_page_has_two_columns_for_each_net():
+    rows = {"float32": {"mAP": 0.845, "bytes": 8.59e6}}
+    few = {**rows, "8 bits": {"mAP": 0.8, "bytes": 2.2e6}}
+    table = compression.table_of({"a": few, "b": rows})
+    lines = [[cell.strip() for cell in row.split("|")] for row in table.splitlines()]
+    assert lines[0][1:-1] == ["", "a, mAP", "a, MB", "b, mAP", "b, MB"]
+    assert lines[2][1:-1] == ["float32", "84.5", "8.59", "84.5", "8.59"]
+    assert lines[3][1:-1] == ["8 bits", "80.0", "2.20", "", ""]
+
+
 PAGES = {  # what makes each committed page of its result
     ".": (runtimes_page.page_of, "benchmark.md"),
+    "milliseconds": (runtimes_page.page_of, "benchmark.md"),
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
