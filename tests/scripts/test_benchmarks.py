@@ -14,6 +14,7 @@ from benchmarks import (
     compression,
     distillation,
     mxnet_forms,
+    layer_times,
     mxnet_time,
     runner,
     runtimes_page,
@@ -327,6 +328,7 @@ def test_compression_page_has_two_columns_for_each_net():
 PAGES = {  # what makes each committed page of its result
     ".": (runtimes_page.page_of, "benchmark.md"),
     "milliseconds": (runtimes_page.page_of, "benchmark.md"),
+    "layers": (layer_times.page_of, "layers.md"),
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
