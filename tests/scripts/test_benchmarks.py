@@ -13,8 +13,8 @@ import pytest
 from benchmarks import (
     compression,
     distillation,
-    mxnet_forms,
     layer_times,
+    mxnet_forms,
     mxnet_time,
     runner,
     runtimes_page,
