@@ -23,6 +23,7 @@ from mxnet.gluon import HybridBlock
 from gluon_compress.graph import block_of
 from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.model_folder import MANIFEST, load_symbol, read_manifest
+from gluon_compress.models.res2netlite import VARIANTS, res2netlite
 from gluon_compress.validation import wrong
 
 CLASSIFIER = "classifier"  # the kind of folders that backbones are taken from
@@ -98,9 +99,22 @@ def mobilenet_backbone(name: str) -> tuple[mx.gluon.HybridBlock, list[mx.sym.Sym
     return net, [last_at[stride] for stride in STRIDES]
 
 
+def res2netlite_backbone(name: str) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
+    """Return a Res2NetLite72 and the outputs of its stages, on the symbol ``data``.
+
+    Parameters
+    ----------
+    name : str
+        One of ``res2netlite.VARIANTS``.
+    """
+    net = res2netlite(name)
+    return net, find_taps(net(mx.sym.var("data")))
+
+
 BACKBONES: dict[str, Callable] = {
     **{name: partial(resnet_backbone, name) for name in RESNETS},
     **{name: partial(mobilenet_backbone, name) for name in MOBILENETS},
+    **{name: partial(res2netlite_backbone, name) for name in VARIANTS},
 }
 
 
@@ -162,6 +176,19 @@ def _of_data(symbol: mx.sym.Symbol, params: Mapping) -> mx.sym.Symbol:
     if inputs[0] == "data":
         return symbol
     return symbol(**{inputs[0]: mx.sym.var("data")})
+
+
+def stored_backbone(
+    folder: str | os.PathLike,
+) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
+    """Return a classifier's export, pruned or not, as a backbone with its weights.
+
+    Raises
+    ------
+    ValueError
+        As ``stored_classifier`` and ``classifier_backbone``.
+    """
+    return classifier_backbone(*stored_classifier(folder))
 
 
 def find_taps(

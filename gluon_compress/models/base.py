@@ -54,6 +54,8 @@ class Family(ABC):
         What a recipe may state in ``evaluate``, if that is more than its task has.
     default_losses : mapping
         Weights of distillation losses, where a recipe names none.
+    loss_options : tuple of str
+        Strategies of ``LossSettings`` that ``loss`` takes as keywords.
     """
 
     kind: ClassVar[str]
@@ -63,6 +65,7 @@ class Family(ABC):
     net_types: ClassVar[tuple] = ()
     Evaluation: ClassVar[Optional[Type[EvaluationSettings]]] = None
     default_losses: ClassVar[Mapping[str, float]] = {}
+    loss_options: ClassVar[tuple] = ()
 
     @property
     def task(self) -> str:
@@ -106,7 +109,7 @@ class Family(ABC):
         return settings
 
     def anchor_layout(self, settings: Any, size: tuple[int, int]) -> Any:
-        """Return the ``AnchorLayout`` of a model, None if the family has no anchors.
+        """Return the ``AnchorLayout`` of a model, None if there are none to fit.
 
         Parameters
         ----------
@@ -263,11 +266,12 @@ class Family(ABC):
         """Return what turns the labels of a batch into target arrays."""
 
     @abstractmethod
-    def loss(self, net: HybridBlock) -> Callable:
+    def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return ``loss(outputs, batch) -> (loss, {part: value})``.
 
         ``outputs`` are those of ``training_net`` by name; a batch is the images and
-        then the arrays of ``targets``.
+        then the arrays of ``targets``. ``options`` are those of ``loss_options`` that
+        are on.
         """
 
     # Distillation.

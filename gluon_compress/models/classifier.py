@@ -22,6 +22,7 @@ from gluon_compress.models.base import Family
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.last_layer import last_layer, with_outputs
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.res2netlite import VARIANTS, res2netlite
 from gluon_compress.models.settings import ClassifierSettings
 from gluon_compress.postprocess import SoftmaxPostprocess
 from gluon_compress.sizes import Size, size_pair, size_text, written_size
@@ -74,8 +75,9 @@ class ClassifierFamily(Family):
     output_names = OUTPUTS
 
     def models(self) -> Sequence[str]:
-        """Return the names of GluonCV's zoo that are no detectors and the like."""
-        return [name for name, make in _models.items() if _has_no_base(make)]
+        """Return the names of GluonCV's zoo that are no detectors, and our own."""
+        others = [name for name, make in _models.items() if _has_no_base(make)]
+        return [*VARIANTS, *others]
 
     def build(
         self,
@@ -91,7 +93,7 @@ class ClassifierFamily(Family):
         Parameters
         ----------
         name : str
-            As GluonCV's ``get_model`` takes it.
+            As GluonCV's ``get_model`` takes it, or one of ``res2netlite.VARIANTS``.
         classes : sequence of str
         seed : int
             Decides the initial values.
@@ -203,7 +205,7 @@ class ClassifierFamily(Family):
         """Return ``ClassTargets``: class ids to probabilities."""
         return ClassTargets(len(self.classes_of(net)), **settings)
 
-    def loss(self, net: HybridBlock) -> Callable:
+    def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return the cross-entropy with target probabilities ``(B, C)``."""
         return cross_entropy
 
@@ -235,6 +237,8 @@ def _has_no_base(make: Callable) -> bool:
 
 
 def _get(name: str, classes: int) -> HybridBlock:
+    if name in VARIANTS:
+        return res2netlite(name, classes)
     make = _models.get(name.lower())
     if make is not None and _has_no_base(make):
         for extra in ({"last_gamma": True}, {}):  # not every net knows it

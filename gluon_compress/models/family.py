@@ -8,6 +8,7 @@ from gluon_compress.graph import register_adapter
 from gluon_compress.models.base import Family
 from gluon_compress.models.centernet.family import CenterNetFamily
 from gluon_compress.models.classifier import ClassifierFamily
+from gluon_compress.models.refinedet.family import RefineDetFamily
 from gluon_compress.models.ssd.family import SSDFamily
 from gluon_compress.validation import shown
 
@@ -22,7 +23,12 @@ __all__ = [
 
 FAMILIES: dict[str, Family] = {
     family.kind: family
-    for family in (SSDFamily(), CenterNetFamily(), ClassifierFamily())
+    for family in (
+        SSDFamily(),
+        RefineDetFamily(),
+        CenterNetFamily(),
+        ClassifierFamily(),
+    )
 }
 
 # GluonCV's own nets of these classes are traced like ours.

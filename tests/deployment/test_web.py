@@ -23,6 +23,7 @@ from gluon_compress.deployment.formats import PAGE
 from gluon_compress.postprocess import (
     POSTPROCESS,
     CenterNetPostprocess,
+    RefineDetPostprocess,
     SoftmaxPostprocess,
     SSDPostprocess,
 )
@@ -156,6 +157,21 @@ def ssd_cases() -> dict[str, Case]:
     return cases
 
 
+def refinedet_case() -> Case:
+    """Two steps; some anchors are moved to nowhere, many are taken for background."""
+    random = np.random.RandomState(5)
+    anchors = random.uniform(20, 90, (600, 4)).astype(np.float32)
+    values = np.hstack([random.normal(0, 3, (600, 6)), predictions(anchors, 3, 1)])
+    values = values.astype(np.float32)
+    values[::3, 0] += 9
+    values[:40, 2:6] = np.repeat([1e4, -1e4, np.nan, np.inf], 10)[:, None]
+    postprocess = RefineDetPostprocess(anchors)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = postprocess.decode({"predictions": values[None]})
+    arguments = [float32(values), float32(anchors), 3, postprocess.state()[0]]
+    return Case("refinedet", arguments, expected)
+
+
 def center_maps(seed: int, spread: float = 3) -> dict[str, np.ndarray]:
     """Return random maps of a detector without anchors, with some ties."""
     random = np.random.RandomState(seed)
@@ -220,6 +236,7 @@ CASES = {
     **resizes(),
     **preparations(),
     **ssd_cases(),
+    "refinedet-usual": refinedet_case(),
     **peak_cases(),
     **softmax_cases(),
     "npy": Case("readNpy", [npy(ARRAY), "a.npy"], ARRAY),
@@ -295,7 +312,7 @@ def test_prepare_does_as_preprocess(answers, name):
 
 
 @needs_node
-@pytest.mark.parametrize("name", [*named("ssd"), *named("peaks")])
+@pytest.mark.parametrize("name", [*named("ssd"), *named("refinedet"), *named("peaks")])
 def test_boxes_are_those_of_the_postprocess(answers, name):
     ids, scores, boxes = (array[0] for array in CASES[name].expected)
     valid = ids[:, 0] >= 0

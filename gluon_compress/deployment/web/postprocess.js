@@ -18,6 +18,12 @@ export const DECODERS = {
     decode: (outputs, { classes, postprocess }, arrays) =>
       ssd(outputs.predictions, arrays[ANCHORS], classes.length, postprocess),
   },
+  refinedet: {
+    boxes: true,
+    arrays: [ANCHORS],
+    decode: (outputs, { classes, postprocess }, arrays) =>
+      refinedet(outputs.predictions, arrays[ANCHORS], classes.length, postprocess),
+  },
   centernet: {
     boxes: true,
     arrays: [],
@@ -83,12 +89,42 @@ export function ssd(predictions, anchors, classes, settings) {
   return nms(finite, settings.nms_thresh).slice(0, settings.post_nms);
 }
 
+/**
+ * Return the boxes that a refinement detector finds: ssd, from anchors that are moved.
+ *
+ * predictions: (anchors, classes + 11): two scores of the first step, background and object,
+ * and four deltas that move the anchor, then what an SSD predicts.
+ */
+export function refinedet(predictions, anchors, classes, settings) {
+  const [width, ahead] = [classes + 11, 6];
+  if (predictions.length !== (anchors.length / 4) * width) {
+    throw new Error("The model's output does not fit anchors.npy and the classes.");
+  }
+  const least = settings.least_objectness;
+  const limit = float(Math.log(least) - Math.log1p(-least));
+  const rows = [];
+  const moved = [];
+  for (let a = 0, start = 0; a < anchors.length / 4; a++, start += width) {
+    if (!(float(float(predictions[start + 1] - predictions[start]) - limit) > 0)) continue;
+    const deltas = predictions.subarray(start + 2, start + ahead);
+    moved.push(...centred(deltas, anchors.subarray(a * 4, a * 4 + 4), settings.stds));
+    rows.push(...predictions.subarray(start + ahead, start + width));
+  }
+  return ssd(Float32Array.from(rows), Float32Array.from(moved), classes, settings);
+}
+
 /** Return the corner box that deltas make of a center box, in float32. */
-function decoded(deltas, [x, y, width, height], stds) {
+function decoded(deltas, anchor, stds) {
+  const [x, y, width, height] = centred(deltas, anchor, stds);
+  const half = [width / 2, height / 2];
+  return [x - half[0], y - half[1], x + half[0], y + half[1]].map(float);
+}
+
+/** Return the center box that deltas make of a center box, in float32. */
+function centred(deltas, [x, y, width, height], stds) {
   const [dx, dy, dw, dh] = stds.map((std, i) => float(deltas[i] * float(std)));
   const centre = [float(x + float(dx * width)), float(y + float(dy * height))];
-  const half = [float(float(Math.exp(dw)) * width) / 2, float(float(Math.exp(dh)) * height) / 2];
-  return [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]].map(float);
+  return [...centre, float(float(Math.exp(dw)) * width), float(float(Math.exp(dh)) * height)];
 }
 
 /**

@@ -15,16 +15,16 @@ from gluon_compress.models.backbones import (
     BACKBONES,
     MOBILENETS,
     RESNETS,
-    classifier_backbone,
-    stored_classifier,
+    stored_backbone,
 )
 from gluon_compress.models.base import Family, Params
+from gluon_compress.models.settings import NmsEvaluation
 from gluon_compress.models.ssd import config, inference, raw_head, training
 from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of, layout_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
-from gluon_compress.models.ssd.settings import SSDEvaluation, SSDSettings
+from gluon_compress.models.ssd.settings import SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.postprocess.base import finite_detections
 from gluon_compress.validation import class_names
@@ -46,8 +46,9 @@ class SSDFamily(Family):
     Settings = SSDSettings
     output_names = raw_head.OUTPUTS
     net_types = (SSD,)
-    Evaluation = SSDEvaluation
+    Evaluation = NmsEvaluation
     default_losses = {"scores": 1.0, "boxes": 1.0}
+    loss_options = ("iou_guided", "class_weights")
 
     def models(self) -> Sequence[str]:
         """Return the names of SSDs on all backbones."""
@@ -95,7 +96,7 @@ class SSDFamily(Family):
             )
         backbone, usual = MODELS[name]
         classes = class_names(classes)
-        parts = BACKBONES[backbone]() if trunk is None else _stored_backbone(trunk)
+        parts = BACKBONES[backbone]() if trunk is None else stored_backbone(trunk)
         net = build_ssd(parts, SSDConfig(classes, **{**usual, **settings}))
         raw_head.initialize_head(net, seed=seed)
         return net
@@ -168,9 +169,9 @@ class SSDFamily(Family):
         stds = config_of(net).stds
         return training.SSDTargets(anchors_of(net), stds=stds, **settings)
 
-    def loss(self, net: SSD) -> Callable:
+    def loss(self, net: SSD, **options: Any) -> Callable:
         """Return the multi-box loss."""
-        return training.ssd_loss()
+        return training.ssd_loss(stds=config_of(net).stds, **options)
 
     def map_names(self, net: SSD) -> tuple[str, ...]:
         """Return the names of the maps that predictors read, largest first."""
@@ -214,8 +215,3 @@ class SSDFamily(Family):
     def results(self, net: SSD, batch: mx.nd.NDArray) -> tuple[np.ndarray, ...]:
         """Return ids, scores and corner boxes, as GluonCV's SSD gives them."""
         return finite_detections([part.asnumpy() for part in net(batch)])
-
-
-def _stored_backbone(folder: Any) -> tuple:
-    """Return a classifier's export as a backbone: the block and its taps."""
-    return classifier_backbone(*stored_classifier(folder))
