@@ -6,9 +6,9 @@ dilated    a sum of dilated convolutions; exact where distances between taps are
 sampled    nine samplings (GridSample of ONNX from opset 16 on) and 1 x 1 convolutions
 ========== ===========================================================================
 
-Files that several runtimes read have the dilated form where it is exact: every runtime
-has it, and it is the fastest of those that a runtime has, as measured in
-``docs/codenet.md``. Otherwise ONNX Runtime gets the operator, others the samplings.
+The form is the fastest of those that a runtime has (``docs/benchmark/deformable``). Two
+are an exception: ONNX files have the dilated form at any bound, because browsers and
+OpenVINO read them too; MXNet's files have the operator, which stores weights once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMS_OF = {  # of runtimes, the preferred first
     "mxnet": ("deformable",),
     "onnxruntime": ("dilated", "deformable"),
     "openvino": ("dilated", "sampled"),
-    "ncnn": ("dilated", "sampled"),
+    "ncnn": ("sampled",),
     "opencv": (),
 }
 

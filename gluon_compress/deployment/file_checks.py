@@ -69,7 +69,13 @@ def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
 # Field numbers of ONNX's protocol buffers.
 _GRAPH, _NODE, _INITIALIZER, _OUTPUT, _NAME = 7, 1, 5, 12, 1
 _OP, _ATTRIBUTE, _DOMAIN = 4, 5, 7
-_TENSORS = (5, 10)  # of an attribute
+_TENSORS, _INTEGERS = (5, 10), (3, 8)  # of an attribute
+# Numbers that some runtime divides by, or does not check.
+_ONNX_RANGES: Dict[bytes, tuple[int, int]] = {
+    **dict.fromkeys((b"strides", b"dilations", b"kernel_shape"), (1, 1 << 12)),
+    **dict.fromkeys((b"pads", b"output_padding"), (0, 1 << 12)),
+    **dict.fromkeys((b"group", b"blocksize", b"num_groups"), (1, 1 << 20)),
+}
 _REFUSED: Dict[str, Dict[int, str]] = {
     "model": {20: "training", 25: "functions"},
     "graph": {15: "sparse tensors"},
@@ -125,9 +131,23 @@ def _check_node(node: Any) -> None:
         if number == _DOMAIN and bytes(part) not in (b"", b"ai.onnx"):
             raise Unreadable(f"an operator of domain {shown(bytes(part))}")
         if number == _ATTRIBUTE:
-            for inner, value in _message(part, "attribute"):
-                if inner in _TENSORS:
-                    _check_tensor(value)
+            _check_attribute(part)
+
+
+def _check_attribute(attribute: Any) -> None:
+    name, numbers = b"", []
+    for number, value in _message(attribute, "attribute"):
+        if number in _TENSORS:
+            _check_tensor(value)
+        elif number == _NAME and isinstance(value, memoryview):
+            name = bytes(value)
+        elif number in _INTEGERS:
+            numbers += [value] if isinstance(value, int) else list(_varints(value))
+    least, most = _ONNX_RANGES.get(name, (0, math.inf))
+    if not all(least <= n <= most for n in numbers):
+        raise Unreadable(
+            f"{shown(name)} is {shown(numbers)}; allowed: {least} to {most}"
+        )
 
 
 def _check_tensor(tensor: Any) -> None:

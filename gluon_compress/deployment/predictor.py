@@ -15,7 +15,7 @@ from gluon_compress.data import Preprocess
 from gluon_compress.data.images import read_image
 from gluon_compress.deployment import manifest
 from gluon_compress.deployment.formats import BATCH, formats_of
-from gluon_compress.deployment.runtimes import open_files
+from gluon_compress.deployment.runtimes import check_form, open_files
 from gluon_compress.deployment.trial import try_apart
 from gluon_compress.postprocess import decoded
 from gluon_compress.storage.artifacts import one_state
@@ -288,7 +288,12 @@ def _chosen(
     formats = formats_of(runtime, precision)
     for name in formats:
         if name in stated.formats:
-            return stated.formats[name]
+            entry = stated.formats[name]
+            try:
+                check_form(runtime, entry.deformable)
+            except ValueError as error:
+                raise ValueError(f"{folder}: format {name!r}: {error}") from None
+            return entry
     raise ValueError(
         f"{folder}: {runtime} reads the format {' or '.join(formats)}; the folder has "
         f"{', '.join(stated.formats) or 'none'}"

@@ -197,6 +197,30 @@ RUNTIMES: dict[str, Runtime] = {
 }
 
 
+# Which runtimes compute which form of deformable convolutions.
+_MOST = ("mxnet", "onnxruntime", "openvino", "ncnn")
+FORM_RUNTIMES = {
+    "deformable": ("mxnet", "onnxruntime"),
+    "dilated": _MOST,
+    "sampled": _MOST,
+}
+
+
+def check_form(runtime: str, form: str | None) -> None:
+    """Refuse a runtime that does not compute a form of deformable convolutions.
+
+    Raises
+    ------
+    ValueError
+        Naming those that do.
+    """
+    if form is not None and runtime not in FORM_RUNTIMES[form]:
+        raise ValueError(
+            f"{runtime} has no {form} form of deformable convolutions; allowed: "
+            f"{', '.join(FORM_RUNTIMES[form])}"
+        )
+
+
 def open_files(
     runtime: str,
     files: Sequence[Path],

@@ -72,11 +72,11 @@ def _heat_map(pair: Pair, settings: Any) -> Array:
 
 
 def _box_sizes(pair: Pair, settings: Any) -> Array:
-    boxes = (
+    own, wanted = (
         nd.concat(net[SIZES], net[OFFSETS], dim=1)
         for net in (pair.student, pair.teacher)
     )
-    return center_box_loss(*boxes, pair.teacher[HEAT], pair.batch[3])
+    return center_box_loss(own, wanted, pair.teacher[HEAT], pair.batch[3])
 
 
 CENTERNET_LOSSES = {

@@ -49,9 +49,10 @@ while the step runs.
 """
 LAYERS = """## Layer by layer
 
-Each layer alone, forwards and backwards, with the shapes of the net: milliseconds a
-step, and GFLOP/s of convolutions (a backward pass computes twice as much). *All layers*
-leaves out what a net adds: changes of layout between layers, and the loss.
+Each kind of layer alone, forwards and backwards, with the shapes of the net:
+milliseconds a step, and GFLOP/s of convolutions (a backward pass computes twice as
+much). Alone, each layer reads and writes maps in MXNet's plain layout; in a net,
+neighbours keep that of oneDNN. So the sums are larger than the step.
 """
 
 

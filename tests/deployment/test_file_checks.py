@@ -151,6 +151,8 @@ def test_a_sound_onnx_file_is_accepted(tmp_path):
         ({"node": field(7, b"com.example")}, "com.example"),
         ({"node": field(5, field(6, b""))}, "a graph"),
         ({"node": field(5, field(5, TENSOR + field(14, 1)))}, "another file"),
+        ({"node": field(5, field(1, b"group") + field(3, 0))}, "'group' is .0"),
+        ({"node": field(5, field(1, b"pads") + field(8, b"\xff" * 9 + b"\1"))}, "pads"),
         ({"more": field(25, b"")[:1] + b"\x00"}, "."),
         ({"more": field(7, b"")}, "2 graphs"),
     ],

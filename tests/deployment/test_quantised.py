@@ -16,6 +16,7 @@ from gluon_compress.deployment.runtimes import RUNTIMES
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.models.family import family_of
 from gluon_compress.quantization import quantize
+from gluon_compress.sparsity import sparsify
 from nets import NETS, SHAPE, batch, flat, ready
 from runtimes import classifier, detector, missing
 
@@ -206,8 +207,24 @@ def test_quantised_nets_are_deployed_and_predict(make, tmp_path):
 
 @pytest.mark.parametrize("form", ["onnx-int4", "packed"])
 def test_formats_for_quantised_nets_refuse_others(form, tmp_path):
-    with pytest.raises(ValueError, match=f"'{form}' is for nets with quantisers"):
+    message = f"'{form}' (is for nets with quantisers|makes nothing smaller)"
+    with pytest.raises(ValueError, match=message):
         deploy(classifier(), tmp_path / "edge", formats=[form])
+
+
+def test_sparse_nets_are_deployed_without_their_zeros(tmp_path):
+    net = classifier()
+    sparse = sparsify(net, level=0.9)
+    manifest = deploy(sparse, tmp_path / "edge", formats=["packed", "mxnet"])
+    assert manifest["formats"]["packed"]["difference"] < 1e-5
+    size = {n: f["bytes"] for n, f in manifest["files"].items()}
+    assert size["detector-packed.bin"] < 0.25 * size["detector-0000.params"]
+    photo = np.random.RandomState(1).randint(0, 255, (90, 120, 3), np.uint8)
+    rows = [
+        Predictor(tmp_path / "edge", "mxnet", precision=precision)([photo])[0]
+        for precision in ("packed", "float32")
+    ]
+    assert rows[0][1] == pytest.approx(rows[1][1], abs=1e-5)
 
 
 def test_steps_are_of_the_range_of_an_output():

@@ -154,7 +154,7 @@ def test_a_step_moves_the_net_and_gives_all_parts(net):
 
 
 def test_the_smallest_codenet_learns_from_toy_images(tmp_path):
-    """Two epochs of a few images: the loss falls, and decoding gives boxes."""
+    """A few steps on one batch: the loss falls, and decoding gives boxes."""
     few_toys(tmp_path, 32, train=8, test=1)
     images = data.VOCLayout(tmp_path, "train")
     net = gc.build("codenet_a", images.classes, size=32, width=0.1, seed=3)
@@ -168,16 +168,16 @@ def test_the_smallest_codenet_learns_from_toy_images(tmp_path):
         normalized=family.preprocess(net).inputs,
     )
     block, losses = family.training_net(net), []
-    trainer = gluon.Trainer(block.collect_params(), "adam", {"learning_rate": 2e-3})
+    trainer = gluon.Trainer(block.collect_params(), "adam", {"learning_rate": 5e-3})
     step = models.supervised_step(family.loss(net))
-    for epoch in range(3):
-        for batch in batches.epoch(epoch):
-            with autograd.record():
-                loss, _ = step(block, batch)
-            loss.backward()
-            trainer.step(1)
-            losses.append(float(loss.asscalar()))
-    assert losses[-1] < 0.8 * losses[0]
+    batch = next(iter(batches.epoch(0)))
+    for _ in range(16):
+        with autograd.record():
+            loss, _ = step(block, batch)
+        loss.backward()
+        trainer.step(1)
+        losses.append(float(loss.asscalar()))
+    assert losses[-1] < 0.6 * losses[0]
     ids, scores, boxes = family.results(net, noise(1, 3, 32, 32))
     assert np.isfinite(boxes).all()
 
