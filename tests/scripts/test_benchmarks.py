@@ -17,6 +17,7 @@ from benchmarks import (
     mxnet_time,
     runner,
     runtimes_page,
+    sparsity,
 )
 from gluon_compress.cli.evaluate import precision_page
 from gluon_compress.deployment import deploy
@@ -329,6 +330,7 @@ PAGES = {  # what makes each committed page of its result
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
+    "sparsity": (sparsity.page_of, "sparsity.md"),
 }
 
 
