@@ -67,7 +67,6 @@ setup(
             "ncnn==1.0.20260526",
             "pytest>=8,<10",
             "pytest-xdist>=3.5,<4",
-            "hypothesis>=6.80,<7",
             "import-linter>=2,<3",
             "mypy>=1.11,<3",
             "pycocotools>=2.0.6,<3",

@@ -14,6 +14,7 @@ from gluon_compress.version import __version__ as __version__
 # In the order of use; the imports below are the same names for type checkers.
 _NAMES = {
     # 1. Trace a net, find its channel groups, count what it costs.
+    "gluon_compress.accelerator": ("Accelerator", "accelerator_cost"),
     "gluon_compress.cost": ("Cost", "count", "measure_latency"),
     "gluon_compress.graph": ("ChannelGroup", "Graph", "trace"),
     "gluon_compress.latency": ("LatencyTable", "measure_blocks", "predict_latency"),
@@ -44,6 +45,8 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(("__version__", *_MODULES))
 
 if TYPE_CHECKING:
+    from gluon_compress.accelerator import Accelerator as Accelerator
+    from gluon_compress.accelerator import accelerator_cost as accelerator_cost
     from gluon_compress.cost import Cost as Cost
     from gluon_compress.cost import count as count
     from gluon_compress.cost import measure_latency as measure_latency

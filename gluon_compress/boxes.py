@@ -60,6 +60,27 @@ def iou(corner_boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return common / union
 
 
+def iou_of_pairs(corner_boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of each box with the other in its row.
+
+    Parameters
+    ----------
+    corner_boxes, others : numpy.ndarray
+        ``(N, 4)`` each.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(N,)``, 0 for boxes that only touch; NaN for two boxes without area.
+    """
+    low = np.maximum(corner_boxes[:, :2], others[:, :2])
+    high = np.minimum(corner_boxes[:, 2:], others[:, 2:])
+    common = np.maximum(high - low, 0).prod(axis=1)
+    areas = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (corner_boxes, others)]
+    with np.errstate(invalid="ignore"):
+        return common / (areas[0] + areas[1] - common)
+
+
 def best_overlaps(
     corner_boxes: np.ndarray, others: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -25,8 +25,8 @@ def build(
     ----------
     name : str
         A model of any family: ``ssd_300_resnet50_v1d``, ``ssd_300_mobilenet1.0``,
-        ``ssd_300_mobilenet1.0_lite`` (the classic MobileNet-SSD), or a classifier by
-        GluonCV's name.
+        ``ssd_300_mobilenet1.0_lite`` (the classic MobileNet-SSD),
+        ``refinedetlite_320``, or a classifier by GluonCV's name.
     classes : sequence of str
         Of a detector, its foreground classes.
     width : float

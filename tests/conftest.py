@@ -13,7 +13,7 @@ import pytest
 
 from gluon_compress.cli import COMMANDS
 
-# Tests keep many small objects; looking through them for cycles took a tenth of the time.
+# Looking for cycles among the many small objects of tests takes a tenth of their time.
 gc.set_threshold(200_000, 50, 1000)
 
 BESIDE = Path(__file__).resolve().parents[2]

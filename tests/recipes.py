@@ -22,7 +22,7 @@ RECIPE = {
     "hours": 0.01,
     "expected": {},
     "task": "detection",
-    "model": {"name": "ssd_300_mobilenet0.25", "width": 0.5, "extras": [32, 32, 32]},
+    "model": {"name": "ssd_300_mobilenet0.25", "extras": [32, 32, 32]},
     "data": {"kind": "toy", "root": "toy", "train": "train", "test": "test"},
     "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
     "compression": [

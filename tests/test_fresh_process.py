@@ -15,11 +15,12 @@ from gluon_compress.model_folder import check, export
 from test_export import SHAPE, tiny
 
 
-@pytest.fixture
-def loader(monkeypatch):
+@pytest.fixture(scope="module")
+def loader():
     loader = fresh_process._Loader()
-    monkeypatch.setattr(fresh_process, "_LOADER", loader)
-    yield loader
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fresh_process, "_LOADER", loader)
+        yield loader
     loader.stop()
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from typing_extensions import Annotated, Literal
 
 from gluon_compress import plan as planning
+from gluon_compress.accelerator import Accelerator
 from gluon_compress.compression.algorithm import (
     PLAN,
     Algorithm,
@@ -69,7 +70,7 @@ from gluon_compress.validation import (
 )
 
 SENSITIVITY = "sensitivity.json"
-_COSTS = ("macs", "params", "bytes", "latency_ms")
+_COSTS = ("macs", "params", "bytes", "latency_ms", "cycles")
 _RATIO = "_ratio"
 
 Limit = Literal[
@@ -77,10 +78,12 @@ Limit = Literal[
     "params",
     "bytes",
     "latency_ms",
+    "cycles",
     "macs_ratio",
     "params_ratio",
     "bytes_ratio",
     "latency_ms_ratio",
+    "cycles_ratio",
 ]
 Bound = Annotated[
     Union[NonNegative, Dict[str, NonNegative]],
@@ -117,7 +120,7 @@ class PruneSettings(DropLimit, ChannelPruningSettings):
     algorithm : str
         ``prune``.
     budget : dict
-        Limits of ``macs``, ``params``, ``bytes`` or ``latency_ms``, or, as
+        Limits of ``macs``, ``params``, ``bytes``, ``latency_ms`` or ``cycles``, or, as
         ``macs_ratio`` and so on, shares of what the net costs before.
     classes : int or None
         The budget is for the same detector with this number of classes, so that nets
@@ -126,6 +129,8 @@ class PruneSettings(DropLimit, ChannelPruningSettings):
         File that ``gluon-compress latency`` wrote, for a budget of latency.
     latency_target : LatencyTarget or None
         What the table must be for; None: whatever it is for.
+    accelerator : Accelerator or None
+        Whose cycles a budget of ``cycles`` limits; None: the usual one.
     multiple : int or None
         Widths become multiples of this number; None: what the latency table shows to
         be worth it, and 16 without one.
@@ -159,6 +164,7 @@ class PruneSettings(DropLimit, ChannelPruningSettings):
     classes: Optional[Count] = None
     latency_table: Optional[NonEmptyStr] = None
     latency_target: Optional[LatencyTarget] = None
+    accelerator: Optional[Accelerator] = None
     multiple: Optional[Count] = MULTIPLE  # type: ignore[assignment]
     selection: Annotated[str, OneOf(lambda: planning.selections())] = Greedy.name
     minimum: Optional[Bound] = None
@@ -209,6 +215,9 @@ class PruneSettings(DropLimit, ChannelPruningSettings):
             raise self.error("latency_table", allowed)
         if self.latency_target is not None and self.latency_table is None:
             raise self.error("latency_target", "null without a latency_table")
+        cycles = any(name.startswith("cycles") for name in self.budget)
+        if self.accelerator is not None and not cycles:
+            raise self.error("accelerator", "null unless the budget limits cycles")
 
     def _check_rounds(self, rounds: Rounds) -> None:
         if self.classes is not None:
@@ -421,7 +430,8 @@ def _constraints(settings: PruneSettings) -> Constraints:
 
 def _budget(graph: Graph, settings: PruneSettings) -> Budget:
     """Turn shares of what the net costs into absolute limits."""
-    model = CostModel(graph, _table(settings))
+    device = settings.accelerator or Accelerator()
+    model = CostModel(graph, _table(settings), device=device)
     limits: Dict[str, Any] = {}
     full = model.costs(model.full[None])
     for name, limit in settings.limits.items():
@@ -429,7 +439,7 @@ def _budget(graph: Graph, settings: PruneSettings) -> Budget:
             name = name[: -len(_RATIO)]
             limit *= float(full[name][0])
         limits[name] = limit
-    return Budget(**limits)
+    return Budget(**limits, accelerator=settings.accelerator)
 
 
 def _table(settings: PruneSettings) -> LatencyTable | None:

@@ -10,11 +10,13 @@ from typing import Callable, Sequence, Tuple
 
 import cv2
 import numpy as np
+from pydantic import Field
+from typing_extensions import Annotated
 
-from gluon_compress.data.detection_transforms import inside
+from gluon_compress.data.detection_transforms import MAX_EXPANSION, inside
 from gluon_compress.data.preprocess import as_rgb
 from gluon_compress.sizes import Size, size_pair
-from gluon_compress.validation import CountOrZero, Settings, ShareOrZero
+from gluon_compress.validation import Allowed, CountOrZero, Settings, ShareOrZero
 
 Item = Tuple[np.ndarray, np.ndarray]
 
@@ -28,6 +30,9 @@ class DetectionAugmentation(Settings):
 
     Parameters
     ----------
+    expansion : float
+        Half of the images are put on a canvas with sides up to so many times as long,
+        so that small objects are learnt too; 1: none is.
     mosaic : float
         Share of the training images that are composed of four.
     mixup : float
@@ -36,6 +41,9 @@ class DetectionAugmentation(Settings):
         So many epochs at the end of a training have neither.
     """
 
+    expansion: Annotated[float, Field(ge=1, le=10), Allowed("a number, 1 to 10")] = (
+        MAX_EXPANSION
+    )
     mosaic: ShareOrZero = 0.0
     mixup: ShareOrZero = 0.0
     plain_epochs: CountOrZero = 0

@@ -41,10 +41,12 @@ def detection_train_sample(
     label: np.ndarray,
     size: Size | Preprocess,
     rng: np.random.Generator,
+    expansion: float = MAX_EXPANSION,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a random view of an image to train on, and the boxes seen in it.
 
-    The image is put on a canvas up to four times as large (half of the time); a crop
+    The image is put on a canvas with sides up to four times as long (half of the time,
+    which makes objects smaller than they are in the images to be detected on); a crop
     that overlaps the boxes enough is resized with a random interpolation and mirrored
     (half of the time); the colours of the image, not of the canvas, change.
 
@@ -60,6 +62,8 @@ def detection_train_sample(
         of the input as the crop fills.
     rng : numpy.random.Generator
         The only source of random numbers.
+    expansion : float
+        The longest sides of the canvas, in those of the image; 1: no canvas.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def detection_train_sample(
     preprocess = size if isinstance(size, Preprocess) else _stretched(size)
     colour = _colour_matrix(rng)
     height, width = image.shape[:2]
-    canvas, offset = _expand(width, height, rng)
+    canvas, offset = _expand(width, height, expansion, rng)
     boxes = label.astype(np.float64)
     boxes[:, :4] += np.tile(offset, 2)
     boxes, crop = _random_crop(boxes, canvas, rng)
@@ -130,12 +134,12 @@ def _resize(
     return cv2.resize(image, (int(width), int(height)), interpolation=interpolation)
 
 
-def _expand(width: int, height: int, rng) -> tuple[np.ndarray, np.ndarray]:
+def _expand(width: int, height: int, most: float, rng) -> tuple[np.ndarray, np.ndarray]:
     """Choose the canvas (width, height) and where on it the image lies."""
     size = np.array([width, height])
     if rng.random() < 0.5:
         return size, np.zeros(2, int)
-    canvas = (size * rng.uniform(1, MAX_EXPANSION)).astype(int)
+    canvas = (size * rng.uniform(1, most)).astype(int)
     return canvas, rng.integers(0, canvas - size + 1)
 
 

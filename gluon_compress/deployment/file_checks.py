@@ -56,7 +56,7 @@ def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
     if stem.endswith("-int8"):
         symbol, params = int8.load(Path(stem))
     elif stem.endswith("-packed"):
-        symbol, params = quantised_packed.load(Path(stem))
+        symbol, params = quantised_packed.load(*files)
     else:
         symbol, params = read_symbol(files[0]), read_values(files[1])
     shapes = {name: value.shape for name, value in params.items()}
@@ -69,7 +69,13 @@ def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
 # Field numbers of ONNX's protocol buffers.
 _GRAPH, _NODE, _INITIALIZER, _OUTPUT, _NAME = 7, 1, 5, 12, 1
 _OP, _ATTRIBUTE, _DOMAIN = 4, 5, 7
-_TENSORS = (5, 10)  # of an attribute
+_TENSORS, _INTEGERS = (5, 10), (3, 8)  # of an attribute
+# Numbers that some runtime divides by, or does not check.
+_ONNX_RANGES: Dict[bytes, tuple[int, int]] = {
+    **dict.fromkeys((b"strides", b"dilations", b"kernel_shape"), (1, 1 << 12)),
+    **dict.fromkeys((b"pads", b"output_padding"), (0, 1 << 12)),
+    **dict.fromkeys((b"group", b"blocksize", b"num_groups"), (1, 1 << 20)),
+}
 _REFUSED: Dict[str, Dict[int, str]] = {
     "model": {20: "training", 25: "functions"},
     "graph": {15: "sparse tensors"},
@@ -125,9 +131,23 @@ def _check_node(node: Any) -> None:
         if number == _DOMAIN and bytes(part) not in (b"", b"ai.onnx"):
             raise Unreadable(f"an operator of domain {shown(bytes(part))}")
         if number == _ATTRIBUTE:
-            for inner, value in _message(part, "attribute"):
-                if inner in _TENSORS:
-                    _check_tensor(value)
+            _check_attribute(part)
+
+
+def _check_attribute(attribute: Any) -> None:
+    name, numbers = b"", []
+    for number, value in _message(attribute, "attribute"):
+        if number in _TENSORS:
+            _check_tensor(value)
+        elif number == _NAME and isinstance(value, memoryview):
+            name = bytes(value)
+        elif number in _INTEGERS:
+            numbers += [value] if isinstance(value, int) else list(_varints(value))
+    least, most = _ONNX_RANGES.get(name, (0, math.inf))
+    if not all(least <= n <= most for n in numbers):
+        raise Unreadable(
+            f"{shown(name)} is {shown(numbers)}; allowed: {least} to {most}"
+        )
 
 
 def _check_tensor(tensor: Any) -> None:
@@ -195,6 +215,9 @@ def _varints(data: memoryview) -> Iterator[int]:
 # ------------------------------------------------------------------- OpenVINO
 
 _NESTED = {"body", "then_body", "else_body", "port_map", "back_edges"}
+# Numbers of convolutions and poolings, and the least of them.
+_WINDOW = {"strides": 1, "dilations": 1, "kernel": 1}
+_WINDOW.update(pads_begin=0, pads_end=0, output_padding=0)
 _BITS = {"u1": 1, "i4": 4, "u4": 4, "boolean": 8, "i8": 8, "u8": 8, "bf16": 16}
 _BITS.update({f"{kind}{bits}": bits for kind in "fiu" for bits in (16, 32, 64)})
 
@@ -240,9 +263,12 @@ def _check_layer(layer: ElementTree.Element, size: int) -> None:
     name, data = shown(layer.get("name")), layer.find("data")
     if not re.fullmatch(r"opset\d{1,2}", layer.get("version") or ""):
         raise Unreadable(f"layer {name} is of version {shown(layer.get('version'))}")
+    stated = data.attrib if data is not None else {}
+    for key, least in _WINDOW.items():
+        for text in filter(None, stated.get(key, "").split(",")):
+            _whole(text, least, _PAD[1], f"{key} of {name}")
     if layer.get("type") != "Const":
         return
-    stated = data.attrib if data is not None else {}
     bits = _BITS.get(stated.get("element_type", ""), 0)
     texts = [t for t in stated.get("shape", "").split(",") if t.strip()]
     dims = [_whole(text, 0, 1 << 31, f"shape of {name}") for text in texts]
@@ -273,13 +299,13 @@ _NCNN_LAYERS = {  # without weights
     *("Dropout", "Softmax", "Slice", "Crop", "Padding", "Interp", "Noop", "TanH"),
     *("ELU", "Swish", "Reduction", "ExpandDims", "Squeeze", "Mish", "GELU", "LRN"),
     *("AbsVal", "ShuffleChannel", "PixelShuffle", "Reorg", "Softplus", "SELU"),
-    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile"),
+    *("CELU", "Erf", "Exp", "Log", "Power", "Threshold", "Tile", "GridSample"),
 }
 _NCNN_SAME = {  # of those: as many channels as the first input
     *("Split", "BinaryOp", "UnaryOp", "Eltwise", "ReLU", "Pooling", "Clip", "Sigmoid"),
     *("HardSigmoid", "HardSwish", "Dropout", "Interp", "Noop", "TanH", "ELU", "Swish"),
     *("Mish", "GELU", "LRN", "AbsVal", "Input", "Softplus", "SELU", "CELU", "Erf"),
-    *("Exp", "Log", "Power", "Threshold"),
+    *("Exp", "Log", "Power", "Threshold", "GridSample"),
 }
 _NCNN_CHANNELWISE = {"PReLU": 1, "BatchNorm": 4, "Scale": 1}  # arrays of weights
 _CONVOLUTIONS = {
@@ -287,6 +313,57 @@ _CONVOLUTIONS = {
     for kind in ("Convolution", "Deconvolution")
     for depth in ("", "DepthWise")
 }
+_SIDE, _NONE = (1, 1 << 12), (0, 0)
+_REST = -233  # as much as is left
+_PAD, _AXIS, _FACTOR = (0, 1 << 12), (-4, 3), (1, 64)
+# Least and most, by the key of a number or list: ncnn does not check them.
+_NCNN_RANGES: Dict[str, Dict[int, tuple[float, float]]] = {
+    **{
+        kind: {
+            **dict.fromkeys((1, 11, 2, 12, 3, 13), _SIDE),
+            **dict.fromkeys((4, 14, 15, 16), (-234, _PAD[1])),
+            9: (0, 6),
+            **(
+                {28: _NONE, **dict.fromkeys((18, 19, 20, 21), _PAD)}
+                if kind.startswith("De")
+                else {19: _NONE}
+            ),
+        }
+        for kind in _CONVOLUTIONS
+    },
+    "InnerProduct": {9: (0, 6)},
+    "Pooling": {
+        **dict.fromkeys((0, 4, 7), (0, 1)),
+        **dict.fromkeys((1, 11, 3, 13, 14, 15), _PAD),
+        **dict.fromkeys((2, 12, 8, 18), _SIDE),
+        5: (0, 3),
+    },
+    "Interp": {0: (1, 3), 1: (1 / 64, 64), 2: (1 / 64, 64), 3: _PAD, 4: _PAD},
+    "Padding": {**dict.fromkeys((0, 1, 2, 3, 7, 8), _PAD), 4: (0, 2)},
+    "PixelShuffle": {0: _FACTOR},
+    "Reorg": {0: _FACTOR},
+    "ShuffleChannel": {0: _SIDE},
+    "Tile": {0: (0, 3), 1: _FACTOR, 2: _FACTOR},
+    "LRN": {0: (0, 1), 1: _SIDE},
+    "Permute": {0: (0, 23)},
+    "BinaryOp": {0: (0, 11), 1: (0, 1)},
+    "UnaryOp": {0: (0, 19)},
+    "Eltwise": {0: (0, 2)},
+    "Reduction": {0: (0, 10), 3: _AXIS},
+    "Slice": {1: _AXIS},
+    **{kind: {0: _AXIS} for kind in ("Softmax", "Concat")},
+    **{kind: {3: _AXIS} for kind in ("Squeeze", "ExpandDims")},
+}
+# How many inputs, if not one; ncnn reads those that its kind has.
+_NCNN_INPUTS = {
+    **dict.fromkeys(("Input", "MemoryData"), (0, 0)),
+    **dict.fromkeys(("BinaryOp", "Crop", "Interp"), (1, 2)),
+    "GridSample": (2, 2),
+    "Concat": (1, 1000),
+    "Eltwise": (2, 1000),
+}
+_NCNN_PARTS = ("Split", "Slice")  # have more outputs than one
+_NCNN_ACTIVATIONS = {2: 1, 3: 2, 6: 2}  # and how many numbers they need
 
 
 def _ncnn(files: Sequence[Path], shape: Sequence[int]) -> None:
@@ -320,19 +397,18 @@ def check_ncnn_layer(
     kind, place = words[0], f"layer {shown(words[1])}"
     ins, outs = (_whole(text, 0, 1000, f"{place}: a count") for text in words[2:4])
     inputs, outputs = words[4 : 4 + ins], words[4 + ins : 4 + ins + outs]
-    if (
-        len(inputs) < ins
-        or len(outputs) < outs
-        or not outs
-        or ins + (kind == "Input") < 1
-    ):
-        raise Unreadable(f"{place} has {ins} inputs and {outs} outputs")
+    least, most = _NCNN_INPUTS.get(kind, (1, 1))
+    few = not outs or (outs > 1 and kind not in _NCNN_PARTS)
+    if len(inputs) + len(outputs) < ins + outs or few or not least <= ins <= most:
+        raise Unreadable(f"{place} ({kind}) has {ins} inputs and {outs} outputs")
     for name in inputs:
         if name not in channels or name in read:
             raise Unreadable(f"{place} reads {shown(name)}, which is not there")
         read.add(name)
-    numbers = ncnn_numbers(words[4 + ins + outs :], place)
+    settings = words[4 + ins + outs :]
+    numbers = ncnn_numbers(settings, place, _NCNN_RANGES.get(kind, {}))
     before = channels[inputs[0]] if inputs else shape[1]
+    _check_lists(kind, numbers, _lists(settings), (ins, outs, before), place)
     weights, after = _ncnn_weights(kind, numbers, before, place)
     for name in outputs:
         if name in channels:
@@ -341,12 +417,61 @@ def check_ncnn_layer(
     return weights
 
 
-def ncnn_numbers(words: Sequence[str], place: str) -> dict[int, int]:
-    """Return the whole numbers of a layer by their keys, after checking all."""
+def _lists(words: Sequence[str]) -> dict[int, list[float]]:
+    """Return the lists of a layer, which are checked, by the keys of their numbers."""
+    pairs = (word.split("=") for word in words if word.startswith("-"))
+    return {
+        -23300 - int(key): [float(text) for text in value.split(",")[1:]]
+        for key, value in pairs
+    }
+
+
+def _check_lists(
+    kind: str,
+    numbers: Mapping[int, int],
+    lists: Mapping[int, Sequence[float]],
+    counts: tuple[int, int, int | None],
+    place: str,
+) -> None:
+    """Refuse a layer that reads beyond its lists or inputs, or splits off too much."""
+    ins, outs, channels = counts
+    layers = {*_CONVOLUTIONS, "InnerProduct"}
+    needed = _NCNN_ACTIVATIONS.get(numbers.get(9, 0), 0) if kind in layers else 0
+    if len(lists.get(10, ())) < needed:
+        raise Unreadable(f"{place} needs {needed} numbers for its activation")
+    if kind == "BinaryOp" and ins == 1 and numbers.get(1, 0) == 0:
+        raise Unreadable(f"{place} has one input and no number")
+    if kind == "Slice":
+        parts = [part for part in lists.get(0, ()) if part != _REST]
+        inside = not parts or (
+            channels is not None and numbers.get(1, 0) == 0 and min(parts) > 0
+        )
+        few = len(lists.get(0, ())) != outs or (parts and sum(parts) > (channels or 0))
+        if not inside or few:
+            raise Unreadable(f"{place} splits into {shown(list(lists.get(0, ())))}")
+
+
+def ncnn_numbers(
+    words: Sequence[str],
+    place: str,
+    ranges: Mapping[int, tuple[float, float]] | None = None,
+) -> dict[int, int]:
+    """Return the whole numbers of a layer by their keys, after checking all.
+
+    Parameters
+    ----------
+    words : sequence of str
+        ``key=value`` each.
+    place : str
+        Errors start with it.
+    ranges : mapping, optional
+        Least and most of what has a key, alone or in a list.
+    """
     numbers: dict[int, int] = {}
     for word in words:
         key, _, value = word.partition("=")
         number = _whole(key, -23400, 31, f"{place}: a key")
+        index = number if number >= 0 else -23300 - number
         if number < 0:
             count, *values = value.split(",")
             if not -23331 <= number <= -23300 or _whole(
@@ -358,6 +483,10 @@ def ncnn_numbers(words: Sequence[str], place: str) -> dict[int, int]:
         for text in values:
             if not re.fullmatch(r"-?\d{1,10}(\.\d{1,20})?(e[+-]?\d{1,2})?", text):
                 raise Unreadable(f"{place}: {shown(word)}")
+            least, most = (ranges or {}).get(index, (-math.inf, math.inf))
+            if not least <= float(text) <= most:
+                allowed = f"{least:g} to {most:g}"
+                raise Unreadable(f"{place}: {shown(word)}; allowed: {allowed}")
             if "." not in text and "e" not in text:
                 _whole(text, -(1 << 31), (1 << 31) - 1, f"{place}: {key}")
                 numbers[number] = int(text)
@@ -385,6 +514,8 @@ def _ncnn_weights(
             raise Unreadable(f"{place} has {count} channels of {before}")
         arrays = _NCNN_CHANNELWISE[kind] + (kind == "Scale" and get(1, 0) == 1)
         return 4 * arrays * count, before
+    if kind == "Interp" and get(3, 0) * get(4, 0) > _NCNN_MOST:
+        raise Unreadable(f"{place} enlarges to {get(4, 0)} x {get(3, 0)}")
     if kind == "MemoryData":
         return 4 * math.prod(max(get(key, 0), 1) for key in (0, 1, 11, 2)), None
     if kind not in _NCNN_LAYERS:

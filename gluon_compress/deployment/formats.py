@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CALIBRATIONS = ("entropy", "naive")  # of int8
 OPSET = 13  # of the operators that mx.onnx writes
+OPSETS = {"GridSample": 16, "DeformConv": 19}  # of those that need a later one
 PAGE = Path(__file__).parent / "web"  # the files of the page for browsers
 BATCH = "batch"  # the name of an axis of any length
 
@@ -103,22 +104,40 @@ class Format:
 
 
 def _mxnet(graph: InferenceGraph, folder: Path) -> dict:
+    graph, entry = _formed(graph, "mxnet")
+    save_mxnet(graph, folder)
+    return entry
+
+
+def save_mxnet(graph: InferenceGraph, folder: Path) -> None:
+    """Write a graph as it is, for MXNet."""
     from gluon_compress.deployment.fusing import fusible
     from gluon_compress.model_folder import save_pair
 
     save_pair(fusible(graph.symbol), graph.params, folder, graph.name)
-    return {}
+
+
+def _formed(graph: InferenceGraph, runtime: str) -> tuple[InferenceGraph, dict]:
+    """Return a graph as a runtime computes it, and what the manifest states of that."""
+    from gluon_compress.deployment.deformable import form_for, in_form
+
+    form = form_for(graph, runtime)
+    return in_form(graph, form), {} if form is None else {"deformable": form}
 
 
 def _onnx(graph: InferenceGraph, folder: Path) -> dict:
-    return _write_onnx(graph, folder / f"{graph.name}.onnx", batch=1)
+    graph, entry = _formed(graph, "onnxruntime")
+    path = folder / f"{graph.name}.onnx"
+    return {**write_onnx(graph, path, batch=1), **entry}
 
 
 def _onnx_dynamic(graph: InferenceGraph, folder: Path) -> dict:
-    return _write_onnx(graph, folder / f"{graph.name}-dynamic.onnx", batch=BATCH)
+    graph, entry = _formed(graph, "onnxruntime")
+    path = folder / f"{graph.name}-dynamic.onnx"
+    return {**write_onnx(graph, path, batch=BATCH), **entry}
 
 
-def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
+def write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     """Write a graph with MXNet's own exporter, and correct three of its faults.
 
     It states the newest opset of the installed onnx for operators of an earlier one,
@@ -127,7 +146,10 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     """
     import mxnet as mx
 
+    from gluon_compress.deployment.deformable import register_converters
+
     onnx = import_optional("onnx", "onnx")
+    register_converters()
     dynamic = {}
     if batch == BATCH:
         shape = (BATCH, *graph.shape[1:])
@@ -143,11 +165,13 @@ def _write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     model.graph.input.extend(inputs)
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"node{i}"
+    kinds = {node.op_type for node in model.graph.node}
+    opset = max([OPSET, *(OPSETS[kind] for kind in kinds & OPSETS.keys())])
     for domain in model.opset_import:
-        domain.version = OPSET
+        domain.version = opset
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
-    return {"opset": OPSET, "batch": batch}
+    return {"opset": opset, "batch": batch}
 
 
 def _web(graph: InferenceGraph, folder: Path) -> dict:
@@ -164,19 +188,22 @@ def _web(graph: InferenceGraph, folder: Path) -> dict:
 def _openvino(graph: InferenceGraph, folder: Path) -> dict:
     """Convert the ONNX file with a dynamic batch, with OpenVINO's own converter."""
     openvino = import_optional("openvino", "openvino")
+    graph, entry = _formed(graph, "openvino")
     with scratch_folder() as scratch:
-        _onnx_dynamic(graph, scratch)
-        model = openvino.convert_model(scratch / f"{graph.name}-dynamic.onnx")
+        path = scratch / "dynamic.onnx"
+        write_onnx(graph, path, batch=BATCH)
+        model = openvino.convert_model(path)
     openvino.save_model(model, folder / f"{graph.name}.xml", compress_to_fp16=False)
-    return {"batch": BATCH}
+    return {"batch": BATCH, **entry}
 
 
 def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
     """Convert the ONNX file with pnnx, ncnn's own converter."""
     converter = _pnnx()
+    graph, entry = _formed(graph, "ncnn")
     shape = ",".join(map(str, graph.shape))
     with scratch_folder() as scratch:
-        _onnx(graph, scratch)
+        write_onnx(graph, scratch / f"{graph.name}.onnx", batch=1)
         command = [converter, f"{graph.name}.onnx", f"inputshape=[{shape}]", "fp16=0"]
         done = subprocess.run(
             command, cwd=scratch, capture_output=True, text=True, check=False
@@ -188,7 +215,7 @@ def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
                 reason = lines[-1] if lines else "it gives no reason"
                 raise ValueError(f"pnnx cannot convert {graph.name}: {reason}")
             (folder / file.name).write_bytes(file.read_bytes())
-    return {"batch": 1}
+    return {"batch": 1, **entry}
 
 
 def _pnnx() -> str:
@@ -255,13 +282,14 @@ def _onnx_integers(graph: InferenceGraph, path: Path, *, bits: int) -> dict:
     from gluon_compress.deployment.quantised import QuantisedGraph
     from gluon_compress.deployment.quantised_onnx import add_integers
 
+    graph, entry = _formed(graph, "onnxruntime")
     plain = QuantisedGraph.of(graph.symbol, graph.params)
     exported = replace(graph, symbol=plain.symbol, params=plain.params)
     with scratch_folder() as scratch:
         source = scratch / "plain.onnx"
-        _write_onnx(exported, source, batch=BATCH)
+        write_onnx(exported, source, batch=BATCH)
         opset = add_integers(source, path, plain, bits=bits)
-    return {"opset": opset, "batch": BATCH, "own_ranges": True}
+    return {"opset": opset, "batch": BATCH, "own_ranges": True, **entry}
 
 
 def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
@@ -270,6 +298,7 @@ def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
     from gluon_compress.deployment.quantised import QuantisedGraph
 
     _need_quantisers(graph, "ncnn-int8")
+    graph, entry = _formed(graph, "ncnn")
     plain = QuantisedGraph.of(graph.symbol, graph.params)
     written = replace(graph, name="plain", symbol=plain.symbol, params=plain.params)
     with scratch_folder() as scratch:
@@ -279,15 +308,21 @@ def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:
             (folder / f"{graph.name}-int8{ending}").write_bytes(content)
     param, weights = (folder / f"{graph.name}-int8.ncnn.{e}" for e in ("param", "bin"))
     layers = quantised_ncnn.add_integers(param, weights, plain, graph.shape)
-    return {"batch": 1, "own_ranges": True, "integer_layers": layers}
+    return {"batch": 1, "own_ranges": True, "integer_layers": layers, **entry}
 
 
-def _packed(graph: InferenceGraph, folder: Path) -> dict:
+def _packed(graph: InferenceGraph, folder: Path, ending: str = ".bin") -> dict:
     """Write weights in as many bits as they have, and without their zeros."""
     from gluon_compress.deployment import quantised_packed
 
-    quantised_packed.save(graph.symbol, graph.params, folder / f"{graph.name}-packed")
+    prefix = folder / f"{graph.name}-packed"
+    quantised_packed.save(graph.symbol, graph.params, prefix, ending)
     return {"own_ranges": True} if graph.quantised else {}
+
+
+def _packed_gz(graph: InferenceGraph, folder: Path) -> dict:
+    """Write the same, compressed."""
+    return _packed(graph, folder, ".bin.gz")
 
 
 def _need_quantisers(graph: InferenceGraph, name: str) -> None:
@@ -326,6 +361,14 @@ FORMATS: dict[str, Format] = {
         exact=False,
     ),
     "packed": Format(_packed, "mxnet", PACKED, 1e-5, "packed", needs_quantisers=True),
+    "packed-gz": Format(
+        _packed_gz,
+        "mxnet",
+        ("-packed-symbol.json", "-packed.bin.gz"),
+        1e-5,
+        "packed",
+        needs_quantisers=True,
+    ),
 }
 PRECISIONS = tuple(sorted({row.precision for row in FORMATS.values()}))
 

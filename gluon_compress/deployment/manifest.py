@@ -64,6 +64,9 @@ class FormatEntry(Settings):
         Of a quantised net, what the CPU that wrote it sums products of 8 bits with.
     integer_layers : int, optional
         Of ncnn, how many layers compute in int8.
+    deformable : str, optional
+        The form of deformable convolutions, if there are any: the operator, dilated
+        convolutions, or samplings.
     whole : tuple of str
         Files of the graph that includes the postprocess, if there is one.
     whole_difference : float, optional
@@ -86,6 +89,7 @@ class FormatEntry(Settings):
     steps: Optional[NonNegative] = None
     cpu_feature: Optional[str] = None
     integer_layers: Optional[CountOrZero] = None
+    deformable: Optional[Literal["deformable", "dilated", "sampled"]] = None
     whole: Tuple[NonEmptyStr, ...] = ()
     whole_difference: Optional[NonNegative] = None
     page: Tuple[NonEmptyStr, ...] = ()

@@ -15,8 +15,9 @@ from gluon_compress.data import Preprocess
 from gluon_compress.data.images import read_image
 from gluon_compress.deployment import manifest
 from gluon_compress.deployment.formats import BATCH, formats_of
-from gluon_compress.deployment.runtimes import open_files
+from gluon_compress.deployment.runtimes import check_form, open_files
 from gluon_compress.deployment.trial import try_apart
+from gluon_compress.postprocess import decoded
 from gluon_compress.storage.artifacts import one_state
 from gluon_compress.validation import first_line
 
@@ -226,7 +227,7 @@ class Predictor(ImagePredictor):
 
     def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the results for inputs that are prepared already."""
-        return self.postprocess.decode(self.outputs(batch))
+        return decoded(self.postprocess, self.outputs, batch)
 
     def outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Return the net's outputs ``(B, ...)`` for prepared images, by name.
@@ -287,7 +288,12 @@ def _chosen(
     formats = formats_of(runtime, precision)
     for name in formats:
         if name in stated.formats:
-            return stated.formats[name]
+            entry = stated.formats[name]
+            try:
+                check_form(runtime, entry.deformable)
+            except ValueError as error:
+                raise ValueError(f"{folder}: format {name!r}: {error}") from None
+            return entry
     raise ValueError(
         f"{folder}: {runtime} reads the format {' or '.join(formats)}; the folder has "
         f"{', '.join(stated.formats) or 'none'}"

@@ -13,7 +13,7 @@ from gluon_compress.graph.annotations import BINARY, KINDS, strip
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.quantization.levels import Levels, levels_of
-from gluon_compress.quantization.placement import LAYERS
+from gluon_compress.quantization.placement import LAYERS, weight_of
 from gluon_compress.quantization.quantisers import (
     QuantiserGrid,
     is_quantised,
@@ -60,7 +60,7 @@ class QuantisedGraph:
         weights: Dict[str, Levels] = {}
         for node in plain:
             if node["op"] in LAYERS:
-                name = plain[node["inputs"][1][0]]["name"]
+                name = plain[weight_of(node)[0]]["name"]
                 if name in values and name not in weights:
                     axis = operator_of(node["op"]).weight_axis
                     levels = levels_of(values[name].asnumpy(), axis)

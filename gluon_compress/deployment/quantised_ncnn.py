@@ -19,7 +19,7 @@ from gluon_compress.deployment.file_checks import check_ncnn_layer, ncnn_numbers
 from gluon_compress.deployment.quantised import QuantisedGraph
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.quantization.levels import Levels
-from gluon_compress.quantization.placement import CONCATS, LAYERS, hands_on
+from gluon_compress.quantization.placement import CONCATS, LAYERS, hands_on, weight_of
 from gluon_compress.quantization.quantisers import QuantiserGrid
 from gluon_compress.quantization.settings import NARROW
 
@@ -106,7 +106,7 @@ def _known_layers(graph: QuantisedGraph) -> list[_Known]:
     for node in nodes:
         if node["op"] not in LAYERS:
             continue
-        name = nodes[node["inputs"][1][0]]["name"]
+        name = nodes[weight_of(node)[0]]["name"]
         grid = _grid_behind(nodes, node["inputs"][0][0], graph)
         if name in graph.weights and grid is not None:
             largest = max(grid.high, -grid.low) * grid.scale

@@ -17,11 +17,14 @@ from gluon_compress.quantization.packing import (
     read_packed,
     write_packed,
 )
-from gluon_compress.quantization.placement import LAYERS
+from gluon_compress.quantization.placement import LAYERS, weight_of
 
 
 def save(
-    symbol: mx.sym.Symbol, params: Mapping[str, mx.nd.NDArray], prefix: Path
+    symbol: mx.sym.Symbol,
+    params: Mapping[str, mx.nd.NDArray],
+    prefix: Path,
+    ending: str = ".bin",
 ) -> None:
     """Write ``PREFIX-symbol.json`` and ``PREFIX.bin``, as ``packing`` has it.
 
@@ -31,6 +34,8 @@ def save(
         Folded; its weights are baked, its maps may have quantisers.
     params : mapping
     prefix : Path
+    ending : str
+        ``.bin``, or ``.bin.gz`` for a compressed file.
 
     Raises
     ------
@@ -41,7 +46,7 @@ def save(
     nodes, _ = take_apart(symbol)
     for node in nodes:
         if node["op"] in LAYERS:
-            name = nodes[node["inputs"][1][0]]["name"]
+            name = nodes[weight_of(node)[0]]["name"]
             axes[name] = operator_of(node["op"]).weight_axis
     values = {name: value.asnumpy() for name, value in params.items()}
     axes = {name: axis for name, axis in axes.items() if name in values}
@@ -51,13 +56,14 @@ def save(
             "format 'packed' makes nothing smaller of this net; allowed: a net that is "
             "quantised, sparse or binarised"
         )
-    write_packed(f"{prefix}.bin", stored)
+    write_packed(f"{prefix}{ending}", stored)
     text = text_of(fusible(symbol))
     Path(f"{prefix}-symbol.json").write_text(text, encoding="utf-8")
 
 
-def load(prefix: Path) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+def load(
+    symbol_file: Path, values_file: Path
+) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
     """Return what ``save`` wrote, with float32 weights."""
-    symbol = read_symbol(f"{prefix}-symbol.json")
-    values = read_packed(f"{prefix}.bin")
+    symbol, values = read_symbol(symbol_file), read_packed(values_file)
     return symbol, {name: as_ndarray(value) for name, value in values.items()}

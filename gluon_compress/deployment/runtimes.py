@@ -56,7 +56,7 @@ class MXNet:
         if stem.name.endswith("-int8"):
             symbol, params = int8.load(stem)
         elif stem.name.endswith("-packed"):
-            symbol, params = quantised_packed.load(stem)
+            symbol, params = quantised_packed.load(*files)
         else:
             symbol, params = read_symbol(files[0]), read_values(files[1])
             symbol, params = pad_channels(symbol, params)
@@ -189,12 +189,36 @@ class Runtime:
 
 ONNX_FORMATS = ("onnx-dynamic", "onnx", "web", "onnx-int8")  # as all read them
 RUNTIMES: dict[str, Runtime] = {
-    "mxnet": Runtime(MXNet, ("mxnet", "int8", "packed")),
+    "mxnet": Runtime(MXNet, ("mxnet", "int8", "packed", "packed-gz")),
     "onnxruntime": Runtime(ONNXRuntime, (*ONNX_FORMATS, "onnx-int4")),
     "openvino": Runtime(OpenVINO, ("openvino", *ONNX_FORMATS)),
     "ncnn": Runtime(Ncnn, ("ncnn", "ncnn-int8")),
     "opencv": Runtime(OpenCV, ("onnx", "web")),
 }
+
+
+# Which runtimes compute which form of deformable convolutions.
+_MOST = ("mxnet", "onnxruntime", "openvino", "ncnn")
+FORM_RUNTIMES = {
+    "deformable": ("mxnet", "onnxruntime"),
+    "dilated": _MOST,
+    "sampled": _MOST,
+}
+
+
+def check_form(runtime: str, form: str | None) -> None:
+    """Refuse a runtime that does not compute a form of deformable convolutions.
+
+    Raises
+    ------
+    ValueError
+        Naming those that do.
+    """
+    if form is not None and runtime not in FORM_RUNTIMES[form]:
+        raise ValueError(
+            f"{runtime} has no {form} form of deformable convolutions; allowed: "
+            f"{', '.join(FORM_RUNTIMES[form])}"
+        )
 
 
 def open_files(

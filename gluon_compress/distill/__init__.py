@@ -1,10 +1,11 @@
 """What a student learns from a teacher, as losses that see named outputs of both.
 
-``step`` lists the losses by name and adds them to a base loss; ``ssd``,
+``step`` lists the losses by name and adds them to a base loss; ``ssd``, ``centernet``,
 ``classification`` and ``features`` hold their rows, ``losses`` and ``ssd_losses`` the
 equations. ``ssd_ensemble`` makes one teacher of several.
 """
 
+from gluon_compress.distill.centernet import center_box_loss, heat_map_loss
 from gluon_compress.distill.losses import (
     channel_loss,
     feature_loss,
@@ -29,9 +30,11 @@ __all__ = [
     "Pair",
     "bounded_box_loss",
     "box_loss",
+    "center_box_loss",
     "channel_loss",
     "distil_step",
     "feature_loss",
+    "heat_map_loss",
     "hint_loss",
     "imitation_loss",
     "imitation_masks",

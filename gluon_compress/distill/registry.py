@@ -52,8 +52,8 @@ class DistillationLoss:
     Config : type
         Its settings, a class of ``Settings``; the fields are keys of a recipe's
         ``distillation``.
-    kind : str, optional
-        The family it is for; None: any.
+    kind : str or tuple of str, optional
+        The families it is for; None: any.
     check : callable, optional
         ``check(taps, context)`` raises ValueError where the loss cannot be computed.
     """
@@ -62,8 +62,13 @@ class DistillationLoss:
     needs: tuple[str, ...] = ()
     on_maps: bool = False
     Config: type[Settings] = NoSettings
-    kind: str | None = None
+    kind: str | tuple[str, ...] | None = None
     check: Callable | None = None
+
+    def is_for(self, kind: str) -> bool:
+        """Return whether it is for nets of a family."""
+        kinds = (self.kind,) if isinstance(self.kind, str) else self.kind
+        return kinds is None or kind in kinds
 
     def settings(self, source: Any) -> Any:
         """Return the loss's settings from a mapping or object that may hold more."""

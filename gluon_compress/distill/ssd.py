@@ -116,7 +116,9 @@ def _check_imitation(taps: Sequence[str], context: Mapping[str, Any]) -> None:
 
 
 SSD_LOSSES = {
-    "scores": DistillationLoss(_scores, (SCORES,), Config=ScoreSettings, kind="ssd"),
+    "scores": DistillationLoss(
+        _scores, (SCORES,), Config=ScoreSettings, kind=("ssd", "refinedet")
+    ),
     "boxes": DistillationLoss(_boxes, OUTPUTS, kind="ssd"),
     "weighted_scores": DistillationLoss(
         _weighted_scores, (SCORES,), Config=WeightedScoreSettings, kind="ssd"
@@ -128,7 +130,7 @@ SSD_LOSSES = {
         _imitation,
         on_maps=True,
         Config=ImitationSettings,
-        kind="ssd",
+        kind=("ssd", "refinedet"),
         check=_check_imitation,
     ),
 }

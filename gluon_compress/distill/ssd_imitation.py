@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gluon_compress.boxes import corner_from_center, decode_deltas, iou
-from gluon_compress.models.ssd.anchors import AnchorGrid
+from gluon_compress.models.anchor_grid import AnchorGrid
 from gluon_compress.models.taps import subsampling
 
 

@@ -19,8 +19,7 @@ from gluon_compress.distill.reductions import (
     sum_of_squares,
     with_slope,
 )
-
-NEGATIVES = 3  # for each positive, as in SSD's own loss (Liu et al. 2016, 2.2)
+from gluon_compress.models.multi_box import mined
 
 
 def score_loss(student: Array, teacher: Array, temperature: float) -> Array:
@@ -111,7 +110,7 @@ def weighted_score_loss(
     NDArray
         One element; 0 for a batch without positives.
     """
-    chosen = _mined(student, classes)
+    chosen = mined(student, classes)
     target = nd.softmax(teacher / temperature, axis=-1)
     log_own = nd.log_softmax(student / temperature, axis=-1)
     every = target * log_own
@@ -198,23 +197,3 @@ def _objects(foreground: Array) -> Array:
 
 def _class(values: Array, number: int) -> Array:
     return values.slice_axis(axis=-1, begin=number, end=number + 1).squeeze(axis=-1)
-
-
-def _mined(scores: Array, classes: Array) -> Array:
-    """Ones for positives and for the hardest negatives of each image, ``(B, A)``."""
-    with autograd.pause():
-        positive = classes > 0
-        # Losses are above 0: positives come last. Of equal ones, as many as wanted.
-        loss = -_class(nd.log_softmax(scores, axis=-1), 0) * (1 - positive) - positive
-        count = NEGATIVES * positive.sum(axis=1, keepdims=True)
-        return nd.maximum(positive, nd.broadcast_lesser(_ranks(loss), count))
-
-
-def _ranks(values: Array) -> Array:
-    """Place of each value in its row, 0 for the largest, ``(B, A)``."""
-    order = nd.argsort(values, axis=1, is_ascend=False)
-    rows, places = (nd.arange(n, ctx=values.context) for n in values.shape)
-    rows = nd.broadcast_like(rows.expand_dims(1), order)
-    places = nd.broadcast_like(places.expand_dims(0), order)
-    # One sort and a scatter: a second sort costs as much as the first.
-    return nd.scatter_nd(places, nd.stack(rows, order), shape=values.shape)

@@ -6,14 +6,18 @@ from typing import Any, Callable, Mapping, Sequence
 
 from mxnet import autograd
 
+from gluon_compress.distill.centernet import CENTERNET_LOSSES
 from gluon_compress.distill.classification import CLASSIFICATION_LOSSES
 from gluon_compress.distill.features import FEATURE_LOSSES
+from gluon_compress.distill.refinedet import REFINEDET_LOSSES
 from gluon_compress.distill.registry import Array, DistillationLoss, Pair
 from gluon_compress.distill.ssd import SSD_LOSSES
 from gluon_compress.models.named import named
 
 LOSSES: dict[str, DistillationLoss] = {
     **SSD_LOSSES,
+    **REFINEDET_LOSSES,
+    **CENTERNET_LOSSES,
     **FEATURE_LOSSES,
     **CLASSIFICATION_LOSSES,
 }
@@ -21,7 +25,7 @@ LOSSES: dict[str, DistillationLoss] = {
 
 def losses_of(kind: str) -> dict[str, DistillationLoss]:
     """Return the losses that nets of a family can be distilled with, by name."""
-    return {n: loss for n, loss in LOSSES.items() if loss.kind in (None, kind)}
+    return {n: loss for n, loss in LOSSES.items() if loss.is_for(kind)}
 
 
 def needs_taps(weights: Mapping[str, float]) -> bool:

@@ -125,8 +125,8 @@ def rewrite_deconvolution(slim: SlimContext) -> dict[str, str]:
     return _rewrite_groups(slim, total=slim.out_shapes[0][1])
 
 
-def _rewrite_groups(slim: SlimContext, total: int) -> dict[str, str]:
-    outs, inner = slim.out_shapes[0][1], slim.shapes[1][1]
+def _rewrite_groups(slim: SlimContext, total: int, weight: int = 1) -> dict[str, str]:
+    outs, inner = slim.out_shapes[0][1], slim.shapes[weight][1]
     attrs = {"num_filter": str(outs), "num_group": str(total // inner)}
     if tied_groups(slim.attrs):
         removes_groups = whole_groups(slim.attrs, slim.inputs[0].shape[1])
@@ -134,9 +134,13 @@ def _rewrite_groups(slim: SlimContext, total: int) -> dict[str, str]:
     return attrs
 
 
-def rewrite_filters(slim: SlimContext) -> dict[str, str]:
-    """State the new number of filters."""
-    return {"num_filter": str(slim.out_shapes[0][1])}
+def rewrite_deformable(weight: int) -> Any:
+    """Return what states the new numbers of filters and groups."""
+
+    def rewrite(slim: SlimContext) -> dict[str, str]:
+        return _rewrite_groups(slim, total=slim.shapes[0][1], weight=weight)
+
+    return rewrite
 
 
 def convolution_macs(attrs: Mapping, shapes: Sequence, out: Sequence) -> int:

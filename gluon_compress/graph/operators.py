@@ -121,7 +121,7 @@ def _deformable(weight: int) -> Operator:
     return Operator(
         layer_rules.deformable(weight),
         weight_input=weight,
-        rewrite=layer_rules.rewrite_filters,
+        rewrite=layer_rules.rewrite_deformable(weight),
         sums=layer_rules.sums_channels,
         macs=layer_rules.deformable_macs(weight),
     )

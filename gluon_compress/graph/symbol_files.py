@@ -102,13 +102,34 @@ _ITEMS = rf"(?:{_ITEM},)*(?:{_ITEM})? ?"
 _VALUE = re.compile(rf"{_REAL}|\({_ITEMS}\)|\[{_ITEMS}\]|(?![-+.\d(\[{{'\"]).*")
 _ANY = re.compile(".*")
 _LEGACY = ("target_shape", "keep_highest")  # of Reshape; its result may be larger
+
+
+def _numbers(each: str) -> str:
+    return rf"[(\[](?:{each}, ?)*(?:{each})?[)\]]"
+
+
 # What MXNet divides by, or does not check.
 _ONLY = {
     ("depth_to_space", "block_size"): r"[1-9]\d{0,3}",
     ("space_to_depth", "block_size"): r"[1-9]\d{0,3}",
     ("_contrib_arange_like", "repeat"): r"[1-9]\d{0,8}",
     ("_arange", "repeat"): r"[1-9]\d{0,8}",
+    ("_split_v2", "indices"): _numbers(_WHOLE),
+    ("_split_v2", "sections"): r"\d{1,3}",
+    **{
+        ("_contrib_box_nms", key): r"-?\d{1,4}"
+        for key in ("coord_start", "score_index", "id_index")
+    },
     **{(op, key): "never" for op in ("Reshape", "reshape") for key in _LEGACY},
+}
+# Of any operator; MXNet multiplies them in 32 bits, and divides by some.
+_POSITIVE, _NATURAL = r"[1-9]\d{0,3}", r"(?:0|[1-9]\d{0,3})"
+_SIZES = {
+    **dict.fromkeys(
+        ("num_group", "num_groups", "num_deformable_group"), r"[1-9]\d{0,6}"
+    ),
+    **{key: _numbers(_POSITIVE) for key in ("kernel", "stride", "dilate")},
+    **{key: _numbers(_NATURAL) for key in ("pad", "adj")},
 }
 _TRUTH = {"true": "True", "false": "False"}
 # Texts of numbers that MXNet allocates by before it looks at any shape.
@@ -296,7 +317,7 @@ def _attrs(attrs: Any, op: str, place: str, inputs: int) -> dict[str, str]:
         if key in _COUNTS and not re.fullmatch(rf"\d{{1,{_COUNTS[key]}}}", value):
             raise Unreadable(f"{key_place}.{key} is {shown(value)}")
         valid = _AXES if key == AXES else _ANY if _is_hidden(key) else _VALUE
-        only = _ONLY.get((op, key))
+        only = _ONLY.get((op, key), _SIZES.get(key))
         if not valid.fullmatch(value) or not (
             only is None or re.fullmatch(only, value)
         ):
@@ -308,6 +329,10 @@ def _attrs(attrs: Any, op: str, place: str, inputs: int) -> dict[str, str]:
         raise Unreadable(f"{place} has {inputs} inputs, num_args states more")
     if int(attrs.get("num_outputs", 1)) > MOST_OUTPUTS:
         raise Unreadable(f"{place} has more than {MOST_OUTPUTS} outputs")
+    if op == "_split_v2" and not (
+        int(attrs.get("sections", 0)) or re.search(r"\d", attrs.get("indices", ""))
+    ):
+        raise Unreadable(f"{place} splits into no parts")
     return checked
 
 
@@ -465,23 +490,35 @@ def _check_shapes(symbol: mx.sym.Symbol, inferred: Sequence) -> None:
         ins = [outputs[k][output] for k, output, *_ in node["inputs"]]
         outputs.append(rest[:count])
         del rest[:count]
-        if node["op"] in _FITS and not _FITS[node["op"]](ins, outputs[-1]):
+        fits = _FITS.get(node["op"])
+        if fits and not fits(ins, outputs[-1], node.get("attrs", {})):
             raise Unreadable(f"{shown(node['name'])} ({node['op']}) of {shown(ins)}")
 
 
-def _same_size(ins: Sequence[tuple], outs: Sequence[tuple]) -> bool:
+def _same_size(ins: Sequence[tuple], outs: Sequence[tuple], _: Mapping) -> bool:
     return math.prod(ins[0]) == math.prod(outs[0])
 
 
-def _one_of_two(ins: Sequence[tuple], outs: Sequence[tuple]) -> bool:
+def _one_of_two(ins: Sequence[tuple], _: Sequence[tuple], __: Mapping) -> bool:
     condition, one, other = ins
     return one == other and condition in (one, one[:1])
 
 
-_FITS: dict[str, Callable[[Sequence[tuple], Sequence[tuple]], bool]] = {
+def _columns(ins: Sequence[tuple], _: Sequence[tuple], attrs: Mapping) -> bool:
+    """Whether NMS finds a box, its score and its class in the last axis."""
+    first, score, label = (
+        int(attrs.get(key, default))
+        for key, default in (("coord_start", 2), ("score_index", 1), ("id_index", -1))
+    )
+    width = ins[0][-1]
+    return 0 <= first <= width - 4 and 0 <= score < width and -1 <= label < width
+
+
+_FITS: dict[str, Callable[[Sequence[tuple], Sequence[tuple], Mapping], bool]] = {
     "Reshape": _same_size,
     "reshape": _same_size,
     "where": _one_of_two,
+    "_contrib_box_nms": _columns,
 }
 
 

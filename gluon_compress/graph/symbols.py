@@ -36,6 +36,50 @@ def put_together(nodes: Sequence[dict], heads: Sequence) -> mx.sym.Symbol:
     return mx.sym.load_json(json.dumps(stored))
 
 
+def replaced(
+    nodes: Sequence[dict],
+    heads: Sequence,
+    number: int,
+    form: mx.sym.Symbol,
+    inputs: Mapping[str, Sequence],
+) -> tuple[list[dict], list]:
+    """Return nodes and heads with another subgraph in place of a node.
+
+    Parameters
+    ----------
+    nodes, heads
+        As ``take_apart`` returns them; not changed.
+    number : int
+        Of the node, which has one output.
+    form : Symbol
+        With one output, what is computed instead, by operators of one output.
+    inputs : mapping
+        Names of variables of ``form`` to the entries of earlier nodes that they are.
+    """
+    built, [[end, *_]] = take_apart(form)
+    result, places = list(nodes[:number]), {}
+    for i, node in enumerate(built):
+        if node["name"] in inputs:
+            places[i] = list(inputs[node["name"]])
+            continue
+        moved = [
+            places[entry[0]] if entry[1] == 0 else entry for entry in node["inputs"]
+        ]
+        result.append({**node, "inputs": moved})
+        places[i] = [len(result) - 1, 0, 0]
+    shift = len(result) - number - 1
+
+    def after(entry: Sequence) -> list:
+        if entry[0] == number:
+            return places[end]
+        return [entry[0] + shift * (entry[0] > number), *entry[1:]]
+
+    rest = [
+        {**n, "inputs": [after(e) for e in n["inputs"]]} for n in nodes[number + 1 :]
+    ]
+    return [*result, *rest], [after(head) for head in heads]
+
+
 def text_of(symbol: mx.sym.Symbol) -> str:
     """Return a symbol's JSON without how often this process has called it.
 

@@ -9,8 +9,10 @@ everything behind it is computed from.
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Callable, Mapping, Sequence
 
@@ -20,7 +22,11 @@ from mxnet.gluon import HybridBlock
 
 from gluon_compress.graph import block_of
 from gluon_compress.graph.symbols import infer_shapes, shapes_of
+from gluon_compress.model_folder import MANIFEST, load_symbol, read_manifest
+from gluon_compress.models.res2netlite import VARIANTS, res2netlite
+from gluon_compress.validation import wrong
 
+CLASSIFIER = "classifier"  # the kind of folders that backbones are taken from
 STRIDES = (8, 16, 32)
 _SIDE = 256  # a multiple of every stride, so that no size is rounded
 
@@ -93,9 +99,22 @@ def mobilenet_backbone(name: str) -> tuple[mx.gluon.HybridBlock, list[mx.sym.Sym
     return net, [last_at[stride] for stride in STRIDES]
 
 
+def res2netlite_backbone(name: str) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
+    """Return a Res2NetLite72 and the outputs of its stages, on the symbol ``data``.
+
+    Parameters
+    ----------
+    name : str
+        One of ``res2netlite.VARIANTS``.
+    """
+    net = res2netlite(name)
+    return net, find_taps(net(mx.sym.var("data")))
+
+
 BACKBONES: dict[str, Callable] = {
     **{name: partial(resnet_backbone, name) for name in RESNETS},
     **{name: partial(mobilenet_backbone, name) for name in MOBILENETS},
+    **{name: partial(res2netlite_backbone, name) for name in VARIANTS},
 }
 
 
@@ -124,15 +143,52 @@ def classifier_backbone(
     ValueError
         If there is no such tensor at one of the strides.
     """
+    symbol = _of_data(symbol, params)
+    taps = find_taps(symbol, shapes_of(params))
+    return block_of(mx.sym.Group(taps), params), taps
+
+
+def stored_classifier(
+    folder: str | os.PathLike,
+) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+    """Return a classifier's export as a symbol of ``data``, and its values.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another kind of net, or none.
+    """
+    # What ``export`` alone wrote need not state its kind.
+    kind = read_manifest(folder).get("kind", CLASSIFIER)
+    if kind != CLASSIFIER:
+        raise wrong(f"{Path(folder) / MANIFEST}: kind", kind, repr(CLASSIFIER))
+    symbol, params = load_symbol(folder)
+    return _of_data(symbol, params), params
+
+
+def _of_data(symbol: mx.sym.Symbol, params: Mapping) -> mx.sym.Symbol:
+    """Return a symbol whose one input is ``data``."""
     inputs = [n for n in symbol.list_arguments() if n not in params]
     if len(inputs) != 1:
         raise ValueError(
             f"a backbone has one input, the image; this one needs {inputs}"
         )
-    if inputs[0] != "data":
-        symbol = symbol(**{inputs[0]: mx.sym.var("data")})
-    taps = find_taps(symbol, shapes_of(params))
-    return block_of(mx.sym.Group(taps), params), taps
+    if inputs[0] == "data":
+        return symbol
+    return symbol(**{inputs[0]: mx.sym.var("data")})
+
+
+def stored_backbone(
+    folder: str | os.PathLike,
+) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
+    """Return a classifier's export, pruned or not, as a backbone with its weights.
+
+    Raises
+    ------
+    ValueError
+        As ``stored_classifier`` and ``classifier_backbone``.
+    """
+    return classifier_backbone(*stored_classifier(folder))
 
 
 def find_taps(
@@ -188,12 +244,15 @@ def taps_by_stride(
 
 def _cut_points(symbol: mx.sym.Symbol) -> list[str]:
     """Return the outputs that everything behind them is computed from, in order."""
-    nodes = json.loads(symbol.tojson())["nodes"]
+    stored = json.loads(symbol.tojson())
+    nodes = stored["nodes"]
     operators = [i for i, node in enumerate(nodes) if node["op"] != "null"]
     last_use = dict.fromkeys(range(len(nodes)), -1)
     for i in operators:
         for entry in nodes[i]["inputs"]:
             last_use[entry[0]] = i
+    for head in stored["heads"]:  # what only one of several outputs needs is none
+        last_use[head[0]] = len(nodes)
     points, reach = [], -1
     for i in operators:
         if reach <= i:  # nothing before is used behind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, Type
 
 import mxnet as mx
@@ -20,7 +21,7 @@ from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.settings import EvaluationSettings, ModelSettings
 from gluon_compress.models.taps import adapt, subsample, subsampling
-from gluon_compress.postprocess import Postprocess
+from gluon_compress.postprocess import Postprocess, decoded
 from gluon_compress.validation import listed
 
 Params = Mapping[str, mx.nd.NDArray]
@@ -53,6 +54,8 @@ class Family(ABC):
         What a recipe may state in ``evaluate``, if that is more than its task has.
     default_losses : mapping
         Weights of distillation losses, where a recipe names none.
+    loss_options : tuple of str
+        Strategies of ``LossSettings`` that ``loss`` takes as keywords.
     """
 
     kind: ClassVar[str]
@@ -62,6 +65,7 @@ class Family(ABC):
     net_types: ClassVar[tuple] = ()
     Evaluation: ClassVar[Optional[Type[EvaluationSettings]]] = None
     default_losses: ClassVar[Mapping[str, float]] = {}
+    loss_options: ClassVar[tuple] = ()
 
     @property
     def task(self) -> str:
@@ -105,7 +109,7 @@ class Family(ABC):
         return settings
 
     def anchor_layout(self, settings: Any, size: tuple[int, int]) -> Any:
-        """Return the ``AnchorLayout`` of a model, None if the family has no anchors.
+        """Return the ``AnchorLayout`` of a model, None if there are none to fit.
 
         Parameters
         ----------
@@ -201,6 +205,10 @@ class Family(ABC):
 
     # Training.
 
+    def training_symbol(self, net: HybridBlock) -> mx.sym.Symbol:
+        """Return what ``training_net`` computes: ``to_symbol`` in any form of it."""
+        return self.to_symbol(net)
+
     def training_net(
         self,
         net: HybridBlock,
@@ -212,7 +220,7 @@ class Family(ABC):
     ) -> NamedBlock:
         """Return a block for training that shares the net's parameters.
 
-        It is ``to_symbol``, and ``map_symbols`` of it where there are taps.
+        It is ``training_symbol``, and ``map_symbols`` of it where there are taps.
 
         Parameters
         ----------
@@ -233,7 +241,7 @@ class Family(ABC):
         NamedBlock
             Images to a mapping of ``output_names`` and ``taps`` to arrays.
         """
-        symbol, data = self.to_symbol(net), mx.sym.var("data", dtype="float32")
+        symbol, data = self.training_symbol(net), mx.sym.var("data", dtype="float32")
         size, shape = self.input_size(net), self._input_shape(net)
         if not taps:
             block = SymbolBlock(symbol, data, params=net.collect_params())
@@ -258,11 +266,12 @@ class Family(ABC):
         """Return what turns the labels of a batch into target arrays."""
 
     @abstractmethod
-    def loss(self, net: HybridBlock) -> Callable:
+    def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return ``loss(outputs, batch) -> (loss, {part: value})``.
 
         ``outputs`` are those of ``training_net`` by name; a batch is the images and
-        then the arrays of ``targets``.
+        then the arrays of ``targets``. ``options`` are those of ``loss_options`` that
+        are on.
         """
 
     # Distillation.
@@ -341,6 +350,10 @@ class Family(ABC):
 
     def results(self, net: HybridBlock, batch: mx.nd.NDArray) -> tuple:
         """Return what ``postprocess.decode`` makes of a batch of inputs in Gluon."""
-        outputs = named(net(batch), self.output_names)
-        arrays = {name: array.asnumpy() for name, array in outputs.items()}
-        return self.postprocess(net).decode(arrays)
+
+        def run(images: mx.nd.NDArray) -> dict:
+            outputs = named(net(images), self.output_names)
+            return {name: array.asnumpy() for name, array in outputs.items()}
+
+        mirror = partial(mx.nd.flip, axis=3)
+        return decoded(self.postprocess(net), run, batch, mirror)

@@ -16,16 +16,13 @@ from mxnet.gluon import HybridBlock, nn
 
 from gluon_compress.data import MEAN, STD, ClassTargets, Preprocess
 from gluon_compress.graph import pair_of, symbol_of
-from gluon_compress.graph.symbols import (
-    infer_shapes,
-    put_together,
-    shapes_of,
-    take_apart,
-)
+from gluon_compress.graph.symbols import infer_shapes, shapes_of, take_apart
 from gluon_compress.models.backbones import STRIDES, taps_by_stride
-from gluon_compress.models.base import Family, Params
-from gluon_compress.models.initialize import initialize, with_missing_initialized
+from gluon_compress.models.base import Family
+from gluon_compress.models.initialize import initialize
+from gluon_compress.models.last_layer import last_layer, with_outputs
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.res2netlite import VARIANTS, res2netlite
 from gluon_compress.models.settings import ClassifierSettings
 from gluon_compress.postprocess import SoftmaxPostprocess
 from gluon_compress.sizes import Size, size_pair, size_text, written_size
@@ -78,8 +75,9 @@ class ClassifierFamily(Family):
     output_names = OUTPUTS
 
     def models(self) -> Sequence[str]:
-        """Return the names of GluonCV's zoo that are no detectors and the like."""
-        return [name for name, make in _models.items() if _has_no_base(make)]
+        """Return the names of GluonCV's zoo that are no detectors, and our own."""
+        others = [name for name, make in _models.items() if _has_no_base(make)]
+        return [*VARIANTS, *others]
 
     def build(
         self,
@@ -95,7 +93,7 @@ class ClassifierFamily(Family):
         Parameters
         ----------
         name : str
-            As GluonCV's ``get_model`` takes it.
+            As GluonCV's ``get_model`` takes it, or one of ``res2netlite.VARIANTS``.
         classes : sequence of str
         seed : int
             Decides the initial values.
@@ -170,7 +168,7 @@ class ClassifierFamily(Family):
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of all parameters but those of the last layer."""
         nodes, heads = take_apart(symbol)
-        last = {nodes[e[0]]["name"] for e in _last_layer(nodes, heads)["inputs"]}
+        last = {nodes[e[0]]["name"] for e in last_layer(nodes, heads[0])["inputs"]}
         return {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - last
 
     def with_classes(
@@ -184,7 +182,7 @@ class ClassifierFamily(Family):
             If the classes are not distinct names, or the last layer cannot be found.
         """
         config = ClassifierConfig(class_names(classes), self.input_size(net))
-        pair = _with_outputs(*pair_of(net), len(config.classes), config.size, seed)
+        pair = with_outputs(*pair_of(net), len(config.classes), config.size, seed=seed)
         return self.from_symbol(*pair, config)
 
     def training_net(
@@ -207,7 +205,7 @@ class ClassifierFamily(Family):
         """Return ``ClassTargets``: class ids to probabilities."""
         return ClassTargets(len(self.classes_of(net)), **settings)
 
-    def loss(self, net: HybridBlock) -> Callable:
+    def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return the cross-entropy with target probabilities ``(B, C)``."""
         return cross_entropy
 
@@ -239,6 +237,8 @@ def _has_no_base(make: Callable) -> bool:
 
 
 def _get(name: str, classes: int) -> HybridBlock:
+    if name in VARIANTS:
+        return res2netlite(name, classes)
     make = _models.get(name.lower())
     if make is not None and _has_no_base(make):
         for extra in ({"last_gamma": True}, {}):  # not every net knows it
@@ -257,29 +257,3 @@ def _resized_output(net: HybridBlock, classes: int) -> HybridBlock:
         with net.name_scope():
             net.fc = nn.Dense(classes, in_units=net.fc.weight.shape[1])
     return net
-
-
-def _with_outputs(
-    symbol: mx.sym.Symbol, params: Params, count: int, size: Size, seed: int
-) -> tuple[mx.sym.Symbol, dict]:
-    """Return a symbol whose last layer has ``count`` outputs and is new, and values."""
-    nodes, heads = take_apart(symbol)
-    last = _last_layer(nodes, heads)
-    width = {"FullyConnected": "num_hidden", "Convolution": "num_filter"}[last["op"]]
-    last["attrs"] = {**last["attrs"], width: str(count)}
-    new = [nodes[entry[0]] for entry in last["inputs"][1:]]
-    for variable in new:  # their attributes state the shapes of before
-        variable["attrs"] = {}
-    symbol, names = put_together(nodes, heads), {node["name"] for node in new}
-    values = {name: value for name, value in params.items() if name not in names}
-    return symbol, with_missing_initialized(symbol, values, size, seed=seed)
-
-
-def _last_layer(nodes: list[dict], heads: Sequence) -> dict:
-    """Return the layer whose outputs are the scores."""
-    node = nodes[heads[0][0]]
-    while node["op"] not in ("FullyConnected", "Convolution"):
-        if node["op"] == "null":
-            raise ValueError("the net ends in no dense layer or convolution")
-        node = nodes[node["inputs"][0][0]]
-    return node

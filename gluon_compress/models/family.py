@@ -6,7 +6,9 @@ from typing import Any
 
 from gluon_compress.graph import register_adapter
 from gluon_compress.models.base import Family
+from gluon_compress.models.centernet.family import CenterNetFamily
 from gluon_compress.models.classifier import ClassifierFamily
+from gluon_compress.models.refinedet.family import RefineDetFamily
 from gluon_compress.models.ssd.family import SSDFamily
 from gluon_compress.validation import shown
 
@@ -20,7 +22,13 @@ __all__ = [
 ]
 
 FAMILIES: dict[str, Family] = {
-    family.kind: family for family in (SSDFamily(), ClassifierFamily())
+    family.kind: family
+    for family in (
+        SSDFamily(),
+        RefineDetFamily(),
+        CenterNetFamily(),
+        ClassifierFamily(),
+    )
 }
 
 # GluonCV's own nets of these classes are traced like ours.

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, Optional, Sequence, Tuple
 
 from typing_extensions import Literal
 
-from gluon_compress.validation import NonEmptyStr, Positive, Settings, Share
+from gluon_compress.validation import Count, NonEmptyStr, Positive, Settings, Share
 
 # What a net that training starts from does not already determine.
 _BESIDE_START = ("name", "plan", "masks", "start")
 AUTO = "auto"  # of a setting that the training images decide
+# What results and logs hold beside the figures of classes, which they hold by name.
+RESERVED = ("mAP", "kind", "epoch")
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Refuse classes of a detector that are not distinct names, or are reserved.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not classes or len(set(classes)) != len(classes):
+        raise ValueError(f"classes must be distinct names, not {classes!r}")
+    reserved = [name for name in classes if name in RESERVED]
+    if reserved:
+        raise ValueError(
+            f"class {reserved[0]!r}: results and logs use this name otherwise; "
+            f"allowed: any but {', '.join(RESERVED)}"
+        )
 
 
 class ModelSettings(Settings):
@@ -135,3 +154,38 @@ class DetectionEvaluation(EvaluationSettings):
         """Return what the family adds to these keys, as ``build`` takes it."""
         names = type(self).model_fields.keys() - DetectionEvaluation.model_fields.keys()
         return {name: getattr(self, name) for name in names}
+
+
+DETECTIONS, BOXES_A_DETECTION = 100, 4  # as GluonCV's 100 and 400
+
+
+class NmsEvaluation(DetectionEvaluation):
+    """How detections are suppressed by better ones, and measured.
+
+    Parameters
+    ----------
+    nms_thresh : float
+        Overlap from which a box is suppressed by a better one, as in GluonCV's
+        ``SSD.set_nms``.
+    nms_topk : int or None
+        Boxes of an image that enter the suppression; None: four times ``post_nms``.
+    post_nms : int or None
+        Boxes of an image that are returned; None: twice the largest number of objects
+        in an image of the data, but at least 100.
+    """
+
+    nms_thresh: Share = 0.45
+    nms_topk: Optional[Count] = None
+    post_nms: Optional[Count] = None
+
+    def for_objects(self, most: int) -> NmsEvaluation:
+        """Return the settings for images of at most this many objects."""
+        post_nms = self.post_nms or max(DETECTIONS, 2 * most)
+        nms_topk = self.nms_topk or BOXES_A_DETECTION * post_nms
+        return self.replace(post_nms=post_nms, nms_topk=nms_topk)
+
+    def build_options(self) -> Dict[str, Any]:
+        """Return NMS as ``build`` takes it."""
+        if self.post_nms is None or self.nms_topk is None:
+            return self.for_objects(0).build_options()
+        return super().build_options()

@@ -19,6 +19,7 @@ from gluon_compress.detection_errors import DETECTIONS, per_image, save_detectio
 from gluon_compress.distill import distil_step, losses_of, needs_taps, ssd_ensemble
 from gluon_compress.evaluate import detect_all, precisions
 from gluon_compress.models import NamedBlock, family_of, supervised_step
+from gluon_compress.models.balance import balanced
 from gluon_compress.models.settings import DetectorSettings
 from gluon_compress.pipeline.task import Context, Lesson, Splits, Task, check_classes
 from gluon_compress.recipe.detection import DetectionRecipe, DetectorDistillation
@@ -121,6 +122,11 @@ class DetectionTask(Task):
         most = max(map(data.most_objects, (splits.train, splits.val, splits.test)))
         evaluate = self.recipe.evaluate.for_objects(most)
         changes = self._decided(splits.train)
+        loss = self.recipe.loss
+        if loss.class_weights is not None:
+            classes = splits.train.classes
+            weights = loss.class_weights.counted(classes, _object_counts(splits.train))
+            changes["loss"] = loss.replace(class_weights=weights)
         return type(self)(self.recipe.replace(evaluate=evaluate, **changes))
 
     def _decided(self, train: Any) -> Dict[str, Any]:
@@ -153,10 +159,16 @@ class DetectionTask(Task):
         """Return endless epochs of augmented images and the targets of the net."""
         family = family_of(net)
         preprocess = family.preprocess(net)
+        settings = self.recipe.augmentation
+        sample = partial(
+            data.detection_train_sample,
+            size=preprocess,
+            expansion=settings.expansion,
+        )
         make = partial(
             data.Batches,
             dataset,
-            partial(data.detection_train_sample, size=preprocess),
+            sample,
             schedule.batch_size,
             seed=self.recipe.seed,
             last="fill",  # one shape for every step
@@ -165,7 +177,6 @@ class DetectionTask(Task):
             broken=broken,
             most_broken=self.recipe.data.most_broken,
         )
-        settings = self.recipe.augmentation
         # What is measured on batches is measured on images as they are.
         if not settings.composes or broken != "replace":
             return make()
@@ -180,9 +191,10 @@ class DetectionTask(Task):
     def lesson(self, net: HybridBlock, teacher: Any, ctx: Context) -> Lesson:
         """Teach from labels, and from other detectors where there are any."""
         family, settings = family_of(net), self.recipe.distillation
-        loss = family.loss(net)
+        loss = family.loss(net, **self.recipe.loss.options)
         if teacher is None or settings is None:
-            return Lesson(family.training_net(net), supervised_step(loss))
+            block, loss = self._balanced(family, net, family.training_net(net), loss)
+            return Lesson(block, supervised_step(loss))
         first, stride = _teachers(teacher)[0], settings.stride
         taps = _taps(settings, first)
         context = family.loss_context(net, taps, stride=stride) if taps else {}
@@ -191,14 +203,6 @@ class DetectionTask(Task):
             for each in _teachers(teacher)
         ]
         fast = [NamedBlock(fused(block, ctx), block.names) for block in blocks]
-        step = distil_step(
-            fast[0] if len(fast) == 1 else ssd_ensemble(fast),
-            taps,
-            loss,
-            weights=settings.losses,
-            settings=settings.loss_settings,
-            **context,
-        )
         widths = _map_widths(first)
         block = family.training_net(
             net,
@@ -207,7 +211,25 @@ class DetectionTask(Task):
             stride=stride,
             seed=self.recipe.seed,
         )
+        block, loss = self._balanced(family, net, block, loss)
+        step = distil_step(
+            fast[0] if len(fast) == 1 else ssd_ensemble(fast),
+            taps,
+            loss,
+            weights=settings.losses,
+            settings=settings.loss_settings,
+            **context,
+        )
         return Lesson(block, step)
+
+    def _balanced(
+        self, family: models.Family, net: HybridBlock, block: NamedBlock, loss: Any
+    ) -> tuple[NamedBlock, Any]:
+        """Return what to train and its loss, with parts weighed if the recipe asks."""
+        kind = self.recipe.loss.balance
+        if kind is None:
+            return block, loss
+        return balanced(kind, family, net, block, loss)
 
     def evaluate(
         self, net: HybridBlock, dataset: Any, ctx: mx.Context
@@ -265,10 +287,15 @@ class DetectionTask(Task):
         return {"mAP": figures["mAP"], **figures["classes"]}
 
 
+def _object_counts(train: Any) -> list[int]:
+    """Return how many objects of each class a data set has."""
+    ids = np.concatenate([train.label(i)[:, 4] for i in range(len(train))]).astype(int)
+    return np.bincount(ids, minlength=len(train.classes)).tolist()
+
+
 def _warn_of_slips(train: Any) -> None:
     """Log class names that are probably misspelt: each would be learnt as a class."""
-    ids = np.concatenate([train.label(i)[:, 4] for i in range(len(train))]).astype(int)
-    objects = np.bincount(ids, minlength=len(train.classes)).tolist()
+    objects = _object_counts(train)
     for name, right in misspelt(dict(zip(train.classes, objects))):
         LOGGER.warning("class %r is probably a misspelling of %r", name, right)
 

@@ -8,13 +8,20 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from gluon_compress.accelerator import Accelerator
 from gluon_compress.cost import Cost
 from gluon_compress.graph import Graph
 from gluon_compress.latency import LatencyTable
-from gluon_compress.plan.cost_model import COSTS, LATENCY, CostFunction, CostModel
+from gluon_compress.plan.cost_model import (
+    COSTS,
+    CYCLES,
+    LATENCY,
+    CostFunction,
+    CostModel,
+)
 from gluon_compress.plan.plan import listed
 
-NAMED = (*COSTS, LATENCY)
+NAMED = (*COSTS, LATENCY, CYCLES)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,10 @@ class Budget:
     latency_ms : float, optional
         Milliseconds of one forward pass of the batch that was traced, as
         ``latency.predict_latency`` computes them from a table.
+    cycles : float, optional
+        Cycles of one image on ``accelerator``, as ``accelerator_cost`` counts them.
+    accelerator : Accelerator, optional
+        Default: ``Accelerator()``.
     custom : mapping
         Name to ``CostLimit``: limits of any other cost.
 
@@ -63,6 +74,8 @@ class Budget:
     bytes: float | None = None
     params: float | None = None
     latency_ms: float | None = None
+    cycles: float | None = None
+    accelerator: Accelerator | None = None
     custom: Mapping[str, CostLimit] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -144,4 +157,7 @@ def cost_model_for(
             "table=latency.measure_blocks(graph), or a saved one by LatencyTable.load"
         )
     extra = {name: row.cost for name, row in budget.custom.items()}
-    return CostModel(graph, table, extra)
+    device = None
+    if budget.cycles is not None:
+        device = budget.accelerator or Accelerator()
+    return CostModel(graph, table, extra, device)

@@ -8,6 +8,7 @@ from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
+from gluon_compress.accelerator import Accelerator, works_of
 from gluon_compress.cost import BYTES, count
 from gluon_compress.graph import ChannelGroup, Graph, Tensor
 from gluon_compress.graph.operators import operator_of
@@ -18,6 +19,7 @@ from gluon_compress.latency.table import NS, effective_widths
 
 COSTS = ("macs", "bytes", "params")
 LATENCY = "latency_ms"
+CYCLES = "cycles"
 
 # Kept widths ``(choices, groups)`` to costs ``(choices,)``, and what makes one.
 WidthsToCost = Callable[[np.ndarray], np.ndarray]
@@ -38,6 +40,8 @@ class CostModel:
         Adds the cost ``latency_ms``.
     extra : mapping, optional
         Name to cost function, as for ``CostLimit``: adds costs of these names.
+    device : Accelerator, optional
+        Adds the cost ``cycles``.
 
     Attributes
     ----------
@@ -55,6 +59,7 @@ class CostModel:
         graph: Graph,
         table: LatencyTable | None = None,
         extra: Mapping[str, CostFunction] | None = None,
+        device: Accelerator | None = None,
     ) -> None:
         self.groups = [group for group in graph.groups if not group.frozen]
         sums = _GroupSums(graph, [group.name for group in self.groups])
@@ -66,6 +71,8 @@ class CostModel:
         self._extra: dict[str, WidthsToCost] = {}
         if table is not None:
             self._extra[LATENCY] = _Latency(graph, self.groups, table)
+        if device is not None:
+            self._extra[CYCLES] = _Cycles(graph, sums, device)
         for name, cost_function in (extra or {}).items():
             self._extra[name] = cost_function(graph)
 
@@ -188,6 +195,35 @@ def _macs_of_weights(graph: Graph) -> dict[str, float]:
                 layer = operator.macs(node["attrs"], shapes, output)
                 macs[weight] = macs.get(weight, 0.0) + layer // graph.batch
     return macs
+
+
+class _Cycles:
+    """Cycles of all layers on an accelerator."""
+
+    def __init__(self, graph: Graph, sums: _GroupSums, device: Accelerator) -> None:
+        self._device, self._works = device, works_of(graph)
+        sides = [(work.inputs, work.outputs) for work in self._works]
+        self._ins, self._outs = (
+            self._channels(sums, tensors) for tensors in zip(*sides)
+        )
+
+    @staticmethod
+    def _channels(sums: _GroupSums, tensors: Sequence[Tensor]) -> _Linear:
+        moving = sums.along([t if t.axis == 1 else None for t in tensors])
+        full = [t.shape[1] if t.axis != 1 else 0 for t in tensors]
+        fixed = np.array([t.axis != 1 for t in tensors])
+        return _Linear(moving.per_index, np.where(fixed, full, moving.constant))
+
+    def __call__(self, widths: np.ndarray) -> np.ndarray:
+        """Return cycles ``(choices,)`` of widths ``(choices, groups)``."""
+        ins, outs = self._ins(widths), self._outs(widths)
+        return np.sum(
+            [
+                work.cost(ins[:, i], outs[:, i], self._device)["cycles"]
+                for i, work in enumerate(self._works)
+            ],
+            axis=0,
+        )
 
 
 class _Latency:

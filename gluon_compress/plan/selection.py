@@ -6,6 +6,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from gluon_compress.accelerator import Accelerator
 from gluon_compress.graph import Graph
 from gluon_compress.latency import LatencyTable
 from gluon_compress.plan.budget import Budget
@@ -71,6 +72,7 @@ def select(
         "criterion": problem.criterion,
         "selection": name,
         "budget": {cost: float(limit) for cost, limit in budget.limits.items()},
+        **_device_of(budget),
         "multiple": problem.multiple,
         **constraints.bounds_as_json(),
         **getattr(policy, "notes", {}),
@@ -79,6 +81,13 @@ def select(
         "held": dict(problem.protected),
     }
     return problem.plan(levels, made_by)
+
+
+def _device_of(budget: Budget) -> dict:
+    """Return what a plan states of the accelerator whose cycles are limited."""
+    if budget.cycles is None:
+        return {}
+    return {"accelerator": (budget.accelerator or Accelerator()).to_json()}
 
 
 def _name_of(policy: Policy) -> str:

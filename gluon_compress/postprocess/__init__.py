@@ -8,16 +8,29 @@ OpenCV only.
 
 from __future__ import annotations
 
-from gluon_compress.postprocess.base import Postprocess, boxes_in_images
+from gluon_compress.postprocess.base import Postprocess, boxes_in_images, decoded
+from gluon_compress.postprocess.centernet import CenterNetPostprocess
+from gluon_compress.postprocess.refinedet import RefineDetPostprocess
 from gluon_compress.postprocess.softmax import SoftmaxPostprocess
 from gluon_compress.postprocess.ssd import SSDPostprocess
 
-POSTPROCESS = {cls.kind: cls for cls in (SSDPostprocess, SoftmaxPostprocess)}
+POSTPROCESS = {
+    cls.kind: cls
+    for cls in (
+        SSDPostprocess,
+        RefineDetPostprocess,
+        CenterNetPostprocess,
+        SoftmaxPostprocess,
+    )
+}
 
 __all__ = [
     "POSTPROCESS",
+    "CenterNetPostprocess",
     "Postprocess",
+    "RefineDetPostprocess",
     "SSDPostprocess",
     "SoftmaxPostprocess",
     "boxes_in_images",
+    "decoded",
 ]

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Mapping, Protocol, Sequence, Tuple
+from typing import Any, Callable, ClassVar, Mapping, Protocol, Sequence, Tuple
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import Annotated
+
+from gluon_compress.validation import Allowed
 
 Detections = Tuple[np.ndarray, np.ndarray, np.ndarray]
+# An array of this many rows is made for each image.
+Rows = Annotated[
+    int, Field(ge=1, le=100_000), Allowed("a whole number from 1 to 100000")
+]
 
 
 def finite_detections(results: Sequence[np.ndarray]) -> Detections:
@@ -127,3 +135,29 @@ class Postprocess(Protocol):
         side : int
             The longer side of the input, pixels.
         """
+
+
+def decoded(
+    postprocess: Postprocess,
+    run: Callable[[Any], Mapping[str, np.ndarray]],
+    batch: Any,
+    mirror: Callable[[Any], Any] = lambda batch: np.ascontiguousarray(batch[..., ::-1]),
+) -> tuple:
+    """Run a net on a batch, and on its mirror image if that is asked for; decode.
+
+    Parameters
+    ----------
+    postprocess : Postprocess
+        With an attribute ``mirrors`` that is true, the net also runs on the mirrored
+        batch, and ``postprocess.averaged(outputs, mirrored)`` makes one of both.
+    run : callable
+        Inputs ``(B, 3, H, W)`` to outputs by name.
+    batch : ndarray or NDArray
+    mirror : callable
+        Mirrors a batch from left to right.
+    """
+    outputs = run(batch)
+    if getattr(postprocess, "mirrors", False):
+        average = postprocess.averaged  # type: ignore[attr-defined]
+        outputs = average(outputs, run(mirror(batch)))
+    return postprocess.decode(outputs)

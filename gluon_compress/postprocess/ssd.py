@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Mapping, Sequence, Tuple
 
 import numpy as np
-from pydantic import Field
-from typing_extensions import Annotated, Literal
+from typing_extensions import Literal
 
 from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, nms
-from gluon_compress.postprocess.base import boxes_in_images
+from gluon_compress.postprocess.base import Rows, boxes_in_images
 from gluon_compress.postprocess.ssd_check import DetectionCheck
 from gluon_compress.validation import (
-    Allowed,
     Positive,
     Settings,
     Share,
@@ -24,12 +22,6 @@ from gluon_compress.validation import (
 ANCHORS = "anchors.npy"
 JOINED = "predictions"  # scores and deltas concatenated, in deployed graphs
 SEPARATE = ("class_scores", "box_deltas")  # in Gluon nets
-
-
-# An array of this many rows is made for each image.
-Rows = Annotated[
-    int, Field(ge=1, le=100_000), Allowed("a whole number from 1 to 100000")
-]
 
 
 class SSDPostprocessSettings(Settings):
@@ -77,10 +69,12 @@ class SSDPostprocess:
     Settings: ClassVar[type] = SSDPostprocessSettings
     finds_boxes: ClassVar[bool] = True
     arrays: ClassVar[tuple] = (ANCHORS,)
+    separate: ClassVar[tuple] = SEPARATE
+    ahead: ClassVar[int] = 0  # numbers of an anchor before the scores
 
     @classmethod
     def from_state(
-        cls, settings: SSDPostprocessSettings, arrays: Mapping[str, np.ndarray]
+        cls, settings: Any, arrays: Mapping[str, np.ndarray]
     ) -> SSDPostprocess:
         """Return the postprocess that ``state`` described.
 
@@ -111,8 +105,9 @@ class SSDPostprocess:
             allowed = f"{JOINED!r}, with a shape of 3"
             raise wrong("outputs", {n: list(s) for n, s in shapes.items()}, allowed)
         _, rows, width = shapes[JOINED]
-        if len(classes) + 5 != width:
-            allowed = f"{width - 5} names, for outputs[0].shape ends in {width}"
+        others = self.ahead + 5
+        if len(classes) + others != width:
+            allowed = f"{width - others} names, for outputs[0].shape ends in {width}"
             raise wrong("classes", list(classes), allowed)
         if len(self.anchors) != rows:
             raise ValueError(
@@ -139,11 +134,11 @@ class SSDPostprocess:
             pixels of the input, float32, best first; N is ``post_nms``, rows without a
             detection are -1. A box or score that is not a finite number is none.
         """
-        predictions = _joined(outputs)
+        predictions = self.joined(outputs)
         rows = np.full((len(predictions), self.settings.post_nms, 6), -1, np.float32)
         for row, prediction in zip(rows, predictions):
             with np.errstate(over="ignore", invalid="ignore"):  # not numbers, infinite
-                candidates = self._candidates(prediction)
+                candidates = self._candidates(*self.anchored(prediction))
             finite = np.isfinite(candidates[2]).all(axis=1)
             labels, scores, boxes = (part[finite] for part in candidates)
             chosen = nms(
@@ -175,17 +170,19 @@ class SSDPostprocess:
     ) -> tuple[float, str]:
         """Return the largest difference of detections, and what is wrong with them."""
         worst = 0.0
-        for prediction, actual, wanted in zip(
-            _joined(outputs), _side_by_side(results), _side_by_side(expected)
+        for whole, actual, wanted in zip(
+            self.joined(outputs), _side_by_side(results), _side_by_side(expected)
         ):
+            allowed = tolerance * float(np.abs(whole).max())
+            prediction, anchors = self.anchored(whole, slack=allowed)
+            boxes = decode_deltas(prediction[:, -4:], anchors, self.settings.stds)
             check = DetectionCheck(
                 self.class_probabilities(prediction),
-                corner_from_center(
-                    decode_deltas(prediction[:, -4:], self.anchors, self.settings.stds)
-                ),
+                corner_from_center(boxes),
                 self.settings,
                 side,
-                tolerance * float(np.abs(prediction).max()),
+                allowed,
+                self.doubtful(whole, slack=allowed),
             )
             worst = max(worst, check.departure(actual))
             lost = check.lost(wanted, actual)
@@ -205,7 +202,37 @@ class SSDPostprocess:
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (shares / shares.sum(axis=1, keepdims=True))[:, 1:]
 
-    def _candidates(self, prediction: np.ndarray) -> tuple:
+    @classmethod
+    def joined(cls, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return all that outputs say of each anchor, ``(B, A, ahead + C + 5)``."""
+        if JOINED in outputs:
+            return outputs[JOINED]
+        return np.concatenate([outputs[name] for name in cls.separate], axis=2)
+
+    def anchored(
+        self, prediction: np.ndarray, *, slack: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what one image's outputs predict, and from which anchors.
+
+        Parameters
+        ----------
+        prediction : ndarray
+            ``(A, ahead + C + 5)``.
+        slack : float
+            By how much outputs may be off. Whatever may be detected then is returned.
+
+        Returns
+        -------
+        tuple of ndarray
+            Scores and deltas ``(N, C + 5)``, and center boxes ``(N, 4)``, pixels.
+        """
+        return prediction, self.anchors
+
+    def doubtful(self, prediction: np.ndarray, *, slack: float) -> np.ndarray | None:
+        """Return which of ``anchored``'s rows may as well not be there; None: none."""
+        return None
+
+    def _candidates(self, prediction: np.ndarray, center_anchors: np.ndarray) -> tuple:
         """Return labels, scores and corner boxes of one image's best, best first.
 
         The softmax of class c exceeds t only if c's score exceeds the background's by
@@ -234,14 +261,8 @@ class SSDPostprocess:
         labels, rows = np.divmod(candidates[order], max(len(anchors), 1))
         chosen = anchors[rows]
         deltas = prediction[chosen, classes + 1 :]
-        boxes = decode_deltas(deltas, self.anchors[chosen], self.settings.stds)
+        boxes = decode_deltas(deltas, center_anchors[chosen], self.settings.stds)
         return labels, scores[order], corner_from_center(boxes)
-
-
-def _joined(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    if JOINED in outputs:
-        return outputs[JOINED]
-    return np.concatenate([outputs[name] for name in SEPARATE], axis=2)
 
 
 def _side_by_side(results: Sequence[np.ndarray]) -> np.ndarray:

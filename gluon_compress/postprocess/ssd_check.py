@@ -32,6 +32,8 @@ class DetectionCheck:
         much as an error of a score by 1.
     allowed : float
         Allowed error of scores and boxes; at least ``MIN_TOLERANCE`` is allowed.
+    doubtful : ndarray, optional
+        The anchors ``(A,)`` that rounding may leave out before NMS.
     """
 
     scores: np.ndarray
@@ -39,6 +41,7 @@ class DetectionCheck:
     settings: Any
     side: int
     allowed: float
+    doubtful: np.ndarray | None = None
 
     @property
     def tolerance(self) -> float:
@@ -65,12 +68,14 @@ class DetectionCheck:
 
         Explanations are a better, overlapping detection of the same class among the
         others, and, for the last detections, the limits of scores and rows. So two runs
-        of NMS whose boxes rounding sorted differently lose nothing.
+        of NMS whose boxes rounding sorted differently lose nothing. What a doubtful
+        anchor detects may be missing, and may have suppressed what is.
         """
         rows, others = _valid(rows), _valid(others)
         least = self._least_score
         if len(others) == self.settings.post_nms:
             least = max(least, float(others[:, 1].min()))
+        others = np.concatenate([others, self._doubtful_rows()])
         overlaps, slack = _overlaps(rows, others), self._slack(rows)
         count = 0
         for i, row in enumerate(rows):
@@ -91,6 +96,16 @@ class DetectionCheck:
         limit = self.settings.nms_thresh + np.maximum(slack, slack[:, None])
         above = (_overlaps(rows, rows) > limit) & (labels == labels[:, None])
         return int(np.tril(above, -1).any(axis=1).sum())
+
+    def _doubtful_rows(self) -> np.ndarray:
+        """Return the detections ``(N, 6)`` of doubtful anchors."""
+        if self.doubtful is None:
+            return np.zeros((0, 6), np.float32)
+        anchors = np.flatnonzero(self.doubtful)
+        numbers, labels = np.nonzero(self.scores[anchors] > self.settings.least_score)
+        chosen = anchors[numbers]
+        scores = self.scores[chosen, labels]
+        return np.column_stack([labels, scores, self.corner_boxes[chosen]])
 
     @property
     def _least_score(self) -> float:

@@ -17,13 +17,19 @@ bytes    if sparse is 1: a bit for each value, 1 where it is not zero; then the 
 A weight is its level times the scale of its channel. The version is 1 if nothing is
 sparse or of 1 bit, which earlier versions of this package read too, else 2. Of the ways
 to store a tensor the smallest is taken.
+
+A file whose name ends in ``.gz`` is the same, compressed by gzip: levels near 0 are
+frequent, so it is smaller.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import math
 import os
 import struct
+import zlib
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -81,7 +87,15 @@ def write_packed(
             size += len(part)
         parts.append(bytes(-size % 4))
         size += len(parts[-1])
-    write_atomically(path, b"".join(parts))
+    data = b"".join(parts)
+    if is_compressed(path):  # without the time, so that equal nets give equal files
+        data = gzip.compress(data, 9, mtime=0)
+    write_atomically(path, data)
+
+
+def is_compressed(path: str | os.PathLike) -> bool:
+    """Return whether a file is compressed, by its name."""
+    return os.fspath(path).endswith(".gz")
 
 
 def sparse_bytes(size: int, others: int, bits: int) -> int:
@@ -180,11 +194,24 @@ def read_packed(path: str | os.PathLike) -> dict[str, np.ndarray]:
         If the file is missing, cut short, or holds anything else.
     """
     try:
-        values = _values(read_bytes(path, MOST_BYTES))
+        data = read_bytes(path, MOST_BYTES)
+        values = _values(_decompressed(data) if is_compressed(path) else data)
     except Unreadable as error:
         raise ValueError(f"{Path(path)}: no packed parameters: {error}") from None
     finite(values, path)
     return values
+
+
+def _decompressed(data: bytes) -> bytes:
+    """Return the content of a gzip file, of at most ``MOST_BYTES``."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unreadable(f"no gzip file: {error}") from None
+    if len(content) > MOST_BYTES:
+        raise Unreadable(f"more than {MOST_BYTES} bytes")
+    return content
 
 
 class _PackedReader:

@@ -24,7 +24,8 @@ from gluon_compress.graph.layers import (
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.quantization.settings import LayerBits, QuantizationSettings
 
-LAYERS = ("Convolution", "FullyConnected")  # that runtimes compute in integers
+# What runtimes compute in integers; deformable convolutions in their dilated form.
+LAYERS = ("Convolution", "FullyConnected", "_contrib_DeformableConvolution")
 SUMS = ("elemwise_add", "broadcast_add", "_plus", "_Plus", "add_n", "ElementWiseSum")
 CONCATS = ("Concat", "concat")
 AVERAGES = ("_contrib_AdaptiveAvgPooling2D", "mean")
@@ -251,6 +252,11 @@ class _Joined:
             (tuple(members), max(self._bits[i] for i in members))
             for members in sets.values()
         )
+
+
+def weight_of(node: dict) -> list:
+    """Return the entry of the weight of a node of ``LAYERS``."""
+    return node["inputs"][operator_of(node["op"]).weight_input or 0]
 
 
 def weight_axis(op: str) -> int:

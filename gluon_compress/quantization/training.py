@@ -19,7 +19,7 @@ from gluon_compress.graph import pair_of, symbol_of
 from gluon_compress.graph.annotations import FIXED, annotations_of
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
-from gluon_compress.quantization.placement import LAYERS
+from gluon_compress.quantization.placement import LAYERS, weight_of
 from gluon_compress.quantization.quantisers import (
     LEAST_SCALE,
     Quantiser,
@@ -106,7 +106,7 @@ def weight_axes(nodes: Sequence[dict]) -> dict[str, int]:
     axes = {}
     for node in nodes:
         if node["op"] in LAYERS:
-            i = node["inputs"][1][0]
+            i = weight_of(node)[0]
             while nodes[i]["op"] != "null" and i not in plain:
                 i = nodes[i]["inputs"][0][0]
             axes[nodes[i]["name"]] = operator_of(node["op"]).weight_axis

@@ -16,7 +16,8 @@ from typing_extensions import Annotated, Literal
 from gluon_compress.data.composing import DetectionAugmentation
 from gluon_compress.data.detection import DetectionData
 from gluon_compress.distill import LOSSES, DistillationLoss, losses_of, needs_taps
-from gluon_compress.models import FAMILIES
+from gluon_compress.models import FAMILIES, family_that_builds
+from gluon_compress.models.loss_settings import LossSettings
 from gluon_compress.models.settings import DetectionEvaluation, DetectorSettings
 from gluon_compress.recipe.recipe import (
     EvaluationOf,
@@ -129,8 +130,8 @@ class DetectorDistillation(Settings):
 
 def _losses() -> Dict[str, DistillationLoss]:
     """Return the losses that detectors of any family can be distilled with."""
-    kinds = (None, *(f.kind for f in FAMILIES.values() if f.task == "detection"))
-    return {name: loss for name, loss in LOSSES.items() if loss.kind in kinds}
+    kinds = [f.kind for f in FAMILIES.values() if f.task == "detection"]
+    return {n: loss for n, loss in LOSSES.items() if any(map(loss.is_for, kinds))}
 
 
 class DetectionRecipe(Recipe):
@@ -147,6 +148,8 @@ class DetectionRecipe(Recipe):
     assignment : str
         Which anchors learn an object, of SSDs: ``iou``, those that overlap it by half,
         or ``atss``, by the mean and deviation of its own overlaps (Zhang et al. 2020).
+    loss : LossSettings
+        Strategies that change the loss; all are off by default.
     student : DetectorSettings or None
         The detector that is compressed and fine-tuned, for instance on a trunk that
         was pruned as a classifier; None: the trained full detector.
@@ -163,6 +166,7 @@ class DetectionRecipe(Recipe):
     data: DetectionData
     augmentation: DetectionAugmentation = DetectionAugmentation()
     assignment: Literal["iou", "atss"] = "iou"
+    loss: LossSettings = LossSettings()
     student: Optional[_Detector] = None
     distillation: Optional[DetectorDistillation] = None
     evaluate: Annotated[
@@ -184,6 +188,7 @@ class DetectionRecipe(Recipe):
         family = family_of_recipe(dict(self))
         if self.assignment != "iou" and family is not None and family.kind != "ssd":
             raise self.error("assignment", "'iou', except for SSDs")
+        self._check_loss()
         if self.distillation is not None and family is not None:
             allowed = losses_of(family.kind)
             for name, weight in self.distillation.losses.items():
@@ -195,3 +200,13 @@ class DetectionRecipe(Recipe):
             raise self.error("finetune", "a schedule, since there is a student")
         if self.student is not None and self.student.masks:
             raise self.error("student.masks", "false; a student is slimmed untrained")
+
+    def _check_loss(self) -> None:
+        """Check that the losses of all nets have the strategies that are on."""
+        stated = [self.model] if self.student is None else [self.model, self.student]
+        families = [family_that_builds(settings.name) for settings in stated]
+        for name in self.loss.options:
+            for family in families:
+                if family is not None and name not in family.loss_options:
+                    allowed = f"null for nets of kind {family.kind!r}"
+                    raise self.error(f"loss.{name}", allowed)

@@ -46,7 +46,8 @@ Time of a training step of {student}{cut}, with batches of {batch}: a step on la
 the forward pass of the teacher (the full SSD-300), and a step with both, in turn.
 *Beyond* is how much longer a step with both takes than the other two together: the
 median over rounds. The aim was at most {most} % of the teacher's time. Large maps are
-compared with a stride of {stride}.
+compared with a stride of {stride}. The spread of times is not known: a difference of a
+few per cent may be chance.
 """
 HEAD = ("losses", "labels", "teacher", "both", "beyond")
 HEAD += ("of the teacher", "met", "of a step on labels")

@@ -33,6 +33,7 @@ INTRODUCTION = """# Where MXNet's time goes
 
 Heads of SSD-300 for 20 classes, one image, as in [the benchmark](../benchmark.md). Each
 form adds one change to the one above it. All forms took turns; times are medians.
+Their spread is not known: a difference of a few per cent may be chance.
 """
 OPERATORS = """## Operator by operator
 

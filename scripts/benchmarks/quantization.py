@@ -26,7 +26,8 @@ INTRODUCTION = """# Time of a quantised training step
 
 Forward and backward pass and update, of batches of {batch_size} images of {size} px,
 against the same net in float32: the least of {repeats} steps, in turn. The aims were at
-most 1.7 times for nets like ResNet, and 3 for MobileNet.
+most 1.7 times for nets like ResNet, and 3 for MobileNet. The spread of times is not
+known: a difference of a few per cent may be chance.
 """
 MAX, LEARNED = {"ranges": "max"}, {"ranges": "learned"}
 CONFIGS: dict[str, dict | None] = {

@@ -72,14 +72,14 @@ def trained(names: Sequence[str]) -> list[str]:
 
 
 def measure(
-    folders: Mapping[str, Path], setting: Setting, seconds: float
+    folders: Mapping[str, Path], setting: Setting, seconds: float, memory: bool = True
 ) -> list[dict[str, Any]]:
-    """Return a row for each net."""
+    """Return a row for each net; without its memory, which takes a process each."""
     format_name, batch = str(setting.format), setting.batch
     facts = {name: facts_of(f, format_name) for name, f in folders.items()}
     nets = {n: (f["files"], [batch, *f["shape"][1:]]) for n, f in facts.items()}
     times = _time(setting, nets, seconds)["ms"]
-    memory = {n: _time(setting, {n: net}, 0)["memory"] for n, net in nets.items()}
+    needed = {n: _time(setting, {n: nets[n]}, 0)["memory"] for n in nets if memory}
     best = _gflops(facts[CONV], times[CONV], batch)
     return [
         {
@@ -89,7 +89,7 @@ def measure(
             "images_per_second": 1e3 * batch / statistics.median(times[name]),
             "gflops": _gflops(fact, times[name], batch),
             "share_of_conv": _gflops(fact, times[name], batch) / best,
-            "memory": memory[name],
+            "memory": needed.get(name),
             "bytes": fact["bytes"],
             "macs": fact["macs"],
         }

@@ -22,9 +22,9 @@ TEXT = """Time detectors in edge runtimes: head graphs, in turn, in one run.
   %(prog)s deploy/edge --images DATA/JPEGImages --out runs/b
 
 Nets are deployed folders (scripts/export.py --formats), or full, compact, compact_s,
-mobilenet, lite, resnet50_v1d_0.48 and resnet50_v1d_0.37, which have 20 classes and
-initial weights. With --images, deployed folders are also timed from image files to
-boxes (2 threads, batch 1). Writes result.json, benchmark.md and benchmark.png.
+compact_ms, mobilenet, lite, resnet50_v1d_0.48 and resnet50_v1d_0.37, which have 20
+classes and initial weights. With --images, deployed folders are also timed from image
+files to boxes (2 threads, batch 1). Writes result.json, benchmark.md and benchmark.png.
 """
 PAGE, PICTURE = "benchmark.md", "benchmark.png"
 
@@ -45,6 +45,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             name, nargs="+", type=above_0, default=[default], metavar="N"
         )
+    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument(
         "--seconds", type=above_0, default=20, help="for a setting; default: 20"
     )
@@ -65,7 +66,9 @@ def _benchmark(args: argparse.Namespace) -> None:
         files = runner.readable_images(args.images, args.count)
     folders = runner.deployed(names, Path(args.work or out / "nets"), settings)
     for setting in settings:
-        measured = runner.measure(folders, setting, args.seconds)
+        measured = runner.measure(
+            folders, setting, args.seconds, memory=not args.no_memory
+        )
         print(tables_of(measured), flush=True)
         rows += measured
         if not files or not setting.is_plain:

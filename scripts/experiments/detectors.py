@@ -47,7 +47,17 @@ AIMS = (
     ("compact_s_distilled", "lite_again", 0.0),
     ("compact_distilled", "compact_tuned", 0.0),
     ("compact_s_distilled", "compact_s_tuned", 0.0),
+    ("refinedetlite_strategies", "refinedetlite", 1.0),
+    ("compact_strategies", "compact_tuned", 1.0),
+    ("imagenet_refinedetlite", "imagenet_mobilenet", 0.0),
+    ("imagenet_refinedetlite_strategies", "imagenet_refinedetlite", 1.0),
+    ("imagenet_compact_s_strategies", "imagenet_compact_s", 1.0),
+    ("ladder_depthwise", "ladder_full", -1.5),
+    ("codenet_a_w4a8", "ladder_depthwise", -2.0),
+    ("codenet_c_w4a8", "codenet_c", -2.0),
+    ("codenet_d_w4a8", "codenet_d", -2.0),
 )
+STRATEGIES = ("iou_guided", "class_weights", "balance", "strategies")
 # What fits a pattern is compared with the net that lacks what sets it apart.
 BASES = {
     "full_again": "mobilenet_again",
@@ -62,8 +72,20 @@ BASES = {
     "compact_s_scratch": "compact_s_tuned",
     "ablation_two_teachers": "ablation_outputs",
     "ablation_*": "imagenet_compact_s",
+    "refinedetlite_mobilenet": "mobilenet",
+    "refinedetlite_*": "refinedetlite",
+    **{f"compact_{name}": "compact_tuned" for name in STRATEGIES},
+    "imagenet_refinedetlite_*": "imagenet_refinedetlite",
+    "imagenet_compact_s_*": "imagenet_compact_s",
     "losses_*": "losses_none",
     "keep_*": "losses_scores_boxes_features",
+    "ladder_bounded": "ladder_full",
+    "ladder_square": "ladder_bounded",
+    "ladder_integer": "ladder_square",
+    "ladder_depthwise": "ladder_integer",
+    "codenet_a_w4a8": "ladder_depthwise",
+    "codenet_c_w4a8": "codenet_c",
+    "codenet_d_w4a8": "codenet_d",
 }
 WHILE_TRAINING = """## During training
 

@@ -179,6 +179,7 @@ def _shrink(source: Path, target: Path) -> None:
     if not recipe["model"]["name"].startswith("ssd"):
         return
     recipe["model"] = SMALL
+    recipe["data"].pop("size", None)  # that of a model with fewer maps
     for part in ("train", "finetune"):
         if part in recipe:
             recipe[part] = ONCE

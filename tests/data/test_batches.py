@@ -16,7 +16,8 @@ from gluon_compress.data.detection_transforms import (
     detection_val_sample,
 )
 from gluon_compress.data.normalization import normalize
-from gluon_compress.models.ssd.training import SSDTargets, match
+from gluon_compress.models.matching import match
+from gluon_compress.models.ssd.training import SSDTargets
 
 
 class Numbers:

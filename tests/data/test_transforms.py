@@ -147,6 +147,18 @@ def test_canvas_has_the_mean_colour_untouched(views):
     assert len(on_canvas) > 20
 
 
+@pytest.mark.parametrize("expansion", [1.0, 1.5])
+def test_canvas_is_as_large_as_stated(expansion):
+    image, whole = np.full((90, 120, 3), 250, np.uint8), np.float32([[0, 0, 120, 90]])
+    sides = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        _, label = detection_train_sample(image, whole, SIZE, rng, expansion)
+        sides.append(label[0, 2:] - label[0, :2])
+    assert SIZE / expansion - 1 <= np.min(sides)
+    assert (np.min(sides) < SIZE / 1.2) == (expansion > 1)
+
+
 def test_other_columns_go_with_their_box(views):
     for _, label in views[:50]:
         assert all(row[5] == (row[4] == 2) for row in label)

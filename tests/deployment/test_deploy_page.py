@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
+from center_net import small_detector
 from gluon_compress.data import Preprocess
 from gluon_compress.deployment import Predictor, deploy
 from images import picture
@@ -287,6 +288,17 @@ def test_c_program_reads_the_size_of_the_input(program, tmp_path):
     assert_same_boxes(
         named(done, tmp_path), right_of(tmp_path), scores=0.01, pixels=0.5
     )
+
+
+def test_c_program_runs_a_detector_without_anchors(program, tmp_path):
+    """With deformable convolutions, on the image and on the mirrored image."""
+    deploy(small_detector(flip_test=True), tmp_path / "edge")
+    cv2.imwrite(str(tmp_path / "photo.jpg"), cv2.resize(picture(0, 3), (160, 90)))
+    done = run(program, *whole_of(tmp_path), "0.02")
+    assert (done.returncode, done.stderr) == (0, "")
+    right = right_of(tmp_path)
+    assert len(right) > 5
+    assert_same_boxes(named(done, tmp_path), right, scores=0.01, pixels=0.5)
 
 
 def test_c_program_ends_without_taking_mxnet_down(program, place, tmp_path):

@@ -57,6 +57,9 @@ def test_a_sound_ncnn_file_is_accepted(tmp_path):
         ("1=3", "-23300=5,1"),
         ("0=2", "8=1 0=2"),
         ("out0", "x" * 300),
+        ("6=54", "6=54 9=2"),  # an activation without its number
+        ("6=54", "6=54 19=1"),  # weights that another layer computes
+        ("6=54", "6=54 2=99999"),
     ],
 )
 def test_other_ncnn_files_are_refused(tmp_path, before, after):
@@ -74,6 +77,36 @@ def test_ncnn_activations_pass_channels_on(tmp_path):
     text = text.replace("in0\n", "in0\nSoftplus s 1 1 in0 s\n", 1)
     check_files(ncnn(tmp_path, text), SHAPE)
     refused(ncnn(tmp_path, text.replace("6=54", "6=36")), "of 3")
+
+
+@pytest.mark.parametrize(
+    ("layer", "fits"),
+    [
+        ("Pooling p 1 1 out0 p 0=0 1=2 2=2", True),
+        ("Pooling p 1 1 out0 p 0=0 1=2 2=0", False),  # divided by 0
+        ("Pooling p 1 1 out0 p 0=0 1=3 3=-20", False),  # ended the process
+        ("Interp p 1 1 out0 p 0=1 1=2.0 2=2.0", True),
+        ("Interp p 1 1 out0 p 0=1 1=1e+09 2=2.0", False),
+        ("Interp p 1 1 out0 p 0=1 3=4096 4=4096", False),
+        ("PixelShuffle p 1 1 out0 p 0=0", False),
+        ("Softmax p 1 1 out0 p 0=9 1=1", False),
+        ("Reduction p 1 1 out0 p 0=3 -23303=2,1,2", True),
+        ("Reduction p 1 1 out0 p 0=3 -23303=2,1,99", False),
+        ("BinaryOp p 1 1 out0 p 0=2 1=1 2=0.5", True),
+        ("BinaryOp p 1 1 out0 p 0=2", False),
+        ("Slice p 1 2 out0 p q -23300=2,1,-233", True),
+        ("Slice p 1 2 out0 p q -23300=2,1,9", False),
+        ("Slice p 1 2 out0 p q -23300=1,-233", False),
+        ("ReLU p 1 2 out0 p q", False),
+    ],
+)
+def test_ncnn_layers_stay_within_bounds(tmp_path, layer, fits):
+    blobs = 2 + int(layer.split()[3])
+    text = PARAM.replace("2 2\n", f"3 {blobs}\n", 1) + layer + "\n"
+    if fits:
+        check_files(ncnn(tmp_path, text), SHAPE)
+    else:
+        refused(ncnn(tmp_path, text), ".")
 
 
 @pytest.mark.parametrize("size", [0, BYTES - 4, BYTES + 4])
@@ -118,6 +151,8 @@ def test_a_sound_onnx_file_is_accepted(tmp_path):
         ({"node": field(7, b"com.example")}, "com.example"),
         ({"node": field(5, field(6, b""))}, "a graph"),
         ({"node": field(5, field(5, TENSOR + field(14, 1)))}, "another file"),
+        ({"node": field(5, field(1, b"group") + field(3, 0))}, "'group' is .0"),
+        ({"node": field(5, field(1, b"pads") + field(8, b"\xff" * 9 + b"\1"))}, "pads"),
         ({"more": field(25, b"")[:1] + b"\x00"}, "."),
         ({"more": field(7, b"")}, "2 graphs"),
     ],
@@ -159,6 +194,8 @@ def test_a_sound_openvino_file_is_accepted(tmp_path):
         ("2, 3", "2, 4"),
         ("2, 3", "99999, 99999"),
         ('"f32"', '"string"'),
+        ("<data ", '<data pads_begin="0, 1073741824" '),  # took for ever
+        ("<data ", '<data strides="0, 1" '),
         ('to-layer="1"', 'to-layer="7"'),
         ("opset1", "extension"),
         ("<edges>", "<body/><edges>"),

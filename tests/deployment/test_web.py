@@ -20,7 +20,14 @@ from gluon_compress.data.images import MOST_PIXELS
 from gluon_compress.data.preprocess import Interpolation
 from gluon_compress.deployment import Predictor, deploy
 from gluon_compress.deployment.formats import PAGE
-from gluon_compress.postprocess import POSTPROCESS, SoftmaxPostprocess, SSDPostprocess
+from gluon_compress.postprocess import (
+    POSTPROCESS,
+    CenterNetPostprocess,
+    RefineDetPostprocess,
+    SoftmaxPostprocess,
+    SSDPostprocess,
+)
+from gluon_compress.postprocess.centernet import CenterNetPostprocessSettings
 from gluon_compress.postprocess.ssd import SSDPostprocessSettings
 from runtimes import EVERY, detector
 
@@ -150,6 +157,57 @@ def ssd_cases() -> dict[str, Case]:
     return cases
 
 
+def refinedet_case() -> Case:
+    """Two steps; some anchors are moved to nowhere, many are taken for background."""
+    random = np.random.RandomState(5)
+    anchors = random.uniform(20, 90, (600, 4)).astype(np.float32)
+    values = np.hstack([random.normal(0, 3, (600, 6)), predictions(anchors, 3, 1)])
+    values = values.astype(np.float32)
+    values[::3, 0] += 9
+    values[:40, 2:6] = np.repeat([1e4, -1e4, np.nan, np.inf], 10)[:, None]
+    postprocess = RefineDetPostprocess(anchors)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = postprocess.decode({"predictions": values[None]})
+    arguments = [float32(values), float32(anchors), 3, postprocess.state()[0]]
+    return Case("refinedet", arguments, expected)
+
+
+def center_maps(seed: int, spread: float = 3) -> dict[str, np.ndarray]:
+    """Return random maps of a detector without anchors, with some ties."""
+    random = np.random.RandomState(seed)
+    heat = random.normal(-2, spread, (1, 3, 9, 11)).round(1)
+    others = [random.normal(mean, 2, (1, 2, 9, 11)) for mean in (5, 0)]
+    maps = zip(("heat_map", "box_sizes", "center_offsets"), (heat, *others))
+    return {name: values.astype(np.float32) for name, values in maps}
+
+
+def peak_cases() -> dict[str, Case]:
+    usual = CenterNetPostprocessSettings()
+    extreme, flat = center_maps(2), center_maps(3)
+    extreme["heat_map"][0, 0, :4, :4] = [np.nan, np.inf, -np.inf, 100]
+    extreme["box_sizes"][0, 0, 4] = np.inf
+    flat["heat_map"][:] = 1
+    rows = {
+        "usual": (usual, center_maps(1)),
+        "few": (CenterNetPostprocessSettings(peaks=7, stride=8), center_maps(1)),
+        "strict": (CenterNetPostprocessSettings(least_score=0.9), center_maps(1)),
+        "all": (CenterNetPostprocessSettings(least_score=0), center_maps(4, 20)),
+        "extreme": (usual, extreme),
+        "flat": (CenterNetPostprocessSettings(peaks=400), flat),
+    }
+    cases = {}
+    for name, (settings, maps) in rows.items():
+        expected = CenterNetPostprocess(settings).decode(maps)
+        given = {name: float32(values) for name, values in maps.items()}
+        arguments = [given, {"rows": 9, "columns": 11}, settings.to_json()]
+        cases[f"peaks-{name}"] = Case("peaks", arguments, expected)
+    pair = center_maps(5, 20), center_maps(6, 20)
+    arguments = [{n: float32(v) for n, v in maps.items()} for maps in pair]
+    expected = CenterNetPostprocess().averaged(*pair)
+    cases["averaged"] = Case("averaged", [*arguments, 11], expected)
+    return cases
+
+
 def softmax_cases() -> dict[str, Case]:
     cases = {}
     for classes, top_k in ((10, 5), (3, 5), (1, 1)):
@@ -178,6 +236,8 @@ CASES = {
     **resizes(),
     **preparations(),
     **ssd_cases(),
+    "refinedet-usual": refinedet_case(),
+    **peak_cases(),
     **softmax_cases(),
     "npy": Case("readNpy", [npy(ARRAY), "a.npy"], ARRAY),
     **{f"npy-{k}": Case("readNpy", [v, "a.npy"], None) for k, v in OTHER_FILES.items()},
@@ -252,8 +312,8 @@ def test_prepare_does_as_preprocess(answers, name):
 
 
 @needs_node
-@pytest.mark.parametrize("name", named("ssd"))
-def test_ssd_does_as_postprocess(answers, name):
+@pytest.mark.parametrize("name", [*named("ssd"), *named("refinedet"), *named("peaks")])
+def test_boxes_are_those_of_the_postprocess(answers, name):
     ids, scores, boxes = (array[0] for array in CASES[name].expected)
     valid = ids[:, 0] >= 0
     rows = answers[name]["value"]
@@ -262,6 +322,15 @@ def test_ssd_does_as_postprocess(answers, name):
     np.testing.assert_allclose(found, scores[valid, 0], rtol=1e-5)
     corners = np.array([row["box"] for row in rows]).reshape(-1, 4)
     np.testing.assert_allclose(corners, boxes[valid], rtol=1e-5, atol=1e-3)
+
+
+@needs_node
+def test_mirrored_outputs_are_averaged_as_in_the_postprocess(answers):
+    found, expected = answers["averaged"]["value"], CASES["averaged"].expected
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        array = array_of(found[name]).reshape(values.shape)
+        np.testing.assert_allclose(array, values, rtol=1e-4, atol=1e-5)
 
 
 def test_ssd_cases_are_not_trivial():

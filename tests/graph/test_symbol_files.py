@@ -103,6 +103,10 @@ def test_operators_that_do_more_than_compute_are_refused(op):
         ("nodes/conv/attrs/kernel", "(" + "1, " * 100 + ")", "Convolution"),
         ("nodes/conv/attrs/kernel", "(" * 3000, "kernel"),
         ("nodes/conv/attrs/unknown", "1", "Convolution"),
+        ("nodes/conv/attrs/num_group", "0", "num_group is '0'"),
+        ("nodes/conv/attrs/dilate", "(2147483647, 1)", "dilate is"),
+        ("nodes/conv/attrs/stride", "(0, 1)", "stride is"),
+        ("nodes/conv/attrs/pad", "(-1, 1)", "pad is"),
         ("nodes/join/attrs/num_args", "999999999", "num_args"),
         ("nodes/split/attrs/num_outputs", "99999", "outputs"),
         ("nodes/data/inputs", [[0, 0, 0]], "inputs"),
@@ -114,6 +118,36 @@ def test_operators_that_do_more_than_compute_are_refused(op):
 )
 def test_what_cannot_be_is_refused(path, value, message):
     refused(changed(path, value), message)
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"indices": "None"},  # took 3 GB
+        {"indices": "()"},  # ended the process
+        {"indices": "()", "sections": "999999999"},
+        {"indices": "(0, -2147483648, None)"},
+    ],
+)
+def test_splits_have_few_parts(attrs):
+    nodes = [
+        {"op": "null", "name": "data", "inputs": []},
+        {"op": "_split_v2", "name": "s", "attrs": attrs, "inputs": [[0, 0, 0]]},
+    ]
+    refused(json.dumps({**GRAPH, "nodes": nodes, "heads": [[1, 0, 0]]}), "nodes.1.")
+
+
+@pytest.mark.parametrize(
+    ("start", "fits"), [(2, True), (3, False), (-1, False), (2000, False)]
+)
+def test_nms_looks_for_boxes_within_rows(start, fits):
+    found = mx.sym.contrib.box_nms(mx.sym.var("data"), coord_start=start)
+    symbol = parse_symbol(found.tojson(), "a.json")
+    if fits:
+        check_fit(symbol, {}, {"data": (1, 5, 6)}, "a")
+    else:
+        with pytest.raises(ValueError, match="box_nms"):
+            check_fit(symbol, {}, {"data": (1, 5, 6)}, "a")
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", "[" * 3000, '{"nodes": 1}'])

@@ -555,7 +555,7 @@ def test_changed_recipe_does_not_go_on(place, tmp_path):
         ),
         (
             {"compression": [{"algorithm": "delete", "keep": {"expand_*": 0.001}}]},
-            r"'expand_\*' keeps 0.001 of 'expand_.*', whose width is 8: less than one",
+            r"'expand_\*' keeps 0.001 of 'expand_.*', whose width is 16: less than one",
         ),
         (
             {"compression": [{"algorithm": "prune", "budget": {"macs": 10}}]},

@@ -52,7 +52,6 @@ def step(net, inputs) -> None:
 
 
 CLASSIFIERS = {
-    "resnet18_v1b": 64,
     "resnet50_v1d": 64,
     "mobilenet0.5": 64,
 }
@@ -114,20 +113,15 @@ OTHERS = {
     "mobilenetv3_small": 64,  # hard swish, squeeze and excitation
     "resnet18_v2": 64,  # BatchNorm before the convolutions
     "squeezenet1.0": 224,  # concatenations without BatchNorm
-    "googlenet": 224,
     "shufflenet_v1": 96,  # grouped convolutions and channel shuffles
     "shufflenet_v2": 96,  # halves that go on untouched
     "resnest14": 224,  # split attention; DropBlock in training
     "mobile_pose_resnet18_v1b": 128,  # channels become pixels
     "simple_pose_resnet18_v1b": 128,  # deconvolutions
-    "hrnet_w18_small_v1_c": 96,  # many branches that join again and again
 }
-LONG = ("hrnet_w18_small_v1_c",)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=slow if n in LONG else ()) for n in OTHERS]
-)
+@pytest.mark.parametrize("name", OTHERS)
 def test_mask_is_slim_on_other_nets(name):
     shape = (1, 3, *[OTHERS[name]] * 2)
     net, inputs = ready(made(name), shape), images(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import subprocess
 from contextlib import suppress
@@ -92,6 +93,24 @@ def test_the_layout_is_the_documented_one(tmp_path):
     data = (tmp_path / "x.bin").read_bytes()
     assert data[: len(expected)] == expected
     assert len(data) % 4 == 0
+
+
+def test_a_compressed_file_is_the_same_and_smaller(tmp_path):
+    """As in trained nets, levels near 0 are more frequent than others."""
+    levels = np.random.RandomState(0).normal(0, 2, (64, 999)).round().clip(-7, 7)
+    given = pack({"w": levels.astype(np.float32)}, {"w": 0})
+    for name in ("x.bin", "x.bin.gz", "y.bin.gz"):
+        write_packed(tmp_path / name, given)
+    plain, small, again = (
+        (tmp_path / name).read_bytes() for name in ("x.bin", "x.bin.gz", "y.bin.gz")
+    )
+    assert gzip.decompress(small) == plain
+    assert small == again
+    assert len(small) < 0.85 * len(plain)
+    np.testing.assert_array_equal(read_packed(tmp_path / "x.bin.gz")["w"], levels)
+    (tmp_path / "x.bin.gz").write_bytes(small[:-20])
+    with pytest.raises(ValueError, match="no packed parameters: no gzip file"):
+        read_packed(tmp_path / "x.bin.gz")
 
 
 def test_broken_files_are_refused(tmp_path):

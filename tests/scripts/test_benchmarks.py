@@ -13,11 +13,13 @@ import pytest
 from benchmarks import (
     compression,
     distillation,
+    layer_times,
     mxnet_forms,
     mxnet_time,
     runner,
     runtimes_page,
     sparsity,
+    training_step,
 )
 from gluon_compress.cli.evaluate import precision_page
 from gluon_compress.deployment import deploy
@@ -70,17 +72,6 @@ def row(net: str, ms: float, runtime: str = "mxnet", **other) -> dict:
         "macs": 1e9,
         **other,
     }
-
-
-def test_worker_times_nets_in_a_process_of_its_own(deployed):
-    files = [
-        str(deployed / f"detector-{end}") for end in ("symbol.json", "0000.params")
-    ]
-    task = {"time": "nets", "nets": {"thin": (files, (2, 3, 96, 160))}, "seconds": 0}
-    setting = runner.Setting("mxnet", "float32", threads=1, batch=2)
-    measured = runner.in_process("benchmarks.worker", setting, task)
-    assert min(measured["ms"]["thin"]) > 0
-    assert measured["memory"] > 1e6
 
 
 def test_worker_that_fails_is_answered_with_its_last_line():
@@ -327,10 +318,13 @@ def test_compression_page_has_two_columns_for_each_net():
 
 PAGES = {  # what makes each committed page of its result
     ".": (runtimes_page.page_of, "benchmark.md"),
+    "milliseconds": (runtimes_page.page_of, "benchmark.md"),
+    "layers": (layer_times.page_of, "layers.md"),
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
     "sparsity": (sparsity.page_of, "sparsity.md"),
+    "training": (training_step.page_of, "training.md"),
 }
 
 

@@ -29,8 +29,11 @@ RELEASED = sorted(ZOO.glob("*/recipe.json"))
 
 
 def test_there_are_experiments():
-    assert sorted(SETS) == ["animals", "bccd", "bccd_ablation", "fod", "imagenette"]
-    assert len(EXPERIMENTS) == 95
+    assert sorted(SETS) == [
+        *("animals", "bccd", "bccd_ablation", "codenet_animals", "codenet_bccd"),
+        *("fod", "imagenette"),
+    ]
+    assert len(EXPERIMENTS) == 117
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
  * Turns a net's outputs into boxes or classes, as gluon_compress/postprocess does.
  *
  * To add a kind, add its function to DECODERS: (outputs, manifest, arrays) -> results, best
- * first, where outputs and arrays are typed arrays by name. A result has the id of a class,
+ * first. One that has "mirrors" may ask for the outputs of the mirrored image, too, and makes
+ * one of both. Here outputs and arrays are typed arrays by name. A result has the id of a class,
  * a score, and for a detector a corner box in pixels of the input.
  */
 
@@ -17,12 +18,31 @@ export const DECODERS = {
     decode: (outputs, { classes, postprocess }, arrays) =>
       ssd(outputs.predictions, arrays[ANCHORS], classes.length, postprocess),
   },
+  refinedet: {
+    boxes: true,
+    arrays: [ANCHORS],
+    decode: (outputs, { classes, postprocess }, arrays) =>
+      refinedet(outputs.predictions, arrays[ANCHORS], classes.length, postprocess),
+  },
+  centernet: {
+    boxes: true,
+    arrays: [],
+    mirrors: ({ postprocess }) => postprocess.flip_test,
+    averaged: (outputs, mirrored, manifest) => averaged(outputs, mirrored, sidesOf(manifest).columns),
+    decode: (outputs, manifest) => peaks(outputs, sidesOf(manifest), manifest.postprocess),
+  },
   softmax: {
     boxes: false,
     arrays: [],
     decode: (outputs, { postprocess }) => topClasses(outputs.class_scores, postprocess.top_k),
   },
 };
+
+/** Return rows and columns of the maps that a manifest states. */
+function sidesOf({ outputs }) {
+  const [, , rows, columns] = outputs.find(({ name }) => name === "heat_map").shape;
+  return { rows, columns };
+}
 
 /** Return the decoder of a manifest, or throw an Error that says why there is none. */
 export function decoderOf(manifest) {
@@ -69,12 +89,42 @@ export function ssd(predictions, anchors, classes, settings) {
   return nms(finite, settings.nms_thresh).slice(0, settings.post_nms);
 }
 
+/**
+ * Return the boxes that a refinement detector finds: ssd, from anchors that are moved.
+ *
+ * predictions: (anchors, classes + 11): two scores of the first step, background and object,
+ * and four deltas that move the anchor, then what an SSD predicts.
+ */
+export function refinedet(predictions, anchors, classes, settings) {
+  const [width, ahead] = [classes + 11, 6];
+  if (predictions.length !== (anchors.length / 4) * width) {
+    throw new Error("The model's output does not fit anchors.npy and the classes.");
+  }
+  const least = settings.least_objectness;
+  const limit = float(Math.log(least) - Math.log1p(-least));
+  const rows = [];
+  const moved = [];
+  for (let a = 0, start = 0; a < anchors.length / 4; a++, start += width) {
+    if (!(float(float(predictions[start + 1] - predictions[start]) - limit) > 0)) continue;
+    const deltas = predictions.subarray(start + 2, start + ahead);
+    moved.push(...centred(deltas, anchors.subarray(a * 4, a * 4 + 4), settings.stds));
+    rows.push(...predictions.subarray(start + ahead, start + width));
+  }
+  return ssd(Float32Array.from(rows), Float32Array.from(moved), classes, settings);
+}
+
 /** Return the corner box that deltas make of a center box, in float32. */
-function decoded(deltas, [x, y, width, height], stds) {
+function decoded(deltas, anchor, stds) {
+  const [x, y, width, height] = centred(deltas, anchor, stds);
+  const half = [width / 2, height / 2];
+  return [x - half[0], y - half[1], x + half[0], y + half[1]].map(float);
+}
+
+/** Return the center box that deltas make of a center box, in float32. */
+function centred(deltas, [x, y, width, height], stds) {
   const [dx, dy, dw, dh] = stds.map((std, i) => float(deltas[i] * float(std)));
   const centre = [float(x + float(dx * width)), float(y + float(dy * height))];
-  const half = [float(float(Math.exp(dw)) * width) / 2, float(float(Math.exp(dh)) * height) / 2];
-  return [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]].map(float);
+  return [...centre, float(float(Math.exp(dw)) * width), float(float(Math.exp(dh)) * height)];
 }
 
 /**
@@ -106,6 +156,62 @@ function iou(one, other) {
 }
 
 const areaOf = (box) => (box[2] - box[0]) * (box[3] - box[1]);
+
+/**
+ * Return the boxes around the highest peaks of a heat map, those that are not finite left out.
+ *
+ * heat_map: (classes, rows, columns), scores before the sigmoid; box_sizes and center_offsets:
+ * (2, rows, columns), x and y in cells.
+ */
+export function peaks({ heat_map, box_sizes, center_offsets }, { rows, columns }, settings) {
+  const cells = rows * columns;
+  if (heat_map.length % cells || box_sizes.length !== 2 * cells || center_offsets.length !== 2 * cells) {
+    throw new Error("The model's outputs do not fit one another.");
+  }
+  const least = Math.log(settings.least_score) - Math.log1p(-settings.least_score);
+  const found = [];
+  for (let i = 0; i < heat_map.length; i++) {
+    const score = heat_map[i];
+    if (!(score > least)) continue;
+    const cell = i % cells;
+    const [y, x] = [Math.floor(cell / columns), cell % columns];
+    let highest = true;
+    for (let dy = y > 0 ? -1 : 0; dy <= (y < rows - 1 ? 1 : 0); dy++) {
+      for (let dx = x > 0 ? -1 : 0; dx <= (x < columns - 1 ? 1 : 0); dx++) {
+        if (heat_map[i + dy * columns + dx] > score) highest = false;
+      }
+    }
+    if (highest) found.push(i);
+  }
+  // Sorting keeps equals in their order.
+  found.sort((one, other) => heat_map[other] - heat_map[one]);
+  const results = found.slice(0, settings.peaks).map((i) => {
+    const cell = i % cells;
+    const centre = [cell % columns, Math.floor(cell / columns)].map((at, k) => at + center_offsets[k * cells + cell]);
+    const half = [0, 1].map((k) => float(box_sizes[k * cells + cell] / 2));
+    const box = [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]];
+    const score = float(1 / (1 + Math.exp(-heat_map[i])));
+    return { id: Math.floor(i / cells), score, box: box.map((side) => float(float(side) * settings.stride)) };
+  });
+  return results.filter(({ box }) => box.every(Number.isFinite));
+}
+
+/** Return outputs averaged with those of the mirrored image. */
+export function averaged(outputs, mirrored, columns) {
+  const turned = (values) => values.map((_, i) => values[i - (i % columns) + columns - 1 - (i % columns)]);
+  const [heat, sizes] = [turned(mirrored.heat_map), turned(mirrored.box_sizes)];
+  return {
+    heat_map: outputs.heat_map.map((own, i) => logSum(own, heat[i]) - logSum(-own, -heat[i])),
+    box_sizes: outputs.box_sizes.map((own, i) => (own + sizes[i]) / 2),
+    center_offsets: outputs.center_offsets,
+  };
+}
+
+/** Return the logarithm of the sum of the sigmoids of two numbers. */
+function logSum(one, other) {
+  const [a, b] = [one, other].map((x) => Math.min(x, 0) - Math.log1p(Math.exp(-Math.abs(x))));
+  return Math.max(a, b) + Math.log1p(Math.exp(-Math.abs(a - b)));
+}
 
 /** Return the most probable classes, best first. */
 export function topClasses(scores, topK) {

@@ -67,7 +67,10 @@ async function run(bitmap) {
   const start = performance.now();
   const { input, placement } = prepare(image, manifest.preprocess);
   const prepared = performance.now();
-  const outputs = await infer(input);
+  let outputs = await infer(input);
+  if (decoder.mirrors?.(manifest)) {
+    outputs = decoder.averaged(outputs, await infer(mirror(input)), manifest);
+  }
   const ran = performance.now();
   const results = decoder.decode(outputs, manifest, arrays).map(({ box, ...result }) => ({
     ...result,
@@ -75,6 +78,12 @@ async function run(bitmap) {
   }));
   const end = performance.now();
   return { results, times: { prepare: prepared - start, net: ran - prepared, decode: end - ran } };
+}
+
+/** Return an input mirrored from left to right. */
+function mirror(input) {
+  const columns = manifest.input.shape.at(-1);
+  return input.map((_, i) => input[i - (i % columns) + columns - 1 - (i % columns)]);
 }
 
 async function infer(input) {

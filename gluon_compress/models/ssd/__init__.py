@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gluon_compress.models.anchor_fit import AnchorLayout, fit_anchors
-from gluon_compress.models.ssd.anchors import AnchorGrid, anchor_grid, anchors_of
+from gluon_compress.models.anchor_grid import AnchorGrid
+from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of
 from gluon_compress.models.ssd.build import build_ssd, config_of, ssd_around
 from gluon_compress.models.ssd.config import VOC_CLASSES, SSDConfig
 from gluon_compress.models.ssd.training import SSDTargets, ssd_loss

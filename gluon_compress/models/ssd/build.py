@@ -11,6 +11,7 @@ from gluoncv.model_zoo.ssd.anchor import LiteAnchorGenerator, SSDAnchorGenerator
 from mxnet.gluon import HybridBlock, SymbolBlock
 
 from gluon_compress.graph.symbols import infer_shapes, shapes_of
+from gluon_compress.models.extra_stages import with_extras
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.fast_nms import FastSSD
 from gluon_compress.sizes import written_size
@@ -18,7 +19,6 @@ from gluon_compress.sizes import written_size
 MIN_SIDE, MAX_SIDE = 32, 4096  # pixels; other sizes are not tried
 # Cells a side that GluonCV's anchors of the first map have, and of any map at least.
 ROOM, SMALL_ROOM = 64, 16
-EXTRAS = "expand_"  # prefix of the names of all parameters of extra stages
 
 
 def build_ssd(
@@ -54,28 +54,11 @@ def build_ssd(
         )
     parameters = {p.name: p for p in net.collect_params().values()}
     _check_size(taps[-wanted:], config, shapes_of(parameters))
-    outputs = _with_extras(taps[-wanted:], config.extras, config.lite)
+    outputs = with_extras(taps[-wanted:], config.extras, to_one_cell=not config.lite)
     features = SymbolBlock(
         outputs, mx.sym.var("data", dtype="float32"), params=net.collect_params()
     )
     return ssd_around(features, config)
-
-
-def _with_extras(taps: Sequence, widths: Sequence[int], lite: bool) -> list:
-    """Append one 1x1 transition and one 3x3 convolution per width to the taps.
-
-    Stages halve the map, the last one takes the 3x3 map to 1x1 without padding, which
-    gives SSD-300's classic 38, 19, 10, 5, 3, 1. In the lite form it halves, too: 19,
-    10, 5, 3, 2, 1.
-    """
-    y, outputs = taps[-1], list(taps)
-    for i, width in enumerate(widths):
-        y = _conv_bn_relu(y, width // 2, f"trans_{{}}{i}", kernel=(1, 1))
-        last = i == len(widths) - 1 and not lite
-        step = {} if last else {"pad": (1, 1), "stride": (2, 2)}
-        y = _conv_bn_relu(y, width, f"{{}}{i}", kernel=(3, 3), **step)
-        outputs.append(y)
-    return outputs
 
 
 def _check_size(taps: Sequence, config: SSDConfig, shapes: Mapping) -> None:
@@ -124,14 +107,6 @@ def _first(holds: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
     return low
-
-
-def _conv_bn_relu(x, width: int, name: str, **conv):
-    x = mx.sym.Convolution(
-        x, num_filter=width, no_bias=True, name=EXTRAS + name.format("conv"), **conv
-    )
-    x = mx.sym.BatchNorm(x, fix_gamma=False, name=EXTRAS + name.format("bn"))
-    return mx.sym.Activation(x, act_type="relu", name=EXTRAS + name.format("relu"))
 
 
 class _OneCell:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from gluoncv.data import VOCDetection
 
 from gluon_compress.boxes import STDS
+from gluon_compress.models.settings import check_classes
 from gluon_compress.sizes import size_pair
 
-# What results and logs hold beside the figures of classes, which they hold by name.
-RESERVED = ("mAP", "kind", "epoch")
 VOC_CLASSES = tuple(VOCDetection.CLASSES)
 FEW_RATIOS, MANY_RATIOS = (1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3)
 # For a MobileNet, which is too narrow for the usual extra stages.
@@ -33,7 +32,7 @@ class SSDConfig:
     Parameters
     ----------
     classes : tuple of str
-        Foreground classes, none of them named as one of ``RESERVED``; the background is
+        Foreground classes, as ``check_classes`` takes them; the background is
         class 0 of the scores.
     size : tuple of int
         Height and width of the input, pixels; one number stands for a square.
@@ -88,14 +87,7 @@ class SSDConfig:
                 f"extras: {len(self.extras)} stages for {maps} maps; allowed: fewer, "
                 "so that the backbone gives at least one"
             )
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes must be distinct names, not {self.classes!r}")
-        reserved = [name for name in self.classes if name in RESERVED]
-        if reserved:
-            raise ValueError(
-                f"class {reserved[0]!r}: results and logs use this name otherwise; "
-                f"allowed: any but {', '.join(RESERVED)}"
-            )
+        check_classes(self.classes)
 
     @property
     def height(self) -> int:

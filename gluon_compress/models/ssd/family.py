@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
@@ -11,27 +10,26 @@ import numpy as np
 from gluoncv.model_zoo.ssd import SSD
 
 from gluon_compress.data import Objects, Preprocess
-from gluon_compress.model_folder import MANIFEST, load_symbol, read_manifest
 from gluon_compress.models.anchor_fit import AnchorLayout, fit_anchors
 from gluon_compress.models.backbones import (
     BACKBONES,
     MOBILENETS,
     RESNETS,
-    classifier_backbone,
+    stored_backbone,
 )
 from gluon_compress.models.base import Family, Params
+from gluon_compress.models.settings import NmsEvaluation
 from gluon_compress.models.ssd import config, inference, raw_head, training
 from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of, layout_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
-from gluon_compress.models.ssd.settings import SSDEvaluation, SSDSettings
+from gluon_compress.models.ssd.settings import SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.postprocess.base import finite_detections
-from gluon_compress.validation import class_names, wrong
+from gluon_compress.validation import class_names
 
 ANCHOR_KEYS = ("sizes", "ratios", "steps", "extras")  # settings that anchors depend on
-CLASSIFIER = "classifier"  # the kind of folders that backbones are taken from
 # A backbone by name, and the fields of SSDConfig that differ from the defaults.
 MODELS: dict[str, tuple[str, dict]] = {
     **{f"ssd_300_{name}": (name, {}) for name in RESNETS},
@@ -48,8 +46,9 @@ class SSDFamily(Family):
     Settings = SSDSettings
     output_names = raw_head.OUTPUTS
     net_types = (SSD,)
-    Evaluation = SSDEvaluation
+    Evaluation = NmsEvaluation
     default_losses = {"scores": 1.0, "boxes": 1.0}
+    loss_options = ("iou_guided", "class_weights")
 
     def models(self) -> Sequence[str]:
         """Return the names of SSDs on all backbones."""
@@ -97,7 +96,7 @@ class SSDFamily(Family):
             )
         backbone, usual = MODELS[name]
         classes = class_names(classes)
-        parts = BACKBONES[backbone]() if trunk is None else _stored_backbone(trunk)
+        parts = BACKBONES[backbone]() if trunk is None else stored_backbone(trunk)
         net = build_ssd(parts, SSDConfig(classes, **{**usual, **settings}))
         raw_head.initialize_head(net, seed=seed)
         return net
@@ -170,9 +169,9 @@ class SSDFamily(Family):
         stds = config_of(net).stds
         return training.SSDTargets(anchors_of(net), stds=stds, **settings)
 
-    def loss(self, net: SSD) -> Callable:
+    def loss(self, net: SSD, **options: Any) -> Callable:
         """Return the multi-box loss."""
-        return training.ssd_loss()
+        return training.ssd_loss(stds=config_of(net).stds, **options)
 
     def map_names(self, net: SSD) -> tuple[str, ...]:
         """Return the names of the maps that predictors read, largest first."""
@@ -216,12 +215,3 @@ class SSDFamily(Family):
     def results(self, net: SSD, batch: mx.nd.NDArray) -> tuple[np.ndarray, ...]:
         """Return ids, scores and corner boxes, as GluonCV's SSD gives them."""
         return finite_detections([part.asnumpy() for part in net(batch)])
-
-
-def _stored_backbone(folder: Any) -> tuple:
-    """Return a classifier's export as a backbone: the block and its taps."""
-    # What ``export`` alone wrote need not state its kind.
-    kind = read_manifest(folder).get("kind", CLASSIFIER)
-    if kind != CLASSIFIER:
-        raise wrong(f"{Path(folder) / MANIFEST}: kind", kind, repr(CLASSIFIER))
-    return classifier_backbone(*load_symbol(folder))

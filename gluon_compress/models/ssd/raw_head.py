@@ -25,8 +25,9 @@ from gluon_compress.graph.symbols import (
     shapes_of,
     take_apart,
 )
+from gluon_compress.models.extra_stages import EXTRAS
 from gluon_compress.models.initialize import initialize
-from gluon_compress.models.ssd.build import EXTRAS, config_of, ssd_around
+from gluon_compress.models.ssd.build import config_of, ssd_around
 from gluon_compress.models.ssd.config import SSDConfig
 from gluon_compress.models.ssd.predictors import AnnotatedPredictor, find_predictors
 from gluon_compress.validation import class_names

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Optional, Tuple, Union
 
 from pydantic import Field
 from typing_extensions import Annotated, Literal
 
-from gluon_compress.models.settings import AUTO, DetectionEvaluation, DetectorSettings
-from gluon_compress.validation import Allowed, Count, NonEmptyStr, Positive, Share
+from gluon_compress.models.settings import AUTO, DetectorSettings
+from gluon_compress.validation import Allowed, NonEmptyStr, Positive
 
 _SOME = Field(min_length=1)
 _Sizes = Annotated[Tuple[Positive, ...], Field(min_length=2)]
@@ -78,38 +78,3 @@ class SSDSettings(DetectorSettings):
                 if name == "sizes":
                     allowed = f"{maps + 1} rising numbers, one more than maps"
                 raise self.error(name, allowed)
-
-
-DETECTIONS, BOXES_A_DETECTION = 100, 4  # as GluonCV's 100 and 400
-
-
-class SSDEvaluation(DetectionEvaluation):
-    """How detections of an SSD are filtered and measured.
-
-    Parameters
-    ----------
-    nms_thresh : float
-        Overlap from which a box is suppressed by a better one, as in GluonCV's
-        ``SSD.set_nms``.
-    nms_topk : int or None
-        Boxes of an image that enter the suppression; None: four times ``post_nms``.
-    post_nms : int or None
-        Boxes of an image that are returned; None: twice the largest number of objects
-        in an image of the data, but at least 100.
-    """
-
-    nms_thresh: Share = 0.45
-    nms_topk: Optional[Count] = None
-    post_nms: Optional[Count] = None
-
-    def for_objects(self, most: int) -> SSDEvaluation:
-        """Return the settings for images of at most this many objects."""
-        post_nms = self.post_nms or max(DETECTIONS, 2 * most)
-        nms_topk = self.nms_topk or BOXES_A_DETECTION * post_nms
-        return self.replace(post_nms=post_nms, nms_topk=nms_topk)
-
-    def build_options(self) -> Dict[str, Any]:
-        """Return NMS as ``build`` takes it."""
-        if self.post_nms is None or self.nms_topk is None:
-            return self.for_objects(0).build_options()
-        return super().build_options()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heapreplace
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -11,8 +10,10 @@ from gluoncv.loss import SSDMultiBoxLoss
 from gluoncv.model_zoo.ssd import SSD
 from mxnet.gluon import SymbolBlock
 
-from gluon_compress.boxes import STDS, corner_from_center, encode_deltas, iou
+from gluon_compress.boxes import STDS, corner_from_center, iou
 from gluon_compress.models.initialize import initialize
+from gluon_compress.models.matching import match, matched_targets
+from gluon_compress.models.multi_box import multi_box, positive_weights
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.ssd.adaptive_matching import Maps, match_adaptively
 from gluon_compress.models.ssd.build import config_of
@@ -31,10 +32,6 @@ ALIKE = {
     "lite": "lite anchors",
     "stds": "stds of box deltas",
 }
-
-
-FIRST = 64  # anchors of an object that are looked at first
-MIN_OVERLAP = 1e-12  # an object is not matched to an anchor that overlaps it by less
 
 
 def training_net(
@@ -137,8 +134,16 @@ def check_teacher(student: SSD, teacher: SSD) -> None:
             )
 
 
-def ssd_loss() -> Callable:
+def ssd_loss(*, stds: Sequence[float] = STDS, **options: Any) -> Callable:
     """Return SSD's loss for ``fit`` and ``distil_step``: GluonCV's multi-box loss.
+
+    Parameters
+    ----------
+    stds : sequence of float
+        What box deltas are multiplied by.
+    **options
+        ``iou_guided`` and ``class_weights`` of ``positive_weights``, by which objects
+        then count in ``multi_box``.
 
     Returns
     -------
@@ -148,13 +153,18 @@ def ssd_loss() -> Callable:
         ``(B, A)`` and box targets ``(B, A, 4)``; hard negatives are mined 3 to 1 (Liu
         et al. 2016, section 2.2), and all is divided by the positives of the batch.
     """
-    multi_box = SSDMultiBoxLoss()
+    plain = SSDMultiBoxLoss()
 
     def loss(outputs: Mapping | Sequence, batch: Sequence) -> tuple:
         if not isinstance(outputs, Mapping):
             outputs = named(list(outputs)[:2], OUTPUTS)
         scores, deltas = (outputs[name] for name in OUTPUTS)
-        total, scored, located = multi_box(scores, deltas, batch[1], batch[2])
+        arrays = scores, deltas, batch[1], batch[2]
+        weights = positive_weights(*arrays, stds=stds, **options)
+        if weights is not None:
+            scored, located = multi_box(*arrays, weights=weights)
+            return scored + located, {"class": scored, "box": located}
+        total, scored, located = plain(*arrays)
         return total[0].sum(), {"class": scored[0].sum(), "box": located[0].sum()}
 
     return loss
@@ -207,111 +217,15 @@ class SSDTargets:
             Class targets ``(B, A)``, 0 for the background, and box targets
             ``(B, A, 4)``, 0 for the background; float32.
         """
-        count = len(self.corner_anchors)
-        classes = np.zeros((len(labels), count), np.float32)
-        deltas = np.zeros((len(labels), count, 4), np.float32)
-        for label, row, boxes in zip(labels, classes, deltas):
-            if len(label):
-                label = np.asarray(label, np.float32)
-                matches = self._matches(label[:, :4])
-                at = np.flatnonzero(matches >= 0)
-                row[at] = label[matches[at], 4] + 1
-                boxes[at] = encode_deltas(
-                    label[matches[at], :4], self.corner_anchors[at], self.stds
-                )
-        return classes, deltas
+        pairs = [
+            matched_targets(label, self.corner_anchors, self._matches, self.stds)
+            for label in labels
+        ]
+        classes, deltas = zip(*pairs)
+        return np.stack(classes), np.stack(deltas)
 
     def _matches(self, corner_boxes: np.ndarray) -> np.ndarray:
         overlaps = iou(corner_boxes, self.corner_anchors)
         if self.maps is None:
             return match(overlaps, self.iou)
         return match_adaptively(corner_boxes, self.corner_anchors, overlaps, self.maps)
-
-
-def match(overlaps: np.ndarray, iou: float | np.floating) -> np.ndarray:
-    """Return which object each anchor belongs to.
-
-    Every object gets the free anchor that overlaps it most, the best pairs first. Then
-    an anchor that overlaps its best object as much as any does, or at least by ``iou``,
-    gets that object (Liu et al. 2016, section 2.2, "matching strategy"). What does not
-    overlap at all is never matched: an object without an area belongs to no anchor.
-
-    Thousands of small objects take milliseconds each hundred. Only where hundreds want
-    the same anchors, as objects of the size of the image do, is every pair looked at.
-
-    Parameters
-    ----------
-    overlaps : numpy.ndarray
-        ``(M, A)``, M at least 1.
-    iou : float
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(A,)``: object index, -1 for the background.
-    """
-    nearest, most = overlaps.argmax(axis=0), overlaps.max(axis=0)
-    best = overlaps.argmax(axis=1)
-    peaks = overlaps[np.arange(len(overlaps)), best]
-    near = (most >= iou) | (most >= peaks[nearest])
-    matches = np.where(near & (most > 0), nearest, -1)
-    taken = bytearray(overlaps.shape[1])  # faster to index than an array
-    others: dict[int, Any] = {}  # what comes next for an object
-    # As in a stable sort of all pairs: of equal ones the first anchor comes first.
-    pairs = list(zip((-peaks).tolist(), best.tolist(), range(len(overlaps))))
-    twins = _twins(overlaps)  # wait until the one before has its anchor
-    later = set(twins.values())
-    waiting = [pair for pair in pairs if pair[2] not in later]
-    heapify(waiting)
-    while waiting:
-        value, anchor, chosen = waiting[0]
-        if value >= -MIN_OVERLAP:
-            break  # and so do all that follow
-        if not taken[anchor]:
-            taken[anchor] = True
-            matches[anchor] = chosen
-            twin = twins.get(chosen)
-            if twin is None:
-                heappop(waiting)
-            else:
-                others[twin] = others.pop(chosen, None)
-                heapreplace(waiting, (value, anchor, twin))
-            continue
-        if others.get(chosen) is None:
-            others[chosen] = _free_anchors(overlaps[chosen], taken)
-        following = next(others[chosen], None)
-        if following is None:
-            heappop(waiting)
-        else:
-            heapreplace(waiting, (*following, chosen))
-    return matches
-
-
-def _twins(overlaps: np.ndarray) -> dict[int, int]:
-    """Return for each object the next one that overlaps all anchors as much."""
-    twins: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for i, row in enumerate(overlaps):
-        key = hash(row.tobytes())
-        if key in last and np.array_equal(overlaps[last[key]], row):
-            twins[last[key]] = i
-        last[key] = i
-    return twins
-
-
-def _free_anchors(
-    overlaps: np.ndarray, taken: Sequence[int]
-) -> Iterator[tuple[float, int]]:
-    """Yield the overlap, negative, and number of anchors that are free, best first."""
-    anchors = np.flatnonzero(overlaps > MIN_OVERLAP)
-    values = overlaps[anchors]
-    parts = [np.ones(len(values), bool)]
-    if len(values) > FIRST:  # seldom are all of them needed, and sorted for that
-        best = values >= np.partition(values, -FIRST)[-FIRST]
-        parts = [best, ~best]
-    for part in parts:
-        order = np.argsort(-values[part], kind="stable")
-        ordered = values[part][order], anchors[part][order]
-        for value, anchor in zip(*(each.tolist() for each in ordered)):
-            if not taken[anchor]:
-                yield -value, anchor

@@ -1,0 +1,1 @@
+"""Detectors without anchors: CenterNet (Zhou et al. 2019), and CoDeNet's structures."""
