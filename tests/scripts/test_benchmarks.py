@@ -18,6 +18,7 @@ from benchmarks import (
     mxnet_time,
     runner,
     runtimes_page,
+    sparsity,
     training_step,
 )
 from gluon_compress.cli.evaluate import precision_page
@@ -322,6 +323,7 @@ PAGES = {  # what makes each committed page of its result
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
+    "sparsity": (sparsity.page_of, "sparsity.md"),
     "training": (training_step.page_of, "training.md"),
 }
 
