@@ -87,7 +87,7 @@ def test_a_runtime_without_a_form_is_refused_in_one_line():
 def test_codenet_in_4_bits_takes_what_is_published(name, published, tmp_path):
     """With scales and biases, which the published figures leave out.
 
-    Weights are random: those of a trained net have more levels near 0.
+    Weights are random, so levels are distributed as those of normal numbers.
     """
     net = models.build(f"codenet_{name}", size=32)
     images = [mx.nd.array(np.random.RandomState(0).randn(2, 3, 32, 32))]
