@@ -82,9 +82,11 @@ def threads() -> int:
 def _git(*command: str) -> str | None:
     if not (ROOT / ".git").exists():  # another project's repository may be around us
         return None
+    # Without it, git writes its index, and leaves a lock where the disk is full.
+    git = ("git", "--no-optional-locks", "-C", str(ROOT))
     try:
         return subprocess.check_output(
-            ["git", "-C", str(ROOT), *command], text=True, stderr=subprocess.DEVNULL
+            [*git, *command], text=True, stderr=subprocess.DEVNULL
         ).strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -20,6 +20,7 @@ from gluon_compress.graph.annotations import (
     NewAnnotation,
     annotations_of,
     marked,
+    of_kind,
 )
 
 SCHEME = "__binary_scheme__"  # the attribute of its nodes: of a weight, or INPUT
@@ -149,9 +150,7 @@ def binary_targets(nodes: Sequence[dict]) -> dict[str, str]:
     """Return the scheme of what is binary, by the name of the weight or node."""
     schemes = schemes_of(nodes)
     return {
-        a.target: schemes[a.name]
-        for a in annotations_of(nodes, [BINARY])
-        if a.name in schemes
+        a.target: schemes[a.name] for a in of_kind(nodes, BINARY) if a.name in schemes
     }
 
 

@@ -55,14 +55,15 @@ class Attached:
     ----------
     net : HybridBlock
         A new one.
-    hooks : Hooks
-        What accompanies its training.
+    hooks : callable
+        ``hooks(net) -> Hooks`` for the net that all rows together have made, which has
+        the parameters of this one under the same names.
     notes : mapping
         JSON values on what was decided.
     """
 
     net: HybridBlock
-    hooks: Hooks = field(default_factory=Hooks)
+    hooks: Callable[[HybridBlock], Hooks] = lambda net: Hooks()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -276,4 +277,4 @@ class Algorithm(ABC):
             By default what ``dry_run`` makes of the present values, without hooks.
         """
         output = self.dry_run(net, settings, context)
-        return Attached(output.net, Hooks(), output.notes)
+        return Attached(output.net, notes=output.notes)

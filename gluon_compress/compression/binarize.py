@@ -24,7 +24,7 @@ from gluon_compress.compression.algorithm import (
     StageContext,
     StageOutput,
 )
-from gluon_compress.train.hooks import SeveralHooks, hooked
+from gluon_compress.train.hooks import Hooks, SeveralHooks, hooked
 from gluon_compress.train.schedule import Schedule
 
 PART = "binarize"  # the name of the hooks' part in logs
@@ -107,8 +107,12 @@ class Binarize(Algorithm):
     ) -> Attached:
         """Measure scales; the hooks switch on what is due, and move scales."""
         moving, notes = _begun(net, settings, context)
-        stages = BinaryStages(moving, settings, context.shape)
-        return Attached(moving, SeveralHooks([BinaryScales(moving), stages]), notes)
+
+        def hooks(final: HybridBlock) -> Hooks:
+            stages = BinaryStages(final, settings, context.shape)
+            return SeveralHooks([BinaryScales(final), stages])
+
+        return Attached(moving, hooks, notes)
 
 
 def _begun(

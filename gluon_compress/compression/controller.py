@@ -312,7 +312,7 @@ def compress(
     rows = _rows(config)
     stored = _Stored(batches)
     context = _Loop(net, stored, shape, seed)
-    hooks, notes = [], []
+    makers, notes = [], []
     for i, row in enumerate(rows):
         drop = getattr(row, "max_drop", None)
         if drop is not None:
@@ -321,12 +321,12 @@ def compress(
         algorithm: Algorithm = ALGORITHMS[row.algorithm]
         attached = algorithm.attach(net, row, context)
         net = attached.net
-        hooks.append(attached.hooks)
+        makers.append(attached.hooks)
         notes.append(attached.notes)
     steps = steps_per_epoch or (len(batches) if isinstance(batches, Sized) else 1)
     return net, Controller(
         net,
-        SeveralHooks(hooks),
+        SeveralHooks([hooks(net) for hooks in makers]),
         notes,
         rows,
         shape=context.shape,

@@ -111,7 +111,10 @@ class Quantize(Algorithm):
     ) -> Attached:
         """Measure ranges and quantise; the hooks move scales."""
         result, notes = self._quantised(net, settings, context, None)
-        hooks = SeveralHooks([WeightScales(result), _moving(result, settings)])
+
+        def hooks(final: HybridBlock) -> Hooks:
+            return SeveralHooks([WeightScales(final), _moving(final, settings)])
+
         return Attached(result, hooks, notes)
 
     def _quantised(

@@ -129,7 +129,10 @@ class Sparsify(Algorithm):
         layers = sparse_layers(graph, settings)
         moving = begun(net, graph, layers, settings)
         masks = kept_weights(weights_of(graph, layers), settings, settings.final)
-        hooks = _hooks(moving, settings, layers, context)
+
+        def hooks(final: HybridBlock) -> Any:
+            return _hooks(final, settings, layers, context)
+
         return Attached(moving, hooks, notes_on(graph, layers, masks))
 
 

@@ -25,15 +25,17 @@ def _objectness(pair: Pair, settings: ScoreSettings) -> Array:
 
 
 def _refinements(pair: Pair, settings: Any) -> Array:
-    deltas = pair.student[REFINEMENTS], pair.teacher[REFINEMENTS]
-    return losses.box_loss(*deltas, pair.teacher[OBJECTNESS])
+    student, teacher = pair.student[REFINEMENTS], pair.teacher[REFINEMENTS]
+    return losses.box_loss(student, teacher, pair.teacher[OBJECTNESS])
 
 
 def _refined_boxes(pair: Pair, settings: Any) -> Array:
     anchors = pair.context.get("anchors")
     stds = STDS if anchors is None else anchors.stds
-    deltas = [deltas_of_both(net, stds) for net in (pair.student, pair.teacher)]
-    return losses.box_loss(*deltas, pair.teacher[SCORES])
+    student, teacher = (
+        deltas_of_both(net, stds) for net in (pair.student, pair.teacher)
+    )
+    return losses.box_loss(student, teacher, pair.teacher[SCORES])
 
 
 def deltas_of_both(outputs: Mapping[str, Array], stds: Any) -> Array:

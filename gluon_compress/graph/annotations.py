@@ -237,6 +237,15 @@ def annotations_of(
     ]
 
 
+def of_kind(nodes: Sequence[dict], kind: str) -> list[Annotation]:
+    """Return the annotations of a kind, each of the tensor below all annotations.
+
+    ``annotations_of(nodes, [kind])`` takes the others for part of the plain symbol: of
+    two annotations of a weight, the second has the first one's node as its source.
+    """
+    return [a for a in annotations_of(nodes) if a.kind == kind]
+
+
 def sources_of(nodes: Sequence[dict]) -> dict[int, tuple[int, int]]:
     """Return the annotated tensor of every node that computes an annotation."""
     return {i: (e[0], e[1]) for i, e in _Scan(nodes, KINDS).sources.items()}

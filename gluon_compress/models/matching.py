@@ -128,7 +128,8 @@ def _free_anchors(
     They are looked up in parts, each twice as long as the one before: what others took
     in the meantime is never sorted, and thousands of objects may wait without memory.
     """
-    above, count = np.float32(np.inf), FIRST
+    above: float | np.floating = np.inf
+    count = FIRST
     gone = np.frombuffer(taken, bool)  # the same memory
     while above > MIN_OVERLAP:
         free = (overlaps > MIN_OVERLAP) & (overlaps < above) & ~gone

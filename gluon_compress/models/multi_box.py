@@ -131,7 +131,7 @@ def iou_weights(
     power : float
     stds : sequence of float
     """
-    anchors = np.tile(np.float32([0, 0, 1, 1]), (len(deltas), 1))
+    anchors = np.tile(np.array([0, 0, 1, 1], np.float32), (len(deltas), 1))
     with np.errstate(over="ignore", invalid="ignore"):
         pair = [
             corner_from_center(decode_deltas(each, anchors, stds).astype(np.float64))

@@ -22,7 +22,7 @@ from gluon_compress.graph.annotations import (
     MARKS,
     AnnotationParameter,
     NewAnnotation,
-    annotations_of,
+    of_kind,
 )
 
 ROUNDER = 1.5 * 2**23  # of float32
@@ -268,7 +268,7 @@ def quantisers_of(
         if node["op"] == "_div_scalar":
             numbers[name] = float(attrs["scalar"])
     result = []
-    for annotation in annotations_of(nodes, [FAKE_QUANT]):
+    for annotation in of_kind(nodes, FAKE_QUANT):
         name = annotation.name
         if name not in levels:
             continue  # another kind of fake quantiser

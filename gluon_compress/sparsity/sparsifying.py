@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_compress.graph import Graph, annotate, pair_of, rebuild, trace
-from gluon_compress.graph.annotations import WEIGHT_MASK, annotations_of, strip
+from gluon_compress.graph.annotations import WEIGHT_MASK, of_kind, strip
 from gluon_compress.graph.layers import Layer, chosen_layers, layers_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.quantization.packing import sparse_bytes
@@ -168,7 +168,7 @@ def finished(net: Any, masks: Masks, shape: Any = None) -> Any:
     graph = trace(net, shape)
     symbol, params = pair_of(net)
     nodes, heads = take_apart(symbol)
-    present = annotations_of(nodes, [WEIGHT_MASK])
+    present = of_kind(nodes, WEIGHT_MASK)
     others = {
         a.target: params[f"{a.target}_{MASK}"].asnumpy()
         for a in present

@@ -64,7 +64,8 @@ def page_of(result: Mapping[str, Any]) -> str:
     """Return the page as Markdown."""
     rows, ways = result["rows"], result["ways"]
     hardware = result["hardware"]
-    machine = f"{hardware['cpu']}, {hardware['cores']} cores"
+    cores = hardware["cores"]
+    machine = f"{hardware['cpu']}, {cores} core{'s' * (cores > 1)}"
     source = f"{machine}; commit {result['commit']}, {result['date'][:10]}.\n"
     parts = [INTRODUCTION, source]
     aims = aims_table(rows, ways)

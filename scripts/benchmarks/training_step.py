@@ -52,7 +52,8 @@ LAYERS = """## Layer by layer
 Each kind of layer alone, forwards and backwards, with the shapes of the net:
 milliseconds a step, and GFLOP/s of convolutions (a backward pass computes twice as
 much). Alone, each layer reads and writes maps in MXNet's plain layout; in a net,
-neighbours keep that of oneDNN. So the sums are larger than the step.
+neighbours keep that of oneDNN. So the sums are larger than the step; the first max
+pooling, above all, is slow only alone.
 """
 
 
@@ -222,9 +223,10 @@ def _layer_ms(
 def page_of(result: Mapping[str, Any]) -> str:
     """Return the page as Markdown, from the result alone."""
     hardware = result["hardware"]
-    machine = f"{hardware['cpu']}, {hardware['threads']} threads"
+    count = hardware["threads"]
+    machine = f"{hardware['cpu']}, {count} thread{'s' if count > 1 else ''}"
     source = f"{machine}; commit {result['commit']}, {result['date'][:10]}.\n"
-    clock = ", of CPU time" if hardware["threads"] == 1 else ""
+    clock = ", of CPU time" if count == 1 else ""
     settings = {key: result[key] for key in ("batch", "rounds")}
     parts = [INTRODUCTION.format(**settings, clock=clock), source]
     parts += [_phases(result["nets"]), LAYERS, _layers(result["nets"])]

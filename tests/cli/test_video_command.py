@@ -192,8 +192,11 @@ def test_what_was_read_of_a_broken_video_is_kept(call, model, loaded, tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_signals_finish_the_files(
-    call, monkeypatch, model, loaded, clip, tmp_path, number, status
+    call, request, monkeypatch, model, loaded, clip, tmp_path, number, status
 ):
+    """Also where the tests themselves run in the background, and ignore Ctrl-C."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     seen = []
 
     def write_and_stop(frame, *others) -> None:

@@ -59,7 +59,7 @@ class Counting(Algorithm):
 
     def attach(self, net, settings, context):
         self.batches = len(list(context.batches(net, 5)))
-        return Attached(net, Recorder(), {"batches": self.batches})
+        return Attached(net, lambda net: Recorder(), {"batches": self.batches})
 
 
 @pytest.fixture
@@ -149,6 +149,8 @@ def test_a_loop_goes_on_bit_for_bit_from_a_checkpoint(tmp_path):
     parts, trainer = compressed(rows)
     parts.load(tmp_path / "x.ckpt", trainer)
     stepped(parts, trainer, 2)
+    masks = [p for n, p in parts.net.collect_params().items() if n.endswith("_mask")]
+    assert sum(int((p.data() == 0).sum().asscalar()) for p in masks) > 0
     pairs = zip(
         whole.net.collect_params().values(), parts.net.collect_params().values()
     )

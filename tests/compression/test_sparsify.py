@@ -11,8 +11,10 @@ from mxnet import autograd, gluon
 
 import gluon_compress as gc
 from gluon_compress import pipeline
+from gluon_compress.binarization.training import BinaryScales
 from gluon_compress.graph import pair_of
 from gluon_compress.pipeline.stages import compress
+from gluon_compress.quantization.training import WeightScales
 from gluon_compress.recipe import parse_recipe
 from gluon_compress.sparsity import training
 from images import write_folder
@@ -130,6 +132,35 @@ def test_masks_grow_in_a_loop_of_the_users_own():
     assert shares[0] == 0
     assert shares == sorted(shares)
     assert shares[6] == pytest.approx(0.8, abs=0.002)
+
+
+def test_masks_quantisers_and_binary_weights_of_one_weight(tmp_path):
+    quantize = {"algorithm": "quantize", "batches": 1}
+    binarize = {"algorithm": "binarize", "target": ["conv1"], "last": True}
+    grow = {**ROW, "level": 0.5, "growth": {"every": 1}}
+    for rows in ([grow, quantize], [quantize, grow], [grow, binarize, quantize]):
+        net, controller = gc.compress(ready(chain()), rows, [(batch(),)], epochs=2)
+        weights = [p for n, p in net.collect_params().items() if n.endswith("_weight")]
+        loop(net, controller, 2)
+        for row in WeightScales(net)._rows:
+            value = row.weight.data().asnumpy()
+            largest = np.abs(value).reshape(len(value), -1).max(axis=1)
+            expected = largest / row.high
+            assert row.scale.data().asnumpy() == pytest.approx(expected, rel=1e-6)
+        binary = len(BinaryScales(net)._rows)
+        assert len(WeightScales(net)._rows) + binary == len(weights)
+        assert binary == (len(rows) == 3)
+        made = controller.export(tmp_path / str(len(rows)), formats=["packed"])
+        assert made["formats"]["packed"]["steps"] < 1
+        masks = [p for n, p in net.collect_params().items() if n.endswith("_mask")]
+        assert all((p.data() == 0).sum().asscalar() for p in masks)
+        kept = controller._hooks.finished(net)
+        zeros = [
+            (p.data().asnumpy() == 0).sum()
+            for n, p in kept.collect_params().items()
+            if n.endswith("_weight")
+        ]
+        assert sum(zeros) == round(0.5 * sum(p.data().size for p in weights))
 
 
 def linear_data(weight: np.ndarray, seed: int) -> tuple:

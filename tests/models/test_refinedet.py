@@ -120,7 +120,7 @@ def test_the_loss_is_the_sum_of_both_steps(net, outputs):
     last = multi_box(second, delta, classes, boxes)
     expected = [*(x / first[2] for x in first[:2]), *(x / last[2] for x in last[:2])]
     found = [part.asscalar() for part in parts.values()]
-    assert list(parts) == ["objectness", "refinement", "class", "box"]
+    assert list(parts) == ["object", "refinement", "class", "box"]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert loss.asscalar() == pytest.approx(sum(expected), rel=1e-4)
 
@@ -222,6 +222,7 @@ def test_a_student_learns_from_a_teacher(net, small, images):
     loss.backward()
     trainer.step(1)
     assert set(weights) < set(parts)
+    assert len(parts) == len(weights) + 4
     assert all(np.isfinite(part.asscalar()) for part in parts.values())
     same = gc.distil_step(teacher, taps, family.loss(net), weights=weights, **context)
     _, parts = same(teacher, batch)

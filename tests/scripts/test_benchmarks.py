@@ -13,10 +13,13 @@ import pytest
 from benchmarks import (
     compression,
     distillation,
+    layer_times,
     mxnet_forms,
     mxnet_time,
     runner,
     runtimes_page,
+    sparsity,
+    training_step,
 )
 from gluon_compress.cli.evaluate import precision_page
 from gluon_compress.deployment import deploy
@@ -316,9 +319,12 @@ def test_compression_page_has_two_columns_for_each_net():
 PAGES = {  # what makes each committed page of its result
     ".": (runtimes_page.page_of, "benchmark.md"),
     "milliseconds": (runtimes_page.page_of, "benchmark.md"),
+    "layers": (layer_times.page_of, "layers.md"),
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
+    "sparsity": (sparsity.page_of, "sparsity.md"),
+    "training": (training_step.page_of, "training.md"),
 }
 
 

@@ -66,7 +66,8 @@ def with_results(
     found = found.slice_axis(axis=1, begin=0, end=count)
     ends = ((0, 1), (1, 2), (2, 6))
     results = [found.slice_axis(axis=2, begin=b, end=e) for b, e in ends]
-    values = center_anchors[None], np.float32(settings.stds)[None, None]
+    stds_of_all = np.array(settings.stds, np.float32)[None, None]
+    values = center_anchors[None], stds_of_all
     return mx.sym.Group(results), dict(zip(CONSTANTS, map(mx.nd.array, values)))
 
 

@@ -82,7 +82,7 @@ class RefineDetTargets:
 class RefineDetLoss:
     """The multi-box losses of both steps (Zhang et al. 2018, equation 1).
 
-    ``L = objectness + refinement + class + box``, each a part of ``multi_box``: hard
+    ``L = object + refinement + class + box``, each a part of ``multi_box``: hard
     negatives are 3 to 1 in both steps, and each step is divided by its own positives.
     The second step matches objects with the anchors as the first step moves them.
     Anchors that the first step takes for background with a probability above
@@ -144,7 +144,7 @@ class RefineDetLoss:
             scores, deltas, classes, boxes, stds=self.targets.stds, **self.options
         )
         second = multi_box(scores, deltas, classes, boxes, weights=weights)
-        names = ("objectness", "refinement", "class", "box")
+        names = ("object", "refinement", "class", "box")
         parts = dict(zip(names, (*first, *second)))
         return sum(parts.values()), parts
 
