@@ -273,8 +273,8 @@ def accelerator_cost(
     device = Accelerator() if device is None else device
     rows = []
     for work in works_of(graph):
-        channels = [tensor.shape[1] for tensor in (work.inputs, work.outputs)]
-        rows.append((work, work.cost(*channels, device)))
+        ins, outs = work.inputs.shape[1], work.outputs.shape[1]
+        rows.append((work, work.cost(ins, outs, device)))
     return AcceleratorCost(device, tuple(rows))
 
 

@@ -60,7 +60,6 @@ class CenterNetPostprocess:
     Settings: ClassVar[type] = CenterNetPostprocessSettings
     finds_boxes: ClassVar[bool] = True
     arrays: ClassVar[tuple] = ()
-    in_images = staticmethod(boxes_in_images)
 
     @classmethod
     def from_state(
@@ -145,6 +144,13 @@ class CenterNetPostprocess:
             found = np.hstack(parts)[finite]
             row[: len(found)] = found
         return rows[..., :1], rows[..., 1:2], rows[..., 2:]
+
+    @staticmethod
+    def in_images(
+        results: Sequence[np.ndarray], placements: Sequence
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return for each image ids, scores and corner boxes in its pixels."""
+        return boxes_in_images(results, placements)
 
     def _peaks(self, logits: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
         """Return class, row and column of the highest peaks, best first."""

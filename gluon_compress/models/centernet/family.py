@@ -136,12 +136,12 @@ class CenterNetFamily(Family):
         """Return the maps with deformable convolutions in their form for training."""
         return for_training(self.to_symbol(net))
 
-    def targets(self, net: HybridBlock) -> Callable:
+    def targets(self, net: HybridBlock, **settings: Any) -> Callable:
         """Return ``CenterNetTargets`` for the maps of a net."""
         config = self.config_of(net)
-        return CenterNetTargets(len(config.classes), config.cells)
+        return CenterNetTargets(len(config.classes), config.cells, **settings)
 
-    def loss(self, net: HybridBlock) -> Callable:
+    def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return the focal loss of the heat map and L1 losses of the other maps."""
         return center_loss
 
