@@ -298,12 +298,18 @@ def _sampled_form(
     ]
     values = {
         f"{node.name}_places": np.stack(places)[None],
-        f"{node.name}_steps": np.tile(steps, len(TAPS)).reshape(1, -1, 1, 1),
+        f"{node.name}_steps_weight": np.tile(steps, len(TAPS)).reshape(-1, 1, 1, 1),
     }
-    moved = mx.sym.broadcast_add(
-        mx.sym.broadcast_mul(offsets, mx.sym.var(f"{node.name}_steps")),
-        mx.sym.var(f"{node.name}_places"),
+    # Not a product of two tensors: of a convolution, every reader knows the channels.
+    scaled = mx.sym.Convolution(
+        offsets,
+        num_filter=2 * len(TAPS),
+        num_group=2 * len(TAPS),
+        kernel=(1, 1),
+        no_bias=True,
+        name=f"{node.name}_steps",
     )
+    moved = mx.sym.broadcast_add(scaled, mx.sym.var(f"{node.name}_places"))
     parts = []
     for i, (y, across_by) in enumerate(TAPS):
         name = f"{node.name}_tap{i}"
@@ -400,4 +406,5 @@ def _dilated_form(
 
 def _near(taps: mx.sym.Symbol, distance: int) -> mx.sym.Symbol:
     """Return 1 at a distance, falling to 0 at the next whole ones."""
-    return mx.sym.relu(1 - mx.sym.abs(taps - distance))
+    # MXNet's exporter prints the name of each "1 - x" on standard output.
+    return mx.sym.relu(mx.sym.negative(mx.sym.abs(taps - distance)) + 1)
