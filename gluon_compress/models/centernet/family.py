@@ -141,7 +141,7 @@ class CenterNetFamily(Family):
         config = self.config_of(net)
         return CenterNetTargets(len(config.classes), config.cells)
 
-    def loss(self, net: HybridBlock) -> Callable:
+    def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return the focal loss of the heat map and L1 losses of the other maps."""
         return center_loss
 
