@@ -1,10 +1,10 @@
 """Res2NetLite72: the light classifier that RefineDetLite stands on.
 
-Chen et al. 2020 name it and publish no code. Three implementations by others read the
-paper differently, and each is a variant here. All have a stem of 32 channels at stride
-4, and three stages of 288, 576 and 1,152 channels: a bottleneck that halves the map,
-and then 3, 7 and 3 Res2 blocks (Gao et al. 2019). These split channels in four; each
-part but the first goes through a 3x3 convolution with what the one before gave.
+Chen et al. 2020 name it and publish no code. Implementations by others read the paper
+in three ways, and each is a variant here. All have a stem of 32 channels at stride 4,
+and three stages of 288, 576 and 1,152 channels: a bottleneck that halves the map, and
+then 3, 7 and 3 Res2 blocks (Gao et al. 2019). These split channels in four; each part
+but the first goes through a 3x3 convolution with what the one before gave.
 """
 
 from __future__ import annotations
