@@ -114,7 +114,7 @@ def _bytes(count: int, bits: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _PackedTensor:
     """A tensor as a file holds it."""
 
     bits: int
@@ -133,7 +133,7 @@ class _Stored:
         return [length, text, head, shape, self.scales, self.data]
 
 
-def _stored(value: np.ndarray | Levels) -> _Stored:
+def _stored(value: np.ndarray | Levels) -> _PackedTensor:
     if not isinstance(value, Levels):
         flat = value.astype("<f4").reshape(-1)
         others = flat != 0
@@ -163,13 +163,13 @@ def _smaller(
     scales: bytes,
     data: tuple[bytes, bytes],
     others: np.ndarray,
-) -> _Stored:
+) -> _PackedTensor:
     """Return all values, or the bits of those that are not zero and these alone."""
     dense, nonzero = data
     sparse = np.packbits(others, bitorder="little").tobytes() + nonzero
     if len(sparse) < len(dense):
-        return _Stored(bits, shape, axis, 1, scales, sparse)
-    return _Stored(bits, shape, axis, 0, scales, dense)
+        return _PackedTensor(bits, shape, axis, 1, scales, sparse)
+    return _PackedTensor(bits, shape, axis, 0, scales, dense)
 
 
 def _without_empty(value: Levels) -> Levels:

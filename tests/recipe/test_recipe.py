@@ -80,7 +80,7 @@ def test_default_objects_are_not_shared(tmp_path):
         ("train.epochs", "3", "train.epochs is '3'", "whole number from 1"),
         ("train.epoch", 3, "train.epoch", "epochs, batch_size"),
         ("train.learning_rate", -0.1, "train.learning_rate is -0.1", "above 0"),
-        ("train.mode", "poly", "train.mode is 'poly'", "cosine, step"),
+        ("train.mode", "poly", "train.mode is 'poly'", "cosine, polynomial, step"),
         ("train.mode", "step", "train.milestones is []", "epochs below 3"),
         ("finetune.milestones", [3, 2], "finetune.milestones is [3, 2]", "below 4"),
         ("finetune.milestones", [2, 9], "finetune.milestones is [2, 9]", "below 4"),

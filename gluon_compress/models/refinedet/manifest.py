@@ -27,7 +27,7 @@ KIND = "refinedet"
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
-class AnchorSettings(Settings):
+class RefineDetAnchors(Settings):
     """Which anchors a net has, for an image of which size."""
 
     size: Annotated[
@@ -38,14 +38,14 @@ class AnchorSettings(Settings):
     ratios: Tuple[Tuple[Positive, ...], ...]
 
 
-class DecodeSettings(Settings):
+class RefineDetDecoding(Settings):
     """How both steps become boxes."""
 
     stds: Tuple[Positive, Positive, Positive, Positive]
     least_objectness: ShareOrZero
 
 
-class NmsSettings(Settings):
+class RefineDetNms(Settings):
     """Which boxes stay."""
 
     nms_thresh: Share
@@ -57,9 +57,9 @@ class RefineDetManifest(Settings):
     """All that makes a RefineDetLite of a symbol."""
 
     classes: ClassNames
-    anchors: AnchorSettings
-    decode: DecodeSettings
-    nms: NmsSettings
+    anchors: RefineDetAnchors
+    decode: RefineDetDecoding
+    nms: RefineDetNms
 
 
 def manifest_of(config: RefineDetConfig) -> dict[str, Any]:
@@ -71,9 +71,9 @@ def manifest_of(config: RefineDetConfig) -> dict[str, Any]:
         "classes": list(config.classes),
         "mean": list(MEAN),
         "std": list(STD),
-        "anchors": {name: values[name] for name in AnchorSettings.model_fields},
-        "decode": {name: values[name] for name in DecodeSettings.model_fields},
-        "nms": {name: values[name] for name in NmsSettings.model_fields},
+        "anchors": {name: values[name] for name in RefineDetAnchors.model_fields},
+        "decode": {name: values[name] for name in RefineDetDecoding.model_fields},
+        "nms": {name: values[name] for name in RefineDetNms.model_fields},
     }
 
 
