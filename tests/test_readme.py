@@ -65,7 +65,7 @@ def test_python_of_readme_and_guide_runs(number, tmp_path, monkeypatch):
 
 def test_pages_have_python_to_run():
     photographs = "docs/photographs.jpg" in README  # shown with an example
-    assert len(SNIPPETS) == 7 + photographs
+    assert len(SNIPPETS) == 8 + photographs
 
 
 def test_commands_of_a_page_are_found(tmp_path):

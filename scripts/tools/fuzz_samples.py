@@ -236,7 +236,7 @@ def _training(scratch: Path) -> dict[str, Sample]:
     options = Options(progress=False, resume=True)
 
     def opened(folder: Path) -> Run:
-        run = Run(net, schedule, folder, options)
+        run = Run(net, schedule, folder, options, {})
         run.open(3)
         return run
 
