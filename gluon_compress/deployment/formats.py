@@ -204,6 +204,7 @@ def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
     shape = ",".join(map(str, graph.shape))
     with scratch_folder() as scratch:
         write_onnx(graph, scratch / f"{graph.name}.onnx", batch=1)
+        _state_sizes_of_splits(scratch / f"{graph.name}.onnx")
         command = [converter, f"{graph.name}.onnx", f"inputshape=[{shape}]", "fp16=0"]
         done = subprocess.run(
             command, cwd=scratch, capture_output=True, text=True, check=False
@@ -216,6 +217,27 @@ def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
                 raise ValueError(f"pnnx cannot convert {graph.name}: {reason}")
             (folder / file.name).write_bytes(file.read_bytes())
     return {"batch": 1, **entry}
+
+
+def _state_sizes_of_splits(path: Path) -> None:
+    """Add the lengths of equal parts, without which pnnx writes none at all."""
+    import onnx
+
+    model = onnx.load(str(path))
+    splits = [n for n in model.graph.node if n.op_type == "Split" and len(n.input) == 1]
+    if not splits:
+        return
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in values}
+    for node in splits:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        length = shapes[node.input[0]][axis].dim_value // len(node.output)
+        sizes = np.full(len(node.output), length, np.int64)
+        name = f"{node.name}_sizes"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(sizes, name))
+        node.input.append(name)
+    onnx.save(model, str(path))
 
 
 def _pnnx() -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gluon_compress import build
-from gluon_compress.deployment import FORMATS, Predictor, deploy, formats
+from gluon_compress.deployment import FORMATS, RUNTIMES, Predictor, deploy, formats
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.file_checks import CHECKS
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
@@ -344,3 +344,23 @@ def test_output_that_only_float32_cannot_hold_is_no_reason_to_accept_anything():
         off, allowed = reference.departure([output], row)
         assert allowed <= 1e-3
         assert not off <= allowed
+
+
+@pytest.mark.skipif("ncnn" not in EVERY, reason="ncnn or pnnx is not installed")
+def test_ncnn_takes_channels_apart(tmp_path):
+    """Its converter loses the lengths of equal parts unless they are stated."""
+    x = mx.sym.Convolution(mx.sym.var("data"), num_filter=6, kernel=(1, 1), name="conv")
+    first, second, third = mx.sym.split(x, num_outputs=3)
+    symbol, random = first - second * third, np.random.RandomState(0)
+    params = {
+        name: mx.nd.array(random.normal(size=size))
+        for name, size in (("conv_weight", (6, 3, 1, 1)), ("conv_bias", (6,)))
+    }
+    batch = random.normal(size=(1, 3, 8, 8)).astype(np.float32)
+    graph = formats.InferenceGraph("net", symbol, params, batch.shape, batch)
+    FORMATS["ncnn"].write(graph, tmp_path)
+    run = RUNTIMES["ncnn"].open(
+        [tmp_path / f"net{e}" for e in FORMATS["ncnn"].files], 1
+    )
+    expected = block_of(symbol, params)(mx.nd.array(batch)).asnumpy()
+    np.testing.assert_allclose(run(batch)[0], expected, rtol=1e-4, atol=1e-4)
