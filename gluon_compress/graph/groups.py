@@ -19,6 +19,7 @@ from gluon_compress.graph.channels import (
 from gluon_compress.graph.context import OpContext
 from gluon_compress.graph.names import structural_names, unused
 from gluon_compress.graph.operators import operator_of
+from gluon_compress.graph.symbols import CONSTANT
 
 # Parameters that are used like any tensor get a channel id for each element, up to:
 LARGEST = 1 << 20
@@ -173,7 +174,10 @@ class _Tracing:
             return self.outputs[i][out]
         if i not in self.used_as_tensors:
             shape = self.shapes[i][0]
-            if int(np.prod(shape)) <= LARGEST:
+            if CONSTANT in self.nodes[i]["attrs"]:
+                reason = f"{self.names[i]!r} is a constant"
+                ids = self.channels.fixed(reason, len(shape))
+            elif int(np.prod(shape)) <= LARGEST:
                 ids = self.channels.fresh(int(np.prod(shape))).reshape(shape)
                 ids = compress(ids)
             else:
