@@ -215,21 +215,32 @@ class Preprocess(Settings):
             get more than ``images.most_pixels``.
         """
         image = as_rgb(image)
-        rows, columns = self._resized_size(*image.shape[:2])
+        place = self.placement(*image.shape[:2])
+        view = self.interpolation.resize(image, place.rows, place.columns)
+        if self.keep_ratio and self.crop is not None:
+            rows = slice(place.top, place.top + self.height)
+            columns = slice(place.left, place.left + self.width)
+            view = np.ascontiguousarray(view[rows, columns])
+        return view, place
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Return where an image of a size lies in the input.
+
+        Raises
+        ------
+        ValueError
+            For an image so narrow that it would get more than ``images.most_pixels``.
+        """
+        rows, columns = self._resized_size(height, width)
         if rows * columns > most_pixels():
-            height, width = image.shape[:2]
             raise ValueError(
                 f"an image of {width} x {height} pixels, too narrow: it would be "
                 f"resized to {columns} x {rows}; allowed: {most_pixels()} pixels"
             )
-        view = self.interpolation.resize(image, rows, columns)
         top = left = 0
         if self.keep_ratio and self.crop is not None:
             top, left = (rows - self.height) // 2, (columns - self.width) // 2
-            view = view[top : top + self.height, left : left + self.width]
-            view = np.ascontiguousarray(view)
-        height, width = image.shape[:2]
-        return view, Placement(height, width, rows, columns, top, left)
+        return Placement(height, width, rows, columns, top, left)
 
     def sample(
         self, image: np.ndarray, label: Any, rng: np.random.Generator | None = None
