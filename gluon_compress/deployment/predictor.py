@@ -79,10 +79,13 @@ class ImagePredictor(ABC):
         return batch
 
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Refuse another shape than ``(B, 3, height, width)``, B at least 1."""
-        expected = self.preprocess.shape[1:]
-        if len(shape) != 4 or tuple(shape[1:]) != expected or not shape[0]:
-            raise ValueError(f"a batch of shape {shape}; allowed: B x {expected}")
+        """Refuse another shape than ``preprocess`` makes, or one without images."""
+        if not self.preprocess.takes(shape) or not shape[0]:
+            expected, unit = self.preprocess.shape[1:], self.preprocess.unit
+            words = "" if unit is None else f", or fewer pixels in steps of {unit}"
+            raise ValueError(
+                f"a batch of shape {shape}; allowed: B x {expected}{words}"
+            )
 
     @abstractmethod
     def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -125,7 +128,9 @@ class ImagePredictor(ABC):
         if not pairs:
             return []
         inputs, placements = zip(*pairs)
-        batches = inputs if self.max_batch == 1 else [np.concatenate(inputs)]
+        # Inputs that end behind their images cannot lie in one array.
+        alone = self.max_batch == 1 or self.preprocess.unit is not None
+        batches = inputs if alone else [np.concatenate(inputs)]
         rows = [self.detect(batch) for batch in batches]
         results = [np.concatenate(parts) for parts in zip(*rows)]
         return self.postprocess.in_images(results, placements)

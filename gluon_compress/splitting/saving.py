@@ -1,0 +1,232 @@
+"""Writes both halves of a net, each checked in the runtimes that it is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Mapping, Sequence
+
+import numpy as np
+
+from gluon_compress.deployment.deployable import output_names
+from gluon_compress.deployment.folding import fold
+from gluon_compress.deployment.formats import FORMATS, InferenceGraph
+from gluon_compress.deployment.plain_nets import write_checked
+from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
+from gluon_compress.graph.symbols import infer_shapes, shapes_of, text_of
+from gluon_compress.model_folder import check_name, check_values, versions
+from gluon_compress.models.family import family_of
+from gluon_compress.splitting import packing
+from gluon_compress.splitting.cuts import INPUT, CutPoints, Pair, cut, split
+from gluon_compress.splitting.manifest import (
+    HEAD,
+    KINDS,
+    TAIL,
+    HeadManifest,
+    TailManifest,
+)
+from gluon_compress.storage.artifacts import MANIFEST, atomic_directory, checksums
+from gluon_compress.storage.atomic import write_json
+from gluon_compress.validation import listed, parse, wrong
+
+HEAD_FORMATS = ("mxnet", "onnx-dynamic", "onnx", "openvino", "ncnn")
+TAIL_FORMATS = ("mxnet", "onnx-dynamic")
+CONVERTERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # recorded versions
+CHECKED = 2  # images that every format is checked on
+
+
+@dataclass(frozen=True)
+class _Half:
+    """What is written of one half."""
+
+    part: str
+    graph: InferenceGraph
+    reference: ReferenceOutputs
+    outputs: tuple[str, ...]
+
+
+def save_halves(
+    net: Any,
+    folder: str | os.PathLike,
+    *,
+    at: str | int | None = None,
+    bits: int | None = None,
+    coding: str = "none",
+    name: str = "detector",
+    head_formats: Sequence[str] = HEAD_FORMATS,
+    tail_formats: Sequence[str] = TAIL_FORMATS,
+    images: np.ndarray | None = None,
+) -> Dict[str, dict]:
+    """Write ``folder/head`` and ``folder/tail``, for ``open_head`` and ``open_tail``.
+
+    Parameters
+    ----------
+    net : HybridBlock
+        Of any family; not changed.
+    folder : path
+        Created. Halves that are there are replaced, the head first: while one is old
+        and one new, their ``pair`` differs, and they are refused together.
+    at : str or int, optional
+        Name or number of a cut point, as ``split`` lists them.
+    bits : int, optional
+        Of an integer that is sent: 4, 8 or 16. Default: 8.
+    coding : str
+        ``none`` or ``deflate``.
+    name : str
+        Beginning of the file names.
+    head_formats, tail_formats : sequence of str
+        Rows of ``deployment.FORMATS`` of float32.
+    images : ndarray, optional
+        Inputs ``(N, 3, H, W)`` as ``Preprocess`` returns them, to check on. Default:
+        noise.
+
+    Returns
+    -------
+    dict
+        The manifests of ``head`` and ``tail``.
+
+    Raises
+    ------
+    ValueError
+        For a net of no family, a tensor that the net cannot be cut at, a setting that
+        is not allowed, or a file whose runtime departs from the net. No folder is
+        changed then.
+    """
+    check_name(name)
+    for forms in (head_formats, tail_formats):
+        _check_formats(forms)
+    bits = 8 if bits is None else bits
+    if type(bits) is not int or bits not in packing.BITS:
+        raise wrong("bits", bits, listed(packing.BITS))
+    if coding not in packing.CODINGS:
+        raise wrong("coding", coding, listed(packing.CODINGS))
+    family = family_of(net)
+    preprocess, postprocess = family.preprocess(net), family.postprocess(net)
+    if at is None:
+        raise ValueError("at is None; allowed: the name or number of a cut point")
+    points = split(net)
+    assert isinstance(points, CutPoints)
+    point = points.at(at)
+    symbol, params = family.inference_graph(net)
+    check_values(params)
+    head, tail = cut(symbol, params, point.node, preprocess.shape)
+    inputs = noise((CHECKED, *preprocess.shape[1:]))
+    if images is not None:
+        inputs = np.ascontiguousarray(images[:CHECKED], np.float32)
+    halves = [_half(HEAD, name, head, inputs, (point.name,))]
+    tensors = halves[0].reference.float32[0]
+    sent = np.stack([_received(tensor, bits) for tensor in tensors])
+    halves.append(_half(TAIL, name, tail, sent, output_names(tail[0])))
+    section, arrays = postprocess.state()
+    common = {
+        "format": 1,
+        "name": name,
+        "classes": list(family.classes_of(net)),
+        "preprocess": preprocess.to_json(),
+        "versions": versions(*CONVERTERS),
+    }
+    stated = {
+        "tensor": {"name": point.name, "shape": list(point.shape)},
+        "bits": bits,
+        "coding": coding,
+    }
+    content = {**common, "postprocess": section, **stated}
+    pair = pair_hash(
+        halves, arrays, {k: content[k] for k in content if k != "versions"}
+    )
+    manifests = {}
+    for half, formats in zip(halves, (head_formats, tail_formats)):
+        extra: Dict[str, Any] = {"split": {"pair": pair, "part": half.part, **stated}}
+        if half.part == TAIL:
+            extra["postprocess"] = section
+        files = arrays if half.part == TAIL else {}
+        manifests[half.part] = _write(
+            Path(folder) / half.part, half, formats, files, {**common, **extra}
+        )
+    return manifests
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    allowed = [name for name, row in FORMATS.items() if row.precision == "float32"]
+    for name in formats:
+        if name not in allowed:
+            raise wrong("formats", name, listed(allowed))
+    if not formats:
+        raise wrong("formats", list(formats), "at least one")
+
+
+def _received(tensor: np.ndarray, bits: int) -> np.ndarray:
+    """Return a tensor as the second half gets it."""
+    return packing.values(*packing.quantised(tensor, bits))
+
+
+def _half(
+    part: str, name: str, pair: Pair, inputs: np.ndarray, outputs: Sequence[str]
+) -> _Half:
+    shape = (1, *inputs.shape[1:])
+    graph = InferenceGraph(name, *fold(*pair, shape), shape, inputs)
+    return _Half(part, graph, ReferenceOutputs(*pair, inputs), tuple(outputs))
+
+
+def pair_hash(
+    halves: Sequence[_Half], arrays: Mapping[str, np.ndarray], stated: Mapping
+) -> str:
+    """Return the sha256 of what both halves compute and state.
+
+    Parameters
+    ----------
+    halves : sequence of _Half
+    arrays : mapping
+        Of the postprocess.
+    stated : mapping
+        What both manifests state, JSON-able.
+    """
+    digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
+    for half in halves:
+        digest.update(text_of(half.graph.symbol).encode())
+        for key, value in sorted(half.graph.params.items()):
+            _add_array(digest, key, value.asnumpy())
+    for key, array in sorted(arrays.items()):
+        _add_array(digest, key, array)
+    return digest.hexdigest()
+
+
+def _add_array(digest: Any, name: str, array: np.ndarray) -> None:
+    digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+
+
+def _write(
+    folder: Path,
+    half: _Half,
+    formats: Sequence[str],
+    arrays: Mapping[str, np.ndarray],
+    stated: Mapping[str, Any],
+) -> dict:
+    with atomic_directory(folder, KINDS[half.part]) as draft:
+        entries = write_checked(half.graph, half.reference, formats, Path(draft))
+        for file, array in arrays.items():
+            np.save(Path(draft) / file, array)
+        shapes = _output_shapes(half.graph)
+        manifest = {
+            **stated,
+            "kind": KINDS[half.part],
+            "input": {"name": INPUT, "shape": list(half.graph.shape)},
+            "outputs": [
+                {"name": output, "shape": list(shape)}
+                for output, shape in zip(half.outputs, shapes)
+            ],
+            "formats": entries,
+            "files": checksums(Path(draft)),
+        }
+        parse(HeadManifest if half.part == HEAD else TailManifest, manifest)
+        write_json(Path(draft) / MANIFEST, manifest)
+    return manifest
+
+
+def _output_shapes(graph: InferenceGraph) -> list[tuple[int, ...]]:
+    shapes = {**shapes_of(graph.params), INPUT: graph.shape}
+    return infer_shapes(graph.symbol, shapes)[1]
