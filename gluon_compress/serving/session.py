@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 import ssl
 import time
@@ -435,5 +436,6 @@ def _reason(error: Exception) -> str:
         return "it closed the connection"
     if isinstance(error, ssl.SSLError):
         return f"no TLS: {error.reason}".lower().replace("_", " ")
-    text = getattr(error, "strerror", None) or str(error)
-    return text or type(error).__name__
+    if getattr(error, "errno", None):
+        return os.strerror(error.errno)  # type: ignore[attr-defined]
+    return str(error) or type(error).__name__
