@@ -256,6 +256,7 @@ class Connection:
         except asyncio.IncompleteReadError as error:
             if error.partial and self.is_open:
                 self._note("frame", "closed in the middle of a frame")
+            await self._last_answers()
         except (ssl.SSLError, ConnectionError) as error:
             if isinstance(error, ssl.SSLError):
                 reason = (error.reason or "failed").lower().replace("_", " ")
@@ -321,6 +322,15 @@ class Connection:
             self._writer.write_eof()  # TLS has no half end
         with suppress(OSError):
             await self._writer.drain()
+
+    async def _last_answers(self) -> None:
+        """Answer a client that has sent all it wants to, and still reads."""
+        self._limit("the end", self.server.limits.frame_seconds)
+        while self.unanswered and self.is_there:
+            self._answered.clear()
+            await self._answered.wait()
+        while self.unsent and self.is_there:
+            await asyncio.sleep(0.01)
 
     # ------------------------------------------------------------ requests
 

@@ -143,6 +143,14 @@ def test_a_client_that_leaves_in_the_middle_of_a_frame_is_noted(server):
     assert_lives(server)
 
 
+def test_a_client_that_has_sent_all_gets_all_answers(server):
+    with greeted(server.port) as link:
+        link.sendall(request(1) + request(2) + request(3))
+        link.shutdown(socket.SHUT_WR)
+        assert [received(link)[0] for _ in range(3)] == 3 * [Kind.RESULT]
+        assert link.recv(1) == b""
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
