@@ -146,7 +146,9 @@ class Preprocess(Settings):
             ):
                 allowed = "null, unless keep_ratio is true and crop is null"
                 raise self.error(name, allowed)
-        if self.unit is not None and (self.height % self.unit or self.width % self.unit):
+        if self.unit is not None and (
+            self.height % self.unit or self.width % self.unit
+        ):
             raise self.error("unit", "a divisor of height and width, or null")
 
     @classmethod
@@ -337,8 +339,9 @@ class Preprocess(Settings):
         """
         sides = self.height, self.width
         if self.unit is not None and len(views):
-            largest = np.max([view.shape[:2] for view in views], axis=0)
-            sides = tuple(-(-int(side) // self.unit) * self.unit for side in largest)
+            rows, columns = np.max([view.shape[:2] for view in views], axis=0).tolist()
+            unit = self.unit
+            sides = -(-rows // unit) * unit, -(-columns // unit) * unit
         if all(view.shape[:2] == sides for view in views):
             return self.normalized(views)
         batch = np.zeros((len(views), 3, *sides), np.float32)

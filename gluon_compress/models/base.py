@@ -242,10 +242,42 @@ class Family(ABC):
             Images to a mapping of ``output_names`` and ``taps`` to arrays.
         """
         symbol, data = self.training_symbol(net), mx.sym.var("data", dtype="float32")
-        size, shape = self.input_size(net), self._input_shape(net)
+        shape = self._input_shape(net)
         if not taps:
             block = SymbolBlock(symbol, data, params=net.collect_params())
             return NamedBlock(block, self.output_names, shape)
+        outputs = self.tapped(net, symbol, taps, adapters=adapters, stride=stride)
+        symbol = mx.sym.Group([symbol, *outputs])
+        block = SymbolBlock(symbol, data, params=net.collect_params())
+        initialize(block, symbol, self.input_size(net), seed=seed)
+        return NamedBlock(block, (*self.output_names, *taps), shape)
+
+    def tapped(
+        self,
+        net: HybridBlock,
+        symbol: mx.sym.Symbol,
+        taps: Sequence[str],
+        *,
+        adapters: Sequence[int] = (),
+        stride: int = 1,
+    ) -> list[mx.sym.Symbol]:
+        """Return the maps of taps as ``training_net`` gives them.
+
+        Parameters
+        ----------
+        net : HybridBlock
+        symbol : Symbol
+            Of ``training_symbol``.
+        taps, adapters, stride
+            As ``training_net`` takes them.
+
+        Raises
+        ------
+        ValueError
+            For a map that there is not.
+        """
+        if not taps:
+            return []
         maps = self.map_symbols(symbol)
         for name in taps:
             if name not in maps:
@@ -253,13 +285,7 @@ class Family(ABC):
         chosen = [maps[name] for name in taps]
         shapes = self._map_shapes(net, chosen)
         steps = subsampling([shape[2:] for shape in shapes], stride)
-        outputs = (
-            adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
-        )
-        symbol = mx.sym.Group([symbol, *outputs])
-        block = SymbolBlock(symbol, data, params=net.collect_params())
-        initialize(block, symbol, size, seed=seed)
-        return NamedBlock(block, (*self.output_names, *taps), shape)
+        return adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
 
     @abstractmethod
     def targets(self, net: HybridBlock, **settings: Any) -> Callable:

@@ -444,9 +444,9 @@ def _decoded(
 
 
 def _within(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return corner boxes clipped to the input's pixels."""
+    """Return corner boxes clipped to the input."""
     height, width = size
-    return np.clip(boxes, 0, np.array([width - 1, height - 1] * 2, np.float32))
+    return np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
 
 
 def paste_masks(
@@ -477,10 +477,13 @@ def paste_masks(
         # Where each pixel of the image, by its centre, is in the mask.
         x = (np.arange(x0, x1) + 0.5 - box[0]) / (box[2] - box[0]) * mask.shape[1]
         y = (np.arange(y0, y1) + 0.5 - box[1]) / (box[3] - box[1]) * mask.shape[0]
-        at = np.meshgrid((x - 0.5).astype(np.float32), (y - 0.5).astype(np.float32))
+        columns, rows = np.meshgrid(
+            (x - 0.5).astype(np.float32), (y - 0.5).astype(np.float32)
+        )
         part = cv2.remap(
             mask.astype(np.float32),
-            *at,
+            columns,
+            rows,
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )

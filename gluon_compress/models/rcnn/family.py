@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, ClassVar, Mapping, Sequence
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
@@ -17,7 +17,6 @@ from gluon_compress.models.backbones import (
     RESNETS,
     find_taps,
     stored_classifier,
-    taps_by_stride,
 )
 from gluon_compress.models.base import Family
 from gluon_compress.models.initialize import initialize
@@ -44,11 +43,17 @@ from gluon_compress.validation import class_names
 
 # Trunks of which models are as wide, and look at as many proposals, as in GluonCV.
 WIDE = tuple(
-    name for name in RESNETS if not name.startswith(("resnet18", "resnet34", "resnet50_v1d_"))
+    name
+    for name in RESNETS
+    if not name.startswith(("resnet18", "resnet34", "resnet50_v1d_"))
 )
 GLUONCV = {
-    **{"fpn_channels": 256, "rpn_channels": 1024, "head_channels": 1024},
-    **{"rpn_pre_nms": 6000, "rpn_post_nms": 1000, "roi_samples": 512},
+    "fpn_channels": 256,
+    "rpn_channels": 1024,
+    "head_channels": 1024,
+    "rpn_pre_nms": 6000,
+    "rpn_post_nms": 1000,
+    "roi_samples": 512,
 }
 LIGHT = {"fpn_channels": 128, "rpn_channels": 128, "head_channels": 512}
 STRUCTURE = ("fpn_channels", "rpn_channels", "head_channels", "roi_size")
@@ -61,7 +66,7 @@ class RCNNFamily(Family):
     kind = "rcnn"
     Config = RCNNConfig
     Settings = RCNNSettings
-    output_names = parts.OUTPUTS
+    output_names: ClassVar[tuple] = parts.OUTPUTS
     Evaluation = RCNNEvaluation
     default_losses = {"hints": 1.0}
     begin = "faster_rcnn_fpn_"  # of the names of models
@@ -117,9 +122,7 @@ class RCNNFamily(Family):
         allowed = sorted({*known, *STRUCTURE})
         for key in settings:
             if key not in allowed:
-                raise ValueError(
-                    f"model option {key!r}; allowed: {', '.join(allowed)}"
-                )
+                raise ValueError(f"model option {key!r}; allowed: {', '.join(allowed)}")
         stated = {"roi_size": 7, **self.usual(name), **settings}
         structure = {key: _width(key, stated[key]) for key in STRUCTURE}
         config = RCNNConfig(
@@ -135,7 +138,7 @@ class RCNNFamily(Family):
         data = mx.sym.var("data", dtype="float32")
         net = SymbolBlock(symbol, data, params=block.collect_params())
         _set_regions(net, config)
-        initialize(net, symbol, config.size, seed=seed)
+        initialize(net, symbol, config.size, seed=seed, start_of=parts.start_of)
         return self.describe(net, config)
 
     def describe(self, net: HybridBlock, config: RCNNConfig) -> HybridBlock:
@@ -175,7 +178,7 @@ class RCNNFamily(Family):
 
     def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return the losses of both stages."""
-        return RCNNLoss.of(net, self.config_of(net), self.postprocess(net))
+        return RCNNLoss.of(self.config_of(net), self.postprocess(net))
 
     def map_symbols(self, symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
         """Return the trunk's outputs, ``layer1`` to ``layer4``, and the pyramid's maps.
@@ -221,7 +224,8 @@ class RCNNFamily(Family):
 
     def outputs(self, net: HybridBlock, batch: mx.nd.NDArray) -> dict[str, Any]:
         """Return what ``postprocess.rcnn.run_stages`` does of a batch in Gluon."""
-        return run_stages(self.postprocess(net), stages_of(net), batch.asnumpy())
+        stages = stages_of(net, self.to_symbol(net))
+        return run_stages(self.postprocess(net), stages, batch.asnumpy())
 
     def results(self, net: HybridBlock, batch: mx.nd.NDArray) -> tuple:
         """Return ids, scores and corner boxes of a batch."""
@@ -260,8 +264,9 @@ class MaskRCNNFamily(RCNNFamily):
 def trunk_symbols(symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
     """Return the outputs of a trunk's stages at strides 4 to 32, by name."""
     internals = symbol.get_internals()
-    # The last one is read by the smallest map alone; what is before it, is a trunk.
-    laterals = [internals[f"{parts.PREFIX}lateral{i}_output"] for i in range(len(POOLED))]
+    laterals = [
+        internals[f"{parts.PREFIX}lateral{i}_output"] for i in range(len(BLOCKS))
+    ]
     return {name: lateral.get_children()[0] for name, lateral in zip(BLOCKS, laterals)}
 
 
@@ -275,12 +280,7 @@ def _width(key: str, value: Any) -> int:
 def _own_trunk(name: str) -> tuple[HybridBlock, list[mx.sym.Symbol]]:
     """Return a classifier, not initialised, and its maps at all four strides."""
     net, taps = BACKBONES[name]()
-    return net, [*_first_tap(taps), *taps]
-
-
-def _first_tap(taps: Sequence[mx.sym.Symbol], shapes: Mapping = {}) -> list:
-    maps = taps_by_stride(taps[-1], shapes)
-    return [maps[POOLED[0]]]
+    return net, [*find_taps(taps[-1], strides=POOLED[:1]), *taps]
 
 
 def _stored_trunk(folder: Any) -> tuple[HybridBlock, list[mx.sym.Symbol]]:

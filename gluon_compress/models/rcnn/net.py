@@ -31,7 +31,6 @@ from gluon_compress.postprocess.rcnn import (
     REGIONS,
     RPN_DELTAS,
     RPN_SCORES,
-    STRIDES,
     regions_of,
 )
 
@@ -45,6 +44,14 @@ LAST_MASK = f"{PREFIX}mask_relu"  # node: the last maps of a region for masks
 SAMPLES = 2  # points a side in each cell of a region
 MASK_LAYERS, MASK_WIDTH = 4, 256
 THREE = {"kernel": (3, 3), "pad": (1, 1)}
+# How weights start, by the beginnings of their names, as in GluonCV.
+_PYRAMID = mx.init.Xavier(rnd_type="uniform", factor_type="in", magnitude=1)
+STARTS = {
+    f"{PREFIX}lateral": _PYRAMID,
+    MAP: _PYRAMID,
+    f"{PREFIX}rpn": mx.init.Normal(0.01),
+    f"{PREFIX}{BOXES}": mx.init.Normal(0.001),
+}
 REGION = len(POOLED) + 5  # numbers of a region
 
 
@@ -132,13 +139,19 @@ def _pyramid(taps: Sequence[mx.sym.Symbol], width: int) -> list:
     maps, above = [], None
     for i in reversed(range(len(taps))):
         name = f"{PREFIX}lateral{i}"
-        y = mx.sym.Convolution(taps[i], num_filter=width, kernel=(1, 1), name=name)
+        y = mx.sym.Convolution(
+            taps[i],
+            num_filter=width,
+            kernel=(1, 1),
+            name=name,
+        )
         if above is None:
+            name = f"{MAP}{len(taps)}"
             smallest = mx.sym.Convolution(
                 y,
                 num_filter=width,
                 stride=(2, 2),
-                name=f"{MAP}{len(taps)}",
+                name=name,
                 **THREE,
             )
         else:
@@ -146,10 +159,8 @@ def _pyramid(taps: Sequence[mx.sym.Symbol], width: int) -> list:
                 above, scale=2, sample_type="nearest", name=f"{PREFIX}up{i}"
             )
             y = mx.sym.elemwise_add(y, up, name=f"{PREFIX}sum{i}")
-        above = y
-        maps.append(
-            mx.sym.Convolution(y, num_filter=width, name=f"{MAP}{i}", **THREE)
-        )
+        above, name = y, f"{MAP}{i}"
+        maps.append(mx.sym.Convolution(y, num_filter=width, name=name, **THREE))
     return [*maps[::-1], smallest]
 
 
@@ -228,7 +239,7 @@ def _mask_predictor(x: mx.sym.Symbol, classes: int) -> mx.sym.Symbol:
 
 
 def reference_regions(config: RCNNConfig) -> np.ndarray:
-    """Return the regions that the whole symbol reads: a grid over the input, ``(R, 9)``.
+    """Return the regions that the whole symbol reads: a grid on the input, ``(R, 9)``.
 
     Their sides follow the maps in turn, so that every map is read.
     """
@@ -286,6 +297,13 @@ def map_symbols(symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
     return {name: internals[f"{MAP}{i}_output"] for i, name in enumerate(MAPS)}
 
 
+def start_of(name: str) -> mx.init.Initializer | None:
+    """Return how a parameter starts, None: as in other nets."""
+    if not name.endswith("_weight"):
+        return None
+    return next((how for begin, how in STARTS.items() if name.startswith(begin)), None)
+
+
 def trunk_parameters(symbol: mx.sym.Symbol) -> set[str]:
     """Return the names of all parameters of the trunk."""
     names = {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - {"data"}
@@ -312,7 +330,7 @@ def with_classes(
     own = tuple(f"{PREFIX}{name}_" for name in (CLASSES, BOXES, MASKS))
     needed = {*result.list_arguments(), *result.list_auxiliary_states()}
     values = {n: v for n, v in params.items() if n in needed and not n.startswith(own)}
-    values = with_missing_initialized(result, values, config.size, seed=seed)
+    values = with_missing_initialized(
+        result, values, config.size, seed=seed, start_of=start_of
+    )
     return result, values, replace(config, classes=tuple(classes))
-
-

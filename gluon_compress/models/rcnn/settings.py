@@ -107,5 +107,3 @@ class MaskRCNNSettings(RCNNSettings):
             raise self.error(
                 "weights", "a folder of a trained model: masks are not trained here"
             )
-
-
