@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Way,
         break_even,
         fastest,
+        ranges,
         seconds,
     )
     from gluon_compress.serving.running import serve
@@ -40,6 +41,7 @@ _MODULES = {
     "client_tls": "security",
     "fastest": "paying",
     "open_served": "served",
+    "ranges": "paying",
     "read_token": "security",
     "seconds": "paying",
     "serve": "running",
@@ -58,6 +60,7 @@ __all__ = [
     "client_tls",
     "fastest",
     "open_served",
+    "ranges",
     "read_token",
     "seconds",
     "serve",

@@ -7,8 +7,10 @@ the bandwidth, and two ways meet at one bandwidth at most.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Iterable
+from itertools import combinations
+from typing import Iterable, Sequence
 
 from gluon_compress.validation import NonNegative, Settings
 
@@ -130,6 +132,27 @@ def break_even(one: Way, other: Way, setting: Setting) -> float | None:
 def fastest(ways: Iterable[Way], kbit: float, setting: Setting) -> Way:
     """Return the way that takes the least time for one image."""
     return min(ways, key=lambda way: seconds(way, kbit, setting))
+
+
+def ranges(ways: Sequence[Way], setting: Setting) -> list[tuple[Way, float, float]]:
+    """Return which way is the fastest between which bandwidths, kbit/s, from 0 up.
+
+    Returns
+    -------
+    list of tuple
+        Way, lowest and highest bandwidth; the last one is infinity.
+    """
+    pairs = combinations(ways, 2)
+    meetings = {break_even(one, other, setting) for one, other in pairs}
+    ends = sorted({kbit for kbit in meetings if kbit is not None})
+    parts: list[tuple[Way, float, float]] = []
+    for low, high in zip([0.0, *ends], [*ends, math.inf]):
+        middle = 2 * low + 1 if math.isinf(high) else (low + high) / 2
+        way = fastest(ways, middle, setting)
+        if parts and parts[-1][0] is way:
+            low = parts.pop()[1]
+        parts.append((way, low, high))
+    return parts
 
 
 def _check(kbit: float) -> None:

@@ -8,6 +8,7 @@ from gluon_compress.serving.paying import (
     break_even,
     fastest,
     interval,
+    ranges,
     seconds,
 )
 
@@ -53,6 +54,19 @@ def test_slow_devices_and_slow_links_want_the_split():
     assert fastest([LOCAL, REMOTE, SPLIT], fast_link, Setting(device=20)) is REMOTE
     assert fastest([LOCAL, REMOTE, SPLIT], slow_link, Setting(device=2)) is SPLIT
     assert fastest([LOCAL, REMOTE, SPLIT], 10, Setting(device=0.5)) is LOCAL
+
+
+def test_ranges_cover_every_bandwidth_once():
+    ways, setting = [LOCAL, REMOTE, SPLIT], Setting(0.05, device=2)
+    parts = ranges(ways, setting)
+    assert [way.name for way, _, _ in parts] == ["local", "split", "remote"]
+    assert (parts[0][1], parts[-1][2]) == (0, float("inf"))
+    for (_, _, high), (_, low, _) in zip(parts, parts[1:]):
+        assert high == low
+    for way, low, high in parts:
+        for kbit in (low * 1.01 + 1e-3, min(high * 0.99, 1e9)):
+            assert fastest(ways, kbit, setting) is way
+    assert ranges([LOCAL], setting) == [(LOCAL, 0, float("inf"))]
 
 
 @pytest.mark.parametrize(
