@@ -16,6 +16,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Mapping, Sequence
 
 from gluon_compress.distributed import frames, places, server
@@ -28,6 +29,7 @@ from gluon_compress.distributed.ranks import (
     JOIN_SECONDS,
     NODE_HOST,
     RANK,
+    SCRATCH,
     SIZE,
     TOKEN,
     joined,
@@ -214,8 +216,7 @@ class _Leader:
                     self._begin_on(group, rank, host, hub.port)
             return group.watch(signal, self.run_.patience)
         finally:
-            group.children.end(0.5)
-            hub.close()
+            group.close()
 
     @property
     def _command(self) -> Sequence[str]:
@@ -310,8 +311,7 @@ def _follow(run: Run, place: Place, signal: Deferred, number: int) -> Outcome:
         group.work(place.rank, command, address, token, number)
         return group.watch(signal, run.patience)
     finally:
-        group.children.end(0.5)
-        link.close()
+        group.close()
 
 
 @dataclass
@@ -324,6 +324,15 @@ class _Group:
     local: int  # workers on this host
     workers: Dict[int, Child] = field(default_factory=dict)
     hosts: Dict[int, str] = field(default_factory=dict)
+    scratch: TemporaryDirectory = field(
+        default_factory=lambda: TemporaryDirectory(prefix="launch_")
+    )
+
+    def close(self) -> None:
+        """End all that still run, and remove what they left behind."""
+        self.children.end(0.5)
+        self.link.close()
+        self.scratch.cleanup()
 
     def serve(self, name: str, role: str, address: str) -> None:
         """Begin a scheduler or a server."""
@@ -342,6 +351,7 @@ class _Group:
             SIZE: self.settings["DMLC_NUM_WORKER"],
             TOKEN: token,
             ATTEMPT: str(number),
+            SCRATCH: self.scratch.name,
         }
         env = {**_environment(self.local), **variables}
         self.workers[rank] = self.children.start(f"worker {rank}", command, env)
@@ -386,7 +396,9 @@ class _Group:
         for reader in child.readers:
             reader.join(1.0)
         name, status = child.name if rank is None else self._name(rank), child.status
-        why = f": {child.last_error}" if child.last_error and (status or 0) < 128 else ""
+        why = (
+            f": {child.last_error}" if child.last_error and (status or 0) < 128 else ""
+        )
         return f"{name} ended with status {status}{why}"
 
     def _ended(self, signal: Deferred) -> Outcome:

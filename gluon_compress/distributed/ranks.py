@@ -34,6 +34,7 @@ HUB, RANK, SIZE, TOKEN = (
     "GLUON_COMPRESS_TOKEN",
 )
 ATTEMPT = "GLUON_COMPRESS_ATTEMPT"  # from 1, for programs that restart by themselves
+SCRATCH = "GLUON_COMPRESS_SCRATCH"  # a folder that the launcher removes
 NODE_HOST = "DMLC_NODE_HOST"  # the address that MXNet's parameter server is told
 JOIN_SECONDS = 60.0  # for ranks that start later than others
 UNWIND_SECONDS = 5.0  # for the main thread, once it knows that it has to end

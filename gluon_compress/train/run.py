@@ -203,9 +203,7 @@ class Run:
             update_on_kvstore=False,
         )
         self.ranks = options.ranks
-        self.replicas = Replicas(
-            self.parameters, self.trainable, self.trainer, options
-        )
+        self.replicas = Replicas(self.parameters, self.trainable, self.trainer, options)
         ema = schedule.ema
         self.averages = None if ema is None else Averages(self.parameters, ema)
         self.settings: dict[str, Any] = {}
