@@ -42,8 +42,16 @@ PAUSE = 0.05  # seconds between two looks at the processes
 SECONDS_TO_SAVE = 25.0  # after a signal: for the step, and for its checkpoint
 SECONDS_TO_SAY = 3.0  # for workers to say why they end, before they are ended
 # What reaches the processes on other hosts, besides what places them.
-_FORWARDED = ("OMP_", "KMP_", "MXNET_", "DMLC_", "PS_", "GLUON_COMPRESS_DATA")
-_FORWARDED += ("PYTHONPATH", "LD_LIBRARY_PATH")
+_FORWARDED = (
+    "DMLC_",
+    "GLUON_COMPRESS_DATA",
+    "KMP_",
+    "LD_LIBRARY_PATH",
+    "MXNET_",
+    "OMP_",
+    "PS_",
+    "PYTHONPATH",
+)
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def take(run: Run, place: Place, signal: Deferred) -> Outcome:
         if place.rank == 0:
             leader = _Leader(run, place.size, address, count, number)
             leader.token = os.environ.get(TOKEN, "")
-            others = {rank: "" for rank in range(1, place.size)}
+            others = dict.fromkeys(range(1, place.size), "")
             listen = address if is_local else "0.0.0.0"
             return leader.run(signal, others, listen, place.port)
         return _follow(run, place, signal, number)

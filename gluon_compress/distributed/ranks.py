@@ -348,15 +348,15 @@ def is_launched() -> bool:
 
 def _from_environment() -> Ranks:
     # Processes that this one starts are no ranks.
-    place = {name: os.environ.pop(name, None) for name in (HUB, RANK, SIZE, TOKEN)}
-    if place[HUB] is None:
+    place = {name: os.environ.pop(name, "") for name in (HUB, RANK, SIZE, TOKEN)}
+    if not place[HUB]:
         return ALONE
     address, _, port = place[HUB].rpartition(":")
     member = Member(
-        int(place[RANK] or 0),
-        int(place[SIZE] or 1),
+        int(place[RANK]),
+        int(place[SIZE]),
         (address, int(port)),
-        place[TOKEN] or "",
+        place[TOKEN],
     )
     os.environ.update({NODE_HOST: member.address, **member.settings})
     # MXNet would take it for the port of its own server.
@@ -370,8 +370,9 @@ def digest(*parts: bytes | np.ndarray) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             total.update(f"{part.dtype}{part.shape}".encode())
-            part = np.ascontiguousarray(part).view(np.uint8).data
-        total.update(part)
+            total.update(np.ascontiguousarray(part).tobytes())
+        else:
+            total.update(part)
     return total.hexdigest()[:12]
 
 

@@ -98,33 +98,29 @@ def run(
         For a recipe that cannot work, found before the first training step, or a
         folder that holds anything else, or that another process writes.
     """
-    out, options = Path(out), options or train.Options()
-    options = replace(options, seed=recipe.seed, resume=True)
-    ranks = options.ranks
-    with ExitStack() as stack:
-        stack.enter_context(ranks.telling())
+    options = replace(options or train.Options(), seed=recipe.seed, resume=True)
+    ranks, folder = options.ranks, Path(out)
+    with ranks.telling(), ExitStack() as stack:
         agree_on_recipe(recipe, options)
-        if ranks.leads:
-            stack.enter_context(sole_writer(out))
-        else:
-            folder = stack.enter_context(scratch())
-        ranks.together("folder", lambda: ranks.leads and _open(recipe, out, resume))
+
+        def opened() -> Path:
+            if not ranks.leads:
+                return Path(stack.enter_context(scratch()))
+            stack.enter_context(sole_writer(folder))
+            remove_leftovers(folder, below=True)
+            earlier = _with_decisions(recipe, folder / RECIPE) if resume else recipe
+            _check_folder(earlier, folder, resume)
+            return folder
+
+        own = ranks.together("folder", opened)
         if resume:
-            recipe = _with_decisions(recipe, out / RECIPE)
-            agree_on_files(out, ranks)
+            recipe = _with_decisions(recipe, folder / RECIPE)
+            agree_on_files(folder, ranks)
         if not ranks.leads:
-            out = copied(out, Path(folder), resume)
-        results = _run(recipe, out, options, facts)
+            own = copied(folder, own, resume)
+        results = _run(recipe, own, options, facts)
         ranks.leave()
         return results
-
-
-def _open(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Check and tidy the folder of a run."""
-    remove_leftovers(out, below=True)
-    if resume:
-        recipe = _with_decisions(recipe, out / RECIPE)
-    _check_folder(recipe, out, resume)
 
 
 def _run(
