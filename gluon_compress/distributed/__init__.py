@@ -9,6 +9,7 @@ from gluon_compress.distributed.launching import Outcome, Run, lead, take
 from gluon_compress.distributed.places import place_of, read_hosts
 from gluon_compress.distributed.ranks import (
     ALONE,
+    SCRATCH,
     Member,
     Ranks,
     digest,
@@ -19,6 +20,7 @@ from gluon_compress.distributed.ranks import (
 
 __all__ = [
     "ALONE",
+    "SCRATCH",
     "Member",
     "Outcome",
     "Ranks",

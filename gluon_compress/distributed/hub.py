@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, NamedTuple
 
@@ -335,10 +336,8 @@ def _try_to_send(
     connection: socket.socket | None, value: Any, payload: bytes = b""
 ) -> None:
     if connection is not None:
-        try:
+        with suppress(OSError):  # its own thread notices that it is gone
             frames.send(connection, value, payload)
-        except OSError:  # its own thread notices that it is gone
-            pass
 
 
 def _name(rank: int, host: str) -> str:

@@ -16,6 +16,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Mapping, Sequence
 
 from gluon_compress.distributed import frames, places, server
@@ -28,6 +29,7 @@ from gluon_compress.distributed.ranks import (
     JOIN_SECONDS,
     NODE_HOST,
     RANK,
+    SCRATCH,
     SIZE,
     TOKEN,
     joined,
@@ -40,8 +42,16 @@ PAUSE = 0.05  # seconds between two looks at the processes
 SECONDS_TO_SAVE = 25.0  # after a signal: for the step, and for its checkpoint
 SECONDS_TO_SAY = 3.0  # for workers to say why they end, before they are ended
 # What reaches the processes on other hosts, besides what places them.
-_FORWARDED = ("OMP_", "KMP_", "MXNET_", "DMLC_", "PS_", "GLUON_COMPRESS_DATA")
-_FORWARDED += ("PYTHONPATH", "LD_LIBRARY_PATH")
+_FORWARDED = (
+    "DMLC_",
+    "GLUON_COMPRESS_DATA",
+    "KMP_",
+    "LD_LIBRARY_PATH",
+    "MXNET_",
+    "OMP_",
+    "PS_",
+    "PYTHONPATH",
+)
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,7 @@ def take(run: Run, place: Place, signal: Deferred) -> Outcome:
         if place.rank == 0:
             leader = _Leader(run, place.size, address, count, number)
             leader.token = os.environ.get(TOKEN, "")
-            others = {rank: "" for rank in range(1, place.size)}
+            others = dict.fromkeys(range(1, place.size), "")
             listen = address if is_local else "0.0.0.0"
             return leader.run(signal, others, listen, place.port)
         return _follow(run, place, signal, number)
@@ -214,8 +224,7 @@ class _Leader:
                     self._begin_on(group, rank, host, hub.port)
             return group.watch(signal, self.run_.patience)
         finally:
-            group.children.end(0.5)
-            hub.close()
+            group.close()
 
     @property
     def _command(self) -> Sequence[str]:
@@ -310,8 +319,7 @@ def _follow(run: Run, place: Place, signal: Deferred, number: int) -> Outcome:
         group.work(place.rank, command, address, token, number)
         return group.watch(signal, run.patience)
     finally:
-        group.children.end(0.5)
-        link.close()
+        group.close()
 
 
 @dataclass
@@ -324,6 +332,15 @@ class _Group:
     local: int  # workers on this host
     workers: Dict[int, Child] = field(default_factory=dict)
     hosts: Dict[int, str] = field(default_factory=dict)
+    scratch: TemporaryDirectory = field(
+        default_factory=lambda: TemporaryDirectory(prefix="launch_")
+    )
+
+    def close(self) -> None:
+        """End all that still run, and remove what they left behind."""
+        self.children.end(0.5)
+        self.link.close()
+        self.scratch.cleanup()
 
     def serve(self, name: str, role: str, address: str) -> None:
         """Begin a scheduler or a server."""
@@ -342,6 +359,7 @@ class _Group:
             SIZE: self.settings["DMLC_NUM_WORKER"],
             TOKEN: token,
             ATTEMPT: str(number),
+            SCRATCH: self.scratch.name,
         }
         env = {**_environment(self.local), **variables}
         self.workers[rank] = self.children.start(f"worker {rank}", command, env)
@@ -386,7 +404,9 @@ class _Group:
         for reader in child.readers:
             reader.join(1.0)
         name, status = child.name if rank is None else self._name(rank), child.status
-        why = f": {child.last_error}" if child.last_error and (status or 0) < 128 else ""
+        why = (
+            f": {child.last_error}" if child.last_error and (status or 0) < 128 else ""
+        )
         return f"{name} ended with status {status}{why}"
 
     def _ended(self, signal: Deferred) -> Outcome:

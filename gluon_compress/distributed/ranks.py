@@ -34,6 +34,7 @@ HUB, RANK, SIZE, TOKEN = (
     "GLUON_COMPRESS_TOKEN",
 )
 ATTEMPT = "GLUON_COMPRESS_ATTEMPT"  # from 1, for programs that restart by themselves
+SCRATCH = "GLUON_COMPRESS_SCRATCH"  # a folder that the launcher removes
 NODE_HOST = "DMLC_NODE_HOST"  # the address that MXNet's parameter server is told
 JOIN_SECONDS = 60.0  # for ranks that start later than others
 UNWIND_SECONDS = 5.0  # for the main thread, once it knows that it has to end
@@ -347,15 +348,15 @@ def is_launched() -> bool:
 
 def _from_environment() -> Ranks:
     # Processes that this one starts are no ranks.
-    place = {name: os.environ.pop(name, None) for name in (HUB, RANK, SIZE, TOKEN)}
-    if place[HUB] is None:
+    place = {name: os.environ.pop(name, "") for name in (HUB, RANK, SIZE, TOKEN)}
+    if not place[HUB]:
         return ALONE
     address, _, port = place[HUB].rpartition(":")
     member = Member(
-        int(place[RANK] or 0),
-        int(place[SIZE] or 1),
+        int(place[RANK]),
+        int(place[SIZE]),
         (address, int(port)),
-        place[TOKEN] or "",
+        place[TOKEN],
     )
     os.environ.update({NODE_HOST: member.address, **member.settings})
     # MXNet would take it for the port of its own server.
@@ -369,8 +370,9 @@ def digest(*parts: bytes | np.ndarray) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             total.update(f"{part.dtype}{part.shape}".encode())
-            part = np.ascontiguousarray(part).view(np.uint8).data
-        total.update(part)
+            total.update(np.ascontiguousarray(part).tobytes())
+        else:
+            total.update(part)
     return total.hexdigest()[:12]
 
 
