@@ -17,6 +17,7 @@ from mxnet.gluon import HybridBlock
 from gluon_compress import validation
 from gluon_compress.graph import Graph
 from gluon_compress.plan import Plan
+from gluon_compress.train import Options
 from gluon_compress.train.hooks import Hooks
 from gluon_compress.train.schedule import Schedule
 
@@ -186,6 +187,17 @@ class StageContext(LoopContext):
 
         Where a recipe has none, they are the test images.
         """
+
+    @abstractmethod
+    def datasets(self) -> tuple[Any, Any]:
+        """Return the data sets of training and of validation.
+
+        They have ``len``, ``[i]`` -> (image, label) and ``classes``.
+        """
+
+    @abstractmethod
+    def options(self, folder: str) -> tuple[Path, Options]:
+        """Return a folder in the stage's, and options, for a ``train.fit`` there."""
 
     @abstractmethod
     def images(self, count: int) -> Sequence[np.ndarray]:

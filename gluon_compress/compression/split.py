@@ -27,10 +27,16 @@ from gluon_compress.splitting.bottleneck import (
 )
 from gluon_compress.splitting.cuts import CutPoint, CutPoints, jpeg_bytes, split
 from gluon_compress.splitting.distilling import Method, stage_names, trunk_lesson
+from gluon_compress.splitting.filtering import (
+    FilterSettings,
+    check_filter,
+    fit_filter,
+)
 from gluon_compress.splitting.packing import CODINGS, Bits, encode, quantised
 from gluon_compress.train.schedule import Schedule
 from gluon_compress.validation import Allowed, NonEmptyStr, Settings
 
+FILTER = "filter.npz"
 MEASURED = 64  # images that sizes are measured on
 Channels = Annotated[
     int,
@@ -62,6 +68,9 @@ class SplitSettings(Settings):
         Names of the later maps; None: the last one of each size.
     train : Schedule or None
         Training of the bottleneck; None: only later trainings.
+    filter : FilterSettings or None
+        A neural filter, for detectors: images without a target are not sent. It is
+        trained on labels, and lies beside the stage's model as ``filter.npz``.
     """
 
     algorithm: Literal["split"]
@@ -73,6 +82,7 @@ class SplitSettings(Settings):
     method: Method = "ghnd"
     stages: Optional[Tuple[NonEmptyStr, ...]] = None
     train: Optional[Schedule] = None
+    filter: Optional[FilterSettings] = None
 
     def check(self) -> None:
         """Check that stages are only named where there are some."""
@@ -98,6 +108,8 @@ class Split(Algorithm):
         """Put in a bottleneck of initial values."""
         where = places(net, settings.bottleneck)
         stage_names(net, where, settings.method, settings.stages)
+        if settings.filter is not None:
+            check_filter(net, settings.filter, settings.after)
         result = with_bottleneck(net, settings.bottleneck, seed=context.seed)
         return StageOutput(result, self._notes(net, result, settings))
 
@@ -117,7 +129,19 @@ class Split(Algorithm):
         images = context.images(MEASURED)
         if settings.bits is not None and images:
             notes["sent"] = sent_bytes(result, images, settings.bits)
-        return StageOutput(result, notes)
+        if settings.filter is None:
+            return StageOutput(result, notes)
+        folder, options = context.options("filter")
+        neural_filter = fit_filter(
+            net,
+            *context.datasets(),
+            settings.filter,
+            folder,
+            after=settings.after,
+            options=options,
+        )
+        notes["filter"] = neural_filter.facts()
+        return StageOutput(result, notes, {FILTER: neural_filter})
 
     @staticmethod
     def _notes(

@@ -199,6 +199,14 @@ class Stage(DryRun, StageContext):
             lesson=lesson,
         )
 
+    def datasets(self) -> tuple[Any, Any]:
+        """Return the data sets of training and of validation."""
+        return self._job.splits.train, self._job.splits.val
+
+    def options(self, folder: str) -> tuple[Path, train.Options]:
+        """Return a folder in the stage's, and options, for a ``train.fit`` there."""
+        return self.folder / folder, self._job.options
+
     def images(self, count: int) -> list[np.ndarray]:
         """Return some validation images; broken ones are left out."""
         dataset = self._job.splits.val

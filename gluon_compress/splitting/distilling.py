@@ -25,7 +25,6 @@ from typing_extensions import Literal
 from gluon_compress.deployment.folding import fold, fused
 from gluon_compress.distill.reductions import sum_of_squares
 from gluon_compress.graph import give_value, pair_of, trace
-from gluon_compress.graph.annotations import sources_of
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.models.family import family_of
@@ -40,7 +39,9 @@ from gluon_compress.splitting.cuts import (
     cut,
     dominators,
     needed_values,
+    number_of,
     one_variable_each,
+    outputs_at,
 )
 from gluon_compress.validation import few, wrong
 
@@ -103,7 +104,7 @@ def stage_names(
         return first
     graph = trace(net)
     names = dict(zip(graph.grouping.names, (n["name"] for n in graph.nodes)))
-    start = _number(graph.nodes, where.at.node)
+    start = number_of(graph.nodes, where.at.node)
     later = _maps_behind(graph, start)
     if stages is None:
         return {**first, **_last_of_each_size(net, graph, start)}
@@ -112,10 +113,6 @@ def stage_names(
             allowed = few(list(later), 4) or "none"
             raise wrong("stages", name, f"a map behind {where.at.name}: {allowed}")
     return {**first, **{name: names[name] for name in stages}}
-
-
-def _number(nodes: Sequence[Mapping], name: str) -> int:
-    return next(i for i, node in enumerate(nodes) if node["name"] == name)
 
 
 def _maps_behind(graph: Any, start: int) -> Dict[str, int]:
@@ -193,7 +190,7 @@ def trunk_lesson(
     devices = list(ctx) or [mx.cpu()]
     shape = next(iter(trace(teacher).inputs.values()))
     symbol, params = pair_of(teacher)
-    fixed = _of_stages(symbol, [where.after.node, *stages.values()])
+    fixed = outputs_at(symbol, [where.after.node, *stages.values()])
     runs = fused((fixed, _used(fixed, params)), devices, shape=shape)
     block = _student_block(student, symbol, params, settings, where, stages, shape)
     block.collect_params().reset_ctx(devices)
@@ -217,17 +214,6 @@ def _used(symbol: mx.sym.Symbol, params: Mapping) -> Dict[str, mx.nd.NDArray]:
     return {name: value for name, value in params.items() if name in names}
 
 
-def _of_stages(symbol: mx.sym.Symbol, names: Sequence[str]) -> mx.sym.Symbol:
-    """Return the outputs of some nodes, behind their annotations."""
-    nodes, _ = take_apart(symbol)
-    ends = {source: i for i, source in sources_of(nodes).items()}  # the last one
-    entries = []
-    for name in names:
-        number = _number(nodes, name)
-        entries.append([ends.get((number, 0), number), 0, 0])
-    return put_together(nodes, entries)
-
-
 def _student_block(
     student: HybridBlock,
     symbol: mx.sym.Symbol,
@@ -244,7 +230,7 @@ def _student_block(
     outputs = between
     if later:
         _, (tail, kept) = cut(symbol, params, where.at.node, shape)
-        part = _of_stages(tail, later)
+        part = outputs_at(tail, later)
         folded, values = fold(part, _used(part, kept))
         folded, values = _frozen(folded, values)
         rest = folded(data=between)

@@ -106,10 +106,16 @@ class Head:
 
 
 def _is_kept(scores: np.ndarray, stated: Any) -> bool:
-    """Return whether an image may have an object: scores of "none" and "some"."""
+    """Return whether an image may have a target."""
+    # What is not a number is sent.
+    return not probabilities(scores[None])[0] < stated.threshold
+
+
+def probabilities(scores: np.ndarray) -> np.ndarray:
+    """Return the probability of "some" of scores ``(B, 2)`` of "none" and "some"."""
+    apart = scores[:, 0].astype(np.float64) - scores[:, 1].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        share = 1 / (1 + np.exp(np.float64(scores[0]) - np.float64(scores[1])))
-    return not share < stated.threshold  # what is not a number is sent
+        return 1 / (1 + np.exp(apart))
 
 
 class Tail:

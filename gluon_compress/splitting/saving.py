@@ -7,8 +7,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Sequence
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
+import mxnet as mx
 import numpy as np
 
 from gluon_compress.deployment.deployable import output_names
@@ -16,12 +17,34 @@ from gluon_compress.deployment.folding import fold
 from gluon_compress.deployment.formats import FORMATS, InferenceGraph
 from gluon_compress.deployment.plain_nets import write_checked
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
-from gluon_compress.graph.symbols import infer_shapes, shapes_of, text_of
+from gluon_compress.graph.symbols import (
+    infer_shapes,
+    put_together,
+    shapes_of,
+    take_apart,
+    text_of,
+)
 from gluon_compress.model_folder import check_name, check_values, versions
 from gluon_compress.models.family import family_of
+from gluon_compress.quantization.image_range import without_range_quantisers
 from gluon_compress.splitting import packing
-from gluon_compress.splitting.cuts import INPUT, CutPoints, Pair, cut, split
+from gluon_compress.splitting.bottleneck import (
+    ENCODER_END,
+    bottleneck_bits,
+    has_bottleneck,
+)
+from gluon_compress.splitting.cuts import (
+    INPUT,
+    CutPoint,
+    CutPoints,
+    Pair,
+    cut,
+    outputs_at,
+    split,
+)
+from gluon_compress.splitting.filtering import NeuralFilter, filter_symbol
 from gluon_compress.splitting.manifest import (
+    FILTER_OUTPUT,
     HEAD,
     KINDS,
     TAIL,
@@ -59,6 +82,7 @@ def save_halves(
     head_formats: Sequence[str] = HEAD_FORMATS,
     tail_formats: Sequence[str] = TAIL_FORMATS,
     images: np.ndarray | None = None,
+    neural_filter: NeuralFilter | None = None,
 ) -> Dict[str, dict]:
     """Write ``folder/head`` and ``folder/tail``, for ``open_head`` and ``open_tail``.
 
@@ -70,9 +94,11 @@ def save_halves(
         Created. Halves that are there are replaced, the head first: while one is old
         and one new, their ``pair`` differs, and they are refused together.
     at : str or int, optional
-        Name or number of a cut point, as ``split`` lists them.
+        Name or number of a cut point, as ``split`` lists them. Default: the end of the
+        encoder, in a net with a bottleneck.
     bits : int, optional
-        Of an integer that is sent: 4, 8 or 16. Default: 8.
+        Of an integer that is sent: 4, 8 or 16. Default: those that a bottleneck was
+        trained with, else 8.
     coding : str
         ``none`` or ``deflate``.
     name : str
@@ -82,6 +108,8 @@ def save_halves(
     images : ndarray, optional
         Inputs ``(N, 3, H, W)`` as ``Preprocess`` returns them, to check on. Default:
         noise.
+    neural_filter : NeuralFilter, optional
+        Goes into the head: what it drops is not sent. Its map lies before the cut.
 
     Returns
     -------
@@ -98,25 +126,26 @@ def save_halves(
     check_name(name)
     for forms in (head_formats, tail_formats):
         _check_formats(forms)
-    bits = 8 if bits is None else bits
-    if type(bits) is not int or bits not in packing.BITS:
-        raise wrong("bits", bits, listed(packing.BITS))
     if coding not in packing.CODINGS:
         raise wrong("coding", coding, listed(packing.CODINGS))
     family = family_of(net)
     preprocess, postprocess = family.preprocess(net), family.postprocess(net)
-    if at is None:
-        raise ValueError("at is None; allowed: the name or number of a cut point")
-    points = split(net)
-    assert isinstance(points, CutPoints)
-    point = points.at(at)
     symbol, params = family.inference_graph(net)
     check_values(params)
+    points = split(net)
+    assert isinstance(points, CutPoints)
+    point, symbol, bits = _place(points, symbol, at, bits)
     head, tail = cut(symbol, params, point.node, preprocess.shape)
+    outputs: Tuple[str, ...] = (point.name,)
+    facts = None
+    if neural_filter is not None:
+        head = _with_filter(head, point, points, neural_filter)
+        outputs = (point.name, FILTER_OUTPUT)
+        facts = neural_filter.statement()
     inputs = noise((CHECKED, *preprocess.shape[1:]))
     if images is not None:
         inputs = np.ascontiguousarray(images[:CHECKED], np.float32)
-    halves = [_half(HEAD, name, head, inputs, (point.name,))]
+    halves = [_half(HEAD, name, head, inputs, outputs)]
     tensors = halves[0].reference.float32[0]
     sent = np.stack([_received(tensor, bits) for tensor in tensors])
     halves.append(_half(TAIL, name, tail, sent, output_names(tail[0])))
@@ -133,7 +162,7 @@ def save_halves(
         "bits": bits,
         "coding": coding,
     }
-    content = {**common, "postprocess": section, **stated}
+    content = {**common, "postprocess": section, "filter": facts, **stated}
     pair = pair_hash(
         halves, arrays, {k: content[k] for k in content if k != "versions"}
     )
@@ -142,11 +171,47 @@ def save_halves(
         extra: Dict[str, Any] = {"split": {"pair": pair, "part": half.part, **stated}}
         if half.part == TAIL:
             extra["postprocess"] = section
+        elif facts is not None:
+            extra["filter"] = facts
         files = arrays if half.part == TAIL else {}
         manifests[half.part] = _write(
             Path(folder) / half.part, half, formats, files, {**common, **extra}
         )
     return manifests
+
+
+def _place(
+    points: CutPoints, symbol: mx.sym.Symbol, at: str | int | None, bits: int | None
+) -> tuple[CutPoint, mx.sym.Symbol, int]:
+    """Return where to cut, the symbol to cut there, and the bits of an integer."""
+    nodes, heads = take_apart(symbol)
+    if at is None:
+        if not has_bottleneck(nodes):
+            raise wrong("at", at, "the name or the number of a cut point")
+        at = ENCODER_END
+    point = points.at(at)
+    if bits is None:
+        bits = bottleneck_bits(nodes) or 8
+    if type(bits) is not int or bits not in packing.BITS:
+        raise wrong("bits", bits, listed(packing.BITS))
+    if point.node == ENCODER_END:  # what rounds between the halves is the message
+        symbol = put_together(*without_range_quantisers(nodes, heads))
+    return point, symbol, bits
+
+
+def _with_filter(
+    head: Pair, point: CutPoint, points: CutPoints, neural_filter: NeuralFilter
+) -> Pair:
+    """Return the first half with the scores of a filter as its second output."""
+    symbol, params = head
+    on = points.at(neural_filter.on)
+    names = {node["name"] for node in take_apart(symbol)[0]}
+    if on.node not in names or tuple(on.shape) != tuple(neural_filter.shape):
+        allowed = f"a map of shape {list(neural_filter.shape)} before {point.name}"
+        raise wrong("the filter's map", f"{on.name} {list(on.shape)}", allowed)
+    both = outputs_at(symbol, [point.node, on.node])
+    joined = mx.sym.Group([both[0], filter_symbol(both[1])])
+    return joined, {**params, **neural_filter.params}
 
 
 def _check_formats(formats: Sequence[str]) -> None:
