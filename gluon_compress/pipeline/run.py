@@ -6,9 +6,11 @@ complete; a resumed run loads its model and continues with the next stage.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Mapping, Sequence, Type
 
 import mxnet as mx
@@ -19,6 +21,12 @@ from gluon_compress.compression import PLAN
 from gluon_compress.deployment import latencies_in_turn
 from gluon_compress.pipeline.classification import ClassificationTask
 from gluon_compress.pipeline.detection import DetectionTask
+from gluon_compress.pipeline.ranks import (
+    agree_on_files,
+    agree_on_recipe,
+    agree_on_start,
+    copied,
+)
 from gluon_compress.pipeline.results import read_run, read_stage
 from gluon_compress.pipeline.stages import (
     COMPACT,
@@ -90,57 +98,91 @@ def run(
         For a recipe that cannot work, found before the first training step, or a
         folder that holds anything else, or that another process writes.
     """
-    out = Path(out)
-    with sole_writer(out):
-        remove_leftovers(out, below=True)
+    out, options = Path(out), options or train.Options()
+    options = replace(options, seed=recipe.seed, resume=True)
+    ranks = options.ranks
+    with ExitStack() as stack:
+        stack.enter_context(ranks.telling())
+        agree_on_recipe(recipe, options)
+        if ranks.leads:
+            stack.enter_context(sole_writer(out))
+        else:
+            folder = stack.enter_context(TemporaryDirectory(prefix="rank_"))
+        ranks.together("folder", lambda: ranks.leads and _open(recipe, out, resume))
         if resume:
             recipe = _with_decisions(recipe, out / RECIPE)
-        _check_folder(recipe, out, resume)
-        return _run(recipe, out, options, facts)
+            agree_on_files(out, ranks)
+        if not ranks.leads:
+            out = copied(out, Path(folder), resume)
+        results = _run(recipe, out, options, facts)
+        ranks.leave()
+        return results
+
+
+def _open(recipe: Recipe, out: Path, resume: bool) -> None:
+    """Check and tidy the folder of a run."""
+    remove_leftovers(out, below=True)
+    if resume:
+        recipe = _with_decisions(recipe, out / RECIPE)
+    _check_folder(recipe, out, resume)
 
 
 def _run(
     recipe: Recipe,
     out: Path,
-    options: train.Options | None,
+    options: train.Options,
     facts: Mapping[str, Any] | None,
 ) -> Dict[str, Any]:
-    options = replace(options or train.Options(), seed=recipe.seed, resume=True)
     facts = environment() if facts is None else facts
-    job = open_job(task_of(recipe), out, options, facts)
-    task = job.task
+
+    def prepare() -> tuple[Job, HybridBlock, HybridBlock]:
+        job = open_job(task_of(recipe), out, options, facts)
+        full, student = job.task.build(job.classes)
+        for net in {id(net): net for net in (full, student)}.values():
+            warn_of_limits(net, job.splits)
+        if not (out / FULL / RESULT).exists():
+            dry_run(job.task, student)
+        return job, full, student
+
+    job, full, student = options.ranks.together("preparation", prepare)
+    agree_on_start(job, [full, student])
     recipe = _with_choices(recipe, job.recipe)
-    full, student = task.build(job.classes)
-    for net in {id(net): net for net in (full, student)}.values():
-        warn_of_limits(net, job.splits)
-    if not (out / FULL / RESULT).exists():
-        dry_run(task, student)
     out.mkdir(parents=True, exist_ok=True)
     recipe.save(out / RECIPE)
-    results = _run_stages(job, full, student)
+    _run_stages(job, full, student)
+    if not options.ranks.leads:
+        return {}
+    results = _results(job)
     total = _with_speed(job, results)
     write_report(recipe, total, out, job.splits.test)
     return total
 
 
-def _run_stages(
-    job: Job, full: HybridBlock, student: HybridBlock
-) -> Dict[str, Dict[str, Any]]:
-    """Run the stages and return their results by name."""
+def _run_stages(job: Job, full: HybridBlock, student: HybridBlock) -> None:
+    """Run the stages that have no result yet."""
     recipe, out = job.recipe, job.out
     trained = _stage(job, FULL, partial(train_full, job, full))
     before = net = trained if student is full else student
-    names = [f"{i}_{row.algorithm}" for i, row in enumerate(recipe.compression, 1)]
+    names = _rows(recipe)
     for name, row in zip(names, recipe.compression):
         net = _stage(job, name, partial(_compressed, job, net, row))
     files = [out / name / PLAN for name in names]
     plan = composed(job.task, before, [Plan.load(f) for f in files if f.exists()])
     if plan is not None:
         plan.save(out / PLAN)
-    names = [FULL, *names]
     if recipe.finetune is not None:
         _stage(job, COMPACT, partial(finetune, job, net, trained))
-        names.append(COMPACT)
+
+
+def _rows(recipe: Recipe) -> list[str]:
+    """Return the names of the stages of a recipe's compression."""
+    return [f"{i}_{row.algorithm}" for i, row in enumerate(recipe.compression, 1)]
+
+
+def _results(job: Job) -> Dict[str, Dict[str, Any]]:
+    """Return the results of all stages by name."""
+    recipe, out = job.recipe, job.out
+    names = [FULL, *_rows(recipe), *([COMPACT] if recipe.finetune is not None else [])]
     return {
         name: read_stage(out / name / RESULT, name, recipe.metric) for name in names
     }
@@ -166,6 +208,9 @@ def _stage(
     folder.mkdir(parents=True, exist_ok=True)
     net, notes = work(folder)
     to_devices(net, job.options.ctx[:1])
+    if not job.options.ranks.leads:
+        to_devices(net, [mx.cpu()])
+        return net
     figures = {
         **cost.count(task.trace(net)).figures(),
         **job.evaluate(net, folder=folder),
@@ -185,7 +230,13 @@ def origin_of(job: Job) -> Dict[str, Any]:
         named["val"] = splits.val
     counts = {name: data.count_images(dataset) for name, dataset in named.items()}
     images = {"kind": settings.kind, "root": settings.root, **counts}
-    return {"data": images, "seed": job.recipe.seed, **job.facts}
+    options = job.options
+    training: Dict[str, Any] = {}
+    if options.ranks.size > 1:
+        training["workers"] = options.ranks.size
+    if options.gradient_threshold is not None:
+        training["gradient_threshold"] = options.gradient_threshold
+    return {"data": images, "seed": job.recipe.seed, **training, **job.facts}
 
 
 def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:

@@ -244,11 +244,15 @@ class Stage(DryRun, StageContext):
     def accuracy(self, net: HybridBlock, training_images: int | None = None) -> float:
         """Return the accuracy on the test images, or on some training images."""
         dataset = None if training_images is None else self._sample(training_images)
-        return self._job.evaluate(net, dataset)[self.metric]
+        return self._of_first(lambda: self._job.evaluate(net, dataset)[self.metric])
 
     def validated(self, net: HybridBlock) -> float:
         """Return the accuracy on the validation images."""
-        return self._job.validate(net)[self.metric]
+        return self._of_first(lambda: self._job.validate(net)[self.metric])
+
+    def _of_first(self, measure: Callable[[], float]) -> float:
+        """Return what rank 0 measures: decisions rest on it, on all ranks alike."""
+        return self._job.options.ranks.from_first("accuracy", measure)
 
     def within(self, name: str) -> Stage:
         """Return the same with a folder of this name in its folder."""
@@ -390,15 +394,19 @@ def fit(
     )
     choose_best = job.splits.val is not job.splits.test
     if choose_best:  # else the best epoch would be chosen on the test images
-        train.load_best(lesson.block, folder)
-    _, validations = train.read_log(folder / train.LOG)
-    return {
-        "epochs": progress.epoch,
-        "steps": progress.step,
-        "train_seconds": round(progress.seconds, 1),
-        "chosen": "best on val" if choose_best else "last",
-        "validated": {str(row["epoch"]): row[task.metric] for row in validations},
-    }
+        train.load_best(lesson.block, folder, options=options)
+
+    def notes() -> Dict[str, Any]:
+        _, validations = train.read_log(folder / train.LOG)
+        return {
+            "epochs": progress.epoch,
+            "steps": progress.step,
+            "train_seconds": round(progress.seconds, 1),
+            "chosen": "best on val" if choose_best else "last",
+            "validated": {str(row["epoch"]): row[task.metric] for row in validations},
+        }
+
+    return options.ranks.from_first("notes", notes)
 
 
 def to_devices(block: Block, ctx: Sequence[mx.Context]) -> None:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.deployment.deployable import output_names
+from gluon_compress.data import Preprocess
+from gluon_compress.deployment.checking import write_files
+from gluon_compress.deployment.deployable import (
+    folded_stage,
+    output_names,
+    stage_shapes,
+)
 from gluon_compress.deployment.folding import fold
 from gluon_compress.deployment.formats import FORMATS, InferenceGraph
+from gluon_compress.deployment.manifest import stage_rows
 from gluon_compress.deployment.plain_nets import write_checked
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
+from gluon_compress.deployment.runtimes import open_stage
 from gluon_compress.graph.symbols import (
     infer_shapes,
     put_together,
@@ -25,7 +34,9 @@ from gluon_compress.graph.symbols import (
     text_of,
 )
 from gluon_compress.model_folder import check_name, check_values, versions
+from gluon_compress.models.base import Stage
 from gluon_compress.models.family import family_of
+from gluon_compress.postprocess.base import FIRST
 from gluon_compress.quantization.image_range import without_range_quantisers
 from gluon_compress.splitting import packing
 from gluon_compress.splitting.bottleneck import (
@@ -56,7 +67,7 @@ from gluon_compress.storage.atomic import write_json
 from gluon_compress.validation import listed, parse, wrong
 
 HEAD_FORMATS = ("mxnet", "onnx-dynamic", "onnx", "openvino", "ncnn")
-TAIL_FORMATS = ("mxnet", "onnx-dynamic")
+TAIL_FORMATS, STAGED_FORMATS = ("mxnet", "onnx-dynamic"), ("mxnet", "onnx")
 CONVERTERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx")  # recorded versions
 CHECKED = 2  # images that every format is checked on
 
@@ -69,6 +80,8 @@ class _Half:
     graph: InferenceGraph
     reference: ReferenceOutputs
     outputs: tuple[str, ...]
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    postprocess: Any = None
 
 
 def save_halves(
@@ -80,7 +93,7 @@ def save_halves(
     coding: str = "none",
     name: str = "detector",
     head_formats: Sequence[str] = HEAD_FORMATS,
-    tail_formats: Sequence[str] = TAIL_FORMATS,
+    tail_formats: Sequence[str] | None = None,
     images: np.ndarray | None = None,
     neural_filter: NeuralFilter | None = None,
 ) -> Dict[str, dict]:
@@ -104,7 +117,8 @@ def save_halves(
     name : str
         Beginning of the file names.
     head_formats, tail_formats : sequence of str
-        Rows of ``deployment.FORMATS`` of float32.
+        Rows of ``deployment.FORMATS`` of float32. Default: for the head, those of every
+        runtime; for the tail, those of MXNet and ONNX Runtime.
     images : ndarray, optional
         Inputs ``(N, 3, H, W)`` as ``Preprocess`` returns them, to check on. Default:
         noise.
@@ -124,12 +138,15 @@ def save_halves(
         changed then.
     """
     check_name(name)
+    family = family_of(net)
+    if tail_formats is None:
+        tail_formats = STAGED_FORMATS if family.later_stages(net) else TAIL_FORMATS
     for forms in (head_formats, tail_formats):
         _check_formats(forms)
     if coding not in packing.CODINGS:
         raise wrong("coding", coding, listed(packing.CODINGS))
-    family = family_of(net)
-    preprocess, postprocess = family.preprocess(net), family.postprocess(net)
+    # Graphs are for inputs of one size.
+    preprocess, postprocess = family.preprocess(net).fixed, family.postprocess(net)
     symbol, params = family.inference_graph(net)
     check_values(params)
     points = split(net)
@@ -148,7 +165,9 @@ def save_halves(
     halves = [_half(HEAD, name, head, inputs, outputs)]
     tensors = halves[0].reference.float32[0]
     sent = np.stack([_received(tensor, bits) for tensor in tensors])
-    halves.append(_half(TAIL, name, tail, sent, output_names(tail[0])))
+    last = _half(TAIL, name, tail, sent, tuple(output_names(tail[0])))
+    stages = family.later_stages(net)
+    halves.append(replace(last, stages=stages, postprocess=postprocess))
     section, arrays = postprocess.state()
     common = {
         "format": 1,
@@ -251,9 +270,11 @@ def pair_hash(
     """
     digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
     for half in halves:
-        digest.update(text_of(half.graph.symbol).encode())
-        for key, value in sorted(half.graph.params.items()):
-            _add_array(digest, key, value.asnumpy())
+        stages = [(stage.symbol, stage.params) for stage in half.stages.values()]
+        for symbol, params in ((half.graph.symbol, half.graph.params), *stages):
+            digest.update(text_of(symbol).encode())
+            for key, value in sorted(params.items()):
+                _add_array(digest, key, value.asnumpy())
     for key, array in sorted(arrays.items()):
         _add_array(digest, key, array)
     return digest.hexdigest()
@@ -273,6 +294,9 @@ def _write(
 ) -> dict:
     with atomic_directory(folder, KINDS[half.part]) as draft:
         entries = write_checked(half.graph, half.reference, formats, Path(draft))
+        folded = {name: folded_stage(stage) for name, stage in half.stages.items()}
+        for form in formats if folded else ():
+            entries[form].update(_write_stages(half, folded, form, stated, Path(draft)))
         for file, array in arrays.items():
             np.save(Path(draft) / file, array)
         shapes = _output_shapes(half.graph)
@@ -284,12 +308,57 @@ def _write(
                 {"name": output, "shape": list(shape)}
                 for output, shape in zip(half.outputs, shapes)
             ],
+            **stage_rows(folded, lambda name: stage_shapes(folded[name])),
             "formats": entries,
             "files": checksums(Path(draft)),
         }
         parse(HeadManifest if half.part == HEAD else TailManifest, manifest)
         write_json(Path(draft) / MANIFEST, manifest)
     return manifest
+
+
+def _write_stages(
+    half: _Half, folded: Mapping[str, Stage], form: str, stated: Mapping, folder: Path
+) -> Dict[str, Any]:
+    """Write the later stages in a format, and compare each with the net's own."""
+    row = FORMATS[form]
+    if not row.staged:
+        allowed = listed(name for name, row in FORMATS.items() if row.staged)
+        raise wrong("tail_formats", form, f"for nets of several stages {allowed}")
+    files: Dict[str, Any] = {}
+    for name, stage in folded.items():
+        part = replace(
+            half.graph,
+            name=f"{half.graph.name}-{name}",
+            symbol=stage.symbol,
+            params=stage.params,
+            inputs=stage.inputs,
+        )
+        files[name] = write_files(row, part, folder)["files"]
+    worst = dict.fromkeys(folded, 0.0)
+
+    def compared(name: str, run: Callable, arrays: Mapping[str, np.ndarray]) -> Mapping:
+        stage = half.stages[name]
+        own = ReferenceOutputs(stage.symbol, stage.params, arrays)
+        off, allowed = own.departure([run(arrays)[n] for n in stage.outputs], row)
+        if not off <= allowed:
+            raise ValueError(
+                f"{files[name][0]}: {row.runtime} differs from the net by {off:.2g}; "
+                f"allowed: {allowed:.2g}"
+            )
+        worst[name] = max(worst[name], off)
+        return dict(zip(stage.outputs, own.float32))
+
+    runs = {}
+    for name, stage in folded.items():
+        paths = [folder / file for file in files[name]]
+        opened = open_stage(row.runtime, paths, stage.inputs, stage.outputs)
+        runs[name] = partial(compared, name, opened)
+    first = dict(zip(half.outputs, half.reference.float32))
+    size = Preprocess(**stated["preprocess"]).shape[1:]
+    images = np.zeros((len(half.reference.images), *size), np.float32)
+    half.postprocess.run({FIRST: lambda _: first, **runs}, images, together=False)
+    return {"stages": files, "stage_differences": worst}
 
 
 def _output_shapes(graph: InferenceGraph) -> list[tuple[int, ...]]:

@@ -1,0 +1,34 @@
+"""Trains on several processes and machines through MXNet's parameter server.
+
+``launching`` begins the processes and ends them together; ``ranks`` is what each of
+them knows of the others, through the ``hub``; ``sums`` adds their gradients. A process
+that no launcher began is alone, and nothing of this costs it anything.
+"""
+
+from gluon_compress.distributed.launching import Outcome, Run, lead, take
+from gluon_compress.distributed.places import place_of, read_hosts
+from gluon_compress.distributed.ranks import (
+    ALONE,
+    Member,
+    Ranks,
+    digest,
+    is_launched,
+    program,
+    ranks,
+)
+
+__all__ = [
+    "ALONE",
+    "Member",
+    "Outcome",
+    "Ranks",
+    "Run",
+    "digest",
+    "is_launched",
+    "lead",
+    "place_of",
+    "program",
+    "ranks",
+    "read_hosts",
+    "take",
+]
