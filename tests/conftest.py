@@ -33,6 +33,16 @@ def shared_data() -> Path:
     pytest.skip("real images are needed: GLUON_COMPRESS_DATA names no folder with bccd")
 
 
+@pytest.fixture(scope="module")
+def tiny_nets():
+    """Let recipes name the nets of ``tiny_nets``."""
+    from tiny_nets import register
+
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        yield
+
+
 @pytest.fixture
 def full_disk():
     """Return a block in which the system writes no file beyond so many bytes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, Type
 
@@ -25,6 +26,27 @@ from gluon_compress.postprocess import Postprocess, decoded
 from gluon_compress.validation import listed
 
 Params = Mapping[str, mx.nd.NDArray]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a net that runs behind another, on inputs made of its outputs.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    params : mapping
+        Values of its parameters.
+    inputs : dict
+        Shapes of its inputs for one image, by name.
+    outputs : tuple of str
+        Names.
+    """
+
+    symbol: mx.sym.Symbol
+    params: Params
+    inputs: Mapping[str, tuple]
+    outputs: tuple
 
 
 class Family(ABC):
@@ -369,6 +391,14 @@ class Family(ABC):
         for (node, *_), name in zip(heads, self.output_names):
             nodes[node]["name"] = name
         return put_together(nodes, heads), params
+
+    def later_stages(self, net: HybridBlock) -> dict[str, Stage]:
+        """Return what runtimes get beside ``inference_graph``, by name.
+
+        Nets whose parts have something between them that is no part of any graph have
+        later stages. ``postprocess.run`` runs one after the other.
+        """
+        return {}
 
     def results_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict] | None:
         """Return the graph up to what ``postprocess.decode`` gives, if there is one."""

@@ -24,7 +24,7 @@ from gluon_compress.boxes import (
     corner_from_center,
     nms,
 )
-from gluon_compress.postprocess.base import Detections, Rows, boxes_in_images
+from gluon_compress.postprocess.base import FIRST, Detections, Rows, boxes_in_images
 from gluon_compress.postprocess.ssd_check import DetectionCheck
 from gluon_compress.validation import (
     Positive,
@@ -49,7 +49,8 @@ PROPOSALS = "proposals"  # (B, R, 4)
 MAPS = tuple(f"map{i}" for i in range(len(POOLED)))  # what both stages read
 REGIONS = "regions"  # (R, 9): image, corner box, and which of the maps is read
 
-# One part of a net: arrays by name to arrays by name.
+FEATURES, HEADS, MASK = FIRST, "heads", "mask"  # the stages
+# What runs a stage: arrays by name to arrays by name.
 Stage = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
@@ -113,6 +114,7 @@ class RCNNPostprocess:
     Settings: ClassVar[type] = RCNNPostprocessSettings
     finds_boxes: ClassVar[bool] = True
     arrays: ClassVar[tuple] = ()
+    later_stages: ClassVar[tuple] = (HEADS, MASK)
 
     @classmethod
     def from_state(
@@ -196,6 +198,52 @@ class RCNNPostprocess:
             rows[: len(chosen)] = boxes[chosen]
         return found
 
+    def run(
+        self,
+        stages: Mapping[str, Stage],
+        batch: np.ndarray,
+        *,
+        together: bool = True,
+    ) -> Dict[str, np.ndarray]:
+        """Return what a net gives for a batch, running its stages in turn.
+
+        Parameters
+        ----------
+        stages : mapping
+            ``features``, from ``data`` ``(B, 3, H, W)`` to ``rpn_scores``,
+            ``rpn_deltas`` and ``MAPS``; ``heads``, from ``MAPS`` and ``regions`` to
+            ``class_scores`` and ``box_deltas``, one row a region; for masks also
+            ``mask``, to ``masks``.
+        batch : ndarray
+            Inputs ``(B, 3, H, W)``.
+        together : bool
+            Whether later stages take the regions of several images at once. Exports are
+            made for those of one.
+
+        Returns
+        -------
+        dict
+            ``rpn_scores`` and ``rpn_deltas``; ``proposals`` ``(B, R, 4)``;
+            ``class_scores`` ``(B, R, C + 1)`` and ``box_deltas`` ``(B, R, 4 C)``; and
+            of a net with masks ``masks`` ``(B, N, h, w)``, the probabilities of the
+            pixels of the boxes that ``decode`` returns.
+        """
+        first = stages[FEATURES]({"data": batch})
+        maps = {name: first[name] for name in MAPS}
+        scores, deltas = first[RPN_SCORES], first[RPN_DELTAS]
+        boxes = self.proposals(scores, deltas, (batch.shape[2], batch.shape[3]))
+        outputs = {RPN_SCORES: scores, RPN_DELTAS: deltas, PROPOSALS: boxes}
+        outputs.update(_in_regions(stages[HEADS], maps, boxes, together))
+        if MASK in stages:
+            ids, _, found = self.decode(outputs)
+            masks = _in_regions(stages[MASK], maps, found, together)[MASKS]
+            labels = np.maximum(ids[..., 0], 0).astype(int)
+            rows = np.arange(len(labels))[:, None]
+            columns = np.arange(labels.shape[1])[None]
+            with np.errstate(over="ignore"):
+                outputs[MASKS] = 1 / (1 + np.exp(-masks[rows, columns, labels]))
+        return outputs
+
     def decode(self, outputs: Mapping[str, np.ndarray]) -> Detections:
         """Return ids, scores and corner boxes.
 
@@ -204,7 +252,7 @@ class RCNNPostprocess:
         outputs : mapping
             ``proposals`` ``(B, R, 4)``, ``class_scores`` ``(B, R, C + 1)``, logits with
             the background first, and ``box_deltas`` ``(B, R, 4 C)``, as
-            ``run_stages`` gives them.
+            ``run`` gives them.
 
         Returns
         -------
@@ -298,52 +346,6 @@ class RCNNPostprocess:
                     "extra, allowed: none"
                 )
         return worst, ""
-
-
-def run_stages(
-    postprocess: RCNNPostprocess,
-    stages: Mapping[str, Stage],
-    batch: np.ndarray,
-    *,
-    together: bool = True,
-) -> Dict[str, np.ndarray]:
-    """Return what a net gives for a batch, running its stages one after the other.
-
-    Parameters
-    ----------
-    postprocess : RCNNPostprocess
-    stages : mapping
-        ``features``, from ``data`` ``(B, 3, H, W)`` to ``rpn_scores``, ``rpn_deltas``
-        and ``MAPS``; ``heads``, from ``MAPS`` and ``regions`` to ``class_scores`` and
-        ``box_deltas``, one row a region; for masks also ``mask``, to ``masks``.
-    batch : ndarray
-        Inputs ``(B, 3, H, W)``.
-    together : bool
-        Whether the second stage takes the regions of several images at once. Exports
-        are made for those of one.
-
-    Returns
-    -------
-    dict
-        ``rpn_scores`` and ``rpn_deltas``; ``proposals`` ``(B, R, 4)``;
-        ``class_scores`` ``(B, R, C + 1)`` and ``box_deltas`` ``(B, R, 4 C)``; and of a
-        net with masks ``masks`` ``(B, N, h, w)``, the probabilities of the pixels of
-        the boxes that ``decode`` returns.
-    """
-    first = stages["features"]({"data": batch})
-    maps = {name: first[name] for name in MAPS}
-    scores, deltas = first[RPN_SCORES], first[RPN_DELTAS]
-    boxes = postprocess.proposals(scores, deltas, batch.shape[2:])
-    outputs = {RPN_SCORES: scores, RPN_DELTAS: deltas, PROPOSALS: boxes}
-    outputs.update(_in_regions(stages["heads"], maps, boxes, together))
-    if "mask" in stages:
-        ids, _, found = postprocess.decode(outputs)
-        masks = _in_regions(stages["mask"], maps, found, together)[MASKS]
-        labels = np.maximum(ids[..., 0], 0).astype(int)
-        rows = np.arange(len(labels))[:, None], np.arange(labels.shape[1])[None]
-        with np.errstate(over="ignore"):
-            outputs[MASKS] = 1 / (1 + np.exp(-masks[(*rows, labels)]))
-    return outputs
 
 
 def _in_regions(

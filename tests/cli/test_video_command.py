@@ -31,7 +31,7 @@ LOADED: list = []
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """Return the folder of a thin, untrained detector."""
-    net = models.build("ssd_300_mobilenet0.25_lite", CLASSES, size=96)
+    net = detector(CLASSES, size=96)
     folder = tmp_path_factory.mktemp("models") / "thin"
     models.save(net, folder, "thin")
     return folder

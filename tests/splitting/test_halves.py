@@ -264,3 +264,37 @@ def test_pruned_nets_are_split():
     points = gc.split(slim)
     assert points.macs < gc.split(net).macs
     assert [p.name for p in points] == [p.name for p in gc.split(net)]
+
+
+@pytest.fixture(scope="module")
+def two_stages():
+    return gc.build(
+        "faster_rcnn_fpn_resnet18_v1b",
+        ("a", "b", "c"),
+        size=(64, 96),
+        fpn_channels=8,
+        rpn_channels=8,
+        head_channels=16,
+        rpn_post_nms=20,
+    )
+
+
+@pytest.mark.parametrize("form", [f for f in ("mxnet", "onnx") if f in INSTALLED])
+def test_a_two_stage_detector_is_split_in_its_trunk(form, two_stages, tmp_path):
+    settings = {"head_formats": ("mxnet",), "tail_formats": (form,), "bits": 16}
+    save_halves(two_stages, tmp_path, at="resnetv1b_layers1_relu3", **settings)
+    message = open_head(tmp_path / "head", runtime="mxnet").encode(IMAGE)
+    tail = open_tail(tmp_path / "tail", runtime=FORMATS[form].runtime)
+    family = family_of(two_stages)
+    inputs, place = family.preprocess(two_stages).fixed(IMAGE)
+    results = family.results(two_stages, mx.nd.array(inputs))
+    wanted = family.postprocess(two_stages).in_images(results, [place])[0]
+    for found in tail.detect([message, message]):
+        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-2, atol=1e-3)
+    with pytest.raises(ValueError, match="tail_formats is 'onnx-dynamic'"):
+        save_halves(
+            two_stages,
+            tmp_path / "other",
+            at="resnetv1b_layers1_relu3",
+            **{**settings, "tail_formats": ("onnx-dynamic",)},
+        )

@@ -9,7 +9,7 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
 
 from gluon_compress.data import Preprocess
-from gluon_compress.graph import block_of, give_value, pair_of
+from gluon_compress.graph import NetAdapter, block_of, give_value, pair_of
 from gluon_compress.graph.annotations import bake_weights
 from gluon_compress.graph.symbols import put_together, shapes_of, take_apart
 from gluon_compress.models.backbones import (
@@ -18,11 +18,11 @@ from gluon_compress.models.backbones import (
     find_taps,
     stored_classifier,
 )
-from gluon_compress.models.base import Family
+from gluon_compress.models.base import Family, Stage
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.rcnn import net as parts
 from gluon_compress.models.rcnn.config import RCNNConfig
-from gluon_compress.models.rcnn.inference import stages_of
+from gluon_compress.models.rcnn.inference import INPUTS, OUTPUTS, stages_of
 from gluon_compress.models.rcnn.manifest import manifest_of, stated_config
 from gluon_compress.models.rcnn.settings import (
     MaskRCNNSettings,
@@ -32,12 +32,15 @@ from gluon_compress.models.rcnn.settings import (
 from gluon_compress.models.rcnn.training import RCNNLoss, RCNNTargets, training_net
 from gluon_compress.models.ssd.config import VOC_CLASSES
 from gluon_compress.postprocess.rcnn import (
+    FEATURES,
+    HEADS,
+    MAPS,
+    MASK,
     POOLED,
     REGIONS,
     UNIT,
     RCNNPostprocess,
     RCNNPostprocessSettings,
-    run_stages,
 )
 from gluon_compress.validation import class_names
 
@@ -212,20 +215,43 @@ class RCNNFamily(Family):
         settings = {n: v for n, v in values.items() if n in names}
         return RCNNPostprocess(RCNNPostprocessSettings(**settings))
 
-    def inference_stages(self, net: HybridBlock) -> dict[str, tuple]:
-        """Return symbol and parameters of each stage, by name."""
+    def net_adapter(self) -> NetAdapter:
+        """Return how tracing takes a net apart: both stages at once."""
+        return NetAdapter(self.to_symbol, self._rebuilt, self._input_shape)
+
+    def inference_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict]:
+        """Return the first stage, and its parameters."""
+        stage = self._stages(net)[FEATURES]
+        return stage.symbol, dict(stage.params)
+
+    def later_stages(self, net: HybridBlock) -> dict[str, Stage]:
+        """Return the stages that read the pyramid's maps in regions."""
+        stages = self._stages(net)
+        return {name: stage for name, stage in stages.items() if name != FEATURES}
+
+    def _stages(self, net: HybridBlock) -> dict[str, Stage]:
         symbol, params = pair_of(net)
         nodes, heads, params = bake_weights(*take_apart(symbol), params)
-        found = parts.stages(put_together(nodes, heads))
-        return {
-            name: (part, {n: params[n] for n in part.list_inputs() if n in params})
-            for name, part in found.items()
-        }
+        symbols = parts.stages(put_together(nodes, heads))
+        config, image = self.config_of(net), self._input_shape(net)
+        sides = self._map_shapes(net, [*parts.map_symbols(symbol).values()])
+        counts = {HEADS: config.rpn_post_nms, MASK: config.post_nms}
+        shapes = {"data": image, **dict(zip(MAPS, sides))}
+        stages = {}
+        for name, part in symbols.items():
+            shapes[REGIONS] = (counts.get(name, 1), parts.REGION)
+            names = [n for n in part.list_inputs() if n not in INPUTS[name]]
+            used = {n: params[n] for n in names}
+            inputs = {n: shapes[n] for n in INPUTS[name]}
+            stages[name] = Stage(
+                _renamed(part, OUTPUTS[name]), used, inputs, OUTPUTS[name]
+            )
+        return stages
 
     def outputs(self, net: HybridBlock, batch: mx.nd.NDArray) -> dict[str, Any]:
-        """Return what ``postprocess.rcnn.run_stages`` does of a batch in Gluon."""
+        """Return what ``postprocess.run`` does of a batch in Gluon."""
         stages = stages_of(net, self.to_symbol(net))
-        return run_stages(self.postprocess(net), stages, batch.asnumpy())
+        return self.postprocess(net).run(stages, batch.asnumpy())
 
     def results(self, net: HybridBlock, batch: mx.nd.NDArray) -> tuple:
         """Return ids, scores and corner boxes of a batch."""
@@ -268,6 +294,15 @@ def trunk_symbols(symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
         internals[f"{parts.PREFIX}lateral{i}_output"] for i in range(len(BLOCKS))
     ]
     return {name: lateral.get_children()[0] for name, lateral in zip(BLOCKS, laterals)}
+
+
+def _renamed(symbol: mx.sym.Symbol, names: Sequence[str]) -> mx.sym.Symbol:
+    """Return a symbol whose outputs are of nodes with these names."""
+    nodes, heads = take_apart(symbol)
+    for (node, *_), name in zip(heads, names):
+        if nodes[node]["name"] != name:
+            nodes[node] = {**nodes[node], "name": name}
+    return put_together(nodes, heads)
 
 
 def _width(key: str, value: Any) -> int:

@@ -12,7 +12,10 @@ from gluon_compress.models.rcnn import net as parts
 from gluon_compress.postprocess.rcnn import (
     BOXES,
     CLASSES,
+    FEATURES,
+    HEADS,
     MAPS,
+    MASK,
     MASKS,
     REGIONS,
     RPN_DELTAS,
@@ -22,14 +25,14 @@ from gluon_compress.postprocess.rcnn import (
 
 IMAGE = "data"
 INPUTS = {
-    parts.FEATURES: (IMAGE,),
-    parts.HEADS: (*MAPS, REGIONS),
-    parts.MASK: (*MAPS, REGIONS),
+    FEATURES: (IMAGE,),
+    HEADS: (*MAPS, REGIONS),
+    MASK: (*MAPS, REGIONS),
 }
 OUTPUTS = {
-    parts.FEATURES: (RPN_SCORES, RPN_DELTAS, *MAPS),
-    parts.HEADS: (CLASSES, BOXES),
-    parts.MASK: (MASKS,),
+    FEATURES: (RPN_SCORES, RPN_DELTAS, *MAPS),
+    HEADS: (CLASSES, BOXES),
+    MASK: (MASKS,),
 }
 HELD = "rcnn_stages"  # attribute of a net, so that its stages are built once
 
@@ -41,7 +44,7 @@ def block_on(stage: str, symbol: mx.sym.Symbol, params: Any) -> SymbolBlock:
 
 
 class GluonStage:
-    """A stage of a net, as ``run_stages`` takes it.
+    """A stage of a net, as ``postprocess.run`` takes it.
 
     Its block is never hybridized with ``static_alloc``, for images of different sizes
     follow each other.

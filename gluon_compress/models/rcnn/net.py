@@ -25,7 +25,10 @@ from gluon_compress.models.rcnn.config import RCNNConfig
 from gluon_compress.postprocess.rcnn import (
     BOXES,
     CLASSES,
+    FEATURES,
+    HEADS,
     MAPS,
+    MASK,
     MASKS,
     POOLED,
     REGIONS,
@@ -34,7 +37,6 @@ from gluon_compress.postprocess.rcnn import (
     regions_of,
 )
 
-FEATURES, HEADS, MASK = "features", "heads", "mask"  # the stages
 OUTPUTS = (RPN_SCORES, RPN_DELTAS, CLASSES, BOXES)
 MASK_OUTPUTS = (*OUTPUTS, MASKS)
 PREFIX = "rcnn_"
@@ -104,7 +106,7 @@ def two_stage(
             name=f"{PREFIX}halved",
         )
     for i, name in enumerate((f"{PREFIX}features0", LAST)):
-        x = mx.sym.FullyConnected(x, num_hidden=head_channels, name=f"{PREFIX}dense{i}")
+        x = _dense(x, head_channels, f"{PREFIX}dense{i}")
         x = mx.sym.Activation(x, act_type="relu", name=name)
     outputs += _predictors(x, len(config.classes))
     if masks:
@@ -225,10 +227,12 @@ def _pooled(maps: Sequence, regions: mx.sym.Symbol, side: int, name: str) -> Any
 def _predictors(x: mx.sym.Symbol, classes: int) -> list:
     """Return class scores ``(R, C + 1)`` and box deltas ``(R, 4 C)``."""
     widths = {CLASSES: classes + 1, BOXES: 4 * classes}
-    return [
-        mx.sym.FullyConnected(x, num_hidden=width, name=f"{PREFIX}{name}")
-        for name, width in widths.items()
-    ]
+    return [_dense(x, width, f"{PREFIX}{name}") for name, width in widths.items()]
+
+
+def _dense(x: mx.sym.Symbol, width: int, name: str) -> mx.sym.Symbol:
+    """Return a dense layer; MXNet's ONNX exporter flattens only if that is written."""
+    return mx.sym.FullyConnected(x, num_hidden=width, flatten=True, name=name)
 
 
 def _mask_predictor(x: mx.sym.Symbol, classes: int) -> mx.sym.Symbol:

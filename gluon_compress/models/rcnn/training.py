@@ -23,6 +23,8 @@ from gluon_compress.models.rcnn import net as parts
 from gluon_compress.models.rcnn.config import RCNNConfig
 from gluon_compress.models.rcnn.inference import block_on
 from gluon_compress.postprocess.rcnn import (
+    FEATURES,
+    HEADS,
     RPN_DELTAS,
     RPN_SCORES,
     RCNNPostprocess,
@@ -109,12 +111,12 @@ def training_net(
     """
     symbol, size = family.training_symbol(net), family.input_size(net)
     stages, params = parts.stages(symbol), net.collect_params()
-    first, names = list(stages[parts.FEATURES]), (RPN_SCORES, RPN_DELTAS)
+    first, names = list(stages[FEATURES]), (RPN_SCORES, RPN_DELTAS)
     tapped = family.tapped(net, symbol, taps, **options)
     outputs = mx.sym.Group([*first[: len(names)], *tapped, *first[len(names) :]])
-    features = block_on(parts.FEATURES, outputs, params)
+    features = block_on(FEATURES, outputs, params)
     initialize(features, outputs, size, seed=seed)  # adapters, if there are any
-    heads = block_on(parts.HEADS, stages[parts.HEADS], params)
+    heads = block_on(HEADS, stages[HEADS], params)
     return TwoStageBlock(features, heads, (*names, *taps), (1, 3, *size))
 
 
