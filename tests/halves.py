@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gluon_compress.serving.frames import Tensor
+from gluon_compress.serving.frames import SentTensor
 
 PAIR = "ab" * 32
 CLASSES = ("blue", "green", "red")
@@ -33,14 +33,14 @@ class FakeHead:
     pair: str = PAIR
     bits: int = 8
 
-    def encode(self, pixels: np.ndarray) -> Tensor | None:
+    def encode(self, pixels: np.ndarray) -> SentTensor | None:
         height, width = pixels.shape[:2]
         if min(height, width) < 8:
             raise ValueError(f"an image of {width} x {height} pixels; allowed: from 8")
         if not pixels.any():
             return None
         red = pixels[..., 0]
-        return Tensor(red.tobytes(), 0.0, 1.0, height, width, (1, height, width))
+        return SentTensor(red.tobytes(), 0.0, 1.0, height, width, (1, height, width))
 
 
 @dataclass
@@ -60,7 +60,7 @@ class FakeTail:
             self.batches.append(len(messages))
         return [self._one(message) for message in messages]
 
-    def _one(self, message: Tensor) -> tuple:
+    def _one(self, message: SentTensor) -> tuple:
         if message.tensor == (1, 13, 13):
             raise RuntimeError("a fault of the net's own")
         red = np.frombuffer(message.payload, np.uint8)

@@ -35,6 +35,7 @@ The server runs gluon-compress serve with a deployed detector. JPEG files are se
 they are, unless --longest or --quality asks for others.
 """
 STANDARD_OUTPUT = ""  # in place of a path
+GIGABIT = 1e6  # kbit/s
 JPEG = b"\xff\xd8\xff"
 
 
@@ -290,7 +291,9 @@ class _Run:
         line = f"{len(self.rows)} images: {places or 'none'}"
         client = self._client
         if client.kbit is not None and client.round_trip is not None:
-            line += f"; link {client.kbit:.0f} kbit/s"
+            is_fast = client.kbit > GIGABIT  # more cannot be told from chance
+            rate = "over 1 Gbit/s" if is_fast else f"{client.kbit:.0f} kbit/s"
+            line += f"; link {rate}"
             line += f", round trip {1e3 * client.round_trip:.1f} ms"
         return line
 

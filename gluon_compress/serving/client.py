@@ -131,6 +131,10 @@ class Client:
             raise ValueError(f"min_kbit is {min_kbit}; allowed without fallback: None")
         if in_flight < 1:
             raise ValueError(f"in_flight is {in_flight}; allowed: a number from 1")
+        times = {"deadline": deadline, "min_kbit": min_kbit, "patience": patience}
+        for name, value in times.items():
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}; allowed: a number above 0")
         if isinstance(head, (str, os.PathLike)):
             from gluon_compress.splitting.halves import open_head
 

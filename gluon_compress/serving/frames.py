@@ -193,7 +193,7 @@ def read_welcome(body: bytes) -> Welcome:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class SentTensor:
     """The tensor of one image, with the fields of ``splitting.halves.Message``."""
 
     payload: bytes
@@ -204,7 +204,7 @@ class Tensor:
     tensor: Tuple[int, ...]
 
 
-def pack_tensor(number: int, milliseconds: int, message: Tensor) -> bytes:
+def pack_tensor(number: int, milliseconds: int, message: SentTensor) -> bytes:
     """Return the body of a request with a tensor.
 
     Parameters
@@ -213,7 +213,7 @@ def pack_tensor(number: int, milliseconds: int, message: Tensor) -> bytes:
         Identifies the request on this connection.
     milliseconds : int
         Time that the server has for it; 0: any.
-    message : Tensor
+    message : SentTensor
         Or ``splitting.halves.Message``.
     """
     scale = (message.minimum, message.step, message.height, message.width)
@@ -222,7 +222,7 @@ def pack_tensor(number: int, milliseconds: int, message: Tensor) -> bytes:
     return head + shape + message.payload
 
 
-def read_tensor(body: bytes) -> tuple[int, int, Tensor]:
+def read_tensor(body: bytes) -> tuple[int, int, SentTensor]:
     """Return number, milliseconds and tensor of a request.
 
     Raises
@@ -240,7 +240,7 @@ def read_tensor(body: bytes) -> tuple[int, int, Tensor]:
     if not (0 < height * width <= MOST_PIXELS and min(shape) > 0):
         size = f"{width} x {height} pixels, shape {list(shape)}"
         raise RequestError(number, f"a tensor of an image of {size}")
-    message = Tensor(body[start:], low, step, height, width, shape)
+    message = SentTensor(body[start:], low, step, height, width, shape)
     return number, milliseconds, message
 
 

@@ -86,9 +86,13 @@ class Link:
         if not self._sent:
             self._free = now
 
+    def transit(self, size: int) -> float:
+        """Return the least seconds that a request and its answer are on the way."""
+        return (self.round_trip or 0.0) + size * (self.seconds_per_byte or 0.0)
+
     def expected(self, size: int, now: float) -> float | None:
         """Return how many seconds a request would take, None if nothing is known."""
         if self.seconds_per_byte is None:
             return None
-        waits = max(0.0, self._free - now) + size * self.seconds_per_byte
-        return waits + (self.round_trip or 0.0) + (self.server_seconds or 0.0)
+        waits = max(0.0, self._free - now)
+        return waits + self.transit(size) + (self.server_seconds or 0.0)

@@ -12,7 +12,7 @@ from gluon_compress.serving.frames import (
     MOST_AXES,
     Kind,
     Mode,
-    Tensor,
+    SentTensor,
     overhead,
     read_image,
     read_tensor,
@@ -61,12 +61,12 @@ class ServedTail:
     ----------
     tail : splitting.halves.Tail
     message : callable
-        Makes what the tail takes of the fields of a ``Tensor``.
+        Makes what the tail takes of the fields of a ``SentTensor``.
     """
 
     mode, request = Mode.SPLIT, Kind.TENSOR
 
-    def __init__(self, tail: Any, message: Callable[..., Any] = Tensor) -> None:
+    def __init__(self, tail: Any, message: Callable[..., Any] = SentTensor) -> None:
         self._tail, self._message = tail, message
         payload = overhead(Mode.SPLIT, MOST_AXES) - HEADER.size + tail.max_payload
         self.largest: int | None = payload
@@ -76,7 +76,7 @@ class ServedTail:
     def read(self, body: bytes) -> tuple[int, int, Any]:
         """Return number, milliseconds and message."""
         number, milliseconds, tensor = read_tensor(body)
-        if self._message is Tensor:
+        if self._message is SentTensor:
             return number, milliseconds, tensor
         content = {field.name: getattr(tensor, field.name) for field in fields(tensor)}
         return number, milliseconds, self._message(**content)

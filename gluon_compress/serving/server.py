@@ -129,7 +129,8 @@ class Server:
         await _cancelled([self._accepting])
         self._listener.close()
         for connection in self._connections:
-            connection.send(Kind.GOODBYE)
+            if connection.is_welcome:
+                connection.send(Kind.GOODBYE)
         try:
             await asyncio.wait_for(self._drained(), self.limits.drain_seconds)
         except asyncio.TimeoutError:
@@ -233,11 +234,13 @@ class Connection:
         When the sweeper closes it, in ``time.monotonic``.
     unanswered : int
         Its requests that wait or are computed.
+    is_welcome : bool
+        Whether the handshake is over.
     """
 
     def __init__(self, server: Server, peer: str) -> None:
         self.server, self.peer = server, peer
-        self.unanswered, self.is_open = 0, True
+        self.unanswered, self.is_open, self.is_welcome = 0, True, False
         self._threshold = 0.0
         self._waits_for = "the handshake"
         self._answered = asyncio.Event()
@@ -274,6 +277,9 @@ class Connection:
         transport, protocol = await loop.connect_accepted_socket(
             lambda: asyncio.StreamReaderProtocol(reader, loop=loop), link, **options
         )
+        if not self.is_open:  # its time was over meanwhile
+            transport.abort()
+            raise ConnectionError("too late")
         transport.set_write_buffer_limits(high=UNSENT)
         self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         return reader
@@ -309,6 +315,7 @@ class Connection:
                 served.classes,
             )
             self.send(Kind.WELCOME, welcome.packed())
+            self.is_welcome = True
             return True
         await self._let_read()
         return False

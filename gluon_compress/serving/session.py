@@ -216,8 +216,12 @@ class Session:
             except ssl.SSLCertVerificationError as error:
                 line = f"{self.name}: its certificate: {error.verify_message}"
                 self.failure = RefusedByServer(line)
-            except (RefusedByServer, FrameError) as error:
+            except RefusedByServer as error:
                 self.failure = error
+            except FrameError as error:
+                if self.welcome is None:
+                    self.failure = error
+                self.reason = str(error)  # something else may have its port for now
             except (OSError, EOFError, asyncio.TimeoutError) as error:
                 self.reason = _reason(error)
             self.tried.set()
@@ -342,6 +346,8 @@ class Session:
         if left is None:
             self._end(request.number, (Failure.LATE, "too late to be sent"))
             return
+        if left:  # what is left at the server, if the answer is to be in time
+            left = max(1, left - int(1e3 * self.link.transit(request.size)))
         body = request.pack(request.number, left)
         if len(body) > largest:
             line = f"a request of {len(body)} bytes; the server allows {largest}"

@@ -312,15 +312,15 @@ def overhead(
     Measured with halves that do nothing, over an unshaped link of this machine.
     """
     from gluon_compress.serving import Client
-    from gluon_compress.serving.frames import Tensor
+    from gluon_compress.serving.frames import SentTensor
 
     payload = bytes(round(statistics.mean(parts["bytes"]["tensor"])))
 
     class Nothing:
         pair, bits = "00" * 32, 8
 
-        def encode(self, image: np.ndarray) -> Tensor:
-            return Tensor(payload, 0.0, 1.0, 1, 1, (1, 1, 1))
+        def encode(self, image: np.ndarray) -> SentTensor:
+            return SentTensor(payload, 0.0, 1.0, 1, 1, (1, 1, 1))
 
     with ExitStack() as stack:
         port = stack.enter_context(_nothing_served(core))

@@ -106,6 +106,25 @@ def test_an_address_is_host_and_port(text):
         Client(text, FakeHead())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"in_flight": 0},
+        {"deadline": 0.0},
+        {"patience": float("inf")},
+        {"min_kbit": -1, "fallback": FakeNet()},
+        {"min_kbit": 100},
+        {"quality": 101, "head": None},
+        {"longest": 0, "head": None},
+    ],
+    ids=str,
+)
+def test_impossible_options_are_refused(options):
+    head = options.pop("head", FakeHead())
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is "):
+        Client("127.0.0.1:1", head, **options)
+
+
 def test_addresses_of_version_6_stand_in_brackets():
     assert split_address("[::1]:70") == ("::1", 70)
     assert split_address("a.b:70") == ("a.b", 70)

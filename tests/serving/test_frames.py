@@ -14,7 +14,7 @@ from gluon_compress.serving.frames import (
     Refusal,
     RequestError,
     Result,
-    Tensor,
+    SentTensor,
     Welcome,
     frame,
     overhead,
@@ -33,7 +33,7 @@ from gluon_compress.serving.frames import (
     read_welcome,
 )
 
-MESSAGE = Tensor(b"\1\2\3", -1.5, 0.25, 480, 640, (3, 1, 1))
+MESSAGE = SentTensor(b"\1\2\3", -1.5, 0.25, 480, 640, (3, 1, 1))
 TOKEN, NONCE = "a token of some length", bytes(range(16))
 
 
@@ -138,7 +138,7 @@ def test_a_foreign_header_is_refused_in_one_line(header, words):
     ids=str,
 )
 def test_a_tensor_out_of_range_is_a_bad_request(change):
-    body = pack_tensor(7, 0, Tensor(**{**MESSAGE.__dict__, **change}))
+    body = pack_tensor(7, 0, SentTensor(**{**MESSAGE.__dict__, **change}))
     with pytest.raises(RequestError, match="tensor") as refusal:
         read_tensor(body)
     assert refusal.value.number == 7

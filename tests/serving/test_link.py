@@ -49,6 +49,7 @@ def test_expected_time_counts_what_is_on_the_way():
     link.pinged(TRIP)
     end = used(link, [1000, 1000], gap=1.0)
     alone = 1000 / RATE + TRIP + SERVER
+    assert link.transit(1000) == pytest.approx(1000 / RATE + TRIP)
     assert link.expected(1000, end) == pytest.approx(alone)
     link.sent(7, 5000, end)
     assert link.expected(1000, end) == pytest.approx(alone + 5000 / RATE)

@@ -22,7 +22,7 @@ from gluon_compress.serving.frames import (
     Hello,
     Kind,
     Mode,
-    Tensor,
+    SentTensor,
     frame,
     pack_tensor,
 )
@@ -70,7 +70,7 @@ def exactly(link: socket.socket, size: int) -> bytes:
 
 def request(number: int, pixels=None, milliseconds: int = 0, **changes) -> bytes:
     message = FakeHead().encode(image(number) if pixels is None else pixels)
-    message = Tensor(**{**message.__dict__, **changes})
+    message = SentTensor(**{**message.__dict__, **changes})
     return frame(Kind.TENSOR, pack_tensor(number, milliseconds, message))
 
 
