@@ -18,15 +18,15 @@ from mxnet.gluon import HybridBlock
 from gluon_compress import cost, data, train
 from gluon_compress.compression import PLAN
 from gluon_compress.deployment import latencies_in_turn
-from gluon_compress.pipeline.classification import ClassificationTask
-from gluon_compress.pipeline.detection import DetectionTask
-from gluon_compress.pipeline.ranks import (
+from gluon_compress.pipeline.agreement import (
     agree_on_files,
     agree_on_recipe,
     agree_on_start,
     copied,
     scratch,
 )
+from gluon_compress.pipeline.classification import ClassificationTask
+from gluon_compress.pipeline.detection import DetectionTask
 from gluon_compress.pipeline.results import read_run, read_stage
 from gluon_compress.pipeline.stages import (
     COMPACT,

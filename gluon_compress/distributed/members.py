@@ -7,6 +7,7 @@ program, so they ask for the same exchanges in the same order.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
@@ -234,9 +235,11 @@ class Member(Ranks):
             raise
 
     def leave(self) -> None:
-        """Say that this rank has done its work."""
-        self._has_left = True
-        self._say({"left": True})
+        """Say that this rank has done its work; a process that ends does so too."""
+        if not self._has_left:
+            self._has_left = True
+            self._say({"left": True})
+            frames.close(self._connection)
 
     def _say(self, value: Any) -> None:
         with suppress(OSError):
@@ -254,6 +257,7 @@ class Member(Ranks):
                 self._answers.put(message)
                 continue
             break
+        frames.close(self._connection)
         if self._has_left:
             return
         reason, status = end
@@ -299,6 +303,7 @@ def joined(
     place, until = f"{hub[0]}:{hub[1]}", time.monotonic() + patience
     why = "no answer"
     while True:
+        connection = answer = None
         try:
             connection = socket.create_connection(hub, timeout=5.0)
             connection.settimeout(None)
@@ -306,11 +311,13 @@ def joined(
             frames.send(connection, greeting)
             answer = frames.receive(connection)
         except socket.gaierror:
-            answer, why = None, "there is no such host"
+            why = "there is no such host"
         except OSError as error:
-            answer, why = None, (error.strerror or str(error)).lower()
-        if answer is not None and "settings" in answer.value:
-            return connection, answer.value["settings"]
+            why = (error.strerror or str(error)).lower()
+        if connection is not None:
+            if answer is not None and "settings" in answer.value:
+                return connection, answer.value["settings"]
+            frames.close(connection)
         if answer is not None and "stop" in answer.value:
             raise ValueError(answer.value["stop"])
         if answer is not None and answer.value.get("refused") != WAIT:
@@ -358,6 +365,7 @@ def _from_environment() -> Ranks:
         (address, int(port)),
         place[TOKEN],
     )
+    atexit.register(member.leave)
     os.environ.update({NODE_HOST: member.address, **member.settings})
     # MXNet would take it for the port of its own server.
     os.environ.pop("PORT", None)
