@@ -79,8 +79,8 @@ EFFICIENCY = """## Efficiency of many machines (computed)
 
 Computed from the model, not measured: the share of a step in which a machine computes,
 each with one worker and one server, if nothing overlaps. A machine computes {batch}
-images of {net}, {pixels} pixels, in {ms:.0f} ms, as one core did here. The faster a machine
-computes, the larger is the share of the exchange.
+images of {net}, {pixels} pixels, in {ms:.0f} ms, as one core did here. The faster a
+machine computes, the larger is the share of the exchange.
 """
 HOURS = """## Hours of recipes (computed)
 
@@ -155,10 +155,13 @@ def measured(way: str, ranks: int, args: argparse.Namespace) -> dict[str, Any]:
         if not ranks:
             task["way"] = "exact"  # the default, of no effect without a launcher
         worker = [sys.executable, str(WORKER), json.dumps(task)]
-        launch = [sys.executable, "-m", "gluon_compress", "launch", "-n", str(ranks)]
         print(f"{way}, {ranks} workers", file=sys.stderr, flush=True)
-        subprocess.run([*launch, "--", *worker] if ranks else worker, check=True)
+        subprocess.run([*_launch(ranks), *worker] if ranks else worker, check=True)
         return json.loads(out.read_text())
+
+
+def _launch(ranks: int) -> list[str]:
+    return [sys.executable, "-m", "gluon_compress", "launch", "-n", str(ranks), "--"]
 
 
 def fitted(way: str, groups: Sequence[Mapping[str, Any]]) -> Model:
@@ -241,17 +244,8 @@ def accuracies(recipe: str, thresholds: Sequence[float]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             chosen = [] if threshold is None else ["--gradient-threshold", threshold]
-            command = [
-                sys.executable,
-                "-m",
-                "gluon_compress",
-                "launch",
-                "-n",
-                "2",
-                "--",
-            ]
-            command += ["run", "--recipe", recipe, "--out", str(out), "--quiet"]
-            subprocess.run([*command, *map(str, chosen)], check=True)
+            run = ["run", "--recipe", recipe, "--out", str(out), "--quiet"]
+            subprocess.run([*_launch(2), *run, *map(str, chosen)], check=True)
             result = json.loads((out / "result.json").read_text())
             last = list(result["stages"].values())[-1]
             rows.append({"threshold": threshold, "accuracy": last[metric]})
@@ -291,10 +285,8 @@ def page_of(result: Mapping[str, Any]) -> str:
         _hours(models, result["recipes"]),
     ]
     if "accuracy" in result:
-        parts += [
-            THRESHOLDS.format(**result["accuracy"]),
-            _accuracy(result["accuracy"]),
-        ]
+        accuracy = result["accuracy"]
+        parts += [THRESHOLDS.format(**accuracy), _accuracy(accuracy)]
     return "\n".join(parts)
 
 

@@ -1,8 +1,8 @@
 """A rank of the benchmark: exchanges of many sizes, then steps of real trainings.
 
 The command line is one JSON object: ``out``, a file for what rank 0 has measured,
-``way``, ``rounds``, ``exchanges`` (keys, numbers a key), ``nets`` (name, pixels, batch),
-and ``core`` numbers that ranks are pinned to, in turn.
+``way``, ``rounds``, ``exchanges`` (keys, and numbers a key), ``nets`` (name, pixels and
+batch), and ``cores`` that ranks are pinned to, in turn.
 """
 
 from __future__ import annotations
