@@ -23,6 +23,8 @@ with at_once():
         models,
         nncf,
         recipes,
+        serve,
+        split_detect,
     )
     from gluon_compress.cli.app import dispatch
 
@@ -38,6 +40,9 @@ COMMANDS = {
     "evaluate": evaluate.EVALUATE,
     "detect": detect.DETECT,
     "compare": detect.COMPARE,
+    "serve": serve.SERVE,
+    "split-detect": split_detect.SPLIT_DETECT,
+    "remote-detect": split_detect.REMOTE_DETECT,
     "export": export.EXPORT,
     "bench": bench.BENCH,
     "latency": latency.LATENCY,

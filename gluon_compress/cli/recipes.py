@@ -327,7 +327,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     recipe, content = read_recipe(args.recipe)
-    if recipe.finetune is not None:
+    if recipe.finetune is not None or recipe.compression:
         others = "run_pipeline.py, prune_backbone.py or run"
         message = f"{args.recipe}: compresses; that is for {others}"
         raise ValueError(message)

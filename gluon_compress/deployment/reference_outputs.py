@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Mapping, Sequence, Tuple
+from typing import Any, Mapping, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -37,15 +37,15 @@ class ReferenceOutputs:
     ----------
     symbol : Symbol
     params : mapping
-    images : ndarray
-        Inputs ``(N, 3, H, W)``, float32.
+    images : ndarray or mapping
+        Inputs ``(N, 3, H, W)``, float32; arrays by name if there are several.
     joined : bool
         Whether files have one output: this graph's, concatenated along the last axis.
     """
 
     symbol: mx.sym.Symbol
     params: Mapping[str, mx.nd.NDArray]
-    images: np.ndarray
+    images: Any
     joined: bool = False
 
     @cached_property
@@ -119,7 +119,11 @@ class ReferenceOutputs:
             for name, value in self.params.items()
         }
         block = block_of(_of_type(self.symbol, dtype), params)
-        outputs = block(mx.nd.array(self.images, dtype=dtype))
+        inputs = [self.images]
+        if isinstance(self.images, Mapping):
+            names = [n for n in self.symbol.list_inputs() if n not in params]
+            inputs = [self.images[name] for name in names]
+        outputs = block(*(mx.nd.array(array, dtype=dtype) for array in inputs))
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         arrays = [output.asnumpy() for output in outputs]
         return [np.concatenate(arrays, axis=-1)] if self.joined else arrays

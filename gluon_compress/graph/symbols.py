@@ -210,8 +210,8 @@ def shapes_of(values: Mapping[str, Any]) -> dict[str, tuple]:
 
 def _stated_shape(node: dict) -> tuple | None:
     """Return the shape a variable was declared with, if it is complete."""
-    text = node["attrs"].get("__shape__", "None")
-    shape = ast.literal_eval(text)
+    text = node["attrs"].get("__shape__")
+    shape = None if text is None else ast.literal_eval(text)
     return tuple(shape) if shape and all(n > 0 for n in shape) else None
 
 

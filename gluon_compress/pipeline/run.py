@@ -76,7 +76,7 @@ def run(
     Parameters
     ----------
     recipe : Recipe
-        One without ``finetune`` only trains the full net.
+        One without ``compression`` and ``finetune`` only trains the full net.
     out : path
         A new or empty folder, or with ``resume`` the folder of an earlier run.
     resume : bool
@@ -252,7 +252,7 @@ def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:
     path, task = job.out / RESULT, job.task
     if path.exists():
         return read_run(path, results)
-    names = [name for name in (FULL, COMPACT) if name in results]
+    names = list(dict.fromkeys([FULL, list(results)[-1]]))
     times = latencies_in_turn([task.load(job.out / n / MODEL) for n in names])
     latency = {name: asdict(time) for name, time in zip(names, times)}
     total = {"stages": results, "latency": latency, **origin_of(job)}

@@ -188,16 +188,17 @@ class Run:
         for parameter in self.trainable:
             if len(parameter.shape) == 1:  # BatchNorm and biases
                 parameter.wd_mult = 0.0
+        momentum = {"sgd": "momentum", "adam": "beta1"}[schedule.optimizer]
         rates = {
             "learning_rate": schedule.learning_rate,
-            "momentum": schedule.momentum,
+            momentum: schedule.momentum,
             "wd": schedule.weight_decay,
         }
         # A list, not a dict: a dict would be sorted by names, which contain counters.
         # Updates are made here, not in the store, so that gradients can be clipped.
         self.trainer = gluon.Trainer(
             self.trainable,
-            "sgd",
+            schedule.optimizer,
             rates,
             kvstore=None if options.kvstore in DISTRIBUTED else options.kvstore,
             update_on_kvstore=False,

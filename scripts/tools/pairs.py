@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from gluon_compress.cli.app import Command
-from gluon_compress.cli.options import above_0, add_out, write_result
+from gluon_compress.cli.options import RESULT, above_0, add_out, write_result
 from gluon_compress.markdown import table
+from gluon_compress.provenance import environment
 from gluon_compress.storage.atomic import read_json, write_atomically
 from tools.kill import RECIPE, contents, processes, write_images
 
@@ -37,7 +38,8 @@ TEXT = """Run every pair of commands on one folder at once, and check what is le
   %(prog)s --commands export detect --rounds 5 --seed 3 --out runs/pairs
 
 Each command writes the folder, or reads it while the other writes. Writes result.json
-and pairs.md: how many pairs succeeded, were refused, or went wrong.
+and pairs.md: how many pairs succeeded, were refused, or went wrong. A campaign takes
+hours; --resume continues one that was stopped.
 """
 PAGE = "pairs.md"
 INTRODUCTION = """# Two commands on one folder
@@ -47,9 +49,9 @@ Pairs of commands ran on one folder, the second from a random moment of the firs
 *read* read what another one writes. Where not both succeed, one is refused with a line
 that names the holder, or says that the folder holds something else, or nothing yet.
 *Bad* is any other end, a folder that holds a part of something, or a file left over.
-Seed {seed}; commit {commit}, {date}.
+Seed {seed}; commit {commits}, {date}.
 """
-LONGEST = 600.0  # seconds, of a command
+LONGEST = 1800.0  # seconds, of a command; others may use the machine
 BOTH, HOLDER, OTHER = "both succeed", "holder named", "something else there"
 COLUMNS = (BOTH, HOLDER, OTHER, "bad")
 NAMES_HOLDER = re.compile(r"is being written by process \d+ on ")
@@ -176,7 +178,7 @@ class Campaign:
 
     def __init__(self, place: Path, names: Sequence[str], seed: int = 0) -> None:
         self._place, self._base = place, place / "base"
-        self._draw = random.Random(seed)
+        self._seed, self._draw = seed, random.Random(seed)
         self._processes = processes()
         self._base.mkdir()
         worker = self._processes.Process(target=prepare, args=(self._base,))
@@ -209,13 +211,20 @@ class Campaign:
         self._left[name] = set(contents(out))
 
     def run(self, rounds: int) -> Iterator[None]:
-        """Try every ordered pair so many times, in any order; yields after each."""
-        for _ in range(rounds):
-            pairs = list(itertools.product(self.names, self.names))
-            self._draw.shuffle(pairs)
-            for one, two in pairs:
-                self.try_pair(one, two)
-                yield
+        """Try every ordered pair so many times, in any order; yields after each.
+
+        Those that are counted already were the first ones, and are left out.
+        """
+        order = in_order(self.names, self._seed, rounds)
+        for number in range(sum(map(Counter.total, self.pairs.values())), len(order)):
+            self._draw = random.Random(f"{self._seed} {number}")
+            self.try_pair(*order[number])
+            yield
+
+    def resume(self, result: Mapping[str, Any]) -> None:
+        """Take over what an earlier part of the campaign counted."""
+        self.pairs = {name: Counter(row) for name, row in result["pairs"].items()}
+        self.bad = list(result["bad"])
 
     def try_pair(self, one: str, two: str) -> None:
         """Run two tasks on one folder, and count what came of it."""
@@ -230,6 +239,8 @@ class Campaign:
         for process, name in ((first, "first"), (second, "second")):
             process.join(LONGEST)
             outcomes.append(judged(process.exitcode, self._said(name)))
+            process.kill()  # or it would write into the folder of the next pair
+            process.join()
         bad = [outcome for outcome in outcomes if outcome not in COLUMNS]
         if HOLDER not in outcomes and bad == [] and outcomes.count(OTHER) == 2:
             bad = [f"both refused: {self._said('first')}"]
@@ -284,6 +295,16 @@ class Campaign:
         return faults + damaged(out)
 
 
+def in_order(names: Sequence[str], seed: int, rounds: int) -> list[tuple[str, str]]:
+    """Return the ordered pairs, as often as there are rounds, as they are tried."""
+    draw, order = random.Random(seed), []
+    for _ in range(rounds):
+        pairs = list(itertools.product(names, names))
+        draw.shuffle(pairs)
+        order += pairs
+    return order
+
+
 def damaged(folder: Path) -> list[str]:
     """Return the JSON files and exports below a folder that cannot be read."""
     from gluon_compress.storage.artifacts import MANIFEST, verified
@@ -320,30 +341,54 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--commands", nargs="+", choices=TASKS, metavar="NAME", help="default: all"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the campaign in --out"
+    )
     add_out(parser, "commands", "pairs", files=[PAGE])
 
 
 def _run(args: argparse.Namespace) -> None:
     """Carry out the campaign, and write and print what came of it."""
+    names = args.commands or list(TASKS)
+    settings = {"seed": args.seed, "rounds": args.rounds, "commands": names}
+    result = _earlier_part(Path(args.out) / RESULT, settings) if args.resume else {}
+    commits = list(dict.fromkeys([*_commits(result), environment()["commit"]]))
     with tempfile.TemporaryDirectory() as place:
-        campaign = Campaign(Path(place), args.commands or list(TASKS), args.seed)
+        campaign = Campaign(Path(place), names, args.seed)
+        if result:
+            campaign.resume(result)
         for _ in campaign.run(args.rounds):
             content = {
-                "seed": args.seed,
-                "rounds": args.rounds,
-                "commands": campaign.names,
+                **settings,
+                "commits": commits,
                 "pairs": {
                     name: {column: counts[column] for column in COLUMNS}
                     for name, counts in campaign.pairs.items()
                 },
                 "bad": campaign.bad,
             }
-            result = write_result(args.out, content)  # each time, for it takes long
-    page = page_of(read_json(result))
-    write_atomically(Path(args.out) / PAGE, page)
-    print(page)
+            result = read_json(write_result(args.out, content))
+            write_atomically(Path(args.out) / PAGE, page_of(result))
+    print(page_of(result))
     if campaign.bad:
         sys.exit(1)
+
+
+def _earlier_part(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the campaign has counted so far; ValueError if it is another one."""
+    result = read_json(path)
+    for key, value in settings.items():
+        if result.get(key) != value:
+            raise ValueError(
+                f"--{key} {value}: {path} has {result.get(key)}; allowed with "
+                "--resume: the same"
+            )
+    return result
+
+
+def _commits(result: Mapping[str, Any]) -> list[str]:
+    """Return the commits that a campaign ran with: more than one if it was resumed."""
+    return result.get("commits") or [result["commit"]] if result else []
 
 
 def page_of(result: Mapping[str, Any]) -> str:
@@ -352,7 +397,8 @@ def page_of(result: Mapping[str, Any]) -> str:
     tried = sum(sum(row.values()) for _, row in rows)
     count = len(result["commands"])
     counts = {"count": count, "tried": tried, "all_pairs": result["rounds"] * count**2}
-    lines = [INTRODUCTION.format(**{**result, **counts, "date": result["date"][:10]})]
+    facts = {"date": result["date"][:10], "commits": ", ".join(_commits(result))}
+    lines = [INTRODUCTION.format(**{**result, **counts, **facts})]
     total = [str(sum(row[column] for _, row in rows)) for column in COLUMNS]
     cells = [(name, *(str(row[column]) for column in COLUMNS)) for name, row in rows]
     lines.append(table(("first command", *COLUMNS), [*cells, ("all", *total)]))

@@ -225,7 +225,7 @@ def spoilt(write, layer: str):
 def layer_of(deployable) -> str:
     """Return the name of a layer in the middle of the net."""
     nodes = json.loads(deployable.graph[0].tojson())["nodes"]
-    return next(n["name"] for n in nodes if n["name"].endswith("conv7_fwd"))
+    return next(n["name"] for n in nodes if n["name"].endswith("trunk3_conv"))
 
 
 @pytest.mark.parametrize("name", [n for n in ("mxnet", "onnx") if n in EVERY])
@@ -265,7 +265,7 @@ def test_file_that_predictors_would_refuse_is_not_kept(net, tmp_path, monkeypatc
 
 def test_fold_that_departs_is_named(net, inputs, tmp_path, monkeypatch):
     def wrong(symbol, params):
-        name = next(n for n in params if n.endswith("conv7_fwd_bias"))
+        name = next(n for n in params if n.endswith("trunk3_conv_bias"))
         return symbol, {**params, name: params[name] + 0.5}
 
     with_graph(monkeypatch, wrong)
@@ -299,11 +299,11 @@ def imprecise(offset: float):
     """Return a detector whose float32 output is off: it subtracts large numbers."""
     net = detector(size=SIZE)
     params = dict(net.collect_params().items())
-    stem = next(n for n in params if n.endswith("batchnorm7_running_mean"))
-    names = [stem.replace("running_mean", end) for end in ("gamma", "running_var")]
+    stem = "trunk3_bn_moving_mean"
+    names = [stem.replace("moving_mean", end) for end in ("gamma", "moving_var")]
     gamma, var = (params[name].data() for name in names)
     params[stem].set_data(params[stem].data() + offset)
-    shift = params[stem.replace("running_mean", "beta")]
+    shift = params[stem.replace("moving_mean", "beta")]
     shift.set_data(shift.data() + offset * gamma / (var + 1e-5).sqrt())
     return net
 
@@ -324,7 +324,7 @@ def test_net_that_rounds_much_is_compared_with_its_exact_output(inputs, tmp_path
 def test_file_that_departs_by_more_than_the_net_rounds_is_refused(
     deployable, inputs, tmp_path, monkeypatch
 ):
-    net, row = imprecise(3000), FORMATS["mxnet"]
+    net, row = imprecise(1000), FORMATS["mxnet"]
     layer = layer_of(Deployable.of(net))
     monkeypatch.setitem(FORMATS, "mxnet", replace(row, write=spoilt(row.write, layer)))
     with pytest.raises(ValueError, match=r"differs .* allowed: .*e-0[45]; the first"):
