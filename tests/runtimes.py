@@ -78,6 +78,7 @@ def classifier(size=(32, 48)):
     y = convolution(x, 32, "first", kernel=3)
     x = mx.sym.relu(x + convolution(y, 32, "second", kernel=3, relu=False))
     x = mx.sym.Pooling(x, global_pool=True, kernel=(1, 1), pool_type="avg")
+    x = mx.sym.flatten(x)
     symbol = mx.sym.FullyConnected(x, num_hidden=len(CLASSES), name="dense")
     config = ClassifierConfig(CLASSES, size)
     params = values_of(symbol, config.size)
@@ -95,6 +96,8 @@ def values_of(symbol, size) -> dict:
             value = random.normal(0, 0.3, shape)
         elif name.endswith("bias"):
             value = np.zeros(shape)
+        elif name.startswith("box"):  # boxes are about as large as their anchors
+            value = random.normal(0, 0.05, shape)
         else:
             value = random.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
         params[name] = mx.nd.array(value)

@@ -1,14 +1,14 @@
 """Trains on several processes and machines through MXNet's parameter server.
 
-``launching`` begins the processes and ends them together; ``ranks`` is what each of
+``launching`` begins the processes and ends them together; ``members`` is what each of
 them knows of the others, through the ``hub``; ``sums`` adds their gradients. A process
 that no launcher began is alone, and nothing of this costs it anything.
 """
 
 from gluon_compress.distributed.launching import Outcome, Run, lead, take
-from gluon_compress.distributed.places import place_of, read_hosts
-from gluon_compress.distributed.ranks import (
+from gluon_compress.distributed.members import (
     ALONE,
+    SCRATCH,
     Member,
     Ranks,
     digest,
@@ -16,9 +16,11 @@ from gluon_compress.distributed.ranks import (
     program,
     ranks,
 )
+from gluon_compress.distributed.places import place_of, read_hosts
 
 __all__ = [
     "ALONE",
+    "SCRATCH",
     "Member",
     "Outcome",
     "Ranks",

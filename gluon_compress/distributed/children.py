@@ -46,6 +46,19 @@ class Child:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
+    def close(self) -> None:
+        """Copy the last of its output, and close what leads to it."""
+        for reader in self.readers:
+            reader.join(1.0)
+        if not any(reader.is_alive() for reader in self.readers):
+            for stream in (
+                self.process.stdin,
+                self.process.stdout,
+                self.process.stderr,
+            ):
+                if stream is not None:
+                    stream.close()
+
 
 class Children:
     """Several processes, whose output is copied with their names before each line."""
@@ -99,13 +112,7 @@ class Children:
             child.signal(signal.SIGKILL)
         self.wait(running, seconds)
         for child in self._children:
-            for reader in child.readers:
-                reader.join(1.0)
-
-    def kill(self) -> None:
-        """End all at once."""
-        for child in self._children:
-            child.signal(signal.SIGKILL)
+            child.close()
 
     @staticmethod
     def wait(children: Sequence[Child], seconds: float) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 _SIZES = struct.Struct(">IQ")  # of the JSON, and of the bytes behind it
@@ -93,8 +94,6 @@ def configure(connection: socket.socket) -> None:
 
 def close(connection: socket.socket) -> None:
     """Close a connection that another thread may be reading."""
-    try:
+    with suppress(OSError):  # it has ended already
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it has ended already
-        pass
     connection.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, NamedTuple
 
@@ -188,6 +189,7 @@ class Hub:
             if message is None:
                 break
             self._take(rank, message)
+        frames.close(connection)
         self._lose(rank, role)
 
     def _greet(self, connection: socket.socket) -> tuple[int, str]:
@@ -241,6 +243,7 @@ class Hub:
             self.stop(f"{who}{value['failed']}", int(value["status"]))
         elif "left" in value:
             self._state.places[rank].has_left = True
+            self._check_waiting()
         elif "ended" in value:
             self.ended(rank, int(value["ended"]))
 
@@ -260,6 +263,7 @@ class Hub:
             places[rank].round = message
             rounds = [places[r].round for r in range(self.size)]
             messages = [m for m in rounds if m is not None]
+            self._check_waiting()
             if len(messages) < self.size or self._state.end is not None:
                 return
             for place in places.values():
@@ -272,6 +276,21 @@ class Hub:
             payload = combined(messages[0].value["how"], [m.payload for m in messages])
             for place in places.values():
                 _try_to_send(place.worker, {"values": values}, payload)
+
+    def _check_waiting(self) -> None:
+        """Stop if a rank waits for one that has done its work."""
+        with self._state.lock:
+            places = self._state.places.items()
+            waiting = [rank for rank, place in places if place.round is not None]
+            left = [rank for rank, place in places if place.has_left]
+            if waiting and left:
+                first = self._state.places[waiting[0]].round
+                assert first is not None
+                self.stop(
+                    f"{self.name(left[0])}: has ended, but rank {waiting[0]} is at "
+                    f"{first.value['round']!r}; all ranks must do the same",
+                    BAD_INPUT,
+                )
 
     def _mismatch(self, messages: list[Message]) -> str:
         """Return what is wrong if the ranks do not ask for the same."""
@@ -335,10 +354,8 @@ def _try_to_send(
     connection: socket.socket | None, value: Any, payload: bytes = b""
 ) -> None:
     if connection is not None:
-        try:
+        with suppress(OSError):  # its own thread notices that it is gone
             frames.send(connection, value, payload)
-        except OSError:  # its own thread notices that it is gone
-            pass
 
 
 def _name(rank: int, host: str) -> str:

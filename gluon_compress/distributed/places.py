@@ -1,5 +1,4 @@
-"""Where ranks run: hosts of a file, or a rank that Slurm, MPI or Kubernetes has given.
-"""
+"""Where ranks run: hosts of a file, or a rank that Slurm, MPI or Kubernetes gave."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, Type
 
@@ -41,12 +41,15 @@ class Stage:
         Shapes of its inputs for one image, by name.
     outputs : tuple of str
         Names.
+    examples : dict
+        Values of inputs that cannot be just any numbers, to time it with.
     """
 
     symbol: mx.sym.Symbol
     params: Params
     inputs: Mapping[str, tuple]
     outputs: tuple
+    examples: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Family(ABC):

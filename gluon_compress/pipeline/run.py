@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Mapping, Sequence, Type
 
 import mxnet as mx
@@ -19,14 +18,15 @@ from mxnet.gluon import HybridBlock
 from gluon_compress import cost, data, train
 from gluon_compress.compression import PLAN
 from gluon_compress.deployment import latencies_in_turn
-from gluon_compress.pipeline.classification import ClassificationTask
-from gluon_compress.pipeline.detection import DetectionTask
-from gluon_compress.pipeline.ranks import (
+from gluon_compress.pipeline.agreement import (
     agree_on_files,
     agree_on_recipe,
     agree_on_start,
     copied,
+    scratch,
 )
+from gluon_compress.pipeline.classification import ClassificationTask
+from gluon_compress.pipeline.detection import DetectionTask
 from gluon_compress.pipeline.results import read_run, read_stage
 from gluon_compress.pipeline.stages import (
     COMPACT,
@@ -98,33 +98,29 @@ def run(
         For a recipe that cannot work, found before the first training step, or a
         folder that holds anything else, or that another process writes.
     """
-    out, options = Path(out), options or train.Options()
-    options = replace(options, seed=recipe.seed, resume=True)
-    ranks = options.ranks
-    with ExitStack() as stack:
-        stack.enter_context(ranks.telling())
+    options = replace(options or train.Options(), seed=recipe.seed, resume=True)
+    ranks, folder = options.ranks, Path(out)
+    with ranks.telling(), ExitStack() as stack:
         agree_on_recipe(recipe, options)
-        if ranks.leads:
-            stack.enter_context(sole_writer(out))
-        else:
-            folder = stack.enter_context(TemporaryDirectory(prefix="rank_"))
-        ranks.together("folder", lambda: ranks.leads and _open(recipe, out, resume))
+
+        def opened() -> Path:
+            if not ranks.leads:
+                return Path(stack.enter_context(scratch()))
+            stack.enter_context(sole_writer(folder))
+            remove_leftovers(folder, below=True)
+            earlier = _with_decisions(recipe, folder / RECIPE) if resume else recipe
+            _check_folder(earlier, folder, resume)
+            return folder
+
+        own = ranks.together("folder", opened)
         if resume:
-            recipe = _with_decisions(recipe, out / RECIPE)
-            agree_on_files(out, ranks)
+            recipe = _with_decisions(recipe, folder / RECIPE)
+            agree_on_files(folder, ranks)
         if not ranks.leads:
-            out = copied(out, Path(folder), resume)
-        results = _run(recipe, out, options, facts)
+            own = copied(folder, own, resume)
+        results = _run(recipe, own, options, facts)
         ranks.leave()
         return results
-
-
-def _open(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Check and tidy the folder of a run."""
-    remove_leftovers(out, below=True)
-    if resume:
-        recipe = _with_decisions(recipe, out / RECIPE)
-    _check_folder(recipe, out, resume)
 
 
 def _run(
@@ -135,16 +131,17 @@ def _run(
 ) -> Dict[str, Any]:
     facts = environment() if facts is None else facts
 
-    def prepare() -> tuple[Job, HybridBlock, HybridBlock]:
-        job = open_job(task_of(recipe), out, options, facts)
+    job = _job(recipe, out, options, facts)
+
+    def prepare() -> tuple[HybridBlock, HybridBlock]:
         full, student = job.task.build(job.classes)
         for net in {id(net): net for net in (full, student)}.values():
             warn_of_limits(net, job.splits)
         if not (out / FULL / RESULT).exists():
             dry_run(job.task, student)
-        return job, full, student
+        return full, student
 
-    job, full, student = options.ranks.together("preparation", prepare)
+    full, student = options.ranks.together("preparation", prepare)
     agree_on_start(job, [full, student])
     recipe = _with_choices(recipe, job.recipe)
     out.mkdir(parents=True, exist_ok=True)
@@ -156,6 +153,17 @@ def _run(
     total = _with_speed(job, results)
     write_report(recipe, total, out, job.splits.test)
     return total
+
+
+def _job(recipe: Recipe, out: Path, options: train.Options, facts: Mapping) -> Job:
+    """Return the job of a run. Rank 0 opens the data first: some data are made then."""
+    ranks, task = options.ranks, task_of(recipe)
+
+    def opened() -> Job:
+        return open_job(task, out, options, facts)
+
+    first = ranks.together("data", lambda: opened() if ranks.leads else None)
+    return ranks.together("data of others", lambda: first or opened())
 
 
 def _run_stages(job: Job, full: HybridBlock, student: HybridBlock) -> None:

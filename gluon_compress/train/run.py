@@ -154,7 +154,7 @@ class Options:
         if name not in DISTRIBUTED and is_launched():
             allowed = ", ".join(DISTRIBUTED)
             raise ValueError(
-                f"kvstore is {name!r}; allowed in a process that was launched: {allowed}"
+                f"kvstore is {name!r}; allowed in a launched process: {allowed}"
             )
         threshold = self.gradient_threshold
         if threshold is not None and (name not in DISTRIBUTED or not threshold > 0):
@@ -204,9 +204,7 @@ class Run:
             update_on_kvstore=False,
         )
         self.ranks = options.ranks
-        self.replicas = Replicas(
-            self.parameters, self.trainable, self.trainer, options
-        )
+        self.replicas = Replicas(self.parameters, self.trainable, self.trainer, options)
         ema = schedule.ema
         self.averages = None if ema is None else Averages(self.parameters, ema)
         self.settings: dict[str, Any] = {}

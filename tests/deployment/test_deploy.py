@@ -324,7 +324,7 @@ def test_net_that_rounds_much_is_compared_with_its_exact_output(inputs, tmp_path
 def test_file_that_departs_by_more_than_the_net_rounds_is_refused(
     deployable, inputs, tmp_path, monkeypatch
 ):
-    net, row = imprecise(3000), FORMATS["mxnet"]
+    net, row = imprecise(1000), FORMATS["mxnet"]
     layer = layer_of(Deployable.of(net))
     monkeypatch.setitem(FORMATS, "mxnet", replace(row, write=spoilt(row.write, layer)))
     with pytest.raises(ValueError, match=r"differs .* allowed: .*e-0[45]; the first"):

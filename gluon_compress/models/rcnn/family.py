@@ -239,12 +239,15 @@ class RCNNFamily(Family):
         shapes = {"data": image, **dict(zip(MAPS, sides))}
         stages = {}
         for name, part in symbols.items():
-            shapes[REGIONS] = (counts.get(name, 1), parts.REGION)
+            count = counts.get(name, 1)
+            shapes[REGIONS] = (count, parts.REGION)
             names = [n for n in part.list_inputs() if n not in INPUTS[name]]
-            used = {n: params[n] for n in names}
-            inputs = {n: shapes[n] for n in INPUTS[name]}
             stages[name] = Stage(
-                _renamed(part, OUTPUTS[name]), used, inputs, OUTPUTS[name]
+                _renamed(part, OUTPUTS[name]),
+                {n: params[n] for n in names},
+                {n: shapes[n] for n in INPUTS[name]},
+                OUTPUTS[name],
+                {REGIONS: parts.reference_regions(config)[:count]},
             )
         return stages
 

@@ -8,8 +8,10 @@ write what a stage leaves behind into a folder of their own, which is removed.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Dict, Sequence
 
 import mxnet as mx
@@ -17,12 +19,15 @@ import numpy as np
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import train
-from gluon_compress.distributed import digest
+from gluon_compress.distributed import SCRATCH, digest
 from gluon_compress.provenance import environment
 from gluon_compress.recipe import Recipe
 from gluon_compress.storage.locks import LOCK
 
-SEEN = ("path", "label")  # methods of data sets that tell of an image without reading it
+SEEN = (
+    "path",
+    "label",
+)  # methods of data sets that tell of an image without reading it
 
 
 def agree_on_recipe(recipe: Recipe, options: train.Options) -> None:
@@ -107,6 +112,12 @@ def images_of(dataset: Any) -> str:
                 # The folder may have another name on another host.
                 parts.append(told if is_array else Path(str(told)).name.encode())
     return f"{len(dataset)}, {digest(*parts)}"
+
+
+def scratch() -> TemporaryDirectory:
+    """Return a folder for what a rank other than 0 leaves behind."""
+    # The launcher removes its own, also after a rank that was killed.
+    return TemporaryDirectory(prefix="rank_", dir=os.environ.get(SCRATCH))
 
 
 def copied(out: Path, folder: Path, resume: bool) -> Path:

@@ -7,6 +7,7 @@ program, so they ask for the same exchanges in the same order.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
@@ -34,6 +35,7 @@ HUB, RANK, SIZE, TOKEN = (
     "GLUON_COMPRESS_TOKEN",
 )
 ATTEMPT = "GLUON_COMPRESS_ATTEMPT"  # from 1, for programs that restart by themselves
+SCRATCH = "GLUON_COMPRESS_SCRATCH"  # a folder that the launcher removes
 NODE_HOST = "DMLC_NODE_HOST"  # the address that MXNet's parameter server is told
 JOIN_SECONDS = 60.0  # for ranks that start later than others
 UNWIND_SECONDS = 5.0  # for the main thread, once it knows that it has to end
@@ -233,9 +235,11 @@ class Member(Ranks):
             raise
 
     def leave(self) -> None:
-        """Say that this rank has done its work."""
-        self._has_left = True
-        self._say({"left": True})
+        """Say that this rank has done its work; a process that ends does so too."""
+        if not self._has_left:
+            self._has_left = True
+            self._say({"left": True})
+            frames.close(self._connection)
 
     def _say(self, value: Any) -> None:
         with suppress(OSError):
@@ -253,6 +257,7 @@ class Member(Ranks):
                 self._answers.put(message)
                 continue
             break
+        frames.close(self._connection)
         if self._has_left:
             return
         reason, status = end
@@ -298,6 +303,7 @@ def joined(
     place, until = f"{hub[0]}:{hub[1]}", time.monotonic() + patience
     why = "no answer"
     while True:
+        connection = answer = None
         try:
             connection = socket.create_connection(hub, timeout=5.0)
             connection.settimeout(None)
@@ -305,11 +311,13 @@ def joined(
             frames.send(connection, greeting)
             answer = frames.receive(connection)
         except socket.gaierror:
-            answer, why = None, "there is no such host"
+            why = "there is no such host"
         except OSError as error:
-            answer, why = None, (error.strerror or str(error)).lower()
-        if answer is not None and "settings" in answer.value:
-            return connection, answer.value["settings"]
+            why = (error.strerror or str(error)).lower()
+        if connection is not None:
+            if answer is not None and "settings" in answer.value:
+                return connection, answer.value["settings"]
+            frames.close(connection)
         if answer is not None and "stop" in answer.value:
             raise ValueError(answer.value["stop"])
         if answer is not None and answer.value.get("refused") != WAIT:
@@ -347,16 +355,17 @@ def is_launched() -> bool:
 
 def _from_environment() -> Ranks:
     # Processes that this one starts are no ranks.
-    place = {name: os.environ.pop(name, None) for name in (HUB, RANK, SIZE, TOKEN)}
-    if place[HUB] is None:
+    place = {name: os.environ.pop(name, "") for name in (HUB, RANK, SIZE, TOKEN)}
+    if not place[HUB]:
         return ALONE
     address, _, port = place[HUB].rpartition(":")
     member = Member(
-        int(place[RANK] or 0),
-        int(place[SIZE] or 1),
+        int(place[RANK]),
+        int(place[SIZE]),
         (address, int(port)),
-        place[TOKEN] or "",
+        place[TOKEN],
     )
+    atexit.register(member.leave)
     os.environ.update({NODE_HOST: member.address, **member.settings})
     # MXNet would take it for the port of its own server.
     os.environ.pop("PORT", None)
@@ -369,8 +378,9 @@ def digest(*parts: bytes | np.ndarray) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             total.update(f"{part.dtype}{part.shape}".encode())
-            part = np.ascontiguousarray(part).view(np.uint8).data
-        total.update(part)
+            total.update(np.ascontiguousarray(part).tobytes())
+        else:
+            total.update(part)
     return total.hexdigest()[:12]
 
 
