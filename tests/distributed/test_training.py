@@ -19,6 +19,8 @@ from images import few_toys
 from recipes import RECIPE, quick_run, recipe_in
 from training import QUIET, content, conv_net, outcome
 
+pytestmark = pytest.mark.usefixtures("tiny_nets")
+
 WORKER = str(Path(__file__).parent / "worker.py")
 TWO = replace(QUIET, ctx=(mx.cpu(0), mx.cpu(1)))
 
