@@ -18,6 +18,40 @@ gc.set_threshold(200_000, 50, 1000)
 
 BESIDE = Path(__file__).resolve().parents[2]
 
+# The files that take longest, first: workers that take whole files end together then.
+LONGEST = (
+    "deployment/test_web_page",
+    "pipeline/test_pipeline",
+    "pipeline/test_decide",
+    "prune/test_mask_and_slim",
+    "deployment/test_deploy_page",
+    "prune/test_zoo_nets",
+    "scripts/test_benchmarks",
+    "models/test_models",
+    "zoo/test_zoo",
+    "models/test_centernet",
+    "prune/test_iterative",
+    "deployment/test_deploy",
+    "pipeline/test_classifier",
+    "pipeline/test_train_ssd",
+    "deployment/test_deformable_forms",
+    "deployment/test_quantised",
+    "compression/test_sparsify",
+    "cli/test_model_commands",
+    "cli/test_app",
+)
+
+
+def pytest_configure(config):
+    """Let pytest-xdist keep the order: it would put files of many tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files that take longest first."""
+    order = {f"tests/{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.split("::")[0], len(order)))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -31,6 +65,16 @@ def shared_data() -> Path:
         if (folder / "bccd").is_dir():
             return folder
     pytest.skip("real images are needed: GLUON_COMPRESS_DATA names no folder with bccd")
+
+
+@pytest.fixture(scope="module")
+def tiny_nets():
+    """Let recipes name the nets of ``tiny_nets``."""
+    from tiny_nets import register
+
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        yield
 
 
 @pytest.fixture

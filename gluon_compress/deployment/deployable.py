@@ -80,7 +80,7 @@ class Deployable:
             postprocess=postprocess,
             classes=tuple(family.classes_of(net)),
             cost=count(trace(net, shape=preprocess.shape)).figures(),
-            stages={name: _folded(stage) for name, stage in stages.items()},
+            stages={name: folded_stage(stage) for name, stage in stages.items()},
         )
 
     @property
@@ -92,12 +92,17 @@ class Deployable:
 
     def stage_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the outputs of a later stage for one image, by name."""
-        stage = self.stages[name]
-        shapes = {**shapes_of(stage.params), **stage.inputs}
-        return dict(zip(stage.outputs, infer_shapes(stage.symbol, shapes)[1]))
+        return stage_shapes(self.stages[name])
 
 
-def _folded(stage: Stage) -> Stage:
+def stage_shapes(stage: Stage) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the outputs of a later stage for one image, by name."""
+    shapes = {**shapes_of(stage.params), **stage.inputs}
+    return dict(zip(stage.outputs, infer_shapes(stage.symbol, shapes)[1]))
+
+
+def folded_stage(stage: Stage) -> Stage:
+    """Return a later stage with BatchNorm folded."""
     symbol, params = fold(stage.symbol, stage.params)
     return replace(stage, symbol=symbol, params=params)
 

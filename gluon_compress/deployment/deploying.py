@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from gluon_compress.deployment.checking import FormatCheck, write_files
 from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import FORMATS, Format, InferenceGraph
 from gluon_compress.deployment.fusing import fusible
-from gluon_compress.deployment.manifest import DEPLOYED, checked
+from gluon_compress.deployment.manifest import DEPLOYED, checked, stage_rows
 from gluon_compress.deployment.quantised import has_quantisers
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
 from gluon_compress.graph import pair_of
@@ -124,7 +124,7 @@ def deploy(
                 {"name": output, "shape": list(output_shape)}
                 for output, output_shape in deployable.output_shapes.items()
             ],
-            **_stage_entries(deployable),
+            **stage_rows(deployable.stages, deployable.stage_shapes),
             "postprocess": postprocess,
             "cost": deployable.cost,
             "formats": entries,
@@ -168,22 +168,6 @@ def _write(file_format: Format, check: FormatCheck, folder: Path) -> dict:
     paths = {name: [folder / f for f in own] for name, own in files.items()}
     differences = check.stages(file_format, paths)
     return {**entry, "stages": files, "stage_differences": differences}
-
-
-def _stage_entries(deployable: Deployable) -> dict:
-    """Return what the manifest states of the later stages, if there are any."""
-
-    def rows(shapes: Mapping[str, Sequence[int]]) -> list[dict]:
-        return [{"name": n, "shape": list(shape)} for n, shape in shapes.items()]
-
-    entries = {
-        name: {
-            "inputs": rows(stage.inputs),
-            "outputs": rows(deployable.stage_shapes(name)),
-        }
-        for name, stage in deployable.stages.items()
-    }
-    return {"stages": entries} if entries else {}
 
 
 def _varied(images: np.ndarray) -> bool:

@@ -194,20 +194,7 @@ class DeployedManifest(CommonManifest):
             expected = entry.files_allowed(name, self.files)
             if expected is not None:
                 raise not_allowed(entry.files, expected, f"formats.{name}.files")
-        self._check_stages()
-
-    def _check_stages(self) -> None:
-        """Refuse stages that the postprocess does not run, or without files."""
-        later = tuple(getattr(self.postprocess_class, "later_stages", ()))
-        if any(name not in later for name in self.stages) or (
-            later and later[0] not in self.stages
-        ):
-            allowed = f"{', '.join(later)}, as postprocess.kind runs them"
-            raise not_allowed(list(self.stages), allowed if later else "none", "stages")
-        for name, entry in self.formats.items():
-            if {*entry.stages} != {*self.stages}:
-                allowed = f"files of {', '.join(self.stages) or 'none'}"
-                raise not_allowed(list(entry.stages), allowed, f"formats.{name}.stages")
+        check_stages(self)
 
     @property
     def postprocess_class(self) -> Any:
@@ -226,6 +213,40 @@ class DeployedManifest(CommonManifest):
         for stage in self.stages.values():
             shapes.update(stage.output_shapes)
         return shapes
+
+
+def check_stages(manifest: Any) -> None:
+    """Refuse stages that a manifest's postprocess does not run, or without files."""
+    later = tuple(getattr(manifest.postprocess_class, "later_stages", ()))
+    stages = manifest.stages
+    if any(name not in later for name in stages) or (later and later[0] not in stages):
+        allowed = f"{', '.join(later)}, as postprocess.kind runs them"
+        raise not_allowed(list(stages), allowed if later else "none", "stages")
+    for name, entry in manifest.formats.items():
+        if {*entry.stages} != {*stages}:
+            allowed = f"files of {', '.join(stages) or 'none'}"
+            raise not_allowed(list(entry.stages), allowed, f"formats.{name}.stages")
+
+
+def stage_rows(stages: Mapping[str, Any], shapes: Any) -> Dict[str, Any]:
+    """Return what a manifest states of later stages; nothing if there are none.
+
+    Parameters
+    ----------
+    stages : mapping
+        Each with ``inputs``.
+    shapes : callable
+        From a stage's name to the shapes of its outputs, by name.
+    """
+
+    def rows(stated: Mapping[str, Any]) -> list[dict]:
+        return [{"name": n, "shape": list(shape)} for n, shape in stated.items()]
+
+    entries = {
+        name: {"inputs": rows(stage.inputs), "outputs": rows(shapes(name))}
+        for name, stage in stages.items()
+    }
+    return {"stages": entries} if entries else {}
 
 
 def checked(manifest: Mapping[str, Any]) -> DeployedManifest:

@@ -48,7 +48,7 @@ def initialize(
     for name, parameter in missing.items():
         parameter.shape = shape_of[name]
         # As a default: what a layer asks for itself comes first.
-        start = start_of(name) or _initializer(name, shape_of[name])
+        start = start_of(name) or initializer(name, shape_of[name])
         parameter.initialize(ctx=ctx or mx.cpu(), default_init=start)
 
 
@@ -81,7 +81,8 @@ def with_missing_initialized(
     return {name: parameter.data() for name, parameter in parameters.items()}
 
 
-def _initializer(name: str, shape: Sequence[int]) -> mx.init.Initializer:
+def initializer(name: str, shape: Sequence[int]) -> mx.init.Initializer:
+    """Return how a parameter starts, by its name and shape."""
     # By kind: MXNet's own patterns do not know every name that a symbol may use.
     if name.endswith(("gamma", "var")):
         return mx.init.One()

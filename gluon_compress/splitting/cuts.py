@@ -424,6 +424,19 @@ def _located(
     return (ends[-1], 0) if ends else found[0]
 
 
+def number_of(nodes: Sequence[Mapping], name: str) -> int:
+    """Return the number of the first node of a name."""
+    return next(i for i, node in enumerate(nodes) if node["name"] == name)
+
+
+def outputs_at(symbol: mx.sym.Symbol, names: Sequence[str]) -> mx.sym.Symbol:
+    """Return the outputs of some nodes, behind their annotations."""
+    nodes, _ = take_apart(symbol)
+    ends = {source: i for i, source in sources_of(nodes).items()}  # the last one
+    numbers = [number_of(nodes, name) for name in names]
+    return put_together(nodes, [[ends.get((i, 0), i), 0, 0] for i in numbers])
+
+
 _SIZE_OF = "__size_of__"  # suffix of variables that stand for what was cut off
 
 

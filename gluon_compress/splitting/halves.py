@@ -12,15 +12,16 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from gluon_compress.data import Placement
 from gluon_compress.data.images import most_pixels
 from gluon_compress.deployment.formats import BATCH, formats_of
-from gluon_compress.deployment.runtimes import check_form, open_files
+from gluon_compress.deployment.runtimes import check_form, open_files, open_stage
 from gluon_compress.postprocess import POSTPROCESS, decoded
+from gluon_compress.postprocess.base import FIRST
 from gluon_compress.splitting import packing
 from gluon_compress.splitting.manifest import (
     HeadManifest,
@@ -106,10 +107,16 @@ class Head:
 
 
 def _is_kept(scores: np.ndarray, stated: Any) -> bool:
-    """Return whether an image may have an object: scores of "none" and "some"."""
+    """Return whether an image may have a target."""
+    # What is not a number is sent.
+    return not probabilities(scores[None])[0] < stated.threshold
+
+
+def probabilities(scores: np.ndarray) -> np.ndarray:
+    """Return the probability of "some" of scores ``(B, 2)`` of "none" and "some"."""
+    apart = scores[:, 0].astype(np.float64) - scores[:, 1].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        share = 1 / (1 + np.exp(np.float64(scores[0]) - np.float64(scores[1])))
-    return not share < stated.threshold  # what is not a number is sent
+        return 1 / (1 + np.exp(apart))
 
 
 class Tail:
@@ -128,8 +135,15 @@ class Tail:
         Bytes of the largest payload of one image.
     """
 
-    def __init__(self, manifest: TailManifest, postprocess: Any, run: Callable) -> None:
-        self._manifest, self._postprocess, self._run = manifest, postprocess, run
+    def __init__(
+        self,
+        manifest: TailManifest,
+        postprocess: Any,
+        run: Callable,
+        stages: Mapping[str, Callable],
+    ) -> None:
+        self._manifest, self._postprocess = manifest, postprocess
+        self._run, self._stages = run, stages
         stated = manifest.split
         self.pair, self.classes = stated.pair, tuple(manifest.classes)
         self.bits, self.coding = stated.bits, stated.coding
@@ -156,9 +170,23 @@ class Tail:
             return []
         placements = [self.check(message) for message in messages]
         tensors = np.stack([self._tensor(message) for message in messages])
-        run = partial(outputs_of, self._run, shapes=self._manifest.output_shapes)
-        results = decoded(self._postprocess, run, tensors)
+        results = self._results(tensors)
         return self._postprocess.in_images(results, placements)
+
+    def _results(self, tensors: np.ndarray) -> tuple:
+        """Return what the postprocess makes of some tensors."""
+        run = partial(outputs_of, self._run, shapes=self._manifest.output_shapes)
+        if not self._stages:
+            return decoded(self._postprocess, run, tensors)
+        # Of the images, the stages only look at the size.
+        size = self._manifest.preprocess.shape[1:]
+        images = np.broadcast_to(np.float32(0), (len(tensors), *size))
+        stages = {FIRST: lambda inputs: run(tensors), **self._stages}
+        try:
+            outputs = self._postprocess.run(stages, images, together=False)
+        except Exception as error:  # each runtime has its own
+            raise ValueError(f"the net does not run: {first_line(error)}") from None
+        return self._postprocess.decode(outputs)
 
     def check(self, message: Message) -> Placement:
         """Refuse a message by all that can be seen without decoding it.
@@ -300,11 +328,22 @@ def open_tail(
         finite({"it": arrays[name]}, Path(folder) / name)
     try:
         postprocess = kind.from_state(stated.postprocess, arrays)
-        postprocess.check(stated.output_shapes, stated.classes)
+        postprocess.check(stated.all_shapes, stated.classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     run = _opened(Path(folder), stated, runtime, threads)
-    return Tail(stated, postprocess, run)
+    entry = stated.formats[_format(folder, stated, runtime)]
+    stages = {
+        name: open_stage(
+            runtime,
+            [Path(folder) / file for file in entry.stages[name]],
+            stage.input_shapes,
+            tuple(stage.output_shapes),
+            threads,
+        )
+        for name, stage in stated.stages.items()
+    }
+    return Tail(stated, postprocess, run, stages)
 
 
 def check_pair(head: Any, tail: Any) -> None:
@@ -329,6 +368,15 @@ def _opened(folder: Path, stated: Any, runtime: str, threads: int | None) -> Cal
     """Return ``run(batch)`` of the format that a runtime reads."""
     if threads is not None and (type(threads) is not int or threads < 1):
         raise wrong("threads", threads, "a whole number from 1")
+    entry = stated.formats[_format(folder, stated, runtime)]
+    check_form(runtime, entry.deformable)
+    files = [folder / file for file in entry.files]
+    run = open_files(runtime, files, stated.input.shape, threads)
+    return run if entry.batch == BATCH else partial(_one_by_one, run)
+
+
+def _format(folder: Any, stated: Any, runtime: str) -> str:
+    """Return the format of a folder that a runtime reads."""
     formats = formats_of(runtime, PRECISION)
     name = next((name for name in formats if name in stated.formats), None)
     if name is None:
@@ -336,11 +384,7 @@ def _opened(folder: Path, stated: Any, runtime: str, threads: int | None) -> Cal
             f"{folder}: {runtime} reads the format {' or '.join(formats)}; the folder "
             f"has {listed(stated.formats) or 'none'}"
         )
-    entry = stated.formats[name]
-    check_form(runtime, entry.deformable)
-    files = [folder / file for file in entry.files]
-    run = open_files(runtime, files, stated.input.shape, threads)
-    return run if entry.batch == BATCH else partial(_one_by_one, run)
+    return name
 
 
 def _one_by_one(run: Callable, batch: np.ndarray) -> list[np.ndarray]:

@@ -11,7 +11,11 @@ from typing_extensions import Annotated, Literal
 
 from gluon_compress.data import Preprocess
 from gluon_compress.deployment.formats import FORMATS
-from gluon_compress.deployment.manifest import FormatEntry
+from gluon_compress.deployment.manifest import (
+    FormatEntry,
+    StageEntry,
+    check_stages,
+)
 from gluon_compress.postprocess import POSTPROCESS
 from gluon_compress.splitting.packing import Bits, Coding
 from gluon_compress.storage.artifacts import (
@@ -143,8 +147,11 @@ class TailManifest(HalfManifest):
     ----------
     postprocess : dict
         ``kind``, a row of ``POSTPROCESS``, and its settings.
+    stages : dict
+        Of a net of several stages, the later ones by name.
     """
 
+    stages: Dict[str, StageEntry] = {}
     postprocess: Annotated[
         Any, Tagged("kind", lambda: {k: p.Settings for k, p in POSTPROCESS.items()})
     ]
@@ -157,6 +164,7 @@ class TailManifest(HalfManifest):
         for name in self.postprocess_class.arrays:
             if name not in self.files:
                 raise self.error("files", f"{name!r} among them, with its checksum")
+        check_stages(self)
 
     @property
     def postprocess_class(self) -> Any:
@@ -165,8 +173,16 @@ class TailManifest(HalfManifest):
 
     @property
     def output_shapes(self) -> Dict[str, Tuple[int, ...]]:
-        """Shapes of the outputs for one image, by name."""
+        """Shapes of the outputs of the first graph for one image, by name."""
         return {output.name: output.shape for output in self.outputs}
+
+    @property
+    def all_shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """Shapes of the outputs of all graphs for one image, by name."""
+        shapes = self.output_shapes
+        for stage in self.stages.values():
+            shapes.update(stage.output_shapes)
+        return shapes
 
 
 Half = TypeVar("Half", bound=HalfManifest)

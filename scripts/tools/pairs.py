@@ -51,7 +51,7 @@ that names the holder, or says that the folder holds something else, or nothing 
 *Bad* is any other end, a folder that holds a part of something, or a file left over.
 Seed {seed}; commit {commits}, {date}.
 """
-LONGEST = 600.0  # seconds, of a command
+LONGEST = 1800.0  # seconds, of a command; others may use the machine
 BOTH, HOLDER, OTHER = "both succeed", "holder named", "something else there"
 COLUMNS = (BOTH, HOLDER, OTHER, "bad")
 NAMES_HOLDER = re.compile(r"is being written by process \d+ on ")
@@ -239,6 +239,8 @@ class Campaign:
         for process, name in ((first, "first"), (second, "second")):
             process.join(LONGEST)
             outcomes.append(judged(process.exitcode, self._said(name)))
+            process.kill()  # or it would write into the folder of the next pair
+            process.join()
         bad = [outcome for outcome in outcomes if outcome not in COLUMNS]
         if HOLDER not in outcomes and bad == [] and outcomes.count(OTHER) == 2:
             bad = [f"both refused: {self._said('first')}"]

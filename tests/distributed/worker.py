@@ -1,0 +1,60 @@
+"""A rank of the tests; ``gluon-compress launch`` begins it.
+
+worker.py fit FOLDER STEP        train a tiny net; rank 1 dies once after STEP
+worker.py recipe FILE FOLDER     run a recipe, but time no net and write no report
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gluon_compress.train import Options, fit
+from training import QUIET, SHORT, Batches, conv_net, cross_entropy, figures
+
+SCHEDULE = SHORT.replace(clip_norm=1.0, ema=0.9)
+
+
+def train(net, folder: Path, options: Options, **changes: Any):
+    """Train as all ranks do, and as the process does that they are compared with."""
+    parts = {"validate": figures(net), "options": options, **changes}
+    return fit(net, Batches(3, size=8), cross_entropy, SCHEDULE, folder, **parts)
+
+
+def train_as_rank(folder: Path, last_step: int) -> None:
+    options = replace(QUIET, resume=True, save_minutes=0)
+    net = conv_net(0.0)
+    if options.ranks.rank == 1:  # has to begin with the values of rank 0
+        for parameter in net.collect_params().values():
+            parameter.set_data(parameter.data() * 1.5)
+
+    def die(net, progress) -> None:
+        first = os.environ["GLUON_COMPRESS_ATTEMPT"] == "1"
+        if first and options.ranks.rank == 1 and progress.step == last_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(net, folder, options, step_callbacks=[die])
+
+
+def main(what: str, *given: str) -> None:
+    if what == "fit":
+        train_as_rank(Path(given[0]), int(given[1]))
+    else:
+        import pytest
+
+        import tiny_nets
+        from gluon_compress.recipe import load_recipe
+        from recipes import quick_run
+
+        tiny_nets.register(pytest.MonkeyPatch())
+        quick_run(load_recipe(given[0]), given[1])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
