@@ -137,7 +137,7 @@ def _run(args: argparse.Namespace) -> None:
     from gluon_compress.stopping import deferred
 
     command, again = command_of(args.words)
-    run = distributed.Run(
+    launch = distributed.Launch(
         command,
         again,
         servers=args.servers,
@@ -152,13 +152,13 @@ def _run(args: argparse.Namespace) -> None:
             if args.port is not None:
                 variables["MASTER_PORT"] = str(args.port)
             place = distributed.place_of(variables)
-            outcome = distributed.take(run, place, signal)
+            outcome = distributed.take(launch, place, signal)
         else:
             if args.n is None:
                 raise ValueError("-n is missing; allowed: a whole number from 1")
             hosts = args.hosts and distributed.read_hosts(args.hosts, args.n)
             outcome = distributed.lead(
-                run, args.n, signal, hosts=hosts, port=args.port or 0
+                launch, args.n, signal, hosts=hosts, port=args.port or 0
             )
     if outcome.status:
         print(f"launch: error: {outcome.reason}", file=sys.stderr)

@@ -5,7 +5,7 @@ them knows of the others, through the ``hub``; ``sums`` adds their gradients. A 
 that no launcher began is alone, and nothing of this costs it anything.
 """
 
-from gluon_compress.distributed.launching import Outcome, Run, lead, take
+from gluon_compress.distributed.launching import Launch, Outcome, lead, take
 from gluon_compress.distributed.members import (
     ALONE,
     SCRATCH,
@@ -20,11 +20,11 @@ from gluon_compress.distributed.places import place_of, read_hosts
 
 __all__ = [
     "ALONE",
+    "Launch",
     "SCRATCH",
     "Member",
     "Outcome",
     "Ranks",
-    "Run",
     "digest",
     "is_launched",
     "lead",

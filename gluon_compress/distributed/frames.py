@@ -20,7 +20,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 5}
 _UNANSWERED = {"TCP_USER_TIMEOUT": 8000}  # milliseconds
 
 
-class Message(NamedTuple):
+class Packet(NamedTuple):
     """What is sent at once.
 
     Parameters
@@ -47,7 +47,7 @@ def send(connection: socket.socket, value: Any, payload: bytes = b"") -> None:
 
 def receive(
     connection: socket.socket, most: int = MOST_JSON, most_bytes: int = MOST_BYTES
-) -> Message | None:
+) -> Packet | None:
     """Return the next message, None if the other side has closed or breaks off.
 
     Raises
@@ -64,7 +64,7 @@ def receive(
     text, payload = _exactly(connection, length), _exactly(connection, size)
     if text is None or payload is None:
         return None
-    return Message(json.loads(text), payload)
+    return Packet(json.loads(text), payload)
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes | None:

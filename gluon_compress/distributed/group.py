@@ -150,10 +150,10 @@ class Group:
     def _stopped(self, number: int) -> Outcome:
         """End all because the user wants it: after the step, and its checkpoint."""
         self.link.forward(number)
-        workers = list(self.workers.values())
-        for worker in workers:
-            worker.signal(number)
-        Children.wait(workers, SECONDS_TO_SAVE)
+        for rank, worker in self.workers.items():
+            if rank not in self.hosts:  # of the others, this would only end ssh
+                worker.signal(number)
+        Children.wait(list(self.workers.values()), SECONDS_TO_SAVE)
         return Outcome(128 + number)
 
     def _name(self, rank: int) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Dict, Mapping, NamedTuple
 import numpy as np
 
 from gluon_compress.distributed import frames
-from gluon_compress.distributed.frames import Message
+from gluon_compress.distributed.frames import Packet
 from gluon_compress.version import __version__
 
 PROTOCOL = 1
@@ -51,7 +51,7 @@ class _Place:
     node: socket.socket | None = None
     has_left: bool = False  # the worker, after its work
     status: int | None = None  # of the worker's process
-    round: Message | None = None  # what it has sent, until all have
+    round: Packet | None = None  # what it has sent, until all have
 
 
 @dataclass
@@ -234,7 +234,7 @@ class Hub:
         )
         return False
 
-    def _take(self, rank: int, message: Message) -> None:
+    def _take(self, rank: int, message: Packet) -> None:
         value = message.value
         if "round" in value:
             self._collect(rank, message)
@@ -256,7 +256,7 @@ class Hub:
 
     # ------------------------------------------------------------ exchanges
 
-    def _collect(self, rank: int, message: Message) -> None:
+    def _collect(self, rank: int, message: Packet) -> None:
         """Keep what a rank has sent; answer all when the last has."""
         with self._state.lock:
             places = self._state.places
@@ -292,7 +292,7 @@ class Hub:
                     BAD_INPUT,
                 )
 
-    def _mismatch(self, messages: list[Message]) -> str:
+    def _mismatch(self, messages: list[Packet]) -> str:
         """Return what is wrong if the ranks do not ask for the same."""
         first = messages[0].value
         for rank, message in enumerate(messages):

@@ -44,7 +44,7 @@ _FORWARDED = (
 
 
 @dataclass(frozen=True)
-class Run:
+class Launch:
     """What is to run on all ranks.
 
     Parameters
@@ -71,7 +71,7 @@ class Run:
 
 
 def lead(
-    run: Run,
+    launch: Launch,
     size: int,
     signal: Deferred,
     *,
@@ -82,7 +82,7 @@ def lead(
 
     Parameters
     ----------
-    run : Run
+    launch : Launch
     size : int
         Number of ranks.
     signal : Deferred
@@ -106,22 +106,22 @@ def lead(
     address = "127.0.0.1"
     if remote:
         address = places.address_towards(next(iter(remote.values())).split("@")[-1])
-    count = run.servers or 1 + len(set(remote.values()))
+    count = launch.servers or 1 + len(set(remote.values()))
 
     def attempt(number: int) -> Outcome:
-        return _Leader(run, size, address, count, number).run(
+        return _Leader(launch, size, address, count, number).run(
             signal, remote, "0.0.0.0" if remote else address, port
         )
 
-    return _attempts(run, attempt)
+    return _attempts(launch, attempt)
 
 
-def take(run: Run, place: Place, signal: Deferred) -> Outcome:
+def take(launch: Launch, place: Place, signal: Deferred) -> Outcome:
     """Run a command as one rank, whose place something else has given.
 
     Parameters
     ----------
-    run : Run
+    launch : Launch
     place : Place
     signal : Deferred
 
@@ -132,27 +132,27 @@ def take(run: Run, place: Place, signal: Deferred) -> Outcome:
     """
     address = places.numeric(place.address)
     is_local = address.startswith("127.")
-    count = run.servers or (1 if is_local else place.size)
+    count = launch.servers or (1 if is_local else place.size)
 
     def attempt(number: int) -> Outcome:
         if place.rank == 0:
-            leader = _Leader(run, place.size, address, count, number)
+            leader = _Leader(launch, place.size, address, count, number)
             leader.token = os.environ.get(TOKEN, "")
             others = dict.fromkeys(range(1, place.size), "")
             listen = address if is_local else "0.0.0.0"
             return leader.run(signal, others, listen, place.port)
-        return _follow(run, place, signal, number)
+        return _follow(launch, place, signal, number)
 
-    return _attempts(run, attempt)
+    return _attempts(launch, attempt)
 
 
-def _attempts(run: Run, attempt: Callable[[int], Outcome]) -> Outcome:
-    for number in range(1, run.restarts + 1):
+def _attempts(launch: Launch, attempt: Callable[[int], Outcome]) -> Outcome:
+    for number in range(1, launch.restarts + 1):
         outcome = attempt(number)
         if not outcome.may_restart:
             return outcome
-        run.say(f"{outcome.reason}; beginning again, {number} of {run.restarts}")
-    return attempt(run.restarts + 1)
+        launch.say(f"{outcome.reason}; beginning again, {number} of {launch.restarts}")
+    return attempt(launch.restarts + 1)
 
 
 def servers_of(rank: int, size: int, servers: int) -> list[int]:
@@ -164,9 +164,9 @@ class _Leader:
     """One attempt of the launcher that has the hub."""
 
     def __init__(
-        self, run: Run, size: int, address: str, servers: int, number: int
+        self, launch: Launch, size: int, address: str, servers: int, number: int
     ) -> None:
-        self.run_, self.size, self.address = run, size, address
+        self.launch, self.size, self.address = launch, size, address
         self.servers, self.number = servers, number
         self.token = secrets.token_hex(16)
 
@@ -202,13 +202,13 @@ class _Leader:
             for rank, host in others.items():
                 if host:
                     self._begin_on(group, rank, host, hub.port)
-            return group.watch(signal, self.run_.patience)
+            return group.watch(signal, self.launch.patience)
         finally:
             group.close()
 
     @property
     def _command(self) -> Sequence[str]:
-        return self.run_.command if self.number == 1 else self.run_.again
+        return self.launch.command if self.number == 1 else self.launch.again
 
     def _begin_on(self, group: Group, rank: int, host: str, port: int) -> None:
         variables = {
@@ -220,7 +220,7 @@ class _Leader:
             TOKEN: self.token,
             ATTEMPT: str(self.number),
         }
-        wait = ["--patience", str(self.run_.patience)]
+        wait = ["--patience", str(self.launch.patience)]
         argv = [*program(), "launch", "--from-environment", *wait, "--"]
         remote = places.remote_command(
             host, [*argv, *self._command], variables, os.getcwd()
@@ -275,11 +275,11 @@ class _Link:
                 return
 
 
-def _follow(run: Run, place: Place, signal: Deferred, number: int) -> Outcome:
+def _follow(launch: Launch, place: Place, signal: Deferred, number: int) -> Outcome:
     """One attempt of a launcher that has one rank and no hub."""
     token, hub = os.environ.get(TOKEN, ""), (place.address, place.port)
     greeting = {"rank": place.rank, "role": "node", "token": token}
-    connection, settings = joined(hub, greeting, run.patience)
+    connection, settings = joined(hub, greeting, launch.patience)
     link = _Link(connection, signal)
     group = Group(link, Children(), settings, 1)
     own = connection.getsockname()[0]
@@ -294,9 +294,9 @@ def _follow(run: Run, place: Place, signal: Deferred, number: int) -> Outcome:
             )
         for each in servers_of(place.rank, place.size, servers):
             group.serve(f"server {each}", "server", own)
-        command = run.command if number == 1 else run.again
+        command = launch.command if number == 1 else launch.again
         address = f"{place.address}:{place.port}"
         group.work(place.rank, command, address, token, number)
-        return group.watch(signal, run.patience)
+        return group.watch(signal, launch.patience)
     finally:
         group.close()

@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping, NoReturn, Sequence, T
 import numpy as np
 
 from gluon_compress.distributed import frames
-from gluon_compress.distributed.frames import Message
+from gluon_compress.distributed.frames import Packet
 from gluon_compress.distributed.hub import BAD_INPUT, DIVERGED, LOST, PROTOCOL, WAIT
 from gluon_compress.printable import printable
 from gluon_compress.version import __version__
@@ -199,7 +199,7 @@ class Member(Ranks):
         )
         self.address = self._connection.getsockname()[0]
         self._on_lost = on_lost or self._end_process
-        self._answers: queue.Queue[Message] = queue.Queue()
+        self._answers: queue.Queue[Packet] = queue.Queue()
         self._knows = threading.Event()  # the main thread, that it has to end
         self._has_left = False
         threading.Thread(target=self._listen, daemon=True, name="ranks").start()
@@ -263,7 +263,7 @@ class Member(Ranks):
         reason, status = end
         if status != LOST:
             # If it waits for an answer, it ends by itself, with this line.
-            self._answers.put(Message({"stop": reason}))
+            self._answers.put(Packet({"stop": reason}))
             if self._knows.wait(1.0):
                 time.sleep(UNWIND_SECONDS)
         self._on_lost("" if self._knows.is_set() else reason, status)

@@ -146,10 +146,9 @@ def _run(
     recipe = _with_choices(recipe, job.recipe)
     out.mkdir(parents=True, exist_ok=True)
     recipe.save(out / RECIPE)
-    _run_stages(job, full, student)
+    results = _run_stages(job, full, student)
     if not options.ranks.leads:
         return {}
-    results = _results(job)
     total = _with_speed(job, results)
     write_report(recipe, total, out, job.splits.test)
     return total
@@ -166,8 +165,10 @@ def _job(recipe: Recipe, out: Path, options: train.Options, facts: Mapping) -> J
     return ranks.together("data of others", lambda: first or opened())
 
 
-def _run_stages(job: Job, full: HybridBlock, student: HybridBlock) -> None:
-    """Run the stages that have no result yet."""
+def _run_stages(
+    job: Job, full: HybridBlock, student: HybridBlock
+) -> Dict[str, Dict[str, Any]]:
+    """Run the stages and return their results by name; only rank 0 has any."""
     recipe, out = job.recipe, job.out
     trained = _stage(job, FULL, partial(train_full, job, full))
     before = net = trained if student is full else student
@@ -180,6 +181,7 @@ def _run_stages(job: Job, full: HybridBlock, student: HybridBlock) -> None:
         plan.save(out / PLAN)
     if recipe.finetune is not None:
         _stage(job, COMPACT, partial(finetune, job, net, trained))
+    return _results(job) if job.options.ranks.leads else {}
 
 
 def _rows(recipe: Recipe) -> list[str]:

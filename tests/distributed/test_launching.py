@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gluon_compress.distributed import Run, lead, place_of, take
+from gluon_compress.distributed import Launch, lead, place_of, take
 from gluon_compress.distributed.hub import Hub
 from gluon_compress.distributed.launching import servers_of
 from gluon_compress.distributed.members import ATTEMPT, HUB, RANK, SCRATCH
@@ -35,7 +35,7 @@ def run(code: str, size: int = 2, *, asked: int | None = None, **options):
     said: list = []
     given = {name: options.pop(name) for name in ("hosts", "port") if name in options}
     again = options.pop("again", code)
-    whole = Run(python(code), python(again), say=said.append, **options)
+    whole = Launch(python(code), python(again), say=said.append, **options)
     begun = time.monotonic()
     outcome = lead(whole, size, Deferred(), **given)
     return outcome, said, time.monotonic() - begun
@@ -117,7 +117,7 @@ def test_bad_input_is_not_tried_again():
 
 def test_a_signal_goes_to_the_workers_which_may_finish():
     waits = "import signal, time; signal.signal(15, lambda *_: sys.exit(143));"
-    whole = Run(python(waits + "print('ready', flush=True); time.sleep(60)"), [])
+    whole = Launch(python(waits + "print('ready', flush=True); time.sleep(60)"), [])
     asked = Deferred()
     threading.Timer(0.5, lambda: setattr(asked, "number", signal.SIGTERM)).start()
     begun = time.monotonic()
@@ -209,7 +209,7 @@ def as_ranks(size: int, code: str, port: int, **options) -> list:
     def follow(rank: int) -> None:
         variables = {"SLURM_PROCID": str(rank), "SLURM_NTASKS": str(size)}
         variables.update(SLURM_JOB_NUM_NODES="1", MASTER_PORT=str(port))
-        whole = Run(python(code), python(code), patience=5.0, **options)
+        whole = Launch(python(code), python(code), patience=5.0, **options)
         outcomes[rank] = take(whole, place_of(variables), Deferred())
 
     threads = [threading.Thread(target=follow, args=[rank]) for rank in range(size)]

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from distributed.worker import SCHEDULE, train
-from gluon_compress.distributed import Run, lead, program
+from gluon_compress.distributed import Launch, lead, program
 from gluon_compress.stopping import Deferred
 from gluon_compress.train import LAST
 from images import few_toys
 from recipes import RECIPE, quick_run, recipe_in
 from training import QUIET, content, conv_net, outcome
+
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 
 WORKER = str(Path(__file__).parent / "worker.py")
 TWO = replace(QUIET, ctx=(mx.cpu(0), mx.cpu(1)))
@@ -26,7 +28,7 @@ TWO = replace(QUIET, ctx=(mx.cpu(0), mx.cpu(1)))
 def launched(*command: str, size: int = 2, restarts: int = 0) -> list[str]:
     """Launch a program, and return what the launcher said."""
     said: list = []
-    run = Run(command, command, restarts=restarts, say=said.append)
+    run = Launch(command, command, restarts=restarts, say=said.append)
     result = lead(run, size, Deferred())
     assert (result.status, result.reason) == (0, "")
     return said
@@ -106,7 +108,7 @@ def test_command_says_once_what_all_ranks_refuse(tmp_path):
     recipe_in(tmp_path)
     command = [*program(), "run", "--recipe", str(tmp_path / "recipe.json")]
     command += ["--out", str(tmp_path / "run")]
-    result = lead(Run(command, command), 2, Deferred())  # there are no images
+    result = lead(Launch(command, command), 2, Deferred())  # there are no images
     assert result.status == 2
     assert str(tmp_path / "toy") in result.reason
     assert not (tmp_path / "run").exists()

@@ -46,9 +46,13 @@ def main(what: str, *given: str) -> None:
     if what == "fit":
         train_as_rank(Path(given[0]), int(given[1]))
     else:
+        import pytest
+
+        import tiny_nets
         from gluon_compress.recipe import load_recipe
         from recipes import quick_run
 
+        tiny_nets.register(pytest.MonkeyPatch())
         quick_run(load_recipe(given[0]), given[1])
 
 
