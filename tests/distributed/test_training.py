@@ -105,7 +105,7 @@ def test_four_workers_restart_exactly(tmp_path):
 
 @pytest.mark.slow
 def test_command_says_once_what_all_ranks_refuse(tmp_path):
-    recipe_in(tmp_path)
+    recipe_in(tmp_path, model={"name": "ssd_300_mobilenet0.25"})
     command = [*program(), "run", "--recipe", str(tmp_path / "recipe.json")]
     command += ["--out", str(tmp_path / "run")]
     result = lead(Launch(command, command), 2, Deferred())  # there are no images
