@@ -96,6 +96,8 @@ def values_of(symbol, size) -> dict:
             value = random.normal(0, 0.3, shape)
         elif name.endswith("bias"):
             value = np.zeros(shape)
+        elif name.startswith("box"):  # boxes are about as large as their anchors
+            value = random.normal(0, 0.05, shape)
         else:
             value = random.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
         params[name] = mx.nd.array(value)

@@ -24,6 +24,7 @@ with at_once():
         nncf,
         recipes,
         serve,
+        split,
         split_detect,
     )
     from gluon_compress.cli.app import dispatch
@@ -40,6 +41,7 @@ COMMANDS = {
     "evaluate": evaluate.EVALUATE,
     "detect": detect.DETECT,
     "compare": detect.COMPARE,
+    "split": split.SPLIT,
     "serve": serve.SERVE,
     "split-detect": split_detect.SPLIT_DETECT,
     "remote-detect": split_detect.REMOTE_DETECT,

@@ -219,13 +219,16 @@ def _web(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _openvino(graph: InferenceGraph, folder: Path) -> dict:
-    """Convert the ONNX file with a dynamic batch, with OpenVINO's own converter."""
+    """Convert the ONNX file with a dynamic batch, as OpenVINO reads it.
+
+    ``openvino.convert_model`` reads it too, and tells its makers so over the network.
+    """
     openvino = import_optional("openvino", "openvino")
     graph, entry = _formed(graph, "openvino")
     with scratch_folder() as scratch:
         path = scratch / "dynamic.onnx"
         write_onnx(graph, path, batch=BATCH)
-        model = openvino.convert_model(path)
+        model = openvino.Core().read_model(path)
     openvino.save_model(model, folder / f"{graph.name}.xml", compress_to_fp16=False)
     return {"batch": BATCH, **entry}
 

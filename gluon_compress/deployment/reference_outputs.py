@@ -8,6 +8,7 @@ from typing import Any, Mapping, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
+from mxnet.ndarray.ndarray import _DTYPE_NP_TO_MX
 
 from gluon_compress.deployment.formats import FORMATS, INT8_TOLERANCE, Format
 from gluon_compress.deployment.quantised import has_jumps
@@ -169,9 +170,9 @@ def _of_type(symbol: mx.sym.Symbol, dtype: str) -> mx.sym.Symbol:
     if dtype == "float64":
         nodes = in_float64(nodes)
     for node in nodes:
-        if node["op"] == "null":
-            attrs = node["attrs"].items()
-            node["attrs"] = {k: value for k, value in attrs if k != "__dtype__"}
+        if "__dtype__" in node["attrs"]:
+            code = str(_DTYPE_NP_TO_MX[np.dtype(dtype).type])
+            node["attrs"] = {**node["attrs"], "__dtype__": code}
     return put_together(nodes, heads)
 
 

@@ -7,6 +7,7 @@ own, this is one row in ``formats.FORMATS``.
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,10 @@ import numpy as np
 
 from gluon_compress.deployment.file_checks import Shapes, check_files, onnx_outputs
 from gluon_compress.validation import first_line
+
+# ONNX Runtime reads this when it is imported. It would note what it runs in the user's
+# home, and send it to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def import_optional(module: str, extra: str) -> ModuleType:

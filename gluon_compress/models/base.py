@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, Type
 
@@ -41,12 +41,15 @@ class Stage:
         Shapes of its inputs for one image, by name.
     outputs : tuple of str
         Names.
+    examples : dict
+        Values of inputs that cannot be just any numbers, to time it with.
     """
 
     symbol: mx.sym.Symbol
     params: Params
     inputs: Mapping[str, tuple]
     outputs: tuple
+    examples: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Family(ABC):
@@ -78,6 +81,8 @@ class Family(ABC):
         Weights of distillation losses, where a recipe names none.
     loss_options : tuple of str
         Strategies of ``LossSettings`` that ``loss`` takes as keywords.
+    loss_of_outputs : bool
+        Whether ``loss`` is a function of the outputs, and runs no part of the net.
     """
 
     kind: ClassVar[str]
@@ -88,6 +93,7 @@ class Family(ABC):
     Evaluation: ClassVar[Optional[Type[EvaluationSettings]]] = None
     default_losses: ClassVar[Mapping[str, float]] = {}
     loss_options: ClassVar[tuple] = ()
+    loss_of_outputs: ClassVar[bool] = True
 
     @property
     def task(self) -> str:

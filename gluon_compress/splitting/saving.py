@@ -141,8 +141,8 @@ def save_halves(
     family = family_of(net)
     if tail_formats is None:
         tail_formats = STAGED_FORMATS if family.later_stages(net) else TAIL_FORMATS
-    for forms in (head_formats, tail_formats):
-        _check_formats(forms)
+    _check_formats(head_formats)
+    _check_formats(tail_formats, staged=bool(family.later_stages(net)))
     if coding not in packing.CODINGS:
         raise wrong("coding", coding, listed(packing.CODINGS))
     # Graphs are for inputs of one size.
@@ -233,11 +233,14 @@ def _with_filter(
     return joined, {**params, **neural_filter.params}
 
 
-def _check_formats(formats: Sequence[str]) -> None:
-    allowed = [name for name, row in FORMATS.items() if row.precision == "float32"]
+def _check_formats(formats: Sequence[str], *, staged: bool = False) -> None:
+    rows = {n: row for n, row in FORMATS.items() if row.precision == "float32"}
+    allowed = [name for name, row in rows.items() if row.staged or not staged]
     for name in formats:
         if name not in allowed:
-            raise wrong("formats", name, listed(allowed))
+            words = ", for a net of several stages" if staged else ""
+            key = "tail_formats" if staged else "formats"
+            raise wrong(key, name, f"{listed(allowed)}{words}")
     if not formats:
         raise wrong("formats", list(formats), "at least one")
 
@@ -322,9 +325,6 @@ def _write_stages(
 ) -> Dict[str, Any]:
     """Write the later stages in a format, and compare each with the net's own."""
     row = FORMATS[form]
-    if not row.staged:
-        allowed = listed(name for name, row in FORMATS.items() if row.staged)
-        raise wrong("tail_formats", form, f"for nets of several stages {allowed}")
     files: Dict[str, Any] = {}
     for name, stage in folded.items():
         part = replace(

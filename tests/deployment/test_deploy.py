@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -16,6 +20,8 @@ from gluon_compress.deployment.reference_outputs import ReferenceOutputs
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.storage.reading import Unreadable
 from runtimes import ANCHORS, EVERY, SIZE, classifier, detector, missing
+
+TESTS = Path(__file__).resolve().parents[1]
 
 
 def manifest_of(folder) -> dict:
@@ -113,6 +119,24 @@ def test_manifest_names_the_versions_of_what_made_its_files(deployed):
     versions = manifest_of(deployed)["versions"]
     assert versions["onnxruntime"] == metadata.version("onnxruntime")
     assert {"mxnet", "numpy", "python", "onnx"} <= set(versions)
+
+
+@pytest.mark.skipif("openvino" not in EVERY, reason="openvino is not installed")
+def test_nothing_is_gathered_for_the_makers_of_runtimes(tmp_path):
+    """They keep numbers of their own in the user's home, and send what was done."""
+    code = (
+        "from runtimes import classifier\n"
+        "from gluon_compress.deployment import deploy\n"
+        "deploy(classifier(), 'edge', formats=['onnx', 'openvino'])\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    place = {**os.environ, "HOME": str(tmp_path)}
+    place["PYTHONPATH"] = f"{TESTS}{os.pathsep}{TESTS.parent}"
+    place.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run(command, cwd=tmp_path, env=place, check=True)
+    assert (tmp_path / "edge" / "detector.xml").exists()
+    assert not (tmp_path / ".cache" / "Microsoft").exists()
+    assert not (tmp_path / "intel").exists()
 
 
 def test_int8_files_are_small(deployed):

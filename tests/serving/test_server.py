@@ -46,7 +46,7 @@ def server():
 
 def greeted(port: int, hello: Hello = HELLO) -> socket.socket:
     """Return a connection that the server has welcomed."""
-    link = socket.create_connection(("127.0.0.1", port), timeout=5)
+    link = socket.create_connection(("127.0.0.1", port), timeout=30)
     nonce = received(link)[1]
     link.sendall(frame(Kind.HELLO, hello.packed(nonce, None)))
     assert received(link)[0] == Kind.WELCOME
@@ -79,7 +79,7 @@ def assert_lives(server) -> None:
         assert_found(client.detect(image(1)), image(1))
 
 
-def eventually(condition, seconds: float = 5.0) -> None:
+def eventually(condition, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -192,7 +192,7 @@ def test_half_open_connections_are_let_go_and_leave_nothing(many_files):
         with ExitStack() as stack:
             for number in range(1000):
                 link = stack.enter_context(socket.socket())
-                link.settimeout(5)
+                link.settimeout(30)
                 link.connect(("127.0.0.1", server.port))
                 if number % 2:
                     link.sendall(b"G")
@@ -221,7 +221,7 @@ def test_connections_of_one_address_are_limited():
 
 def test_a_slow_frame_and_a_silent_client_are_let_go():
     served = ServedTail(FakeTail())
-    with running(served, frame_seconds=0.1, idle_seconds=0.15) as server:
+    with running(served, frame_seconds=0.3, idle_seconds=0.4) as server:
         with greeted(server.port) as slow, greeted(server.port) as silent:
             slow.sendall(request(1)[:40])
             assert slow.recv(1) == silent.recv(1) == b""
@@ -262,6 +262,20 @@ def test_a_client_is_not_read_beyond_its_window():
                 seen.append(len(server.batcher))
                 assert received(link)[0] == Kind.RESULT
         assert max(seen) <= 3
+
+
+def test_a_client_that_breaks_off_frees_its_place():
+    """It has more requests on the way than it may, and is not being read."""
+    tail = FakeTail(seconds=0.2)
+    with running(ServedTail(tail), window=1, batch=1, wait_ms=0) as server:
+        link = greeted(server.port)
+        link.sendall(b"".join(map(request, range(1, 6))))
+        eventually(lambda: server.metrics.value("requests_total") == 2)
+        linger = struct.pack("ii", 1, 0)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        link.close()
+        eventually(lambda: not server._connections)
+        assert len(server.batcher) == 0
 
 
 def test_busy_is_an_answer():
@@ -392,7 +406,7 @@ def test_without_tls_nobody_gets_in(guarded):
     name = f"localhost:{guarded.port}"
     assert name in error_of(name, token=TOKEN, patience=0.2)
     with socket.create_connection(("127.0.0.1", guarded.port)) as silent:
-        silent.settimeout(5)
+        silent.settimeout(30)
         assert silent.recv(1) == b""  # no time for TLS is endless
     eventually(lambda: not guarded._connections)
 
@@ -420,15 +434,24 @@ def test_a_stopped_server_answers_what_is_due():
         assert server.loop.tasks() == 0
 
 
+def test_a_server_that_stops_does_not_confuse_who_comes_now():
+    with running(ServedTail(FakeTail())) as server, socket.socket() as link:
+        link.settimeout(30)
+        link.connect(("127.0.0.1", server.port))
+        assert received(link)[0] == Kind.CHALLENGE
+        server.loop.run(server.stop())
+        assert link.recv(1) == b""  # no goodbye in place of a welcome
+
+
 def test_a_server_that_cannot_finish_stops_all_the_same(caplog):
     options = {"batch": 1, "drain_seconds": 0.05}
-    served = ServedTail(FakeTail(seconds=0.4))
+    served = ServedTail(FakeTail(seconds=1.5))
     with running(served, **options) as server, greeted(server.port) as link:
         link.sendall(request(1) + request(2))
         eventually(lambda: server.metrics.value("requests_total") == 2)
         begun = time.monotonic()
         server.loop.run(server.stop())
-        assert time.monotonic() - begun < 0.3
+        assert time.monotonic() - begun < 1.2
     assert "1 requests unanswered" in caplog.text
 
 

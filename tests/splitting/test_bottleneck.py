@@ -25,7 +25,7 @@ from gluon_compress.splitting.bottleneck import (
     with_bottleneck,
 )
 from gluon_compress.splitting.distilling import stage_names, trunk_lesson
-from runtimes import classifier, detector
+from runtimes import INSTALLED, classifier, detector
 
 IMAGE = np.random.RandomState(3).randint(0, 255, (45, 60, 3)).astype(np.uint8)
 SMALL = Bottleneck("trunk_stem_relu", "pooling0")
@@ -136,7 +136,7 @@ def test_the_rest_of_the_net_stays(teacher, student):
 
 
 @pytest.mark.parametrize(
-    ("make", "after", "at"), [(classifier, 1, 10), (detector, 8, 30)]
+    ("make", "after", "at"), [(classifier, 2, 4), (detector, 2, 8)]
 )
 def test_it_goes_into_any_net(make, after, at):
     net = make()
@@ -209,6 +209,11 @@ def test_one_bottleneck_is_enough(student):
         with_bottleneck(student, Bottleneck("trunk_stem_conv", "trunk_stem_relu"))
 
 
+def resnet():
+    """Return a classifier with three stages."""
+    return gc.build("cifar_resnet20_v1", ("a", "b", "c"), size=(16, 16))
+
+
 def lesson_of(net, settings, method):
     where = places(net, settings)
     stages = stage_names(net, where, method)
@@ -217,7 +222,7 @@ def lesson_of(net, settings, method):
 
 
 def test_hnd_compares_one_stage_and_ghnd_the_later_ones_too():
-    net = classifier()
+    net = resnet()
     points = [p.name for p in gc.split(net)]
     settings = Bottleneck(points[1], points[7])
     where = places(net, settings)
@@ -228,7 +233,7 @@ def test_hnd_compares_one_stage_and_ghnd_the_later_ones_too():
 
 
 def test_the_loss_is_the_sum_of_squared_errors_and_only_the_bottleneck_learns():
-    net = classifier(size=(16, 16))
+    net = resnet()
     points = [p.name for p in gc.split(net)]
     settings = Bottleneck(points[1], points[7], form="small")
     student, lesson = lesson_of(net, settings, "ghnd")
@@ -280,3 +285,13 @@ def test_training_brings_the_student_closer(teacher):
     # The net itself has learnt: it shares the parameters.
     values = pair_of(student)[1]
     assert any(np.abs(values[n].asnumpy()).max() > 0 for n in values if "beta" in n)
+
+
+@pytest.mark.parametrize(
+    "form", [f for f in ("onnx-dynamic", "ncnn") if f in INSTALLED]
+)
+def test_the_whole_net_with_its_quantiser_runs_in_other_runtimes(
+    form, student, tmp_path
+):
+    manifest = deploy(student, tmp_path / "whole", formats=(form,))
+    assert manifest["formats"][form]["steps"] < 1

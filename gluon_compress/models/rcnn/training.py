@@ -109,10 +109,10 @@ def training_net(
     net, taps, seed, **options
         As ``Family.training_net`` takes them.
     """
-    symbol, size = family.training_symbol(net), family.input_size(net)
-    stages, params = parts.stages(symbol), net.collect_params()
-    first, names = list(stages[FEATURES]), (RPN_SCORES, RPN_DELTAS)
-    tapped = family.tapped(net, symbol, taps, **options)
+    stages, params = parts.stages(family.training_symbol(net)), net.collect_params()
+    size, names = family.input_size(net), (RPN_SCORES, RPN_DELTAS)
+    first = list(stages[FEATURES])
+    tapped = family.tapped(net, stages[FEATURES], taps, **options)
     outputs = mx.sym.Group([*first[: len(names)], *tapped, *first[len(names) :]])
     features = block_on(FEATURES, outputs, params)
     initialize(features, outputs, size, seed=seed)  # adapters, if there are any
