@@ -21,6 +21,9 @@ BESIDE = Path(__file__).resolve().parents[2]
 # The files that take longest, first: workers that take whole files end together then.
 LONGEST = (
     "deployment/test_web_page",
+    "distributed/test_training",
+    "distributed/test_launching",
+    "serving/test_server",
     "pipeline/test_pipeline",
     "pipeline/test_decide",
     "prune/test_mask_and_slim",
@@ -31,6 +34,8 @@ LONGEST = (
     "zoo/test_zoo",
     "models/test_centernet",
     "prune/test_iterative",
+    "splitting/test_halves",
+    "models/test_refinedet",
     "deployment/test_deploy",
     "pipeline/test_classifier",
     "pipeline/test_train_ssd",
@@ -39,6 +44,11 @@ LONGEST = (
     "compression/test_sparsify",
     "cli/test_model_commands",
     "cli/test_app",
+    "serving/test_client",
+    "deployment/test_folding",
+    "prune/test_recalibration",
+    "scripts/test_release",
+    "test_installed",
 )
 
 

@@ -81,6 +81,8 @@ class Family(ABC):
         Weights of distillation losses, where a recipe names none.
     loss_options : tuple of str
         Strategies of ``LossSettings`` that ``loss`` takes as keywords.
+    loss_of_outputs : bool
+        Whether ``loss`` is a function of the outputs, and runs no part of the net.
     """
 
     kind: ClassVar[str]
@@ -91,6 +93,7 @@ class Family(ABC):
     Evaluation: ClassVar[Optional[Type[EvaluationSettings]]] = None
     default_losses: ClassVar[Mapping[str, float]] = {}
     loss_options: ClassVar[tuple] = ()
+    loss_of_outputs: ClassVar[bool] = True
 
     @property
     def task(self) -> str:

@@ -20,6 +20,7 @@ from gluon_compress.models.backbones import (
 )
 from gluon_compress.models.base import Family, Stage
 from gluon_compress.models.initialize import initialize
+from gluon_compress.models.rcnn import gluoncv
 from gluon_compress.models.rcnn import net as parts
 from gluon_compress.models.rcnn.config import RCNNConfig
 from gluon_compress.models.rcnn.inference import INPUTS, OUTPUTS, stages_of
@@ -37,6 +38,7 @@ from gluon_compress.postprocess.rcnn import (
     MAPS,
     MASK,
     POOLED,
+    RATIOS,
     REGIONS,
     UNIT,
     RCNNPostprocess,
@@ -72,6 +74,7 @@ class RCNNFamily(Family):
     output_names: ClassVar[tuple] = parts.OUTPUTS
     Evaluation = RCNNEvaluation
     default_losses = {"hints": 1.0}
+    loss_of_outputs = False  # the second stage runs where the first one's loss is known
     begin = "faster_rcnn_fpn_"  # of the names of models
     masks = False
 
@@ -143,6 +146,43 @@ class RCNNFamily(Family):
         _set_regions(net, config)
         initialize(net, symbol, config.size, seed=seed, start_of=parts.start_of)
         return self.describe(net, config)
+
+    def from_gluoncv(
+        self, net: HybridBlock, *, size: Any = None, ratios: Sequence[float] = RATIOS
+    ) -> HybridBlock:
+        """Return one of GluonCV's detectors with a feature pyramid as one of these.
+
+        It finds what GluonCV's does, with a copy of its weights; what it is trained
+        further for has a trunk as GluonCV made it, often with fixed BatchNorm.
+
+        Parameters
+        ----------
+        net : FasterRCNN or MaskRCNN
+            Initialised, and called once.
+        size, ratios
+            As ``gluoncv.config_from`` takes them.
+
+        Raises
+        ------
+        ValueError
+            For another kind of net, or one of another structure.
+        """
+        allowed = gluoncv.MaskRCNN if self.masks else gluoncv.FasterRCNN
+        if (
+            not isinstance(net, allowed)
+            or isinstance(net, gluoncv.MaskRCNN) != self.masks
+        ):
+            raise ValueError(
+                f"a {type(net).__name__}; allowed: GluonCV's {allowed.__name__}"
+            )
+        found = gluoncv.values_from(net)
+        config = gluoncv.config_from(net, size, ratios)
+        symbol = gluoncv.symbol_from(net, config)
+        regions = mx.nd.array(parts.reference_regions(config))
+        ours = {*symbol.list_inputs()} - {"data", REGIONS}
+        gluoncv.check_names(dict.fromkeys(ours), found)
+        values = {name: p.data(p.list_ctx()[0]) for name, p in found.items()}
+        return self.from_symbol(symbol, {**values, REGIONS: regions}, config)
 
     def describe(self, net: HybridBlock, config: RCNNConfig) -> HybridBlock:
         """Make a net one of this family; its reference regions are not trained."""

@@ -245,17 +245,19 @@ def _mask_predictor(x: mx.sym.Symbol, classes: int) -> mx.sym.Symbol:
 def reference_regions(config: RCNNConfig) -> np.ndarray:
     """Return the regions that the whole symbol reads: a grid on the input, ``(R, 9)``.
 
-    Their sides follow the maps in turn, so that every map is read.
+    The maps take turns, so that each is read.
     """
     count = _count(config)
     columns = int(np.ceil(np.sqrt(count)))
     row, column = np.divmod(np.arange(count), columns)
     height, width = config.size
     center = np.stack([column + 0.5, row + 0.5], axis=1) / columns * [width, height]
-    side = 8.0 * np.array(POOLED)[np.arange(count) % len(POOLED), None]
-    boxes = np.hstack([center - side / 2, center + side / 2])
-    boxes = np.clip(boxes, 0, np.array([width - 1, height - 1] * 2))
-    return regions_of(boxes[None].astype(np.float32))
+    turn = np.arange(count) % len(POOLED)
+    half = 4.0 * np.array(POOLED)[turn, None]  # of eight cells of a map
+    boxes = np.hstack([center - half, center + half])
+    regions = regions_of(np.clip(boxes, 0, [width, height] * 2)[None])
+    regions[:, 5:] = np.eye(len(POOLED))[turn]
+    return regions
 
 
 def stages(symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
@@ -310,7 +312,8 @@ def start_of(name: str) -> mx.init.Initializer | None:
 
 def trunk_parameters(symbol: mx.sym.Symbol) -> set[str]:
     """Return the names of all parameters of the trunk."""
-    names = {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - {"data"}
+    names = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
+    names -= {"data", REGIONS}
     return {name for name in names if not name.startswith(PREFIX)}
 
 
