@@ -33,7 +33,7 @@ def test_there_are_experiments():
         *("animals", "bccd", "bccd_ablation", "codenet_animals", "codenet_bccd"),
         *("fod", "imagenette", "split_animals", "split_bccd"),
     ]
-    assert len(EXPERIMENTS) == 139 + 9 + 11
+    assert len(EXPERIMENTS) == 139 + 19 + 21
 
 
 @pytest.mark.parametrize(
