@@ -28,10 +28,11 @@ lock:  ## Refresh constraints/, the versions that make venv installs (needs uv)
 demo: venv  ## Train, prune, distil, evaluate and export a detector on made-up data
 	@$(PY) scripts/run_pipeline.py --recipe $(RECIPE) --out $(OUT) --resume
 
-# Tests are small: one process for each core does more than one with many threads.
+# Tests are small: one process for each core does more than one with many threads. Each
+# takes whole files, whose fixtures are then made once.
 test: export OMP_NUM_THREADS := 1
 test: venv  ## Run the tests (ARGS="-m 'not slow'" chooses among them)
-	@$(PY) -m pytest -n $(CORES) --dist worksteal $(ARGS)
+	@$(PY) -m pytest -n $(CORES) --dist loadfile $(ARGS)
 
 lint: venv  ## Check style, format, types and the arrows between modules
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

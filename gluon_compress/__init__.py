@@ -39,6 +39,7 @@ _NAMES = {
     "gluon_compress.zoo": ("get_model", "list_models"),
     # 6. Deploy to edge runtimes.
     "gluon_compress.deployment": ("Predictor", "deploy"),
+    "gluon_compress.splitting": ("split",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from gluon_compress.sparsity.sparsifying import sparsify as sparsify
     from gluon_compress.recipe import Recipe as Recipe
     from gluon_compress.recipe import load_recipe as load_recipe
+    from gluon_compress.splitting import split as split
     from gluon_compress.train import Options as Options
     from gluon_compress.train import Schedule as Schedule
     from gluon_compress.train import fit as fit

@@ -127,6 +127,22 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     return Cost(tuple(rows))
 
 
+def macs_by_node(graph: Graph) -> list[int]:
+    """Return the multiply-accumulates of each node of a graph, for one sample."""
+    everything = graph.keep_mask({})
+    return [_macs(graph, i, everything) for i in range(len(graph.nodes))]
+
+
+def _macs(graph: Graph, i: int, keep_mask: np.ndarray) -> int:
+    node = graph.nodes[i]
+    macs_of = operator_of(node["op"]).macs
+    if macs_of is None:
+        return 0
+    shapes = [graph.kept_shape(entry, keep_mask) for entry in node["inputs"]]
+    out = graph.kept_shape((i, 0), keep_mask)
+    return macs_of(node["attrs"], shapes, out) // graph.batch
+
+
 def _new_parameters(graph: Graph, node: dict, counted: set[str]) -> list:
     """Return a node's inputs that are parameters not counted yet, and note them."""
     entries = []
@@ -144,13 +160,10 @@ def _row(
     graph: Graph, i: int, keep_mask: np.ndarray, parameters: Sequence, running: set
 ) -> Row:
     """Return the cost of a node and of its ``parameters``."""
-    node, macs_of = graph.nodes[i], operator_of(graph.nodes[i]["op"]).macs
-    out = graph.kept_shape((i, 0), keep_mask)
-    macs = activations = 0
-    if macs_of is not None:
-        shapes = [graph.kept_shape(entry, keep_mask) for entry in node["inputs"]]
-        macs = macs_of(node["attrs"], shapes, out) // graph.batch
-        activations = size_of(out) // graph.batch
+    node, out = graph.nodes[i], graph.kept_shape((i, 0), keep_mask)
+    has_macs = operator_of(node["op"]).macs is not None
+    macs = _macs(graph, i, keep_mask)
+    activations = size_of(out) // graph.batch if has_macs else 0
     sizes = {
         graph.nodes[entry[0]]["name"]: size_of(graph.kept_shape(entry, keep_mask))
         for entry in parameters

@@ -127,14 +127,16 @@ def check_name(name: str) -> None:
         raise ValueError(f"export name {name!r}; allowed: letters, digits, '_.-'")
 
 
-def save_pair(symbol, params: Mapping, folder: Path, name: str) -> tuple[dict, str]:
+def save_pair(
+    symbol, params: Mapping, folder: Path, name: str, *, inputs: int = 1
+) -> tuple[dict, str]:
     """Write ``NAME-symbol.json`` and ``NAME-0000.params`` for ``load_checkpoint``.
 
-    Returns the stored values by prefixed name, and the name of the input. Raises
-    ValueError if the symbol has more than one input besides its parameters, or one of
-    these is not float32 or not finite.
+    Returns the stored values by prefixed name, and the name of the first input. Raises
+    ValueError if the symbol has another number of inputs besides its parameters, or one
+    of these is not float32 or not finite.
     """
-    stored, input_name = _prefixed(symbol, params)
+    stored, input_name = _prefixed(symbol, params, inputs)
     check_values(params)
     # MXNet's own ``save`` does not notice a full disk.
     path = folder / f"{name}-symbol.json"
@@ -273,16 +275,17 @@ def check_stated(
         raise wrong(f"{path}: shapes of outputs", written, f"{shown(shapes)}")
 
 
-def _prefixed(symbol, params: Mapping) -> tuple[dict, str]:
-    """Return parameters as ``load_checkpoint`` needs them, and the input's name."""
+def _prefixed(symbol, params: Mapping, count: int = 1) -> tuple[dict, str]:
+    """Return parameters as ``load_checkpoint`` needs them, and the first input."""
     arguments = symbol.list_arguments()
     inputs = [name for name in arguments if name not in params]
     states = symbol.list_auxiliary_states()
     missing = [name for name in states if name not in params]
-    if missing or len(inputs) != 1:
+    if missing or len(inputs) != count:
         raise ValueError(
-            f"the symbol needs {missing or inputs}; allowed without a value: one "
-            "input, and all else must be in the parameters"
+            f"the symbol needs {missing or inputs}; allowed without a value: "
+            f"{'one input' if count == 1 else f'{count} inputs'}, and all else must "
+            "be in the parameters"
         )
     stored = {f"arg:{n}": params[n] for n in arguments if n not in inputs}
     stored.update({f"aux:{n}": params[n] for n in states})

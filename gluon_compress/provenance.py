@@ -31,14 +31,19 @@ def environment() -> dict[str, Any]:
         ``cpu``, ``cores`` and ``threads``; ``versions`` of Python and packages, None
         for one that is not installed.
     """
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
+    revision, changes = commit(), _git("status", "--porcelain", "-uno")
     return {
-        "commit": commit,
-        "modified": None if commit is None else bool(changes),
+        "commit": revision,
+        "modified": None if revision is None else bool(changes),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "hardware": {"cpu": cpu_name(), "cores": cores(), "threads": threads()},
         "versions": {"python": platform.python_version(), **_package_versions()},
     }
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout; None outside one."""
+    return _git("rev-parse", "HEAD")
 
 
 def runs_of(recipe: Mapping[str, Any]) -> list[PurePosixPath]:

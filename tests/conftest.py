@@ -17,6 +17,52 @@ from gluon_compress.cli import COMMANDS
 gc.set_threshold(200_000, 50, 1000)
 
 BESIDE = Path(__file__).resolve().parents[2]
+# Now: commands with --data, which tests run in this process, set the variable.
+DATA = os.environ.get("GLUON_COMPRESS_DATA")
+
+# The files that take longest, first: workers that take whole files end together then.
+LONGEST = (
+    "deployment/test_web_page",
+    "distributed/test_training",
+    "distributed/test_launching",
+    "serving/test_server",
+    "pipeline/test_pipeline",
+    "pipeline/test_decide",
+    "prune/test_mask_and_slim",
+    "deployment/test_deploy_page",
+    "prune/test_zoo_nets",
+    "scripts/test_benchmarks",
+    "models/test_models",
+    "zoo/test_zoo",
+    "models/test_centernet",
+    "prune/test_iterative",
+    "splitting/test_halves",
+    "models/test_refinedet",
+    "deployment/test_deploy",
+    "pipeline/test_classifier",
+    "pipeline/test_train_ssd",
+    "deployment/test_deformable_forms",
+    "deployment/test_quantised",
+    "compression/test_sparsify",
+    "cli/test_model_commands",
+    "cli/test_app",
+    "serving/test_client",
+    "deployment/test_folding",
+    "prune/test_recalibration",
+    "scripts/test_release",
+    "test_installed",
+)
+
+
+def pytest_configure(config):
+    """Let pytest-xdist keep the order: it would put files of many tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files that take longest first."""
+    order = {f"tests/{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.split("::")[0], len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +71,21 @@ def shared_data() -> Path:
 
     It is ``GLUON_COMPRESS_DATA``, or a folder ``data`` in a folder beside the checkout.
     """
-    named = os.environ.get("GLUON_COMPRESS_DATA")
-    folders = [Path(named)] if named else sorted(BESIDE.glob("*/data"))
+    folders = [Path(DATA)] if DATA else sorted(BESIDE.glob("*/data"))
     for folder in folders:
         if (folder / "bccd").is_dir():
             return folder
     pytest.skip("real images are needed: GLUON_COMPRESS_DATA names no folder with bccd")
+
+
+@pytest.fixture(scope="module")
+def tiny_nets():
+    """Let recipes name the nets of ``tiny_nets``."""
+    from tiny_nets import register
+
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A tiny recipe of a detector for the tests of runs, and what they do with it."""
+"""Recipes of ``tiny_nets`` for the tests of runs, and what they do with them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gluon_compress.pipeline import task_of
 from gluon_compress.pipeline.stages import Job, open_job
 from gluon_compress.recipe import DetectionRecipe, load_recipe
 from gluon_compress.train import Options
+from tiny_nets import DETECTOR, NAME
 
 QUIET = Options(progress=False)
 RECIPE = {
@@ -22,7 +23,7 @@ RECIPE = {
     "hours": 0.01,
     "expected": {},
     "task": "detection",
-    "model": {"name": "ssd_300_mobilenet0.25", "extras": [32, 32, 32]},
+    "model": {"name": DETECTOR, "extras": [32, 32, 32]},
     "data": {"kind": "toy", "root": "toy", "train": "train", "test": "test"},
     "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
     "compression": [
@@ -32,7 +33,7 @@ RECIPE = {
             "selection": "uniform",
             "budget": {"macs_ratio": 0.6},
             "multiple": 1,
-            "groups": ["mobilenet_*"],
+            "groups": ["tiny_*"],
             "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
         },
         {"algorithm": "delete", "keep": {"expand*": 0.5}, "multiple": 1},
@@ -47,7 +48,7 @@ TRAIN = {
     "command": "pytest",
     "hours": 0.01,
     "expected": {},
-    "model": {"name": "mobilenet0.25"},
+    "model": {"name": NAME},
     "data": {
         "kind": "folder",
         "root": "images",
@@ -67,15 +68,19 @@ def recipe_in(folder, **changes) -> DetectionRecipe:
     return load_recipe(folder / "recipe.json")
 
 
+RUN = importlib.import_module("gluon_compress.pipeline.run")
+
+
+def do_not_time(monkeypatch) -> None:
+    """Let runs state a latency without timing their nets."""
+    timed = Latency.of([2.0], "1", "mxnet")
+    monkeypatch.setattr(RUN, "latencies_in_turn", lambda nets: [timed] * len(nets))
+
+
 def make_runs_quick(monkeypatch) -> None:
     """Let runs neither time their nets nor write a report."""
-    run = importlib.import_module("gluon_compress.pipeline.run")
-    monkeypatch.setattr(run, "write_report", lambda *_: None)
-    monkeypatch.setattr(
-        run,
-        "latencies_in_turn",
-        lambda nets: [Latency.of([2.0], "1", "mxnet")] * len(nets),
-    )
+    do_not_time(monkeypatch)
+    monkeypatch.setattr(RUN, "write_report", lambda *_: None)
 
 
 def quick_run(recipe, out, **options) -> dict[str, Any]:

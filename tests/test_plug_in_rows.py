@@ -26,7 +26,9 @@ from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
 from images import write_folder
 from recipes import job_of
+from tiny_nets import NAME
 
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 QUIET = Options(progress=False)
 CLASSES = ("red", "green", "blue")
 STEPS = {"epochs": 1, "batch_size": 6, "learning_rate": 0.05}
@@ -36,7 +38,7 @@ RECIPE = {
     "hours": 0.01,
     "expected": {},
     "task": "classification",
-    "model": {"name": "mobilenet0.25"},
+    "model": {"name": NAME},
     "data": {"kind": "folder", "size": 32, "root": "images"},
     "train": STEPS,
 }
@@ -90,7 +92,8 @@ def test_a_policy(monkeypatch):
             return np.zeros_like(problem.largest)
 
     monkeypatch.setitem(POLICIES, "least", Least())
-    recipe = parse_recipe(pruned_by(selection="least", effects=0))
+    content = pruned_by(selection="least", effects=0)
+    recipe = parse_recipe({**content, "model": {"name": "mobilenet0.25"}})
     plan, costs = pipeline.decide(recipe, CLASSES)
     assert plan.made_by["selection"] == "least"
     assert costs["compact"]["macs"] < 0.1 * costs["full"]["macs"]
@@ -129,7 +132,7 @@ def test_a_runtime_and_a_format(monkeypatch, tmp_path):
         return RUNTIMES["mxnet"].open(files, threads)
 
     monkeypatch.setitem(RUNTIMES, "ours", Runtime(open_files, ("ours",)))
-    net = models.build("mobilenet0.25", CLASSES, size=(32, 48))
+    net = models.build(NAME, CLASSES, size=(32, 48))
     gc.deploy(net, tmp_path / "edge", "small", formats=("ours",))
     predictor = gc.Predictor(tmp_path / "edge", "ours", precision="float64")
     image = np.zeros((50, 60, 3), np.uint8)

@@ -127,6 +127,7 @@ def _deployed(args: argparse.Namespace) -> Iterator[Measurement]:
     import numpy as np
 
     from gluon_compress.deployment.formats import formats_of, runtimes_and_precisions
+    from gluon_compress.deployment.predictor import Predictor
     from gluon_compress.deployment.runtimes import open_files
     from gluon_compress.model_folder import read_manifest
 
@@ -143,7 +144,10 @@ def _deployed(args: argparse.Namespace) -> Iterator[Measurement]:
         files = [Path(args.model, file) for file in entries[readable[0]]["files"]]
         threads = None if runtime == "mxnet" else args.threads
         try:
-            net = open_files(runtime, files, shape, threads)
+            if manifest.get("stages"):  # they run in turn, with NMS between them
+                net = Predictor(args.model, runtime, threads=threads).outputs
+            else:
+                net = open_files(runtime, files, shape, threads)
         except ValueError as error:  # it is not installed, or cannot load them
             print(f"skipped {runtime} {precision}: {error}")
             continue

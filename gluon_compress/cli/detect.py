@@ -117,7 +117,7 @@ def _detect_on_images(args: argparse.Namespace) -> None:
         raise ValueError(f"--out {args.out or '-'}; allowed for images: a folder")
     out, results = Path(args.out), []
     targets = pictures(args.images, out, EXTENSIONS)
-    _refuse_other_list(out / LIST)
+    refuse_other_list(out / LIST)
     detector = open_detector(args)
     reason = f"no image by its name ({', '.join(EXTENSIONS)})"
     others = others_in(args.images, EXTENSIONS)
@@ -144,7 +144,7 @@ def _detect_on_images(args: argparse.Namespace) -> None:
     write_json(out / LIST, content)
 
 
-def _refuse_other_list(path: Path) -> None:
+def refuse_other_list(path: Path) -> None:
     """Raise ValueError for a file in place of the list that is none of this command."""
     if path.is_file() and not {"threshold", "images"} <= keys_of(path):
         raise ValueError(f"{path}: is another file; choose a new folder")

@@ -7,6 +7,7 @@ what the file says is.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import Any, Dict
@@ -99,7 +100,21 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
     parser.add_argument(
-        "--kvstore", default="device", help="as in gluon.Trainer; default: device"
+        "--kvstore",
+        help="as in gluon.Trainer; default: device, or dist_sync under launch",
+    )
+    parser.add_argument(
+        "--gradient-threshold",
+        type=float,
+        metavar="T",
+        help="under launch: send gradients in 2 bits a number, -T, 0 or T, and keep "
+        "the rest for later steps",
+    )
+    parser.add_argument(
+        "--fast-sums",
+        action="store_true",
+        help="under launch, with more than two workers: send half as many bytes, but "
+        "the last digit of sums may differ from run to run",
     )
     parser.add_argument(
         "--data",
@@ -283,12 +298,21 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
 
         check_beside(recipe, args.out)
         return
+    chosen = {} if args.kvstore is None else {"kvstore": args.kvstore}
     options = train.Options(
-        ctx=contexts(args.ctx), kvstore=args.kvstore, progress=not args.quiet
+        ctx=contexts(args.ctx),
+        progress=not args.quiet,
+        gradient_threshold=args.gradient_threshold,
+        exact_sums=not args.fast_sums,
+        **chosen,
     )
+    if not options.ranks.leads:  # rank 0 says the same
+        logging.disable(logging.WARNING)
     results = pipeline.run(
         recipe, args.out, resume=args.resume, options=options, facts=environment()
     )
+    if not results:  # rank 0 has them
+        return
     out, last = Path(args.out), list(results["stages"])[-1]
     print(run_report.table(recipe, results))
     print(f"report: {out / 'report' / 'index.html'}")
@@ -303,7 +327,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     recipe, content = read_recipe(args.recipe)
-    if recipe.finetune is not None:
+    if recipe.finetune is not None or recipe.compression:
         others = "run_pipeline.py, prune_backbone.py or run"
         message = f"{args.recipe}: compresses; that is for {others}"
         raise ValueError(message)

@@ -2,7 +2,7 @@
 
 ``algorithm`` is the interface; ``prune`` and ``delete`` remove channels,
 ``quantize`` rounds weights and maps, ``sparsify`` sets weights to zero, ``binarize``
-leaves them two values. To add one,
+leaves them two values, ``split`` puts in a bottleneck to cut the net at. To add one,
 write an ``Algorithm`` and add a row to ``ALGORITHMS`` in ``registry``. ``compress`` is
 for training loops of one's own.
 """
@@ -23,6 +23,7 @@ from gluon_compress.compression.prune import Prune, PruneSettings
 from gluon_compress.compression.quantize import Quantize, QuantizeSettings
 from gluon_compress.compression.registry import ALGORITHMS
 from gluon_compress.compression.sparsify import Sparsify, SparsifySettings
+from gluon_compress.compression.split import Split, SplitSettings
 
 __all__ = [
     "ALGORITHMS",
@@ -42,6 +43,8 @@ __all__ = [
     "QuantizeSettings",
     "Sparsify",
     "SparsifySettings",
+    "Split",
+    "SplitSettings",
     "StageContext",
     "StageOutput",
     "compress",

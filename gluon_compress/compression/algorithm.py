@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Dict, Mapping, Sequence, Tuple, Type
 
+import numpy as np
 from mxnet.gluon import HybridBlock
 
 from gluon_compress import validation
 from gluon_compress.graph import Graph
 from gluon_compress.plan import Plan
+from gluon_compress.train import Options
 from gluon_compress.train.hooks import Hooks
 from gluon_compress.train.schedule import Schedule
 
@@ -132,8 +134,9 @@ class StageContext(LoopContext):
         step_callbacks: Sequence[Callable] = (),
         start_callbacks: Sequence[Callable] = (),
         wrap: Callable[[Callable], Callable] | None = None,
+        lesson: Any = None,
     ) -> Dict[str, Any]:
-        """Train a net on labels, in place, and return notes on the training.
+        """Train a net in place, on labels by default, and return notes on that.
 
         Parameters
         ----------
@@ -146,6 +149,9 @@ class StageContext(LoopContext):
             As for ``train.fit``.
         wrap : callable, optional
             Step loss to step loss, to add a regulariser for instance.
+        lesson : object, optional
+            What is trained instead of ``training_block``, and by which loss: its
+            ``block``, which shares parameters with the net, and ``step_loss``.
         """
 
     @abstractmethod
@@ -155,6 +161,10 @@ class StageContext(LoopContext):
     @abstractmethod
     def training_block(self, net: HybridBlock) -> HybridBlock:
         """Return the block that is trained; it shares its parameters with the net."""
+
+    @abstractmethod
+    def devices(self) -> Sequence[Any]:
+        """Return the devices that nets are trained on."""
 
     @abstractmethod
     def step_loss(self, net: HybridBlock) -> Callable:
@@ -177,6 +187,21 @@ class StageContext(LoopContext):
 
         Where a recipe has none, they are the test images.
         """
+
+    @abstractmethod
+    def datasets(self) -> tuple[Any, Any]:
+        """Return the data sets of training and of validation.
+
+        They have ``len``, ``[i]`` -> (image, label) and ``classes``.
+        """
+
+    @abstractmethod
+    def options(self, folder: str) -> tuple[Path, Options]:
+        """Return a folder in the stage's, and options, for a ``train.fit`` there."""
+
+    @abstractmethod
+    def images(self, count: int) -> Sequence[np.ndarray]:
+        """Return at most so many validation images, ``(H, W, 3)``, uint8, RGB."""
 
     @abstractmethod
     def within(self, name: str) -> StageContext:

@@ -10,6 +10,7 @@ from gluon_compress.compression.delete import Delete
 from gluon_compress.compression.prune import Prune
 from gluon_compress.compression.quantize import Quantize
 from gluon_compress.compression.sparsify import Sparsify
+from gluon_compress.compression.split import Split
 from gluon_compress.validation import not_allowed
 
 ALGORITHMS: Dict[str, Algorithm] = {
@@ -18,6 +19,7 @@ ALGORITHMS: Dict[str, Algorithm] = {
     "quantize": Quantize(),
     "sparsify": Sparsify(),
     "binarize": Binarize(),
+    "split": Split(),
 }
 
 

@@ -6,6 +6,7 @@ step for longer than the work itself takes.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterator, Sequence
@@ -52,7 +53,8 @@ class Batches:
         ``compose(item, draw, rng)`` -> item, called before ``sample``, where ``draw()``
         returns another item (``Composer``).
     mix : callable, optional
-        ``mix(arrays, rng)`` -> arrays, called with a whole batch (``Mixup``).
+        ``mix(arrays, rng)`` -> arrays, called with a whole batch, or with the rows
+        that ``mix.closure(rows, size)`` says belong together (``Mixup``).
     normalized : callable
         Turns a batch of images into a net's input.
     broken : str, optional
@@ -108,6 +110,7 @@ class Batches:
         self.leaves_out = broken == "leave out"
         self._most = most_broken if self.leaves_out else max(most_broken, MOST_BROKEN)
         self._broken: set[int] = set()  # indices that turned out to be
+        self._rank, self._ranks = 0, 1
         if len(self) < 1:
             raise ValueError(f"{len(dataset)} images make no batch of {batch_size}")
         if self.leaves_out:
@@ -119,6 +122,32 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple]:
         return self.epoch(0)
+
+    def part(self, rank: int, ranks: int) -> Batches:
+        """Return the part of each batch that one of several ranks trains on.
+
+        The parts together are the batches as they are: the same images, augmented the
+        same way. Each rank reads the images of its part alone.
+
+        Raises
+        ------
+        ValueError
+            If a batch cannot be divided evenly.
+        """
+        sizes = {self.batch_size}
+        if self.last == "keep":
+            sizes |= {len(self.dataset) % self.batch_size}
+        for size in sizes:
+            if size % ranks:
+                raise ValueError(
+                    f"batch_size is {size}; allowed with {ranks} workers: a multiple "
+                    f"of {ranks}"
+                )
+        if self.leaves_out:
+            raise ValueError("broken is 'leave out'; allowed with workers: 'replace'")
+        part = copy.copy(self)
+        part._rank, part._ranks = rank, ranks
+        return part
 
     @property
     def left_out(self) -> list[int]:
@@ -172,8 +201,11 @@ class Batches:
         return np.resize(order, count + missing)
 
     def _make(self, epoch: int, number: int, indices: Sequence[int]) -> tuple:
+        rows, needed = self._rows(len(indices))
         samples = [
-            sample for index in indices for sample in self._samples(epoch, int(index))
+            sample
+            for row in needed
+            for sample in self._samples(epoch, int(indices[row]))
         ]
         if not samples:
             return ()
@@ -183,7 +215,19 @@ class Batches:
             # The fourth number keeps this stream apart from those of the samples.
             rng = np.random.default_rng([self.seed, epoch, number, 1])
             arrays = self.mix(arrays, rng)
+        if len(needed) > len(rows):
+            places = [needed.index(row) for row in rows]
+            arrays = tuple(array[places] for array in arrays)
         return tuple(mx.nd.array(array, ctx=mx.cpu()) for array in arrays)
+
+    def _rows(self, size: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the rows of a batch that are wanted, and those to make them from."""
+        count = size // self._ranks
+        rows = range(size)[self._rank * count : (self._rank + 1) * count]
+        if self.mix is None or self._ranks == 1:
+            return rows, rows
+        closure = getattr(self.mix, "closure", lambda rows, size: range(size))
+        return rows, closure(rows, size)
 
     def _samples(self, epoch: int, index: int) -> Iterator[tuple]:
         """Yield the sample of an index, if there is one."""
@@ -267,3 +311,8 @@ class ProgressiveBatches:
         """Yield the batches of an epoch from batch ``start`` on."""
         chosen = self.early if number < self.epochs else self.late
         return chosen.epoch(number, start)
+
+    def part(self, rank: int, ranks: int) -> ProgressiveBatches:
+        """Return the part of each batch that one of several ranks trains on."""
+        early, late = self.early.part(rank, ranks), self.late.part(rank, ranks)
+        return ProgressiveBatches(early, late, self.epochs)

@@ -60,3 +60,8 @@ class Mixup:
         """Return images ``(B, 3, H, W)`` and targets ``(B, classes)``, mixed."""
         share = np.float32(rng.beta(self.alpha, self.alpha))
         return tuple(share * a + (1 - share) * a[::-1] for a in arrays)
+
+    @staticmethod
+    def closure(rows: Sequence[int], size: int) -> list[int]:
+        """Return the rows of a batch that give these when they are mixed alone."""
+        return sorted({*rows, *(size - 1 - row for row in rows)})

@@ -139,6 +139,17 @@ def decode_image(data: bytes, source: str, *, upright: bool = True) -> np.ndarra
     return _pixels(data, header, source, upright=upright)
 
 
+def decode_header(data: bytes, source: str) -> Header:
+    """Return the header of an encoded image, as ``read_header`` does.
+
+    Raises
+    ------
+    ValueError
+        As ``read_header``.
+    """
+    return _header(io.BytesIO(data), source)
+
+
 def most_pixels() -> int:
     """Return how many pixels an image can have.
 

@@ -108,6 +108,13 @@ class Preprocess(Settings):
     keep_ratio : bool
         Whether the image keeps its aspect ratio. If so, and without ``crop``, it is
         scaled to fit and lies in the top left corner; the rest of the input is zero.
+    short : int, optional
+        For images that keep their aspect ratio, without ``crop``: pixels that the
+        shorter side is scaled to, if the image then fits. None: as large as fits.
+    unit : int, optional
+        For images that keep their aspect ratio, without ``crop``: ``height`` and
+        ``width`` are the most that an input may have. It ends behind the image, at the
+        next multiple of so many pixels. None: every input has ``height`` and ``width``.
     crop : float, optional
         For images that keep their aspect ratio: the image is scaled to cover the
         input's sides divided by ``crop`` (rounded up), and its centre is taken.
@@ -122,15 +129,27 @@ class Preprocess(Settings):
     height: Count
     width: Count
     keep_ratio: bool = False
+    short: Optional[Count] = None
+    unit: Optional[Count] = None
     crop: Optional[Share] = None
     mean: Tuple[ShareOrZero, ShareOrZero, ShareOrZero] = MEAN
     std: Tuple[Positive, Positive, Positive] = STD
     interpolation: Interpolation = Interpolation()
 
     def check(self) -> None:
-        """Refuse a crop of an image that does not keep its aspect ratio."""
+        """Refuse what is only for images that keep their aspect ratio."""
         if self.crop is not None and not self.keep_ratio:
             raise self.error("crop", "null, unless keep_ratio is true")
+        for name in ("short", "unit"):
+            if getattr(self, name) is not None and (
+                not self.keep_ratio or self.crop is not None
+            ):
+                allowed = "null, unless keep_ratio is true and crop is null"
+                raise self.error(name, allowed)
+        if self.unit is not None and (
+            self.height % self.unit or self.width % self.unit
+        ):
+            raise self.error("unit", "a divisor of height and width, or null")
 
     @classmethod
     def centre_crop(cls, height: int, width: int, **settings: Any) -> Preprocess:
@@ -142,6 +161,20 @@ class Preprocess(Settings):
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of an input, ``(1, 3, height, width)``."""
         return 1, 3, self.height, self.width
+
+    @property
+    def fixed(self) -> Preprocess:
+        """The same, but every input has ``height`` and ``width``."""
+        return self if self.unit is None else self.replace(unit=None)
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Return whether inputs of a shape ``(B, 3, H, W)`` are such as this makes."""
+        if len(shape) != 4 or shape[1] != 3:
+            return False
+        if self.unit is None:
+            return tuple(shape[2:]) == (self.height, self.width)
+        limits = zip(shape[2:], (self.height, self.width))
+        return all(0 < n <= most and n % self.unit == 0 for n, most in limits)
 
     @property
     def fill(self) -> tuple[int, ...]:
@@ -182,21 +215,32 @@ class Preprocess(Settings):
             get more than ``images.most_pixels``.
         """
         image = as_rgb(image)
-        rows, columns = self._resized_size(*image.shape[:2])
+        place = self.placement(*image.shape[:2])
+        view = self.interpolation.resize(image, place.rows, place.columns)
+        if self.keep_ratio and self.crop is not None:
+            rows = slice(place.top, place.top + self.height)
+            columns = slice(place.left, place.left + self.width)
+            view = np.ascontiguousarray(view[rows, columns])
+        return view, place
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Return where an image of a size lies in the input.
+
+        Raises
+        ------
+        ValueError
+            For an image so narrow that it would get more than ``images.most_pixels``.
+        """
+        rows, columns = self._resized_size(height, width)
         if rows * columns > most_pixels():
-            height, width = image.shape[:2]
             raise ValueError(
                 f"an image of {width} x {height} pixels, too narrow: it would be "
                 f"resized to {columns} x {rows}; allowed: {most_pixels()} pixels"
             )
-        view = self.interpolation.resize(image, rows, columns)
         top = left = 0
         if self.keep_ratio and self.crop is not None:
             top, left = (rows - self.height) // 2, (columns - self.width) // 2
-            view = view[top : top + self.height, left : left + self.width]
-            view = np.ascontiguousarray(view)
-        height, width = image.shape[:2]
-        return view, Placement(height, width, rows, columns, top, left)
+        return Placement(height, width, rows, columns, top, left)
 
     def sample(
         self, image: np.ndarray, label: Any, rng: np.random.Generator | None = None
@@ -241,6 +285,8 @@ class Preprocess(Settings):
             return self.height, self.width
         if self.crop is None:
             factor = min(self.height / height, self.width / width)
+            if self.short is not None:
+                factor = min(factor, self.short / min(height, width))
             return max(round(height * factor), 1), max(round(width * factor), 1)
         sides = math.ceil(self.height / self.crop), math.ceil(self.width / self.crop)
         factor = max(sides[0] / height, sides[1] / width)
@@ -284,14 +330,21 @@ class Preprocess(Settings):
     def inputs(self, views: Sequence[np.ndarray]) -> np.ndarray:
         """Return inputs ``(B, 3, height, width)`` of views; what none fills is zero.
 
+        With ``unit``, all end behind the largest.
+
         Parameters
         ----------
         views : sequence of ndarray
             8-bit images, as ``view`` returns them.
         """
-        if all(view.shape[:2] == (self.height, self.width) for view in views):
+        sides = self.height, self.width
+        if self.unit is not None and len(views):
+            rows, columns = np.max([view.shape[:2] for view in views], axis=0).tolist()
+            unit = self.unit
+            sides = -(-rows // unit) * unit, -(-columns // unit) * unit
+        if all(view.shape[:2] == sides for view in views):
             return self.normalized(views)
-        batch = np.zeros((len(views), *self.shape[1:]), np.float32)
+        batch = np.zeros((len(views), 3, *sides), np.float32)
         for planes, view in zip(batch, views):
             planes[:, : view.shape[0], : view.shape[1]] = self.normalized([view])[0]
         return batch

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -14,11 +15,12 @@ from gluon_compress.deployment.deployable import Deployable
 from gluon_compress.deployment.formats import FORMATS, Format, InferenceGraph
 from gluon_compress.deployment.quantised import steps_between
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs
-from gluon_compress.deployment.runtimes import open_files
+from gluon_compress.deployment.runtimes import open_files, open_stage
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import take_apart
+from gluon_compress.models.base import Stage
 from gluon_compress.models.family import family_of
-from gluon_compress.postprocess.base import finite_detections
+from gluon_compress.postprocess.base import FIRST, finite_detections
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ class FormatCheck:
         The graph that the files are written from.
     reference : ReferenceOutputs
         Outputs of the net itself, before folding and concatenation.
+    plain : dict
+        The later stages before folding, by name.
     """
 
     deployable: Deployable
     graph: InferenceGraph
     reference: ReferenceOutputs
+    plain: Mapping[str, Stage] = field(default_factory=dict)
 
     def outputs(self, file_format: Format, files: Sequence[Path]) -> dict:
         """Return the manifest's entry on the error of a format's outputs.
@@ -56,6 +61,8 @@ class FormatCheck:
                 f"{worst:.2g}; allowed: {allowed:.2g}; "
                 f"{first_departure(file_format, self.graph, image)}"
             )
+        if self.deployable.stages:
+            return {"difference": worst}
         if self.graph.jumps:
             steps = steps_between(outputs, self.reference.float32)
             return {"difference": worst, "allowed": allowed, "steps": steps}
@@ -74,6 +81,66 @@ class FormatCheck:
         if allowed == file_format.tolerance:
             return {"difference": worst}
         return {"difference": worst, "allowed": allowed}
+
+    def stages(
+        self, file_format: Format, files: Mapping[str, Sequence[Path]]
+    ) -> dict[str, float]:
+        """Return the error of the later stages' outputs, by name.
+
+        Each is compared on what the net's own first stage, and the postprocess, make
+        of the images. What is found in the end is compared, too.
+
+        Parameters
+        ----------
+        file_format : Format
+        files : mapping
+            Of each stage.
+
+        Raises
+        ------
+        ValueError
+            If an error is too large, or the results differ from the net's.
+        """
+        postprocess: Any = self.deployable.postprocess
+        opened = {
+            name: open_stage(
+                file_format.runtime, files[name], stage.inputs, stage.outputs
+            )
+            for name, stage in self.deployable.stages.items()
+        }
+        worst = dict.fromkeys(opened, 0.0)
+
+        def compared(name: str, arrays: Mapping[str, np.ndarray]) -> Mapping:
+            """Return what the net's own stage gives, after comparing a file's."""
+            stage = self.plain[name]
+            own = ReferenceOutputs(stage.symbol, stage.params, arrays)
+            found = [opened[name](arrays)[output] for output in stage.outputs]
+            off, allowed = own.departure(found, file_format)
+            if not off <= allowed:
+                raise ValueError(
+                    f"{files[name][0].name}: {file_format.runtime} differs from the "
+                    f"net by {off:.2g}; allowed: {allowed:.2g}"
+                )
+            worst[name] = max(worst[name], off)
+            return dict(zip(stage.outputs, own.float32))
+
+        first = self._named(self.reference.float32)
+        for i, image in enumerate(self.reference.images):
+            one = {name: array[i : i + 1] for name, array in first.items()}
+            start = {FIRST: partial(_same, one)}
+            own = {**start, **{name: partial(compared, name) for name in opened}}
+            expected = postprocess.run(own, image[None], together=False)
+            outputs = postprocess.run({**start, **opened}, image[None], together=False)
+            _, problem = postprocess.compare(
+                expected,
+                postprocess.decode(outputs),
+                postprocess.decode(expected),
+                tolerance=file_format.tolerance,
+                side=max(self.deployable.preprocess.shape[2:]),
+            )
+            if problem:
+                raise ValueError(f"{files[next(iter(files))][0].name}: {problem}")
+        return worst
 
     def results(self, net: Any, files: Sequence[Path]) -> dict:
         """Return the manifest's entry on the error of the graph with postprocess.
@@ -119,6 +186,11 @@ class FormatCheck:
         if problem:
             raise ValueError(f"{files[0].name}: {problem}")
         return worst
+
+
+def _same(outputs: Mapping, inputs: Mapping) -> Mapping:
+    """Return outputs that are known, whatever the inputs."""
+    return outputs
 
 
 def run_files(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Optional, Tuple
 
 import mxnet as mx
@@ -13,6 +13,7 @@ from gluon_compress.deployment.folding import fold
 from gluon_compress.graph import trace
 from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.model_folder import check_values
+from gluon_compress.models.base import Stage
 from gluon_compress.models.family import family_of
 from gluon_compress.postprocess import Postprocess
 
@@ -38,6 +39,9 @@ class Deployable:
     classes : tuple of str
     cost : dict
         MACs, FLOPs, parameters and bytes of the net.
+    stages : dict
+        By name what runs behind ``graph``, BatchNorm folded, on what the postprocess
+        makes of its outputs.
     """
 
     kind: str
@@ -47,6 +51,7 @@ class Deployable:
     postprocess: Postprocess
     classes: tuple
     cost: Mapping[str, Any]
+    stages: Mapping[str, Stage] = field(default_factory=dict)
 
     @classmethod
     def of(cls, net: Any) -> Deployable:
@@ -59,10 +64,14 @@ class Deployable:
             or a runtime without Gluon cannot express its settings.
         """
         family = family_of(net)
-        preprocess, postprocess = family.preprocess(net), family.postprocess(net)
+        # Graphs are for inputs of one size.
+        preprocess, postprocess = family.preprocess(net).fixed, family.postprocess(net)
         results_graph = family.results_graph(net)
         symbol, params = family.inference_graph(net)
         check_values(params)
+        stages = family.later_stages(net)
+        for stage in stages.values():
+            check_values(stage.params)
         return cls(
             kind=family.kind,
             graph=fold(symbol, params, preprocess.shape),
@@ -71,14 +80,31 @@ class Deployable:
             postprocess=postprocess,
             classes=tuple(family.classes_of(net)),
             cost=count(trace(net, shape=preprocess.shape)).figures(),
+            stages={name: folded_stage(stage) for name, stage in stages.items()},
         )
 
     @property
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the outputs for one image, by name."""
+        """Shapes of the outputs of ``graph`` for one image, by name."""
         symbol, params = self.graph
         shapes = {**shapes_of(params), "data": self.preprocess.shape}
         return dict(zip(output_names(symbol), infer_shapes(symbol, shapes)[1]))
+
+    def stage_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the outputs of a later stage for one image, by name."""
+        return stage_shapes(self.stages[name])
+
+
+def stage_shapes(stage: Stage) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the outputs of a later stage for one image, by name."""
+    shapes = {**shapes_of(stage.params), **stage.inputs}
+    return dict(zip(stage.outputs, infer_shapes(stage.symbol, shapes)[1]))
+
+
+def folded_stage(stage: Stage) -> Stage:
+    """Return a later stage with BatchNorm folded."""
+    symbol, params = fold(stage.symbol, stage.params)
+    return replace(stage, symbol=symbol, params=params)
 
 
 def output_names(symbol: mx.sym.Symbol) -> list[str]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
 
 from gluon_compress.deployment.checking import FormatCheck, write_files
 from gluon_compress.deployment.deployable import Deployable
-from gluon_compress.deployment.formats import FORMATS, InferenceGraph
+from gluon_compress.deployment.formats import FORMATS, Format, InferenceGraph
 from gluon_compress.deployment.fusing import fusible
-from gluon_compress.deployment.manifest import DEPLOYED, checked
+from gluon_compress.deployment.manifest import DEPLOYED, checked, stage_rows
 from gluon_compress.deployment.quantised import has_quantisers
 from gluon_compress.deployment.reference_outputs import ReferenceOutputs, noise
 from gluon_compress.graph import pair_of
 from gluon_compress.model_folder import check_name, save_pair, versions
+from gluon_compress.models.family import family_of
 from gluon_compress.quantization.cpu import dot_product_feature
 from gluon_compress.storage.artifacts import MANIFEST, atomic_directory, checksums
 from gluon_compress.storage.atomic import write_json
@@ -74,10 +77,11 @@ def deploy(
         if format_name not in FORMATS:
             raise ValueError(f"format {format_name!r}; allowed: {', '.join(FORMATS)}")
     deployable = Deployable.of(net)
+    _check_staged(formats, deployable)
     shape = deployable.preprocess.shape
     calibration_images = np.zeros((0, *shape[1:]), np.float32)
     if images is not None:
-        calibration_images = _as_inputs(images, shape)
+        calibration_images = as_inputs(images, shape)
     quantised = any(FORMATS[name].precision == "int8" for name in formats)
     own_ranges = has_quantisers(deployable.graph[0])
     if not _varied(calibration_images):
@@ -93,17 +97,13 @@ def deploy(
         name, *deployable.graph, shape, calibration_images, calibration
     )
     reference = _reference(net, deployable, images[:CHECKED])
-    check = FormatCheck(deployable, graph, reference)
+    check = FormatCheck(deployable, graph, reference, family_of(net).later_stages(net))
     with atomic_directory(folder, deployable.kind + DEPLOYED) as draft:
         entries = {}
         for format_name in formats:
-            file_format = FORMATS[format_name]
-            entry = write_files(file_format, graph, draft)
-            files = [draft / file for file in entry["files"]]
-            entry.update(check.outputs(file_format, files))
+            entries[format_name] = _write(FORMATS[format_name], check, draft)
             if own_ranges:
-                entry["cpu_feature"] = dot_product_feature()
-            entries[format_name] = entry
+                entries[format_name]["cpu_feature"] = dot_product_feature()
         if "mxnet" in formats and deployable.results_graph is not None:
             symbol, params = deployable.results_graph
             save_pair(fusible(symbol), params, draft, name + WHOLE)
@@ -124,6 +124,7 @@ def deploy(
                 {"name": output, "shape": list(output_shape)}
                 for output, output_shape in deployable.output_shapes.items()
             ],
+            **stage_rows(deployable.stages, deployable.stage_shapes),
             "postprocess": postprocess,
             "cost": deployable.cost,
             "formats": entries,
@@ -135,12 +136,47 @@ def deploy(
     return manifest
 
 
+def _check_staged(formats: Sequence[str], deployable: Deployable) -> None:
+    """Refuse formats of one graph for a net of several stages."""
+    for name in formats:
+        if deployable.stages and not FORMATS[name].staged:
+            allowed = ", ".join(n for n, row in FORMATS.items() if row.staged)
+            raise ValueError(
+                f"format {name!r} is of one graph, and nets of kind "
+                f"{deployable.kind!r} have {1 + len(deployable.stages)}; allowed: "
+                f"{allowed}"
+            )
+
+
+def _write(file_format: Format, check: FormatCheck, folder: Path) -> dict:
+    """Write the files of a format, check them, and return the manifest's entry."""
+    graph, deployable = check.graph, check.deployable
+    entry = write_files(file_format, graph, folder)
+    entry.update(check.outputs(file_format, [folder / f for f in entry["files"]]))
+    if not deployable.stages:
+        return entry
+    files = {}
+    for name, stage in deployable.stages.items():
+        part = replace(
+            graph,
+            name=f"{graph.name}-{name}",
+            symbol=stage.symbol,
+            params=stage.params,
+            inputs=stage.inputs,
+        )
+        files[name] = write_files(file_format, part, folder)["files"]
+    paths = {name: [folder / f for f in own] for name, own in files.items()}
+    differences = check.stages(file_format, paths)
+    return {**entry, "stages": files, "stage_differences": differences}
+
+
 def _varied(images: np.ndarray) -> bool:
     """Return whether any image has pixels that differ."""
     return bool((images != images[..., :1, :1]).any())
 
 
-def _as_inputs(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def as_inputs(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return inputs as float32; refuse anything but finite ones ``(N, *shape[1:])``."""
     if not isinstance(images, np.ndarray):
         kind = type(images).__name__
         raise ValueError(f"images is of type {kind}; allowed: a NumPy array")
@@ -155,6 +191,8 @@ def _reference(
     net: Any, deployable: Deployable, images: np.ndarray
 ) -> ReferenceOutputs:
     """Return the net's outputs before folding and concatenation."""
+    if deployable.stages:
+        return ReferenceOutputs(*family_of(net).inference_graph(net), images)
     symbol, params = pair_of(net)
     joined = len(symbol.list_outputs()) != len(deployable.output_shapes)
     return ReferenceOutputs(symbol, params, images, joined)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Sequence, Union
 from xml.etree import ElementTree
 
 from gluon_compress.deployment.ncnn_shapes import check_shapes
@@ -23,15 +23,19 @@ MOST_TEXT = 1 << 24
 MOST_ELEMENTS = 1 << 28  # of one tensor
 
 
-def check_files(files: Sequence[Path], shape: Sequence[int]) -> None:
+# Of the one input, or of each by name.
+Shapes = Union[Sequence[int], Mapping[str, Sequence[int]]]
+
+
+def check_files(files: Sequence[Path], shape: Shapes) -> None:
     """Refuse files that their runtime should not open.
 
     Parameters
     ----------
     files : sequence of path
         Of one format, in its order.
-    shape : sequence of int
-        Of the input for one image.
+    shape : sequence of int, or mapping
+        Of the input for one image; by name if there are several.
 
     Raises
     ------
@@ -41,7 +45,7 @@ def check_files(files: Sequence[Path], shape: Sequence[int]) -> None:
     for ending, check in CHECKS.items():
         if files[0].name.endswith(ending):
             try:
-                check(files, shape)
+                check(files, shape)  # type: ignore[arg-type]
             except Unreadable as error:
                 raise ValueError(f"{files[0]}: {error}") from None
 
@@ -49,7 +53,7 @@ def check_files(files: Sequence[Path], shape: Sequence[int]) -> None:
 # ------------------------------------------------------------------- MXNet
 
 
-def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
+def _mxnet(files: Sequence[Path], shape: Shapes) -> None:
     from gluon_compress.deployment import int8, quantised_packed
     from gluon_compress.graph.symbol_files import check_fit, read_symbol, read_values
 
@@ -62,7 +66,8 @@ def _mxnet(files: Sequence[Path], shape: Sequence[int]) -> None:
         symbol, params = read_symbol(files[0]), read_values(files[1])
     shapes = {name: value.shape for name, value in params.items()}
     inputs = [name for name in symbol.list_arguments() if name not in params]
-    check_fit(symbol, shapes, dict.fromkeys(inputs, tuple(shape)), files[1])
+    stated = shape if isinstance(shape, Mapping) else dict.fromkeys(inputs, shape)
+    check_fit(symbol, shapes, {n: tuple(s) for n, s in stated.items()}, files[1])
 
 
 # ------------------------------------------------------------------- ONNX

@@ -18,6 +18,7 @@ from gluon_compress.graph.annotations import BINARY, FAKE_QUANT, bake_weights, s
 from gluon_compress.graph.context import attribute, numbers
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
+from gluon_compress.quantization.image_range import without_range_quantisers
 
 Pair = Tuple[mx.sym.Symbol, Mapping[str, mx.nd.NDArray]]
 
@@ -78,6 +79,7 @@ def without_quantisers(symbol: mx.sym.Symbol, params: Mapping) -> Pair:
     whole step. So rewritten graphs are compared without.
     """
     nodes, heads = strip(*take_apart(symbol), [FAKE_QUANT, BINARY])
+    nodes, heads = without_range_quantisers(nodes, heads)
     plain = put_together(nodes, heads)
     used = set(plain.list_inputs())
     return plain, {name: value for name, value in params.items() if name in used}

@@ -10,9 +10,9 @@ import importlib.util
 import shutil
 import subprocess
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Mapping
+from typing import TYPE_CHECKING, Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class InferenceGraph:
         Inputs ``(N, ...)`` to calibrate int8 on.
     calibration : str
         One of ``CALIBRATIONS``.
+    inputs : dict
+        Of a graph with other inputs than ``data``, their shapes by name.
     """
 
     name: str
@@ -54,6 +56,14 @@ class InferenceGraph:
     shape: tuple[int, ...]
     images: np.ndarray
     calibration: str = "naive"
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the inputs for one image, in the symbol's order."""
+        names = [n for n in self.symbol.list_arguments() if n not in self.params]
+        shapes = self.inputs or dict.fromkeys(names, self.shape)
+        return [shapes[name] for name in names]
 
     @property
     def quantised(self) -> bool:
@@ -92,6 +102,8 @@ class Format:
     exact : bool
         Whether the runtime computes quantised nets as they are, not by a scheme of its
         own.
+    staged : bool
+        Whether nets of several stages can be written, a graph each.
     """
 
     write: Callable[[InferenceGraph, Path], dict]
@@ -101,6 +113,7 @@ class Format:
     precision: str = "float32"
     needs_quantisers: bool = False
     exact: bool = True
+    staged: bool = False
 
 
 def _mxnet(graph: InferenceGraph, folder: Path) -> dict:
@@ -114,7 +127,13 @@ def save_mxnet(graph: InferenceGraph, folder: Path) -> None:
     from gluon_compress.deployment.fusing import fusible
     from gluon_compress.model_folder import save_pair
 
-    save_pair(fusible(graph.symbol), graph.params, folder, graph.name)
+    save_pair(
+        fusible(graph.symbol),
+        graph.params,
+        folder,
+        graph.name,
+        inputs=len(graph.input_shapes),
+    )
 
 
 def _formed(graph: InferenceGraph, runtime: str) -> tuple[InferenceGraph, dict]:
@@ -138,11 +157,11 @@ def _onnx_dynamic(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
-    """Write a graph with MXNet's own exporter, and correct three of its faults.
+    """Write a graph with MXNet's own exporter, and correct four of its faults.
 
     It states the newest opset of the installed onnx for operators of an earlier one,
-    lists all weights as inputs, so that no runtime can fold or pack them, and leaves
-    nodes without names, which tools need.
+    lists all weights as inputs, so that no runtime can fold or pack them, leaves nodes
+    without names, which tools need, and sorts the outputs by the order of its nodes.
     """
     import mxnet as mx
 
@@ -157,12 +176,18 @@ def write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     pair = graph.symbol, dict(graph.params)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MXNet uses names that onnx moved
-        mx.onnx.export_model(*pair, [graph.shape], np.float32, str(path), **dynamic)
+        mx.onnx.export_model(
+            *pair, graph.input_shapes, np.float32, str(path), **dynamic
+        )
     model = onnx.load(str(path))
     weights = {value.name for value in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    order = graph.symbol.list_outputs()
+    outputs = sorted(model.graph.output, key=lambda value: _place(order, value.name))
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"node{i}"
     kinds = {node.op_type for node in model.graph.node}
@@ -172,6 +197,14 @@ def write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
     return {"opset": opset, "batch": batch}
+
+
+def _place(order: Sequence[str], name: str) -> int:
+    """Return the place of an output of ONNX among those of a symbol, else the last."""
+    for i, output in enumerate(order):
+        if name in (output, output[: -len("_output")]):
+            return i
+    return len(order)
 
 
 def _web(graph: InferenceGraph, folder: Path) -> dict:
@@ -186,13 +219,16 @@ def _web(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _openvino(graph: InferenceGraph, folder: Path) -> dict:
-    """Convert the ONNX file with a dynamic batch, with OpenVINO's own converter."""
+    """Convert the ONNX file with a dynamic batch, as OpenVINO reads it.
+
+    ``openvino.convert_model`` reads it too, and tells its makers so over the network.
+    """
     openvino = import_optional("openvino", "openvino")
     graph, entry = _formed(graph, "openvino")
     with scratch_folder() as scratch:
         path = scratch / "dynamic.onnx"
         write_onnx(graph, path, batch=BATCH)
-        model = openvino.convert_model(path)
+        model = openvino.Core().read_model(path)
     openvino.save_model(model, folder / f"{graph.name}.xml", compress_to_fp16=False)
     return {"batch": BATCH, **entry}
 
@@ -360,8 +396,10 @@ INT8_TOLERANCE = 0.2
 INT8 = ("-int8-symbol.json", "-int8-0000.params")
 PACKED = ("-packed-symbol.json", "-packed.bin")
 FORMATS: dict[str, Format] = {
-    "mxnet": Format(_mxnet, "mxnet", ("-symbol.json", "-0000.params"), 1e-5),
-    "onnx": Format(_onnx, "onnxruntime", (".onnx",)),
+    "mxnet": Format(
+        _mxnet, "mxnet", ("-symbol.json", "-0000.params"), 1e-5, staged=True
+    ),
+    "onnx": Format(_onnx, "onnxruntime", (".onnx",), staged=True),
     "onnx-dynamic": Format(_onnx_dynamic, "onnxruntime", ("-dynamic.onnx",)),
     "web": Format(_web, "onnxruntime", (".onnx",)),
     "openvino": Format(_openvino, "openvino", (".xml", ".bin")),

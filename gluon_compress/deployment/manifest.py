@@ -6,14 +6,20 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from typing_extensions import Annotated, Literal
 
 from gluon_compress.data import Preprocess
 from gluon_compress.deployment.formats import BATCH, CALIBRATIONS, FORMATS
 from gluon_compress.postprocess import POSTPROCESS, Postprocess
 from gluon_compress.postprocess.earlier import with_sections
-from gluon_compress.storage.artifacts import MANIFEST, CommonManifest, verified
+from gluon_compress.storage.artifacts import (
+    MANIFEST,
+    CommonManifest,
+    ManifestInput,
+    ManifestOutput,
+    verified,
+)
 from gluon_compress.storage.reading import finite, read_array
 from gluon_compress.validation import (
     Allowed,
@@ -73,6 +79,10 @@ class FormatEntry(Settings):
         Difference of its results.
     page : tuple of str
         Files of the page that runs the graph in a browser, if there is one.
+    stages : dict
+        Of a net of several stages, the files of the later ones, as ``files``.
+    stage_differences : dict
+        Their largest differences from the net.
     """
 
     files: Tuple[NonEmptyStr, ...]
@@ -93,17 +103,45 @@ class FormatEntry(Settings):
     whole: Tuple[NonEmptyStr, ...] = ()
     whole_difference: Optional[NonNegative] = None
     page: Tuple[NonEmptyStr, ...] = ()
+    stages: Dict[str, Tuple[NonEmptyStr, ...]] = {}
+    stage_differences: Dict[str, NonNegative] = {}
 
     def files_allowed(self, name: str, present: Mapping[str, Any]) -> Optional[str]:
         """Return what is allowed if the files are wrong, else None."""
         endings = FORMATS[name].files
-        if len(self.files) != len(endings) or not all(
-            file.endswith(ending) for file, ending in zip(self.files, endings)
-        ):
-            return f"names that end in {' and '.join(endings)}"
-        if not {*self.files, *self.whole, *self.page} <= set(present):
+        graphs = [self.files, *self.stages.values()]
+        for files in graphs:
+            if len(files) != len(endings) or not all(
+                file.endswith(ending) for file, ending in zip(files, endings)
+            ):
+                return f"names that end in {' and '.join(endings)}"
+        named = {*self.whole, *self.page, *(file for files in graphs for file in files)}
+        if not named <= set(present):
             return "files of the folder whose sha256 is in files"
         return None
+
+
+class StageEntry(Settings):
+    """The inputs and outputs of a later stage, for one image.
+
+    Parameters
+    ----------
+    inputs : tuple of ManifestInput
+    outputs : tuple of ManifestOutput
+    """
+
+    inputs: Annotated[Tuple[ManifestInput, ...], Field(min_length=1)]
+    outputs: Annotated[Tuple[ManifestOutput, ...], Field(min_length=1)]
+
+    @property
+    def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """Shapes of the inputs, by name."""
+        return {entry.name: entry.shape for entry in self.inputs}
+
+    @property
+    def output_shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """Shapes of the outputs, by name."""
+        return {entry.name: entry.shape for entry in self.outputs}
 
 
 class DeployedManifest(CommonManifest):
@@ -125,6 +163,8 @@ class DeployedManifest(CommonManifest):
         How an image becomes an input.
     postprocess : dict
         ``kind``, a row of ``POSTPROCESS``, and its settings.
+    stages : dict
+        Of a net of several stages, the later ones by name.
     formats : dict
         The files of each format.
     files : dict
@@ -138,6 +178,7 @@ class DeployedManifest(CommonManifest):
     postprocess: Annotated[
         Any, Tagged("kind", lambda: {k: p.Settings for k, p in POSTPROCESS.items()})
     ]
+    stages: Dict[str, StageEntry] = {}
     formats: Dict[Annotated[str, OneOf(lambda: FORMATS)], FormatEntry]
     cost: Dict[str, NonNegative] = {}
 
@@ -153,6 +194,7 @@ class DeployedManifest(CommonManifest):
             expected = entry.files_allowed(name, self.files)
             if expected is not None:
                 raise not_allowed(entry.files, expected, f"formats.{name}.files")
+        check_stages(self)
 
     @property
     def postprocess_class(self) -> Any:
@@ -161,8 +203,50 @@ class DeployedManifest(CommonManifest):
 
     @property
     def output_shapes(self) -> Dict[str, Tuple[int, ...]]:
-        """Shapes of the outputs for one image, by name."""
+        """Shapes of the outputs of the first graph for one image, by name."""
         return {output.name: output.shape for output in self.outputs}
+
+    @property
+    def all_shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """Shapes of the outputs of all graphs for one image, by name."""
+        shapes = self.output_shapes
+        for stage in self.stages.values():
+            shapes.update(stage.output_shapes)
+        return shapes
+
+
+def check_stages(manifest: Any) -> None:
+    """Refuse stages that a manifest's postprocess does not run, or without files."""
+    later = tuple(getattr(manifest.postprocess_class, "later_stages", ()))
+    stages = manifest.stages
+    if any(name not in later for name in stages) or (later and later[0] not in stages):
+        allowed = f"{', '.join(later)}, as postprocess.kind runs them"
+        raise not_allowed(list(stages), allowed if later else "none", "stages")
+    for name, entry in manifest.formats.items():
+        if {*entry.stages} != {*stages}:
+            allowed = f"files of {', '.join(stages) or 'none'}"
+            raise not_allowed(list(entry.stages), allowed, f"formats.{name}.stages")
+
+
+def stage_rows(stages: Mapping[str, Any], shapes: Any) -> Dict[str, Any]:
+    """Return what a manifest states of later stages; nothing if there are none.
+
+    Parameters
+    ----------
+    stages : mapping
+        Each with ``inputs``.
+    shapes : callable
+        From a stage's name to the shapes of its outputs, by name.
+    """
+
+    def rows(stated: Mapping[str, Any]) -> list[dict]:
+        return [{"name": n, "shape": list(shape)} for n, shape in stated.items()]
+
+    entries = {
+        name: {"inputs": rows(stage.inputs), "outputs": rows(shapes(name))}
+        for name, stage in stages.items()
+    }
+    return {"stages": entries} if entries else {}
 
 
 def checked(manifest: Mapping[str, Any]) -> DeployedManifest:
@@ -220,7 +304,7 @@ def read_postprocess(
         postprocess = manifest.postprocess_class.from_state(
             manifest.postprocess, arrays
         )
-        postprocess.check(manifest.output_shapes, manifest.classes)
+        postprocess.check(manifest.all_shapes, manifest.classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     return postprocess

@@ -7,6 +7,7 @@ longer than one of 128.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Mapping, Sequence
 
 import mxnet as mx
@@ -25,7 +26,8 @@ def pad_channels(
     """Return a graph with the same outputs and full blocks in its last convolutions.
 
     A convolution read only by a transpose to channels last gets zero channels up to a
-    multiple of ``BLOCK``; they are cut off after the transpose.
+    multiple of ``BLOCK``; they are cut off after the transpose. Those that share their
+    weights stay.
 
     Parameters
     ----------
@@ -57,8 +59,10 @@ def _padded(
         return None
     source = node["inputs"][0][0]
     layer = nodes[source]
-    readers = sum(e[0] == source for other in nodes for e in other["inputs"])
-    if layer["op"] != "Convolution" or readers != 1:
+    readers = Counter(e[0] for other in nodes for e in other["inputs"])
+    if layer["op"] != "Convolution" or readers[source] != 1:
+        return None
+    if any(readers[entry[0]] > 1 for entry in layer["inputs"][1:]):
         return None
     width = attribute(layer["attrs"], "num_filter")
     missing = -width % BLOCK

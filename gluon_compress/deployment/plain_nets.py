@@ -75,21 +75,8 @@ def export_formats(
         compared = np.asarray(images, np.float32)
     graph = InferenceGraph(name, *fold(symbol, params, shape), shape, compared)
     reference = ReferenceOutputs(symbol, params, compared[:8])
-    entries: Dict[str, Any] = {}
     with atomic_directory(folder, KIND) as draft:
-        for form in formats:
-            row = FORMATS[form]
-            entry = write_files(row, graph, Path(draft))
-            files = [Path(draft) / file for file in entry["files"]]
-            outputs = run_files(row, files, reference.images)
-            off, allowed = reference.departure(outputs, row)
-            if not off <= allowed:
-                raise ValueError(
-                    f"{files[0].name}: {row.runtime} differs from the net by "
-                    f"{off:.2g}; allowed: {allowed:.2g}"
-                )
-            steps = steps_between(outputs, reference.float32)
-            entries[form] = {**entry, "difference": off, "steps": steps}
+        entries = write_checked(graph, reference, formats, Path(draft))
         shapes = [[1, *output.shape[1:]] for output in reference.float32]
         names = output_names(symbol)
         content = {
@@ -102,6 +89,41 @@ def export_formats(
             "files": checksums(Path(draft)),
         }
         write_json(Path(draft) / MANIFEST, content)
+    return entries
+
+
+def write_checked(
+    graph: InferenceGraph,
+    reference: ReferenceOutputs,
+    formats: Sequence[str],
+    folder: Path,
+) -> Dict[str, Any]:
+    """Write a graph in some formats, and compare each with the net in its runtime.
+
+    Returns
+    -------
+    dict
+        For each format the entry of a manifest.
+
+    Raises
+    ------
+    ValueError
+        If a format cannot be written, or its runtime departs from the net.
+    """
+    entries: Dict[str, Any] = {}
+    for form in formats:
+        row = FORMATS[form]
+        entry = write_files(row, graph, folder)
+        files = [folder / file for file in entry["files"]]
+        outputs = run_files(row, files, reference.images)
+        off, allowed = reference.departure(outputs, row)
+        if not off <= allowed:
+            raise ValueError(
+                f"{files[0].name}: {row.runtime} differs from the net by "
+                f"{off:.2g}; allowed: {allowed:.2g}"
+            )
+        steps = steps_between(outputs, reference.float32)
+        entries[form] = {**entry, "difference": off, "steps": steps}
     return entries
 
 

@@ -15,9 +15,15 @@ from gluon_compress.data import Preprocess
 from gluon_compress.data.images import read_image
 from gluon_compress.deployment import manifest
 from gluon_compress.deployment.formats import BATCH, formats_of
-from gluon_compress.deployment.runtimes import check_form, open_files
+from gluon_compress.deployment.runtimes import (
+    check_form,
+    check_staged,
+    open_files,
+    open_stage,
+)
 from gluon_compress.deployment.trial import try_apart
 from gluon_compress.postprocess import decoded
+from gluon_compress.postprocess.base import FIRST
 from gluon_compress.storage.artifacts import one_state
 from gluon_compress.validation import first_line
 
@@ -79,10 +85,13 @@ class ImagePredictor(ABC):
         return batch
 
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Refuse another shape than ``(B, 3, height, width)``, B at least 1."""
-        expected = self.preprocess.shape[1:]
-        if len(shape) != 4 or tuple(shape[1:]) != expected or not shape[0]:
-            raise ValueError(f"a batch of shape {shape}; allowed: B x {expected}")
+        """Refuse another shape than ``preprocess`` makes, or one without images."""
+        if not self.preprocess.takes(shape) or not shape[0]:
+            expected, unit = self.preprocess.shape[1:], self.preprocess.unit
+            words = "" if unit is None else f", or fewer pixels in steps of {unit}"
+            raise ValueError(
+                f"a batch of shape {shape}; allowed: B x {expected}{words}"
+            )
 
     @abstractmethod
     def detect(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -125,7 +134,9 @@ class ImagePredictor(ABC):
         if not pairs:
             return []
         inputs, placements = zip(*pairs)
-        batches = inputs if self.max_batch == 1 else [np.concatenate(inputs)]
+        # Inputs that end behind their images cannot lie in one array.
+        alone = self.max_batch == 1 or self.preprocess.unit is not None
+        batches = inputs if alone else [np.concatenate(inputs)]
         rows = [self.detect(batch) for batch in batches]
         results = [np.concatenate(parts) for parts in zip(*rows)]
         return self.postprocess.in_images(results, placements)
@@ -214,7 +225,7 @@ class Predictor(ImagePredictor):
             raise ValueError(f"threads is {threads}; allowed: at least 1")
         if not trusted:
             try_apart(folder, runtime, precision)
-        stated, postprocess, batch, self._run = _opened(
+        stated, postprocess, batch, self._run, self._stages = _opened(
             Path(folder), runtime, precision, threads
         )
         super().__init__(
@@ -232,6 +243,8 @@ class Predictor(ImagePredictor):
     def outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Return the net's outputs ``(B, ...)`` for prepared images, by name.
 
+        Of a net of several stages they are those that ``postprocess.run`` gives.
+
         Raises
         ------
         ValueError
@@ -243,6 +256,16 @@ class Predictor(ImagePredictor):
                 f"a batch of {len(batch)} images; this export was made for "
                 f"{self.max_batch}"
             )
+        if not self._stages:
+            return self._first(batch)
+        stages = {FIRST: lambda inputs: self._first(inputs["data"]), **self._stages}
+        try:
+            return self.postprocess.run(stages, batch, together=False)
+        except Exception as error:
+            raise ValueError(f"the net does not run: {first_line(error)}") from None
+
+    def _first(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the outputs of the graph that reads images."""
         try:
             outputs = self._run(batch)
         except Exception as error:  # each runtime has its own
@@ -261,13 +284,23 @@ class Predictor(ImagePredictor):
 
 @one_state
 def _opened(folder: Path, runtime: str, precision: str, threads: int | None) -> tuple:
-    """Return manifest, postprocess, batch and graph of a deployed folder."""
+    """Return manifest, postprocess, batch, graph and stages of a deployed folder."""
     stated = manifest.read(folder)
     entry = _chosen(folder, stated, runtime, precision)
     postprocess = manifest.read_postprocess(folder, stated)
     files = [folder / file for file in entry.files]
     run = open_files(runtime, files, stated.input.shape, threads)
-    return stated, postprocess, entry.batch, run
+    stages = {
+        name: open_stage(
+            runtime,
+            [folder / file for file in entry.stages[name]],
+            stage.input_shapes,
+            tuple(stage.output_shapes),
+            threads,
+        )
+        for name, stage in stated.stages.items()
+    }
+    return stated, postprocess, entry.batch, run, stages
 
 
 def _as_list(images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -286,6 +319,11 @@ def _chosen(
 ) -> manifest.FormatEntry:
     """Return the exported format that a runtime reads."""
     formats = formats_of(runtime, precision)
+    if stated.stages:
+        try:
+            check_staged(runtime)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
     for name in formats:
         if name in stated.formats:
             entry = stated.formats[name]

@@ -12,6 +12,7 @@ from gluon_compress.binarization.binarisers import has_binary_maps
 from gluon_compress.graph.annotations import BINARY, KINDS, strip
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
+from gluon_compress.quantization.image_range import range_quantisers
 from gluon_compress.quantization.levels import Levels, levels_of
 from gluon_compress.quantization.placement import LAYERS, weight_of
 from gluon_compress.quantization.quantisers import (
@@ -92,7 +93,8 @@ def has_quantisers(symbol: mx.sym.Symbol) -> bool:
 def has_jumps(symbol: mx.sym.Symbol) -> bool:
     """Return whether maps are rounded, or binary: then rounding errors can grow."""
     nodes, _ = take_apart(symbol)
-    return is_quantised(nodes) or has_binary_maps(nodes)
+    rounded = is_quantised(nodes) or range_quantisers(nodes)
+    return bool(rounded) or has_binary_maps(nodes)
 
 
 def steps_between(outputs: list[np.ndarray], expected: list[np.ndarray]) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Mapping, Sequence, Tuple
+from typing import Any, Mapping, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
+from mxnet.ndarray.ndarray import _DTYPE_NP_TO_MX
 
 from gluon_compress.deployment.formats import FORMATS, INT8_TOLERANCE, Format
 from gluon_compress.deployment.quantised import has_jumps
@@ -37,15 +38,15 @@ class ReferenceOutputs:
     ----------
     symbol : Symbol
     params : mapping
-    images : ndarray
-        Inputs ``(N, 3, H, W)``, float32.
+    images : ndarray or mapping
+        Inputs ``(N, 3, H, W)``, float32; arrays by name if there are several.
     joined : bool
         Whether files have one output: this graph's, concatenated along the last axis.
     """
 
     symbol: mx.sym.Symbol
     params: Mapping[str, mx.nd.NDArray]
-    images: np.ndarray
+    images: Any
     joined: bool = False
 
     @cached_property
@@ -119,7 +120,11 @@ class ReferenceOutputs:
             for name, value in self.params.items()
         }
         block = block_of(_of_type(self.symbol, dtype), params)
-        outputs = block(mx.nd.array(self.images, dtype=dtype))
+        inputs = [self.images]
+        if isinstance(self.images, Mapping):
+            names = [n for n in self.symbol.list_inputs() if n not in params]
+            inputs = [self.images[name] for name in names]
+        outputs = block(*(mx.nd.array(array, dtype=dtype) for array in inputs))
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         arrays = [output.asnumpy() for output in outputs]
         return [np.concatenate(arrays, axis=-1)] if self.joined else arrays
@@ -165,9 +170,9 @@ def _of_type(symbol: mx.sym.Symbol, dtype: str) -> mx.sym.Symbol:
     if dtype == "float64":
         nodes = in_float64(nodes)
     for node in nodes:
-        if node["op"] == "null":
-            attrs = node["attrs"].items()
-            node["attrs"] = {k: value for k, value in attrs if k != "__dtype__"}
+        if "__dtype__" in node["attrs"]:
+            code = str(_DTYPE_NP_TO_MX[np.dtype(dtype).type])
+            node["attrs"] = {**node["attrs"], "__dtype__": code}
     return put_together(nodes, heads)
 
 

@@ -7,15 +7,20 @@ own, this is one row in ``formats.FORMATS``.
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, Sequence, Tuple
+from typing import Any, Callable, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from gluon_compress.deployment.file_checks import check_files, onnx_outputs
+from gluon_compress.deployment.file_checks import Shapes, check_files, onnx_outputs
 from gluon_compress.validation import first_line
+
+# ONNX Runtime reads this when it is imported. It would note what it runs in the user's
+# home, and send it to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def import_optional(module: str, extra: str) -> ModuleType:
@@ -61,12 +66,13 @@ class MXNet:
             symbol, params = read_symbol(files[0]), read_values(files[1])
             symbol, params = pad_channels(symbol, params)
             symbol = fuse(symbol)
+        self.inputs = [n for n in symbol.list_inputs() if n not in params]
         self._net, self._array = block_of(symbol, params), mx.nd.array
         self._net.hybridize(static_alloc=True, static_shape=True)
 
-    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs for a batch, float32."""
-        outputs = self._net(self._array(batch))
+    def __call__(self, *batch: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for a batch of each of ``inputs``, float32."""
+        outputs = self._net(*map(self._array, batch))
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return [output.asnumpy() for output in outputs]
 
@@ -85,11 +91,11 @@ class ONNXRuntime:
         self._session = runtime.InferenceSession(
             str(files[0]), options, providers=["CPUExecutionProvider"]
         )
-        self._input = self._session.get_inputs()[0].name
+        self.inputs = [value.name for value in self._session.get_inputs()]
 
-    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs for a batch, float32."""
-        return self._session.run(None, {self._input: batch})
+    def __call__(self, *batch: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for a batch of each of ``inputs``, float32."""
+        return self._session.run(None, dict(zip(self.inputs, batch)))
 
 
 class OpenVINO:
@@ -181,16 +187,20 @@ class Runtime:
         returns the list of outputs, float32.
     formats : tuple of str
         Rows of ``formats.FORMATS``, the preferred first.
+    staged : bool
+        Whether it runs nets of several stages: graphs with several inputs, which
+        ``run.inputs`` names, and regions of maps.
     """
 
     open: Callable
     formats: Tuple[str, ...]
+    staged: bool = False
 
 
 ONNX_FORMATS = ("onnx-dynamic", "onnx", "web", "onnx-int8")  # as all read them
 RUNTIMES: dict[str, Runtime] = {
-    "mxnet": Runtime(MXNet, ("mxnet", "int8", "packed", "packed-gz")),
-    "onnxruntime": Runtime(ONNXRuntime, (*ONNX_FORMATS, "onnx-int4")),
+    "mxnet": Runtime(MXNet, ("mxnet", "int8", "packed", "packed-gz"), staged=True),
+    "onnxruntime": Runtime(ONNXRuntime, (*ONNX_FORMATS, "onnx-int4"), staged=True),
     "openvino": Runtime(OpenVINO, ("openvino", *ONNX_FORMATS)),
     "ncnn": Runtime(Ncnn, ("ncnn", "ncnn-int8")),
     "opencv": Runtime(OpenCV, ("onnx", "web")),
@@ -224,7 +234,7 @@ def check_form(runtime: str, form: str | None) -> None:
 def open_files(
     runtime: str,
     files: Sequence[Path],
-    shape: Sequence[int],
+    shape: Shapes,
     threads: int | None = None,
 ) -> Callable:
     """Check the files of a format, and open them in a runtime.
@@ -235,8 +245,8 @@ def open_files(
         One of ``RUNTIMES``.
     files : sequence of path
         In the format's order.
-    shape : sequence of int
-        Of the input for one image.
+    shape : sequence of int, or mapping
+        Of the input for one image; by name if there are several.
     threads : int, optional
 
     Returns
@@ -257,3 +267,60 @@ def open_files(
     except Exception as error:  # each runtime has its own
         reason = first_line(error)
         raise ValueError(f"{files[0]}: {runtime} cannot load it: {reason}") from None
+
+
+def check_staged(runtime: str) -> None:
+    """Refuse a runtime for nets of several stages.
+
+    Raises
+    ------
+    ValueError
+        Naming those that run them.
+    """
+    if not RUNTIMES[runtime].staged:
+        allowed = ", ".join(name for name, row in RUNTIMES.items() if row.staged)
+        raise ValueError(
+            f"{runtime} does not run nets of several stages; allowed: {allowed}"
+        )
+
+
+def open_stage(
+    runtime: str,
+    files: Sequence[Path],
+    inputs: Mapping[str, Sequence[int]],
+    outputs: Sequence[str],
+    threads: int | None = None,
+) -> Callable:
+    """Check the files of a stage, and open them in a runtime.
+
+    Parameters
+    ----------
+    runtime, files, threads
+        As ``open_files`` takes them.
+    inputs : mapping
+        Shapes for one image, by name.
+    outputs : sequence of str
+        Names.
+
+    Returns
+    -------
+    callable
+        From arrays by name to arrays by name.
+
+    Raises
+    ------
+    ValueError
+        As ``open_files`` does, and for a runtime that does not run stages.
+    """
+    check_staged(runtime)
+    run: Any = open_files(runtime, files, inputs, threads)
+    if sorted(run.inputs) != sorted(inputs):
+        raise ValueError(
+            f"{files[0]}: inputs are {run.inputs}; allowed: {', '.join(inputs)}"
+        )
+
+    def stage(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = run(*(arrays[name] for name in run.inputs))
+        return {n: np.asarray(r) for n, r in zip(outputs, results)}
+
+    return stage

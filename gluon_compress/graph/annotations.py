@@ -8,9 +8,9 @@ tensor. It works element by element and has its own parameters::
                   conv0_weight_mask
 
 Its nodes have a mark, an attribute of the symbol, which survives saving, loading and
-composing. ``strip`` removes annotations, which leaves the plain symbol,
-``annotate_weight`` and ``annotate_output`` insert them, and ``annotations_of`` lists
-them. Tracing, counting and timing see the plain symbol.
+composing. ``strip`` removes annotations, which leaves the plain symbol, ``insert``
+adds new ones, and ``annotations_of`` lists them. Tracing, counting and timing see the
+plain symbol.
 Slimming cuts the parameters of an annotation like the tensor it belongs to: each
 parameter states the axes of that tensor along which its own axes lie.
 
@@ -24,6 +24,7 @@ same element of its source, and map zero to zero.
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Callable, Collection, Mapping, Sequence
 
@@ -174,7 +175,9 @@ class _Scan:
         for i, node in enumerate(nodes):
             node = {**node, "inputs": self.moved(node["inputs"])}
             self.nodes.append(node)
-            kind = next((marks[key] for key in marks if key in node["attrs"]), None)
+            kind = None
+            if not marks.keys().isdisjoint(node["attrs"]):
+                kind = next(marks[key] for key in marks if key in node["attrs"])
             outside = [e for e in node["inputs"] if e[0] not in self.variables]
             if not outside and (kind or node["inputs"]):
                 self.variables[i] = self._variables(node)
@@ -265,7 +268,8 @@ def mask_names(nodes: Sequence[dict]) -> dict[str, str]:
 
 def parameter_axes(node: dict) -> tuple[int, ...]:
     """Return the axes of the annotated tensor along which a parameter's axes lie."""
-    return ast.literal_eval(node["attrs"].get(AXES, "()"))
+    text = node["attrs"].get(AXES)
+    return () if text is None else ast.literal_eval(text)
 
 
 # Writing.
@@ -288,21 +292,41 @@ def parameter_node(
     return {"op": "null", "name": name, "attrs": attrs, "inputs": []}
 
 
-def annotate_weight(
-    nodes: Sequence[dict],
-    heads: Sequence,
-    weight: str,
-    shape: Sequence[int],
-    new: NewAnnotation,
-) -> tuple[list[dict], list]:
-    """Return a symbol with a new annotation of a weight.
+@dataclass(frozen=True)
+class Insertion:
+    """A new annotation, and the tensor that gets it: the first output of a node.
+
+    Parameters
+    ----------
+    node : int
+        Number of the node.
+    target : str
+        Prefix of the annotation's parameters.
+    shape : tuple of int
+        Of the tensor.
+    new : NewAnnotation
+    is_weight : bool
+        Whether the tensor is a parameter.
+    """
+
+    node: int
+    target: str
+    shape: tuple[int, ...]
+    new: NewAnnotation
+    is_weight: bool = False
+
+
+def of_weight(
+    nodes: Sequence[dict], weight: str, shape: Sequence[int], new: NewAnnotation
+) -> Insertion:
+    """Return the insertion of an annotation of a weight.
 
     If the weight has annotations already, the new one is applied after them.
 
     Parameters
     ----------
-    nodes, heads
-        As ``symbols.take_apart`` returns them; not changed.
+    nodes
+        As ``symbols.take_apart`` returns them.
     weight : str
         Name of a variable.
     shape : sequence of int
@@ -312,100 +336,119 @@ def annotate_weight(
     Raises
     ------
     ValueError
-        If there is no such variable, a parameter exists already or does not fit the
-        shape, or the annotation does not work element by element.
+        If there is no such variable.
     """
     numbers = [i for i, n in enumerate(nodes) if n["op"] == "null"]
     number = next((i for i in numbers if nodes[i]["name"] == weight), None)
     if number is None or is_parameter(nodes[number]):
         raise ValueError(f"the net has no weight {weight!r} to annotate")
-    nodes = list(nodes)
-    # The shape of a variable that no layer reads directly cannot be inferred.
-    attrs = {**nodes[number]["attrs"], "__shape__": str(tuple(shape))}
-    nodes[number] = {**nodes[number], "attrs": attrs}
-    return _inserted(nodes, heads, (number, 0), shape, new, weight)
+    return Insertion(number, weight, tuple(shape), new, is_weight=True)
 
 
-def annotate_output(
+def of_output(
     nodes: Sequence[dict],
-    heads: Sequence,
     layer: str,
     shape: Sequence[int],
     new: NewAnnotation,
     *,
-    output: int = 0,
     call: int = 0,
-) -> tuple[list[dict], list]:
-    """Return a symbol with a new annotation of an output.
+) -> Insertion:
+    """Return the insertion of an annotation of a node's first output.
 
     Channel masks of the output are applied after the annotation.
 
     Parameters
     ----------
-    nodes, heads
-        As ``symbols.take_apart`` returns them; not changed.
+    nodes
+        As ``symbols.take_apart`` returns them.
     layer : str
         Name of the operator's node, or of an input of the network.
     shape : sequence of int
         Shape of the output.
     new : NewAnnotation
-    output : int
-        Which output of the node.
     call : int
         Which of the nodes of this name, if a layer is called several times.
 
     Raises
     ------
     ValueError
-        If there is no such node, a parameter exists already or does not fit the shape,
-        or the annotation does not work element by element.
+        If there is no such node.
     """
     numbers = [i for i, node in enumerate(nodes) if node["name"] == layer]
     if call >= len(numbers):
         raise ValueError(f"the net has {len(numbers)} nodes {layer!r} to annotate")
-    target = called(layer, call)
-    return _inserted(nodes, heads, (numbers[call], output), shape, new, target)
+    target = f"{layer}.{call + 1}" if call else layer
+    return Insertion(numbers[call], target, tuple(shape), new)
 
 
-def called(layer: str, call: int) -> str:
-    """Return the prefix of the parameters of an output's annotation."""
-    return f"{layer}.{call + 1}" if call else layer
+def insert(
+    nodes: Sequence[dict], heads: Sequence, insertions: Sequence[Insertion]
+) -> tuple[list[dict], list]:
+    """Return a symbol with new annotations between tensors and their readers.
+
+    Parameters
+    ----------
+    nodes, heads
+        As ``symbols.take_apart`` returns them; not changed.
+    insertions : sequence of Insertion
+        Each of another tensor.
+
+    Raises
+    ------
+    ValueError
+        If a parameter exists already or does not fit the shape, or an annotation does
+        not work element by element.
+    """
+    earlier = Counter((a.kind, a.source) for a in annotations_of(nodes))
+    scan = _Scan(nodes, STAYING)
+    ends = {tuple(e[:2]): i for i, e in scan.sources.items()}  # the last one counts
+    nodes, used = list(nodes), set(variables(nodes))
+    built: dict[int, tuple[list[dict], int]] = {}
+    for row in insertions:
+        source, new = (row.node, 0), row.new
+        number = earlier[new.kind, source]
+        name = f"{row.target}_{new.kind}" + (f"_{number}" if number else "")
+        for role, parameter in new.parameters.items():
+            _check_parameter(f"{row.target}_{role}", parameter, row.shape, used)
+            used.add(f"{row.target}_{role}")
+        end = ends.get(source, row.node)
+        assert end not in built, row
+        built[end] = _built(row.target, name, len(row.shape), new)
+        if row.is_weight:  # a shape that no layer reads directly cannot be inferred
+            attrs = {**nodes[row.node]["attrs"], "__shape__": str(row.shape)}
+            nodes[row.node] = {**nodes[row.node], "attrs": attrs}
+    return _joined(nodes, heads, built)
 
 
-def _inserted(
+def _joined(
     nodes: Sequence[dict],
     heads: Sequence,
-    source: tuple[int, int],
-    shape: Sequence[int],
-    new: NewAnnotation,
-    target: str,
+    built: Mapping[int, tuple[list[dict], int]],
 ) -> tuple[list[dict], list]:
-    """Return the symbol with an annotation between a tensor and its readers."""
-    number = sum(
-        a.kind == new.kind and a.source == source for a in annotations_of(nodes)
-    )
-    suffix = new.kind + (f"_{number}" if number else "")
-    name = f"{target}_{source[1]}_{suffix}" if source[1] else f"{target}_{suffix}"
-    used = set(variables(nodes))
-    for role, parameter in new.parameters.items():
-        _check_parameter(f"{target}_{role}", parameter, shape, used)
-    i, output = _outermost(nodes, source)
-    built, head = _built(target, name, len(shape), new)
-    # ``built`` begins with the tensor itself; the others are put right after node i.
-    shift = len(built) - 1
+    """Return the symbol with what ``_built`` returns behind the nodes of these numbers.
 
-    def after(entry: Sequence) -> list:
-        if tuple(entry[:2]) == (i, output):
-            return [i + head, 0, 0]
-        return [entry[0] + shift * (entry[0] > i), *entry[1:]]
+    What has read a node's first output reads the result instead.
+    """
+    result: list[dict] = []
+    numbers: list[int] = []
+    results: dict[int, int] = {}
 
-    def within(entry: Sequence) -> list:
-        return [i, output, 0] if entry[0] == 0 else [i + entry[0], *entry[1:]]
+    def moved(entry: Sequence) -> list:
+        if entry[0] in results and entry[1] == 0:
+            return [results[entry[0]], 0, 0]
+        return [numbers[entry[0]], *entry[1:]]
 
-    first, last = list(nodes[: i + 1]), nodes[i + 1 :]
-    inner = [{**n, "inputs": [within(e) for e in n["inputs"]]} for n in built[1:]]
-    outer = [{**n, "inputs": [after(e) for e in n["inputs"]]} for n in last]
-    return first + inner + outer, [after(h) for h in heads]
+    for i, node in enumerate(nodes):
+        start = len(result)
+        numbers.append(start)
+        result.append({**node, "inputs": [moved(e) for e in node["inputs"]]})
+        if i in built:
+            (_, *inner), head = built[i]  # the first stands for the node
+            for part in inner:
+                inputs = [[start + e[0], *e[1:]] for e in part["inputs"]]
+                result.append({**part, "inputs": inputs})
+            results[i] = start + head
+    return result, [moved(head) for head in heads]
 
 
 def _check_parameter(
@@ -423,13 +466,6 @@ def _check_parameter(
             f"annotation parameter {name!r} of shape {lengths} does not lie along the "
             f"axes {axes} of a tensor of shape {tuple(shape)}"
         )
-
-
-def _outermost(nodes: Sequence[dict], source: tuple[int, int]) -> tuple[int, int]:
-    """Return the result of a source's annotations other than channel masks."""
-    scan = _Scan(nodes, STAYING)
-    ends = [i for i, e in scan.sources.items() if tuple(e[:2]) == source]
-    return (ends[-1], 0) if ends else source
 
 
 def _built(

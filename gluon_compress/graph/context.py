@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -135,12 +136,18 @@ class ZeroContext:
 
 def attribute(attrs: Mapping[str, str], key: str, default: Any = None) -> Any:
     """Return a symbol's attribute as a Python value; "None" counts as absent."""
-    text = attrs.get(key, "None")
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+    text = attrs.get(key)
+    value = None if text is None else _value_of(text)
     return default if value is None else value
+
+
+@lru_cache(maxsize=4096)
+def _value_of(text: str) -> Any:
+    """Return the value of an attribute: text if it is no Python literal."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def numbers(attrs: Mapping[str, str], key: str) -> tuple:

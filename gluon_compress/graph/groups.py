@@ -19,6 +19,7 @@ from gluon_compress.graph.channels import (
 from gluon_compress.graph.context import OpContext
 from gluon_compress.graph.names import structural_names, unused
 from gluon_compress.graph.operators import operator_of
+from gluon_compress.graph.symbols import CONSTANT
 
 # Parameters that are used like any tensor get a channel id for each element, up to:
 LARGEST = 1 << 20
@@ -173,7 +174,10 @@ class _Tracing:
             return self.outputs[i][out]
         if i not in self.used_as_tensors:
             shape = self.shapes[i][0]
-            if int(np.prod(shape)) <= LARGEST:
+            if CONSTANT in self.nodes[i]["attrs"]:
+                reason = f"{self.names[i]!r} is a constant"
+                ids = self.channels.fixed(reason, len(shape))
+            elif int(np.prod(shape)) <= LARGEST:
                 ids = self.channels.fresh(int(np.prod(shape))).reshape(shape)
                 ids = compress(ids)
             else:
@@ -253,6 +257,8 @@ class _Naming:
         self.tracing, self.nodes = tracing, tracing.nodes
         self.labels, self.codes = tracing.channels.solve()
         self.names = tracing.names
+        # By identity: operators that pass channels on share one array of ids.
+        self._compressed: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.axes = self._parameter_axes()
 
     def _parameter_axes(self) -> list[tuple[int, int, np.ndarray]]:
@@ -266,7 +272,9 @@ class _Naming:
         return sorted(rows, key=lambda row: row[:2])
 
     def _components(self, ids: np.ndarray) -> np.ndarray:
-        return compress(labelled(ids, self.labels))
+        if id(ids) not in self._compressed:
+            self._compressed[id(ids)] = ids, compress(labelled(ids, self.labels))
+        return self._compressed[id(ids)][1]
 
     def groups(self) -> Grouping:
         """Return the groups with their positions in every tensor."""
@@ -298,10 +306,13 @@ class _Naming:
         """Return a number per component that encodes where it occurs, and how often."""
         signatures = np.zeros(len(self.labels), np.uint64)
         tensors = self.tracing.all_ids() + [ids for *_, ids in self.axes]
+        counted: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for key, ids in enumerate(tensors):
             components = self._components(ids)
-            free = components[components >= 0]
-            values, counts = np.unique(free, return_counts=True)
+            if id(components) not in counted:
+                free = components[components >= 0]
+                counted[id(components)] = np.unique(free, return_counts=True)
+            values, counts = counted[id(components)]
             signatures[values] += _mixed(counts.astype(np.uint64), key)
         return signatures
 
@@ -340,8 +351,8 @@ class _Naming:
 
     def _tensors(self, position_of: np.ndarray) -> tuple[list, dict, dict]:
         def tensor(shape: tuple, ids: np.ndarray, axis: int | None = None) -> Tensor:
-            positions = position_of[labelled(ids, self.labels, -1)]
-            positions = compress(positions)
+            components = self._components(ids)
+            positions = compress(position_of[np.maximum(components, -1)])
             axes = varying(positions)
             assert len(axes) < 2
             if not axes:

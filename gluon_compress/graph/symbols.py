@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from functools import lru_cache
 from typing import Any, Mapping, Sequence
 
 import mxnet as mx
@@ -210,7 +211,12 @@ def shapes_of(values: Mapping[str, Any]) -> dict[str, tuple]:
 
 def _stated_shape(node: dict) -> tuple | None:
     """Return the shape a variable was declared with, if it is complete."""
-    text = node["attrs"].get("__shape__", "None")
+    text = node["attrs"].get("__shape__")
+    return None if text is None else _complete_shape(text)
+
+
+@lru_cache(maxsize=1024)
+def _complete_shape(text: str) -> tuple | None:
     shape = ast.literal_eval(text)
     return tuple(shape) if shape and all(n > 0 for n in shape) else None
 

@@ -20,11 +20,11 @@ from gluon_compress.graph.annotations import (
     FIXED,
     Annotation,
     NewAnnotation,
-    annotate_output,
-    annotate_weight,
     annotations_of,
-    called,
+    insert,
     is_parameter,
+    of_output,
+    of_weight,
     strip,
     stripped,
 )
@@ -377,7 +377,7 @@ def pair_of(net: Any) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
         If the net does not trace, or a parameter has no value.
     """
     symbol = symbol_of(net)
-    params, _ = _values(net, symbols.take_apart(symbol)[0])
+    params, _ = _values(net, symbol, symbols.take_apart(symbol)[0])
     for name, value in params.items():
         if value is None:
             raise ValueError(f"parameter {name!r} has no value: initialise the net")
@@ -408,8 +408,9 @@ def trace(net: Any, shape: Any = None) -> Graph:
     ValueError
         If the net does not trace, or the shape is needed or does not fit the net.
     """
-    nodes, heads = strip(*symbols.take_apart(symbol_of(net)), [CHANNEL_MASK])
-    params, settings = _values(net, nodes)
+    symbol = symbol_of(net)
+    nodes, heads = strip(*symbols.take_apart(symbol), [CHANNEL_MASK])
+    params, settings = _values(net, symbol, nodes)
     annotated, plain, plain_heads = _without_annotations(nodes, heads, params, settings)
     for name in (*annotated.params, *annotated.settings):
         params.pop(name, None)
@@ -469,12 +470,14 @@ def _without_annotations(
     return annotated, plain, plain_heads
 
 
-def _values(net: Any, nodes: Sequence[dict]) -> tuple[dict, dict]:
-    """Return copies of the values that the nodes use, and how they are trained."""
+def _values(
+    net: Any, symbol: mx.sym.Symbol, nodes: Sequence[dict]
+) -> tuple[dict, dict]:
+    """Return copies of the values that nodes of a symbol use, and how they train."""
     # BatchNorm writes running statistics in its backward pass, of which MXNet's engine
     # does not know: right after a training step, a copy would have the old ones.
     mx.nd.waitall()
-    used, running = symbols.variables(nodes), symbols.states(nodes)
+    used, running = symbols.variables(nodes), set(symbol.list_auxiliary_states())
     marked = {node["name"] for node in nodes if symbols.CONSTANT in node["attrs"]}
     fixed = running | marked | {n["name"] for n in nodes if FIXED in n["attrs"]}
     if isinstance(net, tuple):
@@ -598,7 +601,8 @@ def annotate(
     Raises
     ------
     ValueError
-        As for ``annotate_weight`` and ``annotate_output``, or if the net has no values.
+        As for ``annotations.insert``, or if the net has no values, weight or output of
+        a name.
 
     Examples
     --------
@@ -615,21 +619,11 @@ def annotate(
     graph = trace(net, shape) if graph is None else graph
     nodes, heads = symbols.take_apart(symbol)
     nodes = [with_constant_mark(node, graph.settings) for node in nodes]
-    settings = dict(graph.annotated.settings)
-
-    def add(target: str, annotation: NewAnnotation) -> None:
-        for role, parameter in annotation.parameters.items():
-            params[f"{target}_{role}"] = parameter.value
-            trained = "write" if parameter.trained else "null"
-            settings[f"{target}_{role}"] = ParamAttrs(trained)
-
+    insertions = []
     for name, annotation in (weights or {}).items():
         if name not in graph.params:
             raise ValueError(f"the net has no weight {name!r} to annotate")
-        nodes, heads = annotate_weight(
-            nodes, heads, name, params[name].shape, annotation
-        )
-        add(name, annotation)
+        insertions.append(of_weight(nodes, name, params[name].shape, annotation))
     tensors: dict[str, list[Tensor]] = {}
     for node, outs in zip(graph.nodes, graph.tensors):
         if node["name"] not in graph.params:
@@ -638,10 +632,15 @@ def annotate(
         if name not in tensors:
             raise ValueError(f"the net has no output {name!r} to annotate")
         for call, tensor in enumerate(tensors[name]):
-            nodes, heads = annotate_output(
-                nodes, heads, name, tensor.shape, annotation, call=call
-            )
-            add(called(name, call), annotation)
+            shape = tensor.shape
+            insertions.append(of_output(nodes, name, shape, annotation, call=call))
+    nodes, heads = insert(nodes, heads, insertions)
+    settings = dict(graph.annotated.settings)
+    for row in insertions:
+        for role, parameter in row.new.parameters.items():
+            params[f"{row.target}_{role}"] = parameter.value
+            trained = "write" if parameter.trained else "null"
+            settings[f"{row.target}_{role}"] = ParamAttrs(trained)
     annotated = replace(graph.annotated, settings=settings)
     symbol = symbols.put_together(nodes, heads)
     return rebuild(net, replace(graph, annotated=annotated), symbol, params)

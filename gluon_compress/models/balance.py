@@ -40,8 +40,14 @@ def balanced(
     Raises
     ------
     ValueError
-        If the loss has fewer than two parts.
+        If the loss has fewer than two parts, or is no function of the outputs, whose
+        gradients ``gradient_norm`` needs.
     """
+    if kind == "gradient_norm" and not family.loss_of_outputs:
+        raise ValueError(
+            f"loss.balance is {kind!r}; allowed for nets of kind {family.kind!r}: "
+            "'uncertainty' or null, for their loss runs a part of the net"
+        )
     names = _parts(family, net, block, loss)
     if len(names) < 2:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, ClassVar, Mapping, Optional, Sequence, Type
 
@@ -25,6 +26,30 @@ from gluon_compress.postprocess import Postprocess, decoded
 from gluon_compress.validation import listed
 
 Params = Mapping[str, mx.nd.NDArray]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a net that runs behind another, on inputs made of its outputs.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    params : mapping
+        Values of its parameters.
+    inputs : dict
+        Shapes of its inputs for one image, by name.
+    outputs : tuple of str
+        Names.
+    examples : dict
+        Values of inputs that cannot be just any numbers, to time it with.
+    """
+
+    symbol: mx.sym.Symbol
+    params: Params
+    inputs: Mapping[str, tuple]
+    outputs: tuple
+    examples: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Family(ABC):
@@ -56,6 +81,8 @@ class Family(ABC):
         Weights of distillation losses, where a recipe names none.
     loss_options : tuple of str
         Strategies of ``LossSettings`` that ``loss`` takes as keywords.
+    loss_of_outputs : bool
+        Whether ``loss`` is a function of the outputs, and runs no part of the net.
     """
 
     kind: ClassVar[str]
@@ -66,6 +93,7 @@ class Family(ABC):
     Evaluation: ClassVar[Optional[Type[EvaluationSettings]]] = None
     default_losses: ClassVar[Mapping[str, float]] = {}
     loss_options: ClassVar[tuple] = ()
+    loss_of_outputs: ClassVar[bool] = True
 
     @property
     def task(self) -> str:
@@ -242,10 +270,42 @@ class Family(ABC):
             Images to a mapping of ``output_names`` and ``taps`` to arrays.
         """
         symbol, data = self.training_symbol(net), mx.sym.var("data", dtype="float32")
-        size, shape = self.input_size(net), self._input_shape(net)
+        shape = self._input_shape(net)
         if not taps:
             block = SymbolBlock(symbol, data, params=net.collect_params())
             return NamedBlock(block, self.output_names, shape)
+        outputs = self.tapped(net, symbol, taps, adapters=adapters, stride=stride)
+        symbol = mx.sym.Group([symbol, *outputs])
+        block = SymbolBlock(symbol, data, params=net.collect_params())
+        initialize(block, symbol, self.input_size(net), seed=seed)
+        return NamedBlock(block, (*self.output_names, *taps), shape)
+
+    def tapped(
+        self,
+        net: HybridBlock,
+        symbol: mx.sym.Symbol,
+        taps: Sequence[str],
+        *,
+        adapters: Sequence[int] = (),
+        stride: int = 1,
+    ) -> list[mx.sym.Symbol]:
+        """Return the maps of taps as ``training_net`` gives them.
+
+        Parameters
+        ----------
+        net : HybridBlock
+        symbol : Symbol
+            Of ``training_symbol``.
+        taps, adapters, stride
+            As ``training_net`` takes them.
+
+        Raises
+        ------
+        ValueError
+            For a map that there is not.
+        """
+        if not taps:
+            return []
         maps = self.map_symbols(symbol)
         for name in taps:
             if name not in maps:
@@ -253,13 +313,7 @@ class Family(ABC):
         chosen = [maps[name] for name in taps]
         shapes = self._map_shapes(net, chosen)
         steps = subsampling([shape[2:] for shape in shapes], stride)
-        outputs = (
-            adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
-        )
-        symbol = mx.sym.Group([symbol, *outputs])
-        block = SymbolBlock(symbol, data, params=net.collect_params())
-        initialize(block, symbol, size, seed=seed)
-        return NamedBlock(block, (*self.output_names, *taps), shape)
+        return adapt(chosen, adapters, steps) if adapters else subsample(chosen, steps)
 
     @abstractmethod
     def targets(self, net: HybridBlock, **settings: Any) -> Callable:
@@ -343,6 +397,14 @@ class Family(ABC):
         for (node, *_), name in zip(heads, self.output_names):
             nodes[node]["name"] = name
         return put_together(nodes, heads), params
+
+    def later_stages(self, net: HybridBlock) -> dict[str, Stage]:
+        """Return what runtimes get beside ``inference_graph``, by name.
+
+        Nets whose parts have something between them that is no part of any graph have
+        later stages. ``postprocess.run`` runs one after the other.
+        """
+        return {}
 
     def results_graph(self, net: HybridBlock) -> tuple[mx.sym.Symbol, dict] | None:
         """Return the graph up to what ``postprocess.decode`` gives, if there is one."""

@@ -8,6 +8,7 @@ from gluon_compress.graph import register_adapter
 from gluon_compress.models.base import Family
 from gluon_compress.models.centernet.family import CenterNetFamily
 from gluon_compress.models.classifier import ClassifierFamily
+from gluon_compress.models.rcnn.family import MaskRCNNFamily, RCNNFamily
 from gluon_compress.models.refinedet.family import RefineDetFamily
 from gluon_compress.models.ssd.family import SSDFamily
 from gluon_compress.validation import shown
@@ -26,6 +27,8 @@ FAMILIES: dict[str, Family] = {
     for family in (
         SSDFamily(),
         RefineDetFamily(),
+        RCNNFamily(),
+        MaskRCNNFamily(),
         CenterNetFamily(),
         ClassifierFamily(),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import mxnet as mx
 
@@ -18,6 +18,7 @@ def initialize(
     *,
     seed: int = 0,
     ctx: mx.Context | None = None,
+    start_of: Callable[[str], mx.init.Initializer | None] = lambda name: None,
 ) -> None:
     """Give every parameter that has no value yet its initial value.
 
@@ -35,6 +36,8 @@ def initialize(
         Height and width of the input, pixels.
     seed : int
     ctx : Context, optional
+    start_of : callable
+        How a parameter starts, by its name, if not as above.
     """
     missing = {n: p for n, p in block.collect_params().items() if p._data is None}
     if not missing:  # a shared parameter may have its value already
@@ -45,7 +48,7 @@ def initialize(
     for name, parameter in missing.items():
         parameter.shape = shape_of[name]
         # As a default: what a layer asks for itself comes first.
-        start = _initializer(name, shape_of[name])
+        start = start_of(name) or initializer(name, shape_of[name])
         parameter.initialize(ctx=ctx or mx.cpu(), default_init=start)
 
 
@@ -55,6 +58,7 @@ def with_missing_initialized(
     size: Size,
     *,
     seed: int = 0,
+    start_of: Callable[[str], mx.init.Initializer | None] = lambda name: None,
 ) -> dict[str, mx.nd.NDArray]:
     """Return values for all parameters of a symbol of ``data``.
 
@@ -66,16 +70,19 @@ def with_missing_initialized(
     size : int or (int, int)
         Height and width of the input, pixels.
     seed : int
+    start_of : callable
+        As ``initialize`` takes it.
     """
     block = mx.gluon.SymbolBlock(symbol, mx.sym.var("data", dtype="float32"))
     parameters = block.collect_params()
     for name, value in values.items():
         give_value(parameters[name], value, value.ctx)
-    initialize(block, symbol, size, seed=seed)
+    initialize(block, symbol, size, seed=seed, start_of=start_of)
     return {name: parameter.data() for name, parameter in parameters.items()}
 
 
-def _initializer(name: str, shape: Sequence[int]) -> mx.init.Initializer:
+def initializer(name: str, shape: Sequence[int]) -> mx.init.Initializer:
+    """Return how a parameter starts, by its name and shape."""
     # By kind: MXNet's own patterns do not know every name that a symbol may use.
     if name.endswith(("gamma", "var")):
         return mx.init.One()

@@ -6,6 +6,7 @@ complete; a resumed run loads its model and continues with the next stage.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,13 @@ from mxnet.gluon import HybridBlock
 from gluon_compress import cost, data, train
 from gluon_compress.compression import PLAN
 from gluon_compress.deployment import latencies_in_turn
+from gluon_compress.pipeline.agreement import (
+    agree_on_files,
+    agree_on_recipe,
+    agree_on_start,
+    copied,
+    scratch,
+)
 from gluon_compress.pipeline.classification import ClassificationTask
 from gluon_compress.pipeline.detection import DetectionTask
 from gluon_compress.pipeline.results import read_run, read_stage
@@ -68,7 +76,7 @@ def run(
     Parameters
     ----------
     recipe : Recipe
-        One without ``finetune`` only trains the full net.
+        One without ``compression`` and ``finetune`` only trains the full net.
     out : path
         A new or empty folder, or with ``resume`` the folder of an earlier run.
     resume : bool
@@ -90,57 +98,101 @@ def run(
         For a recipe that cannot work, found before the first training step, or a
         folder that holds anything else, or that another process writes.
     """
-    out = Path(out)
-    with sole_writer(out):
-        remove_leftovers(out, below=True)
+    options = replace(options or train.Options(), seed=recipe.seed, resume=True)
+    ranks, folder = options.ranks, Path(out)
+    with ranks.telling(), ExitStack() as stack:
+        agree_on_recipe(recipe, options)
+
+        def opened() -> Path:
+            if not ranks.leads:
+                return Path(stack.enter_context(scratch()))
+            stack.enter_context(sole_writer(folder))
+            remove_leftovers(folder, below=True)
+            earlier = _with_decisions(recipe, folder / RECIPE) if resume else recipe
+            _check_folder(earlier, folder, resume)
+            return folder
+
+        own = ranks.together("folder", opened)
         if resume:
-            recipe = _with_decisions(recipe, out / RECIPE)
-        _check_folder(recipe, out, resume)
-        return _run(recipe, out, options, facts)
+            recipe = _with_decisions(recipe, folder / RECIPE)
+            agree_on_files(folder, ranks)
+        if not ranks.leads:
+            own = copied(folder, own, resume)
+        results = _run(recipe, own, options, facts)
+        ranks.leave()
+        return results
 
 
 def _run(
     recipe: Recipe,
     out: Path,
-    options: train.Options | None,
+    options: train.Options,
     facts: Mapping[str, Any] | None,
 ) -> Dict[str, Any]:
-    options = replace(options or train.Options(), seed=recipe.seed, resume=True)
     facts = environment() if facts is None else facts
-    job = open_job(task_of(recipe), out, options, facts)
-    task = job.task
+
+    job = _job(recipe, out, options, facts)
+
+    def prepare() -> tuple[HybridBlock, HybridBlock]:
+        full, student = job.task.build(job.classes)
+        for net in {id(net): net for net in (full, student)}.values():
+            warn_of_limits(net, job.splits)
+        if not (out / FULL / RESULT).exists():
+            dry_run(job.task, student)
+        return full, student
+
+    full, student = options.ranks.together("preparation", prepare)
+    agree_on_start(job, [full, student])
     recipe = _with_choices(recipe, job.recipe)
-    full, student = task.build(job.classes)
-    for net in {id(net): net for net in (full, student)}.values():
-        warn_of_limits(net, job.splits)
-    if not (out / FULL / RESULT).exists():
-        dry_run(task, student)
     out.mkdir(parents=True, exist_ok=True)
     recipe.save(out / RECIPE)
     results = _run_stages(job, full, student)
+    if not options.ranks.leads:
+        return {}
     total = _with_speed(job, results)
     write_report(recipe, total, out, job.splits.test)
     return total
 
 
+def _job(recipe: Recipe, out: Path, options: train.Options, facts: Mapping) -> Job:
+    """Return the job of a run. Rank 0 opens the data first: some data are made then."""
+    ranks, task = options.ranks, task_of(recipe)
+
+    def opened() -> Job:
+        return open_job(task, out, options, facts)
+
+    first = ranks.together("data", lambda: opened() if ranks.leads else None)
+    return ranks.together("data of others", lambda: first or opened())
+
+
 def _run_stages(
     job: Job, full: HybridBlock, student: HybridBlock
 ) -> Dict[str, Dict[str, Any]]:
-    """Run the stages and return their results by name."""
+    """Run the stages and return their results by name; only rank 0 has any."""
     recipe, out = job.recipe, job.out
     trained = _stage(job, FULL, partial(train_full, job, full))
     before = net = trained if student is full else student
-    names = [f"{i}_{row.algorithm}" for i, row in enumerate(recipe.compression, 1)]
+    names = _rows(recipe)
     for name, row in zip(names, recipe.compression):
         net = _stage(job, name, partial(_compressed, job, net, row))
     files = [out / name / PLAN for name in names]
     plan = composed(job.task, before, [Plan.load(f) for f in files if f.exists()])
     if plan is not None:
         plan.save(out / PLAN)
-    names = [FULL, *names]
     if recipe.finetune is not None:
         _stage(job, COMPACT, partial(finetune, job, net, trained))
-        names.append(COMPACT)
+    return _results(job) if job.options.ranks.leads else {}
+
+
+def _rows(recipe: Recipe) -> list[str]:
+    """Return the names of the stages of a recipe's compression."""
+    return [f"{i}_{row.algorithm}" for i, row in enumerate(recipe.compression, 1)]
+
+
+def _results(job: Job) -> Dict[str, Dict[str, Any]]:
+    """Return the results of all stages by name."""
+    recipe, out = job.recipe, job.out
+    names = [FULL, *_rows(recipe), *([COMPACT] if recipe.finetune is not None else [])]
     return {
         name: read_stage(out / name / RESULT, name, recipe.metric) for name in names
     }
@@ -166,6 +218,9 @@ def _stage(
     folder.mkdir(parents=True, exist_ok=True)
     net, notes = work(folder)
     to_devices(net, job.options.ctx[:1])
+    if not job.options.ranks.leads:
+        to_devices(net, [mx.cpu()])
+        return net
     figures = {
         **cost.count(task.trace(net)).figures(),
         **job.evaluate(net, folder=folder),
@@ -185,7 +240,13 @@ def origin_of(job: Job) -> Dict[str, Any]:
         named["val"] = splits.val
     counts = {name: data.count_images(dataset) for name, dataset in named.items()}
     images = {"kind": settings.kind, "root": settings.root, **counts}
-    return {"data": images, "seed": job.recipe.seed, **job.facts}
+    options = job.options
+    training: Dict[str, Any] = {}
+    if options.ranks.size > 1:
+        training["workers"] = options.ranks.size
+    if options.gradient_threshold is not None:
+        training["gradient_threshold"] = options.gradient_threshold
+    return {"data": images, "seed": job.recipe.seed, **training, **job.facts}
 
 
 def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:
@@ -193,7 +254,7 @@ def _with_speed(job: Job, results: Mapping[str, Any]) -> Dict[str, Any]:
     path, task = job.out / RESULT, job.task
     if path.exists():
         return read_run(path, results)
-    names = [name for name in (FULL, COMPACT) if name in results]
+    names = list(dict.fromkeys([FULL, list(results)[-1]]))
     times = latencies_in_turn([task.load(job.out / n / MODEL) for n in names])
     latency = {name: asdict(time) for name, time in zip(names, times)}
     total = {"stages": results, "latency": latency, **origin_of(job)}

@@ -7,12 +7,14 @@ algorithm gets to see of it.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Sequence
 
 import mxnet as mx
+import numpy as np
 from mxnet.gluon import Block, HybridBlock
 
 from gluon_compress import data, train
@@ -27,7 +29,7 @@ from gluon_compress.compression.strength import applied
 from gluon_compress.evaluate import warn_of_limit
 from gluon_compress.graph import Graph, structure_of
 from gluon_compress.models import family_of
-from gluon_compress.pipeline.task import Splits, Task
+from gluon_compress.pipeline.task import Lesson, Splits, Task
 from gluon_compress.plan import Plan
 from gluon_compress.prune import mask, slim
 from gluon_compress.quantization.training import WeightScales
@@ -191,8 +193,9 @@ class Stage(DryRun, StageContext):
         step_callbacks: Sequence[Callable] = (),
         start_callbacks: Sequence[Callable] = (),
         wrap: Callable[[Callable], Callable] | None = None,
+        lesson: Lesson | None = None,
     ) -> Dict[str, Any]:
-        """Train a net on labels, in place, and return notes on the training."""
+        """Train a net in place, on labels by default, and return notes on that."""
         return fit(
             self._job,
             net,
@@ -203,14 +206,33 @@ class Stage(DryRun, StageContext):
             step_callbacks=step_callbacks,
             start_callbacks=start_callbacks,
             wrap=wrap,
+            lesson=lesson,
         )
+
+    def datasets(self) -> tuple[Any, Any]:
+        """Return the data sets of training and of validation."""
+        return self._job.splits.train, self._job.splits.val
+
+    def options(self, folder: str) -> tuple[Path, train.Options]:
+        """Return a folder in the stage's, and options, for a ``train.fit`` there."""
+        return self.folder / folder, self._job.options
+
+    def images(self, count: int) -> list[np.ndarray]:
+        """Return some validation images; broken ones are left out."""
+        dataset = self._job.splits.val
+        found: list[np.ndarray] = []
+        for i in range(len(dataset)):
+            if len(found) == count:
+                break
+            with suppress(ValueError):
+                found.append(dataset[i][0])
+        return found
 
     def batches(self, net: HybridBlock, count: int) -> Any:
         """Return some batches, of the size and augmentation of the fine-tuning."""
         job = self._job
-        batches = job.task.batches(
-            job.splits.train, net, job.recipe.finetune, broken="leave out"
-        )
+        schedule = job.recipe.finetune or job.recipe.train
+        batches = job.task.batches(job.splits.train, net, schedule, broken="leave out")
         return islice(batches.epoch(0), count)
 
     def steps_per_epoch(self, net: HybridBlock, schedule: Schedule) -> int:
@@ -221,6 +243,10 @@ class Stage(DryRun, StageContext):
         """Return the block that is trained; it shares its parameters with the net."""
         return self._job.task.training_block(net)
 
+    def devices(self) -> Sequence[mx.Context]:
+        """Return the devices that nets are trained on."""
+        return self._job.options.ctx
+
     def step_loss(self, net: HybridBlock) -> Callable:
         """Return the step loss for labels."""
         return self._job.task.lesson(net, None, self._job.options.ctx).step_loss
@@ -228,11 +254,15 @@ class Stage(DryRun, StageContext):
     def accuracy(self, net: HybridBlock, training_images: int | None = None) -> float:
         """Return the accuracy on the test images, or on some training images."""
         dataset = None if training_images is None else self._sample(training_images)
-        return self._job.evaluate(net, dataset)[self.metric]
+        return self._of_first(lambda: self._job.evaluate(net, dataset)[self.metric])
 
     def validated(self, net: HybridBlock) -> float:
         """Return the accuracy on the validation images."""
-        return self._job.validate(net)[self.metric]
+        return self._of_first(lambda: self._job.validate(net)[self.metric])
+
+    def _of_first(self, measure: Callable[[], float]) -> float:
+        """Return what rank 0 measures: decisions rest on it, on all ranks alike."""
+        return self._job.options.ranks.from_first("accuracy", measure)
 
     def within(self, name: str) -> Stage:
         """Return the same with a folder of this name in its folder."""
@@ -331,6 +361,7 @@ def fit(
     step_callbacks: Sequence[Callable] = (),
     start_callbacks: Sequence[Callable] = (),
     wrap: Callable[[Callable], Callable] | None = None,
+    lesson: Lesson | None = None,
 ) -> Dict[str, Any]:
     """Train a net in place and return notes for ``result.json``.
 
@@ -346,9 +377,11 @@ def fit(
         As for ``train.fit``.
     wrap : callable, optional
         Step loss to step loss.
+    lesson : Lesson, optional
+        What is trained instead of what the task teaches.
     """
     task, options = job.task, job.options
-    lesson = task.lesson(net, teacher, options.ctx)
+    lesson = lesson or task.lesson(net, teacher, options.ctx)
     step_loss = wrap(lesson.step_loss) if wrap else lesson.step_loss
     batches = job.batches(net, schedule)
     scales = train.SeveralHooks([WeightScales(net), BinaryScales(net)])
@@ -376,15 +409,19 @@ def fit(
     )
     choose_best = job.splits.val is not job.splits.test
     if choose_best:  # else the best epoch would be chosen on the test images
-        train.load_best(lesson.block, folder)
-    _, validations = train.read_log(folder / train.LOG)
-    return {
-        "epochs": progress.epoch,
-        "steps": progress.step,
-        "train_seconds": round(progress.seconds, 1),
-        "chosen": "best on val" if choose_best else "last",
-        "validated": {str(row["epoch"]): row[task.metric] for row in validations},
-    }
+        train.load_best(lesson.block, folder, options=options)
+
+    def notes() -> Dict[str, Any]:
+        _, validations = train.read_log(folder / train.LOG)
+        return {
+            "epochs": progress.epoch,
+            "steps": progress.step,
+            "train_seconds": round(progress.seconds, 1),
+            "chosen": "best on val" if choose_best else "last",
+            "validated": {str(row["epoch"]): row[task.metric] for row in validations},
+        }
+
+    return options.ranks.from_first("notes", notes)
 
 
 def to_devices(block: Block, ctx: Sequence[mx.Context]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from gluon_compress.postprocess.base import Postprocess, boxes_in_images, decoded
 from gluon_compress.postprocess.centernet import CenterNetPostprocess
+from gluon_compress.postprocess.rcnn import RCNNPostprocess
 from gluon_compress.postprocess.refinedet import RefineDetPostprocess
 from gluon_compress.postprocess.softmax import SoftmaxPostprocess
 from gluon_compress.postprocess.ssd import SSDPostprocess
@@ -19,6 +20,7 @@ POSTPROCESS = {
     for cls in (
         SSDPostprocess,
         RefineDetPostprocess,
+        RCNNPostprocess,
         CenterNetPostprocess,
         SoftmaxPostprocess,
     )
@@ -28,6 +30,7 @@ __all__ = [
     "POSTPROCESS",
     "CenterNetPostprocess",
     "Postprocess",
+    "RCNNPostprocess",
     "RefineDetPostprocess",
     "SSDPostprocess",
     "SoftmaxPostprocess",

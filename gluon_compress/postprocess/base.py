@@ -11,6 +11,7 @@ from typing_extensions import Annotated
 from gluon_compress.validation import Allowed
 
 Detections = Tuple[np.ndarray, np.ndarray, np.ndarray]
+FIRST = "features"  # the first stage of a net of several
 # An array of this many rows is made for each image.
 Rows = Annotated[
     int, Field(ge=1, le=100_000), Allowed("a whole number from 1 to 100000")
@@ -72,6 +73,11 @@ class Postprocess(Protocol):
         ``boxes_in_images``.
     arrays : tuple of str
         Names of the ``.npy`` files that it needs beside the manifest.
+    later_stages : tuple of str
+        Of nets of several stages, the names of those behind ``FIRST``; there may be
+        fewer. It then has a method ``run(stages, batch, together)``, which returns
+        the outputs that ``decode`` reads, as ``RCNNPostprocess`` has. Others need not
+        state it.
     """
 
     kind: ClassVar[str]

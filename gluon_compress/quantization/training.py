@@ -15,6 +15,7 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import SymbolBlock
 
+from gluon_compress.distributed import ranks
 from gluon_compress.graph import pair_of, symbol_of
 from gluon_compress.graph.annotations import FIXED, annotations_of
 from gluon_compress.graph.operators import operator_of
@@ -124,7 +125,8 @@ class MovingRanges(Hooks):
     """
 
     def __init__(self, net: Any, settings: ActivationSettings) -> None:
-        self._settings, self._images = settings, None
+        self._settings = settings
+        self._images: list = []  # of the step: one array for each device
         symbol = symbol_of(net)
         nodes, _ = take_apart(symbol)
         _, params = pair_of(net)
@@ -149,21 +151,32 @@ class MovingRanges(Hooks):
 
     def see(self, images: Any) -> None:
         """Keep the images of a step until its end."""
-        self._images = images
+        self._images.append(images)
 
     def end_step(self, position: Position) -> None:
-        """Move the scales by what the images of the step need."""
+        """Move the scales by what the images of the step need, on all devices."""
+        images, self._images = self._images, []
         if self._observer is None or position.step % self._settings.every:
             return
-        assert self._images is not None
-        with autograd.train_mode():
-            extremes = self._observer(self._images).asnumpy().reshape(-1, 2)
+        assert images
+        each = np.array([self._needs(part) for part in images], np.float32)
+        # The extremes of the whole batch decide, whatever it was divided into.
+        scales = ranks().combined("moving ranges", each.max(axis=0), "max")
         momentum = self._settings.momentum
-        for (quantiser, parameter), (low, high) in zip(self._rows, extremes):
-            needed = _needed(low, high, quantiser.low, quantiser.high)
+        for (_, parameter), needed in zip(self._rows, scales):
             before = parameter.list_data()[0].asnumpy()
             after = momentum * before + (1 - momentum) * needed
             parameter.set_data(mx.nd.array(after.astype(np.float32)))
+
+    def _needs(self, images: Any) -> list[float]:
+        """Return the scale that each quantiser needs for some images."""
+        assert self._observer is not None
+        with autograd.train_mode():
+            extremes = self._observer(images).asnumpy().reshape(-1, 2)
+        return [
+            _needed(low, high, quantiser.low, quantiser.high)
+            for (quantiser, _), (low, high) in zip(self._rows, extremes)
+        ]
 
 
 def _needed(low: float, high: float, first: int, last: int) -> float:

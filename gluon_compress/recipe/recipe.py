@@ -143,8 +143,8 @@ class Recipe(Settings):
     compression : tuple of rows
         Each names one of ``ALGORITHMS``; they are applied in this order.
     finetune : Schedule or None
-        Training of the compact net at the end; None: the full net is trained, and
-        that is all.
+        Training of the compact net at the end; None: there is no compression, or
+        its last row has a training of its own.
     distillation : settings or None
         What the last training learns from a teacher; None: it uses labels only.
     seed : int
@@ -179,7 +179,7 @@ class Recipe(Settings):
         check_order(self.compression)
         if self.finetune is not None:
             return
-        if self.compression:
+        if self.compression and getattr(self.compression[-1], "train", None) is None:
             raise self.error("finetune", "a schedule, since there is compression")
         lesson = self.distillation
         several = getattr(lesson, "teachers", None)

@@ -21,6 +21,7 @@ from gluon_compress.report.pictures import (
 )
 from gluon_compress.report.plan_charts import kept_chart, plan_chart, sensitivity_chart
 from gluon_compress.report.search_charts import read_search_log, search_chart
+from gluon_compress.report.split_charts import split_chart
 from gluon_compress.report.tables import (
     Figures,
     cost_table,
@@ -58,4 +59,5 @@ __all__ = [
     "read_search_log",
     "search_chart",
     "sensitivity_chart",
+    "split_chart",
 ]

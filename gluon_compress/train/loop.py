@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,9 +19,10 @@ import mxnet as mx
 from mxnet import autograd, gluon
 from tqdm import tqdm
 
-from gluon_compress.stopping import Deferred, deferred
+from gluon_compress.stopping import Deferred, deferred, stop
 from gluon_compress.storage.locks import sole_writer
 from gluon_compress.train.checkpoint import read_checkpoint
+from gluon_compress.train.replicas import part_of, share_values
 from gluon_compress.train.run import BEST, Options, Progress, Run, stored_progress
 from gluon_compress.train.schedule import Schedule, learning_rate
 
@@ -104,11 +106,12 @@ def fit(
     if len(batches) < 1:
         raise ValueError("there is no batch to train on: the data set is empty")
     _check_initialised(net)
-    with sole_writer(folder):
+    ranks = options.ranks
+    with ranks.telling(), sole_writer(folder) if ranks.leads else nullcontext():
         run = Run(net, schedule, Path(folder), options, identity or {})
         run.open(len(batches))
         calls = _Callbacks(callbacks, start_callbacks, step_callbacks)
-        return _train(run, batches, step_loss, validate, calls)
+        return _train(run, part_of(batches, ranks), step_loss, validate, calls)
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ def _train(
                 _epoch(run, batches, step_loss, callbacks, signal, bar)
             if validate is not None and _is_due(run.progress.epoch, schedule):
                 with run.averaged():
-                    run.record_validation(dict(validate()))
+                    if run.ranks.leads:
+                        run.record_validation(dict(validate()))
             run.save()
     run.finish()
     return run.progress
@@ -151,12 +155,17 @@ def _bar(run: Run, size: int) -> tqdm:
         total=run.schedule.epochs * size,
         initial=run.progress.epoch * size + run.progress.batch,
         unit="batch",
-        disable=not run.options.progress,
+        disable=not (run.options.progress and run.ranks.leads),
         mininterval=0.5 if sys.stderr.isatty() else LOG_SECONDS,
     )
 
 
-def load_best(net: gluon.HybridBlock, folder: str | os.PathLike) -> Progress:
+def load_best(
+    net: gluon.HybridBlock,
+    folder: str | os.PathLike,
+    *,
+    options: Options | None = None,
+) -> Progress:
     """Load the parameters of the best validation into a net.
 
     Parameters
@@ -165,6 +174,8 @@ def load_best(net: gluon.HybridBlock, folder: str | os.PathLike) -> Progress:
         The trained net, or one built in the same way.
     folder : path
         The folder given to ``fit``.
+    options : Options, optional
+        Those given to ``fit``; of several ranks, the first reads the file for all.
 
     Returns
     -------
@@ -177,11 +188,19 @@ def load_best(net: gluon.HybridBlock, folder: str | os.PathLike) -> Progress:
         If there was no validation, or the checkpoint is damaged or of another net.
     """
     _check_initialised(net)
+    ranks = (options or Options()).ranks
     parameters = list(net.collect_params().values())
     path = Path(folder) / BEST
-    meta, _ = read_checkpoint(
-        path, parameters, accept=lambda meta, _: stored_progress(meta, path)
-    )
+
+    def read() -> dict:
+        meta, _ = read_checkpoint(
+            path, parameters, accept=lambda meta, _: stored_progress(meta, path)
+        )
+        return meta
+
+    with ranks.telling():
+        meta = ranks.from_first("best", read)
+        share_values(parameters, ranks)
     return stored_progress(meta, path)
 
 
@@ -218,7 +237,9 @@ def _epoch(
         position = progress.epoch + progress.batch / size
         for callback in callbacks.before_step:
             callback(run.net, progress)
-        record = _step(run, batch, step_loss, position)
+        record, asked = _step(run, batch, step_loss, position, signal.number)
+        if run.ranks.size > 1:
+            _seed(run)  # what callbacks draw has to be alike on all ranks
         for callback in callbacks.after_step:
             callback(run.net, progress)
         run.average()
@@ -228,39 +249,52 @@ def _epoch(
         bar.set_postfix(postfix, refresh=False)
         bar.update()
         progress.batch += 1
-        signal.stop_if_asked(run.save_for_resume)
+        if run.ranks.size == 1:
+            asked = signal.number
+        if asked is not None:  # all ranks know it, and stop after the same step
+            stop(asked, run.save_for_resume())
         if progress.batch < size:
             run.save_if_old()
     if progress.batch < size:
         done = f"{progress.batch} of {size} batches"
         raise ValueError(f"epoch {progress.epoch} ended after {done}")
     run.check_parameters()
+    if run.ranks.size > 1:
+        signal.number = run.replicas.any_asked(signal.number)
+        signal.stop_if_asked(run.save_for_resume)
     progress.epoch, progress.batch = progress.epoch + 1, 0
 
 
-def _step(run: Run, batch: Sequence, step_loss: Callable, epoch: float) -> dict:
+def _step(
+    run: Run, batch: Sequence, step_loss: Callable, epoch: float, asked: int | None
+) -> tuple[dict, int | None]:
+    """Do a step; return its record, and the signal that asks any rank to stop."""
     rate = learning_rate(run.schedule, epoch)
     run.note_position(rate)
-    _seed(run)
+    _seed(run, run.ranks.rank)
     shards = _shard(batch, run.options.ctx)
     with autograd.record():
         losses = [step_loss(run.net, shard) for shard in shards]
     autograd.backward([loss for loss, _ in losses])
-    loss, parts = _mean([{"loss": loss, **parts} for loss, parts in losses])
+    run.replicas.add_gradients()
+    names, values = _mean([{"loss": loss, **parts} for loss, parts in losses])
+    values, asked = run.replicas.settle(values, asked)
+    loss, *rest = (float(value) for value in values)
     run.check("loss", loss)
-    run.trainer.allreduce_grads()
-    figures = {"loss": loss, "parts": parts}
-    clip_norm = run.schedule.clip_norm
+    figures = {"loss": loss, "parts": dict(zip(names[1:], rest))}
+    clip_norm, count = run.schedule.clip_norm, run.replicas.count
     if clip_norm is not None:
-        figures["gradient_norm"] = norm = _clip(run, clip_norm, len(shards))
+        figures["gradient_norm"] = norm = _clip(run, clip_norm, count)
         run.check("gradient norm", norm)
     run.trainer.set_learning_rate(rate)
-    run.trainer.update(len(shards))
-    return run.log_step(rate, figures, len(batch[0]))
+    run.trainer.update(count)
+    return run.log_step(rate, figures, len(batch[0]) * run.ranks.size), asked
 
 
-def _seed(run: Run) -> None:
-    mx.random.seed((run.options.seed * 1_000_003 + run.progress.step) % 2**31)
+def _seed(run: Run, rank: int = 0) -> None:
+    # Far apart, so that no two ranks draw the same at any step.
+    number = run.options.seed * 1_000_003 + run.progress.step + rank * 715_827_883
+    mx.random.seed(number % 2**31)
 
 
 def _shard(batch: Sequence, ctx: Sequence) -> list[list]:
@@ -277,18 +311,17 @@ def _shard(batch: Sequence, ctx: Sequence) -> list[list]:
     return [list(shard) for shard in zip(*split)]
 
 
-def _mean(records: Sequence[dict]) -> tuple[float, dict]:
+def _mean(records: Sequence[dict]) -> tuple[list[str], Any]:
+    """Return the names of figures, and their means over devices, float32."""
     names = list(records[0])
     flat = [mx.nd.concat(*[r[n].reshape(1) for n in names], dim=0) for r in records]
-    values = sum(f.asnumpy() for f in flat) / len(flat)
-    loss, *parts = (float(v) for v in values)
-    return loss, dict(zip(names[1:], parts))
+    return names, sum(f.asnumpy() for f in flat) / len(flat)
 
 
 def _clip(run: Run, clip_norm: float, shards: int) -> float:
     """Clip the norm of the mean gradient; return the norm before.
 
-    Devices hold the sum of gradients over all shards.
+    Devices hold the sum of gradients over all shards, of all ranks.
     """
     limit = clip_norm * shards
     for device in run.options.ctx:

@@ -14,6 +14,8 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
+from gluon_compress.distributed import ALONE, Ranks, digest, is_launched, ranks
+from gluon_compress.provenance import commit
 from gluon_compress.storage.atomic import appended
 from gluon_compress.train.averages import Averages
 from gluon_compress.train.checkpoint import (
@@ -28,6 +30,7 @@ from gluon_compress.train.optimizer_state import (
     optimizer_state,
     set_optimizer_state,
 )
+from gluon_compress.train.replicas import Replicas, told
 from gluon_compress.train.schedule import Schedule
 from gluon_compress.validation import (
     CountOrZero,
@@ -41,7 +44,8 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 # The names that MXNet documents; it treats any other as "local". Without the
 # asynchronous one, which updates by itself.
 KVSTORES = ("device", "local", "nccl", "dist_sync", "dist_device_sync")
-WORKERS = "DMLC_NUM_WORKER"  # set by MXNet's launcher of distributed training
+DEFAULT = {False: "device", True: "dist_sync"}  # whether a launcher is around
+DISTRIBUTED = tuple(name for name in KVSTORES if name.startswith("dist"))
 
 
 class Diverged(ArithmeticError):
@@ -102,9 +106,15 @@ class Options:
     Parameters
     ----------
     ctx : tuple of Context
-        Devices; a batch is split over them. Resuming is exact on one.
+        Devices; a batch, or a rank's part of it, is split over them.
     kvstore : str
-        One of ``KVSTORES``, as in ``gluon.Trainer``.
+        One of ``KVSTORES``, as in ``gluon.Trainer``. Those that begin with ``dist`` add
+        gradients over all processes that ``gluon-compress launch`` began. By default
+        ``device``, or ``dist_sync`` in such a process, where nothing else is allowed.
+    gradient_threshold : float, optional
+        With these: send 2 bits for a number (``distributed.sums``).
+    exact_sums : bool
+        With these: sums do not depend on which rank is first.
     seed : int
         Decides dropout and any other operator that draws random numbers.
     resume : bool
@@ -118,15 +128,18 @@ class Options:
     Raises
     ------
     ValueError
-        For a kvstore that is unknown, or not available here.
+        For a kvstore that is unknown, or not available here, or a threshold without
+        one that it is for.
     """
 
     ctx: tuple = field(default_factory=lambda: (mx.cpu(),))
-    kvstore: str = "device"
+    kvstore: str = field(default_factory=lambda: DEFAULT[is_launched()])
     seed: int = 0
     resume: bool = False
     save_minutes: float = 10.0
     progress: bool = True
+    gradient_threshold: float | None = None
+    exact_sums: bool = True
 
     def __post_init__(self) -> None:
         name, needs = self.kvstore, None
@@ -134,10 +147,26 @@ class Options:
             raise ValueError(f"kvstore is {name!r}; allowed: {', '.join(KVSTORES)}")
         if name == "nccl" and not mx.runtime.Features().is_enabled("NCCL"):
             needs = "an MXNet that is built with it"
-        elif name.startswith("dist") and WORKERS not in os.environ:
-            needs = f"a process that MXNet's launcher began, which sets {WORKERS}"
+        elif name in DISTRIBUTED and not is_launched():
+            needs = "a process that 'gluon-compress launch' began"
         if needs:
             raise ValueError(f"kvstore is {name!r}, which needs {needs}")
+        if name not in DISTRIBUTED and is_launched():
+            allowed = ", ".join(DISTRIBUTED)
+            raise ValueError(
+                f"kvstore is {name!r}; allowed in a launched process: {allowed}"
+            )
+        threshold = self.gradient_threshold
+        if threshold is not None and (name not in DISTRIBUTED or not threshold > 0):
+            raise ValueError(
+                f"gradient_threshold is {threshold}; allowed: a number above 0, with "
+                f"the kvstores {', '.join(DISTRIBUTED)}"
+            )
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks that train together."""
+        return ranks() if self.kvstore in DISTRIBUTED else ALONE
 
 
 class Run:
@@ -159,20 +188,23 @@ class Run:
         for parameter in self.trainable:
             if len(parameter.shape) == 1:  # BatchNorm and biases
                 parameter.wd_mult = 0.0
+        momentum = {"sgd": "momentum", "adam": "beta1"}[schedule.optimizer]
         rates = {
             "learning_rate": schedule.learning_rate,
-            "momentum": schedule.momentum,
+            momentum: schedule.momentum,
             "wd": schedule.weight_decay,
         }
         # A list, not a dict: a dict would be sorted by names, which contain counters.
         # Updates are made here, not in the store, so that gradients can be clipped.
         self.trainer = gluon.Trainer(
             self.trainable,
-            "sgd",
+            schedule.optimizer,
             rates,
-            kvstore=options.kvstore,
+            kvstore=None if options.kvstore in DISTRIBUTED else options.kvstore,
             update_on_kvstore=False,
         )
+        self.ranks = options.ranks
+        self.replicas = Replicas(self.parameters, self.trainable, self.trainer, options)
         ema = schedule.ema
         self.averages = None if ema is None else Averages(self.parameters, ema)
         self.settings: dict[str, Any] = {}
@@ -183,8 +215,11 @@ class Run:
         """Resume the run in the folder, or start one."""
         self.settings = self._settings(batches)
         stored = self._stored()
+        self._agree(stored)
         if self.options.resume and LAST in stored:
             self._load()
+        elif not self.ranks.leads:
+            pass
         elif stored:
             raise ValueError(
                 f"{self.folder / stored[0]}: the folder holds a run; resume it (this "
@@ -194,6 +229,18 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / LOG).write_text("")
             self.save()
+        self.replicas.start()
+
+    def _agree(self, stored: list[str]) -> None:
+        """Refuse to train with ranks that would train something else."""
+        if self.ranks.size == 1:
+            return
+        facts = {"commit": commit(), **told(self.settings), **self.replicas.facts()}
+        if self.options.resume:
+            path = self.folder / LAST
+            content = digest(path.read_bytes()) if LAST in stored else None
+            facts[f"checkpoint {LAST}"] = content
+        self.ranks.agree("training", facts)
 
     def _settings(self, batches: int) -> dict:
         """Return the settings that decide the outcome, JSON-able."""
@@ -202,6 +249,7 @@ class Run:
             "seed": self.options.seed,
             "batches": batches,
             "learned": len(self.trainable),
+            "gradient_threshold": self.options.gradient_threshold,
             **self.identity,
         }
 
@@ -216,7 +264,9 @@ class Run:
         return stored
 
     def save(self) -> None:
-        """Write ``last.ckpt``."""
+        """Write ``last.ckpt``; only rank 0 does."""
+        if not self.ranks.leads:
+            return
         path = self.folder / LOG
         with appended(path) as log:
             os.fsync(log.fileno())  # a checkpoint must not outlive its log
@@ -249,6 +299,8 @@ class Run:
         set_optimizer_state(self.trainer, state)
         if self.averages is not None:
             self.averages.load(state.averages)
+        if not self.ranks.leads:
+            return
         # Lines written after the checkpoint belong to steps that are repeated now.
         path = self.folder / LOG
         with appended(path) as log:
@@ -327,7 +379,7 @@ class Run:
 
     def forget_best(self) -> None:
         """Remove ``best.ckpt`` if a callback has reset ``progress.best``."""
-        if self.progress.best is None:
+        if self.progress.best is None and self.ranks.leads:
             (self.folder / BEST).unlink(missing_ok=True)
 
     def log_step(self, rate: float, figures: dict, images: int) -> dict:
@@ -348,6 +400,8 @@ class Run:
         return record
 
     def _log(self, record: dict) -> None:
+        if not self.ranks.leads:
+            return
         path = self.folder / LOG
         with appended(path) as log:
             log.write(log_line(record).encode())

@@ -6,7 +6,7 @@ import math
 from typing import Callable, Dict, Optional, Tuple
 
 from pydantic import Field
-from typing_extensions import Annotated
+from typing_extensions import Annotated, Literal
 
 from gluon_compress.validation import (
     Allowed,
@@ -26,7 +26,7 @@ _Decay = Annotated[
 
 
 class Schedule(Settings):
-    """How long to train, and the settings of stochastic gradient descent.
+    """How long to train, and the settings of the optimiser.
 
     Parameters
     ----------
@@ -46,8 +46,10 @@ class Schedule(Settings):
         Factor of the learning rate at each milestone.
     warmup_epochs : float
         Epochs in which the rate rises linearly; fractions count.
+    optimizer : str
+        ``sgd``, stochastic gradient descent, or ``adam`` (Kingma and Ba 2015).
     momentum : float
-        Momentum of stochastic gradient descent.
+        Momentum of stochastic gradient descent; of Adam the decay of the first moment.
     weight_decay : float
         Of weights; BatchNorm parameters and biases have none.
     clip_norm : float or None
@@ -67,6 +69,7 @@ class Schedule(Settings):
     milestones: Tuple[Count, ...] = ()
     decay: Share = 0.1
     warmup_epochs: NonNegative = 1.0
+    optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: ShareOrZero = 0.9
     weight_decay: NonNegative = 5e-4
     clip_norm: Optional[Positive] = None

@@ -15,8 +15,11 @@ from gluon_compress.recipe import load_recipe
 from gluon_compress.storage.atomic import read_json
 from recipes import QUIET, RECIPE
 from refusals import assert_refused
+from tiny_nets import DETECTOR
 
-MODEL = ("--model", "ssd_300_mobilenet0.25")
+pytestmark = pytest.mark.usefixtures("tiny_nets")
+
+MODEL = ("--model", DETECTOR)
 BOX = "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>"
 
 

@@ -14,8 +14,11 @@ from gluon_compress.data.toy import CLASSES
 from gluon_compress.storage.atomic import read_json
 from recipes import RECIPE
 from refusals import assert_refused
+from tiny_nets import DETECTOR
 
-MODEL = ("--model", "ssd_300_mobilenet0.25")
+pytestmark = pytest.mark.usefixtures("tiny_nets")
+
+MODEL = ("--model", DETECTOR)
 
 
 @pytest.fixture(scope="module")

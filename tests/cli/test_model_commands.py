@@ -17,6 +17,7 @@ from gluon_compress import models
 from gluon_compress.cli.detect import DETECT
 from gluon_compress.cli.evaluate import precision_page
 from refusals import assert_refused
+from runtimes import detector
 
 CLASSES = ("cat", "dog")
 SIZE = 96
@@ -26,7 +27,7 @@ HALF = ("--most-broken", "0.5")  # of three images, one is broken
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """Return the folder of a thin, untrained detector."""
-    net = models.build("ssd_300_mobilenet0.25_lite", CLASSES, size=SIZE)
+    net = detector(CLASSES, size=SIZE)
     folder = tmp_path_factory.mktemp("models") / "thin"
     models.save(net, folder, "thin")
     return folder
@@ -139,7 +140,7 @@ def test_two_detectors_are_drawn_side_by_side(call, model, images, tmp_path):
 
 
 def test_detectors_of_other_classes_are_not_compared(call, model, images, tmp_path):
-    other = models.build("ssd_300_mobilenet0.25_lite", ["dog"], size=SIZE)
+    other = detector(["dog"], size=SIZE)
     models.save(other, tmp_path / "other", "other")
     for second, options, told in (
         (tmp_path / "other", ["--out", tmp_path / "a.png"], "same classes"),

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+import runtimes
 from gluon_compress import detector, models
 from gluon_compress.cli import video
 from gluon_compress.cli.video import camera, place, write_frame
@@ -31,7 +32,7 @@ LOADED: list = []
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """Return the folder of a thin, untrained detector."""
-    net = models.build("ssd_300_mobilenet0.25_lite", CLASSES, size=96)
+    net = runtimes.detector(CLASSES, size=96)
     folder = tmp_path_factory.mktemp("models") / "thin"
     models.save(net, folder, "thin")
     return folder

@@ -30,6 +30,9 @@ from gluon_compress.validation import Positive, Settings
 from images import write_folder
 from nets import chain, difference, ready
 from recipes import quick_run
+from tiny_nets import NAME
+
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 
 STEPS = {"epochs": 1, "batch_size": 6, "learning_rate": 0.05}
 RECIPE = {
@@ -38,7 +41,7 @@ RECIPE = {
     "hours": 0.01,
     "expected": {},
     "task": "classification",
-    "model": {"name": "mobilenet0.25"},
+    "model": {"name": NAME},
     "data": {"kind": "folder", "size": 32, "root": "images"},
     "train": STEPS,
     "compression": [
@@ -218,7 +221,7 @@ def test_a_dry_run_decides_without_data(tmp_path):
     assert isinstance(recipe.compression[0], PruneSettings)
     plan, costs = pipeline.decide(recipe, ("red", "green", "blue"))
     assert costs["compact"]["macs"] <= 0.5 * costs["full"]["macs"]
-    assert plan.net == "mobilenet0.25"
+    assert plan.net == NAME
 
 
 def test_slim_net_that_differs_from_the_masked_one_is_refused(monkeypatch):

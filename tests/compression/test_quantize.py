@@ -24,6 +24,9 @@ from gluon_compress.recipe import parse_recipe
 from images import write_folder
 from nets import SHAPE, batch, chain, ready
 from recipes import QUIET, job_of
+from tiny_nets import NAME
+
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 
 STEPS = {"epochs": 2, "batch_size": 6, "learning_rate": 0.01}
 RECIPE = {
@@ -32,7 +35,7 @@ RECIPE = {
     "hours": 0.01,
     "expected": {},
     "task": "classification",
-    "model": {"name": "cifar_resnet20_v1"},
+    "model": {"name": NAME},
     "data": {"kind": "folder", "size": 32, "root": "images"},
     "train": STEPS,
     "finetune": STEPS,
@@ -42,7 +45,7 @@ PRUNE = {"algorithm": "prune", "budget": {"macs_ratio": 0.5}, "multiple": 1}
 MOVING = {
     "weights": {"ranges": "learned"},
     "activations": {"ranges": "moving", "every": 1},
-    "mixed": {"*stage2*": {"weights": 4}},
+    "mixed": {"*conv4*": {"weights": 4}},
     "train": STEPS,
 }
 

@@ -20,6 +20,9 @@ from gluon_compress.sparsity import training
 from images import write_folder
 from nets import batch, chain, ready
 from recipes import QUIET, job_of
+from tiny_nets import NAME
+
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 
 STEPS = {"epochs": 3, "batch_size": 6, "learning_rate": 0.01}
 RECIPE = {
@@ -28,7 +31,7 @@ RECIPE = {
     "hours": 0.01,
     "expected": {},
     "task": "classification",
-    "model": {"name": "cifar_resnet20_v1"},
+    "model": {"name": NAME},
     "data": {"kind": "folder", "size": 32, "root": "images"},
     "train": STEPS,
     "finetune": STEPS,

@@ -12,6 +12,7 @@ from gluon_compress import models
 from gluon_compress.deployment import FORMATS, quantised_packed
 from gluon_compress.deployment.deformable import form_for
 from gluon_compress.deployment.deployable import Deployable
+from gluon_compress.deployment.folding import fold
 from gluon_compress.deployment.formats import InferenceGraph
 from gluon_compress.quantization.levels import levels_of
 from gluon_compress.quantization.packing import read_packed
@@ -92,5 +93,6 @@ def test_codenet_in_4_bits_takes_what_is_published(name, published, tmp_path):
     net = models.build(f"codenet_{name}", size=32)
     images = [mx.nd.array(np.random.RandomState(0).randn(2, 3, 32, 32))]
     small = gc.quantize(net, {"weights": {"bits": 4}, "batches": 1}, [images])
-    quantised_packed.save(*Deployable.of(small).graph, tmp_path / "net", ".bin.gz")
+    graph = fold(*models.family_of(small).inference_graph(small))
+    quantised_packed.save(*graph, tmp_path / "net", ".bin.gz")
     assert (tmp_path / "net.bin.gz").stat().st_size <= published

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -16,6 +20,8 @@ from gluon_compress.deployment.reference_outputs import ReferenceOutputs
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.storage.reading import Unreadable
 from runtimes import ANCHORS, EVERY, SIZE, classifier, detector, missing
+
+TESTS = Path(__file__).resolve().parents[1]
 
 
 def manifest_of(folder) -> dict:
@@ -113,6 +119,24 @@ def test_manifest_names_the_versions_of_what_made_its_files(deployed):
     versions = manifest_of(deployed)["versions"]
     assert versions["onnxruntime"] == metadata.version("onnxruntime")
     assert {"mxnet", "numpy", "python", "onnx"} <= set(versions)
+
+
+@pytest.mark.skipif("openvino" not in EVERY, reason="openvino is not installed")
+def test_nothing_is_gathered_for_the_makers_of_runtimes(tmp_path):
+    """They keep numbers of their own in the user's home, and send what was done."""
+    code = (
+        "from runtimes import classifier\n"
+        "from gluon_compress.deployment import deploy\n"
+        "deploy(classifier(), 'edge', formats=['onnx', 'openvino'])\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    place = {**os.environ, "HOME": str(tmp_path)}
+    place["PYTHONPATH"] = f"{TESTS}{os.pathsep}{TESTS.parent}"
+    place.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run(command, cwd=tmp_path, env=place, check=True)
+    assert (tmp_path / "edge" / "detector.xml").exists()
+    assert not (tmp_path / ".cache" / "Microsoft").exists()
+    assert not (tmp_path / "intel").exists()
 
 
 def test_int8_files_are_small(deployed):
@@ -225,7 +249,7 @@ def spoilt(write, layer: str):
 def layer_of(deployable) -> str:
     """Return the name of a layer in the middle of the net."""
     nodes = json.loads(deployable.graph[0].tojson())["nodes"]
-    return next(n["name"] for n in nodes if n["name"].endswith("conv7_fwd"))
+    return next(n["name"] for n in nodes if n["name"].endswith("trunk3_conv"))
 
 
 @pytest.mark.parametrize("name", [n for n in ("mxnet", "onnx") if n in EVERY])
@@ -265,7 +289,7 @@ def test_file_that_predictors_would_refuse_is_not_kept(net, tmp_path, monkeypatc
 
 def test_fold_that_departs_is_named(net, inputs, tmp_path, monkeypatch):
     def wrong(symbol, params):
-        name = next(n for n in params if n.endswith("conv7_fwd_bias"))
+        name = next(n for n in params if n.endswith("trunk3_conv_bias"))
         return symbol, {**params, name: params[name] + 0.5}
 
     with_graph(monkeypatch, wrong)
@@ -299,11 +323,11 @@ def imprecise(offset: float):
     """Return a detector whose float32 output is off: it subtracts large numbers."""
     net = detector(size=SIZE)
     params = dict(net.collect_params().items())
-    stem = next(n for n in params if n.endswith("batchnorm7_running_mean"))
-    names = [stem.replace("running_mean", end) for end in ("gamma", "running_var")]
+    stem = "trunk3_bn_moving_mean"
+    names = [stem.replace("moving_mean", end) for end in ("gamma", "moving_var")]
     gamma, var = (params[name].data() for name in names)
     params[stem].set_data(params[stem].data() + offset)
-    shift = params[stem.replace("running_mean", "beta")]
+    shift = params[stem.replace("moving_mean", "beta")]
     shift.set_data(shift.data() + offset * gamma / (var + 1e-5).sqrt())
     return net
 
@@ -324,7 +348,7 @@ def test_net_that_rounds_much_is_compared_with_its_exact_output(inputs, tmp_path
 def test_file_that_departs_by_more_than_the_net_rounds_is_refused(
     deployable, inputs, tmp_path, monkeypatch
 ):
-    net, row = imprecise(3000), FORMATS["mxnet"]
+    net, row = imprecise(1000), FORMATS["mxnet"]
     layer = layer_of(Deployable.of(net))
     monkeypatch.setitem(FORMATS, "mxnet", replace(row, write=spoilt(row.write, layer)))
     with pytest.raises(ValueError, match=r"differs .* allowed: .*e-0[45]; the first"):

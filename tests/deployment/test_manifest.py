@@ -131,7 +131,7 @@ COMMON_ERRORS = [
             [1, 3, 512, 512],
             r"input.shape is .*; allowed: \[1",
         ),
-        (NOW, "postprocess/kind", "rcnn", "postprocess.kind is 'rcnn'; allowed: ssd"),
+        (NOW, "postprocess/kind", "yolo", "postprocess.kind is 'yolo'; allowed: ssd"),
         (NOW, "postprocess/stds", [1, 1], "postprocess.stds"),
         (NOW, "postprocess/nms_thresh", 7, "postprocess.nms_thresh is 7; allowed: a"),
         (BEFORE, "mean", MISSING, "mean: this key is missing"),

@@ -48,8 +48,8 @@ def port() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def browser(port) -> Iterator[Browser]:
-    """Return a browser that has no camera."""
-    window = Browser(port)
+    """Return a browser that has no camera, for which phone.test is this machine."""
+    window = Browser(port, "--host-resolver-rules=MAP phone.test 127.0.0.1")
     yield window
     window.close()
 
@@ -349,19 +349,15 @@ def test_missing_camera_is_said_in_words(browser, page):
     assert "choose a photo" in words
 
 
-def test_page_without_https_works_but_for_the_camera(port, page, photos):
+def test_page_without_https_works_but_for_the_camera(browser, page, photos):
     folder, address = page
-    window = Browser(port, "--host-resolver-rules=MAP phone.test 127.0.0.1")
-    try:
-        opened(window, address.replace("localhost", "phone.test"))
-        assert not window.run("return window.isSecureContext")
-        window.click("#camera")
-        assert "https://" in window.wait("document.getElementById('error').textContent")
-        give(window, photos[0])
-        everything(window)
-        assert assert_same(window, folder, photos[0], "float32", lost=0.03) > 0
-    finally:
-        window.close()
+    opened(browser, address.replace("localhost", "phone.test"))
+    assert not browser.run("return window.isSecureContext")
+    browser.click("#camera")
+    assert "https://" in browser.wait("document.getElementById('error').textContent")
+    give(browser, photos[0])
+    everything(browser)
+    assert assert_same(browser, folder, photos[0], "float32", lost=0.03) > 0
 
 
 def test_camera_is_followed_until_it_is_stopped(port, page):

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
 import pytest
 
 from gluon_compress import count, models, pipeline, slim, trace
+from gluon_compress.compression import StageOutput
 from gluon_compress.data import Preprocess
 from gluon_compress.distill import distil_step
 from gluon_compress.latency import measure_blocks, measuring, predict_latency
 from gluon_compress.pipeline import classification
+from gluon_compress.pipeline.stages import compress, finetune
 from gluon_compress.plan import Plan, Sensitivity
 from gluon_compress.recipe import ClassificationRecipe, load_recipe
 from gluon_compress.storage.atomic import read_json
-from gluon_compress.train import Options, Schedule
+from gluon_compress.train import Schedule
 from images import NAMES, write_folder, write_records
-from recipes import STEPS, TRAIN, job_of, quick_run
+from recipes import (
+    QUIET,
+    STEPS,
+    TRAIN,
+    do_not_time,
+    job_of,
+    make_runs_quick,
+    quick_run,
+)
+from tiny_nets import DETECTOR, NAME
 
-QUIET = Options(progress=False)
+pytestmark = pytest.mark.usefixtures("tiny_nets")
+
 ONCE = {**STEPS, "epochs": 1}
 PRUNE = {
     **TRAIN,
@@ -41,7 +54,17 @@ def recipe_in(folder, content, **data) -> ClassificationRecipe:
 
 def weights_of(place) -> dict:
     """Return a recipe's model: the net that was trained in ``place``."""
-    return {"name": "mobilenet0.25", "weights": str(place / "run" / "full" / "model")}
+    return {"name": NAME, "weights": str(place / "run" / "full" / "model")}
+
+
+def pruned(place, folder, row) -> StageOutput:
+    """Prune the net that was trained in ``place`` by a row; leave files in a folder."""
+    content = {**PRUNE, "model": weights_of(place), "compression": [row]}
+    recipe = recipe_in(place, content)
+    job = job_of(recipe, folder, replace(QUIET, resume=True))
+    net, _ = job.task.build(job.classes)
+    folder.mkdir(exist_ok=True)
+    return compress(job, net, recipe.compression[0], folder)
 
 
 class Images(list):
@@ -86,15 +109,13 @@ def test_plan_meets_the_budget(place):
     share = stages["compact"]["macs"] / stages["full"]["macs"]
     assert 0.47 < share <= 0.5
     plan = Plan.load(place / "run" / "1_prune" / "plan.json")
-    assert plan.net == "mobilenet0.25"
+    assert plan.net == NAME
     assert plan.made_by["budget"]["macs"] == 0.5 * stages["full"]["macs"]
 
 
 def test_compact_classifier_is_a_trunk(place):
-    net = models.build(
-        "ssd_300_mobilenet0.25", ("cat",), trunk=place / "run" / "compact" / "model"
-    )
-    whole = models.build("ssd_300_mobilenet0.25", ("cat",))
+    net = models.build(DETECTOR, ("cat",), trunk=place / "run" / "compact" / "model")
+    whole = models.build(DETECTOR, ("cat",))
     assert models.cost_of(net)["macs"] < models.cost_of(whole)["macs"]
 
 
@@ -138,7 +159,7 @@ GRADUAL = {
 def gradual(place, tmp_path_factory):
     """Return the run of a recipe with every part of pruning switched on."""
     recipe = recipe_in(
-        place, {**PRUNE, "model": weights_of(place), "compression": [GRADUAL]}
+        place, {**QUICK, "model": weights_of(place), "compression": [GRADUAL]}
     )
     out = tmp_path_factory.mktemp("gradual") / "run"
     quick_run(recipe, out)
@@ -181,7 +202,7 @@ def test_gradual_pruning_is_resumed_behind_its_training(gradual, tmp_path):
         assert (value.asnumpy() == values[1][key].asnumpy()).all()
 
 
-def test_measured_sensitivity_guides_the_plan(place, tmp_path):
+def test_measured_sensitivity_guides_the_plan(place, tmp_path, monkeypatch):
     write_records(tmp_path / "images", train=4, val=2)
     (tmp_path / "images" / "names.txt").write_text("\n".join(NAMES))
     row = {
@@ -192,6 +213,7 @@ def test_measured_sensitivity_guides_the_plan(place, tmp_path):
     }
     content = {**QUICK, "model": weights_of(place), "compression": [row]}
     recipe = recipe_in(tmp_path, content, kind="record", classes="names.txt")
+    do_not_time(monkeypatch)
     pipeline.run(recipe, tmp_path / "run", options=QUIET)
     found = Sensitivity.load(tmp_path / "run" / "1_prune" / "sensitivity.json")
     assert found.full * 9 == pytest.approx(round(found.full * 9))
@@ -220,11 +242,8 @@ def test_latency_is_limited_by_a_table(place, tmp_path, monkeypatch):
         "budget": {"latency_ms_ratio": 0.9},
         "latency_table": str(tmp_path / "table.json"),
     }
-    recipe = recipe_in(
-        place, {**QUICK, "model": weights_of(place), "compression": [row]}
-    )
-    quick_run(recipe, tmp_path / "run")
-    plan = Plan.load(tmp_path / "run" / "1_prune" / "plan.json")
+    pruned(place, tmp_path, row)
+    plan = Plan.load(tmp_path / "plan.json")
     before, after = (predict_latency(graph, table, p) for p in (None, plan))
     assert after <= 0.9 * before
 
@@ -237,15 +256,11 @@ def test_weights_are_reconstructed_after_the_cut(place, tmp_path):
         "reconstruct": {"batches": 2, "points": 9},
         "recalibrate": 0,
     }
-    content = {**PRUNE, "model": weights_of(place), "compression": [row]}
-    quick_run(recipe_in(place, content), tmp_path / "run")
-    stage = tmp_path / "run" / "1_prune"
-    notes = read_json(stage / "result.json")
-    assert 0 <= notes["before_reconstruction"]["top1"] <= 1
-    fitted = models.load(stage / "model")
+    output = pruned(place, tmp_path, row)
+    assert 0 <= output.notes["before_reconstruction"]["top1"] <= 1
     full = models.load(weights_of(place)["weights"])
-    cut = slim(full, Plan.load(stage / "plan.json"), shape=(1, 3, 32, 32))
-    own, other = (list(n.collect_params().values()) for n in (fitted, cut))
+    cut = slim(full, output.plan, shape=(1, 3, 32, 32))
+    own, other = (list(n.collect_params().values()) for n in (output.net, cut))
     assert [p.shape for p in own] == [p.shape for p in other]
     pairs = [(a.data().asnumpy(), b.data().asnumpy()) for a, b in zip(own, other)]
     changed = [(a != b).any() for a, b in pairs]
@@ -269,27 +284,23 @@ SEARCH = {
 
 
 def test_a_search_is_logged_and_goes_on_where_it_was_killed(place, tmp_path):
-    content = {**PRUNE, "model": weights_of(place), "compression": [SEARCH]}
-    quick_run(recipe_in(place, content), tmp_path / "run")
-    stage = tmp_path / "run" / "1_prune"
-    log, plan = (stage / "search.jsonl").read_text(), Plan.load(stage / "plan.json")
+    plan = pruned(place, tmp_path / "stage", SEARCH).plan
+    file = tmp_path / "stage" / "search.jsonl"
+    log = file.read_text()
     lines = log.splitlines(keepends=True)
     assert len(lines) == 1 + 1 + 5  # header, reference, episodes
     assert plan.made_by["selection"] == "amc"
     assert plan.made_by["search"]["tried"] == 5
-    for file in (stage / "result.json", stage / "plan.json", stage / "../result.json"):
-        file.unlink()
-    (stage / "search.jsonl").write_text("".join(lines[:4]))
-    quick_run(recipe_in(place, content), tmp_path / "run", resume=True)
-    assert (stage / "search.jsonl").read_text() == log
-    assert Plan.load(stage / "plan.json") == plan
+    (tmp_path / "stage" / "plan.json").unlink()
+    file.write_text("".join(lines[:4]))
+    assert pruned(place, tmp_path / "stage", SEARCH).plan == plan
+    assert file.read_text() == log
 
 
 def test_a_sample_without_all_classes_is_refused(place, tmp_path):
     row = {**SEARCH, "search": {"episodes": 5, "images": 1}}
-    content = {**PRUNE, "model": weights_of(place), "compression": [row]}
     with pytest.raises(ValueError, match="images is 1: those drawn show no"):
-        quick_run(recipe_in(place, content), tmp_path / "run")
+        pruned(place, tmp_path, row)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +332,7 @@ def test_bad_rows_are_refused(tmp_path, change, message):
 
 def test_structure_of_a_plan_is_trained_from_scratch(place, tmp_path):
     model = {
-        "name": "mobilenet0.25",
+        "name": NAME,
         "plan": str(place / "run" / "1_prune" / "plan.json"),
     }
     recipe = recipe_in(place, {**TRAIN, "train": ONCE, "model": model})
@@ -390,7 +401,7 @@ def test_no_classifier(name, message):
 
 
 def test_same_seed_same_start():
-    nets = [models.build("mobilenet0.25", NAMES, size=32, seed=s) for s in (1, 1, 2)]
+    nets = [models.build(NAME, NAMES, size=32, seed=s) for s in (1, 1, 2)]
     values = [next(iter(n.collect_params().values())).data().asnumpy() for n in nets]
     assert (values[0] == values[1]).all()
     assert (values[0] != values[2]).any()
@@ -433,7 +444,8 @@ def test_plan_of_another_net_is_refused(place, tmp_path):
 # --------------------------------------------------------------------- the scripts
 
 
-def test_train_then_prune_by_script(place, tmp_path, call):
+def test_train_then_prune_by_script(place, tmp_path, call, monkeypatch):
+    make_runs_quick(monkeypatch)
     recipe_in(place, {**TRAIN, "train": ONCE})
     out = tmp_path / "trained"
     options = ("--recipe", place / "recipe.json", "--out", out, "--quiet")
@@ -491,9 +503,10 @@ def test_bad_input_of_scripts(place, tmp_path, call, name, content, options, wor
 
 def test_full_net_teaches_while_fine_tuning(place, tmp_path):
     content = {**QUICK, "model": weights_of(place), "distillation": {"weight": 0.5}}
-    recipe = recipe_in(place, content)
-    quick_run(recipe, tmp_path / "run")
-    log = (tmp_path / "run" / "compact" / "log.jsonl").read_text().splitlines()
+    job = job_of(recipe_in(place, content), tmp_path)
+    full, net = (job.task.build(job.classes)[0] for _ in range(2))
+    finetune(job, net, full, tmp_path / "compact")
+    log = (tmp_path / "compact" / "log.jsonl").read_text().splitlines()
     step = json.loads(log[0])
     assert set(step["parts"]) == {"labels", "soft_targets"}
     total = step["parts"]["labels"] + 0.5 * step["parts"]["soft_targets"]
@@ -522,7 +535,7 @@ def test_net_is_its_own_best_teacher(place):
 
 
 def test_teacher_of_other_classes_is_refused_at_once(place, tmp_path):
-    net = models.build("mobilenet0.25", ("cat", "dog"), size=48)
+    net = models.build(NAME, ("cat", "dog"), size=48)
     folder = tmp_path / "teacher"
     models.save(net, folder, "teacher")
     content = {**TRAIN, "distillation": {"teacher": str(folder)}}

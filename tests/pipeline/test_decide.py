@@ -7,7 +7,6 @@ from pathlib import Path
 
 import mxnet as mx
 import pytest
-from gluoncv import model_zoo
 
 from gluon_compress import (
     Budget,
@@ -25,6 +24,9 @@ from gluon_compress import (
 from gluon_compress.plan import Constraints
 from gluon_compress.recipe import load_recipe
 from gluon_compress.storage.atomic import read_json
+from tiny_nets import DETECTOR, NAME, Tiny
+
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
 SMALL = {
@@ -32,7 +34,7 @@ SMALL = {
     "command": "pytest",
     "hours": 0.01,
     "expected": {},
-    "model": {"name": "ssd_300_mobilenet0.25", "extras": [32, 32, 32]},
+    "model": {"name": DETECTOR, "extras": [32, 32, 32]},
     "data": {"kind": "voc", "root": "nowhere", "classes": ["cat", "dog"]},
     "train": {"epochs": 1},
     "compression": [
@@ -41,7 +43,7 @@ SMALL = {
             "algorithm": "prune",
             "criterion": "taylor",
             "budget": {"macs_ratio": 0.5},
-            "groups": ["mobilenet_*"],
+            "groups": ["tiny_*"],
         },
     ],
     "finetune": {"epochs": 1},
@@ -57,10 +59,10 @@ def written(tmp_path, **changes) -> Path:
 def test_all_rows_make_one_plan_for_the_whole_net(tmp_path):
     recipe = load_recipe(written(tmp_path))
     plan, costs = pipeline.decide(recipe, ("cat", "dog"))
-    net = build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(32, 32, 32))
+    net = build(DETECTOR, ("cat", "dog"), extras=(32, 32, 32))
     graph = models.graph_of(net)
     plan.check(graph)
-    assert plan.net == "ssd_300_mobilenet0.25"
+    assert plan.net == DETECTOR
     assert {n: c["macs"] for n, c in costs.items()} == {
         "full": count(graph).macs,
         "compact": count(graph, plan).macs,
@@ -154,7 +156,7 @@ def test_structure_needs_no_trunk_that_is_not_there_yet(
 
 def test_trunk_that_is_there_gives_its_values(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    classifier = model_zoo.get_model("mobilenet0.25", classes=4)
+    classifier = Tiny(classes=4)
     classifier.initialize()
     classifier(mx.nd.zeros((1, 3, 64, 64)))
     shape = (1, 3, 64, 64)
@@ -183,7 +185,7 @@ def test_budget_that_the_branches_exceed_is_refused_with_the_reason(tmp_path):
         {
             "algorithm": "prune",
             "budget": {"bytes": 1e4},
-            "groups": ["mobilenet_*"],
+            "groups": ["tiny_*"],
         },
     ]
     recipe = load_recipe(written(tmp_path, compression=rows))
@@ -191,7 +193,7 @@ def test_budget_that_the_branches_exceed_is_refused_with_the_reason(tmp_path):
         ValueError, match="budget of 10,000 bytes cannot be met"
     ) as told:
         pipeline.decide(recipe, ("cat", "dog"))
-    assert "not among groups 'mobilenet_*': expand_trans_conv0" in str(told.value)
+    assert "not among groups 'tiny_*': expand_trans_conv0" in str(told.value)
 
 
 def test_budget_of_more_classes_gives_one_structure_to_all(tmp_path):
@@ -199,17 +201,17 @@ def test_budget_of_more_classes_gives_one_structure_to_all(tmp_path):
     row = {
         "algorithm": "prune",
         "budget": {"macs": 6e7, "bytes": 2e6},
-        "groups": ["mobilenet_*"],
+        "groups": ["tiny_*"],
         "multiple": 4,
     }
     recipe = load_recipe(written(tmp_path, compression=[{**row, "classes": 20}]))
     plan, costs = pipeline.decide(recipe, ("cat", "dog"))
-    net = build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(32, 32, 32))
+    net = build(DETECTOR, ("cat", "dog"), extras=(32, 32, 32))
     plan.check(models.graph_of(net))
     twin = models.graph_of(models.with_classes(net, [str(i) for i in range(20)]))
     constraints = Constraints(groups=row["groups"], multiple=4)
     there = select(twin, Budget(**row["budget"]), constraints=constraints)
-    trunk = [name for name in plan.keep if name.startswith("mobilenet_")]
+    trunk = [name for name in plan.keep if name.startswith("tiny_")]
     assert [plan.keep[n] for n in trunk] == [there.keep[n] for n in trunk]
     assert 0.97 < count(twin, there).macs / 6e7 <= 1
     assert costs["compact"]["macs"] < count(twin, there).macs
@@ -218,7 +220,7 @@ def test_budget_of_more_classes_gives_one_structure_to_all(tmp_path):
 def test_classes_of_a_classifier_are_refused(tmp_path):
     rows = [{"algorithm": "prune", "budget": {"macs_ratio": 0.5}, "classes": 20}]
     data = {"kind": "folder", "root": "x", "size": 32}
-    model = {"name": "mobilenet0.25"}
+    model = {"name": NAME}
     path = written(tmp_path, data=data, model=model, compression=rows)
     with pytest.raises(
         ValueError, match="classes is 20; allowed: null for classifiers"
@@ -229,7 +231,7 @@ def test_classes_of_a_classifier_are_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "record", "voc"])
 def test_kind_of_the_data_tells_the_recipe(tmp_path, kind):
     data = {"kind": kind, "root": "x", "classes": ["cat", "dog"]}
-    model = SMALL["model"] if kind == "voc" else {"name": "mobilenet0.25"}
+    model = SMALL["model"] if kind == "voc" else {"name": NAME}
     path = written(tmp_path, data=data, model=model)
     found = load_recipe(path)
     assert found.task == ("detection" if kind == "voc" else "classification")

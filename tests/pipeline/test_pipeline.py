@@ -8,7 +8,6 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-from gluoncv import model_zoo
 
 from gluon_compress import (
     Budget,
@@ -40,7 +39,9 @@ from gluon_compress.train import Options
 from images import few_toys, write_folder
 from recipes import QUIET, RECIPE, TRAIN, job_of, quick_run, recipe_in
 from refusals import assert_refused
+from tiny_nets import DETECTOR, MAPS, Tiny
 
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 STAGES = ("full", "1_prune", "2_delete", "compact")
 ENDS = ("full", "compact")
 
@@ -110,7 +111,7 @@ def test_plan_on_disk_is_what_was_cut(place):
     full = models.load(place / "run" / "full" / "model")
     graph = models.graph_of(full)
     plan.check(graph)
-    assert plan.net == "ssd_300_mobilenet0.25"
+    assert plan.net == DETECTOR
     assert plan.made_by["commit"] == "abc"
     groups = read_json(place / "run" / "1_prune" / "result.json")["groups"]
     assert sum(g["kept"] for g in groups) < sum(g["width"] for g in groups)
@@ -125,7 +126,7 @@ def test_one_plan_holds_what_all_rows_left_of_the_full_net(place):
         Plan.load(place / "run" / name / "plan.json") for name in STAGES[1:3]
     )
     assert plan.keep["expand_conv0"] == second.keep["expand_conv0"]
-    trunk = [name for name in plan.keep if name.startswith("mobilenet_")]
+    trunk = [name for name in plan.keep if name.startswith("tiny_")]
     assert [plan.keep[name] for name in trunk] == [first.keep[name] for name in trunk]
 
 
@@ -268,7 +269,7 @@ def test_devices_take_their_shares_of_a_batch(place, tmp_path):
 
 @pytest.mark.slow
 def test_detector_is_built_on_a_trunk_that_was_pruned_as_a_classifier(place, tmp_path):
-    classifier = model_zoo.get_model("mobilenet0.25", classes=4)
+    classifier = Tiny(classes=4)
     classifier.initialize()
     classifier(mx.nd.zeros((1, 3, 64, 64)))
     shape = (1, 3, 64, 64)
@@ -279,8 +280,7 @@ def test_detector_is_built_on_a_trunk_that_was_pruned_as_a_classifier(place, tmp
     results = quick_run(recipe, tmp_path / "run")
     assert list(results["stages"]) == ["full", "compact"]
     compact = models.load(tmp_path / "run" / "compact" / "model")
-    # Half of 128, 256 and 256 channels.
-    assert raw_head.map_widths(compact)[:3] == (32, 64, 128)
+    assert raw_head.map_widths(compact)[:3] == tuple(width // 2 for width in MAPS)
 
 
 def test_measuring_and_training_follow_the_preprocess_of_the_net(tmp_path, monkeypatch):
@@ -388,7 +388,7 @@ def test_what_is_measured_leaves_broken_images_out(tmp_path, monkeypatch, caplog
         broken_inside(tmp_path / "toy", split, 1)
     content = {**RECIPE["data"], "val": "val", "most_broken": 0.4}
     job = job_of(recipe_in(tmp_path, data=content), tmp_path / "run")
-    net = models.build("ssd_300_mobilenet0.25", CLASSES, extras=(32, 32, 32))
+    net = models.build(DETECTOR, CLASSES, extras=(32, 32, 32))
     counts: list[int] = []
 
     def nothing(net, images):
@@ -511,7 +511,7 @@ def test_channels_are_judged_on_the_images_where_asked(place, tmp_path):
         Budget(macs=0.6 * macs(net)),
         "l1",
         selection="uniform",
-        constraints=Constraints(multiple=1, groups=["mobilenet_*"]),
+        constraints=Constraints(multiple=1, groups=["tiny_*"]),
     )
     assert [len(k) for k in by_weight.keep.values()] == [
         len(k) for k in decision.keep.values()

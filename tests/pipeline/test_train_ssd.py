@@ -9,7 +9,6 @@ from dataclasses import replace
 import mxnet as mx
 import numpy as np
 import pytest
-from gluoncv import model_zoo
 
 from gluon_compress import delete, export, models, pipeline
 from gluon_compress.cli.recipes import RUN, TRAIN, with_own_data
@@ -22,9 +21,11 @@ from gluon_compress.train import Options
 from images import few_toys
 from recipes import make_runs_quick
 from refusals import assert_refused
+from tiny_nets import DETECTOR, Tiny
 
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 QUIET = Options(progress=False)
-MODEL = {"name": "ssd_300_mobilenet0.25", "extras": [32, 32, 32]}
+MODEL = {"name": DETECTOR, "extras": [32, 32, 32]}
 RECIPE = {
     "paper": "none, a test",
     "command": "pytest",
@@ -49,7 +50,7 @@ def place(tmp_path_factory):
     net = models.build(MODEL["name"], CLASSES, extras=(32, 32, 32))
     graph = models.graph_of(net)
     plan = delete(graph, {"*": 0.5}, multiple=1)
-    replace(plan, net="ssd_300_mobilenet0.25").save(folder / "plan.json")
+    replace(plan, net=DETECTOR).save(folder / "plan.json")
     models.save(net, folder / "teacher", "teacher")
     return folder
 
@@ -189,9 +190,7 @@ def test_plan_of_another_net_is_refused_before_training(place, tmp_path):
     recipe = recipe_in(
         place, model={"name": "ssd_300_mobilenet0.5", "plan": str(place / "plan.json")}
     )
-    message = (
-        "plan.json: net is 'ssd_300_mobilenet0.25'; allowed: 'ssd_300_mobilenet0.5'"
-    )
+    message = "plan.json: net is 'ssd_300_tiny'; allowed: 'ssd_300_mobilenet0.5'"
     with pytest.raises(ValueError, match=message):
         pipeline.run(recipe, tmp_path / "run", options=QUIET)
     assert not (tmp_path / "run").exists()
@@ -245,7 +244,7 @@ def test_script_puts_options_in(place, tmp_path, call):
 
 @pytest.mark.slow
 def test_script_trains_on_a_trunk(place, tmp_path, call):
-    classifier = model_zoo.get_model("mobilenet0.25", classes=4)
+    classifier = Tiny(classes=4)
     classifier.initialize()
     classifier(mx.nd.zeros((1, 3, 64, 64)))
     export(classifier, tmp_path / "trunk", shape=(1, 3, 64, 64))

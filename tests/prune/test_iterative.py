@@ -28,6 +28,7 @@ from gluon_compress.prune import SCHEDULES, Rounds, mask_in_rounds, plan_of, set
 from gluon_compress.train import BEST, Progress, Schedule, fit, load_best
 from nets import NETS, batch, chain, difference, random_plan, ready
 from nets import SHAPE as PICTURE
+from runtimes import detector
 from tools.kill import Campaign
 from training import (
     QUIET,
@@ -384,8 +385,7 @@ def test_killed_between_rounds_it_ends_the_same(tmp_path):
 
 
 def test_a_detector_is_masked_through_the_block_that_is_trained():
-    options = {"size": 64, "extras": (32, 32, 32, 32)}
-    net = models.build("ssd_300_mobilenet0.25_lite", ("cat", "dog"), **options)
+    net = detector(size=64)
     images = mx.nd.array(np.random.RandomState(0).randn(1, 3, 64, 64))
     masked = mask(net, None)
     block = training.training_net(masked)

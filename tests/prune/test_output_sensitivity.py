@@ -7,6 +7,7 @@ import pytest
 from gluon_compress import Plan, effects, slim, trace
 from gluon_compress.plan.importance import best_first, importance_of
 from nets import NETS, SHAPE, batch, chain, conv, flat, ready
+from runtimes import detector
 
 IMAGES = [batch((4, *SHAPE[1:]), seed=seed) for seed in (1, 2)]
 
@@ -64,11 +65,9 @@ def test_labels_of_a_criterion_decide_which_half_goes():
 
 
 def test_detector_is_measured_at_its_raw_head():
-    from gluon_compress import build
-
-    net = build("ssd_300_mobilenet0.25", ["cell"], width=0.25, seed=1)
-    found = effects(net, [batch((2, 3, 300, 300))], shape=(1, 3, 300, 300))
-    assert len(found) == sum(not g.frozen for g in trace(net, (1, 3, 300, 300)).groups)
+    net, shape = detector(size=96), (1, 3, 96, 96)
+    found = effects(net, [batch((2, *shape[1:]))], shape=shape)
+    assert len(found) == sum(not g.frozen for g in trace(net, shape).groups)
     assert min(found.values()) >= 0
     assert max(found.values()) > 0
 

@@ -6,11 +6,12 @@ import pytest
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
-from gluon_compress import mask, models, slim, trace
+from gluon_compress import mask, slim, trace
 from gluon_compress.models.ssd import training
 from gluon_compress.prune import recalibrate
 from gluon_compress.train import Schedule, fit
 from nets import NETS, SHAPE, batch, chain, difference, random_plan, ready, residual
+from runtimes import detector
 from training import QUIET, cross_entropy
 
 FLAT = (1, 4)
@@ -260,8 +261,8 @@ def test_a_net_without_batchnorm_is_copied():
 
 
 def test_a_detector_stays_one():
-    net = models.build("ssd_300_mobilenet0.25", ("cat", "dog"), extras=(64, 32, 32))
-    images = mx.nd.array(np.random.RandomState(0).randn(2, 3, 300, 300))
+    net = detector(size=96)
+    images = mx.nd.array(np.random.RandomState(0).randn(8, 3, 96, 96))
     found = recalibrate(net, [(images, "targets are not read")])
     assert type(found) is type(net)
     block, other = training.training_net(found), training.training_net(net)

@@ -10,13 +10,16 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from gluon_compress import build, models, pipeline, zoo
+from gluon_compress import models, pipeline, zoo
 from gluon_compress.recipe import load_recipe
 from gluon_compress.storage.atomic import read_json, write_json
 from gluon_compress.zoo import index
 from images import NAMES, few_toys, write_folder
 from recipes import RECIPE, TRAIN
+from tiny_nets import DETECTOR, NAME
 from tools.card import training
+
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 
 ROOT = Path(__file__).resolve().parents[2]
 LICENCE = ("--licence", "MIT")
@@ -49,7 +52,7 @@ def classified(tmp_path):
     data = {**TRAIN["data"], "root": str(tmp_path / "images")}
     (tmp_path / "recipe.json").write_text(json.dumps({**TRAIN, "data": data}))
     recipe = load_recipe(tmp_path / "recipe.json")
-    net = models.build("mobilenet0.25", NAMES, size=48)
+    net = models.build(NAME, NAMES, size=48)
     finished(tmp_path, recipe, lambda place: models.save(net, place, "compact"))
     return tmp_path / "run"
 
@@ -62,7 +65,7 @@ def detected(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps({**RECIPE, "data": data}))
     recipe = load_recipe(tmp_path / "recipe.json")
     names = pipeline.task_of(recipe).open_data().train.classes
-    net = build("ssd_300_mobilenet0.25", names, width=0.5, extras=(32, 32, 32))
+    net = models.build(DETECTOR, names, extras=(32, 32, 32))
     finished(tmp_path, recipe, lambda place: models.save(net, place, "compact"))
     return tmp_path / "run"
 

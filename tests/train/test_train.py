@@ -382,11 +382,25 @@ def test_kvstores_that_need_nothing(name):
 
 
 def test_distributed_kvstore_needs_a_launcher(monkeypatch):
-    monkeypatch.delenv("DMLC_NUM_WORKER", raising=False)
-    with pytest.raises(ValueError, match="'dist_sync', which needs .* DMLC_NUM_WORK"):
+    assert Options().kvstore == "device"
+    with pytest.raises(ValueError, match="'dist_sync', which needs .*-compress launch"):
         Options(kvstore="dist_sync")
-    monkeypatch.setenv("DMLC_NUM_WORKER", "2")
-    assert Options(kvstore="dist_sync").kvstore == "dist_sync"
+    monkeypatch.setenv("GLUON_COMPRESS_HUB", "127.0.0.1:9")
+    assert Options().kvstore == "dist_sync"
+    assert Options(kvstore="dist_device_sync").kvstore == "dist_device_sync"
+    allowed = "allowed in a launched process: dist_sync, dist_device_sync"
+    with pytest.raises(ValueError, match=f"kvstore is 'device'; {allowed}"):
+        Options(kvstore="device")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_threshold_of_gradients_is_for_launched_processes(monkeypatch, value):
+    with pytest.raises(ValueError, match="gradient_threshold is 0.5; allowed: .*dist"):
+        Options(gradient_threshold=0.5)
+    monkeypatch.setenv("GLUON_COMPRESS_HUB", "127.0.0.1:9")
+    assert Options(gradient_threshold=0.5).gradient_threshold == 0.5
+    with pytest.raises(ValueError, match="gradient_threshold is .*; allowed: a number"):
+        Options(gradient_threshold=value)
 
 
 @pytest.mark.parametrize("built", [False, True])

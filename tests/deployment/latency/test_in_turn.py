@@ -11,7 +11,7 @@ from runtimes import classifier
 
 @pytest.fixture(scope="module")
 def nets():
-    return [classifier(), classifier()]
+    return [classifier((320, 480)), classifier((320, 480))]  # takes a millisecond
 
 
 def test_nets_are_timed_in_onnx_runtime(nets, monkeypatch):
