@@ -17,10 +17,15 @@ from gluon_compress.cli import COMMANDS
 gc.set_threshold(200_000, 50, 1000)
 
 BESIDE = Path(__file__).resolve().parents[2]
+# Now: commands with --data, which tests run in this process, set the variable.
+DATA = os.environ.get("GLUON_COMPRESS_DATA")
 
 # The files that take longest, first: workers that take whole files end together then.
 LONGEST = (
     "deployment/test_web_page",
+    "distributed/test_training",
+    "distributed/test_launching",
+    "serving/test_server",
     "pipeline/test_pipeline",
     "pipeline/test_decide",
     "prune/test_mask_and_slim",
@@ -31,6 +36,8 @@ LONGEST = (
     "zoo/test_zoo",
     "models/test_centernet",
     "prune/test_iterative",
+    "splitting/test_halves",
+    "models/test_refinedet",
     "deployment/test_deploy",
     "pipeline/test_classifier",
     "pipeline/test_train_ssd",
@@ -39,6 +46,11 @@ LONGEST = (
     "compression/test_sparsify",
     "cli/test_model_commands",
     "cli/test_app",
+    "serving/test_client",
+    "deployment/test_folding",
+    "prune/test_recalibration",
+    "scripts/test_release",
+    "test_installed",
 )
 
 
@@ -59,8 +71,7 @@ def shared_data() -> Path:
 
     It is ``GLUON_COMPRESS_DATA``, or a folder ``data`` in a folder beside the checkout.
     """
-    named = os.environ.get("GLUON_COMPRESS_DATA")
-    folders = [Path(named)] if named else sorted(BESIDE.glob("*/data"))
+    folders = [Path(DATA)] if DATA else sorted(BESIDE.glob("*/data"))
     for folder in folders:
         if (folder / "bccd").is_dir():
             return folder

@@ -28,7 +28,7 @@ class Loop:
         self._thread.start()
 
     def run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def tasks(self) -> int:
         return len(asyncio.all_tasks(self._loop))
@@ -92,7 +92,7 @@ def started(port: int, *options: str) -> subprocess.Popen:
     return process
 
 
-def talk(port: int, data: bytes, *, seconds: float = 5.0) -> bytes:
+def talk(port: int, data: bytes, *, seconds: float = 30.0) -> bytes:
     """Send bytes, and return what comes until the server closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as link:
         link.sendall(data)

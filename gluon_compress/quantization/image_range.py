@@ -53,16 +53,27 @@ def quantised_by_range(x: mx.sym.Symbol, bits: int, name: str) -> mx.sym.Symbol:
     name : str
         Beginning of the names of its nodes.
     """
-    sym, all_of_one = mx.sym, {"axis": (1, 2, 3), "keepdims": True}
+    sym = mx.sym
     with mx.AttrScope(**{MARK: str(bits)}), mx.name.Prefix(f"{name}_"):
-        low = sym.min(x, name="low", **all_of_one)
-        high = sym.max(x, name="high", **all_of_one)
+        high = _largest(x, "high")
+        low = sym.negative(_largest(sym.negative(x), "low"))
         step = sym.broadcast_sub(high, low, name="range") / (2.0**bits - 1)
         step = sym._internal._MaximumScalar(step, scalar=LEAST_STEP)
         low, step = sym.BlockGrad(low), sym.BlockGrad(step)
         levels = half_even(sym.broadcast_div(sym.broadcast_sub(x, low), step))
         values = sym.broadcast_mul(levels, step, name="values")
         return sym.broadcast_add(values, low, name="sent")
+
+
+def _largest(x: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
+    """Return the largest value of each image, ``(B, 1, 1, 1)``.
+
+    As a pooling, which every exchange format has: ONNX changed its reductions.
+    """
+    flat = mx.sym.reshape(x, shape=(0, 1, 1, -1), name=f"{name}_flat")
+    return mx.sym.Pooling(
+        flat, kernel=(1, 1), global_pool=True, pool_type="max", name=name
+    )
 
 
 def range_quantisers(nodes: Sequence[Mapping]) -> list[RangeQuantiser]:

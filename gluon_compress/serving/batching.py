@@ -39,7 +39,8 @@ class Waiting:
     is_wanted : callable
         Whether its client is still there.
     answer : callable
-        Takes a ``Result``, or a ``Failure`` and a line.
+        Takes a ``Result``, a ``Failure`` and a line, or None if it is not wanted; is
+        called once.
     """
 
     number: int
@@ -92,9 +93,12 @@ class Batcher:
         """Compute batch after batch, until it is cancelled."""
         while True:
             await self._filled()
-            batch = self._taken()
-            if batch:
-                await self._compute(batch)
+            try:
+                batch = self._taken()
+                if batch:
+                    await self._compute(batch)
+            except Exception as error:  # a fault of ours must not end the queue
+                LOG.error("a batch failed: %s: %s", type(error).__name__, error)
             if not self._queue:
                 self._idle.set()
 
@@ -132,6 +136,7 @@ class Batcher:
         for waiting in self._queue:
             if not waiting.is_wanted():
                 self._metrics.count("errors_total", kind="gone")
+                waiting.answer(None)
             elif waiting.expires is not None and waiting.expires <= now:
                 line = f"too late after {now - waiting.arrived:.3f} seconds"
                 waiting.answer(Failure.LATE, line)

@@ -369,7 +369,7 @@ class Connection:
 
     async def _room(self) -> None:
         """Wait while this client has more unanswered requests than it may have."""
-        while self.unanswered > self.server.limits.window:
+        while self.unanswered > self.server.limits.window and self.is_there:
             self.expires = math.inf  # this wait is the server's own
             self._answered.clear()
             await self._answered.wait()
@@ -383,10 +383,11 @@ class Connection:
             self._fail(error.number, Failure.BAD, str(error))
             return
 
-        def answer(outcome: Result | Failure, line: str = "") -> None:
+        def answer(outcome: Result | Failure | None, line: str = "") -> None:
             self.unanswered -= 1
             self._answered.set()
-            self._answer(number, outcome, line, now)
+            if outcome is not None:
+                self._answer(number, outcome, line, now)
 
         expires = now + 1e-3 * milliseconds if milliseconds else None
         kind = server.served.kind(item)

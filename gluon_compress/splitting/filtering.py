@@ -78,6 +78,7 @@ class FilterSettings(Settings):
         Share of the images with a target that have to be sent, on the validation
         images.
     train : Schedule
+        The published one by default.
     """
 
     on: Optional[NonEmptyStr] = None

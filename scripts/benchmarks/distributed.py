@@ -119,6 +119,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     """Measure, fit, predict, print, and write both files."""
     if args.recipe and not args.thresholds:
         raise ValueError("--recipe needs --thresholds")
+    recipes = [facts_of(name, images) for name, images in RECIPES.items()]
     alone = measured("plain", 0, args)
     groups = [measured(way, n, args) for way, sizes in RANKS.items() for n in sizes]
     models = {way: fitted(way, groups) for way in BYTES}
@@ -130,7 +131,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         "alone": alone["steps"],
         "exchanges": groups,
         "steps": predicted(models, groups, compute),
-        "recipes": [facts_of(name, images) for name, images in RECIPES.items()],
+        "recipes": recipes,
     }
     if args.recipe:
         content["accuracy"] = accuracies(args.recipe, args.thresholds)
@@ -338,7 +339,7 @@ def _efficiencies(models: Mapping[str, Model], net: Mapping[str, Any]) -> str:
 
 
 def _hours(models: Mapping[str, Model], recipes: Sequence[Mapping[str, Any]]) -> str:
-    head = ["recipe", "way", *(f"{n} machines" for n in FEW_MACHINES)]
+    head = ["recipe", "way", *(f"hours on {n}" for n in FEW_MACHINES)]
     lines = []
     for recipe in recipes:
         for way, model in models.items():

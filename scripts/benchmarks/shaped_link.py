@@ -163,8 +163,10 @@ def shaped(port: int, shape: Shape, host: str = "127.0.0.1") -> Iterator[ShapedL
     link = ShapedLink((socket.gethostbyname(host), port), shape)
     try:
         asyncio.run_coroutine_threadsafe(link.start(), loop).result()
-        yield link
-        asyncio.run_coroutine_threadsafe(link.stop(), loop).result()
+        try:
+            yield link
+        finally:
+            asyncio.run_coroutine_threadsafe(link.stop(), loop).result()
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -100,6 +100,6 @@ def test_targets_have_the_chosen_anchors(grid):
     assert not np.array_equal(plain, classes)
 
 
-def test_assignments_that_there_are_not_are_refused():
+def test_assignments_that_there_are_not_are_refused(tiny_nets):
     with pytest.raises(ValueError, match="assignment is 'best'; allowed: iou, atss"):
         DetectionRecipe(**{**RECIPE, "assignment": "best"})

@@ -262,7 +262,7 @@ def test_a_net_without_batchnorm_is_copied():
 
 def test_a_detector_stays_one():
     net = detector(size=96)
-    images = mx.nd.array(np.random.RandomState(0).randn(2, 3, 96, 96))
+    images = mx.nd.array(np.random.RandomState(0).randn(8, 3, 96, 96))
     found = recalibrate(net, [(images, "targets are not read")])
     assert type(found) is type(net)
     block, other = training.training_net(found), training.training_net(net)

@@ -25,7 +25,6 @@ from gluon_compress.cli.evaluate import precision_page
 from gluon_compress.deployment import deploy
 from refusals import assert_refused
 from runtimes import detector
-from tiny_nets import DETECTOR
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -290,10 +289,10 @@ def test_mxnet_benchmark_refuses_an_unknown_net(call, tmp_path):
 
 
 def test_teacher_benchmark_tells_what_is_beyond_the_teacher(
-    call, monkeypatch, tiny_nets, tmp_path
+    call, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(distillation, "FULL", DETECTOR)
-    options = ("--student", DETECTOR, "--losses", "scores", "channels")
+    monkeypatch.setattr(distillation, "FULL", "ssd_300_mobilenet0.5")
+    options = ("--student", "ssd_300_mobilenet0.25", "--losses", "scores", "channels")
     few = ("--batch", "1", "--rounds", "2", "--out", tmp_path / "b")
     status, out, error = call("benchmark_distillation", *options, *few)
     assert (status, error) == (0, "")

@@ -230,7 +230,7 @@ def test_a_server_that_answers_nonsense_is_given_up():
 # ---------------------------------------------------------------- slow links
 
 
-def eventually(condition, seconds: float = 10.0) -> None:
+def eventually(condition, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 import numpy as np
 import pytest
 
+from benchmarks.shaped_link import Shape, shaped
 from gluon_compress.serving.client import Client
 from gluon_compress.serving.frames import (
     Hello,
@@ -46,7 +47,7 @@ def server():
 
 def greeted(port: int, hello: Hello = HELLO) -> socket.socket:
     """Return a connection that the server has welcomed."""
-    link = socket.create_connection(("127.0.0.1", port), timeout=5)
+    link = socket.create_connection(("127.0.0.1", port), timeout=30)
     nonce = received(link)[1]
     link.sendall(frame(Kind.HELLO, hello.packed(nonce, None)))
     assert received(link)[0] == Kind.WELCOME
@@ -79,7 +80,7 @@ def assert_lives(server) -> None:
         assert_found(client.detect(image(1)), image(1))
 
 
-def eventually(condition, seconds: float = 5.0) -> None:
+def eventually(condition, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -192,7 +193,7 @@ def test_half_open_connections_are_let_go_and_leave_nothing(many_files):
         with ExitStack() as stack:
             for number in range(1000):
                 link = stack.enter_context(socket.socket())
-                link.settimeout(5)
+                link.settimeout(30)
                 link.connect(("127.0.0.1", server.port))
                 if number % 2:
                     link.sendall(b"G")
@@ -264,6 +265,20 @@ def test_a_client_is_not_read_beyond_its_window():
         assert max(seen) <= 3
 
 
+def test_a_client_that_breaks_off_frees_its_place():
+    """It has more requests on the way than it may, and is not being read."""
+    tail = FakeTail(seconds=0.2)
+    with running(ServedTail(tail), window=1, batch=1, wait_ms=0) as server:
+        link = greeted(server.port)
+        link.sendall(b"".join(map(request, range(1, 6))))
+        eventually(lambda: server.metrics.value("requests_total") == 2)
+        linger = struct.pack("ii", 1, 0)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        link.close()
+        eventually(lambda: not server._connections)
+        assert len(server.batcher) == 0
+
+
 def test_busy_is_an_answer():
     tail = FakeTail(seconds=0.1)
     with running(ServedTail(tail), queue=1, batch=1, wait_ms=0) as server:
@@ -288,24 +303,33 @@ def test_too_old_requests_are_not_computed():
 # ---------------------------------------------------------------- many at once
 
 
-def test_requests_of_all_clients_share_batches():
+def test_requests_of_all_clients_share_link_and_batches():
+    """Four clients send 10 images each over one link of 8 Mbit/s and 10 ms."""
     batches: list = []
     tail = FakeTail(seconds=0.02, batches=batches)
-    with running(ServedTail(tail), batch=8, wait_ms=5) as server:
+    limits = {"batch": 8, "wait_ms": 5}
+    shape = Shape(8000, 8000, 10)
+    with running(ServedTail(tail), **limits) as server, shaped(
+        server.port, shape
+    ) as link:
 
         def work(seed: int) -> None:
-            pictures = [image(100 * seed + i) for i in range(10)]
-            with Client(address(server), FakeHead()) as client:
+            pictures = [image(100 * seed + number) for number in range(10)]
+            with Client(address(link), FakeHead()) as client:
                 for pixels, answer in zip(pictures, client.stream(pictures)):
                     assert_found(answer, pixels)
                     done.append(seed)
 
         done: list = []
         threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        begun = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        seconds = time.monotonic() - begun
+        assert link.bytes_up > 40 * (53 + 24 * 32)
+        assert seconds > 8e-3 * link.bytes_up / 8000
     assert len(done) == sum(batches) == 40
     assert max(batches) > 4
 
@@ -392,7 +416,7 @@ def test_without_tls_nobody_gets_in(guarded):
     name = f"localhost:{guarded.port}"
     assert name in error_of(name, token=TOKEN, patience=0.2)
     with socket.create_connection(("127.0.0.1", guarded.port)) as silent:
-        silent.settimeout(5)
+        silent.settimeout(30)
         assert silent.recv(1) == b""  # no time for TLS is endless
     eventually(lambda: not guarded._connections)
 
@@ -422,7 +446,7 @@ def test_a_stopped_server_answers_what_is_due():
 
 def test_a_server_that_stops_does_not_confuse_who_comes_now():
     with running(ServedTail(FakeTail())) as server, socket.socket() as link:
-        link.settimeout(5)
+        link.settimeout(30)
         link.connect(("127.0.0.1", server.port))
         assert received(link)[0] == Kind.CHALLENGE
         server.loop.run(server.stop())

@@ -25,7 +25,7 @@ from gluon_compress.splitting.bottleneck import (
     with_bottleneck,
 )
 from gluon_compress.splitting.distilling import stage_names, trunk_lesson
-from runtimes import classifier, detector
+from runtimes import INSTALLED, classifier, detector
 
 IMAGE = np.random.RandomState(3).randint(0, 255, (45, 60, 3)).astype(np.uint8)
 SMALL = Bottleneck("trunk_stem_relu", "pooling0")
@@ -285,3 +285,13 @@ def test_training_brings_the_student_closer(teacher):
     # The net itself has learnt: it shares the parameters.
     values = pair_of(student)[1]
     assert any(np.abs(values[n].asnumpy()).max() > 0 for n in values if "beta" in n)
+
+
+@pytest.mark.parametrize(
+    "form", [f for f in ("onnx-dynamic", "ncnn") if f in INSTALLED]
+)
+def test_the_whole_net_with_its_quantiser_runs_in_other_runtimes(
+    form, student, tmp_path
+):
+    manifest = deploy(student, tmp_path / "whole", formats=(form,))
+    assert manifest["formats"][form]["steps"] < 1
