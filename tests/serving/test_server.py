@@ -308,7 +308,8 @@ def test_requests_of_all_clients_share_link_and_batches():
     batches: list = []
     tail = FakeTail(seconds=0.02, batches=batches)
     with running(ServedTail(tail), batch=8, wait_ms=5) as server:
-        with shaped(server.port, Shape(8000, 8000, 10)) as link:
+        shape = Shape(8000, 8000, 10)
+        with shaped(server.port, shape) as link:
 
             def work(seed: int) -> None:
                 pictures = [image(100 * seed + number) for number in range(10)]
