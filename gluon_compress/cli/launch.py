@@ -89,7 +89,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=60.0,
         metavar="SECONDS",
-        help="how long to wait for all workers to join; default: 60",
+        help="how long to wait for workers that begin elsewhere; default: 60",
     )
     parser.add_argument(
         "words",

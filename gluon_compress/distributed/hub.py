@@ -8,6 +8,7 @@ that starts the scheduler.
 
 from __future__ import annotations
 
+import platform
 import socket
 import threading
 from contextlib import suppress
@@ -106,9 +107,12 @@ class Hub:
 
     @property
     def absent(self) -> list[int]:
-        """The ranks that have not joined."""
-        places = self._state.places.items()
-        return [r for r, p in places if p.worker is None and not p.host]
+        """The ranks that nothing is known of: neither expected here, nor joined."""
+        return [r for r, place in self._state.places.items() if not place.host]
+
+    def expect(self, rank: int) -> None:
+        """Take a rank as there: its process has begun on this host."""
+        self._state.places[rank].host = platform.node() or "unnamed"
 
     @property
     def is_done(self) -> bool:

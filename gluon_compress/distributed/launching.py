@@ -57,7 +57,7 @@ class Launch:
     restarts : int
         How often to begin again after a process has died.
     patience : float
-        Seconds to wait for all ranks to join.
+        Seconds to wait for ranks that begin elsewhere.
     say : callable
         Takes lines for the user.
     """
@@ -198,6 +198,7 @@ class _Leader:
                     group.serve(f"server {number}", "server", self.address)
             place = f"{self.address}:{hub.port}"
             for rank in local:
+                hub.expect(rank)
                 group.work(rank, self._command, place, self.token, self.number)
             for rank, host in others.items():
                 if host:

@@ -119,6 +119,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     """Measure, fit, predict, print, and write both files."""
     if args.recipe and not args.thresholds:
         raise ValueError("--recipe needs --thresholds")
+    recipes = [facts_of(name, images) for name, images in RECIPES.items()]
     alone = measured("plain", 0, args)
     groups = [measured(way, n, args) for way, sizes in RANKS.items() for n in sizes]
     models = {way: fitted(way, groups) for way in BYTES}
@@ -130,7 +131,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         "alone": alone["steps"],
         "exchanges": groups,
         "steps": predicted(models, groups, compute),
-        "recipes": [facts_of(name, images) for name, images in RECIPES.items()],
+        "recipes": recipes,
     }
     if args.recipe:
         content["accuracy"] = accuracies(args.recipe, args.thresholds)

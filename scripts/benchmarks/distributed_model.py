@@ -24,6 +24,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+LEAST = 1e-6  # seconds that can be told from none
 GBIT = 1e9 / 8  # bytes a second
 # Bytes that are pushed and pulled for a number, by the way of adding.
 BYTES = {"plain": (4, 4), "exact": (8, 8), "2bit": (0.25, 4)}
@@ -51,7 +52,7 @@ class Costs:
         """
         from scipy.optimize import nnls
 
-        times = np.asarray(seconds, float)
+        times = np.maximum(np.asarray(seconds, float), LEAST)
         design = np.array([[1.0, keys, size] for keys, size in rows])
         scale = design.max(axis=0)
         values, _ = nnls(design / scale / times[:, None], np.ones(len(times)))

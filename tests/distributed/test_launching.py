@@ -125,10 +125,13 @@ def test_a_signal_goes_to_the_workers_which_may_finish():
     assert time.monotonic() - begun < 10
 
 
-def test_a_worker_that_never_joins_is_named():
-    outcome, _, _ = run("import time; time.sleep(60)", patience=0.3)
+def test_a_worker_that_never_joins_is_named(port):
+    variables = {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}
+    place = place_of({**variables, "MASTER_PORT": str(port)})
+    whole = Launch(python("import time; time.sleep(60)"), [], patience=0.3)
+    outcome = take(whole, place, Deferred())
     assert outcome.status == 2
-    assert outcome.reason == "worker 0, worker 1 did not join within 0.3 s"
+    assert outcome.reason == "worker 1, worker 2 did not join within 0.3 s"
 
 
 def test_port_in_use():

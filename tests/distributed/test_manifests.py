@@ -69,6 +69,7 @@ def test_slurm(cluster):
     assert lines_of("slurm.sh", SLURM_JOB_ID="4711", SLURM_JOB_NODELIST="n") == RANKS
 
 
+@pytest.mark.slow
 def test_mpi(cluster):
     variables = "OMPI_COMM_WORLD_RANK=$rank OMPI_COMM_WORLD_SIZE=2"
     cluster("mpirun", SPAWN.format(size=2, variables=variables))
@@ -76,6 +77,7 @@ def test_mpi(cluster):
     assert lines_of("mpi.sh", MASTER_ADDR="localhost", MASTER_PORT=port) == RANKS
 
 
+@pytest.mark.slow
 def test_kubernetes(cluster):
     yaml = pytest.importorskip("yaml")
     _, job = yaml.safe_load_all((DOCS / "kubernetes.yaml").read_text())

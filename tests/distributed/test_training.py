@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -34,17 +35,25 @@ def launched(*command: str, size: int = 2, restarts: int = 0) -> list[str]:
     return said
 
 
+def fit_in(folder: Path, step: int, number: int = signal.SIGKILL) -> list[str]:
+    """Return the command of a training whose rank 1 gets a signal after a step."""
+    return [sys.executable, WORKER, "fit", str(folder), str(step), str(int(number))]
+
+
+def train_on_two_devices(folder: Path):
+    net = conv_net(0.0)
+    net.collect_params().reset_ctx(list(TWO.ctx))
+    return train(net, folder, TWO)
+
+
 def test_killed_and_restarted_workers_equal_one_process_on_two_devices(tmp_path):
     begun = time.monotonic()
     # Rank 1 begins with other values, and dies after the second step.
-    command = [sys.executable, WORKER, "fit", str(tmp_path / "ranks"), "2"]
+    command = fit_in(tmp_path / "ranks", 2)
     said = launched(*command, restarts=1)
     assert said == ["worker 1 ended with status 137; beginning again, 1 of 1"]
     assert time.monotonic() - begun < 300
-    net = conv_net(0.0)
-    net.collect_params().reset_ctx(list(TWO.ctx))
-    progress = train(net, tmp_path / "devices", TWO)
-    assert progress.step == 3 * SCHEDULE.epochs
+    assert train_on_two_devices(tmp_path / "devices").step == 3 * SCHEDULE.epochs
     # Parameters, running statistics, momenta, averages, and the log.
     assert outcome(tmp_path / "ranks") == outcome(tmp_path / "devices")
     assert sorted(content(tmp_path / "ranks")) == sorted(content(tmp_path / "devices"))
@@ -96,16 +105,26 @@ def test_any_recipe_trains_on_two_workers_as_on_two_devices(tmp_path):
 
 
 @pytest.mark.slow
+def test_ranks_stop_after_the_same_step_and_its_checkpoint(tmp_path):
+    # Rank 1 alone is asked to stop, in the middle of an epoch.
+    command = fit_in(tmp_path / "ranks", 1, signal.SIGTERM)
+    (said,) = launched(*command, restarts=1)
+    assert "ended with status 143" in said
+    train_on_two_devices(tmp_path / "devices")
+    assert outcome(tmp_path / "ranks") == outcome(tmp_path / "devices")
+
+
+@pytest.mark.slow
 def test_four_workers_restart_exactly(tmp_path):
-    for name, step in (("whole", "99"), ("killed", "4")):
-        command = [sys.executable, WORKER, "fit", str(tmp_path / name), step]
-        assert len(launched(*command, size=4, restarts=1)) == (name == "killed")
+    for name, step in (("whole", 99), ("killed", 4)):
+        said = launched(*fit_in(tmp_path / name, step), size=4, restarts=1)
+        assert len(said) == (name == "killed")
     assert outcome(tmp_path / "whole") == outcome(tmp_path / "killed")
 
 
 @pytest.mark.slow
 def test_command_says_once_what_all_ranks_refuse(tmp_path):
-    recipe_in(tmp_path)
+    recipe_in(tmp_path, model={"name": "ssd_300_mobilenet0.25"})
     command = [*program(), "run", "--recipe", str(tmp_path / "recipe.json")]
     command += ["--out", str(tmp_path / "run")]
     result = lead(Launch(command, command), 2, Deferred())  # there are no images

@@ -1,7 +1,7 @@
 """A rank of the tests; ``gluon-compress launch`` begins it.
 
-worker.py fit FOLDER STEP        train a tiny net; rank 1 dies once after STEP
-worker.py recipe FILE FOLDER     run a recipe, but time no net and write no report
+worker.py fit FOLDER STEP SIGNAL    train; rank 1 gets a signal once after STEP
+worker.py recipe FILE FOLDER        run a recipe, but time no net, write no report
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ def train(net, folder: Path, options: Options, **changes: Any):
     return fit(net, Batches(3, size=8), cross_entropy, SCHEDULE, folder, **parts)
 
 
-def train_as_rank(folder: Path, last_step: int) -> None:
-    options = replace(QUIET, resume=True, save_minutes=0)
+def train_as_rank(folder: Path, last_step: int, number: int) -> None:
+    # Of what is killed, only earlier checkpoints are left.
+    minutes = 0 if number == signal.SIGKILL else 10
+    options = replace(QUIET, resume=True, save_minutes=minutes)
     net = conv_net(0.0)
     if options.ranks.rank == 1:  # has to begin with the values of rank 0
         for parameter in net.collect_params().values():
@@ -37,14 +39,14 @@ def train_as_rank(folder: Path, last_step: int) -> None:
     def die(net, progress) -> None:
         first = os.environ["GLUON_COMPRESS_ATTEMPT"] == "1"
         if first and options.ranks.rank == 1 and progress.step == last_step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     train(net, folder, options, step_callbacks=[die])
 
 
 def main(what: str, *given: str) -> None:
     if what == "fit":
-        train_as_rank(Path(given[0]), int(given[1]))
+        train_as_rank(Path(given[0]), int(given[1]), int(given[2]))
     else:
         import pytest
 
