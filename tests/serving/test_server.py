@@ -307,27 +307,29 @@ def test_requests_of_all_clients_share_link_and_batches():
     """Four clients send 10 images each over one link of 8 Mbit/s and 10 ms."""
     batches: list = []
     tail = FakeTail(seconds=0.02, batches=batches)
-    with running(ServedTail(tail), batch=8, wait_ms=5) as server:
-        shape = Shape(8000, 8000, 10)
-        with shaped(server.port, shape) as link:
+    limits = {"batch": 8, "wait_ms": 5}
+    shape = Shape(8000, 8000, 10)
+    with running(ServedTail(tail), **limits) as server, shaped(
+        server.port, shape
+    ) as link:
 
-            def work(seed: int) -> None:
-                pictures = [image(100 * seed + number) for number in range(10)]
-                with Client(address(link), FakeHead()) as client:
-                    for pixels, answer in zip(pictures, client.stream(pictures)):
-                        assert_found(answer, pixels)
-                        done.append(seed)
+        def work(seed: int) -> None:
+            pictures = [image(100 * seed + number) for number in range(10)]
+            with Client(address(link), FakeHead()) as client:
+                for pixels, answer in zip(pictures, client.stream(pictures)):
+                    assert_found(answer, pixels)
+                    done.append(seed)
 
-            done: list = []
-            threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-            begun = time.monotonic()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            seconds = time.monotonic() - begun
-            assert link.bytes_up > 40 * (53 + 24 * 32)
-            assert seconds > 8e-3 * link.bytes_up / 8000
+        done: list = []
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        begun = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.monotonic() - begun
+        assert link.bytes_up > 40 * (53 + 24 * 32)
+        assert seconds > 8e-3 * link.bytes_up / 8000
     assert len(done) == sum(batches) == 40
     assert max(batches) > 4
 
