@@ -8,8 +8,9 @@ from typing import Any, Dict, Mapping
 
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.data_source import add_data_source, source_recipe
-from gluon_compress.cli.image_files import refuse_other_picture
+from gluon_compress.cli.image_files import refuse_other_picture, without
 from gluon_compress.cli.recipes import Content
+from gluon_compress.printable import printable
 
 TEXT = r"""Fit the anchors of a detector to your objects, before any training.
 
@@ -60,6 +61,8 @@ def _run(args: argparse.Namespace) -> None:
         f"{len(objects.ids)} objects in {objects.images} images of {split!r}, resized "
         f"to {size} pixels"
     )
+    for file, reason in train.problems:
+        print(printable(f"skipped {file}: {without(file, reason)}"))
     if args.out:
         fitted = {"model": layouts["fitted"]}
         if recipe.student is not None:

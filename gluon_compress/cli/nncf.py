@@ -64,7 +64,10 @@ def _run(args: argparse.Namespace) -> None:
     if made.distillation is not None:
         content["distillation"] = made.distillation
     if args.into:
-        content = {**read_json(Path(args.into)), **content}
+        recipe = read_json(Path(args.into))
+        if not isinstance(recipe, dict):
+            raise wrong(args.into, recipe, "a recipe, an object {...}")
+        content = {**recipe, **content}
         parse_recipe(content, args.into)
     if args.out:
         write_json(args.out, content)

@@ -63,7 +63,7 @@ class Batches:
         measuring needs; its batch is smaller then. None: ``replace`` with ``shuffle``,
         else ``leave out``.
     most_broken : float
-        Share of the images that may be left out.
+        Share of the images that may be left out. At least half may be replaced.
 
     Raises
     ------
@@ -108,7 +108,8 @@ class Batches:
         self.last, self.targets, self.mix = last, targets or pad_labels, mix
         self.normalized, self.most_broken = normalized, most_broken
         self.leaves_out = broken == "leave out"
-        self._broken: set[int] = set()  # indices that were left out
+        self._most = most_broken if self.leaves_out else max(most_broken, MOST_BROKEN)
+        self._broken: set[int] = set()  # indices that turned out to be
         self._rank, self._ranks = 0, 1
         if len(self) < 1:
             raise ValueError(f"{len(dataset)} images make no batch of {batch_size}")
@@ -150,7 +151,7 @@ class Batches:
 
     @property
     def left_out(self) -> list[int]:
-        """Numbers of the images that turned out to be broken and were left out."""
+        """Numbers of the images that turned out to be broken."""
         return sorted(self._broken)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple]:
@@ -257,12 +258,10 @@ class Batches:
                 return
             except BrokenImage as error:
                 reason = str(error)
+            self._broken.add((index + offset) % count)
+            lost = max(len(self._broken), getattr(self.dataset, "broken", 0))
+            refuse_broken(self.dataset, self._most, broken=lost, reason=reason)
             if self.leaves_out:
-                self._broken.add(index)
-                lost = max(len(self._broken), getattr(self.dataset, "broken", 0))
-                refuse_broken(
-                    self.dataset, self.most_broken, broken=lost, reason=reason
-                )
                 return
         raise ValueError(f"none of {count} images can be read: {reason}")
 

@@ -8,7 +8,7 @@ from typing_extensions import Literal, get_args
 
 from gluon_compress.validation import LONGEST_LINE, shortened
 
-MOST_BROKEN = 0.5  # share of a data set that may be broken when it is measured on
+MOST_BROKEN = 0.5  # share of a data set that may be broken
 Broken = Literal["replace", "leave out"]
 BROKEN = get_args(Broken)
 
@@ -20,7 +20,7 @@ class BrokenImage(ValueError):
 def refuse_broken(
     dataset: Any, most: float, *, broken: int | None = None, reason: str = ""
 ) -> None:
-    """Refuse to measure on a data set of which too much cannot be read.
+    """Refuse a data set of which too much cannot be read.
 
     Parameters
     ----------
@@ -45,6 +45,6 @@ def refuse_broken(
     if lost > most * total:
         reason = shortened(reason or dataset.problems[0][1], LONGEST_LINE // 2)
         raise ValueError(
-            f"{reason}; at least {lost} of {total} images cannot be used, and "
-            f"measuring leaves them out; allowed: a share of {most:g} (most_broken)"
+            f"{reason}; at least {lost} of {total} images cannot be used; allowed: a "
+            f"share of {most:g} (most_broken)"
         )

@@ -16,6 +16,7 @@ import numpy as np
 from gluon_compress.data.class_choice import ClassChoice
 from gluon_compress.data.frames import Frame, choose_frames
 from gluon_compress.data.images import CACHE_BYTES, Header, ImageStore, StoredImages
+from gluon_compress.data.objects import LEAST_SIDE, too_small
 from gluon_compress.data.voc_xml import VOCAnnotation, repair
 from gluon_compress.validation import LONGEST_LINE, shortened
 
@@ -158,6 +159,8 @@ class DetectionDataset(StoredImages):
     ) -> None:
         """Add images, and check that there are enough of them.
 
+        Those that are too small to show an object are skipped.
+
         Parameters
         ----------
         images : sequence of AnnotatedImage
@@ -166,6 +169,7 @@ class DetectionDataset(StoredImages):
         in_whole_set : callable or None
             As for ``ClassChoice.check``.
         """
+        images = [image for image in images if self._is_large_enough(image)]
         self._check_usable(len(images))
         frames = choose_frames(
             [image.header for image in images],
@@ -177,6 +181,13 @@ class DetectionDataset(StoredImages):
             self._add(image, frame)
         ids = [int(i) for label in self._labels for i in label[:, 4]]
         self._choice.check(ids, len(self), self.place, in_whole_set)
+
+    def _is_large_enough(self, image: AnnotatedImage) -> bool:
+        width, height = image.header.stored
+        if min(width, height) >= LEAST_SIDE:
+            return True
+        self.skip(image.file, too_small(width, height, str(image.file)))
+        return False
 
     def _add(self, image: AnnotatedImage, frame: Frame) -> None:
         for reason in image.annotation.left_out:

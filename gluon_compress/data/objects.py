@@ -118,7 +118,12 @@ def check_side(image: np.ndarray, name: str) -> None:
     """
     rows, columns = image.shape[:2]
     if min(rows, columns) < LEAST_SIDE:
-        raise ValueError(
-            f"{name}: the image has {columns} x {rows} pixels; allowed: from "
-            f"{LEAST_SIDE} a side"
-        )
+        raise ValueError(too_small(columns, rows, name))
+
+
+def too_small(width: int, height: int, name: str) -> str:
+    """Return what is said of an image that is too small to show an object."""
+    return (
+        f"{name}: the image has {width} x {height} pixels; allowed: from {LEAST_SIDE} "
+        "a side"
+    )

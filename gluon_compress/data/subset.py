@@ -29,6 +29,11 @@ class Subset:
     def __getitem__(self, index: int) -> tuple:
         return self.dataset[self.indices[index]]
 
+    @property
+    def problems(self) -> Sequence[tuple[str, str]]:
+        """Those of the whole data set."""
+        return getattr(self.dataset, "problems", ())
+
 
 def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
     """Return a random subset of a data set.
@@ -48,13 +53,14 @@ def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
 
 def absent_classes(subset: Subset, classes: Sequence[str]) -> list[str]:
     """Return the classes that no image of a subset shows; difficult objects count."""
+    # Both kinds of data sets know their labels without reading pixels.
     dataset = subset.dataset
     present: set[int] = set()
     for index in subset.indices:
-        if hasattr(dataset, "label"):  # of a detector, known without reading pixels
+        if hasattr(dataset, "label"):  # of a detector
             present.update(int(number) for number in dataset.label(index)[:, 4])
         else:
-            present.add(int(dataset[index][1]))
+            present.add(int(dataset.labels[index]))
     return [name for number, name in enumerate(classes) if number not in present]
 
 

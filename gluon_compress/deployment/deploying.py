@@ -81,7 +81,7 @@ def deploy(
     shape = deployable.preprocess.shape
     calibration_images = np.zeros((0, *shape[1:]), np.float32)
     if images is not None:
-        calibration_images = _as_inputs(images, shape)
+        calibration_images = as_inputs(images, shape)
     quantised = any(FORMATS[name].precision == "int8" for name in formats)
     own_ranges = has_quantisers(deployable.graph[0])
     if not _varied(calibration_images):
@@ -175,7 +175,8 @@ def _varied(images: np.ndarray) -> bool:
     return bool((images != images[..., :1, :1]).any())
 
 
-def _as_inputs(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def as_inputs(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return inputs as float32; refuse anything but finite ones ``(N, *shape[1:])``."""
     if not isinstance(images, np.ndarray):
         kind = type(images).__name__
         raise ValueError(f"images is of type {kind}; allowed: a NumPy array")

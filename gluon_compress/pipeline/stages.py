@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Sequence
@@ -57,6 +57,8 @@ class Job:
         Devices, seed and progress bars.
     facts : mapping
         Commit, hardware and versions, for every ``result.json``.
+    named : dict
+        How many problems of each data set, by its ``id``, have been logged.
     """
 
     task: Task
@@ -64,6 +66,7 @@ class Job:
     out: Path
     options: train.Options
     facts: Mapping[str, Any]
+    named: Dict[int, int] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Any:
@@ -87,21 +90,24 @@ class Job:
         With a folder, that of a stage, the task may leave there what it saw.
         """
         dataset = self.splits.test if dataset is None else dataset
-        before, device = len(_problems(dataset)), self.options.ctx[0]
+        device = self.options.ctx[0]
         if folder is None:
             figures = self.task.evaluate(net, dataset, device)
         else:
             figures = self.task.measure(net, dataset, device, folder)
-        _warn("evaluation: left out", _problems(dataset)[before:])
+        self.name_broken("evaluation: left out", dataset)
         return figures
 
     def validate(self, net: HybridBlock) -> Mapping[str, float]:
         """Measure a net on the validation images."""
         dataset = self.splits.val
-        before = len(_problems(dataset))
         figures = self.task.validate(net, dataset, self.options.ctx[0])
-        _warn("validation: left out", _problems(dataset)[before:])
+        self.name_broken("validation: left out", dataset)
         return figures
+
+    def name_broken(self, what: str, dataset: Any) -> None:
+        """Log which files of a data set turned out to be broken, each once."""
+        _name_broken(what, dataset, self.named)
 
 
 def open_job(
@@ -118,14 +124,15 @@ def open_job(
     named = {"train": splits.train, "val": splits.val, "test": splits.test}
     if splits.test is splits.val:
         del named["test"]
+    counts: Dict[int, int] = {}
     for split, dataset in named.items():
-        _warn(f"{split}: left out", dataset.problems)
+        _name_broken(f"{split}: left out", dataset, counts)
         _warn(f"{split}: in doubt", getattr(dataset, "doubts", []))
         if dataset is not splits.train:
             data.refuse_broken(dataset, task.recipe.data.most_broken)
         for line in data.describe_counts(data.count_images(dataset)):
             LOGGER.warning("%s: %s", split, line)
-    return Job(task.fitted(splits), splits, out, options, facts)
+    return Job(task.fitted(splits), splits, out, options, facts, counts)
 
 
 def warn_of_limits(net: HybridBlock, splits: Splits) -> None:
@@ -136,8 +143,11 @@ def warn_of_limits(net: HybridBlock, splits: Splits) -> None:
             warn_of_limit(data.most_objects(getattr(splits, name)), limit, name)
 
 
-def _problems(dataset: Any) -> Sequence[tuple[str, str]]:
-    return getattr(dataset, "problems", ())
+def _name_broken(what: str, dataset: Any, named: Dict[int, int]) -> None:
+    problems = getattr(dataset, "problems", ())
+    whole = getattr(dataset, "dataset", dataset)  # of a subset
+    _warn(what, problems[named.get(id(whole), 0) :])
+    named[id(whole)] = len(problems)
 
 
 def _warn(what: str, files: Sequence[tuple[str, str]]) -> None:
@@ -379,13 +389,18 @@ def fit(
     lesson.block.hybridize(static_alloc=True, static_shape=True)
     to_devices(lesson.block, options.ctx)
     to_devices(net, options.ctx)
+
+    def validate() -> Mapping[str, float]:
+        job.name_broken("training: others took the place", job.splits.train)
+        return job.validate(net)
+
     progress = train.fit(
         lesson.block,
         batches,
         step_loss,
         schedule,
         folder,
-        validate=lambda: job.validate(net),
+        validate=validate,
         callbacks=[*callbacks, *following["callbacks"]],
         step_callbacks=[*step_callbacks, *following["step_callbacks"]],
         start_callbacks=start_callbacks,

@@ -64,9 +64,11 @@ class _Keys:
     problems: List[Tuple[str, str]] = field(default_factory=list)
 
     def take(self, key: str, default: Any = None, kind: Any = None) -> Any:
-        """Return and remove a value, or the default."""
-        value = self.content.pop(key, default)
-        if kind is None or value is None:
+        """Return and remove a value, or the default, which null stands for too."""
+        value = self.content.pop(key, None)
+        if value is None:
+            return default
+        if kind is None:
             return value
         kinds = (int, float) if kind is float else (kind,)
         is_bool = isinstance(value, bool) and kind is not bool
@@ -317,7 +319,8 @@ def _precision(initializer: _Keys, made: Dict[str, Any], training: _Training) ->
             allowed = "bits and a scope"
             raise wrong(precision.at("bitwidth_per_scope"), pair, allowed)
         bits, scope = pair
-        if scope in training.scopes and bits in (2, 4, 8):
+        known = isinstance(scope, str) and scope in training.scopes
+        if known and bits in (2, 4, 8):
             mixed[training.scopes[scope]] = {"weights": bits, "activations": bits}
         else:
             reason = f"{shown(pair)} names layers in PyTorch; say which are meant"
@@ -373,8 +376,8 @@ def _growth(params: _Keys, training: _Training, method: str) -> Dict[str, Any]:
     last = params.take("sparsity_target_epoch", 90, int)
     power = params.take("power", 0.9, float)
     params.expect("concave", True, "the share rises fast at first here")
-    steps = params.take("multistep_steps", [90], list)
-    levels = params.take("multistep_sparsity_levels", [0.1, 0.5], list)
+    steps = _numbers(params, "multistep_steps", [90])
+    levels = _numbers(params, "multistep_sparsity_levels", [0.1, 0.5])
     if curve == "polynomial":
         growth["power"] = power
     if curve == "multistep":
@@ -396,6 +399,14 @@ def _growth(params: _Keys, training: _Training, method: str) -> Dict[str, Any]:
     reason = "masks follow the weights until the training ends"
     params.refuse(["sparsity_freeze_epoch"], reason)
     return growth
+
+
+def _numbers(params: _Keys, key: str, default: Sequence[float]) -> List[Any]:
+    """Take a list of at least one number."""
+    values = params.take(key, default, list)
+    if not values or not all(type(value) in (int, float) for value in values):
+        raise wrong(params.at(key), values, "a list of numbers")
+    return values
 
 
 def _const(row: _Keys, training: _Training) -> Dict[str, Any]:

@@ -20,6 +20,7 @@ from gluon_compress.deployment.deployable import (
     output_names,
     stage_shapes,
 )
+from gluon_compress.deployment.deploying import as_inputs
 from gluon_compress.deployment.folding import fold
 from gluon_compress.deployment.formats import FORMATS, InferenceGraph
 from gluon_compress.deployment.manifest import stage_rows
@@ -161,7 +162,7 @@ def save_halves(
         facts = neural_filter.statement()
     inputs = noise((CHECKED, *preprocess.shape[1:]))
     if images is not None:
-        inputs = np.ascontiguousarray(images[:CHECKED], np.float32)
+        inputs = as_inputs(images, preprocess.shape)[:CHECKED]
     halves = [_half(HEAD, name, head, inputs, outputs)]
     tensors = halves[0].reference.float32[0]
     sent = np.stack([_received(tensor, bits) for tensor in tensors])

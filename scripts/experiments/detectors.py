@@ -58,6 +58,7 @@ AIMS = (
     ("codenet_d_w4a8", "codenet_d", -2.0),
     ("ssd_ghnd_3", "ssd_teacher", -1.5),
     ("ssd_ghnd_3_short", "ssd_teacher", -1.5),
+    ("rcnn_ghnd_3", "rcnn_teacher", -1.5),
 )
 STRATEGIES = ("iou_guided", "class_weights", "balance", "strategies")
 # What fits a pattern is compared with the net that lacks what sets it apart.
@@ -90,11 +91,17 @@ BASES = {
     "codenet_d_w4a8": "codenet_d",
     "ssd_hnd_*": "ssd_teacher",
     "ssd_ghnd_*": "ssd_teacher",
+    "rcnn_hnd_*": "rcnn_teacher",
+    "rcnn_ghnd_*": "rcnn_teacher",
 }
 SENT = """## What is sent
 
 Mean bytes of a validation image as the tensor at the cut, packed and compressed, and as
 a JPEG file of quality 95: as the net's input shows it, and as the image itself.
+"""
+FILTERED = """## Neural filters
+
+Measured on the validation images with the threshold that was chosen on them.
 """
 WHILE_TRAINING = """## During training
 
@@ -135,6 +142,7 @@ def page(folder: Path, text: str) -> str:
         *aims_table(groups, AIMS, FIGURES),
         *gains_table(groups, BASES, FIGURES),
         *_sent(dict(listed)),
+        *_filtered(dict(listed)),
         *_while_training(dict(listed)),
     ]
     return text.replace(MARK, "\n".join(tables).rstrip("\n"))
@@ -207,6 +215,19 @@ def _sent(groups: Groups) -> list[str]:
             shares = (f"{100 * size / jpeg:.1f} %" for jpeg in jpegs)
             rows.append((net, shape, *(f"{n:,.0f}" for n in sizes), *shares))
     return [SENT, table(head, rows)] if rows else []
+
+
+def _filtered(groups: Groups) -> list[str]:
+    """Return the part of a page on neural filters."""
+    rows = []
+    for net, seeds in groups.items():
+        stage = next((s for s in seeds.values() if s and "filter" in s), None)
+        if stage is not None:
+            facts = stage["filter"]
+            shares = (percent(facts[key]) for key in ("recall", "precision", "sent"))
+            rows.append((net, f"{facts['threshold']:.4f}", *shares))
+    head = ("net", "threshold", "recall", "precision", "images sent")
+    return [FILTERED, table(head, rows)] if rows else []
 
 
 def _while_training(groups: Groups) -> list[str]:

@@ -85,11 +85,17 @@ def test_fewer_objects_than_shapes_of_anchors_are_refused(call, tmp_path):
     assert not out.exists()
 
 
-def test_image_of_one_pixel_is_refused(call, images, tmp_path):
+def test_image_of_one_pixel_is_left_out_and_named(call, images, tmp_path):
     tiny = write_voc(tmp_path / "tiny", 5, 8)
     file = tiny / "JPEGImages" / "3.png"
     cv2.imwrite(str(file), np.zeros((1, 1, 3), np.uint8))
-    assert_refused(call("anchors", "--images", tiny, *MODEL), str(file), "1 x 1")
+    status, output, _ = call("anchors", "--images", tiny, *MODEL)
+    assert status == 0
+    assert f"skipped {file}: the image has 1 x 1 pixels" in output
+    assert "32 objects in 4 images" in output
+    for number in (0, 1, 2):
+        cv2.imwrite(str(file.with_name(f"{number}.png")), np.zeros((1, 1, 3), np.uint8))
+    assert_refused(call("anchors", "--images", tiny, *MODEL), "1 of the 5", "1 x 1")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from gluon_compress.data import (
     BrokenImage,
     ImageFolder,
     Records,
+    absent_classes,
     count_images,
     crop_val_sample,
     draw_subset,
@@ -95,9 +96,18 @@ def test_images_that_were_skipped_before_count_too():
     assert len(list(Batches(data, plain, 2, shuffle=False, most_broken=0.3))) == 4
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_on_mostly_broken_images_is_refused(workers):
+    broken = Damaged(5, (0, 2, 4))
+    with pytest.raises(ValueError, match=r"\.jpg: .* 3 of 5 images .* share of 0.5"):
+        list(Batches(broken, plain, 5, workers=workers))
+    all_may_be = Batches(broken, plain, 5, workers=workers, most_broken=1)
+    assert {i for batch in members(all_may_be) for i in batch} == {1, 3}
+
+
 def test_nothing_to_train_on_is_an_error():
     with pytest.raises(ValueError, match=r"none of 2 images .* cannot be decoded"):
-        list(Batches(Damaged(2, (0, 1)), plain, 2))
+        list(Batches(Damaged(2, (0, 1)), plain, 2, most_broken=1))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +132,12 @@ def folder(tmp_path):
     for name in ("0.png", "1.png"):
         (root / "val" / "blue" / name).write_bytes(b"<html>404</html>")
     return ImageFolder(root / "val")
+
+
+def test_labels_of_a_subset_are_known_without_pixels(folder):
+    subset = draw_subset(folder, len(folder))
+    assert absent_classes(subset, [*folder.classes, "pink"]) == ["pink"]
+    assert folder.broken == 0  # none was read
 
 
 def measured(dataset, most=0.3):

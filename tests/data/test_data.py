@@ -362,6 +362,12 @@ def test_whole_image_with_something_appended_is_fine(voc):
     assert VOCLayout(root, "train").problems == []
 
 
+def test_image_too_small_to_show_an_object_is_skipped_and_named(voc):
+    data = VOCLayout(with_good_ones(voc, data=picture((1, 1))), "train")
+    assert (len(data), data.skipped) == (3, 1)
+    assert "1 x 1 pixels; allowed: from 8 a side" in data.problems[0][1]
+
+
 def test_mostly_broken_set_is_an_error(voc):
     voc("a", data=b"")
     voc("b", data=b"")

@@ -33,11 +33,11 @@ from gluon_compress.models.ssd import VOC_CLASSES, raw_head
 from gluon_compress.pipeline.run import origin_of
 from gluon_compress.pipeline.stages import Stage, compress, finetune, warn_of_limits
 from gluon_compress.plan import Constraints, Plan
-from gluon_compress.recipe import DetectionRecipe, load_recipe
+from gluon_compress.recipe import DetectionRecipe, load_recipe, parse_recipe
 from gluon_compress.storage.atomic import read_json
 from gluon_compress.train import Options
-from images import few_toys
-from recipes import QUIET, RECIPE, job_of, quick_run, recipe_in
+from images import few_toys, write_folder
+from recipes import QUIET, RECIPE, TRAIN, job_of, quick_run, recipe_in
 from refusals import assert_refused
 from tiny_nets import DETECTOR, MAPS, Tiny
 
@@ -415,6 +415,19 @@ def test_what_is_measured_leaves_broken_images_out(tmp_path, monkeypatch, caplog
     }
     for place in ("evaluation", "validation"):
         assert f"{place}: left out: " in caplog.text
+    assert caplog.text.count("left out: ") == 3  # each file once
+
+
+def test_images_that_others_replace_in_training_are_named(tmp_path, caplog):
+    write_folder(tmp_path / "images", train=2, val=1)
+    file = tmp_path / "images" / "train" / "blue" / "0.png"
+    file.write_bytes(b"<html>404</html>")
+    content = {**TRAIN, "data": {**TRAIN["data"], "root": str(tmp_path / "images")}}
+    content["train"] = {"epochs": 2, "batch_size": 6, "learning_rate": 0.01}
+    content["data"].update(early_epochs=0, size=32)
+    result = quick_run(parse_recipe(content, "recipe"), tmp_path / "run")
+    assert result["data"]["train"]["skipped"] == 1
+    assert caplog.text.count(f"training: others took the place: {file}") == 1
 
 
 def test_too_many_broken_images_are_refused_before_training(tmp_path):

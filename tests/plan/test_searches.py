@@ -171,6 +171,14 @@ def test_a_file_that_is_no_log_is_refused(tmp_path, text):
         RandomSearch(score_of, episodes=3, log=log)(problem_of())
 
 
+def test_nothing_is_written_through_a_link(tmp_path):
+    target, log = tmp_path / "target", tmp_path / "log.jsonl"
+    log.symlink_to(target)
+    with pytest.raises(OSError, match=r"log\.jsonl"):
+        RandomSearch(score_of, episodes=3, log=log)(problem_of())
+    assert not target.exists()
+
+
 @pytest.mark.parametrize("name", MAKE)
 def test_widths_of_a_search_are_multiples_or_whole(name):
     problem = problem_of(constraints=Constraints(multiple=8, ends=True))

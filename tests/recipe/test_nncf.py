@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -224,11 +225,69 @@ def test_unknown_keys_are_named_wherever_they_are():
             },
             "compression.params.pruning_target is 40; allowed: a number above 0 and",
         ),
+        *(
+            (
+                {
+                    "compression": {
+                        "algorithm": "magnitude_sparsity",
+                        "params": {"schedule": "multistep", key: value},
+                    }
+                },
+                rf"compression\.params\.{key} is .*; allowed: a list of numbers",
+            )
+            for key, value in [
+                ("multistep_sparsity_levels", []),
+                ("multistep_sparsity_levels", [0.1, "0.5"]),
+                ("multistep_steps", [None]),
+            ]
+        ),
     ],
 )
 def test_what_is_no_configuration_is_one_line(content, message):
     with pytest.raises(ValueError, match=message):
         converted(content)
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        (("optimizer",), "type"),
+        (("compression", 0, "initializer", "range"), "num_init_samples"),
+        (("compression", 0, "initializer", "precision"), "bitwidth_per_scope"),
+        (("compression", 0, "initializer", "batchnorm_adaptation"), "num_bn_x"),
+        (("compression", 1, "params"), "multistep_steps"),
+        (("compression", 1), "sparsity_init"),
+    ],
+)
+def test_null_stands_for_the_default(place, key):
+    content: dict = {"epochs": 100, "optimizer": {}, "compression": [{}, {}]}
+    content["compression"][0].update(algorithm="quantization")
+    params = {"schedule": "multistep"}
+    content["compression"][1].update(algorithm="magnitude_sparsity", params=params)
+    usual = converted(copy.deepcopy(content))
+    part = content
+    for name in place:
+        part = part.setdefault(name, {}) if isinstance(part, dict) else part[name]
+    part[key] = None
+    assert converted(content).rows == usual.rows
+
+
+def test_scope_that_is_no_text_is_a_problem():
+    pairs = [[4, ["a"]], [8, {}]]
+    precision = {"type": "manual", "bitwidth_per_scope": pairs}
+    row = {"algorithm": "quantization", "initializer": {"precision": precision}}
+    made = converted({"compression": row}, {"a": "conv*"})
+    assert "mixed" not in made.rows[0]
+    assert len(made.problems) == 2
+
+
+def test_recipe_to_change_that_is_a_list_is_refused(tmp_path, call):
+    for name, content in (("nncf", PRUNED), ("recipe", [1])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = tmp_path / "nncf.json", tmp_path / "recipe.json"
+    status, _, error = call("recipe", "--from-nncf", files[0], "--into", files[1])
+    assert status == 2
+    assert f"{files[1]} is [1]; allowed: a recipe" in error.splitlines()[-1]
 
 
 def test_the_command_prints_rows_and_names_keys(tmp_path, capsys):

@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 import numpy as np
 import pytest
 
+from benchmarks.shaped_link import Shape, shaped
 from gluon_compress.serving.client import Client
 from gluon_compress.serving.frames import (
     Hello,
@@ -302,24 +303,33 @@ def test_too_old_requests_are_not_computed():
 # ---------------------------------------------------------------- many at once
 
 
-def test_requests_of_all_clients_share_batches():
+def test_requests_of_all_clients_share_link_and_batches():
+    """Four clients send 10 images each over one link of 8 Mbit/s and 10 ms."""
     batches: list = []
     tail = FakeTail(seconds=0.02, batches=batches)
-    with running(ServedTail(tail), batch=8, wait_ms=5) as server:
+    limits = {"batch": 8, "wait_ms": 5}
+    shape = Shape(8000, 8000, 10)
+    with running(ServedTail(tail), **limits) as server, shaped(
+        server.port, shape
+    ) as link:
 
         def work(seed: int) -> None:
-            pictures = [image(100 * seed + i) for i in range(10)]
-            with Client(address(server), FakeHead()) as client:
+            pictures = [image(100 * seed + number) for number in range(10)]
+            with Client(address(link), FakeHead()) as client:
                 for pixels, answer in zip(pictures, client.stream(pictures)):
                     assert_found(answer, pixels)
                     done.append(seed)
 
         done: list = []
         threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        begun = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        seconds = time.monotonic() - begun
+        assert link.bytes_up > 40 * (53 + 24 * 32)
+        assert seconds > 8e-3 * link.bytes_up / 8000
     assert len(done) == sum(batches) == 40
     assert max(batches) > 4
 

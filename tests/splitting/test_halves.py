@@ -205,6 +205,8 @@ def test_an_image_the_head_cannot_take_is_refused(folder):
         ({"at": "pooling0", "head_formats": ("onnx-int8",)}, "formats is 'onnx-int8'"),
         ({"at": "pooling0", "tail_formats": ()}, "formats is"),
         ({"at": "pooling0", "name": "../x"}, "name"),
+        ({"at": "pooling0", "images": np.zeros((1, 3, 8, 8))}, "images are"),
+        ({"at": "pooling0", "images": [1]}, "images is of type list"),
     ],
 )
 def test_a_wrong_setting_writes_nothing(net, tmp_path, settings, words):

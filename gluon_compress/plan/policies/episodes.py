@@ -21,6 +21,7 @@ import numpy as np
 from gluon_compress.plan.plan import Plan, listed
 from gluon_compress.plan.policies.greedy import Greedy
 from gluon_compress.plan.problem import PruningProblem
+from gluon_compress.storage.atomic import appended
 from gluon_compress.storage.reading import parse_json, read_bytes
 
 SEARCH_LOG = "search.jsonl"  # in the folder of a stage
@@ -285,7 +286,7 @@ class _Log:
         if self.path.exists():
             self._known = self._read(header)
         if not self.path.exists():
-            self._write(header, "w")
+            self._write(header)
 
     def _read(self, header: Mapping[str, Any]) -> list[dict]:
         """Return the rows of the file, and cut off a line that is not whole."""
@@ -296,7 +297,7 @@ class _Log:
             self.path.unlink()
             return []
         if whole != content:
-            with open(self.path, "r+b") as file:
+            with appended(self.path) as file:
                 file.truncate(len(whole))
         first, *rows = [parse_json(line, self.path) for line in whole.splitlines()]
         if not isinstance(first, dict) or not all(map(_is_row, rows)):
@@ -326,12 +327,12 @@ class _Log:
         """Add a row, on the disk before the next episode begins."""
         self.rows.append(row)
         if self.path is not None:
-            self._write(row, "a")
+            self._write(row)
 
-    def _write(self, row: Mapping[str, Any], mode: str) -> None:
+    def _write(self, row: Mapping[str, Any]) -> None:
         assert self.path is not None
-        with open(self.path, mode, encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with appended(self.path) as file:
+            file.write(f"{json.dumps(row)}\n".encode())
             file.flush()
             os.fsync(file.fileno())
 
