@@ -182,3 +182,47 @@ def test_pils_images_of_16_bits_and_of_others():
     for other in (samples.astype(np.float32), samples.astype(np.int32) * 100):
         with pytest.raises(ValueError, match="allowed: uint8 or uint16"):
             as_rgb(Image.fromarray(other))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (100, 200, (60, 120)),  # the shorter side
+        (50, 400, (24, 192)),  # as much as fits
+        (300, 90, (96, 29)),
+    ],
+)
+def test_the_shorter_side_is_scaled_to_short_if_it_fits(height, width, expected):
+    preprocess = Preprocess(height=96, width=192, keep_ratio=True, short=60)
+    view, placement = preprocess.view(np.zeros((height, width, 3), np.uint8))
+    assert view.shape[:2] == (placement.rows, placement.columns) == expected
+
+
+def test_inputs_end_behind_the_largest_view():
+    preprocess = Preprocess(height=96, width=192, keep_ratio=True, unit=32)
+    views = [np.full(shape, 200, np.uint8) for shape in ((30, 70, 3), (40, 10, 3))]
+    batch = preprocess.inputs(views)
+    assert batch.shape == (2, 3, 64, 96)
+    assert (batch[0, :, :30, :70] > 0).all()
+    assert (batch[0, :, 30:] == 0).all()
+    assert preprocess.takes(batch.shape)
+    assert not preprocess.takes((1, 3, 128, 96))
+    assert not preprocess.takes((1, 3, 40, 96))
+    whole = preprocess.fixed.inputs(views)
+    assert whole.shape == (2, 3, 96, 192)
+    assert (whole[:, :, :64, :96] == batch).all()
+    assert not preprocess.fixed.takes(batch.shape)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"short": 20}, "short is 20; allowed: null, unless keep_ratio"),
+        ({"unit": 32}, "unit is 32; allowed: null, unless keep_ratio"),
+        ({"unit": 50, "keep_ratio": True}, "unit is 50; allowed: a divisor"),
+        ({"short": 20, "keep_ratio": True, "crop": 0.9}, "short is 20"),
+    ],
+)
+def test_what_needs_a_kept_ratio_is_refused_without(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocess(height=96, width=192, **settings)
