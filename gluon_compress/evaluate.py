@@ -407,7 +407,8 @@ def top1(classify: Callable, batches: Iterable) -> float:
                 f"the scores of {count} of {len(scores)} images are not numbers (NaN); "
                 "allowed: numbers; the net is broken"
             )
-        outside = ids[~((ids >= 0) & (ids < scores.shape[1]))]
+        whole = (ids >= 0) & (ids < scores.shape[1]) & (ids == np.floor(ids))
+        outside = ids[~whole]
         if len(outside):
             allowed = f"0 to {scores.shape[1] - 1}"
             raise ValueError(f"a label has class {outside[0]:g}; allowed: {allowed}")

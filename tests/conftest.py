@@ -17,6 +17,8 @@ from gluon_compress.cli import COMMANDS
 gc.set_threshold(200_000, 50, 1000)
 
 BESIDE = Path(__file__).resolve().parents[2]
+# Now: commands with --data, which tests run in this process, set the variable.
+DATA = os.environ.get("GLUON_COMPRESS_DATA")
 
 # The files that take longest, first: workers that take whole files end together then.
 LONGEST = (
@@ -69,8 +71,7 @@ def shared_data() -> Path:
 
     It is ``GLUON_COMPRESS_DATA``, or a folder ``data`` in a folder beside the checkout.
     """
-    named = os.environ.get("GLUON_COMPRESS_DATA")
-    folders = [Path(named)] if named else sorted(BESIDE.glob("*/data"))
+    folders = [Path(DATA)] if DATA else sorted(BESIDE.glob("*/data"))
     for folder in folders:
         if (folder / "bccd").is_dir():
             return folder

@@ -383,7 +383,7 @@ def test_top1_of_scores_that_are_no_numbers_is_an_error(index):
         top1(lambda images: scores, [(None, np.zeros(4))])
 
 
-@pytest.mark.parametrize("number", [-1, 3, np.nan])
+@pytest.mark.parametrize("number", [-1, 3, 0.5, np.nan])
 def test_top1_of_a_label_of_no_class_is_an_error(number):
     with pytest.raises(ValueError, match="a label has class .*; allowed: 0 to 2"):
         top1(lambda images: np.eye(2, 3), [(None, np.array([0, number]))])

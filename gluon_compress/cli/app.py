@@ -121,26 +121,32 @@ def execute(command: Command, parser: Parser, args: argparse.Namespace) -> NoRet
     os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
     signals = Handling(parser.prog, release_all)
-    with handled(signals):
-        try:
-            _run(command, args)
-        except (KeyboardInterrupt, Terminated) as error:
-            signals.number = getattr(error, "number", signal.SIGINT)
-            line = last_line(parser.prog, signals.number, _one_line(error))
-            signals.has_ended = True
-            parser.exit(128 + signals.number, line)
-        except BrokenPipeError:  # the reader has closed the pipe, as ``head`` does
-            _close_output()
-        except (ValueError, OSError, ArithmeticError) as error:
-            if args.traceback:
-                raise
-            if isinstance(error, OSError) and error.errno and error.filename is None:
-                _name_output(error)
-            status = DIVERGED if isinstance(error, ArithmeticError) else BAD_INPUT
-            what = _short(_one_line(error) or type(error).__name__)
-            parser.exit(status, f"{parser.prog}: error: {what}\n")
+    try:  # around the handlers: a signal may arrive while they are set or reset
+        with handled(signals):
+            _run_or_fail(command, parser, args)
+    except (KeyboardInterrupt, Terminated) as error:
+        signals.number = getattr(error, "number", signal.SIGINT)
+        line = last_line(parser.prog, signals.number, _one_line(error))
+        signals.has_ended = True
+        parser.exit(128 + signals.number, line)
     parser.exit(0)
     raise AssertionError("exit does not return")
+
+
+def _run_or_fail(command: Command, parser: Parser, args: argparse.Namespace) -> None:
+    """Run a command, and exit with one line if it fails."""
+    try:
+        _run(command, args)
+    except BrokenPipeError:  # the reader has closed the pipe, as ``head`` does
+        _close_output()
+    except (ValueError, OSError, ArithmeticError) as error:
+        if args.traceback:
+            raise
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            _name_output(error)
+        status = DIVERGED if isinstance(error, ArithmeticError) else BAD_INPUT
+        what = _short(_one_line(error) or type(error).__name__)
+        parser.exit(status, f"{parser.prog}: error: {what}\n")
 
 
 def _run(command: Command, args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from gluon_compress.deployment.reference_outputs import ReferenceOutputs
 from gluon_compress.deployment.runtimes import open_files, open_stage
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import take_apart
-from gluon_compress.models.base import Stage
+from gluon_compress.models.base import LaterStage
 from gluon_compress.models.family import family_of
 from gluon_compress.postprocess.base import FIRST, finite_detections
 
@@ -41,7 +41,7 @@ class FormatCheck:
     deployable: Deployable
     graph: InferenceGraph
     reference: ReferenceOutputs
-    plain: Mapping[str, Stage] = field(default_factory=dict)
+    plain: Mapping[str, LaterStage] = field(default_factory=dict)
 
     def outputs(self, file_format: Format, files: Sequence[Path]) -> dict:
         """Return the manifest's entry on the error of a format's outputs.

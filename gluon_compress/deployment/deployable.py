@@ -13,7 +13,7 @@ from gluon_compress.deployment.folding import fold
 from gluon_compress.graph import trace
 from gluon_compress.graph.symbols import infer_shapes, shapes_of
 from gluon_compress.model_folder import check_values
-from gluon_compress.models.base import Stage
+from gluon_compress.models.base import LaterStage
 from gluon_compress.models.family import family_of
 from gluon_compress.postprocess import Postprocess
 
@@ -51,7 +51,7 @@ class Deployable:
     postprocess: Postprocess
     classes: tuple
     cost: Mapping[str, Any]
-    stages: Mapping[str, Stage] = field(default_factory=dict)
+    stages: Mapping[str, LaterStage] = field(default_factory=dict)
 
     @classmethod
     def of(cls, net: Any) -> Deployable:
@@ -95,13 +95,13 @@ class Deployable:
         return stage_shapes(self.stages[name])
 
 
-def stage_shapes(stage: Stage) -> dict[str, tuple[int, ...]]:
+def stage_shapes(stage: LaterStage) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the outputs of a later stage for one image, by name."""
     shapes = {**shapes_of(stage.params), **stage.inputs}
     return dict(zip(stage.outputs, infer_shapes(stage.symbol, shapes)[1]))
 
 
-def folded_stage(stage: Stage) -> Stage:
+def folded_stage(stage: LaterStage) -> LaterStage:
     """Return a later stage with BatchNorm folded."""
     symbol, params = fold(stage.symbol, stage.params)
     return replace(stage, symbol=symbol, params=params)

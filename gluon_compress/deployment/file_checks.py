@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Mapping, Sequence, Union
 from xml.etree import ElementTree
 
+from gluon_compress.deployment.ncnn_shapes import check_shapes
 from gluon_compress.storage.reading import Unreadable, read_bytes
 from gluon_compress.validation import shown
 
@@ -319,7 +320,6 @@ _CONVOLUTIONS = {
     for depth in ("", "DepthWise")
 }
 _SIDE, _NONE = (1, 1 << 12), (0, 0)
-_REST = -233  # as much as is left
 _PAD, _AXIS, _FACTOR = (0, 1 << 12), (-4, 3), (1, 64)
 # Least and most, by the key of a number or list: ncnn does not check them.
 _NCNN_RANGES: Dict[str, Dict[int, tuple[float, float]]] = {
@@ -388,6 +388,7 @@ def _ncnn(files: Sequence[Path], shape: Sequence[int]) -> None:
         raise Unreadable(f"{counts} layers and blobs are stated, others are there")
     if size != files[1].stat().st_size:
         raise ValueError(f"{files[1]}: the layers need {size} bytes")
+    check_shapes(lines[2:], shape)
 
 
 def check_ncnn_layer(
@@ -413,7 +414,7 @@ def check_ncnn_layer(
     settings = words[4 + ins + outs :]
     numbers = ncnn_numbers(settings, place, _NCNN_RANGES.get(kind, {}))
     before = channels[inputs[0]] if inputs else shape[1]
-    _check_lists(kind, numbers, _lists(settings), (ins, outs, before), place)
+    _check_lists(kind, numbers, _lists(settings), (ins, outs), place)
     weights, after = _ncnn_weights(kind, numbers, before, place)
     for name in outputs:
         if name in channels:
@@ -435,25 +436,19 @@ def _check_lists(
     kind: str,
     numbers: Mapping[int, int],
     lists: Mapping[int, Sequence[float]],
-    counts: tuple[int, int, int | None],
+    counts: tuple[int, int],
     place: str,
 ) -> None:
-    """Refuse a layer that reads beyond its lists or inputs, or splits off too much."""
-    ins, outs, channels = counts
+    """Refuse a layer that reads beyond its lists or inputs."""
+    ins, outs = counts
     layers = {*_CONVOLUTIONS, "InnerProduct"}
     needed = _NCNN_ACTIVATIONS.get(numbers.get(9, 0), 0) if kind in layers else 0
     if len(lists.get(10, ())) < needed:
         raise Unreadable(f"{place} needs {needed} numbers for its activation")
     if kind == "BinaryOp" and ins == 1 and numbers.get(1, 0) == 0:
         raise Unreadable(f"{place} has one input and no number")
-    if kind == "Slice":
-        parts = [part for part in lists.get(0, ()) if part != _REST]
-        inside = not parts or (
-            channels is not None and numbers.get(1, 0) == 0 and min(parts) > 0
-        )
-        few = len(lists.get(0, ())) != outs or (parts and sum(parts) > (channels or 0))
-        if not inside or few:
-            raise Unreadable(f"{place} splits into {shown(list(lists.get(0, ())))}")
+    if kind == "Slice" and len(lists.get(0, ())) != outs:  # sizes: ncnn_shapes
+        raise Unreadable(f"{place} splits into {shown(list(lists.get(0, ())))}")
 
 
 def ncnn_numbers(

@@ -29,7 +29,7 @@ Params = Mapping[str, mx.nd.NDArray]
 
 
 @dataclass(frozen=True)
-class Stage:
+class LaterStage:
     """A part of a net that runs behind another, on inputs made of its outputs.
 
     Parameters
@@ -398,7 +398,7 @@ class Family(ABC):
             nodes[node]["name"] = name
         return put_together(nodes, heads), params
 
-    def later_stages(self, net: HybridBlock) -> dict[str, Stage]:
+    def later_stages(self, net: HybridBlock) -> dict[str, LaterStage]:
         """Return what runtimes get beside ``inference_graph``, by name.
 
         Nets whose parts have something between them that is no part of any graph have

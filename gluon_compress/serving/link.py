@@ -10,6 +10,7 @@ LATEST = 5  # transmissions that count
 SHARE = 0.25  # of a new measurement in the average
 LEAST = 256  # bytes that say something of the rate
 LEAST_SECONDS = 5e-4  # of a transmission that can be told from chance
+CERTAIN = 3  # transmissions that take no time, until the link is taken for a fast one
 
 
 class Link:
@@ -31,6 +32,7 @@ class Link:
     def __init__(self) -> None:
         self.server_seconds: float | None = None
         self._transmissions: Deque[float] = deque(maxlen=LATEST)
+        self._in_no_time = 0
         self._round_trips: Deque[float] = deque(maxlen=RECENT)
         self._sent: Dict[int, Tuple[float, int]] = {}
         self._arrived = self._free = 0.0
@@ -56,8 +58,7 @@ class Link:
 
     def timed(self, size: int, seconds: float) -> None:
         """Note how long a number of bytes took there, and a few bytes back."""
-        rest = max(seconds - (self.round_trip or 0.0), LEAST_SECONDS)
-        self._transmissions.append(rest / size)
+        self._transmitted(seconds - (self.round_trip or 0.0), size)
 
     def sent(self, number: int, size: int, now: float) -> None:
         """Note that a request of so many bytes is sent."""
@@ -82,13 +83,22 @@ class Link:
         begun = max(sent + half, self._arrived)
         self._arrived = max(self._arrived, arrived)
         if size >= LEAST:
-            self._transmissions.append(max(arrived - begun, LEAST_SECONDS) / size)
+            self._transmitted(arrived - begun, size)
         if not self._sent:
             self._free = now
 
     def transit(self, size: int) -> float:
         """Return the least seconds that a request and its answer are on the way."""
         return (self.round_trip or 0.0) + size * (self.seconds_per_byte or 0.0)
+
+    def _transmitted(self, seconds: float, size: int) -> None:
+        """Count a transmission; one that takes no time only if it is no exception.
+
+        A machine that was busy sees what has come one after the other come at once.
+        """
+        self._in_no_time = self._in_no_time + 1 if seconds < LEAST_SECONDS else 0
+        if not self._in_no_time or self._in_no_time >= CERTAIN:
+            self._transmissions.append(max(seconds, LEAST_SECONDS) / size)
 
     def expected(self, size: int, now: float) -> float | None:
         """Return how many seconds a request would take, None if nothing is known."""

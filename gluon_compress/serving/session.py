@@ -34,7 +34,8 @@ from gluon_compress.serving.link import Link
 CONNECT = 5.0  # seconds for a connection and its handshake
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to connect
 FIRST_BUSY, LONGEST_BUSY = 0.02, 1.0  # seconds until a request is sent again
-SILENCE = 15.0  # seconds without a frame after which a connection is given up
+SILENCE = 15.0  # seconds without a frame after which a connection is given up,
+SLOWEST, LONGEST_WAY = 1000, 60.0  # besides bytes a second, or seconds, of requests
 PROBE_BYTES, PROBE_SECONDS = 4096, 5.0  # how a link is measured that is not used
 MOST_TRIES = 8  # connections that may break while a request is on its way
 FROM_SERVER = (Kind.RESULT, Kind.FAILED, Kind.PONG, Kind.GOODBYE, Kind.REFUSED)
@@ -422,11 +423,18 @@ class Session:
             self._ping(writer, PROBE_BYTES)
         while True:
             await asyncio.sleep(pause)
-            if time.monotonic() - self._heard > SILENCE:
-                raise ConnectionError(f"silent for {SILENCE:.0f} seconds")
+            silent = time.monotonic() - self._heard
+            if silent > SILENCE + self._longest_way():
+                raise ConnectionError(f"silent for {silent:.0f} seconds")
             if len(self._pings) < 2:
                 is_unused = self.is_probing and not self._on_their_way
                 self._ping(writer, PROBE_BYTES if is_unused else 8)
+
+    def _longest_way(self) -> float:
+        """Return the seconds that what is on its way may take on a slow link."""
+        requests = (self._pending.get(number) for number in self._on_their_way)
+        size = sum(request.size for request in requests if request is not None)
+        return min(LONGEST_WAY, size / SLOWEST)
 
     def _ping(self, writer: asyncio.StreamWriter, size: int) -> None:
         mark = next(self._numbers).to_bytes(8, "big")

@@ -35,7 +35,7 @@ from gluon_compress.graph.symbols import (
     text_of,
 )
 from gluon_compress.model_folder import check_name, check_values, versions
-from gluon_compress.models.base import Stage
+from gluon_compress.models.base import LaterStage
 from gluon_compress.models.family import family_of
 from gluon_compress.postprocess.base import FIRST
 from gluon_compress.quantization.image_range import without_range_quantisers
@@ -81,7 +81,7 @@ class _Half:
     graph: InferenceGraph
     reference: ReferenceOutputs
     outputs: tuple[str, ...]
-    stages: Mapping[str, Stage] = field(default_factory=dict)
+    stages: Mapping[str, LaterStage] = field(default_factory=dict)
     postprocess: Any = None
 
 
@@ -322,7 +322,11 @@ def _write(
 
 
 def _write_stages(
-    half: _Half, folded: Mapping[str, Stage], form: str, stated: Mapping, folder: Path
+    half: _Half,
+    folded: Mapping[str, LaterStage],
+    form: str,
+    stated: Mapping,
+    folder: Path,
 ) -> Dict[str, Any]:
     """Write the later stages in a format, and compare each with the net's own."""
     row = FORMATS[form]

@@ -339,7 +339,7 @@ def _efficiencies(models: Mapping[str, Model], net: Mapping[str, Any]) -> str:
 
 
 def _hours(models: Mapping[str, Model], recipes: Sequence[Mapping[str, Any]]) -> str:
-    head = ["recipe", "way", *(f"{n} machines" for n in FEW_MACHINES)]
+    head = ["recipe", "way", *(f"hours on {n}" for n in FEW_MACHINES)]
     lines = []
     for recipe in recipes:
         for way, model in models.items():

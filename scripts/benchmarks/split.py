@@ -49,6 +49,7 @@ CHECKS = (  # kbit/s, round trip in ms, times that the device is slower
     (16000, 5, 1),
 )
 WARM_UP = 2  # images
+SENT = {"remote": "jpeg", "shrunk": "shrunk", "split": "tensor"}
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def timed(
     """Return seconds and bytes of every part, medians over images, in turn."""
     from gluon_compress.data.images import decode_image
     from gluon_compress.deployment import Predictor
-    from gluon_compress.serving.device import jpeg
+    from gluon_compress.serving.device import ImageSender, jpeg
     from gluon_compress.serving.frames import Mode, Result, pack_result
     from gluon_compress.serving.frames import overhead as header
     from gluon_compress.splitting import open_head, open_tail
@@ -214,6 +215,9 @@ def timed(
     if any(message is None for message in messages):
         raise ValueError("the neural filter drops images; allowed: halves without one")
     files = [jpeg(image, 95) for image in images]
+    longest = max(whole.height, whole.width)
+    shrinking = ImageSender(95, longest)
+    small = [encoded(shrinking, image) for image in images]
     found = [tuple(whole([decode_image(data, "")])[0]) for data in files]
     split_found = tail.detect(messages[:1])
     functions: dict[str, Callable[[int], Any]] = {
@@ -223,6 +227,8 @@ def timed(
         "tail": lambda i: tail.detect([messages[i]]),
         "jpeg": lambda i: jpeg(images[i], 95),
         "decoded_whole": lambda i: whole([decode_image(files[i], "")]),
+        "shrunk_jpeg": lambda i: encoded(shrinking, images[i]),
+        "decoded_shrunk": lambda i: whole([decode_image(small[i], "")]),
     }
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(rounds + 1):
@@ -241,14 +247,21 @@ def timed(
         "seconds": {name: statistics.median(each) for name, each in seconds.items()},
         "bytes": {
             "jpeg": [header(Mode.WHOLE) + len(data) for data in files],
+            "shrunk": [header(Mode.WHOLE) + len(data) for data in small],
             "tensor": [header(Mode.SPLIT, axes) + len(m.payload) for m in messages],
             "found": statistics.mean(map(answer, found)),
             "split_found": answer(tuple(split_found[0])),
         },
         "tensor": list(messages[0].tensor),
         "bits": head.bits,
+        "longest": longest,
         "size": [int(np.median([image.shape[i] for image in images])) for i in (0, 1)],
     }
+
+
+def encoded(sender: Any, image: np.ndarray) -> bytes:
+    """Return the encoded image that a sender sends."""
+    return sender.prepare(image).pack(1, 0)[8:]
 
 
 def ways_of(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,6 +277,13 @@ def ways_of(parts: Mapping[str, Any]) -> dict[str, Any]:
             device=seconds["jpeg"],
             server=seconds["decoded_whole"] + extra,
             up=statistics.mean(sizes["jpeg"]),
+            down=sizes["found"],
+        ),
+        "shrunk": Way(
+            name="remote, shrunk",
+            device=seconds["shrunk_jpeg"],
+            server=seconds["decoded_shrunk"] + extra,
+            up=statistics.mean(sizes["shrunk"]),
             down=sizes["found"],
         ),
         "split": Way(
@@ -381,26 +401,29 @@ def check(
     head = open_head(folders.halves / "head", runtime=RUNTIME, threads=1)
     head.encode = Slowed(head.encode, device)  # type: ignore[method-assign]
     row: dict[str, Any] = {"kbit": kbit, "round_trip": round_trip, "device": device}
-    measured = {"local": [_seconds(local, [image]) for image in images]}
-    for name, half, sends in (
-        ("remote", folders.whole, None),
-        ("split", folders.halves / "tail", head),
+    again = [*images[:WARM_UP], *images]
+    measured = {"local": [_seconds(local, [image]) for image in again][WARM_UP:]}
+    for name, half, sends, longest in (
+        ("remote", folders.whole, None, None),
+        ("shrunk", folders.whole, None, parts["longest"]),
+        ("split", folders.halves / "tail", head, None),
     ):
         with ExitStack() as stack:
             port = stack.enter_context(server_of(half, core))
             link = stack.enter_context(shaped(port, Shape(kbit, kbit, round_trip)))
-            client = stack.enter_context(Client(f"127.0.0.1:{link.port}", sends))
+            client = Client(f"127.0.0.1:{link.port}", sends, longest=longest)
+            stack.enter_context(client)
             if sends is None:
                 sender = client._sender
                 sender.prepare = Slowed(sender.prepare, device)
-            for image in [*images[:WARM_UP], *images]:
+            for image in again:
                 answer = client.detect(image)
                 if answer.where != "server":
                     raise ValueError(f"{name}: {answer.error or answer.where}")
                 measured.setdefault(name, []).append(answer.seconds)
             del measured[name][:WARM_UP]
     for name, times in measured.items():
-        way, key = ways[name], {"remote": "jpeg", "split": "tensor"}.get(name)
+        way, key = ways[name], SENT.get(name)
         sizes = parts["bytes"][key] if key else [0] * len(images)
         by_formula = [seconds(replace_up(way, size), kbit, setting) for size in sizes]
         row[name] = {
@@ -430,13 +453,13 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> None:
     from gluon_compress.serving.paying import Setting, Way
 
     ways = {name: Way(**content) for name, content in result["ways"].items()}
-    compact = ways.pop("compact")
+    others = [ways.pop(name) for name in ("shrunk", "compact")]
     setting = replace(Setting(1e-3 * ROUND_TRIP), server=SERVERS[0])
     paying_chart(
         list(ways.values()),
         folder / CHART,
         setting=setting,
-        others=[compact],
+        others=others,
         devices=DEVICES[:3],
     )
     write_atomically(folder / PAGE, page_of(result))

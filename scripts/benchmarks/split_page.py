@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from typing import Any, Mapping, Sequence
 
 from gluon_compress.markdown import percent, table
@@ -16,13 +17,21 @@ DEVICES = (1, 5, 20, 50)
 SERVERS = (1.0, 0.2)
 KBITS = (100, 300, 1_000, 3_000, 10_000, 30_000)
 ALLOWED = 0.15  # departure of a measured run from the formula
-PAIRS = (("split", "local"), ("split", "remote"), ("remote", "local"))
+PAIRS = (
+    ("split", "local"),
+    ("split", "remote"),
+    ("split", "shrunk"),
+    ("remote", "local"),
+)
+CHECKED = ("local", "remote", "shrunk", "split")
 INTRODUCTION = """# When does it pay to split a detector?
 
 Three ways from an image to its boxes: **local**, the whole net on the device;
 **remote**, the image is sent as a JPEG of quality 95 and the server has the whole net;
 **split**, the device computes the head and sends a small tensor. `compact` is another
-net, `{compact}`, on the device: less accurate, and here for comparison.
+net, `{compact}`, on the device: less accurate, and here for comparison. So is `remote,
+shrunk`: images are shrunk to {longest} pixels of the longer side before they become a
+JPEG, which the detections depend on a little.
 
 The net is `{model}`, on images of {height} x {width} pixels. {halves} The tensor is
 {tensor} with {bits} bits a number.
@@ -59,6 +68,10 @@ and `Client`; the median, and how far it departs from the formula. Allowed are
 {allowed:.0f} %.
 
 """
+IN_SHORT = """
+The slower the link, the more a split gains over remote, and local over both. The slower
+the device, the more remote gains, for the device only codes a JPEG.
+"""
 TRAINED = "Head and tail are trained halves."
 RANDOM = (
     "Head and tail come from a bottleneck with random weights ({bottleneck}): times "
@@ -80,6 +93,7 @@ def page_of(result: Mapping[str, Any]) -> str:
         compact=result["compact"],
         halves=halves,
         height=height,
+        longest=parts["longest"],
         width=width,
         tensor=" x ".join(map(str, parts["tensor"])),
         bits=parts["bits"],
@@ -91,12 +105,26 @@ def page_of(result: Mapping[str, Any]) -> str:
     )
     facts = {"overhead": 1e3 * parts["overhead"], "trip": ROUND_TRIP, "chart": CHART}
     ways = {name: Way(**content) for name, content in result["ways"].items()}
-    pieces = [text, parts_table(ways), FORMULA.format(**facts)]
+    pieces = [_wrapped(text), parts_table(ways), FORMULA.format(**facts)]
+    shrunk = {"shrunk": ways.pop("shrunk")}
     del ways["compact"]
     for server in SERVERS:
         pieces += [fastest_table(ways, server), ""]
-    pieces += [answer(ways), CHECK.format(allowed=100 * ALLOWED)]
+    pieces += [
+        answer(ways),
+        meetings({**ways, **shrunk}),
+        CHECK.format(allowed=100 * ALLOWED),
+    ]
     return "\n".join([*pieces, check_table(result["checks"]), verdict(result)])
+
+
+def _wrapped(text: str) -> str:
+    """Return paragraphs with lines of at most 88 characters."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        part if part.startswith(("#", "!")) else textwrap.fill(part, 88)
+        for part in paragraphs
+    )
 
 
 def parts_table(ways: Mapping[str, Way]) -> str:
@@ -133,7 +161,7 @@ def fastest_table(ways: Mapping[str, Way], server: float) -> str:
 
 def answer(ways: Mapping[str, Way]) -> str:
     """Say which way is for whom, and where ways break even."""
-    lines = ["Which way for whom, by bandwidth, from the formula:", ""]
+    lines = [IN_SHORT, "Which way for whom, by bandwidth, from the formula:", ""]
     for server in SERVERS:
         for device in DEVICES:
             setting = Setting(1e-3 * ROUND_TRIP, device=device, server=server)
@@ -141,15 +169,23 @@ def answer(ways: Mapping[str, Way]) -> str:
             said = ", ".join(_part(way, low, high) for way, low, high in parts)
             fast = "" if server == 1 else f", server {1 / server:g} times as fast"
             lines.append(f"- device {_slower(device)}{fast}: {said}.")
-    lines += ["", "Where two ways take equally long, Mbit/s:", ""]
-    head = ("device", *(f"{one} and {other}" for one, other in PAIRS))
+    return "\n".join(lines) + "\n"
+
+
+def meetings(ways: Mapping[str, Way]) -> str:
+    """Return where two ways break even, by device."""
+    title = "Where two ways take equally long, Mbit/s, with a server as measured:\n\n"
+    head = (
+        "device",
+        *(f"{ways[one].name} and {ways[other].name}" for one, other in PAIRS),
+    )
     rows = []
     for device in DEVICES:
         setting = Setting(1e-3 * ROUND_TRIP, device=device)
         meet = [break_even(ways[one], ways[other], setting) for one, other in PAIRS]
         cells = ["never" if kbit is None else _mbit(kbit) for kbit in meet]
         rows.append((_slower(device), *cells))
-    return "\n".join(lines) + "\n" + table(head, rows)
+    return title + table(head, rows)
 
 
 def _part(way: Way, low: float, high: float) -> str:
@@ -172,7 +208,7 @@ def _slower(device: float) -> str:
 
 def check_table(checks: Sequence[Mapping[str, Any]]) -> str:
     """Return measured runs against the formula."""
-    names = ("local", "remote", "split")
+    names = CHECKED
     head = ("Mbit/s", "round trip, ms", "device", *(f"{n}, ms" for n in names))
     rows = []
     for row in checks:
@@ -188,7 +224,7 @@ def _signed(share: float) -> str:
 
 def verdict(result: Mapping[str, Any]) -> str:
     """Say how well the formula holds, and who was fastest where it was measured."""
-    names = ("local", "remote", "split")
+    names = CHECKED
     departs = [abs(row[name]["departs"]) for row in result["checks"] for name in names]
     within = sum(each <= ALLOWED for each in departs)
     lines = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import runpy
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from gluon_compress import cli
+from gluon_compress.cli import app
 from gluon_compress.cli.app import Command, Parser
 from gluon_compress.cli.options import add_out
 from gluon_compress.cli.recipes import PLAN
 from gluon_compress.provenance import cores
-from gluon_compress.stopping import WORDS
+from gluon_compress.stopping import WORDS, Terminated
 from gluon_compress.storage.locks import sole_writer
 from refusals import assert_refused
 
@@ -138,6 +140,23 @@ def test_signals_end_a_command_with_one_line(tmp_path, number, word):
     assert status == 128 + number
     assert text.endswith(f": {word}\n")
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_signal_while_handlers_are_set_or_reset_is_one_line(
+    capsys, monkeypatch, at_the_end
+):
+    @contextlib.contextmanager
+    def interrupted(_):
+        if at_the_end:
+            yield
+        raise Terminated(signal.SIGTERM)
+
+    monkeypatch.setattr(app, "handled", interrupted)
+    status, _, error = ended(capsys, lambda _: None)
+    assert status == 143
+    assert error.endswith(": terminated\n")
+    assert error.count("\n") == 1
 
 
 def test_second_signal_does_not_wait_for_the_end_of_the_first(tmp_path):

@@ -67,6 +67,67 @@ def test_other_ncnn_files_are_refused(tmp_path, before, after):
     refused(ncnn(tmp_path, text), ".")
 
 
+@pytest.mark.parametrize(
+    ("layers", "fits"),
+    [
+        (["Reshape 0=8 1=24"], True),
+        (["Reshape 0=8 1=25"], False),
+        (["Reshape 0=8 1=8 2=3"], True),
+        (["Reshape 0=1 1=1 2=100000"], False),
+        (["Reshape 0=-1 1=6"], True),
+        (["Reshape 0=-1 1=5"], False),  # 192 are no multiple
+        (["Reshape 0=-1 1=-1"], False),
+        (["Reshape 0=0 1=0 2=0"], True),
+        (["Reshape 0=400"], True),  # ncnn only flattens
+        (["Reshape 0=8 1=8 11=1 2=3"], True),
+        (["Reshape 0=8 1=8 11=2 2=3"], False),
+        (["Pooling 0=0 1=3 2=2", "Reshape 0=16 1=3"], True),  # rounded up
+        (["Pooling 0=0 1=3 2=2 5=1", "Reshape 0=9 1=3"], True),  # rounded down
+        (["Pooling 0=0 1=3 2=2 5=1", "Reshape 0=16 1=3"], False),
+        (["Pooling 0=1 4=1", "Reshape 0=1 1=1 2=3"], True),
+        (["Permute 0=3", "Reshape 0=3 1=64"], True),
+        (["Permute 0=3", "Reshape 0=4 1=64"], False),
+        (["Interp 0=1 1=2.0 2=2.0", "Reshape 0=256 1=3"], True),
+        (["Interp 0=1 1=2.0 2=2.0", "Reshape 0=64 1=3"], False),
+        (["Padding 0=1 1=1 2=0 3=0", "Reshape 0=80 1=3"], True),
+        (["Crop -23309=1,2 -23310=1,8 -23311=1,1", "Reshape 0=48 1=3"], True),
+        (["Reduction 0=3 1=0 -23303=1,0 4=1", "Reshape 0=64 1=1"], True),
+        (["Reduction 0=3 1=0 -23303=1,0 4=1", "Reshape 0=64 1=3"], False),
+        (["Tile 0=0 1=2", "Reshape 0=64 1=6"], False),  # not known here
+    ],
+)
+def test_ncnn_reshapes_keep_the_number_of_elements(tmp_path, layers, fits):
+    lines = ["Input in0 0 1 in0"]
+    for i, layer in enumerate(layers):
+        kind, _, settings = layer.partition(" ")
+        lines.append(f"{kind} l{i} 1 1 {f'b{i - 1}' if i else 'in0'} b{i} {settings}")
+    text = "\n".join(["7767517", f"{len(lines)} {len(lines)}", *lines, ""])
+    files = ncnn(tmp_path, text, 0)
+    if fits:
+        check_files(files, SHAPE)
+    else:
+        refused(files, "layer 'l.' reshapes ")
+
+
+@pytest.mark.parametrize(
+    ("parts", "fits"),
+    [("2,-233", True), ("2,4", True), ("7,-233", False), ("5,2", False)],
+)
+def test_ncnn_slices_are_parts_of_what_is_there(tmp_path, parts, fits):
+    lines = [
+        "Input in0 0 1 in0",
+        "Split s 1 2 in0 a b",
+        "Concat c 2 1 a b c 0=0",
+        "ShuffleChannel f 1 1 c f 0=2",
+        f"Slice p 1 2 f d e -23300=2,{parts} 1=0",
+    ]
+    files = ncnn(tmp_path, "\n".join(["7767517", "5 7", *lines, ""]), 0)
+    if fits:
+        check_files(files, SHAPE)
+    else:
+        refused(files, "layer 'p' splits ")
+
+
 @pytest.mark.parametrize("kind", ["Deconvolution", "ConvolutionDepthWise"])
 def test_ncnn_convolutions_of_all_kinds_are_accepted(tmp_path, kind):
     check_files(ncnn(tmp_path, PARAM.replace("Convolution", kind)), SHAPE)

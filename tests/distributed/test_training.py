@@ -76,10 +76,13 @@ ROWS = [
 
 @pytest.mark.slow
 def test_any_recipe_trains_on_two_workers_as_on_two_devices(tmp_path):
+    # And goes on where it was, in the third of five trainings, when a worker dies.
     few_toys(tmp_path / "toy", 20, train=8, test=4)
     recipe = recipe_in(tmp_path, compression=ROWS)  # with a teacher in the end
     file = str(tmp_path / "recipe.json")
-    launched(sys.executable, WORKER, "recipe", file, str(tmp_path / "ranks"))
+    command = [WORKER, "recipe", file, str(tmp_path / "ranks"), "3_sparsify"]
+    (said,) = launched(sys.executable, *command, restarts=1)
+    assert said == "worker 1 ended with status 137; beginning again, 1 of 1"
     quick_run(recipe, tmp_path / "devices", options=TWO)
     files = [path for path in (tmp_path / "devices").rglob("*") if path.is_file()]
     names = {path.relative_to(tmp_path / "devices") for path in files}

@@ -1,7 +1,8 @@
 """A rank of the tests; ``gluon-compress launch`` begins it.
 
 worker.py fit FOLDER STEP SIGNAL    train; rank 1 gets a signal once after STEP
-worker.py recipe FILE FOLDER        run a recipe, but time no net, write no report
+worker.py recipe FILE FOLDER STAGE  run a recipe, but time no net, write no report;
+                                    rank 1 dies once when a training of STAGE begins
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gluon_compress.train import Options, fit
+from gluon_compress.distributed.members import ATTEMPT, RANK
+from gluon_compress.train import LAST, Options, fit
 from training import QUIET, SHORT, Batches, conv_net, cross_entropy, figures
 
 SCHEDULE = SHORT.replace(clip_norm=1.0, ema=0.9)
@@ -44,6 +48,12 @@ def train_as_rank(folder: Path, last_step: int, number: int) -> None:
     train(net, folder, options, step_callbacks=[die])
 
 
+def die_after(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(what: str, *given: str) -> None:
     if what == "fit":
         train_as_rank(Path(given[0]), int(given[1]), int(given[2]))
@@ -55,7 +65,12 @@ def main(what: str, *given: str) -> None:
         from recipes import quick_run
 
         tiny_nets.register(pytest.MonkeyPatch())
-        quick_run(load_recipe(given[0]), given[1])
+        file, folder, stage = given
+        again = os.environ[ATTEMPT] != "1"
+        if not again and os.environ[RANK] == "1":
+            checkpoint = Path(folder, stage, LAST)
+            threading.Thread(target=die_after, args=[checkpoint], daemon=True).start()
+        quick_run(load_recipe(file), folder, resume=again)
 
 
 if __name__ == "__main__":

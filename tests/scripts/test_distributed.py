@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
+from benchmarks import distributed
 from benchmarks.distributed import fitted, page_of, predicted
 from benchmarks.distributed_model import BYTES, GBIT, Costs, Model, efficiency, hours
+from recipes import RECIPE
 
 MODEL = Model(Costs(1e-3, 2e-5, 1e-9), Costs(5e-4, 1e-5, 2e-9))
 SIZES = [(8, 2e4), (80, 2e4), (8, 2e6), (40, 2e6)]
@@ -118,3 +122,28 @@ def test_page_compares_what_was_measured_with_the_model():
     assert ["0.01", "–"] in cells
     assert any(row[:3] == ["n", "plain", "2"] and "100" in row for row in cells)
     assert page.count("computed") >= 2
+
+
+def test_accuracy_is_that_of_the_last_stage_for_each_threshold(monkeypatch, tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text(
+        json.dumps({**RECIPE, "model": {"name": "ssd_300_mobilenet0.25"}}),
+    )
+    commands = []
+
+    def run(command, check):
+        commands.append(command)
+        out = Path(command[command.index("--out") + 1])
+        out.mkdir()
+        stages = {"full": {"mAP": 0.9}, "compact": {"mAP": 0.1 * len(commands)}}
+        (out / "result.json").write_text(json.dumps({"stages": stages}))
+
+    monkeypatch.setattr(distributed.subprocess, "run", run)
+    found = distributed.accuracies(str(file), [0.01])
+    assert found["metric"] == "mAP"
+    assert found["rows"] == [
+        {"threshold": None, "accuracy": 0.1},
+        {"threshold": 0.01, "accuracy": 0.2},
+    ]
+    assert "--gradient-threshold" not in commands[0]
+    assert commands[1][-2:] == ["--gradient-threshold", "0.01"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.shaped_link import Shape, shaped
+from gluon_compress.serving import session
 from gluon_compress.serving.client import Client, split_address
 from gluon_compress.serving.frames import NONCE, Kind, frame
 from gluon_compress.serving.served import ServedNet, ServedTail
@@ -284,6 +285,28 @@ def test_a_link_too_slow_for_the_deadline_is_not_used(server):
         assert_found(answer, pixels, "device")
     assert {answer.sent for answer in answers[5:]} == {0}
     assert "link too slow" in answers[-1].reason
+
+
+def test_a_slow_link_is_not_taken_for_a_dead_one(server, monkeypatch):
+    """A request is longer on its way than a connection may be silent."""
+    monkeypatch.setattr(session, "SILENCE", 0.3)
+    pixels = image(1, 48, 64)  # 3,125 bytes take 0.8 s
+    with shaped(server.port, Shape(31, 1000)) as link:
+        client = Client(address(link), FakeHead())
+        with client:
+            assert_found(client.detect(pixels), pixels)
+        assert link.bytes_up < 2 * 3125
+
+
+def test_a_dead_link_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(session, "SILENCE", 0.2)
+    with shaped(server.port, Shape(100_000, 100_000)) as link:
+        client = Client(address(link), FakeHead(), fallback=FakeNet())
+        with client:
+            eventually(lambda: client._session.is_connected)
+            link.shape.is_cut = True
+            eventually(lambda: not client._session.is_connected)
+            assert_found(client.detect(image(1)), image(1), "device")
 
 
 def test_a_link_of_fewer_kbit_than_wanted_is_not_used(server):

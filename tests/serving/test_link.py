@@ -64,6 +64,15 @@ def test_rate_follows_a_link_that_gets_slow():
     assert link.kbit == pytest.approx(8e-3 * 4096 / 4)
 
 
+def test_one_transmission_in_no_time_is_chance_and_three_are_a_fast_link():
+    link = Link()
+    for seconds in (0.4, 0.0, 0.4, 0.0, 0.0):
+        link.timed(4000, seconds)
+    assert link.kbit == pytest.approx(80)
+    link.timed(4000, 0.0)
+    assert link.kbit > 50_000
+
+
 def test_small_requests_and_unknown_answers_say_nothing_of_the_rate():
     link = Link()
     link.sent(1, 60, 0.0)

@@ -18,7 +18,7 @@ from gluon_compress.models.backbones import (
     find_taps,
     stored_classifier,
 )
-from gluon_compress.models.base import Family, Stage
+from gluon_compress.models.base import Family, LaterStage
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.rcnn import gluoncv
 from gluon_compress.models.rcnn import net as parts
@@ -264,12 +264,12 @@ class RCNNFamily(Family):
         stage = self._stages(net)[FEATURES]
         return stage.symbol, dict(stage.params)
 
-    def later_stages(self, net: HybridBlock) -> dict[str, Stage]:
+    def later_stages(self, net: HybridBlock) -> dict[str, LaterStage]:
         """Return the stages that read the pyramid's maps in regions."""
         stages = self._stages(net)
         return {name: stage for name, stage in stages.items() if name != FEATURES}
 
-    def _stages(self, net: HybridBlock) -> dict[str, Stage]:
+    def _stages(self, net: HybridBlock) -> dict[str, LaterStage]:
         symbol, params = pair_of(net)
         nodes, heads, params = bake_weights(*take_apart(symbol), params)
         symbols = parts.stages(put_together(nodes, heads))
@@ -282,7 +282,7 @@ class RCNNFamily(Family):
             count = counts.get(name, 1)
             shapes[REGIONS] = (count, parts.REGION)
             names = [n for n in part.list_inputs() if n not in INPUTS[name]]
-            stages[name] = Stage(
+            stages[name] = LaterStage(
                 _renamed(part, OUTPUTS[name]),
                 {n: params[n] for n in names},
                 {n: shapes[n] for n in INPUTS[name]},

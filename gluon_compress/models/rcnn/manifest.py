@@ -25,7 +25,7 @@ from gluon_compress.validation import (
 Side = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
-class InputSettings(Settings):
+class RCNNImages(Settings):
     """Of which size inputs are."""
 
     size: Annotated[
@@ -35,21 +35,21 @@ class InputSettings(Settings):
     short: Optional[Side]
 
 
-class AnchorSettings(Settings):
+class RCNNAnchors(Settings):
     """Which anchors a net has."""
 
     sizes: Tuple[Positive, ...]
     ratios: Tuple[Positive, ...]
 
 
-class DecodingSettings(Settings):
+class RCNNDecoding(Settings):
     """How box deltas become boxes."""
 
     stds: Tuple[Positive, Positive, Positive, Positive]
     clip: Positive
 
 
-class ProposalSettings(Settings):
+class RCNNProposals(Settings):
     """Which boxes the second stage looks at."""
 
     rpn_pre_nms: Rows
@@ -57,7 +57,7 @@ class ProposalSettings(Settings):
     rpn_nms_thresh: Share
 
 
-class NmsSettings(Settings):
+class RCNNNms(Settings):
     """Which boxes stay."""
 
     nms_thresh: Share
@@ -66,7 +66,7 @@ class NmsSettings(Settings):
     least_score: ShareOrZero
 
 
-class SamplingSettings(Settings):
+class RCNNSampling(Settings):
     """What losses look at."""
 
     rpn_samples: Rows
@@ -77,21 +77,21 @@ class RCNNManifest(Settings):
     """All that makes a two-stage detector of a symbol."""
 
     classes: ClassNames
-    images: InputSettings
-    anchors: AnchorSettings
-    decode: DecodingSettings
-    proposals: ProposalSettings
-    nms: NmsSettings
-    sampling: SamplingSettings
+    images: RCNNImages
+    anchors: RCNNAnchors
+    decode: RCNNDecoding
+    proposals: RCNNProposals
+    nms: RCNNNms
+    sampling: RCNNSampling
 
 
 SECTIONS: dict[str, type] = {
-    "images": InputSettings,
-    "anchors": AnchorSettings,
-    "decode": DecodingSettings,
-    "proposals": ProposalSettings,
-    "nms": NmsSettings,
-    "sampling": SamplingSettings,
+    "images": RCNNImages,
+    "anchors": RCNNAnchors,
+    "decode": RCNNDecoding,
+    "proposals": RCNNProposals,
+    "nms": RCNNNms,
+    "sampling": RCNNSampling,
 }
 
 
