@@ -30,7 +30,8 @@ RECIPE = {
     "train": {**STEPS, "epochs": 1},
 }
 STEM, STAGE = "cifarresnetv0_batchnorm0", "cifarresnetv0_stage2_activation2"
-ROW = {"algorithm": "split", "after": STEM, "at": STAGE, "train": STEPS}
+ROW = {"algorithm": "split", "after": STEM, "at": STAGE, "form": "small"}
+ROW = {**ROW, "train": STEPS}
 PRUNE = {"algorithm": "prune", "budget": {"macs_ratio": 0.5}, "multiple": 1}
 
 
