@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gluon_compress.data import (
     ClassificationData,
@@ -35,7 +36,7 @@ def write_voc(root: Path, **splits: str) -> Path:
         (root / name).mkdir(parents=True)
     for name, objects in IMAGES.items():
         path = root / "JPEGImages" / f"{name}.png"
-        path.write_bytes(ONE_PIXEL)
+        Image.new("RGB", (8, 8)).save(path)
         rows = [
             f"<object><name>{each.strip('-')}</name>"
             f"<difficult>{int(each.startswith('-'))}</difficult><bndbox><xmin>1</xmin>"
@@ -48,12 +49,6 @@ def write_voc(root: Path, **splits: str) -> Path:
         listing = root / "ImageSets" / "Main" / f"{split}.txt"
         listing.write_text("\n".join(names))
     return root
-
-
-ONE_PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
-    "0000000c49444154789c63606060000000040001f61738550000000049454e44ae426082"
-)
 
 
 @pytest.fixture
