@@ -31,7 +31,7 @@ demo: venv  ## Train, prune, distil, evaluate and export a detector on made-up d
 # Tests are small: one process for each core does more than one with many threads. Each
 # takes whole files, whose fixtures are then made once.
 test: export OMP_NUM_THREADS := 1
-test: venv  ## Run the tests (ARGS="-m 'not slow'" chooses among them)
+test: venv  ## Run the tests (ARGS="-m 'not slow'" chooses among them, ARGS="-m long" runs the long ones)
 	@$(PY) -m pytest -n $(CORES) --dist loadfile $(ARGS)
 
 lint: venv  ## Check style, format, types and the arrows between modules

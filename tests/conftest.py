@@ -24,7 +24,6 @@ DATA = os.environ.get("GLUON_COMPRESS_DATA")
 LONGEST = (
     "deployment/test_web_page",
     "distributed/test_training",
-    "distributed/test_launching",
     "serving/test_server",
     "pipeline/test_pipeline",
     "pipeline/test_decide",
@@ -59,8 +58,12 @@ def pytest_configure(config):
     config.option.loadscopereorder = False
 
 
-def pytest_collection_modifyitems(items):
-    """Put the files that take longest first."""
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is long unless it is asked for, and put the longest files first."""
+    if "long" not in config.option.markexpr:
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     order = {f"tests/{name}.py": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.nodeid.split("::")[0], len(order)))
 

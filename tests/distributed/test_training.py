@@ -74,7 +74,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_any_recipe_trains_on_two_workers_as_on_two_devices(tmp_path):
     # And goes on where it was, in the third of five trainings, when a worker dies.
     few_toys(tmp_path / "toy", 20, train=8, test=4)
@@ -107,7 +107,7 @@ def test_any_recipe_trains_on_two_workers_as_on_two_devices(tmp_path):
             )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ranks_stop_after_the_same_step_and_its_checkpoint(tmp_path):
     # Rank 1 alone is asked to stop, in the middle of an epoch.
     command = fit_in(tmp_path / "ranks", 1, signal.SIGTERM)
@@ -117,7 +117,7 @@ def test_ranks_stop_after_the_same_step_and_its_checkpoint(tmp_path):
     assert outcome(tmp_path / "ranks") == outcome(tmp_path / "devices")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_workers_restart_exactly(tmp_path):
     for name, step in (("whole", 99), ("killed", 4)):
         said = launched(*fit_in(tmp_path / name, step), size=4, restarts=1)
@@ -125,7 +125,7 @@ def test_four_workers_restart_exactly(tmp_path):
     assert outcome(tmp_path / "whole") == outcome(tmp_path / "killed")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_command_says_once_what_all_ranks_refuse(tmp_path):
     recipe_in(tmp_path, model={"name": "ssd_300_mobilenet0.25"})
     command = [*program(), "run", "--recipe", str(tmp_path / "recipe.json")]
