@@ -59,7 +59,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what is long unless it is asked for, and put the longest files first."""
+    """Leave out what is long unless it is asked for; the longest files come first."""
     if "long" not in config.option.markexpr:
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
