@@ -49,6 +49,8 @@ AIMS = (
     ("compact_s_distilled", "compact_s_tuned", 0.0),
     ("refinedetlite_strategies", "refinedetlite", 1.0),
     ("compact_strategies", "compact_tuned", 1.0),
+    ("imagenet_compact_s", "imagenet_mobilenet_again", 0.0),
+    ("imagenet_compact_s", "imagenet_lite_again", 0.0),
     ("imagenet_refinedetlite", "imagenet_mobilenet", 0.0),
     ("imagenet_refinedetlite_strategies", "imagenet_refinedetlite", 1.0),
     ("imagenet_compact_s_strategies", "imagenet_compact_s", 1.0),
