@@ -4,6 +4,7 @@ import gc
 import os
 import resource
 import runpy
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,8 +55,14 @@ LONGEST = (
 
 
 def pytest_configure(config):
-    """Let pytest-xdist keep the order: it would put files of many tests first."""
+    """Keep the order of files, and let tests be interrupted.
+
+    pytest-xdist would put files of many tests first. What a shell begins in the
+    background ignores SIGINT, and so would all processes of the tests.
+    """
     config.option.loadscopereorder = False
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):
