@@ -77,6 +77,7 @@ def classifier(size=(32, 48)):
     x = convolution(mx.sym.var("data"), 32, "stem", kernel=3, stride=2)
     y = convolution(x, 32, "first", kernel=3)
     x = mx.sym.relu(x + convolution(y, 32, "second", kernel=3, relu=False))
+    x = convolution(x, 32, "third")
     x = mx.sym.Pooling(x, global_pool=True, kernel=(1, 1), pool_type="avg")
     x = mx.sym.flatten(x)
     symbol = mx.sym.FullyConnected(x, num_hidden=len(CLASSES), name="dense")

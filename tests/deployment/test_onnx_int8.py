@@ -69,7 +69,7 @@ def test_biases_are_stated_by_the_scale_of_their_input(deployed_classifier):
             )
             np.testing.assert_allclose(bias, image * weight, rtol=1e-5)
             count += 1
-    assert count > 2
+    assert count > 3
 
 
 @pytest.mark.parametrize("kind", ["deployed", "deployed_classifier"])
