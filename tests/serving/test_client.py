@@ -118,7 +118,7 @@ def test_an_address_is_host_and_port(text):
         {"quality": 101, "head": None},
         {"longest": 0, "head": None},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_impossible_options_are_refused(options):
     head = options.pop("head", FakeHead())
