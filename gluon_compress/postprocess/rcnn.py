@@ -25,7 +25,7 @@ from gluon_compress.boxes import (
     nms,
 )
 from gluon_compress.postprocess.base import FIRST, Detections, Rows, boxes_in_images
-from gluon_compress.postprocess.ssd_check import DetectionCheck
+from gluon_compress.postprocess.ssd_check import DetectionCheck, compared
 from gluon_compress.validation import (
     Positive,
     Settings,
@@ -316,7 +316,7 @@ class RCNNPostprocess:
         side: int,
     ) -> tuple[float, str]:
         """Return the largest difference of detections, and what is wrong with them."""
-        worst = 0.0
+        checks = []
         parts = zip(
             *(outputs[name] for name in (PROPOSALS, CLASSES, BOXES)),
             np.concatenate(results, axis=2),
@@ -336,16 +336,8 @@ class RCNNPostprocess:
                 side,
                 allowed,
             )
-            worst = max(worst, check.departure(actual))
-            lost = check.lost(wanted, actual)
-            extra = check.lost(actual, wanted) + check.doubled(actual)
-            if not worst <= check.tolerance or lost or extra:
-                return worst, (
-                    f"differs from the net's boxes by {worst:.2g}, allowed: "
-                    f"{check.tolerance:.2g}; {lost} boxes are missing and {extra} are "
-                    "extra, allowed: none"
-                )
-        return worst, ""
+            checks.append((check, actual, wanted))
+        return compared(checks)
 
 
 def _in_regions(

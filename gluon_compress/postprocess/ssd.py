@@ -10,7 +10,7 @@ from typing_extensions import Literal
 
 from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, nms
 from gluon_compress.postprocess.base import Rows, boxes_in_images
-from gluon_compress.postprocess.ssd_check import DetectionCheck
+from gluon_compress.postprocess.ssd_check import DetectionCheck, compared
 from gluon_compress.validation import (
     Positive,
     Settings,
@@ -169,7 +169,7 @@ class SSDPostprocess:
         side: int,
     ) -> tuple[float, str]:
         """Return the largest difference of detections, and what is wrong with them."""
-        worst = 0.0
+        checks = []
         for whole, actual, wanted in zip(
             self.joined(outputs), _side_by_side(results), _side_by_side(expected)
         ):
@@ -184,16 +184,8 @@ class SSDPostprocess:
                 allowed,
                 self.doubtful(whole, slack=allowed),
             )
-            worst = max(worst, check.departure(actual))
-            lost = check.lost(wanted, actual)
-            extra = check.lost(actual, wanted) + check.doubled(actual)
-            if not worst <= check.tolerance or lost or extra:
-                return worst, (
-                    f"differs from the net's boxes by {worst:.2g}, allowed: "
-                    f"{check.tolerance:.2g}; {lost} boxes are missing and {extra} are "
-                    "extra, allowed: none"
-                )
-        return worst, ""
+            checks.append((check, actual, wanted))
+        return compared(checks)
 
     @staticmethod
     def class_probabilities(prediction: np.ndarray) -> np.ndarray:

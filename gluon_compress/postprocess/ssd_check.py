@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Iterable
 
 import numpy as np
 
@@ -147,3 +147,28 @@ def _overlaps(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         overlaps = iou(rows[:, 2:].astype(np.float64), others[:, 2:])
     return np.nan_to_num(overlaps, nan=1)
+
+
+def compared(
+    checks: Iterable[tuple[DetectionCheck, np.ndarray, np.ndarray]],
+) -> tuple[float, str]:
+    """Return the largest difference of detections, and what is wrong with them.
+
+    Parameters
+    ----------
+    checks : iterable
+        Of each image a check, and rows ``(N, 6)`` of what is checked and of what is
+        right. The first image with a fault ends it.
+    """
+    worst = 0.0
+    for check, actual, wanted in checks:
+        worst = max(worst, check.departure(actual))
+        lost = check.lost(wanted, actual)
+        extra = check.lost(actual, wanted) + check.doubled(actual)
+        if not worst <= check.tolerance or lost or extra:
+            return worst, (
+                f"differs from the net's boxes by {worst:.2g}, allowed: "
+                f"{check.tolerance:.2g}; {lost} boxes are missing and {extra} are "
+                "extra, allowed: none"
+            )
+    return worst, ""

@@ -157,3 +157,4 @@ def test_nothing_is_asked_of_a_process_alone(tmp_path):
     agree_on_recipe(None, options)
     agree_on_files(tmp_path, options.ranks)
     agree_on_start(SimpleNamespace(options=options), [])
+    assert not [*tmp_path.iterdir()]

@@ -31,17 +31,13 @@ from gluon_compress.postprocess.rcnn import (
     regions_of,
 )
 
-POSITIVE, NEGATIVE = (
-    0.7,
-    0.3,
-)  # overlaps of anchors with objects, and without (Ren 2015)
+# Overlaps of anchors with objects, and without (Ren et al. 2015).
+POSITIVE, NEGATIVE = 0.7, 0.3
 POSITIVE_SHARE = 0.5  # of the sampled anchors, at most
 ROI_OVERLAP = 0.5  # from which a proposal belongs to an object
 ROI_SHARE = 0.25  # of the sampled proposals that belong to objects, at most
-RPN_BEND, ROI_BEND = (
-    1 / 9,
-    1.0,
-)  # where the losses of boxes become linear, as in GluonCV
+# Where the losses of boxes become linear, as in GluonCV.
+RPN_BEND, ROI_BEND = 1 / 9, 1.0
 
 
 class TwoStageOutputs(dict):
