@@ -48,10 +48,11 @@ INTRODUCTION = """# Killed ranks
 
 `gluon-compress launch -n {ranks} --servers {servers}` trained, pruned and fine-tuned a
 tiny classifier on one machine. One of its processes was killed (SIGKILL) at a random
-moment, in {kills} of {wanted} runs. *Ended* is how long the slowest of the others took;
-{limit} seconds are allowed. Then `--restarts` went on by itself, or the command was given
-again. *Equal* are runs that left the same as an undisturbed one, byte for byte. *Bad* is
-any other end, a line that does not name what was killed, or a process or file left over.
+moment, in {kills} of {wanted} runs. *Ended* is how long the slowest of the others
+took; {limit} seconds are allowed. Then `--restarts` went on by itself, or the command
+was given again. *Equal* are runs that left the same as an undisturbed one, byte for
+byte. *Bad* is any other end, a line that does not name what was killed, or a process or
+file left over.
 Seed {seed}; commit {commits}, {date}.
 """
 COUNTS = ("kills", "restarted", "by_hand", "equal", "bad")  # fields of a row
