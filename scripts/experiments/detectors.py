@@ -61,6 +61,12 @@ AIMS = (
     ("ssd_ghnd_3", "ssd_teacher", -1.5),
     ("ssd_ghnd_3_short", "ssd_teacher", -1.5),
     ("rcnn_ghnd_3", "rcnn_teacher", -1.5),
+    ("compact_s_int8", "compact_s", -0.3),
+    ("compact_int8", "compact", -0.3),
+    ("mobilenet_int8", "mobilenet", -0.3),
+    ("compact_s_w4a8", "compact_s", -1.5),
+    ("compact_w4a8", "compact", -1.5),
+    ("mobilenet_w4a8", "mobilenet", -1.5),
 )
 STRATEGIES = ("iou_guided", "class_weights", "balance", "strategies")
 # What fits a pattern is compared with the net that lacks what sets it apart.
