@@ -51,7 +51,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", nargs="+", metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N")
     parser.add_argument("--table", metavar="FILE", help="of latency, for milliseconds")
-    parser.add_argument("--plans-only", action="store_true", help="measure nothing yet")
     parser.add_argument("--size", type=above_0, default=160, help="pixels")
     parser.add_argument("--search-size", type=above_0, default=128, help="pixels")
     parser.add_argument("--images", type=above_0, default=400, help="to measure on")
@@ -63,7 +62,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _benchmark(args: argparse.Namespace) -> None:
-    """Make all plans, then measure row after row."""
+    """Plan and measure row after row."""
     by_time = EXPERIMENTS[args.experiment].limit == "latency_ms"
     if by_time != bool(args.table):
         raise ValueError(f"--table {args.table}: allowed: for milliseconds, and then")
@@ -71,19 +70,16 @@ def _benchmark(args: argparse.Namespace) -> None:
     known = _known(args)
     subject = Subject(args)
     for row in rows:
-        if row.key not in known["rows"]:
-            _planned(row, subject, args)
-    if args.plans_only:
-        return
-    for row in rows:
         if row.key in known["rows"]:
             continue
+        _plan(row, subject, args)
         figures = _measured(row, subject, args)
         known["rows"][row.key] = figures
-        known.setdefault("full", subject.accuracy(subject.net))
-        known.setdefault("cost", subject.full_cost)
+        if "full" not in known:
+            known["full"] = subject.accuracy(subject.net)
+            known["cost"] = subject.full_cost
         _write(args, known)
-        print(f"{args.experiment} {row.key}: {100 * figures['accuracy']:.1f}")
+        print(f"{row.key}: {100 * figures['accuracy']:.1f}", flush=True)
 
 
 def _chosen(args: argparse.Namespace) -> Iterator[Row]:
@@ -274,7 +270,7 @@ def _folder(row: Row, args: argparse.Namespace) -> Path:
     return Path(args.work) / args.experiment / settings / row.key
 
 
-def _planned(row: Row, subject: Subject, args: argparse.Namespace) -> None:
+def _plan(row: Row, subject: Subject, args: argparse.Namespace) -> None:
     """Leave the plan of a row in its folder, with the CPU seconds that it took."""
     import gluon_compress as gc
     from gluon_compress.plan import Constraints

@@ -21,7 +21,7 @@ class Uniform:
 
     def __call__(self, problem: PruningProblem) -> np.ndarray:
         """Return levels that meet the budget."""
-        return _proportional(problem, np.ones(len(problem.groups)))
+        return proportional(problem, np.ones(len(problem.groups)))
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class ByDepth:
 
     def __call__(self, problem: PruningProblem) -> np.ndarray:
         """Return levels that meet the budget."""
-        return _proportional(problem, np.linspace(1, self.ratio, len(problem.groups)))
+        return proportional(problem, np.linspace(1, self.ratio, len(problem.groups)))
 
 
-def _proportional(problem: PruningProblem, weights: np.ndarray) -> np.ndarray:
+def proportional(problem: PruningProblem, weights: np.ndarray) -> np.ndarray:
     """Return the levels of the largest shares with these proportions that fit."""
-    most = np.array([row[-1] for row in problem.widths]) * weights
+    most = problem.full_widths * weights
     factors = {width / full for row, full in zip(problem.widths, most) for width in row}
 
     def levels_at(factor: float) -> np.ndarray:
