@@ -18,7 +18,12 @@ from gluon_compress.cli.options import (
     share,
     write_result,
 )
-from gluon_compress.storage.atomic import read_json, write_atomically, write_json
+from gluon_compress.storage.atomic import (
+    file_lock,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 TEXT = """Compare policies of pruning and searches, each with both ways to repair a cut.
 
@@ -33,8 +38,9 @@ episodes; results are of validation images. Nothing is trained.
 
 May be stopped at any time. When started again it goes on: searches at the episode they
 had come to, by their logs in --work. --shares, --repairs, --policies and --seeds choose
-some of an experiment's rows; result.json keeps all that were ever measured, and
-policies.md says which are not there yet.
+some of an experiment's rows, which several processes may share between them;
+result.json keeps all that were ever measured, and policies.md says which are not there
+yet.
 """
 SETTINGS = ("size", "search_size", "images", "sample", "fit", "points", "episodes")
 PLAN, TIME, EFFECTS = "plan.json", "time.json", "effects.json"
@@ -119,13 +125,17 @@ def _known(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write(args: argparse.Namespace, known: Mapping[str, Any]) -> None:
+    """Add rows to the result, where other processes may have added theirs."""
     path = Path(args.out) / RESULT
-    results = read_json(path)["experiments"] if path.exists() else {}
-    result = write_result(
-        args.out, {"experiments": {**results, args.experiment: known}}
-    )
-    page = page_of(json.loads(result.read_text(encoding="utf-8")))
-    write_atomically(Path(args.out) / PAGE, page)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(Path(args.work) / "lock"):
+        results = read_json(path)["experiments"] if path.exists() else {}
+        there = results.get(args.experiment, {"rows": {}})["rows"]
+        known = {**known, "rows": {**there, **known["rows"]}}
+        content = {"experiments": {**results, args.experiment: known}}
+        result = write_result(args.out, content)
+        page = page_of(json.loads(result.read_text(encoding="utf-8")))
+        write_atomically(Path(args.out) / PAGE, page)
 
 
 # ---------------------------------------------------------------- net and images
