@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any, Callable, Sequence
 
 import mxnet as mx
@@ -44,6 +45,7 @@ class CenterNetFamily(Family):
     kind = "centernet"
     Config = CenterNetConfig
     Manifest = CenterNetManifest
+    loss_options = ("iou_guided", "class_weights")
     Settings = CenterNetSettings
     output_names = OUTPUTS
     Evaluation = CenterNetEvaluation
@@ -133,7 +135,7 @@ class CenterNetFamily(Family):
 
     def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return the focal loss of the heat map and L1 losses of the other maps."""
-        return center_loss
+        return partial(center_loss, **options)
 
     def map_symbols(self, symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
         """Return the maps at strides 4, 8, 16 and 32, by which the net is tied."""

@@ -76,6 +76,7 @@ class RCNNFamily(Family):
     output_names: ClassVar[tuple] = parts.OUTPUTS
     Evaluation = RCNNEvaluation
     default_losses = {"hints": 1.0}
+    loss_options = ("iou_guided", "class_weights")
     loss_of_outputs = False  # the second stage runs where the first one's loss is known
     begin = "faster_rcnn_fpn_"  # of the names of models
     masks = False
@@ -212,7 +213,7 @@ class RCNNFamily(Family):
 
     def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return the losses of both stages."""
-        return RCNNLoss.of(self.config_of(net), self.postprocess(net))
+        return RCNNLoss.of(self.config_of(net), self.postprocess(net), **options)
 
     def map_symbols(self, symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
         """Return the trunk's outputs, ``layer1`` to ``layer4``, and the pyramid's maps.
