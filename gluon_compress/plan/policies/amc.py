@@ -79,9 +79,8 @@ class AMC(Search):
         environment = Environment(problem, self.least)
         steps = len(environment.groups)
         agent = DDPG(STATIC + 3, max(steps, 1), self.agent, random)
-        while (why := trials.ended()) is None:
-            number = len(trials.episodes) - self.warmup
-            spread = self.noise * self.decay**number if number >= 0 else None
+
+        def walk(spread: float | None) -> tuple[list, list, np.ndarray]:
             environment.reset()
             states, actions = [], []
             for _ in range(steps):
@@ -89,7 +88,18 @@ class AMC(Search):
                 action = _explored(agent, state, spread, random)
                 states.append(state)
                 actions.append(environment.step(action))
-            reward = trials.try_out(environment.levels)
+            return states, actions, environment.levels.copy()
+
+        # No reward changes what the warm-up tries.
+        first = [walk(None) for _ in range(min(self.warmup, self.episodes))]
+        trials.expect({n: levels for n, (*_, levels) in enumerate(first)})
+        while (why := trials.ended()) is None:
+            number = len(trials.episodes) - self.warmup
+            if number < 0:
+                states, actions, levels = first[len(trials.episodes)]
+            else:
+                states, actions, levels = walk(self.noise * self.decay**number)
+            reward = trials.try_out(levels)
             if steps:
                 agent.remember(states, actions, reward)
                 for _ in range(steps if number >= 0 else 0):

@@ -28,6 +28,11 @@ class RandomSearch(Search):
         """
         trials = Trials(self, problem, self.name)
         random = np.random.RandomState(self.seed)
+        levels = [
+            walled(problem, random.rand(len(problem.groups)))
+            for _ in range(self.episodes)
+        ]
+        trials.expect(dict(enumerate(levels)))
         while (why := trials.ended()) is None:
-            trials.try_out(walled(problem, random.rand(len(problem.groups))))
+            trials.try_out(levels[len(trials.episodes)])
         return trials.finish(why)
