@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 import os
 import time
@@ -26,6 +28,8 @@ except ImportError:
 SECONDS_TO_ANSWER = 5  # of a scheduler
 SECONDS_FOR_WORKERS = 10.0
 SECONDS_TO_BEGIN = 60  # of local workers
+# Versions of Dask differ in which of both they raise.
+CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
 TURN = 0.5  # seconds between two looks at which workers there are
 # Tasks are few and large: a worker that has no memory left shall not wait for ever.
 SETTINGS = {
@@ -169,7 +173,7 @@ class Cluster:
             ) from None
         except ImportError as error:
             raise ValueError(f"a worker lacks {error.name}: {error}") from None
-        except (distributed.client.FutureCancelledError, OSError) as error:
+        except (*CANCELLED, OSError) as error:
             raise ConnectionError(
                 f"{begun.name}: the cluster is gone: {error}"
             ) from None
@@ -179,7 +183,7 @@ class Cluster:
 
     def drop(self) -> None:
         """Give up all tasks, and wait until those with own processes have stopped."""
-        if not any(not future.done() for future in self._futures):
+        if all(future.done() for future in self._futures):
             return
         with suppress(OSError, RuntimeError, distributed.TimeoutError):  # it is gone
             self._client.cancel(self._futures)
