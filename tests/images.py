@@ -51,8 +51,8 @@ def write_records(root: Path, **counts: int) -> Path:
 
 
 def few_toys(root: Path, images: int, **counts: int) -> Path:
-    """Make the toy set of detectors, and leave so many images in each split named."""
-    make_toy(root, images=images)
+    """Make a small toy set of detectors; leave so many images in each split named."""
+    make_toy(root, images=images, size=96)
     for name, count in counts.items():
         path = root / "ImageSets" / "Main" / f"{name}.txt"
         lines = path.read_text(encoding="utf-8").split()

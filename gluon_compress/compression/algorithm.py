@@ -294,6 +294,10 @@ class Algorithm(ABC):
     Settings: ClassVar[Type[validation.Settings]]
     not_before: ClassVar[Tuple[str, ...]] = ()
 
+    def predecessors(self, settings: Any) -> Tuple[str, ...]:
+        """Return the algorithms whose rows come before one of these settings."""
+        return self.not_before
+
     @abstractmethod
     def dry_run(
         self, net: HybridBlock, settings: Any, context: DryRunContext

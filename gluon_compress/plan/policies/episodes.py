@@ -124,6 +124,11 @@ class Search(ABC):
         if not isinstance(self.episodes, int) or self.episodes < 1:
             raise ValueError(f"episodes is {self.episodes!r}; allowed: from 1")
 
+    @property
+    def fills(self) -> bool:
+        """Whether plans use the whole budget, since a smaller net gains no reward."""
+        return REWARDS[self.reward] is accuracy
+
     @abstractmethod
     def __call__(self, problem: PruningProblem) -> np.ndarray:
         """Return the best levels of all episodes."""
