@@ -20,6 +20,8 @@ TEXT = """Run a set of detector experiments, and write its page and plot.
 
   %(prog)s bccd --out runs/bccd                      # all that are missing
   %(prog)s bccd --out runs/bccd --only 'full_*'
+  %(prog)s bccd --out runs/bccd --workers 2          # two at a time
+  %(prog)s bccd --out runs/bccd --scheduler tcp://node1:8786
   %(prog)s bccd                                      # only page and plot
 
 The experiments are listed in model_zoo/SET/experiments.json. Missing prerequisites run
