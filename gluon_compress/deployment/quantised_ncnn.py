@@ -3,7 +3,8 @@
 ncnn quantises the inputs of layers, symmetric about zero, and weights by channel. Its
 layers take a net's own weights as they are. Ranges become symmetric: a map without
 negative values loses half of its levels unless the scheme is ``signed``. Sums stay
-float32, as do grouped convolutions that are not depthwise.
+float32, as do grouped convolutions that are not depthwise, and layers that share a
+weight but read maps of different ranges.
 """
 
 from __future__ import annotations
@@ -83,9 +84,11 @@ def _integers(
     if words[0] == "ConvolutionDepthWise" and numbers.get(7, 1) != filters:
         return None  # one scale a group
     floats = np.frombuffer(part[4 : 4 + 4 * size], "<f4")
-    layer = next((k for k in known if _are_same(k.values, floats)), None)
-    if layer is None or part[:4] != bytes(4):
+    same = [k for k in known if _are_same(k.values, floats)]
+    # The file does not say which of the layers of one weight it is.
+    if len({k.largest for k in same}) != 1 or part[:4] != bytes(4):
         return None
+    layer = same[0]
     levels = layer.levels.refined(NARROW)
     stored = levels.levels.astype(np.int8).tobytes()
     stored += bytes(-len(stored) % 4)

@@ -18,6 +18,7 @@ from gluon_compress.graph.context import attribute
 from gluon_compress.graph.layers import (
     Layer,
     by_pattern,
+    check_float32,
     chosen_layers,
     layers_of,
 )
@@ -74,8 +75,9 @@ def place(graph: Graph, settings: QuantizationSettings) -> QuantiserPlacement:
     Raises
     ------
     ValueError
-        If a pattern matches no layer, or no layer is left.
+        If a pattern matches no layer, no layer is left, or one is not float32.
     """
+    check_float32(graph)
     layers = _quantised_layers(graph, settings)
     if not layers:
         raise ValueError(

@@ -30,6 +30,7 @@ from gluon_compress.quantization.settings import (
     QuantizationSettings,
     WeightSettings,
 )
+from gluon_compress.validation import parse, wrong
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ def quantize(
         For a setting that is not allowed, a pattern that matches nothing, or data on
         which no range can be measured.
     """
-    if config is None:
-        config = QuantizationSettings()
     if not isinstance(config, QuantizationSettings):
-        config = QuantizationSettings(**dict(config))
+        config = parse(QuantizationSettings, {} if config is None else config)
+    if config.budget is not None:
+        allowed = "null without a loss, which the algorithm 'quantize' of a recipe has"
+        raise wrong("budget", config.budget.to_json(), allowed)
     return quantized(net, config, list(batches), shape=shape).net
 
 

@@ -147,6 +147,26 @@ def test_signed_ranges_in_ncnn(name, most, tmp_path):
     assert sum(" 8=2" in line for line in text.splitlines()) == 3
 
 
+@pytest.mark.skipif(bool(missing("ncnn-int8")), reason="no ncnn")
+def test_layers_of_one_weight_and_unlike_ranges_stay_float32_in_ncnn(tmp_path):
+    weight = S.var("twice_weight")
+    first = S.Convolution(S.var("data"), num_filter=3, kernel=(1, 1), name="first")
+    rows = {"kernel": (1, 1), "num_filter": 3, "no_bias": True, "weight": weight}
+    once = S.relu(S.Convolution(first, name="once", **rows))
+    symbol = S.Convolution(once * 30, name="again", **rows)
+    dice = np.random.RandomState(0)
+    shapes = {
+        "first_weight": (3, 3, 1, 1),
+        "first_bias": 3,
+        "twice_weight": (3, 3, 1, 1),
+    }
+    params = {n: mx.nd.array(dice.normal(size=s)) for n, s in shapes.items()}
+    config = {"activations": {"scheme": "signed"}}
+    steps_of((symbol, params), tmp_path, "ncnn-int8", "ncnn", config)
+    text = (tmp_path / "net-int8.ncnn.param").read_text()
+    assert sum(" 8=2" in line for line in text.splitlines()) == 1
+
+
 @needs_onnx
 def test_the_file_has_integers_where_the_net_has_quantisers(tmp_path):
     import onnx

@@ -13,8 +13,9 @@ from mxnet.gluon import SymbolBlock
 from gluon_compress.boxes import STDS, corner_from_center, iou
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.matching import match, matched_targets
-from gluon_compress.models.multi_box import multi_box, positive_weights
+from gluon_compress.models.multi_box import multi_box
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.object_weights import positive_weights
 from gluon_compress.models.ssd.adaptive_matching import Maps, match_adaptively
 from gluon_compress.models.ssd.build import config_of
 from gluon_compress.models.ssd.predictors import AnnotatedPredictor
