@@ -11,6 +11,7 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
 
 from gluon_compress.data import Objects, Preprocess
+from gluon_compress.data.normalization import MEAN, STD
 from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of, pair_of
 from gluon_compress.graph.symbols import (
     infer_shapes,
@@ -21,6 +22,7 @@ from gluon_compress.graph.symbols import (
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.settings import EvaluationSettings, ModelSettings
+from gluon_compress.models.stated import stated_by, values_from
 from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.postprocess import Postprocess, decoded
 from gluon_compress.validation import listed
@@ -73,6 +75,12 @@ class Family(ABC):
         What a recipe may state of a net in ``model``: a class of ``ModelSettings``.
     output_names : tuple of str
         Of the outputs of ``to_symbol``.
+    Manifest : type, optional
+        What a manifest states of ``Config``, as ``stated_by`` takes it. A family
+        without has ``manifest`` and ``config_from_manifest`` of its own.
+    in_symbol : mapping
+        Values of the fields of ``Config`` that a manifest does not state, since the
+        symbol holds what they decide.
     net_types : tuple of type
         Classes of nets that belong to the family without having been described.
     Evaluation : type, optional
@@ -89,6 +97,8 @@ class Family(ABC):
     Config: ClassVar[type]
     Settings: ClassVar[Type[ModelSettings]] = ModelSettings
     output_names: ClassVar[tuple]
+    Manifest: ClassVar[Optional[Type[Any]]] = None
+    in_symbol: ClassVar[Mapping[str, Any]] = {}
     net_types: ClassVar[tuple] = ()
     Evaluation: ClassVar[Optional[Type[EvaluationSettings]]] = None
     default_losses: ClassVar[Mapping[str, float]] = {}
@@ -204,14 +214,21 @@ class Family(ABC):
         """Return the net of a symbol that ``to_symbol`` gave, pruned or not."""
         return self.describe(block_of(symbol, params), config)
 
-    @abstractmethod
     def manifest(self, net: HybridBlock) -> dict[str, Any]:
         """Return the keys that a manifest states about a net, JSON-able.
 
         ``kind`` and ``outputs`` (the names) are among them.
         """
+        if self.Manifest is None:
+            raise NotImplementedError(f"{type(self).__name__} has no Manifest")
+        return {
+            "kind": self.kind,
+            "outputs": list(self.output_names),
+            "mean": list(MEAN),
+            "std": list(STD),
+            **stated_by(self.Manifest, self.config_of(net)),
+        }
 
-    @abstractmethod
     def config_from_manifest(self, manifest: Mapping[str, Any]) -> Any:
         """Return the configuration that a manifest states.
 
@@ -220,6 +237,9 @@ class Family(ABC):
         ValueError
             Naming a key that is missing or unknown, or its value and what is allowed.
         """
+        if self.Manifest is None:
+            raise NotImplementedError(f"{type(self).__name__} has no Manifest")
+        return self.Config(**values_from(self.Manifest, manifest), **self.in_symbol)
 
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of parameters that any task shares: the backbone's."""

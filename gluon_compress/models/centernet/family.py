@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Sequence
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock
@@ -22,13 +22,14 @@ from gluon_compress.models.centernet.config import (
     CenterNetConfig,
 )
 from gluon_compress.models.centernet.inference import results_symbol
-from gluon_compress.models.centernet.manifest import KIND, manifest_of, stated_config
+from gluon_compress.models.centernet.manifest import CenterNetManifest
 from gluon_compress.models.centernet.settings import (
     CenterNetEvaluation,
     CenterNetSettings,
 )
 from gluon_compress.models.centernet.training import CenterNetTargets, center_loss
 from gluon_compress.models.last_layer import with_outputs
+from gluon_compress.models.settings import check_options
 from gluon_compress.models.ssd.config import VOC_CLASSES
 from gluon_compress.postprocess import CenterNetPostprocess
 from gluon_compress.postprocess.centernet import OUTPUTS, CenterNetPostprocessSettings
@@ -41,8 +42,9 @@ MAP_STRIDES = (STRIDE, 8, 16, TRUNK_STRIDE)
 class CenterNetFamily(Family):
     """A heat map of centres, and two maps of sizes and offsets (Zhou et al. 2019)."""
 
-    kind = KIND
+    kind = "centernet"
     Config = CenterNetConfig
+    Manifest = CenterNetManifest
     loss_options = ("iou_guided", "class_weights")
     Settings = CenterNetSettings
     output_names = OUTPUTS
@@ -89,11 +91,7 @@ class CenterNetFamily(Family):
         """
         structure = STRUCTURES[name]
         decoding = {f.name for f in fields(CenterNetConfig)} - {"classes"}
-        allowed = {*decoding, *structure.settings}
-        for key in settings:
-            if key not in allowed:
-                options = ", ".join(sorted(allowed))
-                raise ValueError(f"model option {key!r}; allowed: {options}")
+        check_options(settings, {*decoding, *structure.settings})
         stated = {"size": structure.size, **settings}
         config = CenterNetConfig(
             class_names(classes), **{k: v for k, v in stated.items() if k in decoding}
@@ -106,14 +104,6 @@ class CenterNetFamily(Family):
             **{k: v for k, v in settings.items() if k not in decoding},
         )
         return self.describe(net, config)
-
-    def manifest(self, net: HybridBlock) -> dict[str, Any]:
-        """Return classes, input size and decoding."""
-        return manifest_of(self.config_of(net))
-
-    def config_from_manifest(self, manifest: Mapping[str, Any]) -> CenterNetConfig:
-        """Return the configuration that a manifest states, checked key by key."""
-        return stated_config(manifest)
 
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of all parameters but those of neck and heads."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, ClassVar, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -18,12 +18,12 @@ from gluon_compress.models.backbones import (
     stored_backbone,
 )
 from gluon_compress.models.base import Family, Params
-from gluon_compress.models.settings import NmsEvaluation
+from gluon_compress.models.settings import NmsEvaluation, check_options
 from gluon_compress.models.ssd import config, inference, raw_head, training
 from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of, layout_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
-from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
+from gluon_compress.models.ssd.manifest import SSDManifest
 from gluon_compress.models.ssd.settings import SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.postprocess.base import finite_detections
@@ -41,8 +41,10 @@ MODELS: dict[str, tuple[str, dict]] = {
 class SSDFamily(Family):
     """SSD (Liu et al. 2016): what is traced and exported is the raw head."""
 
-    kind = KIND
+    kind = "ssd"
     Config = SSDConfig
+    Manifest = SSDManifest
+    in_symbol: ClassVar[Mapping[str, Any]] = {"extras": ()}
     Settings = SSDSettings
     output_names = raw_head.OUTPUTS
     net_types = (SSD,)
@@ -89,11 +91,7 @@ class SSDFamily(Family):
             For an unknown setting, or a value that is not allowed.
         """
         allowed = {f.name for f in fields(SSDConfig)} - {"classes"}
-        unknown = sorted(set(settings) - allowed)
-        if unknown:
-            raise ValueError(
-                f"model option {unknown[0]!r}; allowed: {', '.join(sorted(allowed))}"
-            )
+        check_options(settings, allowed)
         backbone, usual = MODELS[name]
         classes = class_names(classes)
         parts = BACKBONES[backbone]() if trunk is None else stored_backbone(trunk)
@@ -138,14 +136,6 @@ class SSDFamily(Family):
     ) -> SSD:
         """Return the SSD of a raw head."""
         return raw_head.from_raw_head(symbol, params, config)
-
-    def manifest(self, net: SSD) -> dict[str, Any]:
-        """Return classes, anchors, decoding and NMS."""
-        return manifest_of(config_of(net))
-
-    def config_from_manifest(self, manifest: Mapping[str, Any]) -> SSDConfig:
-        """Return the configuration that a manifest states, checked key by key."""
-        return stated_config(manifest)
 
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of the backbone's parameters in a raw head."""
