@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -169,16 +170,19 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--kills", type=above_0, default=40, metavar="N", help="default: 40"
     )
     parser.add_argument("--seed", type=int, default=0, help="of chains and moments")
+    parser.add_argument(
+        "--jobs", type=above_0, default=1, metavar="N", help="chains at a time"
+    )
     add_out(parser, "chains", "runs", files=[PAGE])
 
 
 def _kill(args: argparse.Namespace) -> None:
     """Carry out the campaign, and write and print what came of it."""
-    chains: list[dict[str, Any]] = []
-    with TemporaryDirectory() as place:
-        while sum(chain["kills"] for chain in chains) < args.kills:
-            number = 1000 * args.seed + len(chains)
-            chains.append(killed_chain(number, Path(place, str(number))))
+    first, chains = 1000 * args.seed, []
+    numbers = range(first, first + -(-args.kills // KILLS))
+    with TemporaryDirectory() as place, ThreadPoolExecutor(args.jobs) as pool:
+        for chain in pool.map(partial(killed_chain, Path(place)), numbers):
+            chains.append(chain)
             content = {"seed": args.seed, "chains": chains}
             result = write_result(args.out, content)  # each time, for it takes long
     page = page_of(read_json(result))
@@ -186,8 +190,9 @@ def _kill(args: argparse.Namespace) -> None:
     print(page)
 
 
-def killed_chain(seed: int, place: Path, kills: int = KILLS) -> dict[str, Any]:
+def killed_chain(place: Path, seed: int, kills: int = KILLS) -> dict[str, Any]:
     """Kill the loop of a chain so often, and return what came of it."""
+    place = place / str(seed)
     place.mkdir(parents=True)
     campaign = Campaign(partial(loop, seed), place, place / "runs", seed)
     campaign.run(kills)
