@@ -84,27 +84,27 @@ def in_own_process(
     TaskDied
         If the process was killed: the task may begin again.
     """
-    other = difference(expected)
-    if other is not None:
-        return {"kind": "ValueError", "error": f"{_address()}: {other}"}
+    content = {
+        "expected": expected,
+        "function": function,
+        "item": item,
+        "name": name,
+    }
     children = Children()
     RUNNING.append(children)
     try:
         with tempfile.TemporaryDirectory() as place:
-            return _in_child(children, Path(place), function, item, name)
+            return _in_child(children, Path(place), content)
     finally:
         children.end()
         RUNNING.remove(children)
 
 
-def _in_child(
-    children: Children, place: Path, function: str, item: Any, name: str
-) -> dict:
-    content = {"function": function, "item": item, "name": name}
+def _in_child(children: Children, place: Path, content: Mapping[str, Any]) -> dict:
     (place / TASK).write_text(json.dumps(content), encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     argv = [sys.executable, "-c", PROGRAM, str(place)]
-    child = children.start(name, argv, env)
+    child = children.start(content["name"], argv, env)
     deadline = None
     while child.status is None:
         if deadline is None and not _is_wanted():
@@ -188,6 +188,9 @@ def main() -> NoReturn:
 
 
 def _outcome(task: Mapping[str, Any]) -> dict:
+    other = difference(task["expected"])  # the worker may have begun with other files
+    if other is not None:
+        return {"kind": "ValueError", "error": other}
     module, _, name = task["function"].partition(":")
     try:
         return {"value": getattr(importlib.import_module(module), name)(task["item"])}

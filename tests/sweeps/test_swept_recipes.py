@@ -81,7 +81,7 @@ def test_searches_and_sensitivities_are_the_same_byte_for_byte(
     write_json(tmp_path / "recipe.json", recipe)
     recipe = load_recipe(tmp_path / "recipe.json")
     with distributed.LocalCluster(
-        n_workers=2,
+        n_workers=1,
         threads_per_worker=1,
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",
