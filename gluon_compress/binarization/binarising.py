@@ -23,13 +23,13 @@ from gluon_compress.graph.layers import (
     Layer,
     check_float32,
     chosen_layers,
+    effective_weights,
     layers_of,
 )
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.quantization.packing import sparse_bytes
 from gluon_compress.quantization.placement import LAYERS, between, weight_axis
 from gluon_compress.quantization.quantisers import is_quantised
-from gluon_compress.quantization.quantising import effective_weights
 from gluon_compress.quantization.ranges import Observer
 
 TAKEN = "_taken"  # suffix of the node that hands a layer its input

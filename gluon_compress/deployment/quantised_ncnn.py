@@ -20,8 +20,7 @@ from gluon_compress.deployment.file_checks import check_ncnn_layer, ncnn_numbers
 from gluon_compress.deployment.quantised import QuantisedGraph
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.quantization.levels import Levels
-from gluon_compress.quantization.placement import CONCATS, LAYERS, hands_on, weight_of
-from gluon_compress.quantization.quantisers import QuantiserGrid
+from gluon_compress.quantization.placement import LAYERS, source_of, weight_of
 from gluon_compress.quantization.settings import NARROW
 
 INT8 = struct.pack("<I", 0x000D4B38)  # before weights of 8 bits
@@ -110,21 +109,10 @@ def _known_layers(graph: QuantisedGraph) -> list[_Known]:
         if node["op"] not in LAYERS:
             continue
         name = nodes[weight_of(node)[0]]["name"]
-        grid = _grid_behind(nodes, node["inputs"][0][0], graph)
+        source = source_of(nodes, node["inputs"][0][0], set(graph.tensors))
+        grid = graph.tensors.get(nodes[source]["name"])
         if name in graph.weights and grid is not None:
             largest = max(grid.high, -grid.low) * grid.scale
             values = graph.params[name].asnumpy()
             known.append(_Known(values, graph.weights[name], largest))
     return known
-
-
-def _grid_behind(
-    nodes: Sequence[dict], i: int, graph: QuantisedGraph
-) -> QuantiserGrid | None:
-    """Return the grid of a tensor, or of what hands its values on."""
-    while nodes[i]["name"] not in graph.tensors:
-        node = nodes[i]
-        if not node["inputs"] or not (hands_on(node) or node["op"] in CONCATS):
-            return None
-        i = node["inputs"][0][0]
-    return graph.tensors[nodes[i]["name"]]

@@ -34,6 +34,7 @@ from gluon_compress.pipeline.scoring import score_swept
 from gluon_compress.pipeline.task import Lesson, Splits, Task
 from gluon_compress.plan import Plan
 from gluon_compress.prune import ReconstructionSettings, mask, slim
+from gluon_compress.quantization.biases import settle_biases
 from gluon_compress.quantization.training import WeightScales
 from gluon_compress.sweeps import Sweep
 from gluon_compress.train import Schedule
@@ -428,6 +429,7 @@ def fit(
     choose_best = job.splits.val is not job.splits.test
     if choose_best:  # else the best epoch would be chosen on the test images
         train.load_best(lesson.block, folder, options=options)
+    settle_biases(net)
 
     def notes() -> Dict[str, Any]:
         _, validations = train.read_log(folder / train.LOG)

@@ -25,6 +25,7 @@ from gluon_compress.graph.annotations import (
 )
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
+from gluon_compress.quantization.biases import with_whole_biases
 from gluon_compress.quantization.placement import LAYERS, weight_of
 from gluon_compress.quantization.quantisers import (
     LEAST_SCALE,
@@ -72,6 +73,10 @@ class WeightScales(Hooks):
         for row in self._rows:
             if not row.few_bits:
                 self._set(row)
+
+    def finished(self, net: Any) -> Any:
+        """Return the net with biases that are whole steps of integer kernels."""
+        return with_whole_biases(net)
 
     @staticmethod
     def _set(row: _Weight) -> None:

@@ -7,7 +7,7 @@ import json
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Sequence
 
 from benchmarks.policies_page import EXPERIMENTS, PAGE, Row, page_of
 from gluon_compress.cli.app import Command
@@ -19,7 +19,6 @@ from gluon_compress.cli.options import (
     write_result,
 )
 from gluon_compress.storage.atomic import (
-    file_lock,
     read_json,
     write_atomically,
     write_json,
@@ -38,12 +37,13 @@ episodes; results are of validation images. Nothing is trained.
 
 May be stopped at any time. When started again it goes on: searches at the episode they
 had come to, by their logs in --work. --shares, --repairs, --policies and --seeds choose
-some of an experiment's rows, which several processes may share between them;
-result.json keeps all that were ever measured, and policies.md says which are not there
-yet.
+some of an experiment's rows: several processes may do different ones, all but one of
+them without --out. With --out, result.json has all that were ever measured, and
+policies.md says which are not there yet.
 """
 SETTINGS = ("size", "search_size", "images", "sample", "fit", "points", "episodes")
-PLAN, TIME, EFFECTS = "plan.json", "time.json", "effects.json"
+PLAN, TIME, FIGURES = "plan.json", "time.json", "figures.json"
+EFFECTS = "effects.json"
 BATCH = 50
 
 
@@ -64,7 +64,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fit", type=above_0, default=200, help="images to repair on")
     parser.add_argument("--points", type=above_0, default=40)
     parser.add_argument("--episodes", type=above_0, default=40)
-    add_out(parser, "experiments", files=[PAGE])
+    add_out(parser, "experiments", required=False, files=[PAGE])
 
 
 def _benchmark(args: argparse.Namespace) -> None:
@@ -80,12 +80,12 @@ def _benchmark(args: argparse.Namespace) -> None:
             continue
         _plan(row, subject, args)
         figures = _measured(row, subject, args)
-        known["rows"][row.key] = figures
-        if "full" not in known:
-            known["full"] = subject.accuracy(subject.net)
-            known["cost"] = subject.full_cost
-        _write(args, known)
+        write_json(_folder(row, args) / FIGURES, figures)
         print(f"{row.key}: {100 * figures['accuracy']:.1f}", flush=True)
+        if args.out:
+            _write(args, subject)
+    if args.out:
+        _write(args, subject)
 
 
 def _chosen(args: argparse.Namespace) -> Iterator[Row]:
@@ -110,8 +110,9 @@ def _chosen(args: argparse.Namespace) -> Iterator[Row]:
 
 def _known(args: argparse.Namespace) -> dict[str, Any]:
     """Return what was measured of the experiment; refuse it if settings differ."""
-    path = Path(args.out) / RESULT
-    results = read_json(path)["experiments"] if path.exists() else {}
+    path = Path(args.out or "") / RESULT
+    there = args.out and path.exists()
+    results = read_json(path)["experiments"] if there else {}
     settings = {name: getattr(args, name) for name in SETTINGS}
     names = {"model": Path(args.model).name, "data": Path(args.data).name}
     known = results.get(args.experiment, {**names, **settings, "rows": {}})
@@ -121,21 +122,24 @@ def _known(args: argparse.Namespace) -> dict[str, Any]:
                 f"{path}: rows of {args.experiment!r} have {name} {known[name]!r}, not "
                 f"{value!r}; allowed: the same, or another --out"
             )
+    for row in EXPERIMENTS[args.experiment].rows():
+        file = _folder(row, args) / FIGURES
+        if file.exists():
+            known["rows"][row.key] = read_json(file)
     return known
 
 
-def _write(args: argparse.Namespace, known: Mapping[str, Any]) -> None:
-    """Add rows to the result, where other processes may have added theirs."""
-    path = Path(args.out) / RESULT
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(Path(args.work) / "lock"):
-        results = read_json(path)["experiments"] if path.exists() else {}
-        there = results.get(args.experiment, {"rows": {}})["rows"]
-        known = {**known, "rows": {**there, **known["rows"]}}
-        content = {"experiments": {**results, args.experiment: known}}
-        result = write_result(args.out, content)
-        page = page_of(json.loads(result.read_text(encoding="utf-8")))
-        write_atomically(Path(args.out) / PAGE, page)
+def _write(args: argparse.Namespace, subject: Subject) -> None:
+    """Write the result of all rows that are there, and its page."""
+    known, path = _known(args), Path(args.out) / RESULT
+    if "full" not in known:
+        known["full"] = subject.accuracy(subject.net)
+        known["cost"] = subject.full_cost
+    results = read_json(path)["experiments"] if path.exists() else {}
+    content = {"experiments": {**results, args.experiment: known}}
+    result = write_result(args.out, content)
+    page = page_of(json.loads(result.read_text(encoding="utf-8")))
+    write_atomically(Path(args.out) / PAGE, page)
 
 
 # ---------------------------------------------------------------- net and images

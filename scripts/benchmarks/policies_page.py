@@ -232,8 +232,7 @@ def _choice(measured: Sequence[Mapping]) -> list[str]:
     if free is None or search is None:
         return []
     gap = 100 * (search["accuracy"] - free["accuracy"])
-    count = len(measured) and search["tried"]
-    cost = f"{search['plan_seconds']:.0f} CPU seconds and {count} episodes"
+    cost = f"{search['plan_seconds']:.0f} CPU seconds and {search['tried']} episodes"
     name = f"`{search['policy']}`"
     if gap <= 0:
         return [

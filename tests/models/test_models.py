@@ -263,7 +263,7 @@ def test_teacher_with_other_classes_or_anchors_is_refused(net, change, message):
 
 
 def test_teacher_of_another_trunk_and_width_is_welcome(net):
-    teacher = build("ssd_300_resnet18_v1b", CLASSES, **TINY)
+    teacher = models.build("ssd_300_resnet18_v1b", CLASSES, extras=(32, 16, 16))
     training.check_teacher(net, teacher)
 
 
@@ -301,7 +301,7 @@ def test_same_seed_gives_the_same_values():
 
 def test_names_do_not_depend_on_what_was_built_before():
     first, second = (
-        list(build("ssd_300_resnet18_v1b", CLASSES, **TINY).collect_params())
+        list(models.build("ssd_300_resnet18_v1b", CLASSES).collect_params())
         for _ in range(2)
     )
     assert first == second
@@ -431,7 +431,7 @@ SIZES = [  # name, options, the smallest size and the largest
 @pytest.mark.parametrize(("name", "options", "least", "most"), SIZES)
 def test_sizes_at_the_ends_give_one_score_for_each_anchor(name, options, least, most):
     for size in (least, most):
-        net = build(name, CLASSES, size=size, width=0.25, **options)
+        net = models.build(name, CLASSES, size=size, **options)
         _, shapes, _ = raw_head.raw_head(net).infer_shape(data=(1, 3, size, size))
         anchors = ssd.anchors_of(net).shape[1]
         assert [shape[1] for shape in shapes] == [anchors, anchors]

@@ -57,10 +57,22 @@ def place(tmp_path_factory):
     return folder
 
 
+def times_of(run) -> dict:
+    """Return when the result of each stage was written."""
+    return {path: path.stat().st_mtime_ns for path in run.glob("*/result.json")}
+
+
 @pytest.fixture(scope="module")
-def reported(place):
-    """Return the folder of the report of that run."""
+def resumed(place):
+    """Resume that run, which adds a report; return the times of before."""
+    before = times_of(place / "run")
     pipeline.run(recipe_in(place), place / "run", resume=True, options=QUIET)
+    return before
+
+
+@pytest.fixture(scope="module")
+def reported(place, resumed):
+    """Return the folder of the report of that run."""
     return place / "run" / "report"
 
 
@@ -165,19 +177,15 @@ def test_report_holds_tables_and_pictures(reported):
 
 
 @pytest.mark.slow
-def test_resume_of_a_finished_run_changes_nothing(place, tmp_path):
-    out = copy(place, tmp_path)
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
-    quick_run(recipe_in(place), out, resume=True)
-    assert {p: p.stat().st_mtime_ns for p in out.glob("*/result.json")} == {
-        p: t for p, t in before.items() if p.parent.name in STAGES
-    }
+def test_resume_of_a_finished_run_changes_nothing(place, resumed):
+    assert len(resumed) == len(STAGES)
+    assert times_of(place / "run") == resumed
 
 
 @pytest.mark.slow
 def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path):
     out = copy(place, tmp_path)
-    for stage in STAGES[1:]:
+    for stage in STAGES[2:]:  # the rows before are tested with classifiers
         shutil.rmtree(out / stage)
     (out / "result.json").unlink()
     quick_run(recipe_in(place), out, resume=True)

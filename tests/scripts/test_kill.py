@@ -1,4 +1,4 @@
-"""A few kills of small runs; scripts/kill.py makes many of a longer one."""
+"""A few kills of small runs; scripts/kill.py and kill_chains.py make many of longer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from gluon_compress import Budget, count, export, mask, select, trace
+from gluon_compress.compression.controller import Compression
 from gluon_compress.data import make_toy
 from gluon_compress.plan import Constraints
 from gluon_compress.prune import Rounds, mask_in_rounds
 from gluon_compress.storage.atomic import write_json
 from gluon_compress.train import Schedule, fit
+from gluon_compress.validation import parse
 from tools.kill import Campaign
+from tools.kill_chains import drawn_chain, killed_chain, page_of
 from training import QUIET, Batches, conv_net, cross_entropy
 
 SCHEDULE = Schedule(
@@ -81,3 +84,24 @@ def test_careless_run_is_found_out(tmp_path):
     campaign.run(3)
     assert campaign.runs["different"] >= 1
     assert any(name.endswith("/log") for name in campaign.differences)
+
+
+def test_chains_that_are_drawn_can_work():
+    chains = [parse(Compression, {"compression": drawn_chain(n)}) for n in range(60)]
+    orders = {tuple(row.algorithm for row in chain.compression) for chain in chains}
+    assert {name for order in orders for name in order} == {
+        *("prune", "sparsify", "binarize", "quantize")
+    }
+    assert ("quantize", "sparsify") in {order[-2:] for order in orders}
+
+
+def test_a_killed_chain_of_compression_ends_the_same(tmp_path):
+    chain = killed_chain(tmp_path, 9, kills=2)
+    assert [row.split(" ")[0] for row in chain["rows"]] == [
+        *("prune", "sparsify", "quantize")
+    ]
+    assert chain["kills"] >= 2
+    assert chain["leftovers"] + chain["differences"] == []
+    facts = {"seed": 0, "commit": "abc", "date": "2026-01-01T00:00:00Z"}
+    page = page_of({**facts, "chains": [chain, chain]})
+    assert f"| all | {2 * chain['kills']}" in " ".join(page.split())
