@@ -16,7 +16,7 @@ from gluon_compress.sweeps import Sweep, announcing, run_tasks
 from gluon_compress.sweeps import worker as on_worker
 from sweep_tasks import busy, die, halved, square, wait_for_go
 
-distributed = pytest.importorskip("distributed")
+dask = pytest.importorskip("dask")
 
 PATIENCE = 300  # seconds; on a quiet machine, a fraction of one is enough
 
@@ -24,7 +24,7 @@ PATIENCE = 300  # seconds; on a quiet machine, a fraction of one is enough
 @pytest.fixture(scope="module")
 def local():
     """Begin two local workers, as any sweep on this machine does."""
-    import dask
+    import distributed
 
     from gluon_compress.sweeps.cluster import SETTINGS
 
