@@ -28,7 +28,8 @@ Writes synthetic sets of tiny images into FOLDER unless they are there: 100,000 
 in VOC layout, 118,000 in COCO's format, 100,000 in folders of classes, and 1,000,000
 records; 3 GB in all. Each step is measured in a process of its own. result.json is
 written after each, and what it has of the same commit is not measured again. At the
-end, large_data.md is written too. An earlier version is measured and compared by
+end, large_data.md is written too, with a dash for what --only has left out. An earlier
+version is measured and compared by
 
   %(prog)s --sets FOLDER --package CHECKOUT --out before
   %(prog)s --sets FOLDER --before before/result.json --out docs/benchmark/large_data
@@ -78,7 +79,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--package", metavar="CHECKOUT", default=str(ROOT), help="default: this one"
     )
-    parser.add_argument("--before", metavar="FILE", help="result of an earlier version")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="figures to measure, as 'voc first'"
+    )
+    parser.add_argument(
+        "--parts", nargs="+", default=[], metavar="FILE", help="results of --only"
+    )
+    parser.add_argument(
+        "--before", nargs="+", metavar="FILE", help="results of an earlier version"
+    )
     parser.add_argument(
         "--few", type=above_0, default=1600, help="images of batches; default: 1600"
     )
@@ -96,16 +105,20 @@ def _benchmark(args: argparse.Namespace) -> None:
             with draft_folder(folder) as draft:
                 write(draft / layout, max(1, images // args.divide))
                 os.rename(draft / layout, folder)
-    content = _known(args)
-    for tasks in _tasks(Path(args.package) == ROOT, args.few):
-        missing = {k: task for k, task in tasks.items() if k not in content["figures"]}
+    is_here = Path(args.package) == ROOT
+    parts = _tasks(is_here, args.few)
+    wanted = args.only or [name for tasks in parts for name in tasks]
+    known = _known(args)["figures"]
+    for tasks in parts:
+        missing = {k: tasks[k] for k in tasks if k in wanted and k not in known}
         with ThreadPoolExecutor(args.jobs) as pool:
             made = pool.map(partial(measured, args), missing.items())
             for name, figures in zip(missing, made):
+                content = _known(args)
                 content["figures"][name] = figures
                 write_result(args.out, content)
-    path = write_result(args.out, content)
-    if Path(args.package) == ROOT:
+    path = write_result(args.out, _known(args))
+    if is_here:
         page = page_of(json.loads(path.read_text(encoding="utf-8")))
         write_atomically(Path(args.out) / PAGE, page)
         print(page)
@@ -116,15 +129,17 @@ def _known(args: argparse.Namespace) -> dict[str, Any]:
     command = ["git", "-C", args.package, "rev-parse", "HEAD"]
     commit = subprocess.check_output(command, text=True).strip()
     settings = {"package": commit, "divide": args.divide, "few": args.few}
-    content: dict[str, Any] = {"settings": settings, "figures": {}}
-    path = Path(args.out, RESULT)
-    if path.exists():
-        stored = read_json(path)
-        if stored["settings"] == settings:
-            content["figures"] = stored["figures"]
+    figures: dict[str, Any] = {}
+    for file in (*args.parts, Path(args.out, RESULT)):
+        if Path(file).exists():
+            stored = read_json(file)
+            if stored["settings"] == settings:
+                figures.update(stored["figures"])
+    content: dict[str, Any] = {"settings": settings, "figures": figures}
     if args.before:
-        before = read_json(args.before)
-        content["before"] = {name: before[name] for name in ("settings", "figures")}
+        results = [read_json(file) for file in args.before]
+        every = {k: v for each in results for k, v in each["figures"].items()}
+        content["before"] = {"settings": results[0]["settings"], "figures": every}
     return content
 
 
@@ -160,48 +175,58 @@ def measured(args: argparse.Namespace, task: tuple[str, tuple]) -> dict[str, Any
 
 def page_of(result: Mapping[str, Any]) -> str:
     """Return the page as Markdown, from the result alone."""
-    figures, before = result["figures"], result.get("before")
-    imported = max(figures[f"{name} first"]["imported_mb"] for name in NAMES)
+    figures = result["figures"]
+    before = result.get("before", {"figures": {}})
+    imported = max(each["imported_mb"] for each in figures.values())
     source = f"{result['hardware']['cpu']}; commit {result['settings']['package']}"
     parts = [
         INTRODUCTION.format(imported=imported),
         f"{source}, {result['date'][:10]}.\n",
         OPENING,
     ]
-    if before:
+    if before["figures"]:
         parts.append(BEFORE.format(commit=before["settings"]["package"]))
-    parts += [_opening(figures, before), _batching(figures), EVALUATING]
-    rows = [[f"now, {n}", figures[f"evaluate {n}"]] for n in ("few", "all")]
-    if before:
-        rows.insert(0, ["before, few", before["figures"]["evaluate few"]])
-    cells = [
-        [name, f"{f['used']:,}", f"{f['cpu']:.0f}", f"{f['peak_mb']:.0f}"]
-        for name, f in rows
+    parts += [_opening(figures, before["figures"]), _batching(figures), EVALUATING]
+    rows = [
+        [when, f"{each['used']:,}", _number(each, "cpu"), _number(each, "peak_mb")]
+        for when, of in (("before", before["figures"]), ("now", figures))
+        for each in (of.get("evaluate few"), of.get("evaluate all"))
+        if each
     ]
-    parts.append(table(["", "images", "CPU s", "MB"], cells))
+    parts.append(table(["", "images", "CPU s", "MB"], rows))
     return "\n".join(parts) + "\n"
 
 
-def _opening(figures: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
-    rows = []
+def _opening(figures: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    rows, columns = [], {"first": figures, "again": figures}
+    if before:
+        columns = {"before": before, **columns}
     for name, text in NAMES.items():
-        each = {when: figures[f"{name} {when}"] for when in ("first", "again")}
-        if before:
-            each = {"before": before["figures"][f"{name} first"], **each}
-        seconds = [f"{f['cpu']:.1f}" for f in each.values()]
-        memory = [f"{f['peak_mb']:.0f}" for f in each.values()]
-        rows.append([text, f"{each['first']['images']:,}", *seconds, *memory])
-    columns = [f"{when}, {unit}" for unit in ("CPU s", "MB") for when in each]
-    return table(["set", "images", *columns], rows) + "\n"
+        each = [
+            of.get(f"{name} {when if of is figures else 'first'}", {})
+            for when, of in columns.items()
+        ]
+        seconds = [_number(f, "cpu", 1) for f in each]
+        memory = [_number(f, "peak_mb") for f in each]
+        rows.append([text, _number(each[-1], "images"), *seconds, *memory])
+    head = [f"{when}, {unit}" for unit in ("CPU s", "MB") for when in columns]
+    return table(["set", "images", *head], rows) + "\n"
+
+
+def _number(figures: Mapping[str, Any], key: str, digits: int = 0) -> str:
+    """Return a figure as text; a dash if it was not measured."""
+    return f"{figures[key]:,.{digits}f}" if figures else "–"
 
 
 def _batching(figures: Mapping[str, Any]) -> str:
-    rows = []
+    rows, used = [], 0
     for name, text in NAMES.items():
-        each = figures[f"{name} batches"]
-        ms = 1e3 * each["cpu_after_opening"] / each["used"]
-        rows.append([text, f"{ms:.2f}", f"{each['peak_mb']:.0f}"])
-    head = BATCHING.format(used=each["used"])
+        each = figures.get(f"{name} batches")
+        if each:
+            used = each["used"]
+            ms = 1e3 * each["cpu_after_opening"] / used
+            rows.append([text, f"{ms:.2f}", _number(each, "peak_mb")])
+    head = BATCHING.format(used=used)
     return "\n".join([head, table(["set", "CPU ms an image", "MB"], rows), ""])
 
 

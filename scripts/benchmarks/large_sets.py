@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -101,7 +101,8 @@ WRITERS = {
 
 def _objects(images: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the class numbers and corner boxes of each image, in whole pixels."""
-    return chain.from_iterable(_block(start) for start in range(0, images, 1000))
+    blocks = (_block(start) for start in range(0, images, 1000))
+    return islice(chain.from_iterable(blocks), images)
 
 
 def _block(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
+import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import gluon
 
 from gluon_compress.cli.app import Command
 from gluon_compress.data import Batches, ImageFolder, workers
 from gluon_compress.data.workers import PROCESSES, LostWorker, by_processes, by_threads
+from gluon_compress.train import fit
 from images import write_folder
+from training import EAGER, SHORT, cross_entropy
 
 
 class Numbers:
@@ -189,3 +194,38 @@ def test_a_command_that_lost_a_worker_may_be_tried_again(capsys):
         Command("a text", lambda parser: None, run, writes=()).main([])
     assert end.value.code == 75
     assert "SIGKILL" in capsys.readouterr().err
+
+
+def trained(folder, act, **how) -> list:
+    """Return the parameters of a small net, trained on ``Numbers``."""
+    net = gluon.nn.Dense(12, in_units=192)
+    mx.random.seed(0)
+    net.initialize(mx.init.Xavier())
+    batches = Batches(Numbers(act), plain, 4, **how)
+
+    def loss(net, batch):
+        return cross_entropy(net, (batch[0].flatten(), batch[1]))
+
+    schedule = SHORT.replace(learning_rate=0.01)
+    options = replace(EAGER, resume=folder.exists())
+    fit(net, batches, loss, schedule, folder, options=options)
+    return [p.data().asnumpy().tolist() for p in net.collect_params().values()]
+
+
+def test_a_training_goes_on_after_the_loss_of_a_worker(tmp_path):
+    marks = [tmp_path / "first", tmp_path / "second"]
+
+    def act(index: int) -> None:
+        if index == 5:  # once in each epoch
+            left = [mark for mark in marks if not mark.exists()]
+            if left:
+                left[0].touch()
+            if len(left) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    expected = trained(tmp_path / "threads", lambda index: None)
+    with pytest.raises(LostWorker):
+        trained(tmp_path / "run", act, processes=2)
+    assert all(mark.exists() for mark in marks)
+    assert trained(tmp_path / "run", act, processes=2) == expected
+    assert no_child_is_left()
