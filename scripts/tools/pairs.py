@@ -351,8 +351,8 @@ def _run(args: argparse.Namespace) -> None:
     """Carry out the campaign, and write and print what came of it."""
     names = args.commands or list(TASKS)
     settings = {"seed": args.seed, "rounds": args.rounds, "commands": names}
-    result = _earlier_part(Path(args.out) / RESULT, settings) if args.resume else {}
-    commits = list(dict.fromkeys([*_commits(result), environment()["commit"]]))
+    result = earlier_part(Path(args.out) / RESULT, settings) if args.resume else {}
+    commits = commits_of(result, environment()["commit"])
     with tempfile.TemporaryDirectory() as place:
         campaign = Campaign(Path(place), names, args.seed)
         if result:
@@ -374,7 +374,7 @@ def _run(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _earlier_part(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def earlier_part(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the campaign has counted so far; ValueError if it is another one."""
     result = read_json(path)
     for key, value in settings.items():
@@ -386,9 +386,10 @@ def _earlier_part(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _commits(result: Mapping[str, Any]) -> list[str]:
-    """Return the commits that a campaign ran with: more than one if it was resumed."""
-    return result.get("commits") or [result["commit"]] if result else []
+def commits_of(result: Mapping[str, Any], *more: str | None) -> list:
+    """Return the commits that a campaign ran with, more than one if it was resumed."""
+    earlier = result.get("commits") or [result["commit"]] if result else []
+    return list(dict.fromkeys([*earlier, *more]))
 
 
 def page_of(result: Mapping[str, Any]) -> str:
@@ -397,7 +398,7 @@ def page_of(result: Mapping[str, Any]) -> str:
     tried = sum(sum(row.values()) for _, row in rows)
     count = len(result["commands"])
     counts = {"count": count, "tried": tried, "all_pairs": result["rounds"] * count**2}
-    facts = {"date": result["date"][:10], "commits": ", ".join(_commits(result))}
+    facts = {"date": result["date"][:10], "commits": ", ".join(commits_of(result))}
     lines = [INTRODUCTION.format(**{**result, **counts, **facts})]
     total = [str(sum(row[column] for _, row in rows)) for column in COLUMNS]
     cells = [(name, *(str(row[column]) for column in COLUMNS)) for name, row in rows]

@@ -344,3 +344,53 @@ def test_a_name_alone_is_refused_with_what_it_needs():
     graph = trace(ready(wide(), SHAPE), SHAPE)
     with pytest.raises(ValueError, match="PlanScore"):
         select(graph, Budget.share(count(graph), macs=0.6), selection="amc")
+
+
+# What is told in advance, to scores that several workers compute.
+
+
+class Foreseeing(Counted):
+    """A score that notes before which call each plan was announced."""
+
+    def __init__(self, **how) -> None:
+        super().__init__(**how)
+        self.announced: dict = {}
+        self.asked: list = []
+
+    def expect(self, plans) -> None:
+        for plan in plans:
+            self.announced.setdefault(json.dumps(plan.keep), self.calls)
+
+    def __call__(self, plan) -> float:
+        self.asked.append(json.dumps(plan.keep))
+        return super().__call__(plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "foreseen"), [("amc", 10), ("legr", 25), ("random_search", 25)]
+)
+def test_what_no_reward_decides_is_announced(name, foreseen):
+    courses = []
+    for score in (Counted(), Foreseeing()):
+        rows: list = []
+        MAKE[name](score, episodes=25, progress=rows.append)(problem_of())
+        courses.append(rows)
+    assert courses[0] == courses[1]
+    assert set(score.asked[1 : 1 + foreseen]) == set(score.announced)
+    early = [
+        number
+        for number, plan in enumerate(score.asked)
+        if score.announced.get(plan, number) < number
+    ]
+    # Of an evolution, what has an earlier episode among its rivals has to wait for it.
+    assert len(early) > (12 if name == "legr" else foreseen - 2)
+
+
+def test_what_the_log_knows_is_not_announced(tmp_path):
+    file = tmp_path / "search.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        RandomSearch(Counted(stop_after=6), episodes=9, log=file)(problem_of())
+    score = Foreseeing()
+    RandomSearch(score, episodes=9, log=file)(problem_of())
+    assert list(score.announced) == list(dict.fromkeys(score.asked))
+    assert score.calls == 9 + 1 - 6

@@ -81,16 +81,26 @@ class AMC(Search):
         environment = Environment(problem, self.least)
         steps = len(environment.groups)
         agent = DDPG(STATIC + 3, max(steps, 1), self.agent, random)
-        while (why := trials.ended()) is None:
-            number = len(trials.episodes) - self.warmup
-            spread = self.noise * self.decay**number if number >= 0 else None
+
+        def walk(spread: float | None) -> np.ndarray:
             environment.reset()
             for _ in range(steps):
                 action = _explored(agent, environment.state(), spread, random)
                 environment.step(action)
-            levels = environment.levels
+            levels = environment.levels.copy()
             if spread is None and self.fills:
                 levels = filled(problem, levels)
+            return levels
+
+        # No reward changes what the warm-up tries.
+        first = [walk(None) for _ in range(min(self.warmup, self.episodes))]
+        trials.expect(dict(enumerate(first)))
+        while (why := trials.ended()) is None:
+            number = len(trials.episodes) - self.warmup
+            if number < 0:
+                levels = first[len(trials.episodes)]
+            else:
+                levels = walk(self.noise * self.decay**number)
             reward = trials.try_out(levels)
             if steps:
                 agent.remember(*environment.followed(levels), reward)

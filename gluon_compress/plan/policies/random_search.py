@@ -31,7 +31,12 @@ class RandomSearch(Search):
         """
         trials = Trials(self, problem, self.name)
         random = np.random.RandomState(self.seed)
+        drawn = (
+            walled(problem, random.rand(len(problem.groups)))
+            for _ in range(self.episodes)
+        )
+        plans = [filled(problem, levels) if self.fills else levels for levels in drawn]
+        trials.expect(dict(enumerate(plans)))
         while (why := trials.ended()) is None:
-            levels = walled(problem, random.rand(len(problem.groups)))
-            trials.try_out(filled(problem, levels) if self.fills else levels)
+            trials.try_out(plans[len(trials.episodes)])
         return trials.finish(why)
