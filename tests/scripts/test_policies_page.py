@@ -48,7 +48,8 @@ def page(*rows: dict) -> str:
 
 
 def agents(*accuracies: float) -> list[dict]:
-    found = {"tried": 40, "score": 0.5, "plan_seconds": 60.0}
+    found = {"tried": 40, "score": 0.5, "reference_score": 0.4, "plan_seconds": 60.0}
+    found.update({"search_size": 96, "sample": 80})
     return [measured("amc", a, seed, **found) for seed, a in enumerate(accuracies)]
 
 
@@ -81,6 +82,13 @@ def test_page_compares_the_mean_of_the_agents_with_the_best_greedy(
         *rows, *agents(*accuracies)
     )
     assert f"greedy, reconstructed: {MISSING}" in page(*rows, *agents(*accuracies[:2]))
+
+
+def test_page_shows_what_a_search_went_by():
+    line = next(row for row in page(*agents(0.6)).splitlines() if "60.0 |" in row)
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    search = ["50.0", "40.0", "40 × 80 at 96", "60"]
+    assert cells == ["amc, seed 0", MISSING, "60.0", *search]
 
 
 def test_page_says_whether_an_aim_is_met():
@@ -132,9 +140,9 @@ def test_rows_are_measured_once_by_any_process(call, tmp_path, monkeypatch):
     assert (places["out"] / "policies.md").read_text() == page_of(result)
     monkeypatch.setattr(policies, "_plan", None)  # nothing is left to do
     assert call("benchmark_policies", *options, *chosen)[:2] == (0, "")
-    options[options.index("--episodes") + 1] = 5
+    options[options.index("--points") + 1] = 5
     refused = call("benchmark_policies", *options, *chosen)
-    assert_refused(refused, "episodes", "4", "5")
+    assert_refused(refused, "points", "4", "5")
 
 
 @pytest.mark.parametrize(
