@@ -37,6 +37,8 @@ SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    # A local worker that takes long to come back, on a busy machine, is not given up.
+    "distributed.deploy.lost-worker-timeout": "1 hour",
 }
 
 
