@@ -251,7 +251,7 @@ class Campaign:
         )
         faults = []
         if ended is None:
-            left = [name for other, name in others.items() if _runs(other)]
+            left = [n for other, n in others.items() if n != LAUNCHER and _runs(other)]
             faults.append(f"{left} still run {LIMIT:g} s later")
         row.kills += 1
         row.slowest = max(row.slowest, ended or LIMIT)
