@@ -90,6 +90,8 @@ class Graph:
     grouping : Grouping
     annotated : Annotated
         The symbol with the annotations that slimming keeps.
+    running : frozenset of str
+        Names of the parameters that are running statistics.
     deployed : callable, optional
         Returns what ``inference`` does, where that is another graph.
     """
@@ -101,6 +103,7 @@ class Graph:
     inputs: dict[str, tuple]
     grouping: Grouping
     annotated: Annotated
+    running: frozenset[str]
     deployed: Callable[[], Graph] | None = field(default=None, compare=False)
 
     def inference(self) -> Graph:
@@ -446,6 +449,7 @@ def trace(net: Any, shape: Any = None) -> Graph:
     groups = find_groups(plain, plain_heads, shapes, inputs)
     return Graph(
         *(plain, plain_heads, params, settings, inputs, groups, annotated),
+        running=frozenset(symbol.list_auxiliary_states()),
         deployed=_deployed(net, inputs),
     )
 

@@ -13,6 +13,7 @@ from mxnet.gluon import HybridBlock, SymbolBlock
 from gluon_compress.data import Objects, Preprocess
 from gluon_compress.data.normalization import MEAN, STD
 from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of, pair_of
+from gluon_compress.graph.concats import with_plain_gradients
 from gluon_compress.graph.symbols import (
     infer_shapes,
     put_together,
@@ -255,7 +256,15 @@ class Family(ABC):
 
     def training_symbol(self, net: HybridBlock) -> mx.sym.Symbol:
         """Return what ``training_net`` computes: ``to_symbol`` in any form of it."""
-        return self.to_symbol(net)
+        return self.trainable(net, self.to_symbol(net))
+
+    def trainable(self, net: HybridBlock, symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+        """Return a symbol of a net's parameters as MXNet's kernels can train it.
+
+        It is the same one where nothing has to change.
+        """
+        stated = shapes_of({p.name: p for p in net.collect_params().values()})
+        return with_plain_gradients(symbol, {**stated, "data": self._input_shape(net)})
 
     def training_net(
         self,

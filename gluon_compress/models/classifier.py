@@ -193,8 +193,12 @@ class ClassifierFamily(Family):
         stride: int = 1,
         seed: int = 0,
     ) -> NamedBlock:
-        """Return the net itself with named outputs, or its symbol with taps."""
-        if not taps:
+        """Return the net itself with named outputs, or its symbol.
+
+        The symbol has taps, or is one that MXNet's kernels can train.
+        """
+        symbol = self.to_symbol(net)
+        if not taps and self.trainable(net, symbol) is symbol:
             return NamedBlock(net, OUTPUTS, self._input_shape(net))
         return super().training_net(
             net, taps, adapters=adapters, stride=stride, seed=seed

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from benchmarks.policies_page import EXPERIMENTS, PAGE, Row, page_of
+from benchmarks.policies_page import EXPERIMENTS, PAGE, SEARCHES, Row, page_of
 from gluon_compress.cli.app import Command
 from gluon_compress.cli.options import (
     RESULT,
@@ -39,9 +39,11 @@ May be stopped at any time. When started again it goes on: searches at the episo
 had come to, by their logs in --work. --shares, --repairs, --policies and --seeds choose
 some of an experiment's rows: several processes may do different ones, all but one of
 them without --out. With --out, result.json has all that were ever measured, and
-policies.md says which are not there yet.
+policies.md says which are not there yet. Rows of searches with other --search-size,
+--sample or --episodes are made anew.
 """
-SETTINGS = ("size", "search_size", "images", "sample", "fit", "points", "episodes")
+SETTINGS = ("size", "images", "fit", "points")
+SEARCH_SETTINGS = ("search_size", "sample", "episodes")
 PLAN, TIME, FIGURES = "plan.json", "time.json", "figures.json"
 EFFECTS = "effects.json"
 BATCH = 50
@@ -76,7 +78,8 @@ def _benchmark(args: argparse.Namespace) -> None:
     known = _known(args)
     subject = Subject(args)
     for row in rows:
-        if row.key in known["rows"]:
+        there = known["rows"].get(row.key)
+        if there is not None and there == {**there, **_search(row, args)}:
             continue
         _plan(row, subject, args)
         figures = _measured(row, subject, args)
@@ -125,8 +128,15 @@ def _known(args: argparse.Namespace) -> dict[str, Any]:
     for row in EXPERIMENTS[args.experiment].rows():
         file = _folder(row, args) / FIGURES
         if file.exists():
-            known["rows"][row.key] = read_json(file)
+            known["rows"][row.key] = {**read_json(file), **_search(row, args)}
     return known
+
+
+def _search(row: Row, args: argparse.Namespace) -> dict[str, int]:
+    """Return the settings of a row's search; none if it is no search."""
+    if row.policy not in SEARCHES:
+        return {}
+    return {name: getattr(args, name) for name in SEARCH_SETTINGS}
 
 
 def _write(args: argparse.Namespace, subject: Subject) -> None:
@@ -280,7 +290,8 @@ class Subject:
 
 def _folder(row: Row, args: argparse.Namespace) -> Path:
     """Return the folder of a row's plan and log, in one of the settings."""
-    settings = "_".join(str(getattr(args, name)) for name in SETTINGS)
+    names = (*SETTINGS, *SEARCH_SETTINGS)
+    settings = "_".join(str(getattr(args, name)) for name in names)
     return Path(args.work) / args.experiment / settings / row.key
 
 
@@ -310,21 +321,21 @@ def _plan(row: Row, subject: Subject, args: argparse.Namespace) -> None:
 
 
 def _policy(row: Row, subject: Subject, args: argparse.Namespace, clock: _Clock) -> Any:
-    from gluon_compress.plan import AMC, SEARCHES, Greedy, LeGR
+    from gluon_compress import plan
     from gluon_compress.plan.policies.episodes import SEARCH_LOG
 
     if row.policy == "greedy_measured":
-        return Greedy(_effects(subject, args, clock))
+        return plan.Greedy(_effects(subject, args, clock))
     if row.policy not in SEARCHES:
         return row.policy
     few = args.episodes // 4
     own = {
-        AMC.name: {"warmup": few},
-        LeGR.name: {"population": few, "samples": max(few // 4, 1)},
+        plan.AMC.name: {"warmup": few},
+        plan.LeGR.name: {"population": few, "samples": max(few // 4, 1)},
     }
     score = subject.score(row.repair)
     clock.begin()  # what a search prepares is measured once for all, see the page
-    return SEARCHES[row.policy](
+    return plan.SEARCHES[row.policy](
         score,
         episodes=args.episodes,
         seed=row.seed,

@@ -14,9 +14,11 @@ AGENT, LEAST_OF_AGENT = "amc", 0.3  # points that the agent may be behind greedy
 GREEDY = ("greedy", "greedy_measured")
 BY_HAND = ("uniform", "shallow_more", "deep_more")
 SEEDS = {AGENT: (0, 1, 2)}
-POLICIES = (*BY_HAND, *GREEDY, "random_search", "legr", AGENT)
+SEARCHES = ("random_search", "legr", AGENT)
+POLICIES = (*BY_HAND, *GREEDY, *SEARCHES)
 MISSING = "not run yet"
-HEAD = ("policy", *REPAIRS, "score in its search", "CPU seconds to plan")
+HEAD = ("policy", *REPAIRS, "score in its search", "greedy's", "episodes")
+HEAD += ("CPU seconds to plan",)
 INTRODUCTION = """# Which policy, at which cost in time?
 
 Nets are cut to a budget by each policy, and repaired without training: *recalibrated*
@@ -30,6 +32,10 @@ at equal numbers of episodes. Channels are chosen by `l1`.
 - `greedy`: what is missed least for what it saves. `greedy_measured`: the same with
   output sensitivities (`gc.effects`) as weights.
 - `random_search`; `legr`, an evolution of rankings; `amc`, the agent that learns.
+
+The score in its search is that of the plan it settled on; beside it the score that
+`greedy` has there, and how many episodes had how many images of how many pixels. Where
+both are close to that of chance, a search has little to follow.
 
 Seconds are CPU seconds of one thread from the net to the plan. What the scores of a
 search need once for a net, such as images in memory and the covariances of its layers,
@@ -149,11 +155,9 @@ def _facts(experiment: Experiment, known: Mapping[str, Any]) -> str:
     commits = dict.fromkeys(row["commit"][:12] for row in rows)
     processors = dict.fromkeys(row["cpu"] for row in rows)
     pixels = "" if experiment.detector else f" at {known['size']} pixels"
-    search = "" if experiment.detector else f" at {known['search_size']} pixels"
     return (
         f"{experiment.about}; `{known['model']}`: {100 * known['full']:.1f} on "
-        f"{known['images']} images{pixels}. Searches have {known['episodes']} episodes "
-        f"of {known['sample']} images{search}. Nets are repaired on {known['fit']} "
+        f"{known['images']} images{pixels}. Nets are repaired on {known['fit']} "
         f"images, {known['points']} places each. Widths are multiples of "
         f"{experiment.multiple}. {', '.join(processors)}; "
         f"commit {', '.join(commits)}.\n"
@@ -186,9 +190,13 @@ def _cells(found: Mapping[str, Mapping]) -> list[str]:
     ]
     best = found.get("reconstructed") or found.get("recalibrated")
     if best is None:
-        return [*figures, "–", "–"]
-    score = "–" if best["score"] is None else f"{100 * best['score']:.1f}"
-    return [*figures, score, f"{best['plan_seconds']:.0f}"]
+        return [*figures, "–", "–", "–", "–"]
+    search = ["–", "–", "–"]
+    if best["score"] is not None:
+        images = f"{best['tried']} × {best['sample']} at {best['search_size']}"
+        scores = [f"{100 * best[k]:.1f}" for k in ("score", "reference_score")]
+        search = [*scores, images]
+    return [*figures, *search, f"{best['plan_seconds']:.0f}"]
 
 
 def _aims(
@@ -228,12 +236,11 @@ def _aims(
 def _choice(measured: Sequence[Mapping]) -> list[str]:
     """Return which policy to take, from what was reconstructed."""
     free = _best(measured, "reconstructed", (*BY_HAND, *GREEDY))
-    search = _best(measured, "reconstructed", ("random_search", "legr", AGENT))
+    search = _best(measured, "reconstructed", SEARCHES)
     if free is None or search is None:
         return []
     gap = 100 * (search["accuracy"] - free["accuracy"])
-    count = len(measured) and search["tried"]
-    cost = f"{search['plan_seconds']:.0f} CPU seconds and {count} episodes"
+    cost = f"{search['plan_seconds']:.0f} CPU seconds and {search['tried']} episodes"
     name = f"`{search['policy']}`"
     if gap <= 0:
         return [

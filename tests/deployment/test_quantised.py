@@ -15,6 +15,7 @@ from gluon_compress.deployment.quantised import QuantisedGraph, steps_between
 from gluon_compress.deployment.runtimes import RUNTIMES
 from gluon_compress.graph import block_of, pair_of
 from gluon_compress.models.family import family_of
+from gluon_compress.models.ssd.family import SSDFamily
 from gluon_compress.quantization import quantize
 from gluon_compress.sparsity import sparsify
 from nets import NETS, SHAPE, batch, flat, ready
@@ -260,11 +261,11 @@ def test_quantised_nets_are_deployed_and_predict(make, tmp_path):
     images = np.random.RandomState(0).uniform(-2, 2, (4, 3, height, width))
     images = images.astype(np.float32)
     made = quantize(net, {"weights": {"bits": 4}}, [(images,)])
-    formats = ["onnx-int8", "onnx-int4", "packed", "int8"]
+    formats = ["onnx-int8", "onnx-int4", "packed", "int8", "mxnet"]
     manifest = deploy(made, tmp_path / "edge", formats=formats, images=images)
     for name in formats:
         entry = manifest["formats"][name]
-        assert entry["own_ranges"]
+        assert entry.get("own_ranges", name == "mxnet")
         assert entry["cpu_feature"] is not None
         assert entry["steps"] <= (4 if FORMATS[name].exact else 60)
     size = {n: f["bytes"] for n, f in manifest["files"].items()}
@@ -278,6 +279,24 @@ def test_quantised_nets_are_deployed_and_predict(make, tmp_path):
     ):
         predictor = Predictor(tmp_path / "edge", runtime, precision=precision)
         assert all(np.isfinite(part).all() for part in predictor([photo])[0])
+
+
+def test_a_step_of_a_quantiser_does_not_make_results_wrong(tmp_path, monkeypatch):
+    net = detector(size=(96, 128))
+    images = np.random.RandomState(0).uniform(-2, 2, (1, 3, 96, 128))
+    images = images.astype(np.float32)
+    made = quantize(net, None, [(images,)])
+    own = SSDFamily.results
+
+    def moved(self, net, batch):
+        *parts, boxes = own(self, net, batch)
+        return (*parts, boxes + 8)
+
+    monkeypatch.setattr(SSDFamily, "results", moved)
+    with pytest.raises(ValueError, match="whole"):
+        deploy(net, tmp_path / "float32", formats=["mxnet"], images=images)
+    manifest = deploy(made, tmp_path / "edge", formats=["mxnet"], images=images)
+    assert manifest["formats"]["mxnet"]["whole_difference"] < 1e-4
 
 
 @pytest.mark.parametrize("form", ["onnx-int4", "packed"])

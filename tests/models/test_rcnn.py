@@ -313,7 +313,7 @@ def test_parts_of_its_loss_cannot_be_balanced_by_gradients(net):
 
 
 def fit(net, images, folder, epochs, *, copied: Path | None = None):
-    """Train on one batch; ``copied``: where to copy the folder before epoch 10."""
+    """Train on one batch; ``copied``: where to copy the folder before epoch 6."""
     family = family_of(net)
     batches = Fixed(*batch_of(net, images), count=2)
     schedule = Schedule(
@@ -324,7 +324,7 @@ def fit(net, images, folder, epochs, *, copied: Path | None = None):
     )
 
     def copy(net, progress) -> None:
-        if copied is not None and progress.epoch == 10:
+        if copied is not None and progress.epoch == 6:
             shutil.copytree(folder, copied)
 
     step = models.supervised_step(family.loss(net))
@@ -348,9 +348,9 @@ def test_training_finds_the_objects_and_resumes_exactly(net, images, tmp_path):
     whole, fresh = (gc.slim(net, None) for _ in range(2))
     for parameter in fresh.collect_params(".*weight").values():
         parameter.set_data(1.5 * parameter.data())
-    fit(whole, images, tmp_path / "whole", 14, copied=tmp_path / "parts")
+    fit(whole, images, tmp_path / "whole", 8, copied=tmp_path / "parts")
     assert 0 < len(losses(tmp_path / "parts")) < len(losses(tmp_path / "whole"))
-    fit(fresh, images, tmp_path / "parts", 14)
+    fit(fresh, images, tmp_path / "parts", 8)
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
     for own, other in zip(*(n.collect_params().values() for n in (whole, fresh))):
         assert (own.data() == other.data()).asnumpy().all(), own.name

@@ -111,7 +111,6 @@ def test_half_trains(halved):
 OTHERS = {
     "mobilenetv2_0.5": 64,  # a convolution as classifier
     "mobilenetv3_small": 64,  # hard swish, squeeze and excitation
-    "resnet18_v2": 64,  # BatchNorm before the convolutions
     "squeezenet1.1": 224,  # concatenations without BatchNorm
     "shufflenet_v1": 96,  # grouped convolutions and channel shuffles
     "shufflenet_v2": 96,  # halves that go on untouched

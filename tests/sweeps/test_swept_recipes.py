@@ -72,7 +72,9 @@ def test_a_task_leaves_the_timing_to_a_quiet_machine(trained):
 def test_searches_and_sensitivities_are_the_same_byte_for_byte(
     trained, tmp_path, monkeypatch
 ):
-    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("dask")
+    import distributed
+
     monkeypatch.setattr(scoring, "score_one", score_tiny)
     content = read_json(trained / "recipe.json")
     model = {"name": NAME, "weights": str(trained / "run" / "full" / "model")}

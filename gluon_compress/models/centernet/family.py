@@ -126,7 +126,7 @@ class CenterNetFamily(Family):
 
     def training_symbol(self, net: HybridBlock) -> mx.sym.Symbol:
         """Return the maps with deformable convolutions in their form for training."""
-        return for_training(self.to_symbol(net))
+        return self.trainable(net, for_training(self.to_symbol(net)))
 
     def targets(self, net: HybridBlock, **settings: Any) -> Callable:
         """Return ``CenterNetTargets`` for the maps of a net."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from typing import Any, Callable, ClassVar, Mapping, Sequence
 
 import mxnet as mx
@@ -147,7 +148,8 @@ class SSDFamily(Family):
 
     def training_net(self, net: SSD, taps: Sequence[str] = (), **settings: Any) -> Any:
         """Return the raw head as a block; see ``models.ssd.training.training_net``."""
-        return training.training_net(net, taps, **settings)
+        made = partial(self.trainable, net)
+        return training.training_net(net, taps, made=made, **settings)
 
     def targets(self, net: SSD, *, assignment: str = "iou", **settings: Any) -> Any:
         """Return ``SSDTargets`` for the anchors of a net.

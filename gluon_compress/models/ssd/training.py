@@ -42,6 +42,7 @@ def training_net(
     adapters: Sequence[int] = (),
     stride: int = 1,
     seed: int = 0,
+    made: Callable = lambda symbol: symbol,
 ) -> NamedBlock:
     """Return the raw head as a block for training that shares the net's parameters.
 
@@ -64,6 +65,8 @@ def training_net(
         direction is given.
     seed : int
         Decides the adapters' initial values, whatever was drawn before.
+    made : callable
+        ``made(symbol)`` is the form that is trained.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def training_net(
     shapes = map_shapes(net) if numbers else ()
     steps = subsampling([shapes[i][2:] for i in numbers], stride)
     outputs += adapt(tapped, adapters, steps) if adapters else subsample(tapped, steps)
-    symbol = mx.sym.Group(outputs)
+    symbol = made(mx.sym.Group(outputs))
     block = SymbolBlock(
         symbol, mx.sym.var("data", dtype="float32"), params=net.collect_params()
     )
