@@ -1,4 +1,4 @@
-"""A few kills of small runs; scripts/kill.py and kill_chains.py make many of longer."""
+"""A few kills of small runs; scripts/kill.py makes many of a longer one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gluon_compress.storage.atomic import write_json
 from gluon_compress.train import Schedule, fit
 from gluon_compress.validation import parse
 from tools.kill import Campaign
-from tools.kill_chains import drawn_chain, killed_chain, page_of
+from tools.kill_chains import drawn_chain, page_of
 from training import QUIET, Batches, conv_net, cross_entropy
 
 SCHEDULE = Schedule(
@@ -95,13 +95,11 @@ def test_chains_that_are_drawn_can_work():
     assert ("quantize", "sparsify") in {order[-2:] for order in orders}
 
 
-def test_a_killed_chain_of_compression_ends_the_same(tmp_path):
-    chain = killed_chain(tmp_path, 9, kills=2)
-    assert [row.split(" ")[0] for row in chain["rows"]] == [
-        *("prune", "sparsify", "quantize")
-    ]
-    assert chain["kills"] >= 2
-    assert chain["leftovers"] + chain["differences"] == []
+def test_a_page_of_killed_chains_counts_them_all():
+    runs = {"tried": 3, "equal": 2, "different": 1}
+    chain = {"rows": ["prune"], "kills": 4, "runs": runs}
+    chain |= {"leftovers": [], "differences": ["run2/x"]}
     facts = {"seed": 0, "commit": "abc", "date": "2026-01-01T00:00:00Z"}
     page = page_of({**facts, "chains": [chain, chain]})
-    assert f"| all | {2 * chain['kills']}" in " ".join(page.split())
+    assert "| all | 8 | 6 | 4 | 2 | 0 |" in " ".join(page.split())
+    assert page.count("- run2/x") == 2
