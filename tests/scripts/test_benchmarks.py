@@ -18,6 +18,7 @@ from benchmarks import (
     layer_times,
     mxnet_forms,
     mxnet_time,
+    policies_page,
     runner,
     runtimes_page,
     sparsity,
@@ -348,6 +349,7 @@ PAGES = {  # what makes each committed page of its result
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
+    "policies": (policies_page.page_of, "policies.md"),
     "sparsity": (sparsity.page_of, "sparsity.md"),
     "training": (training_step.page_of, "training.md"),
 }
