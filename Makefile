@@ -7,6 +7,8 @@ PY := .venv/bin/python
 CORES := $(shell nproc 2>/dev/null || echo 2)
 # MXNet is fastest with one thread for each core.
 export OMP_NUM_THREADS ?= $(CORES)
+# Where bytecode is not kept, each process compiles MXNet and all else anew: 2 seconds.
+export PYTHONDONTWRITEBYTECODE :=
 export UV ?= uv
 
 RECIPE ?= model_zoo/ssd_300_toy/recipe.json

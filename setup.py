@@ -11,6 +11,8 @@ if not (3, 8) <= sys.version_info[:2] <= (3, 11):  # older pips find it out too 
 
 # MXNet 1.9.1 writes ONNX with up to 1.16; ONNX Runtime quantises with ml_dtypes.
 ONNX = ["onnx==1.16.2", "onnxruntime>=1.16,<2", "ml_dtypes<0.6"]
+# 2023.5 is the last for Python 3.8. Both come in pairs of one version.
+SWEEPS = ["dask>=2023.5,<2027", "distributed>=2023.5,<2027"]
 ZOO = "gluon_compress.model_zoo"
 ROOT = Path(__file__).resolve().parent
 VERSION = runpy.run_path(str(ROOT / "gluon_compress" / "version.py"))["__version__"]
@@ -57,12 +59,14 @@ setup(
     ],
     extras_require={
         "coco": ["pycocotools>=2.0.6,<3"],
+        "sweeps": SWEEPS,  # tasks on several processes or machines
         # Each brings a runtime, and what writes its files.
         "onnx": ONNX,
         "openvino": [*ONNX, "openvino==2023.3.0"],
         "ncnn": [*ONNX, "ncnn==1.0.20260526"],  # its converter: docs/deploy.md
         "dev": [
             *ONNX,
+            *SWEEPS,
             "openvino==2023.3.0",
             "ncnn==1.0.20260526",
             "pytest>=8,<10",

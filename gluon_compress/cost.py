@@ -21,7 +21,6 @@ import numpy as np
 from gluon_compress.graph import Graph
 from gluon_compress.graph.context import size_of
 from gluon_compress.graph.operators import operator_of
-from gluon_compress.graph.symbols import states
 
 BYTES = 4  # of one float32
 
@@ -116,14 +115,14 @@ def count(graph: Graph, plan: Any = None) -> Cost:
     if plan is not None:
         plan.check(graph)
     keep_mask = graph.keep_mask(plan.keep if plan is not None else {})
-    running, rows = states(graph.nodes), []
+    rows: list[Row] = []
     counted: set[str] = set()
     for i, node in enumerate(graph.nodes):
         if node["op"] == "null":
             continue
         parameters = _new_parameters(graph, node, counted)
         if parameters or operator_of(node["op"]).macs is not None:
-            rows.append(_row(graph, i, keep_mask, parameters, running))
+            rows.append(_row(graph, i, keep_mask, parameters))
     return Cost(tuple(rows))
 
 
@@ -156,9 +155,7 @@ def _new_parameters(graph: Graph, node: dict, counted: set[str]) -> list:
     return entries
 
 
-def _row(
-    graph: Graph, i: int, keep_mask: np.ndarray, parameters: Sequence, running: set
-) -> Row:
+def _row(graph: Graph, i: int, keep_mask: np.ndarray, parameters: Sequence) -> Row:
     """Return the cost of a node and of its ``parameters``."""
     node, out = graph.nodes[i], graph.kept_shape((i, 0), keep_mask)
     has_macs = operator_of(node["op"]).macs is not None
@@ -168,7 +165,7 @@ def _row(
         graph.nodes[entry[0]]["name"]: size_of(graph.kept_shape(entry, keep_mask))
         for entry in parameters
     }
-    trained = sum(size for name, size in sizes.items() if name not in running)
+    trained = sum(size for name, size in sizes.items() if name not in graph.running)
     stored = BYTES * sum(sizes.values())
     name = graph.grouping.names[i]
     return Row(name, node["op"], out, macs, trained, stored, activations)

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import io
 import logging
+from collections import defaultdict
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import mxnet as mx
@@ -19,7 +20,7 @@ from gluon_compress.sizes import Size, size_pair
 LOG = logging.getLogger(__name__)
 MEAN = "mAP"  # what GluonCV's metrics call the mean over classes
 STRICT = "voc_mAP_50_95"
-METRICS = {"voc07": VOC07MApMetric, "voc10": VOCMApMetric}
+_PIECES = 256  # small arrays that are joined
 MOST_OF_COCO = 100  # detections of an image that COCO's metric looks at
 OF_NMS = "post_nms and nms_topk of an SSD; larger ones find them"
 OF_COCO = "that COCO's metric looks at; voc_map has no such limit"
@@ -28,6 +29,21 @@ LARGEST = 4e4  # pixels; COCO's metric overlooks boxes of more than 1e10 pixels
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 
 
+class _AreaMetric(VOCMApMetric):
+    """GluonCV's metric of the area under the curve, without a loop over detections."""
+
+    def _average_precision(self, rec: Any, prec: Any) -> float:
+        if rec is None or prec is None:
+            return float("nan")
+        recalls = np.concatenate([[0.0], rec, [1.0]])
+        precisions = np.concatenate([[0.0], np.nan_to_num(prec), [0.0]])
+        # From each recall on, the highest precision.
+        highest = np.maximum.accumulate(precisions[::-1])[::-1]
+        steps = np.flatnonzero(recalls[1:] != recalls[:-1])
+        return np.sum((recalls[steps + 1] - recalls[steps]) * highest[steps + 1])
+
+
+METRICS = {"voc07": VOC07MApMetric, "voc10": _AreaMetric}
 _said: set[tuple[int, int]] = set()
 
 
@@ -103,26 +119,74 @@ def voc_map(
         detection or a label that is not a number, a class named ``mAP``, or when there
         is not one object to find (the difficult ones need not be).
     """
+    ious = np.ravel(np.asarray(iou, float)).tolist()
+    measures = _measures(metric, ious, classes)
+    _measure(measures, detect, batches, classes, size)
+    return _figures(measures)
+
+
+class _Grown:
+    """Numbers that are added piece by piece, in little more memory than they take.
+
+    GluonCV's metrics make an array of each, and do not mind that it is no list.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[np.ndarray] = []
+        self._large: list[np.ndarray] = []
+
+    def extend(self, values: np.ndarray) -> None:
+        """Add numbers."""
+        if len(values):
+            self._pieces.append(values)
+        if len(self._pieces) >= _PIECES:
+            self._large.append(np.concatenate(self._pieces))
+            self._pieces = []
+
+    def __array__(self, dtype: Any = None) -> np.ndarray:
+        pieces = [*self._large, *self._pieces]
+        values = np.concatenate(pieces) if pieces else np.array([])
+        return values if dtype is None else values.astype(dtype)
+
+
+def _measures(metric: str, ious: Sequence[float], classes: Sequence[str]) -> list:
+    """Return one of GluonCV's metrics for each overlap."""
     if MEAN in classes:
         raise ValueError(f"class {MEAN!r} is named as the mean; allowed: other names")
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; allowed: {', '.join(METRICS)}")
-    ious = np.ravel(np.asarray(iou, float)).tolist()
     if not ious or not all(0 < i <= 1 for i in ious):
+        iou = ious[0] if len(ious) == 1 else ious
         raise ValueError(f"iou is {iou!r}; allowed: above 0 to 1")
-    make = METRICS[metric]
-    measures = [make(iou_thresh=i, class_names=list(classes)) for i in ious]
+    return [METRICS[metric](iou_thresh=i, class_names=list(classes)) for i in ious]
+
+
+def _measure(
+    measures: Sequence[VOCMApMetric],
+    detect: Callable,
+    batches: Iterable,
+    classes: Sequence[str],
+    size: Size,
+) -> None:
+    """Add the detections and objects of all batches to metrics."""
     height, width = size_pair(size)
+    scores: dict[int, _Grown] = defaultdict(_Grown)
+    for measure in measures:
+        measure._score, measure._match = scores, defaultdict(_Grown)
     objects = 0
     for images, labels in batches:
-        ids, scores, corner_boxes = _detections(detect(images))
+        ids, values, corner_boxes = _detections(detect(images))
         labels = _numpy(labels)
         objects += _count(labels, len(classes), corner_boxes.shape[1])
         corner_boxes = np.clip(corner_boxes, 0, [width, height] * 2)
-        for image in zip(ids[..., 0], scores[..., 0], corner_boxes, labels):
+        for image in zip(ids[..., 0], values[..., 0], corner_boxes, labels):
             _add_image(measures, *image)
     if objects == 0:
         raise ValueError("these images hold no object to evaluate on")
+
+
+def _figures(measures: Sequence[VOCMApMetric]) -> dict[str, float]:
+    """Return the means over metrics: ``mAP`` first, then each class."""
     names = measures[0].get()[0]
     values = np.mean([measure.get()[1] for measure in measures], axis=0)
     figures = dict(zip(names, map(float, values)))
@@ -138,30 +202,33 @@ def _add_image(
 ) -> None:
     """Add the detections and objects of an image to metrics, as their ``update`` does.
 
-    That computes all overlaps again for each metric, over ten times as slowly.
+    That computes all overlaps again for each metric, over ten times as slowly. Scores
+    are those of all metrics.
     """
     found, label = ids >= 0, label[label[:, 4] >= 0]
     ids, scores = ids[found].astype(int), scores[found]
     more = np.array([0, 0, 1, 1], np.float32)
     detected, wanted = corner_boxes[found] + more, label[:, :4] + more
     classes = label[:, 4].astype(int)
+    ious = np.array([measure.iou_thresh for measure in measures])
     for number in np.unique(np.concatenate([ids, classes])):
         order = np.flatnonzero(ids == number)
         order = order[scores[order].argsort()[::-1]]
         objects = wanted[classes == number]
         difficult = label[classes == number, 5] != 0
-        best, most = np.zeros(len(order), int), np.zeros(len(order))
-        if len(objects):
+        hits = np.zeros((len(measures), len(order)), np.int8)
+        if len(objects) and len(order):
             best, most = best_overlaps(detected[order], objects)
-        for measure in measures:
+            rows, near = np.nonzero(most >= ious[:, None])
+            # The first of a metric's detections that are nearest to an object.
+            first = np.unique(rows * len(objects) + best[near], return_index=True)[1]
+            hits[rows[first], near[first]] = 1
+            ignored = difficult[best[near]]
+            hits[rows[ignored], near[ignored]] = -1
+        measures[0]._score[number].extend(scores[order])
+        for measure, row in zip(measures, hits):
             measure._n_pos[number] += int((~difficult).sum())
-            measure._score[number].extend(scores[order])
-            hits = np.zeros(len(order), int)
-            if len(objects):
-                near = np.flatnonzero(most >= measure.iou_thresh)
-                hits[near[np.unique(best[near], return_index=True)[1]]] = 1
-                hits[near[difficult[best[near]]]] = -1
-            measure._match[number].extend(hits)
+            measure._match[number].extend(row)
 
 
 def detect_all(detect: Callable, batches: Iterable) -> list[tuple]:
@@ -211,20 +278,15 @@ def precisions(
     ValueError
         As ``voc_map`` does.
     """
-    detected = detect_all(detect, batches)
-
-    def measured(**settings: Any) -> dict[str, float]:
-        return voc_map(
-            lambda results: results, detected, classes, size=size, **settings
-        )
-
-    figures = measured(metric=metric, iou=iou)
-    strict = measured(metric="voc10", iou=IOUS)
+    measures = _measures(metric, [iou], classes)
+    strict = _measures("voc10", IOUS, classes)
+    _measure([*measures, *strict], detect, batches, classes, size)
+    figures = _figures(measures)
     return {
         MEAN: figures.pop(MEAN),
         "metric": metric,
         "iou": iou,
-        STRICT: strict[MEAN],
+        STRICT: _figures(strict)[MEAN],
         "classes": figures,
     }
 

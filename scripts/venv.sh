@@ -98,9 +98,10 @@ settle_pnnx() {
         echo "make venv: no pnnx here; detectors cannot be exported for ncnn"
 }
 
+# This also compiles most of what is imported, before several processes do at once.
 check_imports() {
     local error
-    error=$($VENV/bin/python -W ignore -c 'import gluon_compress' 2>&1 </dev/null) ||
+    error=$($VENV/bin/python -W ignore -c 'import gluon_compress.pipeline' 2>&1 </dev/null) ||
         fail "installed, but: ${error##*$'\n'} (for a missing lib*.so on Debian: apt-get install libgomp1 libquadmath0)"
 }
 

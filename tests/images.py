@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -51,10 +55,18 @@ def write_records(root: Path, **counts: int) -> Path:
 
 
 def few_toys(root: Path, images: int, **counts: int) -> Path:
-    """Make the toy set of detectors, and leave so many images in each split named."""
-    make_toy(root, images=images)
+    """Make a small toy set of detectors; leave so many images in each split named."""
+    shutil.copytree(_toys(images), root, dirs_exist_ok=True)
     for name, count in counts.items():
         path = root / "ImageSets" / "Main" / f"{name}.txt"
         lines = path.read_text(encoding="utf-8").split()
         path.write_text("\n".join(lines[:count]) + "\n", encoding="utf-8")
     return root
+
+
+@lru_cache(maxsize=None)
+def _toys(images: int) -> Path:
+    """Draw a toy set, of which tests get copies, once in this process."""
+    folder = Path(tempfile.mkdtemp(prefix="toys"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make_toy(folder, images=images, size=96)

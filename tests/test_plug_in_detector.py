@@ -71,7 +71,7 @@ def rows():
 def place(rows, tmp_path_factory) -> Path:
     """Return a folder with data, a recipe and a run of it."""
     folder = tmp_path_factory.mktemp("plug_in")
-    few_toys(folder / "toy", 40, train=8, test=6)
+    few_toys(folder / "toy", 24, train=8, test=6)
     data = {**RECIPE["data"], "root": str(folder / "toy")}
     (folder / "recipe.json").write_text(json.dumps({**RECIPE, "data": data}))
     recipe = load_recipe(folder / "recipe.json")

@@ -204,6 +204,13 @@ def test_ci_ends_with_the_closing_line_and_the_status(checkout):
     assert result.stdout.splitlines()[-1] == "=== 1 failed, 2 passed in 0.12s ==="
 
 
+def test_processes_share_their_bytecode_whatever_the_shell_says(checkout):
+    said = '"-m pytest") echo "not written: <$PYTHONDONTWRITEBYTECODE>";'
+    checkout.add_python("python3.10", PYTHON.replace('"-m pytest")', said))
+    result = checkout.make("test", PYTHONDONTWRITEBYTECODE="1")
+    assert "not written: <>" in result.stdout
+
+
 @pytest.fixture
 def web_checkout(checkout) -> Checkout:
     """Return a checkout that can install the tools of the page for browsers."""

@@ -19,12 +19,17 @@ from gluon_compress.binarization.settings import BinarizationSettings
 from gluon_compress.cost import count
 from gluon_compress.graph import Graph, annotate, pair_of, rebuild, symbol_of, trace
 from gluon_compress.graph.annotations import BINARY, strip
-from gluon_compress.graph.layers import Layer, chosen_layers, layers_of
+from gluon_compress.graph.layers import (
+    Layer,
+    check_float32,
+    chosen_layers,
+    effective_weights,
+    layers_of,
+)
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.quantization.packing import sparse_bytes
 from gluon_compress.quantization.placement import LAYERS, between, weight_axis
 from gluon_compress.quantization.quantisers import is_quantised
-from gluon_compress.quantization.quantising import effective_weights
 from gluon_compress.quantization.ranges import Observer
 
 TAKEN = "_taken"  # suffix of the node that hands a layer its input
@@ -40,6 +45,7 @@ def binary_layers(graph: Graph, settings: BinarizationSettings) -> List[Layer]:
     ValueError
         If a pattern matches no layer, or no layer is left.
     """
+    check_float32(graph)
     behind, before = between(graph)
     chosen = [
         layer

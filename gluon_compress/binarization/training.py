@@ -16,8 +16,9 @@ from gluon_compress.binarization.binarisers import (
 from gluon_compress.binarization.binarising import finished
 from gluon_compress.binarization.settings import BinarizationSettings
 from gluon_compress.graph import symbol_of
+from gluon_compress.graph.annotations import BINARY
 from gluon_compress.graph.symbols import take_apart
-from gluon_compress.quantization.training import weight_axes
+from gluon_compress.quantization.training import weight_axes, weight_readers
 from gluon_compress.train.hooks import Hooks, Position
 
 
@@ -35,17 +36,17 @@ class BinaryScales(Hooks):
         schemes = binary_targets(nodes)
         axes = weight_axes(nodes) if schemes else {}
         parameters = _parameters(net)
+        values = weight_readers(nodes, BINARY, parameters) if schemes else {}
         self._rows = [
-            (parameters[n], parameters[f"{n}_{SCALE}"], scheme, axes.get(n, 0))
+            (values[n], parameters[f"{n}_{SCALE}"], scheme, axes.get(n, 0))
             for n, scheme in schemes.items()
             if scheme != INPUT
         ]
 
     def end_step(self, position: Position) -> None:
         """Set the scales."""
-        for weight, scale, scheme, axis in self._rows:
-            value = weight.list_data()[0].asnumpy()
-            scale.set_data(mx.nd.array(weight_scale(value, scheme, axis)))
+        for value, scale, scheme, axis in self._rows:
+            scale.set_data(mx.nd.array(weight_scale(value(), scheme, axis)))
 
 
 class BinaryStages(Hooks):

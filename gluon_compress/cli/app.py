@@ -16,7 +16,7 @@ from gluon_compress.stopping import Handling, Terminated, at_once, handled, last
 from gluon_compress.storage.locks import release_all, sole_writer
 from gluon_compress.version import __version__
 
-BAD_INPUT, DIVERGED = 2, 1  # exit statuses
+BAD_INPUT, DIVERGED, LOST = 2, 1, 75  # exit statuses; after 75, try again
 
 LONGEST_LINE = 300  # characters of an error
 
@@ -54,7 +54,8 @@ class Command:
         fast.
     run : callable
         Runs the command with parsed options. ``ValueError`` and ``OSError`` mean bad
-        input, ``ArithmeticError`` that training diverged.
+        input, ``ArithmeticError`` that training diverged, ``ChildProcessError`` that a
+        process of it was lost.
     writes : tuple of str
         Names of the options whose files or folders no other process may write
         meanwhile. Then ``args.check_locked``, if there is one, is called with the
@@ -145,6 +146,7 @@ def _run_or_fail(command: Command, parser: Parser, args: argparse.Namespace) -> 
         if isinstance(error, OSError) and error.errno and error.filename is None:
             _name_output(error)
         status = DIVERGED if isinstance(error, ArithmeticError) else BAD_INPUT
+        status = LOST if isinstance(error, ChildProcessError) else status
         what = _short(_one_line(error) or type(error).__name__)
         parser.exit(status, f"{parser.prog}: error: {what}\n")
 

@@ -6,10 +6,17 @@ import argparse
 import os
 import time
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from gluon_compress.cli.app import Command
-from gluon_compress.cli.options import above_0, add_devices, add_out, write_result
+from gluon_compress.cli.options import (
+    above_0,
+    add_devices,
+    add_out,
+    add_scheduler,
+    sweep_of,
+    write_result,
+)
 from gluon_compress.deployment.latency.timings import (
     PRECISIONS,
     RUNTIMES,
@@ -22,6 +29,8 @@ TEXT = """Time a net's blocks into a latency table; compare its sums with whole 
   %(prog)s --runtime onnxruntime --precision int8 --threads 1 --table latency.json
   %(prog)s runs/demo/full/model --runtime ncnn --bundle pi
   %(prog)s resnet50_v1d --table latency.json --threads 2 --check
+  %(prog)s --tables DIR --each onnxruntime/int8/1 --each ncnn/float32/2 \
+    --scheduler tcp://node1:8786
 
 NET is a model folder, or a name of this package's models or of GluonCV's model zoo; for
 a runtime it is ssd_300_resnet50_v1d by default. Only what the table lacks is timed. A
@@ -30,6 +39,10 @@ stopped measurement goes on with the same command. Let nothing else run on the m
 With --runtime, blocks are written and timed as that runtime fuses them. --bundle writes
 them and a program instead, which measures the table on another machine: it needs
 Python, NumPy and the runtime.
+
+--tables measures several tables, DIR/RUNTIME_PRECISION_THREADS.json, one after the
+other; or on the workers of a Dask scheduler, which see DIR under the same name, one at
+a time on each machine.
 
 Without, MXNet's default form is timed, operator by operator. Its threads wait for each
 other actively (OMP_WAIT_POLICY=active), as in a program that is in a hurry; with
@@ -63,6 +76,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="how much equal measurements of a runtime may differ; default: 0.1",
     )
     parser.add_argument("--check", action="store_true", help="time whole nets, too")
+    parser.add_argument("--tables", metavar="DIR", help="of several tables")
+    parser.add_argument(
+        "--each",
+        action="append",
+        type=_setting,
+        metavar="SETTING",
+        help="with --tables: RUNTIME/PRECISION/THREADS of a table; any number of times",
+    )
+    add_scheduler(parser, "with --tables: measure")
     add_out(parser, "net", "rows", required=False)
 
 
@@ -76,8 +98,26 @@ def _spread(text: str) -> float:
     return value
 
 
+def _setting(text: str) -> tuple[str, str, int]:
+    """Return runtime, precision and threads."""
+    parts = text.split("/")
+    try:
+        if len(parts) != 3:
+            raise ValueError("RUNTIME/PRECISION/THREADS")
+        timing_of(*parts[:2])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}; {error}") from None
+    return parts[0], parts[1], above_0(parts[2])
+
+
 def _measure(args: argparse.Namespace) -> None:
     """Time what is missing, save it, and say how far sums are from whole nets."""
+    if args.tables is not None:
+        own = ("table", "bundle", "runtime", "precision", "threads", "check", "out")
+        _refuse(args, own, "has no place with --tables")
+        _measure_tables(args)
+        return
+    _refuse(args, ("each", "scheduler"), "needs --tables")
     if args.runtime is None:
         _refuse(args, ("bundle", "precision", "spread"), "needs --runtime")
         if args.net is None:
@@ -150,6 +190,67 @@ def _measure_runtime(args: argparse.Namespace) -> None:
 
         args.net = name
         _check(args, net, graph, table, times)
+
+
+def _measure_tables(args: argparse.Namespace) -> None:
+    """Measure several tables, and print where each lies."""
+    from gluon_compress.sweeps import run_tasks
+
+    if not args.each:
+        raise ValueError("--each is missing: RUNTIME/PRECISION/THREADS of each table")
+    folder = Path(args.tables)
+    folder.mkdir(parents=True, exist_ok=True)
+    net = args.net or DEFAULT_NET
+    settings = list(dict.fromkeys(args.each))
+    items = [
+        {
+            "net": os.path.abspath(net) if Path(net).is_dir() else net,
+            "size": args.size,
+            "setting": setting,
+            "spread": args.spread or SPREAD,
+            "file": os.path.abspath(folder / f"{'_'.join(map(str, setting))}.json"),
+        }
+        for setting in settings
+    ]
+    names = ["/".join(map(str, setting)) for setting in settings]
+    failed = []
+    for outcome in run_tasks(
+        measure_one, items, sweep=sweep_of(args), names=names, alone=True
+    ):
+        name = names[outcome.index]
+        print(f"{name}: {outcome.error or outcome.value}", flush=True)
+        if outcome.error is not None:
+            failed.append(f"{name}: {outcome.error}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(names)} failed; {failed[0]}")
+
+
+def measure_one(item: Mapping[str, Any]) -> str:
+    """Measure what one table lacks on this machine: a task of a sweep.
+
+    Parameters
+    ----------
+    item : mapping
+        JSON: ``net``, ``size``, ``setting`` (runtime, precision and threads),
+        ``spread``, and the ``file``.
+
+    Returns
+    -------
+    str
+        The file, and what the net takes.
+    """
+    import gluon_compress as gc
+    from gluon_compress.deployment.latency import measuring
+
+    file, setting = Path(item["file"]), tuple(item["setting"])
+    measuring.known_table(file, *setting)
+    net = net_of(item["net"])
+    graph = gc.trace(net, _shape(net, item["size"]))
+    table = measuring.measure_table(
+        graph, file, *setting, spread=item["spread"], progress=progress("written")
+    )
+    cpu = table.machine["cpu"]
+    return f"{file}, {gc.predict_latency(graph, table):.2f} ms on {cpu}"
 
 
 def _write_bundle(args: argparse.Namespace) -> None:
@@ -268,4 +369,6 @@ def plans_of(graph: Any, table: Any) -> dict[str, Any]:
     return plans
 
 
-LATENCY = Command(TEXT, _add_options, _measure, writes=("table", "bundle", "out"))
+LATENCY = Command(
+    TEXT, _add_options, _measure, writes=("table", "bundle", "tables", "out")
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -82,6 +83,54 @@ def add_others(parser: argparse.ArgumentParser) -> None:
         choices=OTHERS,
         help=argparse.SUPPRESS,
     )
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def add_sweep(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the options that choose where independent tasks run."""
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--workers",
+        type=above_0,
+        metavar="N",
+        help=f"{what} in N processes on this machine, which share its cores",
+    )
+    add_scheduler(place, what)
+    parser.add_argument(
+        "--retries",
+        type=int,
+        metavar="R",
+        help="how often a task begins again when its process died; default: 3",
+    )
+
+
+def add_scheduler(parser: Any, what: str) -> None:
+    """Add ``--scheduler``."""
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help=f"{what} on the workers of this Dask scheduler, tcp://HOST:8786",
+    )
+
+
+def sweep_of(args: argparse.Namespace) -> Any:
+    """Return the ``sweeps.Sweep`` that the options of ``add_sweep`` ask for.
+
+    Raises
+    ------
+    ValueError
+        If a value is not allowed, or has no effect.
+    """
+    from gluon_compress.sweeps import Sweep
+
+    names = ("workers", "scheduler", "retries")
+    chosen = {name: getattr(args, name, None) for name in names}
+    if chosen["workers"] is None and chosen["scheduler"] is None:
+        refuse(args, ("retries",), "only with --workers or --scheduler")
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return Sweep(say=partial(print, flush=True), **given)
 
 
 # ---------------------------------------------------------------- devices

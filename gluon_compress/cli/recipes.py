@@ -18,13 +18,16 @@ from gluon_compress.cli.options import (
     add_others,
     add_out,
     add_resized,
+    add_sweep,
     contexts,
     refuse,
+    sweep_of,
     write_result,
 )
 from gluon_compress.provenance import environment
 
 Content = Dict[str, Any]  # a recipe's JSON
+SCORED = "score the plans of searches and sensitivities"
 
 RUN_TEXT = r"""Carry out a recipe, from training to an exported, evaluated compact net.
 
@@ -149,6 +152,7 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(parser)
+    add_sweep(parser, SCORED)
     _add_check(parser)
     add_own_data(parser)
 
@@ -174,6 +178,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_prune_options(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(parser)
+    add_sweep(parser, SCORED)
     parser.add_argument("--weights", metavar="MODEL", help="trained net to prune")
     parser.add_argument(
         "--budget", type=budget, help="limits: macs_ratio=0.25,params=12e6, ..."
@@ -298,6 +303,13 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
 
         check_beside(recipe, args.out)
         return
+    sweep = sweep_of(args)
+    if not sweep.is_here and not any(map(_scores_plans, recipe.compression)):
+        place = args.scheduler or f"{args.workers} workers"
+        raise ValueError(
+            f"{place}: nothing to do there; allowed with a recipe that searches plans "
+            "or measures a sensitivity"
+        )
     chosen = {} if args.kvstore is None else {"kvstore": args.kvstore}
     options = train.Options(
         ctx=contexts(args.ctx),
@@ -309,7 +321,12 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
     if not options.ranks.leads:  # rank 0 says the same
         logging.disable(logging.WARNING)
     results = pipeline.run(
-        recipe, args.out, resume=args.resume, options=options, facts=environment()
+        recipe,
+        args.out,
+        resume=args.resume,
+        options=options,
+        facts=environment(),
+        sweep=sweep,
     )
     if not results:  # rank 0 has them
         return
@@ -317,6 +334,11 @@ def run_recipe(recipe: Any, args: argparse.Namespace) -> None:
     print(run_report.table(recipe, results))
     print(f"report: {out / 'report' / 'index.html'}")
     print(f"model:  {out / last / 'model'}")
+
+
+def _scores_plans(row: Any) -> bool:
+    """Tell whether a row of a recipe's compression measures many plans."""
+    return any(getattr(row, name, None) for name in ("search", "sensitivity"))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -7,9 +7,20 @@ untrained net, and the stage itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Dict, Mapping, Sequence, Tuple, Type
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Dict,
+    Iterator,
+    Mapping,
+    Sequence,
+    Tuple,
+    Type,
+)
 
 import numpy as np
 from mxnet.gluon import HybridBlock
@@ -17,6 +28,7 @@ from mxnet.gluon import HybridBlock
 from gluon_compress import validation
 from gluon_compress.graph import Graph
 from gluon_compress.plan import Plan
+from gluon_compress.prune import PlanScore, ReconstructionSettings, WeightFitter
 from gluon_compress.train import Options
 from gluon_compress.train.hooks import Hooks
 from gluon_compress.train.schedule import Schedule
@@ -221,6 +233,50 @@ class StageContext(LoopContext):
     def to_device(self, net: HybridBlock) -> None:
         """Move a net to the device that accuracy is measured on."""
 
+    @contextmanager
+    def plan_score(
+        self, net: HybridBlock, images: int, fit: ReconstructionSettings | None = None
+    ) -> Iterator[Callable[[Plan], float]]:
+        """Yield a score of plans: the accuracy of a net with their masks.
+
+        If several processes compute it, it has a method ``expect(plans)``.
+
+        Parameters
+        ----------
+        net : HybridBlock
+        images : int
+            Training images to measure on.
+        fit : ReconstructionSettings, optional
+            How weights are fitted before a plan is scored; None: they stay.
+        """
+        yield score_here(self, net, images, fit)
+
+
+def score_here(
+    context: StageContext,
+    net: HybridBlock,
+    images: int,
+    fit: ReconstructionSettings | None,
+) -> PlanScore:
+    """Return what ``StageContext.plan_score`` yields, computed by this process."""
+    graph, fitter = context.trace(net), None
+    if fit is not None:
+        fitter = WeightFitter(
+            net,
+            list(context.batches(net, fit.batches)),
+            points=fit.points,
+            ridge=fit.ridge,
+            graph=graph,
+            seed=context.seed,
+        )
+    context.to_device(net)
+    return PlanScore(
+        net,
+        lambda masked: context.accuracy(masked, training_images=images),
+        fitter=fitter,
+        graph=graph,
+    )
+
 
 class Algorithm(ABC):
     """A compression algorithm; ``ALGORITHMS`` names the ones that recipes may use.
@@ -237,6 +293,10 @@ class Algorithm(ABC):
 
     Settings: ClassVar[Type[validation.Settings]]
     not_before: ClassVar[Tuple[str, ...]] = ()
+
+    def predecessors(self, settings: Any) -> Tuple[str, ...]:
+        """Return the algorithms whose rows come before one of these settings."""
+        return self.not_before
 
     @abstractmethod
     def dry_run(

@@ -310,6 +310,9 @@ def compress(
         One line that names key and value of a setting that is not allowed.
     """
     rows = _rows(config)
+    for key, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise wrong(key, value, "a whole number from 1")
     stored = _Stored(batches)
     context = _Loop(net, stored, shape, seed)
     makers, notes = [], []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple, Union
 
 from mxnet.gluon import HybridBlock
 from pydantic import Field
@@ -271,18 +272,19 @@ class Prune(Algorithm):
             notes["sparsity"] = _train_sparse(net, settings.sparsity, context)
         graph = context.trace(net)
         if settings.rounds is not None:
-            masked, plan, trained = _train_in_rounds(
-                net, graph, settings.rounds, settings, context
-            )
+            with _policy(net, graph, settings, context) as policy:
+                masked, plan, trained = _train_in_rounds(
+                    net, graph, settings.rounds, settings, context, policy
+                )
             notes.update(trained)
             notes.update(notes_on(plan, graph))
             net = slim_as_masked(masked, plan, context.shape)
             return recalibrated(net, plan, settings, context, notes)
 
         def decide() -> Plan:
-            policy = _policy(net, graph, settings, context)
-            measured = importance(net, settings, context, graph=graph)
-            return _decide(net, graph, measured, policy, settings, context)
+            with _policy(net, graph, settings, context) as policy:
+                measured = importance(net, settings, context, graph=graph)
+                return _decide(net, graph, measured, policy, settings, context)
 
         plan = decided_once(decide, settings, context)
         notes.update(notes_on(plan, graph))
@@ -306,12 +308,12 @@ def _train_in_rounds(
     rounds: Rounds,
     settings: PruneSettings,
     context: StageContext,
+    policy: str | Policy,
 ) -> tuple[HybridBlock, Plan, Dict[str, Any]]:
     """Return the net with masks decided during training, and the plan they make.
 
     After an interruption the resumed training comes to the same plan.
     """
-    policy = _policy(net, graph, settings, context)
     masked = mask(net, None, graph=graph)
     budget, table = _budget(graph, settings), _table(settings)
 
@@ -346,18 +348,27 @@ def _train_in_rounds(
     return masked, saved(plan, settings, context), notes
 
 
+@contextmanager
 def _policy(
     net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
-) -> str | Policy:
-    """Return the selection, with the data that it follows measured."""
-    if settings.sensitivity is not None:
-        measured = _sensitivity(net, graph, settings.sensitivity, settings, context)
-        return BySensitivity(measured)
+) -> Iterator[str | Policy]:
+    """Yield the selection, with the data that it follows measured."""
     if settings.search is not None:
         name = settings.selection
-        return search_policy(name, net, graph, settings.search, context)
-    if settings.selection != Greedy.name or not settings.effects:
-        return settings.selection
+        with search_policy(name, net, graph, settings.search, context) as policy:
+            yield policy
+    elif settings.sensitivity is not None:
+        measured = _sensitivity(net, graph, settings.sensitivity, settings, context)
+        yield BySensitivity(measured)
+    elif settings.selection == Greedy.name and settings.effects:
+        yield _greedy(net, graph, settings, context)
+    else:
+        yield settings.selection
+
+
+def _greedy(
+    net: HybridBlock, graph: Graph, settings: PruneSettings, context: StageContext
+) -> Greedy:
     effects = output_sensitivity(
         net,
         context.batches(net, settings.effects),
@@ -375,17 +386,17 @@ def _sensitivity(
     settings: PruneSettings,
     context: StageContext,
 ) -> planning.Sensitivity:
-    context.to_device(net)
-    return sensitivity(
-        net,
-        lambda masked: context.accuracy(masked, training_images=measurement.images),
-        ratios=measurement.ratios,
-        criterion=importance(net, settings, context, graph=graph),
-        groups=settings.groups,
-        cache=context.folder / SENSITIVITY,
-        graph=graph,
-        seed=context.seed,
-    )
+    with context.plan_score(net, measurement.images) as score:
+        return sensitivity(
+            net,
+            score=score,
+            ratios=measurement.ratios,
+            criterion=importance(net, settings, context, graph=graph),
+            groups=settings.groups,
+            cache=context.folder / SENSITIVITY,
+            graph=graph,
+            seed=context.seed,
+        )
 
 
 def _decide(

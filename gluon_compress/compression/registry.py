@@ -32,7 +32,7 @@ def check_order(rows: Sequence[Any]) -> None:
     """Refuse rows of algorithms in an order that cannot work, as a validator does."""
     for i, row in enumerate(rows):
         for following in rows[i + 1 :]:
-            if following.algorithm in ALGORITHMS[row.algorithm].not_before:
+            if following.algorithm in ALGORITHMS[row.algorithm].predecessors(row):
                 raise not_allowed(
                     row.algorithm,
                     f"rows of {following.algorithm!r} before it, not after",

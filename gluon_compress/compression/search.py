@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Callable, Optional
+from contextlib import contextmanager
+from typing import Any, Iterable, Iterator, Optional
 
 from mxnet.gluon import HybridBlock
 from typing_extensions import Annotated
@@ -13,7 +14,7 @@ from gluon_compress.compression.algorithm import StageContext
 from gluon_compress.graph import Graph
 from gluon_compress.plan import AMC, REWARDS, SEARCHES, Episode, Plan, Search
 from gluon_compress.plan.policies.episodes import SEARCH_LOG
-from gluon_compress.prune import PlanScore, ReconstructionSettings, WeightFitter
+from gluon_compress.prune import ReconstructionSettings
 from gluon_compress.validation import Count, OneOf, Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -48,14 +49,15 @@ class SearchSettings(Settings):
     stop_early: bool = True
 
 
+@contextmanager
 def search_policy(
     name: str,
     net: HybridBlock,
     graph: Graph,
     settings: SearchSettings,
     context: StageContext,
-) -> Search:
-    """Return the policy of a search, with its log in the stage's folder.
+) -> Iterator[Search]:
+    """Yield the policy of a search, with its log in the stage's folder.
 
     Parameters
     ----------
@@ -73,41 +75,37 @@ def search_policy(
         If the images that plans are scored on lack a class.
     """
     context.check_sample(settings.images)
-    fitter, fit = None, settings.reconstruct
-    if fit is not None:
-        batches = list(context.batches(net, fit.batches))
-        fitter = WeightFitter(
-            net,
-            batches,
-            points=fit.points,
-            ridge=fit.ridge,
-            graph=graph,
-            seed=context.seed,
-        )
-    context.to_device(net)
-    score = PlanScore(
-        net,
-        lambda masked: context.accuracy(masked, training_images=settings.images),
-        fitter=fitter,
-        graph=graph,
-    )
     own = {"warmup": settings.warmup} if name == AMC.name else {}
-    return SEARCHES[name](
-        _within(graph, score),
-        episodes=settings.episodes,
-        reward=settings.reward,
-        seed=context.seed,
-        log=context.folder / SEARCH_LOG,
-        stop_early=settings.stop_early,
-        progress=_Progress(name, settings.episodes),
-        **own,
-    )
+    with context.plan_score(net, settings.images, settings.reconstruct) as score:
+        yield SEARCHES[name](
+            _Within(graph, score),
+            episodes=settings.episodes,
+            reward=settings.reward,
+            seed=context.seed,
+            log=context.folder / SEARCH_LOG,
+            stop_early=settings.stop_early,
+            progress=_Progress(name, settings.episodes),
+            **own,
+        )
 
 
-def _within(graph: Graph, score: PlanScore) -> Callable[[Plan], float]:
-    """Return a score of plans for the same net with another number of classes."""
-    names = [group.name for group in graph.groups if not group.frozen]
-    return lambda plan: score(Plan({name: plan.keep[name] for name in names}))
+class _Within:
+    """A score of plans for the same net with another number of classes."""
+
+    def __init__(self, graph: Graph, score: Any) -> None:
+        self._names = [group.name for group in graph.groups if not group.frozen]
+        self._score = score
+
+    def __call__(self, plan: Plan) -> float:
+        return self._score(self._own(plan))
+
+    def expect(self, plans: Iterable[Plan]) -> None:
+        """Tell the score which plans will come, if it wants to know."""
+        if hasattr(self._score, "expect"):
+            self._score.expect(map(self._own, plans))
+
+    def _own(self, plan: Plan) -> Plan:
+        return Plan({name: plan.keep[name] for name in self._names})
 
 
 class _Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from mxnet.gluon import HybridBlock
 from typing_extensions import Literal
@@ -71,6 +71,10 @@ class Sparsify(Algorithm):
     """Sets single weights to zero; see ``sparsify``."""
 
     Settings = SparsifySettings
+
+    def predecessors(self, settings: SparsifySettings) -> Tuple[str, ...]:
+        """Return what removes channels, which would break the blocks of a pattern."""
+        return () if settings.pattern is None else ("prune", "delete")
 
     def dry_run(
         self, net: HybridBlock, settings: SparsifySettings, context: DryRunContext

@@ -1,15 +1,14 @@
-"""Batches of samples and targets, prepared ahead of training in threads.
+"""Batches of samples and targets, prepared ahead of training in threads or processes.
 
-Nothing here runs an MXNet operator: it would wait behind the operators of a training
-step for longer than the work itself takes.
+Nothing of that runs an MXNet operator: it would wait behind the operators of a training
+step for longer than the work itself takes, and processes must not.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any, Callable, Generator, Iterator, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -22,6 +21,8 @@ from gluon_compress.data.broken import (
     refuse_broken,
 )
 from gluon_compress.data.normalization import normalize
+from gluon_compress.data.workers import by_processes, by_threads
+from gluon_compress.data.workers import processes as processes_wanted
 
 LAST = ("keep", "discard", "fill")
 
@@ -42,6 +43,10 @@ class Batches:
     seed : int
     workers : int
         Threads that prepare batches; 0: none. The batches do not depend on it.
+    processes : int, optional
+        Processes that prepare batches in place of threads, for many cores; they keep
+        no decoded images. 0: threads. Default: what the environment variable
+        ``GLUON_COMPRESS_PROCESSES`` says, else 0. The batches do not depend on it.
     shuffle : bool
     last : str
         What to do with a smaller last batch of an epoch: ``keep``, ``discard``, or
@@ -80,6 +85,7 @@ class Batches:
         *,
         seed: int = 0,
         workers: int = 1,
+        processes: int | None = None,
         shuffle: bool = True,
         last: str = "keep",
         targets: Callable | None = None,
@@ -89,11 +95,15 @@ class Batches:
         broken: Broken | None = None,
         most_broken: float = MOST_BROKEN,
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        processes = processes_wanted() if processes is None else processes
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+            ("workers", workers, 0),
+            ("processes", processes, 0),
+        ):
             if value < least:
                 raise ValueError(f"{name} is {value}; allowed: from {least}")
-        if workers < 0:
-            raise ValueError(f"workers is {workers}; allowed: from 0")
         if last not in LAST:
             raise ValueError(f"last is {last!r}; allowed: {', '.join(LAST)}")
         if broken is None:
@@ -103,13 +113,14 @@ class Batches:
         if not 0 <= most_broken <= 1:
             raise ValueError(f"most_broken is {most_broken}; allowed: from 0 to 1")
         self.dataset, self.sample, self.batch_size = dataset, sample, batch_size
-        self.seed, self.workers, self.shuffle = seed, workers, shuffle
+        self.seed, self.workers, self.processes = seed, workers, processes
+        self.shuffle = shuffle
         self.compose = compose
         self.last, self.targets, self.mix = last, targets or pad_labels, mix
         self.normalized, self.most_broken = normalized, most_broken
         self.leaves_out = broken == "leave out"
         self._most = most_broken if self.leaves_out else max(most_broken, MOST_BROKEN)
-        self._broken: set[int] = set()  # indices that turned out to be
+        self._broken: dict[int, str] = {}  # why, by the index
         self._rank, self._ranks = 0, 1
         if len(self) < 1:
             raise ValueError(f"{len(dataset)} images make no batch of {batch_size}")
@@ -165,32 +176,40 @@ class Batches:
             Whatever reading or transforming a sample raised, at its batch.
         """
         order, size = self._order(number), self.batch_size
-        parts: Iterator[tuple] = (
-            (number, i, order[i * size : (i + 1) * size])
-            for i in range(start, len(self))
-        )
-        batches = (
-            self._prefetched(parts)
-            if self.workers
-            else (self._make(*part) for part in parts)
-        )
-        yield from (batch for batch in batches if batch)
+        numbers = range(start, len(self))
 
-    def _prefetched(self, parts: Iterator) -> Iterator[tuple]:
-        """Yield batches that threads make, in order; when closed, wait for them."""
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
-        waiting: deque = deque()
-        try:
-            for part in parts:
-                waiting.append(pool.submit(self._make, *part))
-                if len(waiting) > self.workers + 1:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-            pool.shutdown()
+        def make(batch: int) -> tuple[tuple, dict[int, str]]:
+            return self._make(number, batch, order[batch * size : (batch + 1) * size])
+
+        def make_ready(batch: int) -> tuple[tuple, dict[int, str]]:
+            arrays, broken = make(batch)
+            return _ready(arrays), broken
+
+        made: Generator
+        if self.processes:
+            made = by_processes(make, numbers, self.processes)
+        elif self.workers:
+            made = by_threads(make_ready, numbers, self.workers)
+        else:
+            made = (make_ready(batch) for batch in numbers)
+        with closing(made):
+            for arrays, broken in made:
+                self._note_broken(broken)
+                if arrays:
+                    yield _ready(arrays) if self.processes else arrays
+
+    def _note_broken(self, broken: Mapping[int, str]) -> None:
+        """Note what only another process knows so far; refuse too much of it."""
+        for index, reason in broken.items():
+            if index not in self._broken:
+                self._broken[index] = reason
+                if hasattr(self.dataset, "note_broken"):
+                    self.dataset.note_broken(index, reason)
+                self._refuse_broken(reason)
+
+    def _refuse_broken(self, reason: str) -> None:
+        lost = max(len(self._broken), getattr(self.dataset, "broken", 0))
+        refuse_broken(self.dataset, self._most, broken=lost, reason=reason)
 
     def _order(self, epoch: int) -> np.ndarray:
         count = len(self.dataset)
@@ -200,7 +219,11 @@ class Batches:
         missing = -count % self.batch_size if self.last == "fill" else 0
         return np.resize(order, count + missing)
 
-    def _make(self, epoch: int, number: int, indices: Sequence[int]) -> tuple:
+    def _make(
+        self, epoch: int, number: int, indices: np.ndarray
+    ) -> tuple[tuple, dict[int, str]]:
+        """Return the arrays of a batch, and why images are that were found broken."""
+        known = len(self._broken)
         rows, needed = self._rows(len(indices))
         samples = [
             sample
@@ -208,7 +231,7 @@ class Batches:
             for sample in self._samples(epoch, int(indices[row]))
         ]
         if not samples:
-            return ()
+            return (), self._broken_since(known)
         images, labels = zip(*samples)
         arrays = (self.normalized(images), *self.targets(labels))
         if self.mix is not None:
@@ -218,7 +241,11 @@ class Batches:
         if len(needed) > len(rows):
             places = [needed.index(row) for row in rows]
             arrays = tuple(array[places] for array in arrays)
-        return tuple(mx.nd.array(array, ctx=mx.cpu()) for array in arrays)
+        return arrays, self._broken_since(known)
+
+    def _broken_since(self, count: int) -> dict[int, str]:
+        """Return what was found broken after so many, maybe by another thread."""
+        return dict(list(self._broken.items())[count:])
 
     def _rows(self, size: int) -> tuple[Sequence[int], Sequence[int]]:
         """Return the rows of a batch that are wanted, and those to make them from."""
@@ -258,12 +285,15 @@ class Batches:
                 return
             except BrokenImage as error:
                 reason = str(error)
-            self._broken.add((index + offset) % count)
-            lost = max(len(self._broken), getattr(self.dataset, "broken", 0))
-            refuse_broken(self.dataset, self._most, broken=lost, reason=reason)
+            self._broken[(index + offset) % count] = reason
+            self._refuse_broken(reason)
             if self.leaves_out:
                 return
         raise ValueError(f"none of {count} images can be read: {reason}")
+
+
+def _ready(arrays: Sequence[np.ndarray]) -> tuple:
+    return tuple(mx.nd.array(array, ctx=mx.cpu()) for array in arrays)
 
 
 def pad_labels(labels: Sequence) -> tuple[np.ndarray]:

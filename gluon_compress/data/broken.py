@@ -17,6 +17,10 @@ class BrokenImage(ValueError):
     """An image of a data set cannot be read; the message names the file."""
 
 
+class ChangedFile(ValueError):
+    """A file that holds many images is not the one that was opened."""
+
+
 def refuse_broken(
     dataset: Any, most: float, *, broken: int | None = None, reason: str = ""
 ) -> None:

@@ -13,15 +13,29 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence, Tuple
 
 from gluon_compress.data.class_choice import as_name
-from gluon_compress.data.detection_dataset import AnnotatedImage, DetectionDataset
-from gluon_compress.data.images import CACHE_BYTES, EXTENSIONS, read_header
+from gluon_compress.data.detection_dataset import (
+    AnnotatedImage,
+    Contents,
+    DetectionDataset,
+)
+from gluon_compress.data.images import (
+    CACHE_BYTES,
+    EXTENSIONS,
+    PIXEL_LIMIT,
+    read_header,
+)
+from gluon_compress.data.kept_index import FilesState, KeptIndex, settled
 from gluon_compress.data.listed_files import LONGEST_NAME, FileIndex
+from gluon_compress.data.packed import Texts
 from gluon_compress.data.voc_xml import VOCAnnotation, is_yes
 from gluon_compress.storage.reading import read_json
 from gluon_compress.validation import shortened, shown, wrong
 
 MOST_JSON = 1 << 31  # bytes; COCO's own training annotations are 450 MB
 LISTS = ("images", "annotations", "categories")
+# What is read of the file; outlines of objects would take most of the memory.
+KEYS = {*LISTS, "id", "name", "file_name", "coco_url", "width", "height"}
+KEYS |= {"image_id", "category_id", "bbox", "iscrowd"}
 Object = Tuple[str, Tuple[float, ...], bool]  # class, corner box, crowd
 
 
@@ -64,20 +78,40 @@ class COCOFormat(DetectionDataset):
         resized: str = "error",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        content = _read(Path(path))
-        self._folders = [*map(Path, folders)]
+        self.place, self._folders = Path(path), [*map(Path, folders)]
+        self._files: dict[str, Path | ValueError] = {}
         self._indices: dict[Path, FileIndex] = {}
-        categories = _categories(content["categories"], path)
+        index = KeptIndex(
+            layout="coco",
+            path=path,
+            folders=folders,
+            classes=None if classes is None else [*classes],
+            options=[others, absent, difficult, resized],
+            most_pixels=os.environ.get(PIXEL_LIMIT),
+        )
+        kept = index.read(
+            lambda note, arrays: self._state(Texts.from_kept("names", note, arrays)),
+            Contents.from_kept,
+        )
+        before = self._state(())
+        content = {} if kept else _read(self.place)
+        categories = {} if kept else _categories(content["categories"], path)
         names = list(dict.fromkeys(categories.values()))
         super().__init__(
-            Path(path),
-            names if classes is None else classes,
+            self.place,
+            kept.classes if kept else names if classes is None else classes,
             others=others,
             difficult=difficult,
             cache_bytes=cache_bytes,
         )
+        if kept:
+            self.hold(kept)
+            return
         entries, first = self._entries(content["images"])
         objects = self._objects(content["annotations"], categories, first)
+        del content  # it takes most of the memory
+        looked_for = Texts.of([*self._files])
+        state = settled(lambda: self._state(looked_for))
         images = [
             self._image(entry, objects.get(key, ([], [])))
             for key, entry in entries.items()
@@ -87,6 +121,23 @@ class COCOFormat(DetectionDataset):
             resized=resized,
             in_whole_set=None if absent else lambda: names,
         )
+        if self._state(()).hexdigest() == before.hexdigest():
+            note, arrays = self.contents.kept()
+            name_note, name_arrays = looked_for.kept("names")
+            index.keep(state, {**note, **name_note}, {**arrays, **name_arrays})
+        self._files, self._indices = {}, {}
+
+    def _state(self, names: Sequence[str]) -> FilesState:
+        """Return the state of the file, and of those that names stand for."""
+        state = FilesState()
+        state.add([str(self.place)])
+        folders = [str(folder) for folder in self._folders if folder.is_dir()]
+        files = [_first_file(folders, name) for name in names]
+        state.add(file or name for name, file in zip(names, files))
+        if None in files:  # then they are looked for everywhere
+            for folder in folders:
+                state.add_tree(folder)
+        return state
 
     def _entries(
         self, rows: Sequence[Any]
@@ -128,7 +179,9 @@ class COCOFormat(DetectionDataset):
         """Return the objects of each image, and why others are left out."""
         result: dict[str, tuple[list[Object], list[str]]]
         result = defaultdict(lambda: ([], []))
-        owners: dict[tuple, str] = {}  # entries of one file may repeat its objects
+        # Entries of one file may repeat its objects.
+        owners: dict[tuple, str] = {}
+        several = {same for key, same in first.items() if key != same}
         for i, row in enumerate(rows):
             key = _id(row, "image_id")
             if key not in first:
@@ -141,7 +194,10 @@ class COCOFormat(DetectionDataset):
             except ValueError as error:
                 left_out.append(f"annotations[{i}] left out: {error}")
                 continue
-            if owners.setdefault((first[str(key)], found), str(key)) == key:
+            same = first[str(key)]
+            if same not in several or (
+                owners.setdefault((same, found), str(key)) == key
+            ):
                 objects.append(found)
         return result
 
@@ -162,10 +218,20 @@ class COCOFormat(DetectionDataset):
 
     def _file(self, name: str) -> Path:
         """Return the file that a ``file_name`` stands for."""
-        files = [folder / name for folder in self._folders]
-        file = next(filter(os.path.isfile, files), None)
+        if name not in self._files:
+            try:
+                self._files[name] = self._found(name)
+            except ValueError as error:
+                self._files[name] = error
+        file = self._files[name]
+        if isinstance(file, ValueError):
+            raise file
+        return file
+
+    def _found(self, name: str) -> Path:
+        file = _first_file(self._folders, name)
         if file is not None:
-            return file
+            return Path(file)
         reasons = []
         for folder in filter(Path.is_dir, self._folders):
             if folder not in self._indices:
@@ -174,9 +240,8 @@ class COCOFormat(DetectionDataset):
                 return self._indices[folder].find(name)[1]
             except ValueError as error:
                 reasons.append(str(error))
-        raise ValueError(
-            reasons[0] if reasons else f"{files[0].parent}: no such folder"
-        )
+        missing = Path(self._folders[0], name).parent
+        raise ValueError(reasons[0] if reasons else f"{missing}: no such folder")
 
     def _identity(self, name: str) -> str:
         """Return what is equal for all that a file is called, if it is there."""
@@ -230,9 +295,15 @@ def coco_gluoncv(
     return COCOFormat(path, folders, classes, **options)
 
 
+def _first_file(folders: Sequence[str | os.PathLike], name: str) -> str | None:
+    """Return the file of a name in the first folder that has it."""
+    files = (os.path.join(folder, name) for folder in folders)
+    return next(filter(os.path.isfile, files), None)
+
+
 def _read(path: Path) -> dict[str, list[dict]]:
     # Python's ``json`` writes NaN and infinity, which an entry is then checked for.
-    content = read_json(path, most=MOST_JSON, only_finite=False)
+    content = read_json(path, most=MOST_JSON, only_finite=False, keys=KEYS)
     if not isinstance(content, dict):
         raise wrong(f"{path}: the content", content, "an object {...} as COCO has it")
     for name in LISTS:

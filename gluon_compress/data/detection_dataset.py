@@ -6,19 +6,35 @@ box in pixels, class id, difficult.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Collection, Sequence
+from typing import Any, Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from gluon_compress.data.class_choice import ClassChoice
 from gluon_compress.data.frames import Frame, choose_frames
-from gluon_compress.data.images import CACHE_BYTES, Header, ImageStore, StoredImages
+from gluon_compress.data.images import (
+    CACHE_BYTES,
+    PIXEL_LIMIT,
+    Header,
+    ImageStore,
+    StoredImages,
+)
 from gluon_compress.data.objects import LEAST_SIDE, too_small
+from gluon_compress.data.packed import Rows, Texts, shaped
 from gluon_compress.data.voc_xml import VOCAnnotation, repair
+from gluon_compress.storage.reading import Unreadable
 from gluon_compress.validation import LONGEST_LINE, shortened
+
+COLUMNS = 6  # of a label
+# Fields of ``Contents`` that are no arrays.
+NOTED = (
+    *("classes", "repairs", "doubts", "problems", "skipped"),
+    *("ignored", "left_out", "absent"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,96 @@ class AnnotatedImage:
     source: Path
     annotation: VOCAnnotation
     header: Header
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a detection data set holds once it is filled, in arrays and texts.
+
+    Parameters
+    ----------
+    classes : tuple of str
+    files : Texts
+    upright : numpy.ndarray
+        ``(N,)``, bool: which are turned as their EXIF data says.
+    sizes : numpy.ndarray
+        ``(N, 2)``, int32: widths and heights then, pixels.
+    labels : Rows
+    repairs, doubts, problems, skipped
+        As a data set has them.
+    ignored : dict
+        How many objects of each other class were ignored.
+    left_out : int
+        How many images were left out for having no object of the classes.
+    absent : tuple of str
+    """
+
+    classes: tuple[str, ...]
+    files: Texts
+    upright: np.ndarray
+    sizes: np.ndarray
+    labels: Rows
+    repairs: dict[str, int]
+    doubts: tuple[tuple[str, str], ...]
+    problems: tuple[tuple[str, str], ...]
+    skipped: int
+    ignored: dict[str, int]
+    left_out: int
+    absent: tuple[str, ...]
+
+    def kept(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the same as a note, in JSON, and arrays, for ``KeptIndex``."""
+        note = {name: getattr(self, name) for name in NOTED}
+        arrays = {"upright": self.upright, "sizes": self.sizes}
+        file_note, file_arrays = self.files.kept("files")
+        labels = {"rows": self.labels.rows, "row_ends": self.labels.ends}
+        return {**note, **file_note}, {**arrays, **file_arrays, **labels}
+
+    @classmethod
+    def from_kept(cls, note: Any, arrays: Mapping[str, np.ndarray]) -> Contents:
+        """Return what ``kept`` was made of.
+
+        Raises
+        ------
+        Unreadable
+            If it is something else.
+        """
+        try:
+            files = Texts.from_kept("files", note, arrays)
+            labels = Rows(arrays["rows"], arrays["row_ends"])
+            upright = shaped(arrays["upright"], np.bool_, (len(files),))
+            sizes = shaped(arrays["sizes"], np.int32, (len(files), 2))
+            rows = shaped(labels.rows, np.float32, (len(labels.rows), COLUMNS))
+            classes, absent = (tuple(map(str, note[k])) for k in ("classes", "absent"))
+            if len(labels) != len(files) or not np.isfinite(rows).all():
+                raise Unreadable("labels that do not fit the images")
+            if not np.isin(rows[:, 4], np.arange(len(classes))).all():
+                raise Unreadable("labels that do not fit the classes")
+            repairs, ignored = (
+                {str(name): int(count) for name, count in note[key].items()}
+                for key in ("repairs", "ignored")
+            )
+            doubts, problems = (
+                tuple((str(file), str(reason)) for file, reason in note[key])
+                for key in ("doubts", "problems")
+            )
+            skipped, left_out = int(note["skipped"]), int(note["left_out"])
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise Unreadable(f"no detection data set ({error})") from None
+        return cls(
+            classes,
+            files,
+            upright,
+            sizes,
+            labels,
+            repairs,
+            doubts,
+            problems,
+            skipped,
+            ignored,
+            left_out,
+            absent,
+        )
 
 
 class DetectionDataset(StoredImages):
@@ -94,7 +200,7 @@ class DetectionDataset(StoredImages):
         self.classes = self._choice.names
         self._difficult = difficult
         self._images = ImageStore([], cache_bytes=cache_bytes)
-        self._labels: list[np.ndarray] = []
+        self._labels = Rows.of([], COLUMNS)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -108,13 +214,23 @@ class DetectionDataset(StoredImages):
         """What the choice of classes left out (``ClassChoice.counts``)."""
         return self._choice.counts
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the images and labels depend on beside files, for ``KeptIndex``."""
+        return {
+            "classes": self.classes,
+            "others": self._choice.others,
+            "difficult": self._difficult,
+            "most_pixels": os.environ.get(PIXEL_LIMIT),
+        }
+
     def label(self, index: int) -> np.ndarray:
         """Return the label of an image, ``(M, 6)``, without reading its pixels."""
         return self._labels[index].copy()
 
     def path(self, index: int) -> Path:
         """Return the file of an image."""
-        return self._images.files[index]
+        return Path(self._images.files[index])
 
     def verify(self, *, workers: int = 2) -> dict[str, Any]:
         """Decode every image once, and count what can be used.
@@ -177,10 +293,50 @@ class DetectionDataset(StoredImages):
             [image.file for image in images],
             resized=resized,
         )
+        labels, files, shown = [], [], []
         for image, frame in zip(images, frames):
-            self._add(image, frame)
-        ids = [int(i) for label in self._labels for i in label[:, 4]]
+            label = self._checked_label(image, frame)
+            if label is not None:
+                labels.append(label)
+                files.append(str(image.file))
+                shown.append(frame)
+        self._labels = Rows.of(labels, COLUMNS)
+        self._images.hold(
+            Texts.of(files),
+            np.array([frame.upright for frame in shown], bool),
+            np.array([frame.size for frame in shown], np.int32).reshape(-1, 2),
+        )
+        ids = np.unique(self._labels.rows[:, 4]).astype(int).tolist()
         self._choice.check(ids, len(self), self.place, in_whole_set)
+
+    @property
+    def contents(self) -> Contents:
+        """All that filling has changed."""
+        images, choice = self._images, self._choice
+        return Contents(
+            self.classes,
+            images.files,
+            images.upright,
+            images.sizes,
+            self._labels,
+            dict(self.repairs),
+            tuple(self.doubts),
+            tuple(self.problems),
+            self.skipped,
+            dict(choice.objects),
+            choice.images,
+            choice.absent,
+        )
+
+    def hold(self, contents: Contents) -> None:
+        """Be as the data set was whose contents these are."""
+        self._labels = contents.labels
+        self._images.hold(contents.files, contents.upright, contents.sizes)
+        self._images.restore(contents.problems, contents.skipped)
+        self.repairs, self.doubts = Counter(contents.repairs), [*contents.doubts]
+        self._choice.objects = Counter(contents.ignored)
+        self._choice.images = contents.left_out
+        self._choice.absent = contents.absent
 
     def _is_large_enough(self, image: AnnotatedImage) -> bool:
         width, height = image.header.stored
@@ -189,19 +345,18 @@ class DetectionDataset(StoredImages):
         self.skip(image.file, too_small(width, height, str(image.file)))
         return False
 
-    def _add(self, image: AnnotatedImage, frame: Frame) -> None:
+    def _checked_label(self, image: AnnotatedImage, frame: Frame) -> np.ndarray | None:
+        """Return the label of an image and note repairs; None if it is left out."""
         for reason in image.annotation.left_out:
             self.leave_out(image.source, reason)
         label = self._label(image, frame)
         if self._choice.ignores and not len(label):
             self._choice.images += 1
-            return
+            return None
         self.repairs["scaled" if frame.scaled else "size differs"] += frame.differs
         if frame.doubt and len(label):
             self.doubts.append((str(image.file), frame.doubt))
-        self._labels.append(label if self._difficult else label[label[:, 5] == 0])
-        self._images.files.append(image.file)
-        self._images.upright.append(frame.upright)
+        return label if self._difficult else label[label[:, 5] == 0]
 
     def _label(self, image: AnnotatedImage, frame: Frame) -> np.ndarray:
         rows = []
@@ -213,7 +368,7 @@ class DetectionDataset(StoredImages):
             self.repairs.update(repairs)
             if corners is not None:
                 rows.append([*corners, index, difficult])
-        return np.array(rows, np.float32).reshape(-1, 6)
+        return np.array(rows, np.float32).reshape(-1, COLUMNS)
 
     def _check_usable(self, readable: int | None = None) -> None:
         usable = len(self) - self.broken if readable is None else readable

@@ -12,6 +12,7 @@ import numpy as np
 from gluon_compress.data.class_choice import ClassChoice, as_name
 from gluon_compress.data.images import CACHE_BYTES, EXTENSIONS, ImageStore, StoredImages
 from gluon_compress.data.listed_files import files_in, folders_in
+from gluon_compress.data.packed import Texts
 from gluon_compress.validation import few
 
 LOG = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class ImageFolder(StoredImages):
 
     Attributes
     ----------
+    labels : list of int
     class_counts : dict
         As for ``VOCLayout``; the objects are images.
 
@@ -73,7 +75,7 @@ class ImageFolder(StoredImages):
         self._choice.check(
             self.labels, len(files), root, None if absent else lambda: list(images)
         )
-        self._images = ImageStore(files, cache_bytes=cache_bytes)
+        self._images = ImageStore(Texts.of(files), cache_bytes=cache_bytes)
 
     def __len__(self) -> int:
         return len(self.labels)

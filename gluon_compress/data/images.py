@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from gluon_compress.data.broken import BrokenImage
+from gluon_compress.data.broken import BrokenImage, ChangedFile
 
 LOG = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ _JPEG, _PNG, _RIFF, _BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM"
 _END = b"\xff\xd9"  # of a JPEG
 _SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG's markers that state a size
 _EXIF = b"Exif\0\0"
+_AT_ONCE = 1024  # images whose decoding is asked for
 _CUT = "the image is cut short"
 # How the stored pixels become upright, by EXIF orientation.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -363,6 +364,11 @@ def _pixels(data: bytes, header: Header, source: str, *, upright: bool) -> np.nd
     return image if turn is None else turn(image)
 
 
+def keep_no_images() -> None:
+    """Keep no decoded images from now on in this process: a copy, for its memory."""
+    ImageStore.keeps = False
+
+
 class ImageStore:
     """Decoded image files by index, cached in memory.
 
@@ -372,8 +378,6 @@ class ImageStore:
     Parameters
     ----------
     files : sequence of path
-    upright : sequence of bool, optional
-        Which are turned as their EXIF data says; default: all.
     cache_bytes : int
         Limit for the memory of decoded images.
     read : callable
@@ -385,22 +389,44 @@ class ImageStore:
         How many listed images are not among the files (``skip``).
     """
 
+    keeps = True  # decoded images
+
     def __init__(
         self,
         files: Sequence,
         *,
-        upright: Sequence[bool] | None = None,
         cache_bytes: int = CACHE_BYTES,
         read: Callable[..., np.ndarray] = read_image,
     ) -> None:
-        self.files = list(files)
         self._decode = read
-        self.upright = list(upright or [True] * len(files))
+        self.hold(files)
         self._problems: dict[tuple[str, str], None] = {}
         self._cache: dict[int, np.ndarray] = {}
         self._broken: dict[int, str] = {}
         self.skipped = 0
         self._free, self._lock = cache_bytes, threading.Lock()
+
+    def hold(
+        self,
+        files: Sequence,
+        upright: np.ndarray | None = None,
+        sizes: np.ndarray | None = None,
+    ) -> None:
+        """Take the place of all files so far.
+
+        Parameters
+        ----------
+        files : sequence of path
+            Kept as it is: ``Texts`` take little memory.
+        upright : numpy.ndarray, optional
+            ``(N,)``, bool: which are turned as their EXIF data says; default: all.
+        sizes : numpy.ndarray, optional
+            ``(N, 2)``: widths and heights then, pixels. An image of another size has
+            changed since, and cannot be used.
+        """
+        self.files: Any = files
+        self.upright: Any = upright
+        self.sizes: Any = sizes
 
     @property
     def problems(self) -> list[tuple[str, str]]:
@@ -432,11 +458,21 @@ class ImageStore:
         with self._lock:
             return sorted(self._broken)
 
+    def note_broken(self, index: int, reason: str) -> None:
+        """Note that an image cannot be read, as another process has found."""
+        self.report(self.files[index], reason)
+        with self._lock:
+            self._broken.setdefault(index, reason)
+
     def decodable(self, *, workers: int = 2) -> list[bool]:
         """Decode every image, and return for each whether that worked."""
+        count = len(self.files)
         with ThreadPoolExecutor(workers) as pool:
-            images = pool.map(self._read, range(len(self.files)))
-            return [image is not None for image in images]
+            worked: list[bool] = []
+            for start in range(0, count, _AT_ONCE):
+                part = range(start, min(start + _AT_ONCE, count))
+                worked += pool.map(lambda i: self._read(i) is not None, part)
+            return worked
 
     def report(self, file: Any, reason: str) -> None:
         """Add a problem unless it is already listed."""
@@ -448,23 +484,43 @@ class ImageStore:
         self.report(file, reason)
         self.skipped += 1
 
+    def restore(self, problems: Sequence[tuple[str, str]], skipped: int) -> None:
+        """Note all that ``report`` and ``skip`` noted of the same files before."""
+        with self._lock:
+            self._problems = dict.fromkeys(problems)
+        self.skipped = skipped
+
     def _read(self, index: int) -> np.ndarray | None:
         if index in self._cache or index in self._broken:
             return self._cache.get(index)
         file = self.files[index]
+        upright = self.upright is None or bool(self.upright[index])
         try:
-            image = self._decode(file, upright=self.upright[index])
+            image = self._decode(file, upright=upright)
+            self._check_size(index, image)
+        except ChangedFile:  # nor can any other image of it be read
+            raise
         except ValueError as error:
-            self.report(file, str(error))
-            with self._lock:
-                self._broken[index] = str(error)
+            self.note_broken(index, str(error))
             return None
         image.flags.writeable = False  # it is handed out again
         with self._lock:
-            if index not in self._cache and image.nbytes <= self._free:
+            fits = self.keeps and image.nbytes <= self._free
+            if index not in self._cache and fits:
                 self._cache[index] = image
                 self._free -= image.nbytes
         return image
+
+    def _check_size(self, index: int, image: np.ndarray) -> None:
+        if self.sizes is None:
+            return
+        height, width = image.shape[:2]
+        stated = self.sizes[index].tolist()
+        if [width, height] != stated:
+            raise ValueError(
+                f"{self.files[index]}: has {width} x {height} pixels, but had "
+                f"{stated[0]} x {stated[1]} when the data set was opened"
+            )
 
 
 class StoredImages:
@@ -486,3 +542,7 @@ class StoredImages:
     def broken(self) -> int:
         """How many items turned out to be broken when they were read."""
         return len(self._images.broken)
+
+    def note_broken(self, index: int, reason: str) -> None:
+        """Note that an item is broken, as another process has found."""
+        self._images.note_broken(index, reason)

@@ -55,13 +55,11 @@ def voc_gluoncv(
     names = VOCDetection.CLASSES if classes is None else classes
     folders = [_folder(root, year) for year, _ in pairs]
     dataset = VOCReader(list_of(folders[0], pairs[0][1]), names, **options)
-    images = [
-        image
-        for folder, (_, name) in zip(folders, pairs)
-        for image in dataset.read(folder, name)
-    ]
-    in_whole_set = None if absent else lambda: _classes_in(folders)
-    dataset.fill(images, resized=resized, in_whole_set=in_whole_set)
+    dataset.fill_from(
+        [(folder, name) for folder, (_, name) in zip(folders, pairs)],
+        resized=resized,
+        in_whole_set=None if absent else lambda: _classes_in(folders),
+    )
     return dataset
 
 

@@ -34,6 +34,11 @@ class Subset:
         """Those of the whole data set."""
         return getattr(self.dataset, "problems", ())
 
+    def note_broken(self, index: int, reason: str) -> None:
+        """Note that an item is broken, as another process has found."""
+        if hasattr(self.dataset, "note_broken"):
+            self.dataset.note_broken(self.indices[index], reason)
+
 
 def draw_subset(dataset: Any, count: int, *, seed: int = 0) -> Any:
     """Return a random subset of a data set.

@@ -10,14 +10,19 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Collection, Sequence
 
-from gluon_compress.data.detection_dataset import AnnotatedImage, DetectionDataset
+from gluon_compress.data.detection_dataset import (
+    AnnotatedImage,
+    Contents,
+    DetectionDataset,
+)
 from gluon_compress.data.images import (
     CACHE_BYTES,
     EXTENSIONS,
     read_header,
 )
+from gluon_compress.data.kept_index import FilesState, KeptIndex, settled
 from gluon_compress.data.listed_files import FileIndex, find_listed, read_lines
 from gluon_compress.data.voc_xml import (
     annotated_classes,
@@ -33,6 +38,52 @@ def list_of(root: Path, split: str) -> Path:
 
 class VOCReader(DetectionDataset):
     """A detection data set that folders in the layout of Pascal VOC fill."""
+
+    def fill_from(
+        self,
+        splits: Sequence[tuple[Path, str]],
+        *,
+        resized: str,
+        in_whole_set: Callable[[], Collection[str]] | None,
+    ) -> None:
+        """Fill with the images of splits, each of a folder, or as they were kept.
+
+        Parameters
+        ----------
+        splits : sequence of (path, str)
+        resized, in_whole_set
+            As for ``fill``.
+
+        Raises
+        ------
+        ValueError
+            As ``read`` and ``fill``.
+        """
+
+        def files() -> FilesState:
+            state = FilesState()
+            for root, split in splits:
+                state.add([str(list_of(root, split))])
+            for root in dict.fromkeys(root for root, _ in splits):
+                state.add_tree(root / "JPEGImages")
+                state.add_tree(root / "Annotations")
+            return state
+
+        index = KeptIndex(
+            layout="voc",
+            splits=splits,
+            absent=in_whole_set is None,
+            resized=resized,
+            **self.settings,
+        )
+        kept = index.read(lambda note, arrays: files(), Contents.from_kept)
+        if kept is not None:
+            self.hold(kept)
+            return
+        state = settled(files)
+        images = [image for each in splits for image in self.read(*each)]
+        self.fill(images, resized=resized, in_whole_set=in_whole_set)
+        index.keep(state, *self.contents.kept())
 
     def read(self, root: Path, split: str) -> list[AnnotatedImage]:
         """Return the images that a list of a folder names; note what is wrong.
@@ -128,6 +179,8 @@ class VOCLayout(VOCReader):
             difficult=difficult,
             cache_bytes=cache_bytes,
         )
-        in_whole_set = None if absent else partial(annotated_classes, self.root)
-        images = self.read(self.root, split)
-        self.fill(images, resized=resized, in_whole_set=in_whole_set)
+        self.fill_from(
+            [(self.root, split)],
+            resized=resized,
+            in_whole_set=None if absent else partial(annotated_classes, self.root),
+        )

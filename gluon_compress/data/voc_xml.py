@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from gluon_compress.data.class_choice import as_name
+from gluon_compress.data.kept_index import FilesState, KeptIndex, settled
 from gluon_compress.data.listed_files import FileIndex, read_lines
 from gluon_compress.storage.reading import read_bytes
 from gluon_compress.validation import LONGEST_LINE, shortened
@@ -231,15 +232,31 @@ def annotated_classes(root: Path) -> list[str]:
 
 
 def _scanned(root: Path) -> tuple[set[str], list[str]]:
-    """Return the class names in all annotations of a folder, and what is wrong."""
-    names: set[str] = set()
-    problems: list[str] = []
-    for file in FileIndex(root / "Annotations", (".xml",)):
+    """Return the class names in a folder's annotations, and a thing that is wrong."""
+    folder = root / "Annotations"
+
+    def files() -> FilesState:
+        state = FilesState()
+        state.add_tree(folder)
+        return state
+
+    index = KeptIndex(layout="class names of annotations", folder=folder)
+    kept = index.read(
+        lambda note, arrays: files(),
+        lambda note, arrays: ({*map(str, note["names"])}, [*note["problems"]]),
+    )
+    if kept is not None:
+        return kept
+    state = settled(files)
+    found: set[str] = set()
+    problems = []
+    for file in FileIndex(folder, (".xml",)):
         try:
             annotation = read_annotation(file)
         except ValueError as error:  # reading its split reports it
             problems.append(str(error))
             continue
-        names.update(name for name, _, _ in annotation.objects)
+        found.update(name for name, _, _ in annotation.objects)
         problems += (f"{file}: {reason}" for reason in annotation.left_out)
-    return names, problems
+    index.keep(state, {"names": sorted(found), "problems": problems[:1]}, {})
+    return found, problems[:1]

@@ -109,7 +109,8 @@ def deploy(
             save_pair(fusible(symbol), params, draft, name + WHOLE)
             endings = FORMATS["mxnet"].files
             files = [draft / f"{name}{WHOLE}{ending}" for ending in endings]
-            entries["mxnet"].update(check.results(net, files))
+            heads = [draft / file for file in entries["mxnet"]["files"]]
+            entries["mxnet"].update(check.results(net, files, heads))
         postprocess, arrays = deployable.postprocess.state()
         for file, array in arrays.items():
             np.save(draft / file, array)

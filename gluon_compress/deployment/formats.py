@@ -12,7 +12,7 @@ import subprocess
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -157,11 +157,12 @@ def _onnx_dynamic(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
-    """Write a graph with MXNet's own exporter, and correct four of its faults.
+    """Write a graph with MXNet's own exporter, and correct five of its faults.
 
     It states the newest opset of the installed onnx for operators of an earlier one,
     lists all weights as inputs, so that no runtime can fold or pack them, leaves nodes
-    without names, which tools need, and sorts the outputs by the order of its nodes.
+    without names, which tools need, sorts the outputs by the order of its nodes, and
+    lets the slopes of a PReLU lie along the last axis of a map, not its channels.
     """
     import mxnet as mx
 
@@ -194,9 +195,23 @@ def write_onnx(graph: InferenceGraph, path: Path, *, batch: int | str) -> dict:
     opset = max([OPSET, *(OPSETS[kind] for kind in kinds & OPSETS.keys())])
     for domain in model.opset_import:
         domain.version = opset
+    if "PRelu" in kinds:
+        _lay_slopes(onnx, model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
     return {"opset": opset, "batch": batch}
+
+
+def _lay_slopes(onnx: Any, model: Any) -> None:
+    """Give the slopes of PReLUs the shape ``(C, 1, 1)`` for maps ``(B, C, H, W)``."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    axes = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    constants = {value.name: value for value in model.graph.initializer}
+    for node in model.graph.node:
+        slopes = constants.get(node.input[1]) if node.op_type == "PRelu" else None
+        if slopes is not None and len(slopes.dims) == 1:
+            slopes.dims.extend([1] * (axes[node.input[0]] - 2))
 
 
 def _place(order: Sequence[str], name: str) -> int:
@@ -256,7 +271,7 @@ def _ncnn(graph: InferenceGraph, folder: Path) -> dict:
 
 
 def _state_sizes_of_splits(path: Path) -> None:
-    """Add the lengths of equal parts, without which pnnx writes none at all."""
+    """Add the lengths of equal parts, which pnnx and later opsets need."""
     import onnx
 
     model = onnx.load(str(path))
@@ -346,8 +361,9 @@ def _onnx_integers(graph: InferenceGraph, path: Path, *, bits: int) -> dict:
     with scratch_folder() as scratch:
         source = scratch / "plain.onnx"
         write_onnx(exported, source, batch=BATCH)
-        opset = add_integers(source, path, plain, bits=bits)
-    return {"opset": opset, "batch": BATCH, "own_ranges": True, **entry}
+        _state_sizes_of_splits(source)
+        written = add_integers(source, path, plain, bits=bits)
+    return {**written, "batch": BATCH, "own_ranges": True, **entry}
 
 
 def _ncnn_int8(graph: InferenceGraph, folder: Path) -> dict:

@@ -72,7 +72,7 @@ def export_formats(
     shape = (1, *shape[1:])
     compared = noise((2, *shape[1:]))
     if images is not None:
-        compared = np.asarray(images, np.float32)
+        compared = _images(images, shape)
     graph = InferenceGraph(name, *fold(symbol, params, shape), shape, compared)
     reference = ReferenceOutputs(symbol, params, compared[:8])
     with atomic_directory(folder, KIND) as draft:
@@ -90,6 +90,17 @@ def export_formats(
         }
         write_json(Path(draft) / MANIFEST, content)
     return entries
+
+
+def _images(images: Any, shape: Sequence[int]) -> np.ndarray:
+    """Return inputs as float32; refuse anything but finite ones ``(N, *shape[1:])``."""
+    array = np.asarray(images, np.float32)
+    if array.shape[1:] != shape[1:] or not len(array):
+        allowed = f"an array (N, {', '.join(map(str, shape[1:]))})"
+        raise wrong("the shape of images", array.shape, allowed)
+    if not np.isfinite(array).all():
+        raise ValueError("images hold NaN or infinity; allowed: finite numbers")
+    return array
 
 
 def write_checked(

@@ -3,7 +3,8 @@
 ncnn quantises the inputs of layers, symmetric about zero, and weights by channel. Its
 layers take a net's own weights as they are. Ranges become symmetric: a map without
 negative values loses half of its levels unless the scheme is ``signed``. Sums stay
-float32, as do grouped convolutions that are not depthwise.
+float32, as do grouped convolutions that are not depthwise, and layers that share a
+weight but read maps of different ranges.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from gluon_compress.deployment.file_checks import check_ncnn_layer, ncnn_numbers
 from gluon_compress.deployment.quantised import QuantisedGraph
 from gluon_compress.graph.symbols import take_apart
 from gluon_compress.quantization.levels import Levels
-from gluon_compress.quantization.placement import CONCATS, LAYERS, hands_on, weight_of
-from gluon_compress.quantization.quantisers import QuantiserGrid
+from gluon_compress.quantization.placement import LAYERS, source_of, weight_of
 from gluon_compress.quantization.settings import NARROW
 
 INT8 = struct.pack("<I", 0x000D4B38)  # before weights of 8 bits
@@ -83,9 +83,11 @@ def _integers(
     if words[0] == "ConvolutionDepthWise" and numbers.get(7, 1) != filters:
         return None  # one scale a group
     floats = np.frombuffer(part[4 : 4 + 4 * size], "<f4")
-    layer = next((k for k in known if _are_same(k.values, floats)), None)
-    if layer is None or part[:4] != bytes(4):
+    same = [k for k in known if _are_same(k.values, floats)]
+    # The file does not say which of the layers of one weight it is.
+    if len({k.largest for k in same}) != 1 or part[:4] != bytes(4):
         return None
+    layer = same[0]
     levels = layer.levels.refined(NARROW)
     stored = levels.levels.astype(np.int8).tobytes()
     stored += bytes(-len(stored) % 4)
@@ -107,21 +109,10 @@ def _known_layers(graph: QuantisedGraph) -> list[_Known]:
         if node["op"] not in LAYERS:
             continue
         name = nodes[weight_of(node)[0]]["name"]
-        grid = _grid_behind(nodes, node["inputs"][0][0], graph)
+        source = source_of(nodes, node["inputs"][0][0], set(graph.tensors))
+        grid = graph.tensors.get(nodes[source]["name"])
         if name in graph.weights and grid is not None:
             largest = max(grid.high, -grid.low) * grid.scale
             values = graph.params[name].asnumpy()
             known.append(_Known(values, graph.weights[name], largest))
     return known
-
-
-def _grid_behind(
-    nodes: Sequence[dict], i: int, graph: QuantisedGraph
-) -> QuantiserGrid | None:
-    """Return the grid of a tensor, or of what hands its values on."""
-    while nodes[i]["name"] not in graph.tensors:
-        node = nodes[i]
-        if not node["inputs"] or not (hands_on(node) or node["op"] in CONCATS):
-            return None
-        i = node["inputs"][0][0]
-    return graph.tensors[nodes[i]["name"]]

@@ -24,15 +24,18 @@ IR4 = 10
 HAND_ON = {
     *("MaxPool", "GlobalMaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Split"),
     *("Squeeze", "Unsqueeze", "Concat", "DepthToSpace", "SpaceToDepth", "Identity"),
+    *("Pad", "Resize", "Upsample", "Tile", "Expand", "Dropout"),
 }
-DATA_INPUTS = {"Concat": None}  # all; of the others the first
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
 LARGEST_BIAS = 2**31 - 1
-FINER = 2**8  # biases beside 4-bit weights; ONNX Runtime would round float32 ones
+# Biases beside 4-bit weights; ONNX Runtime would round float32 ones. A multiple of what
+# refines levels of 4 and of 2 bits, 9 and 63: whole biases stay exact.
+FINER = 252
 
 
 def add_integers(
     source: Path, target: Path, graph: QuantisedGraph, *, bits: int
-) -> int:
+) -> dict[str, int]:
     """Write a float32 ONNX file of a graph's plain symbol with integers.
 
     Parameters
@@ -47,8 +50,8 @@ def add_integers(
 
     Returns
     -------
-    int
-        The opset of the file.
+    dict
+        For the manifest: the file's ``opset``, and how many ``integer_layers`` it has.
     """
     onnx = import_optional("onnx", "onnx")
     model = onnx.load(str(source))
@@ -60,7 +63,7 @@ def add_integers(
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(target))
     (opset,) = [entry.version for entry in model.opset_import if not entry.domain]
-    return opset
+    return {"opset": opset, "integer_layers": writer.layers}
 
 
 class _Writer:
@@ -72,6 +75,8 @@ class _Writer:
         Name of a tensor to its grid.
     renamed : dict
         Name of a tensor to that of its dequantised form.
+    layers : int
+        How many have integer weights.
     """
 
     def __init__(self, onnx: Any, model: Any, graph: QuantisedGraph, bits: int) -> None:
@@ -84,6 +89,7 @@ class _Writer:
         self.nodes: list = []
         self.added: Dict[str, Any] = {}
         self.made: set[str] = set()
+        self.layers = 0
 
     def write(self) -> None:
         """Rewrite the model in place."""
@@ -112,8 +118,10 @@ class _Writer:
         places = [i for i, name in enumerate(node.input) if name in self.renamed]
         for i in places:
             new.input[i] = self.renamed[node.input[i]]
-        if node.op_type in ("Conv", "Gemm"):
-            self._layer(node, new)
+        integer = node.op_type in ("Conv", "Gemm") and self._layer(node, new)
+        if node.op_type in LAYERS and not integer and 0 in places:
+            new.input[0] = self._guarded(node.input[0])
+        self.layers += integer
         self.nodes.append(new)
         for output in node.output:
             grid = self.graph.tensors.get(output)
@@ -123,6 +131,9 @@ class _Writer:
                 self._quantise(output, grid)
 
     def _handed_on(self, node: Any) -> QuantiserGrid | None:
+        modes = {a.name: a.s for a in node.attribute}
+        if node.op_type in ("Resize", "Upsample") and modes.get("mode") != b"nearest":
+            return None
         inputs = list(node.input) if node.op_type == "Concat" else list(node.input[:1])
         grids = [self.grids.get(name) for name in inputs]
         return grids[0] if all(grid == grids[0] for grid in grids) else None
@@ -147,12 +158,25 @@ class _Writer:
         self._add("DequantizeLinear", [f"{name}_quantized", scale, zero], ready)
         self.renamed[name] = ready
 
-    def _layer(self, node: Any, new: Any) -> None:
-        """Store a layer's weight and bias as integers."""
+    def _guarded(self, name: str) -> str:
+        """Return a dequantised tensor as a layer reads it that stays float32.
+
+        ONNX Runtime would round the weights of a layer between two quantised tensors.
+        So a maximum is taken before, with the least value that the tensor can have.
+        """
+        ready, grid = f"{name}_float", self.grids[name]
+        if ready not in self.made:
+            least = np.float32(grid.low * np.float32(grid.scale))
+            low = self._constant(f"{name}_least", least)
+            self._add("Max", [self.renamed[name], low], ready)
+        return ready
+
+    def _layer(self, node: Any, new: Any) -> bool:
+        """Store a layer's weight and bias as integers; return whether it has some."""
         name = node.input[1]
         levels = self.graph.weights.get(name)
         if levels is None or node.input[0] not in self.grids:
-            return
+            return False
         in_four = self.bits == 4 and levels.bits <= 4
         if not in_four:
             levels = levels.refined(NARROW)
@@ -167,6 +191,7 @@ class _Writer:
             whole = np.rint(bias / unit)
             if np.abs(whole).max() <= LARGEST_BIAS:
                 new.input[2] = self._bias(node, whole, unit)
+        return True
 
     def _weight(self, name: str, levels: Levels, in_four: bool) -> str:
         ready, number = f"{name}_dequantized", 1

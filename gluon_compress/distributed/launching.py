@@ -34,6 +34,8 @@ from gluon_compress.stopping import Deferred
 _FORWARDED = (
     "DMLC_",
     "GLUON_COMPRESS_DATA",
+    "GLUON_COMPRESS_INDICES",
+    "GLUON_COMPRESS_PROCESSES",
     "KMP_",
     "LD_LIBRARY_PATH",
     "MXNET_",

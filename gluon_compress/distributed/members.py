@@ -227,6 +227,7 @@ class Member(Ranks):
             yield
         except (ValueError, OSError, ArithmeticError) as error:
             status = DIVERGED if isinstance(error, ArithmeticError) else BAD_INPUT
+            status = LOST if isinstance(error, ChildProcessError) else status
             if not self._knows.is_set():
                 agreed = isinstance(error, Agreed)
                 told = {"failed": _line(error), "status": status, "agreed": agreed}

@@ -249,6 +249,20 @@ def of_kind(nodes: Sequence[dict], kind: str) -> list[Annotation]:
     return [a for a in annotations_of(nodes) if a.kind == kind]
 
 
+def weights_below(nodes: Sequence[dict], kind: str) -> dict[str, mx.sym.Symbol]:
+    """Return what the annotations of a kind read of each annotated parameter.
+
+    It is the parameter itself, or what the annotations before make of it: a weight
+    under its mask.
+    """
+    sources = {a.name: a.source for a in annotations_of(nodes, [kind])}
+    return {
+        a.target: put_together(nodes, [[*sources[a.name], 0]])
+        for a in of_kind(nodes, kind)
+        if nodes[a.source[0]]["op"] == "null"
+    }
+
+
 def sources_of(nodes: Sequence[dict]) -> dict[int, tuple[int, int]]:
     """Return the annotated tensor of every node that computes an annotation."""
     return {i: (e[0], e[1]) for i, e in _Scan(nodes, KINDS).sources.items()}

@@ -279,40 +279,42 @@ class _Naming:
     def groups(self) -> Grouping:
         """Return the groups with their positions in every tensor."""
         signatures = self._signatures()
-        members: dict[tuple, list[int]] = {}
-        origin: dict[tuple, tuple] = {}
-        layers: dict[tuple, dict] = {}
-        assigned: set[int] = set()
+        members: dict[int, list[int]] = {}
+        origin: dict[int, tuple] = {}
+        layers: dict[int, dict] = {}
+        assigned = np.zeros(len(self.labels), bool)
         for i, node in enumerate(self.nodes):
             if operator_of(node["op"]).weight_input is None:
                 continue
             channels = self._components(self.tracing.outputs[i][0]).reshape(-1)
-            values, first, counts = np.unique(
+            labels, first, counts = np.unique(
                 channels, return_index=True, return_counts=True
             )
-            for k in np.argsort(first):
-                label = int(values[k])
-                if label < 0:
-                    continue
-                key = (int(signatures[label]), int(self.codes[label]))
-                layers.setdefault(key, {})[self.names[i]] = True
-                if label not in assigned:
-                    assigned.add(label)
-                    members.setdefault(key, []).append(label)
-                    origin.setdefault(key, (i, int(counts[k])))
+            order = np.argsort(first)
+            order = order[labels[order] >= 0]
+            labels, counts = labels[order], counts[order]
+            kinds, new = signatures[labels], ~assigned[labels]
+            for kind in dict.fromkeys(kinds.tolist()):
+                layers.setdefault(kind, {})[self.names[i]] = True
+                mine = new & (kinds == kind)
+                if mine.any():
+                    members.setdefault(kind, []).extend(labels[mine].tolist())
+                    origin.setdefault(kind, (i, int(counts[mine][0])))
+            assigned[labels] = True
         return self._numbered(members, origin, layers)
 
     def _signatures(self) -> np.ndarray:
-        """Return a number per component that encodes where it occurs, and how often."""
-        signatures = np.zeros(len(self.labels), np.uint64)
+        """Return a number per component, the same for those of one group.
+
+        It encodes where the component occurs, how often, and why it is frozen.
+        """
+        signatures = _mixed(self.codes.astype(np.uint64), -1)
         tensors = self.tracing.all_ids() + [ids for *_, ids in self.axes]
-        counted: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for key, ids in enumerate(tensors):
-            components = self._components(ids)
-            if id(components) not in counted:
-                free = components[components >= 0]
-                counted[id(components)] = np.unique(free, return_counts=True)
-            values, counts = counted[id(components)]
+        # Tensors that share one array tell nothing more than one of them.
+        distinct = {id(c): c for c in map(self._components, tensors)}
+        for key, components in enumerate(distinct.values()):
+            free = components[components >= 0]
+            values, counts = np.unique(free, return_counts=True)
             signatures[values] += _mixed(counts.astype(np.uint64), key)
         return signatures
 
@@ -321,9 +323,10 @@ class _Naming:
         group_of = np.full(len(self.labels) + 1, -1)
         groups, starts, total = [], {}, 0
         used: set[str] = set()
-        for number, (key, labels) in enumerate(members.items()):
-            name = unused(self.names[origin[key][0]], used)
-            frozen = self.tracing.channels.reason(key[1]) if key[1] else ""
+        for number, (kind, labels) in enumerate(members.items()):
+            name = unused(self.names[origin[kind][0]], used)
+            code = self.codes[labels[0]]
+            frozen = self.tracing.channels.reason(code) if code else ""
             if not frozen and len(labels) == 1:
                 frozen = "a single index cannot be removed"
             starts[name] = total
@@ -331,9 +334,9 @@ class _Naming:
             if not frozen:
                 position_of[labels] = np.arange(total, total + len(labels))
             total += len(labels)
-            size = origin[key][1]
+            size = origin[kind][1]
             group = ChannelGroup(
-                name, len(labels), (), frozen, size, tuple(layers[key])
+                name, len(labels), (), frozen, size, tuple(layers[kind])
             )
             groups.append(group)
         carriers = self._carriers(group_of, len(groups))
@@ -350,16 +353,19 @@ class _Naming:
         return [tuple(parameters) for parameters in names]
 
     def _tensors(self, position_of: np.ndarray) -> tuple[list, dict, dict]:
+        # By identity, as ``_compressed``: the axes that vary, and their positions.
+        placed: dict[int, tuple[list[int], np.ndarray]] = {}
+
         def tensor(shape: tuple, ids: np.ndarray, axis: int | None = None) -> Tensor:
             components = self._components(ids)
-            positions = compress(position_of[np.maximum(components, -1)])
-            axes = varying(positions)
+            if id(components) not in placed:
+                positions = compress(position_of[np.maximum(components, -1)])
+                placed[id(components)] = varying(positions), positions.reshape(-1)
+            axes, positions = placed[id(components)]
             assert len(axes) < 2
             if not axes:
                 return Tensor(shape)
-            return Tensor(
-                shape, axes[0] if axis is None else axis, positions.reshape(-1)
-            )
+            return Tensor(shape, axes[0] if axis is None else axis, positions)
 
         tensors = [
             [tensor(s, a) for s, a in zip(shapes, outputs)]

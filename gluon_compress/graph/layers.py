@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Mapping, Sequence, TypeVar
 
+import numpy as np
+
+from gluon_compress.graph.annotations import bake_weights
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.tracing import Graph
 from gluon_compress.validation import LONGEST_LINE, few, shortened
@@ -114,6 +117,37 @@ def by_pattern(
         fitting = (v for p, v in rows.items() if fnmatchcase(layer.name, p))
         result[layer.name] = next(fitting, default)
     return result
+
+
+def check_float32(graph: Graph) -> None:
+    """Refuse weights of another type: annotations compute in float32.
+
+    Raises
+    ------
+    ValueError
+        Naming the first.
+    """
+    for layer in layers_of(graph):
+        value = graph.params[layer.weight]
+        if value is not None and value.dtype != np.float32:
+            raise ValueError(
+                f"the weight of {layer.name!r} is {np.dtype(value.dtype).name}; "
+                "allowed: float32, as net.cast('float32') makes it"
+            )
+
+
+def effective_weights(graph: Graph) -> dict[str, np.ndarray]:
+    """Return the weights as layers read them: under their masks, for instance."""
+    values = {**graph.params, **graph.annotated.params}
+    nodes, heads = graph.annotated.nodes, graph.annotated.heads
+    _, _, baked = bake_weights(
+        nodes, heads, {n: v for n, v in values.items() if v is not None}
+    )
+    return {
+        name: baked.get(name, value).asnumpy()
+        for name, value in graph.params.items()
+        if value is not None
+    }
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

@@ -90,6 +90,8 @@ class Graph:
     grouping : Grouping
     annotated : Annotated
         The symbol with the annotations that slimming keeps.
+    running : frozenset of str
+        Names of the parameters that are running statistics.
     deployed : callable, optional
         Returns what ``inference`` does, where that is another graph.
     """
@@ -101,6 +103,7 @@ class Graph:
     inputs: dict[str, tuple]
     grouping: Grouping
     annotated: Annotated
+    running: frozenset[str]
     deployed: Callable[[], Graph] | None = field(default=None, compare=False)
 
     def inference(self) -> Graph:
@@ -267,15 +270,33 @@ def _input_names(net: HybridBlock) -> list[str]:
     return [f"data{i}" for i in range(count)] if count > 1 else ["data"]
 
 
+def in_order(names: Sequence[str], first: Sequence[str]) -> list[str]:
+    """Return names, those in ``first`` before the others and in its order."""
+    known = [name for name in first if name in names]
+    return [*known, *(name for name in names if name not in known)]
+
+
+def inputs_of(net: Any, symbol: mx.sym.Symbol, params: Mapping) -> list[str]:
+    """Return the names of a net's inputs, in the order in which it takes them."""
+    free = [name for name in symbol.list_inputs() if name not in params]
+    return in_order(free, _input_names(net) if isinstance(net, HybridBlock) else ())
+
+
 def _flat(outputs: Any) -> list:
     if isinstance(outputs, mx.sym.Symbol):
         return [outputs]
     return [symbol for part in outputs for symbol in _flat(part)]
 
 
-def block_of(symbol: mx.sym.Symbol, params: Mapping) -> SymbolBlock:
-    """Return a block of a symbol; its inputs are the variables without a value."""
+def block_of(
+    symbol: mx.sym.Symbol, params: Mapping, inputs: Sequence[str] = ()
+) -> SymbolBlock:
+    """Return a block of a symbol; its inputs are the variables without a value.
+
+    It takes them in the order of ``inputs``, or else in that of the symbol.
+    """
     free = [name for name in symbol.list_inputs() if name not in params]
+    free = in_order(free, inputs)
     # MXNet warns if an input's type is unknown or differs from the weights'.
     types = [value.dtype for value in params.values() if len(value.shape) > 1]
     inputs = [mx.sym.var(name, dtype=(types or ["float32"])[0]) for name in free]
@@ -306,7 +327,9 @@ def give_value(
 
 
 NET_ADAPTERS: dict[type, NetAdapter] = {
-    HybridBlock: NetAdapter(_call, lambda net, *pair: block_of(*pair)),
+    HybridBlock: NetAdapter(
+        _call, lambda net, symbol, params: block_of(symbol, params, _input_names(net))
+    ),
     tuple: NetAdapter(lambda net: net[0], lambda net, *pair: block_of(*pair)),
 }
 
@@ -416,6 +439,8 @@ def trace(net: Any, shape: Any = None) -> Graph:
         params.pop(name, None)
         settings.pop(name, None)
     inputs = _inputs(plain, params, input_shape(net, shape))
+    order = inputs_of(net, symbol, params)
+    inputs = {name: inputs[name] for name in in_order(list(inputs), order)}
     stated = {n: v.shape for n, v in params.items() if v is not None}
     shapes = symbols.output_shapes(plain, plain_heads, {**stated, **inputs})
     for name in symbols.variables(plain):
@@ -424,6 +449,7 @@ def trace(net: Any, shape: Any = None) -> Graph:
     groups = find_groups(plain, plain_heads, shapes, inputs)
     return Graph(
         *(plain, plain_heads, params, settings, inputs, groups, annotated),
+        running=frozenset(symbol.list_auxiliary_states()),
         deployed=_deployed(net, inputs),
     )
 

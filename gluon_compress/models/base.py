@@ -11,7 +11,9 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
 
 from gluon_compress.data import Objects, Preprocess
+from gluon_compress.data.normalization import MEAN, STD
 from gluon_compress.graph import NET_ADAPTERS, NetAdapter, block_of, pair_of
+from gluon_compress.graph.concats import with_plain_gradients
 from gluon_compress.graph.symbols import (
     infer_shapes,
     put_together,
@@ -21,6 +23,7 @@ from gluon_compress.graph.symbols import (
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.settings import EvaluationSettings, ModelSettings
+from gluon_compress.models.stated import stated_by, values_from
 from gluon_compress.models.taps import adapt, subsample, subsampling
 from gluon_compress.postprocess import Postprocess, decoded
 from gluon_compress.validation import listed
@@ -73,6 +76,12 @@ class Family(ABC):
         What a recipe may state of a net in ``model``: a class of ``ModelSettings``.
     output_names : tuple of str
         Of the outputs of ``to_symbol``.
+    Manifest : type, optional
+        What a manifest states of ``Config``, as ``stated_by`` takes it. A family
+        without has ``manifest`` and ``config_from_manifest`` of its own.
+    in_symbol : mapping
+        Values of the fields of ``Config`` that a manifest does not state, since the
+        symbol holds what they decide.
     net_types : tuple of type
         Classes of nets that belong to the family without having been described.
     Evaluation : type, optional
@@ -89,6 +98,8 @@ class Family(ABC):
     Config: ClassVar[type]
     Settings: ClassVar[Type[ModelSettings]] = ModelSettings
     output_names: ClassVar[tuple]
+    Manifest: ClassVar[Optional[Type[Any]]] = None
+    in_symbol: ClassVar[Mapping[str, Any]] = {}
     net_types: ClassVar[tuple] = ()
     Evaluation: ClassVar[Optional[Type[EvaluationSettings]]] = None
     default_losses: ClassVar[Mapping[str, float]] = {}
@@ -204,14 +215,21 @@ class Family(ABC):
         """Return the net of a symbol that ``to_symbol`` gave, pruned or not."""
         return self.describe(block_of(symbol, params), config)
 
-    @abstractmethod
     def manifest(self, net: HybridBlock) -> dict[str, Any]:
         """Return the keys that a manifest states about a net, JSON-able.
 
         ``kind`` and ``outputs`` (the names) are among them.
         """
+        if self.Manifest is None:
+            raise NotImplementedError(f"{type(self).__name__} has no Manifest")
+        return {
+            "kind": self.kind,
+            "outputs": list(self.output_names),
+            "mean": list(MEAN),
+            "std": list(STD),
+            **stated_by(self.Manifest, self.config_of(net)),
+        }
 
-    @abstractmethod
     def config_from_manifest(self, manifest: Mapping[str, Any]) -> Any:
         """Return the configuration that a manifest states.
 
@@ -220,6 +238,9 @@ class Family(ABC):
         ValueError
             Naming a key that is missing or unknown, or its value and what is allowed.
         """
+        if self.Manifest is None:
+            raise NotImplementedError(f"{type(self).__name__} has no Manifest")
+        return self.Config(**values_from(self.Manifest, manifest), **self.in_symbol)
 
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of parameters that any task shares: the backbone's."""
@@ -235,7 +256,15 @@ class Family(ABC):
 
     def training_symbol(self, net: HybridBlock) -> mx.sym.Symbol:
         """Return what ``training_net`` computes: ``to_symbol`` in any form of it."""
-        return self.to_symbol(net)
+        return self.trainable(net, self.to_symbol(net))
+
+    def trainable(self, net: HybridBlock, symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+        """Return a symbol of a net's parameters as MXNet's kernels can train it.
+
+        It is the same one where nothing has to change.
+        """
+        stated = shapes_of({p.name: p for p in net.collect_params().values()})
+        return with_plain_gradients(symbol, {**stated, "data": self._input_shape(net)})
 
     def training_net(
         self,

@@ -23,7 +23,7 @@ from gluon_compress.models.initialize import initialize
 from gluon_compress.models.last_layer import last_layer, with_outputs
 from gluon_compress.models.named import NamedBlock, named
 from gluon_compress.models.res2netlite import VARIANTS, res2netlite
-from gluon_compress.models.settings import ClassifierSettings
+from gluon_compress.models.settings import ClassifierSettings, check_options
 from gluon_compress.postprocess import SoftmaxPostprocess
 from gluon_compress.sizes import Size, size_pair, size_text, written_size
 from gluon_compress.validation import (
@@ -118,8 +118,7 @@ class ClassifierFamily(Family):
         Residual blocks that can start as the identity do so (Goyal et al. 2017, section
         5.1), as in GluonCV's own training of ImageNet.
         """
-        if others:
-            raise ValueError(f"model option {min(others)!r}; allowed: size")
+        check_options(others, ["size"])
         config = ClassifierConfig(class_names(classes), size_pair(size))
         net = _get(name, len(config.classes))
         try:
@@ -194,8 +193,12 @@ class ClassifierFamily(Family):
         stride: int = 1,
         seed: int = 0,
     ) -> NamedBlock:
-        """Return the net itself with named outputs, or its symbol with taps."""
-        if not taps:
+        """Return the net itself with named outputs, or its symbol.
+
+        The symbol has taps, or is one that MXNet's kernels can train.
+        """
+        symbol = self.to_symbol(net)
+        if not taps and self.trainable(net, symbol) is symbol:
             return NamedBlock(net, OUTPUTS, self._input_shape(net))
         return super().training_net(
             net, taps, adapters=adapters, stride=stride, seed=seed

@@ -27,8 +27,8 @@ class ClassWeights(Settings):
     An object of class c counts ``w_c = clip((m / n_c)^r (h_c / h)^d, 1 / b, b)`` times
     in the classification loss: ``n_c`` are the class's objects in the training images
     and ``m`` is their mean over classes; ``h_c`` is the mean of 1 - p over the batch's
-    anchors of class c, with p the probability of the right class, and ``h`` that mean
-    over the anchors of all classes.
+    anchors, regions or centres of class c, with p the probability of the right class,
+    and ``h`` that mean over those of all classes.
 
     Parameters
     ----------
@@ -76,11 +76,11 @@ class LossSettings(Settings):
     Parameters
     ----------
     iou_guided : float or None
-        An anchor with an object counts in the classification loss by the IoU of the
-        box that it predicts: ``N u_a^g / sum_b u_b^g`` times, with ``u`` the IoU, at
-        least 0.1, ``N`` the anchors with an object in the batch and this number as
-        ``g``. So what is located well decides what objects look like. None: all count
-        alike.
+        An anchor, region or centre with an object counts in the classification loss by
+        the IoU of the box that it predicts: ``N u_a^g / sum_b u_b^g`` times, with ``u``
+        the IoU, at least 0.1, ``N`` those with an object in the batch and this number
+        as ``g``. So what is located well decides what objects look like. None: all
+        count alike.
     class_weights : ClassWeights or None
         Objects of rare and of hard classes count more; None: all count alike.
     balance : str or None

@@ -1,4 +1,4 @@
-"""The multi-box loss of detectors with anchors, and what weighs its objects.
+"""The multi-box loss of detectors with anchors.
 
 GluonCV's ``SSDMultiBoxLoss`` in the terms of this package, with anchors to ignore and a
 weight for each object.
@@ -6,22 +6,10 @@ weight for each object.
 
 from __future__ import annotations
 
-from typing import Sequence
-
-import numpy as np
 from mxnet import autograd, nd
 from mxnet.ndarray import NDArray as Array
 
-from gluon_compress.boxes import (
-    corner_from_center,
-    decode_deltas,
-    iou_of_pairs,
-)
-from gluon_compress.models.loss_settings import ClassWeights
-
 NEGATIVES = 3  # for each positive (Liu et al. 2016, section 2.2)
-LEAST_IOU = 0.1  # a box that is off by more counts no less
-TINY = 1e-12
 
 
 def multi_box(
@@ -74,96 +62,6 @@ def mined(scores: Array, classes: Array) -> Array:
         count = NEGATIVES * positive.sum(axis=1, keepdims=True)
         hard = nd.broadcast_lesser(_ranks(loss), count) * negative
         return nd.maximum(positive, hard)
-
-
-def positive_weights(
-    scores: Array,
-    deltas: Array,
-    classes: Array,
-    boxes: Array,
-    *,
-    stds: Sequence[float],
-    iou_guided: float | None = None,
-    class_weights: ClassWeights | None = None,
-) -> Array | None:
-    """Return what each object counts in the classification loss; None: all count 1.
-
-    Arrays are those of ``multi_box``; the strategies are those of ``LossSettings``,
-    whose weights are multiplied. No gradient flows through them.
-
-    Parameters
-    ----------
-    stds : sequence of float
-        What box deltas are multiplied by.
-    iou_guided : float, optional
-    class_weights : ClassWeights, optional
-        With counts.
-    """
-    if iou_guided is None and class_weights is None:
-        return None
-    with autograd.pause():
-        ids = classes.asnumpy()
-        at = np.nonzero(ids > 0)
-        weights = np.ones(ids.shape, np.float32)
-        if iou_guided is not None:
-            arrays = deltas.asnumpy()[at], boxes.asnumpy()[at]
-            weights[at] *= iou_weights(*arrays, iou_guided, stds)
-        if class_weights is not None:
-            chances = nd.pick(nd.softmax(scores, axis=-1), nd.maximum(classes, 0))
-            numbers = ids[at].astype(int) - 1
-            of_class = weights_of_classes(numbers, chances.asnumpy()[at], class_weights)
-            weights[at] *= of_class[numbers]
-        return nd.array(weights, ctx=scores.context)
-
-
-def iou_weights(
-    deltas: np.ndarray, boxes: np.ndarray, power: float, stds: Sequence[float]
-) -> np.ndarray:
-    """Return the weights of ``LossSettings.iou_guided`` for N positives, ``(N,)``.
-
-    The IoU of two boxes that are given by deltas from one anchor does not depend on the
-    anchor: it is computed from one of size 1.
-
-    Parameters
-    ----------
-    deltas, boxes : numpy.ndarray
-        Predicted box deltas and those of the objects, ``(N, 4)``.
-    power : float
-    stds : sequence of float
-    """
-    anchors = np.tile(np.array([0, 0, 1, 1], np.float32), (len(deltas), 1))
-    with np.errstate(over="ignore", invalid="ignore"):
-        pair = [
-            corner_from_center(decode_deltas(each, anchors, stds).astype(np.float64))
-            for each in (deltas, boxes)
-        ]
-        overlaps = np.nan_to_num(iou_of_pairs(*pair))
-    shares = np.maximum(overlaps, LEAST_IOU) ** power
-    return len(shares) * shares / max(shares.sum(), TINY)
-
-
-def weights_of_classes(
-    ids: np.ndarray, chances: np.ndarray, settings: ClassWeights
-) -> np.ndarray:
-    """Return the weight of each class, ``(C,)``, by the formula of ``ClassWeights``.
-
-    Parameters
-    ----------
-    ids : numpy.ndarray
-        Classes of the batch's positives from 0, ``(N,)``.
-    chances : numpy.ndarray
-        Their probabilities of the right class, ``(N,)``.
-    settings : ClassWeights
-        With counts.
-    """
-    counts = np.asarray(settings.counts, float)
-    rare = (counts.mean() / counts) ** settings.rarity
-    seen = np.bincount(ids, minlength=len(counts))
-    missed = 1 - chances.astype(float)
-    hard = np.bincount(ids, missed, minlength=len(counts)) / np.maximum(seen, 1)
-    ratio = (hard + TINY) / (missed.mean() + TINY) if len(ids) else np.ones(len(rare))
-    weights = rare * np.where(seen > 0, ratio, 1) ** settings.hardness
-    return np.clip(weights, 1 / settings.most, settings.most)
 
 
 def _ranks(values: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Dict, Optional, Sequence, Tuple
+from typing import Any, ClassVar, Dict, Iterable, Optional, Sequence, Tuple
 
 from typing_extensions import Literal
 
@@ -13,6 +13,20 @@ _BESIDE_START = ("name", "plan", "masks", "start")
 AUTO = "auto"  # of a setting that the training images decide
 # What results and logs hold beside the figures of classes, which they hold by name.
 RESERVED = ("mAP", "kind", "epoch")
+
+
+def check_options(stated: Iterable[str], allowed: Iterable[str]) -> None:
+    """Refuse options of a model that it does not have.
+
+    Raises
+    ------
+    ValueError
+        Naming the first, and those that there are.
+    """
+    known = sorted(allowed)
+    for name in sorted(stated):
+        if name not in known:
+            raise ValueError(f"model option {name!r}; allowed: {', '.join(known)}")
 
 
 def check_classes(classes: Sequence[str]) -> None:

@@ -5,7 +5,15 @@ decided, ``judge`` measures any net on a recipe's images. ``task`` is the interf
 detection and classification; ``stages`` says what each stage does.
 """
 
-from gluon_compress.pipeline.run import TASKS, decide, judge, run, structure, task_of
+from gluon_compress.pipeline.run import (
+    TASKS,
+    decide,
+    judge,
+    run,
+    run_stages,
+    structure,
+    task_of,
+)
 from gluon_compress.pipeline.stages import COMPACT, FULL
 
 __all__ = [
@@ -15,6 +23,7 @@ __all__ = [
     "decide",
     "judge",
     "run",
+    "run_stages",
     "structure",
     "task_of",
 ]

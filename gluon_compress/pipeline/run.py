@@ -6,6 +6,7 @@ complete; a resumed run loads its model and continues with the next stage.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -44,13 +45,15 @@ from gluon_compress.pipeline.stages import (
 )
 from gluon_compress.pipeline.task import Task
 from gluon_compress.plan import Plan
-from gluon_compress.provenance import environment
+from gluon_compress.provenance import ROOT, environment
 from gluon_compress.prune import slim
-from gluon_compress.recipe import Recipe, load_recipe
+from gluon_compress.recipe import Recipe, load_recipe, parse_recipe
 from gluon_compress.report.run_report import write_report
 from gluon_compress.storage.atomic import remove_leftovers, write_json
-from gluon_compress.storage.locks import LOCK, sole_writer
+from gluon_compress.storage.locks import LOCK, sole_writer, wait_for_writer
+from gluon_compress.sweeps import Sweep
 
+SECONDS_TO_STOP = 60.0  # of another process that writes a run
 RECIPE, RESULT, MODEL = "recipe.json", "result.json", "model"
 TASKS: Dict[str, Type[Task]] = {
     "detection": DetectionTask,
@@ -70,6 +73,8 @@ def run(
     resume: bool = False,
     options: train.Options | None = None,
     facts: Mapping[str, Any] | None = None,
+    sweep: Sweep | None = None,
+    timed: bool = True,
 ) -> Dict[str, Any]:
     """Run every stage of a recipe that has no result yet.
 
@@ -86,11 +91,17 @@ def run(
     facts : mapping, optional
         Commit, hardware and versions, for every ``result.json``; by default what
         ``provenance.environment`` returns.
+    sweep : Sweep, optional
+        Where searches and sensitivities score plans; None: here.
+    timed : bool
+        Whether to time the nets at the end. Without, ``result.json`` and the report are
+        left to a later call, for example while other runs keep the machine busy.
 
     Returns
     -------
     dict
-        The results of all stages by name, as ``out/result.json`` holds them.
+        The results of all stages by name, as ``out/result.json`` holds them. Empty if
+        the nets are not timed.
 
     Raises
     ------
@@ -99,7 +110,11 @@ def run(
         folder that holds anything else, or that another process writes.
     """
     options = replace(options or train.Options(), seed=recipe.seed, resume=True)
-    ranks, folder = options.ranks, Path(out)
+    ranks, folder, sweep = options.ranks, Path(out), sweep or Sweep()
+    if ranks.size > 1 and not sweep.is_here:
+        raise ValueError(
+            f"a sweep with {ranks.size} workers under launch; allowed: one of both"
+        )
     with ranks.telling(), ExitStack() as stack:
         agree_on_recipe(recipe, options)
 
@@ -118,7 +133,7 @@ def run(
             agree_on_files(folder, ranks)
         if not ranks.leads:
             own = copied(folder, own, resume)
-        results = _run(recipe, own, options, facts)
+        results = _run(recipe, own, options, facts, sweep, timed)
         ranks.leave()
         return results
 
@@ -128,10 +143,12 @@ def _run(
     out: Path,
     options: train.Options,
     facts: Mapping[str, Any] | None,
+    sweep: Sweep,
+    timed: bool,
 ) -> Dict[str, Any]:
     facts = environment() if facts is None else facts
 
-    job = _job(recipe, out, options, facts)
+    job = replace(_job(recipe, out, options, facts), sweep=sweep)
 
     def prepare() -> tuple[HybridBlock, HybridBlock]:
         full, student = job.task.build(job.classes)
@@ -147,7 +164,7 @@ def _run(
     out.mkdir(parents=True, exist_ok=True)
     recipe.save(out / RECIPE)
     results = _run_stages(job, full, student)
-    if not options.ranks.leads:
+    if not options.ranks.leads or not timed:
         return {}
     total = _with_speed(job, results)
     write_report(recipe, total, out, job.splits.test)
@@ -394,3 +411,27 @@ def judge(
     job = open_job(task_of(recipe), Path(), options or train.Options(), {})
     to_devices(net, job.options.ctx[:1])
     return job.evaluate(net, folder=folder)
+
+
+# ---------------------------------------------------------------- a task of a sweep
+
+
+def run_stages(item: Mapping[str, Any]) -> None:
+    """Run the stages of a recipe that have no result yet, but time no net.
+
+    It is carried out in the folder of the checkout, from which recipes name files.
+
+    Parameters
+    ----------
+    item : mapping
+        JSON: the ``recipe``, its ``name`` for messages, the folder ``out``, and the
+        folder of ``data`` where this process knows no other.
+    """
+    if item["data"] is not None:
+        os.environ.setdefault(data.DATA_FOLDER, item["data"])
+    os.chdir(ROOT)
+    # One whose client has gone may be about to leave a checkpoint.
+    wait_for_writer(item["out"], SECONDS_TO_STOP)
+    recipe = parse_recipe(item["recipe"], item["name"])
+    options = train.Options(progress=False)
+    run(recipe, item["out"], resume=True, options=options, timed=False)

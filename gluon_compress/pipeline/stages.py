@@ -7,11 +7,11 @@ algorithm gets to see of it.
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -25,14 +25,18 @@ from gluon_compress.compression import (
     StageContext,
     StageOutput,
 )
+from gluon_compress.compression.algorithm import score_here
 from gluon_compress.compression.strength import applied
 from gluon_compress.evaluate import warn_of_limit
 from gluon_compress.graph import Graph, structure_of
 from gluon_compress.models import family_of
+from gluon_compress.pipeline.scoring import score_swept
 from gluon_compress.pipeline.task import Lesson, Splits, Task
 from gluon_compress.plan import Plan
-from gluon_compress.prune import mask, slim
+from gluon_compress.prune import ReconstructionSettings, mask, slim
+from gluon_compress.quantization.biases import settle_biases
 from gluon_compress.quantization.training import WeightScales
+from gluon_compress.sweeps import Sweep
 from gluon_compress.train import Schedule
 from gluon_compress.validation import few
 
@@ -59,6 +63,8 @@ class Job:
         Commit, hardware and versions, for every ``result.json``.
     named : dict
         How many problems of each data set, by its ``id``, have been logged.
+    sweep : Sweep
+        Where plans are scored.
     """
 
     task: Task
@@ -67,6 +73,7 @@ class Job:
     options: train.Options
     facts: Mapping[str, Any]
     named: Dict[int, int] = field(default_factory=dict)
+    sweep: Sweep = field(default_factory=Sweep)
 
     @property
     def recipe(self) -> Any:
@@ -285,6 +292,18 @@ class Stage(DryRun, StageContext):
         """Move a net to the device that accuracy is measured on."""
         to_devices(net, self._job.options.ctx[:1])
 
+    @contextmanager
+    def plan_score(
+        self, net: HybridBlock, images: int, fit: ReconstructionSettings | None = None
+    ) -> Iterator[Callable[[Plan], float]]:
+        """Yield a score of plans, which the workers of the run's sweep compute."""
+        job = self._job
+        if job.sweep.is_here:
+            yield score_here(self, net, images, fit)
+            return
+        with score_swept(job, self.folder, net, images, fit, job.sweep) as score:
+            yield score
+
 
 def dry_run(task: Task, net: HybridBlock) -> tuple[Plan | None, HybridBlock]:
     """Compress an untrained net: a budget out of reach costs no training.
@@ -410,6 +429,7 @@ def fit(
     choose_best = job.splits.val is not job.splits.test
     if choose_best:  # else the best epoch would be chosen on the test images
         train.load_best(lesson.block, folder, options=options)
+    settle_biases(net)
 
     def notes() -> Dict[str, Any]:
         _, validations = train.read_log(folder / train.LOG)

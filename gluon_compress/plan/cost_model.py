@@ -12,7 +12,6 @@ from gluon_compress.accelerator import Accelerator, works_of
 from gluon_compress.cost import BYTES, count
 from gluon_compress.graph import ChannelGroup, Graph, Tensor
 from gluon_compress.graph.operators import operator_of
-from gluon_compress.graph.symbols import states
 from gluon_compress.latency import LatencyTable
 from gluon_compress.latency.blocks import Side
 from gluon_compress.latency.table import NS, effective_widths
@@ -167,8 +166,8 @@ class _WeightSizes:
             ]
         )
         factor = full / shrinking
-        running, macs = states(graph.nodes), _macs_of_weights(graph)
-        trained = np.array([name not in running for name in names], float)
+        macs = _macs_of_weights(graph)
+        trained = np.array([name not in graph.running for name in names], float)
         self._factors = {
             "macs": factor * np.array([macs.get(name, 0.0) for name in names]) / full,
             "bytes": BYTES * factor,

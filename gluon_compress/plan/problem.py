@@ -118,6 +118,11 @@ class PruningProblem:
         """The highest level of every group, ``(groups,)``."""
         return np.array([len(row) - 1 for row in self.widths], int)
 
+    @property
+    def full_widths(self) -> np.ndarray:
+        """The width of every group at its highest level, ``(groups,)``."""
+        return self.widths_at(self.largest)
+
     @cached_property
     def _width_table(self) -> np.ndarray:
         """The widths as an array; short rows are filled with their last width."""

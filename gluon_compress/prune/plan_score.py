@@ -55,6 +55,13 @@ class PlanScore:
 
     def __call__(self, plan: Plan) -> float:
         """Return the accuracy with a plan's masks."""
+        score = float(self.measure(plan))
+        if not math.isfinite(score):
+            raise ValueError(f"the accuracy is {score}; allowed: a finite number")
+        return score
+
+    def measure(self, plan: Plan) -> Any:
+        """Return what ``accuracy`` does with a plan's masks."""
         plan.check(self.graph)
         for group in self.graph.groups:
             if not group.frozen:
@@ -62,7 +69,4 @@ class PlanScore:
         if self._fitter is not None:
             for name, value in self._fitter.values(plan).items():
                 self._parameters[name].set_data(mx.nd.array(value))
-        score = float(self._accuracy(self.masked))
-        if not math.isfinite(score):
-            raise ValueError(f"the accuracy is {score}; allowed: a finite number")
-        return score
+        return self._accuracy(self.masked)

@@ -15,7 +15,7 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
-from gluon_compress.graph import block_of, pair_of, rebuild, trace
+from gluon_compress.graph import block_of, inputs_of, pair_of, rebuild, trace
 from gluon_compress.graph.context import attribute
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, states, take_apart
@@ -66,13 +66,13 @@ def recalibrate(net: Any, batches: Iterable) -> HybridBlock:
     if first is None:
         raise ValueError("statistics need data: there is no batch")
     symbol, params = pair_of(net)
-    inputs = [name for name in symbol.list_inputs() if name not in params]
+    inputs = inputs_of(net, symbol, params)
     graph = trace(net, _shapes(inputs, first))
-    block, layers = _statistics_block(symbol, params)
+    block, layers, read = _statistics_block(symbol, params, inputs)
     moments: dict[str, Moments] = {}
     if layers:
         for batch in chain([first], remaining):
-            outputs = _outputs(block, batch, len(inputs))
+            outputs = _outputs(block, [batch[i] for i in read])
             _add_batch(moments, layers, outputs, len(batch[0]))
     values = _values(moments, layers, params)
     return rebuild(net, graph, symbol, {**params, **values})
@@ -92,8 +92,13 @@ def _shapes(inputs: Sequence[str], batch: Any) -> Any:
     return shapes if len(shapes) > 1 else next(iter(shapes.values()))
 
 
-def _statistics_block(symbol: mx.sym.Symbol, params: Mapping) -> tuple[Any, list[dict]]:
-    """Return a block of all batch statistics, and the layer of each pair of outputs."""
+def _statistics_block(
+    symbol: mx.sym.Symbol, params: Mapping, inputs: Sequence[str]
+) -> tuple[Any, list[dict], list[int]]:
+    """Return a block of all batch statistics, and the layer of each pair of outputs.
+
+    The last value says which of the net's inputs it takes.
+    """
     nodes, _ = take_apart(symbol)
     unmeasured, changed = states(nodes), []
     replaced: dict[int, list] = {}
@@ -116,12 +121,13 @@ def _statistics_block(symbol: mx.sym.Symbol, params: Mapping) -> tuple[Any, list
             "BatchNorm; it cannot be measured"
         )
     if not layers:
-        return None, []
+        return None, [], []
     statistics = put_together(changed, heads)
     used = set(statistics.list_inputs())
-    block = block_of(statistics, {n: v for n, v in params.items() if n in used})
+    values = {n: v for n, v in params.items() if n in used}
+    block = block_of(statistics, values, inputs)
     block.hybridize(static_alloc=True)
-    return block, layers
+    return block, layers, [i for i, name in enumerate(inputs) if name in used]
 
 
 def _with_outputs(attrs: Mapping[str, str]) -> dict[str, str]:
@@ -130,8 +136,8 @@ def _with_outputs(attrs: Mapping[str, str]) -> dict[str, str]:
     return {**relevant, "output_mean_var": "True", "use_global_stats": "False"}
 
 
-def _outputs(block: HybridBlock, batch: Sequence, count: int) -> list[np.ndarray]:
-    arrays = arrays_for(block, batch[:count])
+def _outputs(block: HybridBlock, batch: Sequence) -> list[np.ndarray]:
+    arrays = arrays_for(block, batch)
     with autograd.train_mode():  # without recording: no gradients are needed
         outputs = block(*arrays)
     return [output.asnumpy().astype(np.float64) for output in outputs]

@@ -9,8 +9,17 @@ much of the damage, without labels and without training (He, Zhang, Sun 2017, se
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Tuple,
+)
 
 import mxnet as mx
 import numpy as np
@@ -46,6 +55,7 @@ class ReconstructionSettings(Settings):
 
 
 DEFAULT = ReconstructionSettings()
+Entry = Tuple[int, int]  # a node and one of its outputs
 
 
 def reconstruct(
@@ -74,7 +84,7 @@ def reconstruct(
     plan : Plan
     batches : iterable
         Arrays of images, or tuples whose first elements are the net's inputs. They are
-        all held in memory, and the net runs on them about once for every two layers.
+        all held in memory, with maps of a net's middle that are up to twice as large.
     points : int
         Places of a layer's output that are sampled in each image. Images times points
         should be several times a layer's features, its kept input channels times
@@ -106,15 +116,16 @@ def reconstruct(
     symbol, params = pair_of(small)
     nodes, heads = take_apart(symbol)
     layers = _layers_to_fit(graph, plan, nodes)
-    inputs = _inputs(small, batches, list(graph.inputs))
-    samples = _samples(graph, plan, layers, inputs, points, seed)
+    images = _inputs(small, batches, list(graph.inputs))
+    samples = _samples(graph, plan, layers, images, points, seed)
+    walk = _Walk(nodes, images)
     for layer in layers:
-        run = _runner(nodes, [nodes[layer.number]["inputs"][0]], params)
+        data = nodes[layer.number]["inputs"][:1]
+        reached = walk.up_to(layer.number, data, params)
         present = layer.product(params)
         moments = _Moments()
-        for batch, (places, target) in zip(inputs, samples.pop(layer.name)):
-            (data,) = run(batch)
-            columns = layer.columns(data, places)
+        for (inputs,), (places, target) in zip(reached, samples.pop(layer.name)):
+            columns = layer.columns(inputs, places)
             moments.add(columns, target - present(columns))
         params = {**params, **layer.fitted(params, moments, ridge)}
     return rebuild(small, graph, put_together(nodes, heads), params)
@@ -168,12 +179,13 @@ class WeightFitter:
         params = {**self.graph.params, **self.graph.annotated.params}
         annotated = self.graph.annotated.nodes
         numbers = {node["name"]: i for i, node in enumerate(annotated)}
+        images = _inputs(net, batches, list(self.graph.inputs))
+        walk = _Walk(annotated, images)
         for layer in self._layers:
-            # One layer at a time: all inputs of a net at once may not fit in memory.
-            data = annotated[numbers[layer.name]]["inputs"][0]
-            run = _runner(annotated, [data, [numbers[layer.name], 0, 0]], params)
-            for batch in _inputs(net, batches, list(self.graph.inputs)):
-                inputs, output = run(batch)
+            number = numbers[layer.name]
+            heads = [annotated[number]["inputs"][0], [number, 0, 0]]
+            reached = walk.up_to(number, heads, params)
+            for batch, (inputs, output) in zip(images, reached):
                 count = layer.form.rows(output).shape[1]
                 key = _key(self.graph, layer, batch, seed)
                 places = _places(count, points, len(inputs), key)
@@ -382,18 +394,97 @@ def _inputs(net: Any, batches: Iterable, names: Sequence[str]) -> list[_Batch]:
 
 def _runner(nodes: Sequence[dict], heads: Sequence, params: Mapping) -> Callable:
     """Return a function from a batch to some outputs of a net, as arrays."""
+    if not heads:
+        return lambda batch: []
     symbol = put_together(nodes, heads)
     used = symbol.list_inputs()
     block = block_of(symbol, {n: v for n, v in params.items() if n in set(used)})
     block.hybridize(static_alloc=True)
     inputs = [name for name in used if name not in params]
 
-    def run(batch: _Batch) -> list[np.ndarray]:
+    def run(batch: _Batch) -> list[mx.nd.NDArray]:
         outputs = block(*(batch.arrays[name] for name in inputs))
-        several = isinstance(outputs, (list, tuple))
-        return [o.asnumpy() for o in (outputs if several else [outputs])]
+        return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
     return run
+
+
+class _Walk:
+    """Runs a net up to one layer after another, and not from its beginning each time.
+
+    Where little is alive, all that later layers need is kept for every batch, and the
+    way to the next layer begins there.
+
+    Parameters
+    ----------
+    nodes : sequence of dict
+        Of a symbol.
+    batches : sequence of _Batch
+    """
+
+    MOST = 2  # numbers that are kept for each number of the inputs
+
+    def __init__(self, nodes: Sequence[dict], batches: Sequence[_Batch]) -> None:
+        self.nodes, self.batches = nodes, batches
+        self._kept: list[dict[Entry, mx.nd.NDArray]] = [{} for _ in batches]
+
+    def up_to(
+        self, number: int, heads: Sequence[Sequence[int]], params: Mapping
+    ) -> Iterator[list[np.ndarray]]:
+        """Yield some outputs for each batch; all batches have to be taken.
+
+        Parameters
+        ----------
+        number : int
+            Of a node, later ones each time.
+        heads : sequence of entries
+            Outputs of this node or of those before it.
+        params : mapping
+            Values that may differ from those of the last time, but for nodes behind
+            that time's.
+        """
+        begin = set(self._kept[0])
+        alive = self._alive(number)
+        wanted = [(head[0], head[1]) for head in heads]
+        new = [e for e in dict.fromkeys([*wanted, *alive]) if e not in begin]
+        run = _runner(*self._way(begin, new), params)
+        keeps = False
+        for k, batch in enumerate(self.batches):
+            known = {self._name(e): value for e, value in self._kept[k].items()}
+            outputs = run(replace(batch, arrays={**batch.arrays, **known}))
+            values = {**self._kept[k], **dict(zip(new, outputs))}
+            if k == 0:
+                size = sum(values[entry].size for entry in alive)
+                keeps = size <= self.MOST * sum(a.size for a in batch.arrays.values())
+            if keeps:
+                self._kept[k] = {entry: values[entry] for entry in alive}
+            yield [values[entry].asnumpy() for entry in wanted]
+
+    def _alive(self, number: int) -> list[Entry]:
+        """Return what a node and later ones read of those before it."""
+        read = (e for node in self.nodes[number:] for e in node["inputs"])
+        entries = dict.fromkeys((e[0], e[1]) for e in read if e[0] < number)
+        return [e for e in entries if self.nodes[e[0]]["op"] != "null"]
+
+    def _name(self, entry: Entry) -> str:
+        return f"{self.nodes[entry[0]]['name']}_{entry[1]}_kept"
+
+    def _way(
+        self, begin: Collection[Entry], heads: Sequence[Entry]
+    ) -> tuple[list[dict], list[list[int]]]:
+        """Return nodes and heads of a symbol in which some entries are variables."""
+        place = {entry: k for k, entry in enumerate(begin)}
+
+        def moved(entry: Sequence[int]) -> list[int]:
+            at = place.get((entry[0], entry[1]))
+            return [entry[0] + len(place), *entry[1:]] if at is None else [at, 0, 0]
+
+        variables = [
+            {"op": "null", "name": self._name(e), "attrs": {}, "inputs": []}
+            for e in place
+        ]
+        rest = [{**n, "inputs": [moved(e) for e in n["inputs"]]} for n in self.nodes]
+        return [*variables, *rest], [moved([*head, 0]) for head in heads]
 
 
 def _layers_to_fit(graph: Graph, plan: Plan, nodes: Sequence[dict]) -> list[_Layer]:
@@ -501,7 +592,7 @@ def _samples(
     samples: dict[str, list] = {layer.name: [] for layer in layers}
     for batch in inputs:
         for layer, output in zip(layers, run(batch)):
-            rows = layer.form.rows(output)
+            rows = layer.form.rows(output.asnumpy())
             key = _key(graph, layer, batch, seed)
             places = _places(rows.shape[1], points, len(rows), key)
             rows = rows[np.arange(len(rows))[:, None], places]

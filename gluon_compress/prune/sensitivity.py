@@ -13,12 +13,11 @@ from pydantic import Field
 from typing_extensions import Annotated
 
 from gluon_compress.graph import ChannelGroup, Graph
-from gluon_compress.plan import Sensitivity
+from gluon_compress.plan import Plan, Sensitivity
 from gluon_compress.plan.constraints import matching
 from gluon_compress.plan.importance import best_first, importance_of
-from gluon_compress.prune.masks import mask
+from gluon_compress.prune.plan_score import PlanScore
 from gluon_compress.prune.slimming import traced
-from gluon_compress.prune.taylor_importance import gates_of, keep_only
 from gluon_compress.validation import Count, Settings, Share
 
 RATIOS = (0.75, 0.5, 0.25)
@@ -41,8 +40,9 @@ class SensitivitySettings(Settings):
 
 def sensitivity(
     net: Any,
-    accuracy: Callable[[Any], float],
+    accuracy: Callable[[Any], float] | None = None,
     *,
+    score: Callable[[Plan], float] | None = None,
     ratios: Sequence[float] = RATIOS,
     criterion: str | Mapping[str, Sequence] = "l1",
     groups: Sequence[str] = ("*",),
@@ -64,6 +64,10 @@ def sensitivity(
     accuracy : callable
         ``accuracy(net) -> float``, at least 0, higher being better: top-1, mAP. It is
         called with the same masked net every time, and must not train it.
+    score : callable, optional
+        ``score(plan) -> float``, instead of ``accuracy``: that of this net with a
+        plan's masks. If it has a method ``expect(plans)``, that is told in advance
+        which plans will come, in case it can begin with several.
     ratios : sequence of float
         Shares of channels kept, each above 0 and below 1. They are rounded down to at
         least one channel; equal numbers are measured once.
@@ -98,20 +102,23 @@ def sensitivity(
     name = criterion if isinstance(criterion, str) else "given"
     mark = fingerprint(graph, [name, ratios], importance)
     result = _cached(cache, mark)
-    masked = mask(net, None, graph=graph)
-    gates = gates_of(masked)
+    if score is None:
+        if accuracy is None:
+            raise ValueError("accuracy and score are None; allowed: one of both")
+        score = PlanScore(net, accuracy, graph=graph).measure
+    plans = {
+        group: {n: _keeping(n, group, importance) for n in _counts(group, ratios)}
+        for group in graph.groups
+        if group.name in chosen and (not result or group.name not in result.curves)
+    }
+    expected = [plan for row in plans.values() for plan in row.values()]
+    if hasattr(score, "expect"):
+        score.expect(expected if result else [Plan({}), *expected])
     if result is None:
-        result = Sensitivity(accuracy(masked), {}, {}, name, mark)
+        result = Sensitivity(score(Plan({})), {}, {}, name, mark)
         _store(result, cache)
-    for group in graph.groups:
-        if group.name not in chosen or group.name in result.curves:
-            continue
-        gate, points = gates[group.name], []
-        order = best_first(range(group.width), importance[group.name])
-        for count in _counts(group, ratios):
-            keep_only(gate, order[:count])
-            points.append((count, accuracy(masked)))
-        keep_only(gate, order)
+    for group, row in plans.items():
+        points = [(count, score(plan)) for count, plan in row.items()]
         result = _with_curve(result, group, points)
         _store(result, cache)
     return result
@@ -185,6 +192,14 @@ def _counts(group: ChannelGroup, ratios: Sequence[float]) -> list[int]:
     """Return the numbers of indices to keep, the largest first."""
     counts = {max(int(ratio * group.width + 1e-9), 1) for ratio in ratios}
     return sorted(counts, reverse=True)
+
+
+def _keeping(
+    count: int, group: ChannelGroup, importance: Mapping[str, np.ndarray]
+) -> Plan:
+    """Return the plan by which one group keeps so many of its best indices."""
+    order = best_first(range(group.width), importance[group.name])
+    return Plan({group.name: sorted(int(i) for i in order[:count])})
 
 
 def _with_curve(

@@ -13,13 +13,14 @@ from typing import Any, Iterable, Sequence
 import mxnet as mx
 import numpy as np
 
-from gluon_compress.graph import Graph, block_of, pair_of, rebuild, trace
+from gluon_compress.graph import Graph, pair_of, rebuild, trace
 from gluon_compress.graph.annotations import bake_weights
 from gluon_compress.graph.context import attribute
 from gluon_compress.graph.layers import Layer, layers_of
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.quantization.placement import QuantiserPlacement
+from gluon_compress.quantization.ranges import runner
 
 ROUNDS = 4  # of equalisation over all pairs
 LEAST, MOST = 1e-2, 1e2  # of a channel's factor in one round
@@ -194,20 +195,23 @@ def _mean_errors(
         nodes.append({**layer, "name": error, "attrs": attrs, "inputs": inputs})
         heads.append([len(nodes) - 1, 0, 0])
         numbers.append(row.layer.number)
-    symbol = put_together(nodes, heads)
-    used = set(symbol.list_inputs())
-    block = block_of(symbol, {n: v for n, v in values.items() if n in used})
+    run = runner(graph, put_together(nodes, heads), values)
     sums: dict[int, Any] = dict.fromkeys(numbers, 0.0)
     count = 0
     for batch in batches:
-        outputs = block(*[mx.nd.array(a) for a in batch[: len(graph.inputs)]])
-        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        for number, output in zip(numbers, outputs):
+        for number, output in zip(numbers, run(batch)):
             array = output.asnumpy().astype(np.float64)
-            axes = tuple(axis for axis in range(array.ndim) if axis != 1)
+            channels = _channel_axis(graph.nodes[number]) % array.ndim
+            axes = tuple(axis for axis in range(array.ndim) if axis != channels)
             sums[number] = sums[number] + array.mean(axis=axes)
         count += 1
     return {number: total / max(count, 1) for number, total in sums.items()}
+
+
+def _channel_axis(node: dict) -> int:
+    """Return the axis of a layer's output along which its channels lie."""
+    flat = attribute(node["attrs"], "flatten", True)
+    return -1 if node["op"] == "FullyConnected" and not flat else 1
 
 
 def _places(graph: Graph, placement: QuantiserPlacement) -> dict[int, tuple[str, int]]:

@@ -180,7 +180,7 @@ def least_costs(
     fewest = dict.fromkeys(rows.sizes, min(budget.bits))
     costs = rows.costs(fewest)
     for name, cost in costs.items():
-        limit = getattr(budget, name)
+        limit = getattr(rows.budget, name)
         if limit is not None and cost > limit:
             raise wrong(f"budget.{name}", limit, f"from {cost:.0f}, the fewest bits")
     return costs
@@ -196,7 +196,7 @@ class _Choices:
         budget: BitBudget,
         traces: Mapping[str, float],
     ) -> None:
-        self.budget, self.options = budget, sorted(map(int, set(budget.bits)))
+        self.options = sorted(map(int, set(budget.bits)))
         self.sizes: Dict[str, tuple[int, int]] = {}  # elements and channels
         self.products: Dict[str, float] = {}  # MACs times bits of the input
         self.errors: Dict[str, Dict[int, float]] = {}
@@ -219,6 +219,13 @@ class _Choices:
                     bits: mean * _squared_error(array, bits, axis)
                     for bits in self.options
                 }
+
+        self.budget = budget
+        if budget.bit_operations_ratio is not None:
+            limit = budget.bit_operations_ratio * 8 * sum(self.products.values())
+            self.budget = budget.replace(
+                bit_operations=limit, bit_operations_ratio=None
+            )
 
     def costs(self, bits: Mapping[str, int]) -> dict[str, float]:
         """Return bytes and bit operations of a choice."""

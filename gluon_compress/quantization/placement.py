@@ -10,7 +10,7 @@ concatenation share one scale.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Container, Sequence
 
 from gluon_compress.graph import Graph
 from gluon_compress.graph.annotations import BINARY
@@ -18,6 +18,7 @@ from gluon_compress.graph.context import attribute
 from gluon_compress.graph.layers import (
     Layer,
     by_pattern,
+    check_float32,
     chosen_layers,
     layers_of,
 )
@@ -74,8 +75,9 @@ def place(graph: Graph, settings: QuantizationSettings) -> QuantiserPlacement:
     Raises
     ------
     ValueError
-        If a pattern matches no layer, or no layer is left.
+        If a pattern matches no layer, no layer is left, or one is not float32.
     """
+    check_float32(graph)
     layers = _quantised_layers(graph, settings)
     if not layers:
         raise ValueError(
@@ -187,6 +189,25 @@ def hands_on(node: dict) -> bool:
         zero = attribute(node["attrs"], "constant_value", 0) == 0
         return zero or attribute(node["attrs"], "mode", "") != "constant"
     return node["op"] in HAND_ON
+
+
+def source_of(nodes: Sequence[dict], i: int, known: Container[str] = ()) -> int:
+    """Return the node whose quantiser is that of a tensor: what hands it on has none.
+
+    Parameters
+    ----------
+    nodes : sequence
+        Of a plain symbol.
+    i : int
+        Number of the node that makes the tensor.
+    known : container of str
+        Names of nodes at which to stop in any case.
+    """
+    while nodes[i]["inputs"] and nodes[i]["name"] not in known:
+        if not (hands_on(nodes[i]) or nodes[i]["op"] in CONCATS):
+            break
+        i = nodes[i]["inputs"][0][0]  # the parts of a concatenation share a scale
+    return i
 
 
 def _behind(graph: Graph, number: int) -> int:

@@ -8,8 +8,10 @@ from typing import Any, Dict, Iterable, Mapping, Sequence
 import numpy as np
 
 from gluon_compress.graph import Graph, annotate, pair_of, symbol_of, trace
-from gluon_compress.graph.annotations import bake_weights, mask_names
+from gluon_compress.graph.annotations import mask_names
+from gluon_compress.graph.layers import effective_weights
 from gluon_compress.graph.symbols import take_apart
+from gluon_compress.quantization.biases import with_whole_biases
 from gluon_compress.quantization.corrections import corrected, equalized
 from gluon_compress.quantization.cpu import dot_product_feature
 from gluon_compress.quantization.placement import QuantiserPlacement, place, weight_axis
@@ -30,6 +32,7 @@ from gluon_compress.quantization.settings import (
     QuantizationSettings,
     WeightSettings,
 )
+from gluon_compress.validation import parse, wrong
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,11 @@ def quantize(
         For a setting that is not allowed, a pattern that matches nothing, or data on
         which no range can be measured.
     """
-    if config is None:
-        config = QuantizationSettings()
     if not isinstance(config, QuantizationSettings):
-        config = QuantizationSettings(**dict(config))
+        config = parse(QuantizationSettings, {} if config is None else config)
+    if config.budget is not None:
+        allowed = "null without a loss, which the algorithm 'quantize' of a recipe has"
+        raise wrong("budget", config.budget.to_json(), allowed)
     return quantized(net, config, list(batches), shape=shape).net
 
 
@@ -133,7 +137,7 @@ def quantized(
     if settings.correct_bias:
         result, count = corrected(net, result, placement, batches, shape)
         notes["corrected_layers"] = count
-    return Quantised(result, notes)
+    return Quantised(with_whole_biases(result, shape), notes)
 
 
 def check_quantisable(net: Any) -> None:
@@ -216,20 +220,6 @@ def annotated(
                 grid, kind=settings.activations.ranges, size=int(np.prod(shape[1:]))
             )
     return annotate(net, weights=weights, outputs=outputs, graph=graph)
-
-
-def effective_weights(graph: Graph) -> dict[str, np.ndarray]:
-    """Return the weights as layers read them: under their masks, for instance."""
-    values = {**graph.params, **graph.annotated.params}
-    nodes, heads = graph.annotated.nodes, graph.annotated.heads
-    _, _, baked = bake_weights(
-        nodes, heads, {n: v for n, v in values.items() if v is not None}
-    )
-    return {
-        name: baked.get(name, value).asnumpy()
-        for name, value in graph.params.items()
-        if value is not None
-    }
 
 
 def notes_on(

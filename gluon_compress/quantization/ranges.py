@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, Sequence
+from typing import Any, Callable, Dict, Iterable, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from gluon_compress.graph import Graph, block_of
 from gluon_compress.graph.symbols import put_together
 from gluon_compress.quantization.settings import ActivationSettings
+from gluon_compress.validation import first_line, wrong
 
 BINS = 2048  # of a histogram
 SAMPLED = 1 << 16  # values of a map that a percentile sees of each batch
@@ -33,21 +34,63 @@ class Observer:
         number_of = {p: i for i, p in enumerate(annotated.plain) if p >= 0}
         entries = [[number_of[i], 0, 0] for i in self.nodes]
         symbol = put_together(annotated.nodes, entries)
-        values = {**graph.params, **annotated.params}
-        names = set(symbol.list_inputs())
-        self._inputs = [name for name in graph.inputs if name in names]
-        self._block = block_of(symbol, {n: values[n] for n in names if n in values})
+        self._run = runner(graph, symbol, {**graph.params, **annotated.params})
 
     def __call__(self, batch: Sequence) -> list[mx.nd.NDArray]:
         """Return the tensors for a batch, in the order of the nodes."""
-        arrays = [_array(a) for a in batch[: len(self._inputs)]]
-        outputs = self._block(*arrays)
+        return self._run(batch)
+
+
+def runner(graph: Graph, symbol: mx.sym.Symbol, values: Mapping) -> Callable:
+    """Return a function from a batch to the outputs of a part of a net.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of the net, whose inputs a batch begins with.
+    symbol : Symbol
+        The part. It may read only some of the inputs.
+    values : mapping
+        Parameters of the part, and others.
+    """
+    names = set(symbol.list_inputs())
+    places = [i for i, name in enumerate(graph.inputs) if name in names]
+    used = {n: v for n, v in values.items() if n in names}
+    block = block_of(symbol, used, list(graph.inputs))
+
+    def run(batch: Sequence) -> list[mx.nd.NDArray]:
+        arrays = _inputs(graph, batch)
+        try:
+            outputs = block(*(arrays[i] for i in places))
+            mx.nd.waitall()
+        except mx.MXNetError as error:
+            raise ValueError(
+                f"the net does not take a batch of shape {arrays[0].shape}: "
+                f"{first_line(error)}"
+            ) from None
         return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
+    return run
 
-def _array(value: Any) -> mx.nd.NDArray:
-    array = value if isinstance(value, mx.nd.NDArray) else mx.nd.array(value)
-    return array.as_in_context(mx.cpu())
+
+def _inputs(graph: Graph, batch: Any) -> list[mx.nd.NDArray]:
+    """Return the arrays of a batch that a net reads."""
+    shapes = graph.inputs
+    arrays = list(batch)[: len(shapes)] if isinstance(batch, (tuple, list)) else []
+    if len(arrays) < len(shapes):
+        raise wrong("a batch", type(batch).__name__, f"a tuple of {len(shapes)} arrays")
+    result = []
+    for array, (name, shape) in zip(arrays, shapes.items()):
+        allowed = f"an array (N, {', '.join(map(str, shape[1:]))})"
+        if not isinstance(array, mx.nd.NDArray):
+            try:
+                array = mx.nd.array(array)
+            except (TypeError, ValueError):
+                raise wrong(f"batch: {name}", array, allowed) from None
+        if len(array.shape) != len(shape) or array.shape[1:2] != shape[1:2]:
+            raise wrong(f"batch: the shape of {name}", array.shape, allowed)
+        result.append(array.as_in_context(mx.cpu()))
+    return result
 
 
 def measure_ranges(
@@ -102,7 +145,7 @@ def measure_ranges(
         low, high = collector.extremes
         if low == high:
             raise ValueError(
-                f"{graph.grouping.names[members[0]]!r} is {low:g} everywhere in "
+                f"{graph.grouping.names[members[0]]!r} is {low + 0.0:g} everywhere in "
                 f"{count} batches; allowed: a range. Name its readers in 'ignored', "
                 "or use other data"
             )

@@ -13,6 +13,7 @@ from gluon_compress.validation import (
     NonEmptyStr,
     Positive,
     Settings,
+    Share,
     ShareOrZero,
 )
 
@@ -101,6 +102,8 @@ class BitBudget(Settings):
         Of all quantised weights, with their scales.
     bit_operations : float or None
         The sum over layers of MACs times bits of the weight times bits of the input.
+    bit_operations_ratio : float or None
+        The same as a share of what weights of 8 bits need.
     bits : tuple of int
         To choose from.
     probes : int
@@ -111,13 +114,17 @@ class BitBudget(Settings):
 
     bytes: Optional[Positive] = None
     bit_operations: Optional[Positive] = None
+    bit_operations_ratio: Optional[Share] = None
     bits: Annotated[Tuple[Bits, ...], Field(min_length=1)] = (2, 4, 8)
     probes: Count = 4
     batches: Count = 2
 
     def check(self) -> None:
         """Check that there is a limit."""
-        if self.bytes is None and self.bit_operations is None:
+        if self.bit_operations is not None and self.bit_operations_ratio is not None:
+            raise self.error("bit_operations_ratio", "null with bit_operations")
+        limits = (self.bytes, self.bit_operations, self.bit_operations_ratio)
+        if all(limit is None for limit in limits):
             raise self.error("bytes", "a number above 0, or bit_operations")
 
 

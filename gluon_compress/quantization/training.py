@@ -8,7 +8,7 @@ nothing of this.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -17,9 +17,15 @@ from mxnet.gluon import SymbolBlock
 
 from gluon_compress.distributed import ranks
 from gluon_compress.graph import pair_of, symbol_of
-from gluon_compress.graph.annotations import FIXED, annotations_of
+from gluon_compress.graph.annotations import (
+    FAKE_QUANT,
+    FIXED,
+    annotations_of,
+    weights_below,
+)
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
+from gluon_compress.quantization.biases import with_whole_biases
 from gluon_compress.quantization.placement import LAYERS, weight_of
 from gluon_compress.quantization.quantisers import (
     LEAST_SCALE,
@@ -31,12 +37,13 @@ from gluon_compress.quantization.quantisers import (
 )
 from gluon_compress.quantization.settings import ActivationSettings
 from gluon_compress.train.hooks import Hooks, Position
+from gluon_compress.validation import wrong
 
 
 class _Weight(NamedTuple):
     """A weight whose scales follow it."""
 
-    weight: Any  # gluon.Parameter
+    value: Callable[[], np.ndarray]
     scale: Any
     high: int
     axis: int
@@ -67,9 +74,13 @@ class WeightScales(Hooks):
             if not row.few_bits:
                 self._set(row)
 
+    def finished(self, net: Any) -> Any:
+        """Return the net with biases that are whole steps of integer kernels."""
+        return with_whole_biases(net)
+
     @staticmethod
     def _set(row: _Weight) -> None:
-        value = row.weight.list_data()[0].asnumpy()
+        value = row.value()
         scales = least_error_scales if row.few_bits else weight_scales
         row.scale.set_data(mx.nd.array(scales(value, row.high, row.axis)))
 
@@ -81,17 +92,44 @@ def _fixed_weights(net: Any) -> list[_Weight]:
     _, params = pair_of(net)
     parameters = {p.name: p for p in net.collect_params().values()}
     variables = {node["name"]: node for node in nodes if node["op"] == "null"}
-    axes = weight_axes(nodes)
+    axes, values = weight_axes(nodes), weight_readers(nodes, FAKE_QUANT, parameters)
     rows = []
     for quantiser, name in _with_parameter(nodes, params):
         weight = quantiser.target
         if weight in params and FIXED in variables[name]["attrs"]:
             few, axis = quantiser.high < 63, axes.get(weight, 0)
-            row = _Weight(
-                parameters[weight], parameters[name], quantiser.high, axis, few
-            )
+            row = _Weight(values[weight], parameters[name], quantiser.high, axis, few)
             rows.append(row)
     return rows
+
+
+def weight_readers(
+    nodes: Sequence[dict], kind: str, parameters: Mapping[str, Any]
+) -> dict[str, Callable[[], np.ndarray]]:
+    """Return what gives the present value that annotations of a kind read of weights.
+
+    Parameters
+    ----------
+    nodes : sequence
+        As ``symbols.take_apart`` returns them.
+    kind : str
+    parameters : mapping
+        Gluon parameters by name.
+    """
+
+    def reader(symbol: mx.sym.Symbol) -> Callable[[], np.ndarray]:
+        names = symbol.list_inputs()
+
+        def read() -> np.ndarray:
+            values = {name: parameters[name].list_data()[0] for name in names}
+            first = values[names[0]]
+            if len(names) == 1:
+                return first.asnumpy()
+            return symbol.eval(ctx=first.context, **values)[0].asnumpy()
+
+        return read
+
+    return {n: reader(symbol) for n, symbol in weights_below(nodes, kind).items()}
 
 
 def _with_parameter(nodes: Sequence[dict], params: Any) -> list[tuple[Quantiser, str]]:
@@ -145,6 +183,9 @@ class MovingRanges(Hooks):
                 extremes += [mx.sym.min(tensor), mx.sym.max(tensor)]
             both = mx.sym.stack(*extremes)
             inputs = [n for n in both.list_inputs() if n not in params]
+            if len(inputs) > 1:
+                allowed = f"fixed or learned, for a net of {len(inputs)} inputs"
+                raise wrong("activations.ranges", "moving", allowed)
             data = [mx.sym.var(name, dtype="float32") for name in inputs]
             shared = net.collect_params()
             self._observer = SymbolBlock(both, data, params=shared)

@@ -120,13 +120,18 @@ class _Training:
     epochs: int | None
     batch_size: int | None
     learning_rate: float | None
+    optimizer: str | None
     scopes: Mapping[str, str]
 
     def row(self, **changes: Any) -> Dict[str, Any]:
         """Return the schedule of a row, empty if the file states no epochs."""
         if self.epochs is None:
             return {}
-        stated = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        stated = {
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "optimizer": self.optimizer,
+        }
         values = {"epochs": self.epochs, **stated, **changes}
         return {"train": {k: v for k, v in values.items() if v is not None}}
 
@@ -205,11 +210,12 @@ def _training(keys: _Keys, scopes: Mapping[str, str]) -> _Training:
     optimizer = keys.within("optimizer")
     rate = optimizer.take("base_lr", kind=float)
     kind = optimizer.take("type", "SGD", str)
-    if kind.upper() != "SGD":
-        optimizer.problem("type", f"{shown(kind)}: trainings here are SGD")
+    if kind.lower() not in ("sgd", "adam"):
+        optimizer.problem("type", f"{shown(kind)}: trainings here are SGD or Adam")
+    name = "adam" if kind.lower() == "adam" else None
     optimizer.end(TRAINING)
     epochs = keys.take("epochs", kind=int)
-    return _Training(epochs, keys.take("batch_size", kind=int), rate, scopes)
+    return _Training(epochs, keys.take("batch_size", kind=int), rate, name, scopes)
 
 
 def _layers(row: _Keys, training: _Training) -> Dict[str, Any]:
@@ -278,7 +284,7 @@ def _quantization(row: _Keys, training: _Training) -> Dict[str, Any]:
     made["outputs"] = row.take("quantize_outputs", False, bool)
     row.take("export_to_onnx_standard_ops")  # the only ones here
     initializer = row.within("initializer")
-    ranges = initializer.within("range")
+    ranges = _ranges(initializer)
     samples = ranges.take("num_init_samples", 256, float)
     made["batches"] = max(training.batches(samples), 1)
     made["activations"]["init"] = ranges.choose("type", "mixed_min_max", RANGES)
@@ -297,6 +303,29 @@ def _quantization(row: _Keys, training: _Training) -> Dict[str, Any]:
     return {**made, **_layers(row, training)}
 
 
+def _ranges(initializer: _Keys) -> _Keys:
+    """Return how ranges of maps are measured; a list may say that layer by layer."""
+    rows = initializer.content.get("range")
+    if not isinstance(rows, list):
+        return initializer.within("range")
+    initializer.take("range")
+    chosen = _Keys({}, initializer.at("range"), initializer.problems)
+    for i, row in enumerate(rows):
+        place = f"{initializer.at('range')}[{i}]"
+        if not isinstance(row, dict):
+            raise wrong(place, row, KINDS[dict])
+        keys = _Keys(dict(row), place, initializer.problems)
+        group = keys.take("target_quantizer_group", "activations", str)
+        scoped = [key for key in SCOPES if keys.content.get(key)]
+        if group == "activations" and not scoped and not chosen.content:
+            chosen = keys
+        elif group == "weights":
+            keys.end("weights have their own largest values")
+        else:
+            keys.end("all maps are measured alike here")
+    return chosen
+
+
 def _bits(part: _Keys) -> Dict[str, Any]:
     bits = part.take("bits", 8, int)
     if bits in (2, 4, 8):
@@ -308,8 +337,11 @@ def _bits(part: _Keys) -> Dict[str, Any]:
 def _precision(initializer: _Keys, made: Dict[str, Any], training: _Training) -> None:
     precision = initializer.within("precision")
     kind = precision.take("type", "manual")
+    if kind == "hawq":
+        made["budget"] = _hawq(precision)
+        return
     if kind != "manual":
-        reason = f"{shown(kind)}: a row's budget is in bytes or bit_operations"
+        reason = f"{shown(kind)}: bits are chosen by sensitivity here, as hawq does"
         precision.problem("type", reason)
         precision.end("see type")
         return
@@ -328,6 +360,24 @@ def _precision(initializer: _Keys, made: Dict[str, Any], training: _Training) ->
     if mixed:
         made["mixed"] = mixed
     precision.end()
+
+
+def _hawq(precision: _Keys) -> Dict[str, Any]:
+    """Return the budget under which bits of weights are chosen."""
+    ratio = precision.take("compression_ratio", 1.5, float)
+    if ratio < 1:
+        raise wrong(precision.at("compression_ratio"), ratio, "a number from 1")
+    budget: Dict[str, Any] = {"bit_operations_ratio": round(1 / ratio, 6)}
+    bits = precision.take("bits", [4, 8], list)
+    budget["bits"] = [n for n in bits if n in (2, 4, 8)]
+    if len(budget["bits"]) < len(bits) or not bits:
+        precision.problem("bits", f"{shown(bits)}; allowed: 2, 4, 8")
+        budget["bits"] = budget["bits"] or [4, 8]
+    if ratio != 1:
+        reason = f"{ratio:g}: of weights alone; bits of maps are those stated"
+        precision.problem("compression_ratio", reason)
+    precision.end("the trace has settings of its own")
+    return budget
 
 
 # Sparsity.
@@ -553,7 +603,11 @@ def _accuracy_aware(keys: _Keys, rows: Sequence[Dict[str, Any]]) -> None:
         reason = f"{relative:g} percent of the metric: taken for as many points of it"
         params.problem("maximal_relative_accuracy_degradation", reason)
         drop = relative if drop is None else drop
-    fit = [row for row in rows if "budget" in row or row.get("level") is not None]
+    fit = [
+        row
+        for row in rows
+        if row["algorithm"] == "prune" or row.get("level") is not None
+    ]
     if mode != "adaptive_compression_level":
         part.problem("mode", f"{shown(mode)}: a training has a fixed length here")
     elif not fit or not drop:

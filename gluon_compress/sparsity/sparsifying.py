@@ -9,7 +9,13 @@ import numpy as np
 
 from gluon_compress.graph import Graph, annotate, pair_of, rebuild, trace
 from gluon_compress.graph.annotations import WEIGHT_MASK, of_kind, strip
-from gluon_compress.graph.layers import Layer, chosen_layers, layers_of
+from gluon_compress.graph.layers import (
+    Layer,
+    check_float32,
+    chosen_layers,
+    layers_of,
+)
+from gluon_compress.graph.operators import operator_of
 from gluon_compress.graph.symbols import put_together, take_apart
 from gluon_compress.quantization.packing import sparse_bytes
 from gluon_compress.sparsity.masks import (
@@ -72,6 +78,7 @@ def sparse_layers(graph: Graph, settings: SparsitySettings) -> List[Layer]:
     ValueError
         If a pattern matches no layer, no layer is left, or one has a mask already.
     """
+    check_float32(graph)
     every = layers_of(graph)
     chosen = chosen_layers(every, settings.target, settings.ignored)
     chosen = list({layer.weight: layer for layer in chosen}.values())
@@ -80,7 +87,8 @@ def sparse_layers(graph: Graph, settings: SparsitySettings) -> List[Layer]:
         chosen = [
             layer
             for layer in chosen
-            if fits_blocks(graph.params[layer.weight].shape, size)
+            if operator_of(layer.op).weight_axis == 0
+            and fits_blocks(graph.params[layer.weight].shape, size)
         ]
     if not chosen:
         pattern = f", pattern {settings.pattern}" if settings.pattern else ""

@@ -80,6 +80,19 @@ def sole_writer(path: str | os.PathLike) -> Iterator[None]:
         yield
 
 
+def wait_for_writer(path: str | os.PathLike, patience: float) -> None:
+    """Wait until no other process writes a folder or a file, but not for ever.
+
+    Parameters
+    ----------
+    path : path
+        It need not exist.
+    patience : float
+        Seconds.
+    """
+    is_locked(_lock_file(Path(os.path.realpath(path))), patience=patience)
+
+
 @contextmanager
 def taking_turns(path: str | os.PathLike) -> Iterator[None]:
     """Let processes that read, change and write a file or a folder take turns.

@@ -3,6 +3,9 @@
 Sizes and checksums are those that TensorFlow Datasets publishes; torchvision states
 the same for VOC and COCO. GitHub packs the archive of BCCD on request. Should it ever
 pack it differently, the archive is refused.
+
+Commands list the sets in their help, so what connects and unpacks is imported when it
+is used.
 """
 
 from __future__ import annotations
@@ -14,9 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Mapping, Sequence
 
-from gluon_compress.storage.archives import unpack
 from gluon_compress.storage.atomic import file_lock
-from gluon_compress.storage.download import fetch_large, intact
 from gluon_compress.storage.locks import made_folder, sole_writer
 
 VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
@@ -249,6 +250,8 @@ def download_dataset(
         unpacked. No part of the data set is written then; archives, complete or not,
         are kept for the next call.
     """
+    from gluon_compress.storage.archives import unpack
+
     root = Path(root)
     if is_complete(dataset, root):
         return False
@@ -272,6 +275,8 @@ def download_dataset(
 
 
 def _download(archive: Archive, folder: Path, mirror: str | None) -> Path:
+    from gluon_compress.storage.download import fetch_large, intact
+
     path = folder / archive.name
     if path.exists():
         if not intact(path, archive.checksum):  # it may be somebody's own file

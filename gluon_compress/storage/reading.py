@@ -17,7 +17,8 @@ import struct
 import zipfile
 import zlib
 from contextlib import contextmanager
-from typing import IO, Any, Iterator, Mapping, NoReturn
+from functools import partial
+from typing import IO, Any, Collection, Iterator, Mapping, NoReturn
 
 import numpy as np
 
@@ -94,7 +95,11 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def read_json(
-    path: str | os.PathLike, *, most: int = MOST_JSON, only_finite: bool = True
+    path: str | os.PathLike,
+    *,
+    most: int = MOST_JSON,
+    only_finite: bool = True,
+    keys: Collection[str] | None = None,
 ) -> Any:
     """Return the content of a JSON file.
 
@@ -103,7 +108,7 @@ def read_json(
     path : path
     most : int
         Bytes that the file may have.
-    only_finite : bool
+    only_finite, keys
         As for ``parse_json``.
 
     Raises
@@ -112,10 +117,17 @@ def read_json(
         If the file is missing or larger, or ``parse_json`` refuses it. The message
         names the file and the position.
     """
-    return parse_json(read_bytes(path, most), path, only_finite=only_finite)
+    data = read_bytes(path, most)
+    return parse_json(data, path, only_finite=only_finite, keys=keys)
 
 
-def parse_json(data: bytes | str, source: Any, *, only_finite: bool = True) -> Any:
+def parse_json(
+    data: bytes | str,
+    source: Any,
+    *,
+    only_finite: bool = True,
+    keys: Collection[str] | None = None,
+) -> Any:
     """Return the content of JSON text.
 
     Parameters
@@ -127,6 +139,9 @@ def parse_json(data: bytes | str, source: Any, *, only_finite: bool = True) -> A
     only_finite : bool
         Whether to refuse ``NaN``, ``Infinity`` and numbers too large for 64 bits, which
         are no JSON but what Python's ``json`` writes. If not, the caller checks them.
+    keys : collection of str, optional
+        Of objects, wherever they are; others are left out as they are read, which
+        saves their memory. Default: all.
 
     Raises
     ------
@@ -141,7 +156,9 @@ def parse_json(data: bytes | str, source: Any, *, only_finite: bool = True) -> A
         _check_depth(data)
         content = json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_distinct,
+            object_pairs_hook=_distinct
+            if keys is None
+            else partial(_distinct, keys=keys),
             parse_int=_integer,
             parse_float=_float if only_finite else float,
             parse_constant=_constant if only_finite else float,
@@ -175,13 +192,15 @@ def _check_depth(data: bytes) -> None:
         raise Unreadable(f"nested {deepest} deep; allowed: {DEEPEST}")
 
 
-def _distinct(pairs: list) -> dict:
+def _distinct(pairs: list, keys: Collection[str] | None = None) -> dict:
     content: dict = {}
     for key, value in pairs:
         if key in content:  # ``json`` would silently keep the last value
             raise Unreadable(f"key {shown(key)} is there twice")
         content[key] = value
-    return content
+    if keys is None:
+        return content
+    return {key: value for key, value in content.items() if key in keys}
 
 
 def _integer(text: str) -> int:

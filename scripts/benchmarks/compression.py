@@ -34,7 +34,6 @@ training images. Training with [quantisers](../../quantization.md) or
 WEIGHTS8 = {"levels": "full"}
 FOUR = {"weights": {"bits": 4}, "equalize": True, "correct_bias": True}
 EIGHT = {"weights": WEIGHTS8, "correct_bias": True}
-MIXED = {**FOUR, "mixed": {"*dw*": {"weights": 8}, "*predictor*": {"weights": 8}}}
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +116,10 @@ def kinds() -> Dict[str, Callable]:
     def quantised(settings: Mapping[str, Any]) -> Callable:
         return lambda net, batches: gc.quantize(net, settings, batches)
 
+    def mixed(net: Any, batches: Sequence) -> Any:
+        bits = dict.fromkeys(delicate_layers(net), {"weights": 8})
+        return gc.quantize(net, {**FOUR, "mixed": bits}, batches)
+
     def both(net: Any, batches: Sequence) -> Any:
         return gc.quantize(sparse(0.5)(net, batches), EIGHT, batches)
 
@@ -124,11 +127,22 @@ def kinds() -> Dict[str, Callable]:
         "float32": lambda net, batches: net,
         "8 bits": quantised(EIGHT),
         "weights of 4 bits": quantised(FOUR),
-        "4 bits, predictors and depthwise 8": quantised(MIXED),
+        "4 bits, predictors and depthwise 8": mixed,
         "50 % zeros": sparse(0.5),
         "90 % zeros": sparse(0.9),
         "50 % zeros, 8 bits": both,
     }
+
+
+def delicate_layers(net: Any) -> list[str]:
+    """Return the names of a detector's predictors and depthwise layers."""
+    weights = {
+        name.removesuffix("_weight"): parameter.shape
+        for name, parameter in net.collect_params(".*_weight").items()
+    }
+    return [
+        name for name, shape in weights.items() if "predictor" in name or shape[1] == 1
+    ]
 
 
 def bytes_of(net: Any, form: str) -> int:

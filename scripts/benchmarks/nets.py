@@ -96,7 +96,7 @@ def _deploy_convolution(folder: Path, formats: Sequence[str]) -> Path:
             "format": 1,
             "name": "net",
             "input": {"name": "data", "shape": shape},
-            "outputs": [],
+            "outputs": [{"name": symbol.list_outputs()[0], "shape": shape}],
             "formats": entries,
             "cost": {"macs": LAYERS * CHANNELS**2 * 9 * CELLS**2},
             "files": checksums(draft),

@@ -20,6 +20,8 @@ TEXT = """Run a set of detector experiments, and write its page and plot.
 
   %(prog)s bccd --out runs/bccd                      # all that are missing
   %(prog)s bccd --out runs/bccd --only 'full_*'
+  %(prog)s bccd --out runs/bccd --workers 2          # two at a time
+  %(prog)s bccd --out runs/bccd --scheduler tcp://node1:8786
   %(prog)s bccd                                      # only page and plot
 
 The experiments are listed in model_zoo/SET/experiments.json. Missing prerequisites run
@@ -61,6 +63,12 @@ AIMS = (
     ("ssd_ghnd_3", "ssd_teacher", -1.5),
     ("ssd_ghnd_3_short", "ssd_teacher", -1.5),
     ("rcnn_ghnd_3", "rcnn_teacher", -1.5),
+    ("compact_s_int8", "compact_s", -0.3),
+    ("compact_int8", "compact", -0.3),
+    ("mobilenet_int8", "mobilenet", -0.3),
+    ("compact_s_w4a8", "compact_s", -1.5),
+    ("compact_w4a8", "compact", -1.5),
+    ("mobilenet_w4a8", "mobilenet", -1.5),
 )
 STRATEGIES = ("iou_guided", "class_weights", "balance", "strategies")
 # What fits a pattern is compared with the net that lacks what sets it apart.
@@ -105,6 +113,11 @@ FILTERED = """## Neural filters
 
 Measured on the validation images with the threshold that was chosen on them.
 """
+BEFORE = """## Before training
+
+mAP at 0.5 with quantisers or masks alone, and after the training that follows; MB of
+quantised weights with their scales, or of all parameters without those that are zero.
+"""
 WHILE_TRAINING = """## During training
 
 mAP at 0.5 on the test images after each number of epochs of the last stage, averaged
@@ -143,6 +156,7 @@ def page(folder: Path, text: str) -> str:
         f"![mAP against GMACs]({folder.name}.png)\n" if has_plot else "",
         *aims_table(groups, AIMS, FIGURES),
         *gains_table(groups, BASES, FIGURES),
+        *_before(dict(listed)),
         *_sent(dict(listed)),
         *_filtered(dict(listed)),
         *_while_training(dict(listed)),
@@ -200,6 +214,27 @@ def _worst_class(stages: list) -> str:
     }
     worst = min(means, key=means.__getitem__)
     return f"{worst} {percent(means[worst])}"
+
+
+def _before(groups: Groups) -> list[str]:
+    """Return the part of a page on what quantisers or masks do without training."""
+    rows = []
+    for net, seeds in groups.items():
+        done = [stage for stage in seeds.values() if stage and _stored(stage)]
+        if done:
+            before = [stage.get("before_training") for stage in done]
+            means = [mean_of(before, "mAP") if all(before) else None]
+            means.append(mean_of(done, "mAP"))
+            size = statistics.mean(map(_stored, done)) / 1e6
+            rows.append([net, *map(percent, means), f"{size:.2f}"])
+    head = ("net", "before", "after", "MB")
+    return [BEFORE, table(head, rows)] if rows else []
+
+
+def _stored(stage: Mapping[str, Any]) -> int:
+    """Return the bytes of weights in few bits, or without their zeros; else 0."""
+    sparse = stage.get("sparsity", {})
+    return stage.get("weight_bytes", sparse.get("packed_bytes", 0))
 
 
 def _sent(groups: Groups) -> list[str]:

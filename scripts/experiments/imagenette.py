@@ -21,12 +21,12 @@ TEXT = """Run the pruning experiments on Imagenette and write their tables.
 
   %(prog)s --out runs/imagenette                     # all that are missing
   %(prog)s --out runs/imagenette --only 'l1*'
+  %(prog)s --out runs/imagenette --workers 2         # two at a time
   %(prog)s                                           # only the page
 
 The experiments are listed in model_zoo/imagenette/experiments.json. Results and plans
 go to model_zoo/imagenette/NAME; docs/imagenette.md is made only from these files. Two
-processes with one thread each and different --only use two cores better than one
-process with two threads.
+processes with one thread each use two cores better than one process with two threads.
 """
 FOLDER = ZOO / "imagenette"
 PAGE = ROOT / "docs" / "imagenette.md"

@@ -1,4 +1,4 @@
-"""Runs the experiments of a set one by one, and writes or checks its page."""
+"""Runs the experiments of a set, here or on a cluster; writes or checks its page."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from experiments.results import check, last_stage, note
 from experiments.sets import PLAN, Experiment, read_set, starts_of
+from gluon_compress.cli.options import add_sweep, refuse, sweep_of
 from gluon_compress.provenance import ROOT, environment, runs_of
 
 
@@ -24,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="fail if the page is stale"
     )
+    add_sweep(parser, "train experiments")
 
 
 def carry_out(
@@ -38,10 +40,21 @@ def carry_out(
     if args.data is not None:
         os.environ[DATA_FOLDER] = str(Path(args.data).resolve())
     check(folder.parent)
-    if args.out is not None:
-        for experiment in _chosen(folder, args.only):
-            if args.again or not experiment.result.exists():
-                run_one(experiment, Path(args.out).resolve())
+    sweep = sweep_of(args)
+    if args.out is None:
+        refuse(args, ("workers", "scheduler"), "only with --out")
+    else:
+        chosen = [
+            experiment
+            for experiment in _chosen(folder, args.only)
+            if args.again or not experiment.result.exists()
+        ]
+        out = Path(args.out).resolve()
+        if sweep.is_here:
+            for experiment in chosen:
+                run_one(experiment, out)
+        else:
+            run_swept(chosen, out, sweep)
     write_or_check(page, make_page(folder), check=args.check)
 
 
@@ -72,7 +85,7 @@ def run_one(experiment: Experiment, out: Path) -> None:
 
     os.chdir(ROOT)  # recipes name their files from here
     for other in _missing(experiment):
-        run_one(other, ROOT / "runs" / other.set_name)
+        run_one(other, _usual_place(other).parent)
     place = out / experiment.name
     print(f"{experiment.name}: begins", flush=True)
     options = train.Options(progress=False)
@@ -89,6 +102,74 @@ def run_one(experiment: Experiment, out: Path) -> None:
         write_atomically(experiment.folder / PLAN, (place / PLAN).read_bytes())
     write_atomically(experiment.result, result.read_bytes())
     note(experiment.folder.parents[1], experiment.result)
+
+
+def run_swept(chosen: Sequence[Experiment], out: Path, sweep: Any) -> None:
+    """Train experiments on a cluster, and before them what they start from.
+
+    Their nets are timed at the end, here, one after the other: a machine that trains
+    meanwhile would be slow.
+
+    Raises
+    ------
+    ValueError
+        If some have failed, after all others have been stored.
+    """
+    from gluon_compress import pipeline
+    from gluon_compress.recipe import DATA_FOLDER
+    from gluon_compress.storage.locks import sole_writer
+    from gluon_compress.sweeps import run_tasks
+
+    # Each with its folder; what one starts from comes before it.
+    needed: dict[Path, Sequence[Path]] = {}
+    experiments: dict[Path, Experiment] = {}
+
+    def add(experiment: Experiment, place: Path) -> None:
+        if place not in needed:
+            starts = {_usual_place(other): other for other in _missing(experiment)}
+            needed[place] = list(starts)
+            for start, other in starts.items():
+                add(other, start)
+            experiments[place] = experiment
+
+    for experiment in chosen:
+        add(experiment, out / experiment.name)
+    places = list(experiments)
+    items = [
+        {
+            "name": experiment.name,
+            "recipe": experiment.recipe,
+            "out": str(place),
+            "data": os.environ.get(DATA_FOLDER),
+        }
+        for place, experiment in experiments.items()
+    ]
+    failed: dict[Path, str] = {}
+    with sole_writer(out / "sweep"):  # two would train the same
+        for outcome in run_tasks(
+            pipeline.run_stages,
+            items,
+            sweep=sweep,
+            names=[item["name"] for item in items],
+            needs={
+                i: [places.index(p) for p in needed[q]] for i, q in enumerate(places)
+            },
+        ):
+            name, error = items[outcome.index]["name"], outcome.error
+            print(f"{name}: {'trained' if error is None else error}", flush=True)
+            if error is not None:
+                failed[places[outcome.index]] = f"{name}: {error}"
+        for place in places:
+            if place not in failed:
+                run_one(experiments[place], place.parent)
+    if failed:
+        first = next(iter(failed.values()))
+        raise ValueError(f"{len(failed)} of {len(places)} failed; {first}")
+
+
+def _usual_place(experiment: Experiment) -> Path:
+    """Return the folder of a run that others start from."""
+    return ROOT / "runs" / experiment.set_name / experiment.name
 
 
 def _missing(experiment: Experiment) -> list[Experiment]:

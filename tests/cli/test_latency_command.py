@@ -91,6 +91,11 @@ def test_broken_table_is_refused_before_anything_is_timed(call, tmp_path):
         (["--runtime", "mxnet", "--bundle", "b"], "MXNet fuses layers with this"),
         (["--runtime", "ncnn", "--bundle", "b", "--table", "t"], "--table is for the"),
         (["--runtime", "ncnn", "--table", "t", "--spread", "0"], "a number above 0"),
+        (["--tables", "t", "--runtime", "ncnn"], "--runtime has no place with"),
+        (["--tables", "t"], "--each is missing"),
+        (["--tables", "t", "--each", "ncnn/int8/1"], "precision 'int8' of ncnn"),
+        (["--tables", "t", "--each", "ncnn/float32/0"], "a whole number from 1"),
+        (["--table", "t", "--scheduler", "tcp://a:1"], "--scheduler needs --tables"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(

@@ -8,7 +8,13 @@ import json
 import mxnet as mx
 import pytest
 
-from gluon_compress.cli.options import contexts, devices, write_result
+from gluon_compress.cli.options import (
+    add_sweep,
+    contexts,
+    devices,
+    sweep_of,
+    write_result,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,23 @@ def test_gpu_that_is_not_there_is_named(monkeypatch):
     assert contexts(("gpu0",)) == (mx.gpu(0),)
     with pytest.raises(ValueError, match="gpu1"):
         contexts(("gpu0", "gpu1"))
+
+
+def sweep(*given):
+    parser = argparse.ArgumentParser()
+    add_sweep(parser, "do it")
+    return sweep_of(parser.parse_args(given))
+
+
+def test_tasks_run_here_unless_workers_are_asked_for(capsys):
+    assert sweep().is_here
+    assert sweep("--workers", "2", "--retries", "0").workers == 2
+    assert sweep("--scheduler", "tcp://a:1").scheduler == "tcp://a:1"
+    with pytest.raises(ValueError, match="--retries 1"):
+        sweep("--retries", "1")
+    with pytest.raises(SystemExit):
+        sweep("--workers", "2", "--scheduler", "tcp://a:1")
+    assert "not allowed with" in capsys.readouterr().err
 
 
 def test_result_holds_figures_and_environment(tmp_path):

@@ -123,6 +123,13 @@ def test_what_cannot_work_is_one_line(tmp_path, counting):
         gc.compress(ready(chain()), [ROW], [])
     with pytest.raises(ValueError, match=r"compression is \[\]; allowed: a list of 1"):
         gc.compress(ready(chain()), [], data())
+    for key in ("epochs", "steps_per_epoch"):
+        with pytest.raises(ValueError, match=f"{key} is 0; allowed: a whole number fr"):
+            gc.compress(ready(chain()), [ROW], data(), **{key: 0})
+    _, controller = gc.compress(ready(chain()), [{"algorithm": "quantize"}], data())
+    two = {"formats": ["packed"], "images": np.zeros((2, 5))}
+    with pytest.raises(ValueError, match=r"the shape of images is \[2, 5\]; allowed"):
+        controller.export(tmp_path / "edge", **two)
 
 
 def stepped(controller, trainer, steps: int) -> None:

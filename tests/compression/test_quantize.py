@@ -137,7 +137,7 @@ def test_a_loop_of_the_users_own_trains_and_exports(tmp_path):
     with pytest.raises(ValueError, match="formats is 'int3'; allowed: mxnet, onnx"):
         controller.export(tmp_path, formats=["int3"])
     for row in WeightScales(net)._rows:  # scales have followed the weights
-        largest = np.abs(row.weight.data().asnumpy()).reshape(len(row.scale.data()), -1)
+        largest = np.abs(row.value()).reshape(len(row.scale.data()), -1)
         expected = largest.max(axis=1) / 127
         assert row.scale.data().asnumpy() == pytest.approx(expected, rel=1e-6)
 
@@ -203,8 +203,9 @@ def test_bits_meet_the_budget_and_take_from_what_matters_least():
     assert notes["costs"]["bytes"] <= 0.6 * full["bytes"]
     assert len(set(bits.values())) > 1
     limit = 0.5 * full["bit_operations"]
-    _, notes = chosen(bit_operations=limit)
+    bits, notes = chosen(bit_operations=limit)
     assert notes["costs"]["bit_operations"] <= limit
+    assert chosen(bit_operations_ratio=0.5)[0] == bits
     assert json.dumps(notes)
 
 

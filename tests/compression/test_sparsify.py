@@ -146,11 +146,15 @@ def test_masks_quantisers_and_binary_weights_of_one_weight(tmp_path):
         weights = [p for n, p in net.collect_params().items() if n.endswith("_weight")]
         loop(net, controller, 2)
         for row in WeightScales(net)._rows:
-            value = row.weight.data().asnumpy()
+            value = row.value()
             largest = np.abs(value).reshape(len(value), -1).max(axis=1)
             expected = largest / row.high
             assert row.scale.data().asnumpy() == pytest.approx(expected, rel=1e-6)
         binary = len(BinaryScales(net)._rows)
+        for value, scale, *_ in BinaryScales(net)._rows:  # of the weights that stay
+            magnitudes = np.abs(value()).mean(axis=(1, 2, 3))
+            assert (value() == 0).any()
+            assert scale.data().asnumpy() == pytest.approx(magnitudes, rel=1e-6)
         assert len(WeightScales(net)._rows) + binary == len(weights)
         assert binary == (len(rows) == 3)
         made = controller.export(tmp_path / str(len(rows)), formats=["packed"])
@@ -164,6 +168,13 @@ def test_masks_quantisers_and_binary_weights_of_one_weight(tmp_path):
             if n.endswith("_weight")
         ]
         assert sum(zeros) == round(0.5 * sum(p.data().size for p in weights))
+
+
+def test_patterns_come_after_what_removes_channels():
+    rows = [{"algorithm": "sparsify", "pattern": "2:4"}, PRUNE]
+    message = r"compression\[0\].algorithm is 'sparsify'; allowed: rows of 'prune' befo"
+    with pytest.raises(ValueError, match=message):
+        gc.compress(ready(chain()), rows, [(batch(),)])
 
 
 def linear_data(weight: np.ndarray, seed: int) -> tuple:

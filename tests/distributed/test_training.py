@@ -12,17 +12,17 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from distributed.worker import SCHEDULE, train
 from gluon_compress.distributed import Launch, lead, program
 from gluon_compress.stopping import Deferred
 from gluon_compress.train import LAST
 from images import few_toys
+from rank import SCHEDULE, train
 from recipes import RECIPE, quick_run, recipe_in
 from training import QUIET, content, conv_net, outcome
 
 pytestmark = pytest.mark.usefixtures("tiny_nets")
 
-WORKER = str(Path(__file__).parent / "worker.py")
+WORKER = str(Path(__file__).parents[1] / "rank.py")
 TWO = replace(QUIET, ctx=(mx.cpu(0), mx.cpu(1)))
 
 

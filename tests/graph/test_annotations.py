@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -50,9 +52,26 @@ def values(net) -> dict[str, np.ndarray]:
     return {p.name: p.data().asnumpy() for p in net.collect_params().values()}
 
 
+@lru_cache(maxsize=None)
+def plain_net(name: str):
+    """Return a net that no test alters."""
+    return ready(NETS[name]())
+
+
+@lru_cache(maxsize=None)
+def with_annotations(name: str, way):
+    """Return such a net with annotations."""
+    return way(plain_net(name))
+
+
+@lru_cache(maxsize=None)
+def graph_of(net):
+    return trace(net, SHAPE)
+
+
 def weights_of(net) -> dict[str, tuple]:
     """Return the weights of a net's layers, and the axis of their output channels."""
-    graph = trace(net, SHAPE)
+    graph = graph_of(net)
     rows = [(operator_of(node["op"]), node) for node in graph.nodes]
     return {
         graph.nodes[node["inputs"][row.weight_input][0]]["name"]: row.weight_axis
@@ -68,7 +87,7 @@ def with_weight_masks(net, seed: int = 0):
         name: weight_mask(dice.rand(*given[name].shape) > 1 / 3)
         for name in weights_of(net)
     }
-    return annotate(net, weights=masks, shape=SHAPE)
+    return annotate(net, weights=masks, graph=graph_of(net))
 
 
 def with_fake_quantisers(net, levels: int = 7):
@@ -78,17 +97,17 @@ def with_fake_quantisers(net, levels: int = 7):
         others = tuple(k for k in range(given[name].ndim) if k != axis)
         scales = np.abs(given[name]).max(axis=others) / levels + 1e-6
         quantisers[name] = fake_quant(scales, axis)
-    return annotate(net, weights=quantisers, shape=SHAPE)
+    return annotate(net, weights=quantisers, graph=graph_of(net))
 
 
 def with_quantised_outputs(net, step: float = 0.05):
     """Return a net in which every output of a layer or activation is quantised."""
     names = {
         node["name"]: fake_quant(np.array([step]), None)
-        for node in trace(net, SHAPE).nodes
+        for node in graph_of(net).nodes
         if node["op"] in ("Convolution", "Activation", "FullyConnected", "BatchNorm")
     }
-    return annotate(net, outputs=names, shape=SHAPE)
+    return annotate(net, outputs=names, graph=graph_of(net))
 
 
 def with_all(net):
@@ -209,8 +228,8 @@ def test_weights_behind_annotations_get_gradients():
 
 @pytest.mark.parametrize(("name", "annotated"), PAIRS)
 def test_annotated_net_has_the_groups_and_costs_of_the_plain_one(name, annotated):
-    net = ready(NETS[name]())
-    own, other = trace(net, SHAPE), trace(annotated(net), SHAPE)
+    own = graph_of(plain_net(name))
+    other = graph_of(with_annotations(name, annotated))
     assert other.groups == own.groups
     assert count(other) == count(own)
     assert list(other.params) == list(own.params)
@@ -221,9 +240,9 @@ def test_annotated_net_has_the_groups_and_costs_of_the_plain_one(name, annotated
 
 @pytest.mark.parametrize("name", SOME)
 def test_mask_of_weights_then_slim_is_slim_then_mask_of_weights(name):
-    net = ready(NETS[name]())
-    plan, masked = random_plan(trace(net, SHAPE), 5), with_weight_masks(net)
-    small = values(slim(masked, plan, shape=SHAPE))
+    net, masked = plain_net(name), with_annotations(name, with_weight_masks)
+    plan = random_plan(graph_of(net), 5)
+    small = values(slim(masked, plan, graph=graph_of(masked)))
     # Cut the masks as if they were the weights.
     symbol, params = pair_of(net)
     masks = {n: v for n, v in pair_of(masked)[1].items() if n.endswith("_mask")}
@@ -256,9 +275,10 @@ def test_scales_of_an_output_are_cut_like_its_channels():
 
 @pytest.mark.parametrize(("name", "annotated"), PAIRS)
 def test_mask_is_slim_with_annotations(name, annotated):
-    net = annotated(ready(NETS[name]()))
-    for plan in plans(trace(net, SHAPE))[1:3]:
-        masked, small = (way(net, plan, shape=SHAPE) for way in (mask, slim))
+    net = with_annotations(name, annotated)
+    graph = graph_of(net)
+    for plan in plans(graph)[1:3]:
+        masked, small = (way(net, plan, graph=graph) for way in (mask, slim))
         assert annotations_of(take_apart(symbol_of(small))[0])
         # A value on the edge between two steps may fall to either side.
         assert close(masked(batch()), small(batch()))

@@ -13,6 +13,7 @@ import gluon_compress as gc
 import heat_map
 from gluon_compress import models
 from gluon_compress.models import family_named, family_of
+from runtimes import detector
 
 CLASSES = ("cat", "dog")
 
@@ -53,8 +54,7 @@ def train_a_step(net, labels) -> float:
 
 @pytest.fixture(scope="module")
 def wide():
-    size, name = (300, 480), "ssd_300_mobilenet0.25_lite"
-    return gc.build(name, CLASSES, size=size, width=0.5, seed=1)
+    return detector(CLASSES, size=(300, 480))
 
 
 def test_anchors_of_a_wide_ssd_cover_its_input(wide):

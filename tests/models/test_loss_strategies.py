@@ -11,9 +11,12 @@ import heat_map
 from gluon_compress import models
 from gluon_compress.models import family_of
 from gluon_compress.models.balance import MOST, balanced
+from gluon_compress.models.centernet.training import center_loss
 from gluon_compress.models.loss_settings import ClassWeights, LossSettings
 from gluon_compress.models.multi_box import multi_box
+from gluon_compress.models.rcnn.training import second_losses
 from gluon_compress.models.ssd import ssd_loss
+from gluon_compress.postprocess.centernet import HEAT, OFFSETS, SIZES
 from gluon_compress.recipe import parse_recipe
 from gluon_compress.train import Options, fit
 from training import SHORT, Fixed
@@ -128,6 +131,81 @@ def test_both_weights_are_multiplied(batch):
     one, other = weights_by_iou(batch, 1), weights_by_class(batch, 0.5, 0.5, 4)
     expected = class_loss(batch, lambda i, a: one(i, a) * other(i, a))
     assert parts["class"].asscalar() == pytest.approx(expected, rel=1e-4)
+
+
+WEIGHTS = ClassWeights(rarity=1, hardness=2, most=3, counts=COUNTS)
+
+
+@pytest.mark.parametrize("options", [{"iou_guided": 2.0}, {"class_weights": WEIGHTS}])
+def test_centres_of_a_heat_map_are_weighed_by_the_same_formulas(options):
+    random = np.random.RandomState(2)
+    heat = random.uniform(0, 0.9, (2, 3, 5, 6)).astype(np.float32)
+    places = [(0, 0, 1, 1), (0, 0, 3, 4), (0, 2, 1, 1), (1, 1, 2, 2), (1, 0, 0, 5)]
+    logits = random.randn(2, 3, 5, 6).astype(np.float32)
+    boxed, boxes = random.uniform(0.2, 4, (2, 2, 4, 5, 6)).astype(np.float32)
+    boxed[0, 0, 3, 4] = -1  # no width
+    for at in places:
+        heat[at] = 1
+    shares = 1 / (1 + np.exp(-logits.astype(float)))
+    missed = {at: 1 - shares[at] for at in places}
+    overlaps = {}
+    for b, c, y, x in places:
+        (w, h, dx, dy), (v, g, ex, ey) = boxed[b, :, y, x], boxes[b, :, y, x]
+        wide = min(dx + w / 2, ex + v / 2) - max(dx - w / 2, ex - v / 2)
+        high = min(dy + h / 2, ey + g / 2) - max(dy - h / 2, ey - g / 2)
+        common = max(wide, 0) * max(high, 0)
+        overlaps[b, c, y, x] = max(common / (w * h + v * g - common), 0.1) ** 2
+
+    def weight(at):
+        if "iou_guided" in options:
+            return len(places) * overlaps[at] / sum(overlaps.values())
+        own = np.mean([v for one, v in missed.items() if one[1] == at[1]])
+        ratio = own / np.mean(list(missed.values()))
+        return np.clip(np.mean(COUNTS) / COUNTS[at[1]] * ratio**2, 1 / 3, 3)
+
+    total = -((1 - heat) ** 4 * shares**2 * np.log(1 - shares) * (heat < 1)).sum()
+    total -= sum(weight(at) * missed[at] ** 2 * np.log(shares[at]) for at in places)
+    centers = (heat == 1).any(axis=1, keepdims=True)
+    arrays = [nd.array(each) for each in (heat, boxes, centers)]
+    outputs = dict(zip((SIZES, OFFSETS), nd.split(nd.array(boxed), 2)))
+    outputs[HEAT] = nd.array(logits)
+    parts = [center_loss(outputs, [None, *arrays], **each)[1] for each in (options, {})]
+    assert parts[0]["heat"].asscalar() == pytest.approx(total / len(places), rel=1e-4)
+    assert parts[0]["size"].asscalar() == parts[1]["size"].asscalar()
+
+
+@pytest.mark.parametrize("options", [{"iou_guided": 1.5}, {"class_weights": WEIGHTS}])
+def test_regions_of_a_second_stage_are_weighed_by_the_same_formulas(options):
+    random = np.random.RandomState(3)
+    scores = random.randn(9, 4).astype(np.float32)
+    deltas = random.randn(9, 12).astype(np.float32)
+    shifts = random.randn(9, 4).astype(np.float32)
+    classes = np.float32([1, 1, 2, 3, 1, 0, 0, 0, -1])
+    own = np.zeros((9, 4), np.float32)
+    for i, name in enumerate(classes.astype(int)):
+        own[i] = deltas[i, 4 * name - 4 : 4 * name] if name > 0 else 0
+    rows = [each[None] for each in (scores, own, np.maximum(classes, 0), shifts)]
+    power = options.get("iou_guided")
+    weights = weights_by_iou(rows, power) if power else weights_by_class(rows, 1, 2, 3)
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    entropy = -np.log(shares[np.arange(9), np.maximum(classes, 0).astype(int)])
+    total = sum(entropy[i] * (weights(0, i) if classes[i] > 0 else 1) for i in range(8))
+    arrays = [nd.array(each) for each in (scores, deltas, classes, shifts)]
+    found, box = second_losses(*arrays, stds=STDS, **options)
+    assert found.asscalar() == pytest.approx(total / 8, rel=1e-4)
+    assert box.asscalar() == second_losses(*arrays, stds=STDS)[1].asscalar()
+
+
+@pytest.mark.parametrize(
+    "name", ["codenet_a", "faster_rcnn_fpn_resnet18_v1b", "refinedetlite_320"]
+)
+def test_recipes_may_state_strategies_for_every_family(name):
+    model = {"name": name}
+    stated = {"iou_guided": 1, "class_weights": {}, "balance": "uncertainty"}
+    family = models.family_that_builds(name)
+    recipe = {**RECIPE, "model": model, "loss": stated}
+    recipe["data"] = {**RECIPE["data"], "size": 320}
+    assert set(parse_recipe(recipe).loss.options) == set(family.loss_options)
 
 
 def test_a_class_without_objects_is_refused():

@@ -21,6 +21,7 @@ from gluon_compress import (
     slim,
     trace,
 )
+from gluon_compress.pipeline.stages import dry_run
 from gluon_compress.plan import Constraints
 from gluon_compress.recipe import load_recipe
 from gluon_compress.storage.atomic import read_json
@@ -123,10 +124,10 @@ def test_recipe_that_was_not_run_says_what_it_starts_from(path):
 def test_detector_in_the_order_of_the_paper_keeps_its_budgets(tmp_path):
     pruned = load_recipe(ZOO / "resnet50_v1d_compact_imagenet" / "recipe.json")
     pruned = pruned.replace(model=pruned.model.replace(weights=None))
-    names = [str(number) for number in range(1000)]
-    plan, _ = pipeline.decide(pruned, names)
-    trunk, save = pipeline.structure(pruned, names, plan)
-    save(trunk, tmp_path / "trunk", "trunk")
+    task = pipeline.task_of(pruned)
+    _, whole = task.build([str(number) for number in range(1000)])
+    _, trunk = dry_run(task, whole)
+    task.save(trunk, tmp_path / "trunk", "trunk")
     recipe = load_recipe(ZOO / "ssd_300_resnet50_v1d_compact_voc" / "recipe.json")
     student, how = recipe.student, {"trunk": tmp_path / "trunk"}
     assert Path(student.trunk).parts[1] == "resnet50_v1d_compact_imagenet"

@@ -19,7 +19,7 @@ from gluon_compress import (
     slim,
     trace,
 )
-from gluon_compress.data import Preprocess, make_toy
+from gluon_compress.data import Preprocess
 from gluon_compress.data.toy import CLASSES
 from gluon_compress.detection_errors import (
     DETECTIONS,
@@ -51,16 +51,28 @@ def place(tmp_path_factory):
     """Return a folder with the recipe, its data and a run of it."""
     folder = tmp_path_factory.mktemp("pipeline")
     # A few steps are enough to go through every stage.
-    few_toys(folder / "toy", 40, train=8, test=6)
+    few_toys(folder / "toy", 24, train=8, test=6)
     recipe = recipe_in(folder)
     quick_run(recipe, folder / "run", facts={"commit": "abc"})
     return folder
 
 
+def times_of(run) -> dict:
+    """Return when the result of each stage was written."""
+    return {path: path.stat().st_mtime_ns for path in run.glob("*/result.json")}
+
+
 @pytest.fixture(scope="module")
-def reported(place):
-    """Return the folder of the report of that run."""
+def resumed(place):
+    """Resume that run, which adds a report; return the times of before."""
+    before = times_of(place / "run")
     pipeline.run(recipe_in(place), place / "run", resume=True, options=QUIET)
+    return before
+
+
+@pytest.fixture(scope="module")
+def reported(place, resumed):
+    """Return the folder of the report of that run."""
     return place / "run" / "report"
 
 
@@ -165,19 +177,15 @@ def test_report_holds_tables_and_pictures(reported):
 
 
 @pytest.mark.slow
-def test_resume_of_a_finished_run_changes_nothing(place, tmp_path):
-    out = copy(place, tmp_path)
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
-    quick_run(recipe_in(place), out, resume=True)
-    assert {p: p.stat().st_mtime_ns for p in out.glob("*/result.json")} == {
-        p: t for p, t in before.items() if p.parent.name in STAGES
-    }
+def test_resume_of_a_finished_run_changes_nothing(place, resumed):
+    assert len(resumed) == len(STAGES)
+    assert times_of(place / "run") == resumed
 
 
 @pytest.mark.slow
 def test_resume_after_an_interruption_gives_the_same_net(place, tmp_path):
     out = copy(place, tmp_path)
-    for stage in STAGES[1:]:
+    for stage in STAGES[2:]:  # the rows before are tested with classifiers
         shutil.rmtree(out / stage)
     (out / "result.json").unlink()
     quick_run(recipe_in(place), out, resume=True)
@@ -247,7 +255,7 @@ def test_adapters_of_every_loss_are_gone_from_the_compact_net(place, tmp_path):
 
 
 def test_student_with_other_anchors_than_its_teacher_is_refused_at_once(tmp_path):
-    make_toy(tmp_path / "toy", images=20)
+    few_toys(tmp_path / "toy", 5)
     student = {**RECIPE["model"], "steps": [8, 16, 32, 64, 100, 299]}
     recipe = recipe_in(tmp_path, student=student)
     job = job_of(recipe, tmp_path / "run")
@@ -306,7 +314,7 @@ def test_measuring_and_training_follow_the_preprocess_of_the_net(tmp_path, monke
 
 
 def test_files_that_are_left_out_are_named(tmp_path, caplog):
-    make_toy(tmp_path / "toy", images=20)
+    few_toys(tmp_path / "toy", 20)
     broken = tmp_path / "toy" / "JPEGImages" / "000000.jpg"
     broken.write_bytes(b"no picture")
     job = job_of(recipe_in(tmp_path), tmp_path / "run")
@@ -383,7 +391,7 @@ def broken_inside(root, split: str, number: int) -> None:
 
 
 def test_what_is_measured_leaves_broken_images_out(tmp_path, monkeypatch, caplog):
-    few_toys(tmp_path / "toy", 40, train=6, val=3, test=6)
+    few_toys(tmp_path / "toy", 24, train=6, val=3, test=6)
     for split in ("train", "val", "test"):
         broken_inside(tmp_path / "toy", split, 1)
     content = {**RECIPE["data"], "val": "val", "most_broken": 0.4}
@@ -444,7 +452,7 @@ def test_too_many_broken_images_are_refused_before_training(tmp_path):
 def crowded(root, objects: int) -> None:
     """Give an image of the training split so many objects."""
     name = (root / "ImageSets/Main/train.txt").read_text().split()[0]
-    corners = [(1 + 2 * (i % 60), 1 + 9 * (i // 60)) for i in range(objects)]
+    corners = [(1 + 2 * (i % 30), 1 + 9 * (i // 30)) for i in range(objects)]
     boxes = "".join(
         f"<object><name>ring</name><bndbox><xmin>{x}</xmin><ymin>{y}</ymin>"
         f"<xmax>{x + 5}</xmax><ymax>{y + 5}</ymax></bndbox></object>"
@@ -525,7 +533,7 @@ def macs(net) -> int:
 
 
 def test_set_without_objects_is_refused_before_training(tmp_path):
-    make_toy(tmp_path / "toy", images=10)
+    few_toys(tmp_path / "toy", 5)
     for file in (tmp_path / "toy" / "Annotations").iterdir():
         file.write_text("<annotation></annotation>")
     with pytest.raises(ValueError, match="'train' have no object"):
@@ -535,7 +543,7 @@ def test_set_without_objects_is_refused_before_training(tmp_path):
 
 def test_folder_of_another_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    make_toy(tmp_path / "in" / "toy", images=10)
+    few_toys(tmp_path / "in" / "toy", 5)
     recipe = recipe_in(tmp_path / "in")
     with pytest.raises(ValueError, match="is not empty; --resume"):
         pipeline.run(recipe, tmp_path, options=QUIET)
@@ -577,7 +585,7 @@ def test_changed_recipe_does_not_go_on(place, tmp_path):
     ],
 )
 def test_what_cannot_work_is_found_before_training(tmp_path, changes, message):
-    make_toy(tmp_path / "toy", images=10)
+    few_toys(tmp_path / "toy", 5)
     recipe = recipe_in(tmp_path, **changes)
     with pytest.raises(ValueError, match=message) as caught:
         pipeline.run(recipe, tmp_path / "run", options=QUIET)

@@ -37,16 +37,18 @@ RECIPE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    make_runs_quick(monkeypatch)
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        make_runs_quick(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Return a folder with a few images, a plan and a trained detector in it."""
     folder = tmp_path_factory.mktemp("train_ssd")
-    few_toys(folder / "toy", 20, train=8, test=4)
+    few_toys(folder / "toy", 20, train=4, test=4)
     net = models.build(MODEL["name"], CLASSES, extras=(32, 32, 32))
     graph = models.graph_of(net)
     plan = delete(graph, {"*": 0.5}, multiple=1)
@@ -67,20 +69,42 @@ def macs(folder) -> int:
     return models.cost_of(models.load(folder))["macs"]
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["slim", "masks"])
+def planned(request, place, tmp_path_factory):
+    """Return a recipe with a plan, the folder of its run, and the results."""
+    model = {"plan": str(place / "plan.json"), "masks": request.param}
+    recipe = recipe_in(place, model=model, train={"epochs": 2, "batch_size": 4})
+    out = tmp_path_factory.mktemp("planned") / "run"
+    return recipe, out, pipeline.run(recipe, out, options=QUIET)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("masks", [False, True])
-def test_net_trains_in_the_structure_of_a_plan(place, tmp_path, masks):
-    recipe = recipe_in(place, model={"plan": str(place / "plan.json"), "masks": masks})
-    results = pipeline.run(recipe, tmp_path / "run", options=QUIET)
+def test_net_trains_in_the_structure_of_a_plan(place, planned):
+    _, out, results = planned
     assert list(results["stages"]) == ["full"]
     stage = results["stages"]["full"]
     assert stage["steps"] == 2
-    found = macs(tmp_path / "run" / "full" / "model")
-    assert found == stage["macs"] < 0.5 * macs(place / "teacher")
+    assert macs(out / "full" / "model") == stage["macs"] < 0.5 * macs(place / "teacher")
     # Masks or not, the same channels are there.
-    widths = raw_head.map_widths(models.load(tmp_path / "run" / "full" / "model"))
+    widths = raw_head.map_widths(models.load(out / "full" / "model"))
     whole = raw_head.map_widths(models.load(place / "teacher"))
     assert widths == tuple(width // 2 for width in whole)
+
+
+@pytest.mark.slow
+def test_interrupted_training_is_gone_on_with(planned, tmp_path):
+    recipe, out, _ = planned
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    for name in ("result.json", "full/result.json"):
+        (again / name).unlink()
+    shutil.rmtree(again / "full" / "model")
+    pipeline.run(recipe, again, resume=True, options=QUIET)
+    first, second = (
+        next((folder / "full" / "model").glob("*.params")).read_bytes()
+        for folder in (out, again)
+    )
+    assert first == second
 
 
 @pytest.mark.slow
@@ -90,24 +114,6 @@ def test_another_detector_teaches_where_the_recipe_names_one(place, tmp_path):
     pipeline.run(recipe, tmp_path / "run", options=QUIET)
     log = (tmp_path / "run" / "full" / "log.jsonl").read_text().splitlines()
     assert set(json.loads(log[0])["parts"]) == {"class", "box", "scores"}
-
-
-@pytest.mark.slow
-def test_interrupted_training_with_masks_is_gone_on_with(place, tmp_path):
-    model = {"plan": str(place / "plan.json"), "masks": True}
-    recipe = recipe_in(place, model=model, train={"epochs": 2, "batch_size": 4})
-    pipeline.run(recipe, tmp_path / "run", options=QUIET)
-    again = tmp_path / "again"
-    shutil.copytree(tmp_path / "run", again)
-    for name in ("result.json", "full/result.json"):
-        (again / name).unlink()
-    shutil.rmtree(again / "full" / "model")
-    pipeline.run(recipe, again, resume=True, options=QUIET)
-    first, second = (
-        next((folder / "full" / "model").glob("*.params")).read_bytes()
-        for folder in (tmp_path / "run", again)
-    )
-    assert first == second
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 from gluon_compress import Budget, Plan, count, select, trace
 from gluon_compress.plan import (
     CRITERIA,
+    ByDepth,
     BySensitivity,
     Constraints,
     Greedy,
@@ -14,7 +15,7 @@ from gluon_compress.plan import (
 from gluon_compress.plan.cost_model import COSTS
 from gluon_compress.plan.importance import importance_of
 from nets import SHAPE, Wired, chain, conv, ready, wide
-from searches import DIRECT
+from searches import DIRECT, problem_of
 
 ANY_WIDTH = Constraints(multiple=1, ends=True)
 
@@ -139,6 +140,33 @@ def test_uniform_keeps_the_same_share(graph):
     plan = select(graph, budget, selection="uniform", constraints=ANY_WIDTH)
     shares = [len(plan.keep[g.name]) / g.width for g in graph.groups if not g.frozen]
     assert max(shares) - min(shares) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("selection", "ratio"), [("shallow_more", 1.5), ("deep_more", 2 / 3)]
+)
+def test_shares_change_linearly_with_depth(graph, selection, ratio):
+    budget = Budget.share(count(graph), macs=0.3)
+    plan = select(graph, budget, selection=selection, constraints=ANY_WIDTH)
+    free = [g for g in graph.groups if not g.frozen]
+    shares = np.array([len(plan.keep[g.name]) / g.width for g in free])
+    line = np.linspace(1, ratio, len(free))
+    assert shares / shares[0] == pytest.approx(line, abs=0.1)
+    assert plan.made_by["selection"] == selection
+
+
+def test_a_share_by_depth_is_at_most_all():
+    problem = problem_of(share=0.9)
+    widths = problem.widths_at(ByDepth(20)(problem))
+    most = [row[-1] for row in problem.widths]
+    assert widths[-1] == most[-1]
+    assert widths[0] < most[0]
+
+
+@pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
+def test_a_ratio_by_depth_is_a_number_above_0(ratio):
+    with pytest.raises(ValueError, match=f"ratio is {ratio}"):
+        ByDepth(ratio)
 
 
 def test_global_keeps_the_most_important_channels_of_all_groups(graph):

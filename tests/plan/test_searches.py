@@ -18,7 +18,7 @@ from gluon_compress.plan import (
 from gluon_compress.plan.policies import SEARCHES
 from gluon_compress.plan.policies.amc import Environment
 from gluon_compress.plan.policies.ddpg import DDPGSettings
-from gluon_compress.plan.policies.wall import walled
+from gluon_compress.plan.policies.wall import filled, walled
 from nets import NETS, SHAPE, conv, ready, wide
 from searches import problem_of, score_of
 
@@ -70,6 +70,46 @@ def test_the_wall_leaves_room_for_later_groups_only_as_far_as_needed():
         low[k + 1 :] = 0
         low[k] += 1
         assert not problem.fits(low)
+
+
+@pytest.mark.parametrize("name", ["wide", "residual", "concat"])
+def test_filled_levels_are_larger_and_use_the_budget(name):
+    net = wide if name == "wide" else NETS[name]
+    problem, random = problem_of(net, share=0.7), np.random.RandomState(0)
+    for _ in range(10):
+        levels = walled(problem, random.rand(len(problem.groups)))
+        more = filled(problem, levels)
+        assert (more >= levels).all()
+        assert problem.fits(more)
+        for k in np.flatnonzero(more < problem.largest):
+            raised = more.copy()
+            raised[k] += 1
+            assert not problem.fits(raised)
+
+
+@pytest.mark.parametrize("name", ["amc", "random_search"])
+def test_random_plans_use_the_budget_where_only_accuracy_counts(name):
+    def mean_load(reward):
+        rows = []
+        how = {"reward": reward, "progress": rows.append, "stop_early": False}
+        MAKE[name](score_of, episodes=10, **how)(problem_of())
+        return np.mean([row.loads["macs"] for row in rows])
+
+    assert mean_load("accuracy") > 0.95
+    assert mean_load("accuracy_flops") < 0.9
+
+
+def test_an_episode_followed_has_the_states_that_led_to_it():
+    problem = problem_of(share=0.5)
+    environment = Environment(problem, least=0.2)
+    states = []
+    for action in np.linspace(0.1, 0.9, len(environment.groups)):
+        states.append(environment.state())
+        environment.step(action)
+    levels = environment.levels
+    followed, actions = environment.followed(levels)
+    np.testing.assert_array_equal(followed, states)
+    assert actions[:-1] == [state[-1] for state in states[1:]]
 
 
 def test_states_follow_what_is_saved_and_what_can_be():
@@ -289,6 +329,12 @@ def test_bad_settings_are_refused(make, words):
         make()
 
 
+def test_an_agent_that_diverges_is_named():
+    agent = DDPGSettings(hidden=16, batch=16, actor_rate=1e300, critic_rate=1e300)
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="not finite"):
+        AMC(score_of, episodes=60, warmup=3, agent=agent)(problem_of())
+
+
 def test_a_score_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="reference is nan"):
         RandomSearch(lambda plan: float("nan"), episodes=3)(problem_of())
@@ -298,3 +344,53 @@ def test_a_name_alone_is_refused_with_what_it_needs():
     graph = trace(ready(wide(), SHAPE), SHAPE)
     with pytest.raises(ValueError, match="PlanScore"):
         select(graph, Budget.share(count(graph), macs=0.6), selection="amc")
+
+
+# What is told in advance, to scores that several workers compute.
+
+
+class Foreseeing(Counted):
+    """A score that notes before which call each plan was announced."""
+
+    def __init__(self, **how) -> None:
+        super().__init__(**how)
+        self.announced: dict = {}
+        self.asked: list = []
+
+    def expect(self, plans) -> None:
+        for plan in plans:
+            self.announced.setdefault(json.dumps(plan.keep), self.calls)
+
+    def __call__(self, plan) -> float:
+        self.asked.append(json.dumps(plan.keep))
+        return super().__call__(plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "foreseen"), [("amc", 10), ("legr", 25), ("random_search", 25)]
+)
+def test_what_no_reward_decides_is_announced(name, foreseen):
+    courses = []
+    for score in (Counted(), Foreseeing()):
+        rows: list = []
+        MAKE[name](score, episodes=25, progress=rows.append)(problem_of())
+        courses.append(rows)
+    assert courses[0] == courses[1]
+    assert set(score.asked[1 : 1 + foreseen]) == set(score.announced)
+    early = [
+        number
+        for number, plan in enumerate(score.asked)
+        if score.announced.get(plan, number) < number
+    ]
+    # Of an evolution, what has an earlier episode among its rivals has to wait for it.
+    assert len(early) > (12 if name == "legr" else foreseen - 2)
+
+
+def test_what_the_log_knows_is_not_announced(tmp_path):
+    file = tmp_path / "search.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        RandomSearch(Counted(stop_after=6), episodes=9, log=file)(problem_of())
+    score = Foreseeing()
+    RandomSearch(score, episodes=9, log=file)(problem_of())
+    assert list(score.announced) == list(dict.fromkeys(score.asked))
+    assert score.calls == 9 + 1 - 6

@@ -1,4 +1,4 @@
-"""Masks decided in rounds while a net trains, and runs of it that are killed."""
+"""Masks decided in rounds while a net trains, and runs of it that are resumed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from gluon_compress.train import BEST, Progress, Schedule, fit, load_best
 from nets import NETS, batch, chain, difference, random_plan, ready
 from nets import SHAPE as PICTURE
 from runtimes import detector
-from tools.kill import Campaign
 from training import (
     QUIET,
     Batches,
@@ -357,28 +356,6 @@ def by_taylor(folder, soft: bool, loss, options) -> gluon.HybridBlock:
     plan = {"callbacks": callbacks, "options": options}
     fit(net, Batches(2), loss, schedule(6), folder, **plan)
     return net
-
-
-def masked_run(_, folder) -> None:
-    """Train in a process of its own; every step is saved."""
-    net = conv_net()
-    gamma = next(iter(net.collect_params(".*gamma").values()))
-    fit(
-        net,
-        Batches(2),
-        cross_entropy,
-        schedule(6),
-        folder / "run",
-        validate=lambda: {"score": float(-gamma.data().norm().asscalar())},
-        callbacks=[callback_of(net, Rounds(count=3, soft=True))],
-        options=replace(RESUME, save_minutes=-1),
-    )
-
-
-def test_killed_between_rounds_it_ends_the_same(tmp_path):
-    campaign = Campaign(masked_run, tmp_path, tmp_path / "runs", seed=3)
-    campaign.run(4)
-    assert campaign.leftovers + campaign.differences == []
 
 
 # --- a detector -------------------------------------------------------------------

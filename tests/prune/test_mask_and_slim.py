@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import lru_cache
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -46,9 +48,22 @@ def assert_same(left: dict, right: dict) -> None:
         np.testing.assert_array_equal(left[name], right[name])
 
 
-def prepared(name: str, seed: int = 5) -> tuple:
+@lru_cache(maxsize=None)
+def traced(name: str) -> tuple:
+    """Return a net, which no test alters, and its graph."""
     net = ready(ALL[name]())
-    return net, random_plan(trace(net, SHAPE), seed)
+    return net, trace(net, SHAPE)
+
+
+def planned(name: str, seed: int = 5) -> tuple:
+    """Return such a net, its graph, and a plan for it."""
+    net, graph = traced(name)
+    return net, graph, random_plan(graph, seed)
+
+
+def fresh(name: str) -> tuple:
+    """Return a net of its own, and a plan for it."""
+    return ready(ALL[name]()), planned(name)[2]
 
 
 def step(net, images) -> list[mx.nd.NDArray]:
@@ -69,8 +84,7 @@ def step(net, images) -> list[mx.nd.NDArray]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_mask_is_slim(name):
-    net = ready(ALL[name]())
-    graph = trace(net, SHAPE)
+    net, graph = traced(name)
     for plan in plans(graph):
         masked, small = (way(net, plan, graph=graph) for way in (mask, slim))
         assert difference(masked(batch()), small(batch())) < 1e-5
@@ -78,24 +92,32 @@ def test_mask_is_slim(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_keeping_everything_changes_nothing(name):
-    net = ready(ALL[name]())
-    graph = trace(net, SHAPE)
-    for plan in (None, Plan.everything(graph)):
-        for way in (mask, slim):
-            kept = way(net, plan, graph=graph)
-            assert difference(net(batch()), kept(batch())) < 1e-5
+    net, graph = traced(name)
+    outputs = net(batch())
+    for way, plan in ((mask, None), (slim, Plan.everything(graph))):
+        kept = way(net, plan, graph=graph)
+        assert difference(outputs, kept(batch())) < 1e-5
+
+
+@pytest.mark.parametrize("way", [mask, slim])
+def test_no_plan_keeps_everything(way):
+    net, graph = traced("concat")
+    kept, everything = (
+        values(way(net, plan, graph=graph)) for plan in (None, Plan.everything(graph))
+    )
+    assert_same(kept, everything)
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_pruning_changes_the_outputs(name):
     # Or the tests above would say nothing.
-    net, plan = prepared(name)
-    assert difference(net(batch()), slim(net, plan, shape=SHAPE)(batch())) > 1e-2
+    net, graph, plan = planned(name)
+    assert difference(net(batch()), slim(net, plan, graph=graph)(batch())) > 1e-2
 
 
 def test_hybridized_nets_agree():
-    net, plan = prepared("residual")
-    masked, small = (way(net, plan, shape=SHAPE) for way in (mask, slim))
+    net, graph, plan = planned("residual")
+    masked, small = (way(net, plan, graph=graph) for way in (mask, slim))
     for each in (masked, small):
         each.hybridize(static_alloc=True, static_shape=True)
     assert difference(masked(batch()), small(batch())) < 1e-5
@@ -146,9 +168,9 @@ def test_mask_is_slim_on_other_layers(layers, shape):
 @pytest.mark.parametrize("way", [mask, slim])
 @pytest.mark.parametrize("name", TRAINED)
 def test_given_net_is_unchanged(name, way):
-    net, plan = prepared(name)
+    net, graph, plan = planned(name)
     before, outputs = values(net), flat(net(batch()))
-    step(way(net, plan, shape=SHAPE), batch())
+    step(way(net, plan, graph=graph), batch())
     assert_same(values(net), before)
     np.testing.assert_array_equal(flat(net(batch()))[0], outputs[0])
 
@@ -158,21 +180,20 @@ def test_given_net_is_unchanged(name, way):
 
 @pytest.mark.parametrize("name", SOME)
 def test_masks_can_be_taken_back(name):
-    net, plan = prepared(name)
-    masked = mask(net, plan, shape=SHAPE)
-    set_mask(masked, None, shape=SHAPE)
+    net, graph, plan = planned(name)
+    masked = mask(net, plan, graph=graph)
+    set_mask(masked, None, graph=graph)
     assert difference(net(batch()), masked(batch())) < 1e-5
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_masks_can_be_changed(name):
-    net, plan = prepared(name)
-    other = random_plan(trace(net, SHAPE), 9)
-    masked = mask(net, other, shape=SHAPE)
+    net, graph, plan = planned(name)
+    masked = mask(net, random_plan(graph, 9), graph=graph)
     masked.hybridize()
     masked(batch())
     set_mask(masked, plan, shape=SHAPE)
-    small = slim(net, plan, shape=SHAPE)
+    small = slim(net, plan, graph=graph)
     assert difference(masked(batch()), small(batch())) < 1e-5
 
 
@@ -189,8 +210,8 @@ def test_one_mask_for_a_group():
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_dead_channels_stay_dead_in_training(name):
-    net, plan = prepared(name)
-    masked = mask(net, plan, shape=SHAPE)
+    net, graph, plan = planned(name)
+    masked = mask(net, plan, graph=graph)
     before = values(masked)
     for _ in range(3):
         gradients = step(masked, batch())
@@ -207,8 +228,8 @@ def test_dead_channels_stay_dead_in_training(name):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_gradients_of_dead_channels_are_zero(name):
-    net, plan = prepared(name)
-    masked = mask(net, plan, shape=SHAPE)
+    net, graph, plan = planned(name)
+    masked = mask(net, plan, graph=graph)
     step(masked, batch())
     graph = trace(masked, SHAPE)
     dead = ~graph.keep_mask(plan.keep)
@@ -220,9 +241,9 @@ def test_gradients_of_dead_channels_are_zero(name):
 
 
 def test_masks_do_not_disturb_what_comes_after():
-    net, plan = prepared("shuffle")
+    net, own, plan = planned("shuffle")
     masked = mask(net, plan, shape=SHAPE)
-    own, other = trace(net, SHAPE), trace(masked, SHAPE)
+    other = trace(masked, SHAPE)
     assert other.groups == own.groups
     assert other.ops == own.ops
     assert count(other) == count(own)
@@ -242,8 +263,8 @@ def test_net_without_masks_cannot_change_them():
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_slim_net_trains(name):
-    net, plan = prepared(name)
-    small = slim(net, plan, shape=SHAPE)
+    net, graph, plan = planned(name)
+    small = slim(net, plan, graph=graph)
     before = values(small)
     gradients = step(small, batch())
     assert all(np.isfinite(gradient.asnumpy()).all() for gradient in gradients)
@@ -254,7 +275,7 @@ def test_slim_net_trains(name):
 
 @pytest.mark.parametrize("way", [mask, slim])
 def test_settings_survive(way):
-    net, plan = prepared("residual")
+    net, plan = fresh("residual")
     first, second, third = list(net.collect_params().values())[:3]
     first.grad_req, second.lr_mult, third.wd_mult = "null", 0.5, 0.25
     made = {p.name: p for p in way(net, plan, shape=SHAPE).collect_params().values()}
@@ -267,7 +288,7 @@ def test_settings_survive(way):
 @pytest.mark.parametrize("way", [mask, slim])
 @pytest.mark.parametrize("devices", [[mx.cpu(1)], [mx.cpu(0), mx.cpu(1)]])
 def test_type_and_devices_survive(way, devices):
-    net, plan = prepared("shuffle")
+    net, plan = fresh("shuffle")
     net.cast("float64")
     net.collect_params().reset_ctx(devices)
     made = way(net, plan, shape=SHAPE)
@@ -277,7 +298,7 @@ def test_type_and_devices_survive(way, devices):
 
 
 def test_types_agree():
-    net, plan = prepared("shuffle")
+    net, plan = fresh("shuffle")
     net.cast("float64")
     masked, small = (way(net, plan, shape=SHAPE) for way in (mask, slim))
     images = batch().astype("float64")
@@ -286,17 +307,18 @@ def test_types_agree():
 
 @pytest.mark.parametrize("name", SOME)
 def test_slim_nets_can_be_slimmed(name):
-    net, first = prepared(name)
-    small = slim(net, first, shape=SHAPE)
-    second = random_plan(trace(small, SHAPE), 8)
-    twice = slim(small, second, shape=SHAPE)
-    at_once = slim(net, first.compose(second), shape=SHAPE)
+    net, graph, first = planned(name)
+    small = slim(net, first, graph=graph)
+    other = trace(small, SHAPE)
+    second = random_plan(other, 8)
+    twice = slim(small, second, graph=other)
+    at_once = slim(net, first.compose(second), graph=graph)
     assert_same(values(twice), values(at_once))
     np.testing.assert_array_equal(flat(twice(batch()))[0], flat(at_once(batch()))[0])
 
 
 def test_symbol_and_params_are_a_net_too():
-    net, plan = prepared("residual")
+    net, _, plan = planned("residual")
     params = {p.name: p.data() for p in net.collect_params().values()}
     pair = (net(mx.sym.var("data")), params)
     for way in (mask, slim):
@@ -320,7 +342,7 @@ def test_several_inputs():
 
 
 def test_nested_outputs_become_a_flat_list():
-    net, plan = prepared("two_outputs")
+    net, _, plan = planned("two_outputs")
     assert isinstance(two_outputs()(mx.sym.var("data"))[1], list)
     outputs = slim(net, plan, shape=SHAPE)(batch())
     assert [output.shape for output in outputs] == [(2, 4, 8, 8), (2, 5)]
@@ -333,8 +355,8 @@ def test_slim_nets_load_in_a_new_process(tmp_path):
     np.save(tmp_path / "images.npy", batch().asnumpy())
     expected = {}
     for name in NETS:
-        net, plan = prepared(name)
-        small = slim(net, plan, shape=SHAPE)
+        net, graph, plan = planned(name)
+        small = slim(net, plan, graph=graph)
         small.hybridize()
         expected[name] = flat(small(batch()))
         small.export(str(tmp_path / name))
@@ -350,8 +372,8 @@ def test_slim_nets_load_in_a_new_process(tmp_path):
 
 @pytest.mark.parametrize("name", ["detector_head", "shuffle"])
 def test_slim_net_exports(name, tmp_path):
-    net, plan = prepared(name)
-    small = slim(net, plan, shape=SHAPE)
+    net, graph, plan = planned(name)
+    small = slim(net, plan, graph=graph)
     reference = Reference(batch().asnumpy(), tuple(flat(small(batch()))))
     shape = (2, *SHAPE[1:])
     manifest = export(small, tmp_path / "out", shape=shape, reference=reference)
@@ -390,7 +412,6 @@ def test_shape_that_is_not_stated_is_asked_for(way):
 
 @pytest.mark.parametrize("way", [mask, slim])
 def test_graph_spares_another_tracing(way):
-    net, plan = prepared("residual")
-    graph = trace(net, SHAPE)
-    traced, again = way(net, plan, graph=graph), way(net, plan, shape=SHAPE)
-    assert difference(traced(batch()), again(batch())) == 0
+    net, graph, plan = planned("residual")
+    spared, again = way(net, plan, graph=graph), way(net, plan, shape=SHAPE)
+    assert difference(spared(batch()), again(batch())) == 0

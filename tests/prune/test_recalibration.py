@@ -235,6 +235,24 @@ def test_several_inputs_are_the_first_arrays():
     close(found, [both.mean(0), both.var(0)])
 
 
+def test_inputs_of_a_block_are_in_the_order_of_its_call():
+    class Crossed(nn.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm(in_channels=4)
+
+        def hybrid_forward(self, F, one, two):
+            return self.norm(2 * two + one)
+
+    net = Crossed()
+    net.initialize()
+    (a,), (b,) = arrays(3, 3)
+    both = (a + 2 * b).asnumpy()
+    made = recalibrate(net, [(a, b)])
+    close(running(made), [both.mean(0), both.var(0)])
+    assert difference(made(a, b), recalibrate(made, [(a, b)])(a, b)) < 1e-6
+
+
 def test_batches_may_be_numpy_arrays_and_a_generator():
     net = ready(residual())
     close(

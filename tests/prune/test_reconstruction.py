@@ -193,3 +193,16 @@ def test_bad_input_is_refused(change, words):
     data = given.pop("batches")
     with pytest.raises(ValueError, match=words):
         reconstruct(net, plan, data, **given)
+
+
+@pytest.mark.parametrize("name", ["chain", "residual", "concat", "shared"])
+def test_the_way_to_a_layer_may_begin_anywhere(name, monkeypatch):
+    net = ready(NETS[name](), SHAPE)
+    plan, images = random_plan(trace(net, SHAPE), seed=1), batches(3, shape=SHAPE)
+    fitted = []
+    for most in (0, 1e9):  # nothing is kept, or everything
+        monkeypatch.setattr("gluon_compress.prune.reconstruction._Walk.MOST", most)
+        fitted.append(reconstruct(net, plan, images, shape=SHAPE))
+    x = batches(1, shape=SHAPE, seed=9)[0]
+    assert difference(fitted[0](x), slim(net, plan, shape=SHAPE)(x)) > 1e-3
+    assert difference(fitted[0](x), fitted[1](x)) < 1e-5

@@ -111,8 +111,7 @@ def test_half_trains(halved):
 OTHERS = {
     "mobilenetv2_0.5": 64,  # a convolution as classifier
     "mobilenetv3_small": 64,  # hard swish, squeeze and excitation
-    "resnet18_v2": 64,  # BatchNorm before the convolutions
-    "squeezenet1.0": 224,  # concatenations without BatchNorm
+    "squeezenet1.1": 224,  # concatenations without BatchNorm
     "shufflenet_v1": 96,  # grouped convolutions and channel shuffles
     "shufflenet_v2": 96,  # halves that go on untouched
     "resnest14": 224,  # split attention; DropBlock in training
@@ -139,7 +138,7 @@ def test_raw_yolo():
     # As in training: scores and boxes before they are decoded. Its anchors are
     # constants, its maps are enlarged by repetition.
     shape = (1, 3, 96, 96)
-    net, inputs = ready(made("yolo3_mobilenet1.0_voc"), shape), images(shape)
+    net, inputs = ready(made("yolo3_mobilenet0.25_voc"), shape), images(shape)
     graph = trace(net, shape)
     plan = random_plan(graph, 4)
     masked, small = (way(net, plan, shape=shape) for way in (mask, slim))
@@ -156,7 +155,7 @@ CLASSES = ("cat", "dog", "hen")
 
 @pytest.fixture(scope="module")
 def detector():
-    net = build("ssd_300_resnet18_v1b", classes=CLASSES, seed=1, width=0.5)
+    net = build("ssd_300_resnet18_v1b", classes=CLASSES, seed=1, width=0.25)
     # As after training: zero would hide what a residual branch does.
     for parameter in net.collect_params(".*gamma").values():
         size = parameter.shape

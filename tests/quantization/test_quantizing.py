@@ -5,6 +5,7 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet.gluon import HybridBlock, nn
 
 import gluon_compress as gc
 from gluon_compress.graph import pair_of, trace
@@ -21,6 +22,7 @@ from nets import (
     batch,
     chain,
     concat,
+    conv,
     depthwise,
     difference,
     flat,
@@ -162,6 +164,8 @@ REFUSED = [
     ({"ignored": ["*"]}, "no layer is left to quantise"),
     ({"budget": {}}, "budget.bytes is None; allowed: a number above 0, or bit_op"),
     ({"bit": 3}, "bit: no such key"),
+    ([8], "the content is [8]; allowed: an object"),
+    ({"budget": {"bytes": 1000}}, "allowed: null without a loss"),
 ]
 
 
@@ -193,6 +197,71 @@ def test_nets_that_cannot_be_quantised_are_named():
         quantize(made, None, [(x,)], shape=SHAPE)
     with pytest.raises(ValueError, match="the net has channel masks; allowed: what"):
         quantize(mask(net, None, shape=SHAPE), None, [(x,)], shape=SHAPE)
+
+
+class Two(HybridBlock):
+    """Two inputs, of which the symbol names the second first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with self.name_scope():
+            self.a, self.b = conv(6), conv(6)
+
+    def hybrid_forward(self, F, left, right):
+        return self.b(right) + self.a(left)
+
+
+@pytest.mark.parametrize("target", ["*", "*conv1"])
+def test_each_of_two_inputs_has_its_own_range(target):
+    net, left = Two(), batch()
+    right = 50 + 10 * batch(seed=2)
+    net.initialize(mx.init.Xavier())
+    expected = net(left, right)
+    shapes = {"data1": SHAPE, "data0": SHAPE}
+    config = {"target": [target], "correct_bias": True, "first": 8, "last": 8}
+    made = quantize(net, config, [(left, right)], shape=shapes)
+    assert difference(expected, made(left, right)) < 0.02
+    symbol, params = pair_of(made)
+    rows = {q.target: q for q in quantisers_of(take_apart(symbol)[0], params)}
+    largest = right.max().asscalar()
+    assert rows["data1"].scale[0] * 255 == pytest.approx(largest, rel=1e-3)
+
+
+def test_biases_of_dense_layers_on_sequences_are_corrected():
+    net = nn.HybridSequential()
+    net.add(nn.Dense(6, flatten=False, in_units=5), nn.Dense(3, flatten=False))
+    net.initialize(mx.init.Xavier())
+    x = mx.nd.array(np.random.RandomState(0).normal(size=(4, 7, 5)))
+    expected = net(x)
+    config = {"weights": {"bits": 2}, "first": 2, "last": 2, "correct_bias": True}
+    made = quantize(net, config, [(x,)], shape=(1, 7, 5))
+    means = [y.asnumpy().mean(axis=(0, 1)) for y in (expected, made(x))]
+    assert means[1] == pytest.approx(means[0], abs=0.02)
+
+
+BATCHES = [
+    ("text", "batch: data is 'text'; allowed: an array"),
+    (3, "allowed: an array (N, 3, 8, 8)"),
+    (mx.nd.ones((2, 4, 8, 8)), "the shape of data is [2, 4, 8, 8]; allowed: an array"),
+    (mx.nd.ones((2, 3, 4, 4)), "the net does not take a batch of shape (2, 3, 4, 4)"),
+]
+
+
+@pytest.mark.parametrize(("array", "message"), BATCHES, ids=range(len(BATCHES)))
+def test_batches_that_the_net_does_not_take_are_one_line(array, message):
+    with pytest.raises(ValueError, match="^") as error:
+        quantize(ready(flatten_dense()), None, [(array,)], shape=SHAPE)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nets_in_other_types_are_refused():
+    net = ready(chain())
+    net.cast("float16")
+    with pytest.raises(
+        ValueError, match="weight of 'conv0' is float16; allowed: float"
+    ):
+        quantize(net, None, [(batch(),)], shape=SHAPE)
 
 
 def test_quantize_is_public():

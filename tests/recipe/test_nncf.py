@@ -73,7 +73,12 @@ def test_a_pruned_detector_with_every_key_that_is_not_honoured():
     (row,), problems = rows_of(PRUNED, scopes)
     assert row == {
         "algorithm": "prune",
-        "train": {"epochs": 60, "batch_size": 16, "learning_rate": 0.001},
+        "train": {
+            "epochs": 60,
+            "batch_size": 16,
+            "learning_rate": 0.001,
+            "optimizer": "adam",
+        },
         "criterion": "median",
         "selection": "uniform",
         "budget": {"macs_ratio": 0.36},
@@ -82,7 +87,6 @@ def test_a_pruned_detector_with_every_key_that_is_not_honoured():
         "leave": ["predictor*"],
     }
     assert set(problems) == {
-        "optimizer.type",
         "optimizer.schedule_params",
         "dataset",
         "compression.pruning_init",
@@ -90,6 +94,39 @@ def test_a_pruned_detector_with_every_key_that_is_not_honoured():
         "compression.ignored_scopes",
     }
     assert "'SSD/head[1]'" in problems["compression.ignored_scopes"]
+
+
+def quantized(initializer: dict) -> tuple[dict, dict]:
+    row = {"algorithm": "quantization", "initializer": initializer}
+    (made,), problems = rows_of({"compression": row})
+    return made, problems
+
+
+def test_bits_are_chosen_under_the_ratio_that_hawq_states():
+    hawq = {"type": "hawq", "bits": [4, 8, 6], "compression_ratio": 1.6, "tolerance": 1}
+    row, problems = quantized({"precision": hawq})
+    assert row["budget"] == {"bit_operations_ratio": 0.625, "bits": [4, 8]}
+    place = "compression.initializer.precision."
+    assert set(problems) == {
+        f"{place}{key}" for key in ("bits", "compression_ratio", "tolerance")
+    }
+    row, problems = quantized({"precision": {"type": "autoq", "bits": [2, 4]}})
+    assert "budget" not in row
+    assert f"{place}type" in problems
+
+
+def test_ranges_by_list_are_those_of_all_maps():
+    place = "compression.initializer.range"
+    weights = {"type": "min_max", "target_quantizer_group": "weights"}
+    some = {"type": "min_max", "target_scopes": ["{re}.*"]}
+    maps = {"type": "mean_min_max", "num_init_samples": 16}
+    row, problems = quantized({"range": [weights, some, maps]})
+    assert (row["activations"]["init"], row["batches"]) == ("mean", 2)
+    assert set(problems) == {
+        f"{place}[0].type",
+        f"{place}[1].type",
+        f"{place}[1].target_scopes",
+    }
 
 
 def test_a_chain_comes_in_an_order_that_works():

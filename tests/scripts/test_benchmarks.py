@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,15 +18,18 @@ from benchmarks import (
     layer_times,
     mxnet_forms,
     mxnet_time,
+    policies_page,
     runner,
     runtimes_page,
     sparsity,
     training_step,
+    worker,
 )
 from gluon_compress.cli.evaluate import precision_page
 from gluon_compress.deployment import deploy
 from refusals import assert_refused
 from runtimes import detector
+from tiny_nets import DETECTOR
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,20 +41,35 @@ def deployed(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """Return the folder where the plain convolution is deployed."""
+    return tmp_path_factory.mktemp("work")
+
+
 @pytest.fixture
 def workers_here(monkeypatch):
     """Let workers run in this process, and time each net and way once.
 
-    MXNet's profiler may fail where it has been on before: it keeps its own process.
+    MXNet's profiler may fail where it has been on before: it is on in children of this
+    process, which have everything imported.
     """
-    apart = runner.in_process
 
     def in_process(module, setting, task):
-        if task["time"] == "operators":
-            return apart(module, setting, task)
+        timer = importlib.import_module(module).TIMERS[task["time"]]
         task = json.loads(json.dumps({**task, **asdict(setting), "seconds": 0}))
-        return importlib.import_module(module).TIMERS[task["time"]](task)
+        if task["time"] == "operators":
+            fork = multiprocessing.get_context("fork")
+            with ProcessPoolExecutor(1, mp_context=fork) as child:
+                return child.submit(timer, task).result()
+        return timer(task)
 
+    for module, name, count in (
+        (worker, "WARM_UP", 0),
+        (worker, "COUNTED", 1),
+        (mxnet_forms, "PROFILED", 1),
+    ):
+        monkeypatch.setattr(module, name, count)
     for module in (runner, mxnet_time):
         monkeypatch.setattr(module, "in_process", in_process)
 
@@ -74,18 +94,23 @@ def row(net: str, ms: float, runtime: str = "mxnet", **other) -> dict:
     }
 
 
-def test_worker_that_fails_is_answered_with_its_last_line():
+def test_worker_answers_or_fails_with_its_last_line():
     setting = runner.Setting("mxnet", "float32", threads=1, batch=1)
+    task = {"time": "nets", "nets": {}, "seconds": 0}
+    answer = runner.in_process("benchmarks.worker", setting, task)
+    assert answer["ms"] == {}
+    assert answer["memory"] >= 0
     with pytest.raises(ValueError, match="mxnet float32: KeyError: 'sleep'"):
         runner.in_process("benchmarks.worker", setting, {"time": "sleep"})
 
 
 def test_benchmark_times_folders_and_a_plain_convolution(
-    call, deployed, workers_here, tmp_path
+    call, deployed, work, workers_here, tmp_path
 ):
     options = ("--runtimes", "mxnet", "--precisions", "float32", "--batches", "1", "2")
+    given = ("--seconds", "1", "--work", work)
     status, out, error = call(
-        "benchmark", deployed, *options, "--seconds", "1", "--out", tmp_path / "b"
+        "benchmark", deployed, *options, *given, "--out", tmp_path / "b"
     )
     assert (status, error) == (0, "")
     result = json.loads((tmp_path / "b" / "result.json").read_text())
@@ -226,14 +251,14 @@ def test_images_that_cannot_be_read_end_it_before_the_timing(call, deployed, tmp
     assert not (tmp_path / "b").exists()
 
 
-def test_way_from_files_to_boxes_is_timed(call, deployed, workers_here, tmp_path):
+def test_way_from_files_to_boxes_is_timed(call, deployed, work, workers_here, tmp_path):
     place = tmp_path / "images"
     place.mkdir()
     for number in range(3):
         cv2.imwrite(str(place / f"{number}.png"), np.zeros((40, 60, 3), np.uint8))
     (place / "0.png").write_bytes(b"")
     options = ("--runtimes", "mxnet", "--precisions", "float32", "--seconds", "1")
-    given = ("--images", place, "--count", "2", "--work", tmp_path / "nets")
+    given = ("--images", place, "--count", "2", "--work", work)
     status, out, error = call(
         "benchmark", deployed, *options, *given, "--out", tmp_path / "b"
     )
@@ -288,12 +313,13 @@ def test_mxnet_benchmark_refuses_an_unknown_net(call, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.usefixtures("tiny_nets")
 def test_teacher_benchmark_tells_what_is_beyond_the_teacher(
     call, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(distillation, "FULL", "ssd_300_mobilenet0.5")
-    options = ("--student", "ssd_300_mobilenet0.25", "--losses", "scores", "channels")
-    few = ("--batch", "1", "--rounds", "2", "--out", tmp_path / "b")
+    monkeypatch.setattr(distillation, "FULL", "ssd_300_mobilenet0.25")
+    options = ("--student", DETECTOR, "--losses", "scores", "channels")
+    few = ("--batch", "1", "--rounds", "1", "--out", tmp_path / "b")
     status, out, error = call("benchmark_distillation", *options, *few)
     assert (status, error) == (0, "")
     (one,) = json.loads((tmp_path / "b" / "result.json").read_text())["sets"]
@@ -323,6 +349,7 @@ PAGES = {  # what makes each committed page of its result
     "mxnet": (mxnet_time.page_of, "mxnet.md"),
     "precision": (precision_page, "precision.md"),
     "distillation": (distillation.page_of, "distillation.md"),
+    "policies": (policies_page.page_of, "policies.md"),
     "sparsity": (sparsity.page_of, "sparsity.md"),
     "training": (training_step.page_of, "training.md"),
 }

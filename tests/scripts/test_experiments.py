@@ -31,9 +31,9 @@ RELEASED = sorted(ZOO.glob("*/recipe.json"))
 def test_there_are_experiments():
     assert sorted(SETS) == [
         *("animals", "bccd", "bccd_ablation", "codenet_animals", "codenet_bccd"),
-        *("fod", "imagenette", "split_animals", "split_bccd"),
+        *("fod", "imagenette", "quantized_bccd", "split_animals", "split_bccd"),
     ]
-    assert len(EXPERIMENTS) == 139 + 19 + 21
+    assert len(EXPERIMENTS) == 139 + 19 + 21 + 21
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gluon_compress.data import (
     voc_gluoncv,
 )
 from gluon_compress.recipe import load_recipe, parse_recipe
-from gluon_compress.storage import archives, public_datasets
+from gluon_compress.storage import archives
 from gluon_compress.storage import download as fetching
 from gluon_compress.storage.public_datasets import PUBLIC_DATASETS, download_dataset
 from refusals import assert_refused
@@ -269,7 +269,7 @@ def test_without_a_mirror_official_addresses_are_asked(
         assert len(served[url]) == size
         return path
 
-    monkeypatch.setattr(public_datasets, "fetch_large", fetch_large)
+    monkeypatch.setattr(fetching, "fetch_large", fetch_large)
     assert call("download_data", "voc2007", "--root", tmp_path)[0] == 0
     assert asked == list(served)
 

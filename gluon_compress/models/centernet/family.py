@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Callable, Sequence
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock
@@ -21,13 +22,14 @@ from gluon_compress.models.centernet.config import (
     CenterNetConfig,
 )
 from gluon_compress.models.centernet.inference import results_symbol
-from gluon_compress.models.centernet.manifest import KIND, manifest_of, stated_config
+from gluon_compress.models.centernet.manifest import CenterNetManifest
 from gluon_compress.models.centernet.settings import (
     CenterNetEvaluation,
     CenterNetSettings,
 )
 from gluon_compress.models.centernet.training import CenterNetTargets, center_loss
 from gluon_compress.models.last_layer import with_outputs
+from gluon_compress.models.settings import check_options
 from gluon_compress.models.ssd.config import VOC_CLASSES
 from gluon_compress.postprocess import CenterNetPostprocess
 from gluon_compress.postprocess.centernet import OUTPUTS, CenterNetPostprocessSettings
@@ -40,8 +42,10 @@ MAP_STRIDES = (STRIDE, 8, 16, TRUNK_STRIDE)
 class CenterNetFamily(Family):
     """A heat map of centres, and two maps of sizes and offsets (Zhou et al. 2019)."""
 
-    kind = KIND
+    kind = "centernet"
     Config = CenterNetConfig
+    Manifest = CenterNetManifest
+    loss_options = ("iou_guided", "class_weights")
     Settings = CenterNetSettings
     output_names = OUTPUTS
     Evaluation = CenterNetEvaluation
@@ -87,11 +91,7 @@ class CenterNetFamily(Family):
         """
         structure = STRUCTURES[name]
         decoding = {f.name for f in fields(CenterNetConfig)} - {"classes"}
-        allowed = {*decoding, *structure.settings}
-        for key in settings:
-            if key not in allowed:
-                options = ", ".join(sorted(allowed))
-                raise ValueError(f"model option {key!r}; allowed: {options}")
+        check_options(settings, {*decoding, *structure.settings})
         stated = {"size": structure.size, **settings}
         config = CenterNetConfig(
             class_names(classes), **{k: v for k, v in stated.items() if k in decoding}
@@ -104,14 +104,6 @@ class CenterNetFamily(Family):
             **{k: v for k, v in settings.items() if k not in decoding},
         )
         return self.describe(net, config)
-
-    def manifest(self, net: HybridBlock) -> dict[str, Any]:
-        """Return classes, input size and decoding."""
-        return manifest_of(self.config_of(net))
-
-    def config_from_manifest(self, manifest: Mapping[str, Any]) -> CenterNetConfig:
-        """Return the configuration that a manifest states, checked key by key."""
-        return stated_config(manifest)
 
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of all parameters but those of neck and heads."""
@@ -134,7 +126,7 @@ class CenterNetFamily(Family):
 
     def training_symbol(self, net: HybridBlock) -> mx.sym.Symbol:
         """Return the maps with deformable convolutions in their form for training."""
-        return for_training(self.to_symbol(net))
+        return self.trainable(net, for_training(self.to_symbol(net)))
 
     def targets(self, net: HybridBlock, **settings: Any) -> Callable:
         """Return ``CenterNetTargets`` for the maps of a net."""
@@ -143,7 +135,7 @@ class CenterNetFamily(Family):
 
     def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return the focal loss of the heat map and L1 losses of the other maps."""
-        return center_loss
+        return partial(center_loss, **options)
 
     def map_symbols(self, symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
         """Return the maps at strides 4, 8, 16 and 32, by which the net is tied."""

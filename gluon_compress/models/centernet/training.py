@@ -6,12 +6,15 @@ and loss of the heat map come from.
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 from mxnet import nd
 
+from gluon_compress.boxes import corner_from_center, iou_of_pairs
 from gluon_compress.models.centernet.config import STRIDE
+from gluon_compress.models.loss_settings import ClassWeights
+from gluon_compress.models.object_weights import iou_weights, weights_of_classes
 from gluon_compress.postprocess.centernet import HEAT, OFFSETS, SIZES
 
 OVERLAP = 0.7  # IoU with the object that boxes at the radius still have
@@ -101,7 +104,13 @@ def _draw(heat: np.ndarray, row: int, column: int, radius: int) -> None:
     np.maximum(part, values, out=part, casting="same_kind")
 
 
-def center_loss(outputs: Mapping, batch: Sequence) -> tuple[nd.NDArray, dict]:
+def center_loss(
+    outputs: Mapping,
+    batch: Sequence,
+    *,
+    iou_guided: float | None = None,
+    class_weights: ClassWeights | None = None,
+) -> tuple[nd.NDArray, dict]:
     """Return the loss of a batch, and its parts.
 
     Parameters
@@ -110,6 +119,8 @@ def center_loss(outputs: Mapping, batch: Sequence) -> tuple[nd.NDArray, dict]:
         The three maps by name.
     batch : sequence of NDArray
         Images and the arrays of ``CenterNetTargets``.
+    iou_guided, class_weights
+        As in ``LossSettings``: what centres count in ``heat``.
 
     Returns
     -------
@@ -124,11 +135,53 @@ def center_loss(outputs: Mapping, batch: Sequence) -> tuple[nd.NDArray, dict]:
         apart.slice_axis(axis=1, begin=begin, end=begin + 2).sum() / (2 * count)
         for begin in (0, 2)
     )
-    parts = {"heat": focal_loss(outputs[HEAT], heat), "size": size, "offset": offset}
-    return parts["heat"] + SIZE_WEIGHT * size + offset, parts
+    weights = None
+    if iou_guided is not None or class_weights is not None:
+        maps = [each.asnumpy() for each in (heat, outputs[HEAT], boxed, boxes)]
+        strategies: Any = {"iou_guided": iou_guided, "class_weights": class_weights}
+        weights = nd.array(center_weights(*maps, **strategies), ctx=heat.context)
+    scored = focal_loss(outputs[HEAT], heat, weights)
+    parts = {"heat": scored, "size": size, "offset": offset}
+    return scored + SIZE_WEIGHT * size + offset, parts
 
 
-def focal_loss(logits: nd.NDArray, target: nd.NDArray) -> nd.NDArray:
+def center_weights(
+    heat: np.ndarray,
+    logits: np.ndarray,
+    boxed: np.ndarray,
+    boxes: np.ndarray,
+    **strategies: Any,
+) -> np.ndarray:
+    """Return what each centre counts in the loss of the heat map, ``(B, C, h, w)``.
+
+    Parameters
+    ----------
+    heat, logits : numpy.ndarray
+        The heat map, 1 at centres, and what is predicted of it, ``(B, C, h, w)``.
+    boxed, boxes : numpy.ndarray
+        Predicted and right width, height and offset in x and y, ``(B, 4, h, w)``.
+    **strategies
+        ``iou_guided`` and ``class_weights`` as in ``LossSettings``, or None; weights
+        are multiplied.
+    """
+    iou_guided, class_weights = strategies["iou_guided"], strategies["class_weights"]
+    image, name, row, column = at = np.nonzero(heat == 1)
+    weights = np.ones(heat.shape, np.float32)
+    if iou_guided is not None:
+        pair = [each[image, :, row, column].astype(float) for each in (boxed, boxes)]
+        # A predicted side below 0 is none.
+        centers = [np.hstack([p[:, 2:], np.maximum(p[:, :2], 0)]) for p in pair]
+        overlaps = iou_of_pairs(*map(corner_from_center, centers))
+        weights[at] *= iou_weights(np.nan_to_num(overlaps), iou_guided)
+    if class_weights is not None:
+        chances = 1 / (1 + np.exp(-logits[at].astype(float)))
+        weights[at] *= weights_of_classes(name, chances, class_weights)[name]
+    return weights
+
+
+def focal_loss(
+    logits: nd.NDArray, target: nd.NDArray, weights: nd.NDArray | None = None
+) -> nd.NDArray:
     """Return the penalty-reduced focal loss of a heat map.
 
     ``-1/N sum (1 - p)^2 log p`` at the N centres and ``(1 - y)^4 p^2 log(1 - p)``
@@ -140,6 +193,8 @@ def focal_loss(logits: nd.NDArray, target: nd.NDArray) -> nd.NDArray:
     ----------
     logits, target : NDArray
         ``(B, C, h, w)``.
+    weights : NDArray, optional
+        What each centre counts; None: 1.
     """
     share = nd.sigmoid(logits)
     # log p = -softplus(-x) and log(1 - p) = -softplus(x) = log p - x.
@@ -148,5 +203,7 @@ def focal_loss(logits: nd.NDArray, target: nd.NDArray) -> nd.NDArray:
     positive = target == 1
     far = nd.square(nd.square(1 - target)) * (1 - positive)
     at_centers = positive * nd.square(1 - share) * log_share
+    if weights is not None:
+        at_centers = at_centers * weights
     elsewhere = far * nd.square(share) * log_other
     return -(at_centers + elsewhere).sum() / nd.maximum(positive.sum(), 1)

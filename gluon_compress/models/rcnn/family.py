@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Callable, ClassVar, Mapping, Sequence
+from typing import Any, Callable, ClassVar, Sequence
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
@@ -24,13 +24,14 @@ from gluon_compress.models.rcnn import gluoncv
 from gluon_compress.models.rcnn import net as parts
 from gluon_compress.models.rcnn.config import RCNNConfig
 from gluon_compress.models.rcnn.inference import INPUTS, OUTPUTS, stages_of
-from gluon_compress.models.rcnn.manifest import manifest_of, stated_config
+from gluon_compress.models.rcnn.manifest import RCNNManifest
 from gluon_compress.models.rcnn.settings import (
     MaskRCNNSettings,
     RCNNEvaluation,
     RCNNSettings,
 )
 from gluon_compress.models.rcnn.training import RCNNLoss, RCNNTargets, training_net
+from gluon_compress.models.settings import check_options
 from gluon_compress.models.ssd.config import VOC_CLASSES
 from gluon_compress.postprocess.rcnn import (
     FEATURES,
@@ -70,10 +71,12 @@ class RCNNFamily(Family):
 
     kind = "rcnn"
     Config = RCNNConfig
+    Manifest = RCNNManifest
     Settings = RCNNSettings
     output_names: ClassVar[tuple] = parts.OUTPUTS
     Evaluation = RCNNEvaluation
     default_losses = {"hints": 1.0}
+    loss_options = ("iou_guided", "class_weights")
     loss_of_outputs = False  # the second stage runs where the first one's loss is known
     begin = "faster_rcnn_fpn_"  # of the names of models
     masks = False
@@ -125,10 +128,7 @@ class RCNNFamily(Family):
             For an unknown setting, or a value that is not allowed.
         """
         known = {f.name for f in fields(RCNNConfig)} - {"classes"}
-        allowed = sorted({*known, *STRUCTURE})
-        for key in settings:
-            if key not in allowed:
-                raise ValueError(f"model option {key!r}; allowed: {', '.join(allowed)}")
+        check_options(settings, {*known, *STRUCTURE})
         stated = {"roi_size": 7, **self.usual(name), **settings}
         structure = {key: _width(key, stated[key]) for key in STRUCTURE}
         config = RCNNConfig(
@@ -191,14 +191,6 @@ class RCNNFamily(Family):
                 parameter.grad_req = "null"
         return super().describe(net, config)
 
-    def manifest(self, net: HybridBlock) -> dict[str, Any]:
-        """Return classes, input size, anchors, decoding, proposals and NMS."""
-        return manifest_of(self.kind, self.output_names, self.config_of(net))
-
-    def config_from_manifest(self, manifest: Mapping[str, Any]) -> RCNNConfig:
-        """Return the configuration that a manifest states, checked key by key."""
-        return stated_config(manifest)
-
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of the trunk's parameters."""
         return parts.trunk_parameters(symbol)
@@ -221,7 +213,7 @@ class RCNNFamily(Family):
 
     def loss(self, net: HybridBlock, **options: Any) -> Callable:
         """Return the losses of both stages."""
-        return RCNNLoss.of(self.config_of(net), self.postprocess(net))
+        return RCNNLoss.of(self.config_of(net), self.postprocess(net), **options)
 
     def map_symbols(self, symbol: mx.sym.Symbol) -> dict[str, mx.sym.Symbol]:
         """Return the trunk's outputs, ``layer1`` to ``layer4``, and the pyramid's maps.

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, Mapping, Optional, Tuple, Union
+from typing import Optional, Tuple
 
-from pydantic import Field
-from typing_extensions import Annotated
-
-from gluon_compress.data.normalization import MEAN, STD
-from gluon_compress.models.rcnn.config import LARGEST, RCNNConfig
+from gluon_compress.models.stated import InputSize, Side, Stds
 from gluon_compress.postprocess.base import Rows
-from gluon_compress.sizes import written_size
 from gluon_compress.validation import (
-    Allowed,
     ClassNames,
     Positive,
     Settings,
     Share,
     ShareOrZero,
-    parse,
 )
-
-Side = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class RCNNImages(Settings):
     """Of which size inputs are."""
 
-    size: Annotated[
-        Union[Side, Tuple[Side, Side]],
-        Allowed(f"a whole number from 1 to {LARGEST}, or height and width"),
-    ]
+    size: InputSize
     short: Optional[Side]
 
 
@@ -45,7 +32,7 @@ class RCNNAnchors(Settings):
 class RCNNDecoding(Settings):
     """How box deltas become boxes."""
 
-    stds: Tuple[Positive, Positive, Positive, Positive]
+    stds: Stds
     clip: Positive
 
 
@@ -83,45 +70,3 @@ class RCNNManifest(Settings):
     proposals: RCNNProposals
     nms: RCNNNms
     sampling: RCNNSampling
-
-
-SECTIONS: dict[str, type] = {
-    "images": RCNNImages,
-    "anchors": RCNNAnchors,
-    "decode": RCNNDecoding,
-    "proposals": RCNNProposals,
-    "nms": RCNNNms,
-    "sampling": RCNNSampling,
-}
-
-
-def manifest_of(kind: str, outputs: Any, config: RCNNConfig) -> dict[str, Any]:
-    """Return what a manifest states about a net beside its symbol."""
-    values = {**asdict(config), "size": written_size(config.size)}
-    return {
-        "kind": kind,
-        "outputs": list(outputs),
-        "classes": list(config.classes),
-        "mean": list(MEAN),
-        "std": list(STD),
-        **{
-            section: {name: values[name] for name in settings.model_fields}  # type: ignore[attr-defined]
-            for section, settings in SECTIONS.items()
-        },
-    }
-
-
-def stated_config(manifest: Mapping[str, Any]) -> RCNNConfig:
-    """Return the configuration that a manifest states; the rest is in the symbol.
-
-    Raises
-    ------
-    ValueError
-        Naming a key that is missing or unknown, or its value and what is allowed.
-    """
-    keys = RCNNManifest.model_fields
-    stated = parse(RCNNManifest, {k: v for k, v in manifest.items() if k in keys})
-    values: dict[str, Any] = {}
-    for section in SECTIONS:
-        values.update(dict(getattr(stated, section)))
-    return RCNNConfig(stated.classes, **values)

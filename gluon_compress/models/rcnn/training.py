@@ -19,6 +19,7 @@ from gluon_compress.data.batches import pad_labels
 from gluon_compress.models.base import Family
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.named import NamedBlock
+from gluon_compress.models.object_weights import positive_weights
 from gluon_compress.models.rcnn import net as parts
 from gluon_compress.models.rcnn.config import RCNNConfig
 from gluon_compress.models.rcnn.inference import block_on
@@ -160,21 +161,32 @@ class RCNNLoss:
     postprocess : RCNNPostprocess
         Gives anchors and proposals.
     rpn_samples, roi_samples : int
+    **options
+        ``iou_guided`` and ``class_weights`` of ``positive_weights``, by which regions
+        with objects then count in ``class``.
     """
 
     def __init__(
-        self, postprocess: RCNNPostprocess, *, rpn_samples: int, roi_samples: int
+        self,
+        postprocess: RCNNPostprocess,
+        *,
+        rpn_samples: int,
+        roi_samples: int,
+        **options: Any,
     ) -> None:
-        self.postprocess = postprocess
+        self.postprocess, self.options = postprocess, options
         self.rpn_samples, self.roi_samples = rpn_samples, roi_samples
 
     @classmethod
-    def of(cls, config: RCNNConfig, postprocess: RCNNPostprocess) -> RCNNLoss:
+    def of(
+        cls, config: RCNNConfig, postprocess: RCNNPostprocess, **options: Any
+    ) -> RCNNLoss:
         """Return the loss of a configuration."""
         return cls(
             postprocess,
             rpn_samples=config.rpn_samples,
             roi_samples=config.roi_samples,
+            **options,
         )
 
     def __call__(
@@ -202,8 +214,11 @@ class RCNNLoss:
             rows = nd.array(regions_of(regions.asnumpy()), ctx=ctx)
         found, shifted = outputs.heads(*outputs.maps, rows)
         object_, proposal = _first_losses(scores, deltas, holds, moves)
-        class_, box = _second_losses(
-            found, shifted, classes.reshape(-1), shifts.reshape((-1, 4))
+        stds = self.postprocess.settings.stds
+        class_, box = second_losses(
+            *(found, shifted, classes.reshape(-1), shifts.reshape((-1, 4))),
+            stds=stds,
+            **self.options,
         )
         names = {"object": object_, "proposal": proposal, "class": class_, "box": box}
         return object_ + proposal + class_ + box, names
@@ -370,14 +385,40 @@ def _first_losses(scores: Any, deltas: Any, holds: Any, moves: Any) -> tuple:
     return (entropy * drawn).sum() / count, apart.sum() / count
 
 
-def _second_losses(scores: Any, deltas: Any, classes: Any, shifts: Any) -> tuple:
-    """Return the entropy of classes, and the loss of the boxes of their own class."""
+def second_losses(
+    scores: mx.nd.NDArray,
+    deltas: mx.nd.NDArray,
+    classes: mx.nd.NDArray,
+    shifts: mx.nd.NDArray,
+    *,
+    stds: Sequence[float],
+    **options: Any,
+) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
+    """Return the entropy of classes, and the loss of the boxes of their own class.
+
+    Parameters
+    ----------
+    scores, deltas : NDArray
+        Logits ``(S, C + 1)`` and box deltas of each class ``(S, 4 C)`` of S regions.
+    classes, shifts : NDArray
+        Their targets ``(S,)``, -1 for what is not drawn, and ``(S, 4)``.
+    stds : sequence of float
+        What box deltas are multiplied by.
+    **options
+        Of ``positive_weights``.
+    """
     drawn, positive = classes >= 0, classes > 0
     count = nd.maximum(drawn.sum(), 1)
     shares = nd.log_softmax(scores, axis=1)
     entropy = -nd.pick(shares, nd.maximum(classes, 0), axis=1)
     width = scores.shape[1] - 1
     own = nd.one_hot(nd.maximum(classes - 1, 0), width) * positive.expand_dims(1)
-    off = nd.broadcast_sub(deltas.reshape((-1, width, 4)), shifts.expand_dims(1))
-    apart = smooth_l1(nd.broadcast_mul(off, own.expand_dims(2)), ROI_BEND)
+    own = own.expand_dims(2)
+    by_class = deltas.reshape((-1, width, 4))
+    if options:
+        moved = nd.broadcast_mul(by_class.detach(), own).sum(axis=1)
+        weights = positive_weights(scores, moved, classes, shifts, stds=stds, **options)
+        entropy = entropy * weights
+    off = nd.broadcast_sub(by_class, shifts.expand_dims(1))
+    apart = smooth_l1(nd.broadcast_mul(off, own), ROI_BEND)
     return (entropy * drawn).sum() / count, apart.sum() / count

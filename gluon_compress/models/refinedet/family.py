@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Mapping, Sequence
+from typing import Any, ClassVar, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -19,12 +19,12 @@ from gluon_compress.models.base import Family
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.refinedet import net as parts
 from gluon_compress.models.refinedet.config import RefineDetConfig
-from gluon_compress.models.refinedet.manifest import KIND, manifest_of, stated_config
+from gluon_compress.models.refinedet.manifest import RefineDetManifest
 from gluon_compress.models.refinedet.results import with_results
 from gluon_compress.models.refinedet.settings import RefineDetSettings
 from gluon_compress.models.refinedet.training import RefineDetLoss, RefineDetTargets
 from gluon_compress.models.res2netlite import VARIANTS
-from gluon_compress.models.settings import NmsEvaluation
+from gluon_compress.models.settings import NmsEvaluation, check_options
 from gluon_compress.postprocess.refinedet import (
     RefineDetPostprocess,
     RefineDetPostprocessSettings,
@@ -43,8 +43,10 @@ MODELS: dict[str, str] = {
 class RefineDetFamily(Family):
     """RefineDetLite (Chen et al. 2020): two steps predict from the same anchors."""
 
-    kind = KIND
+    kind = "refinedet"
     Config = RefineDetConfig
+    Manifest = RefineDetManifest
+    in_symbol: ClassVar[Mapping[str, Any]] = {"extras": ()}
     Settings = RefineDetSettings
     output_names = parts.OUTPUTS
     Evaluation = NmsEvaluation
@@ -95,11 +97,7 @@ class RefineDetFamily(Family):
             For an unknown setting, or a value that is not allowed.
         """
         allowed = {f.name for f in fields(RefineDetConfig)} - {"classes"}
-        unknown = sorted(set(settings) - allowed)
-        if unknown:
-            raise ValueError(
-                f"model option {unknown[0]!r}; allowed: {', '.join(sorted(allowed))}"
-            )
+        check_options(settings, allowed)
         config = RefineDetConfig(class_names(classes), **settings)
         backbone, taps = (
             BACKBONES[MODELS[name]]() if trunk is None else stored_backbone(trunk)
@@ -111,14 +109,6 @@ class RefineDetFamily(Family):
         block = SymbolBlock(symbol, data, params=parameters)
         initialize(block, symbol, config.size, seed=seed)
         return self.describe(block, config)
-
-    def manifest(self, net: HybridBlock) -> dict[str, Any]:
-        """Return classes, anchors, decoding and NMS."""
-        return manifest_of(self.config_of(net))
-
-    def config_from_manifest(self, manifest: Mapping[str, Any]) -> RefineDetConfig:
-        """Return the configuration that a manifest states, checked key by key."""
-        return stated_config(manifest)
 
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of the backbone's parameters."""

@@ -11,8 +11,9 @@ from mxnet import autograd, nd
 from gluon_compress.boxes import STDS, corner_from_center, decode_deltas, iou
 from gluon_compress.data.batches import pad_labels
 from gluon_compress.models.matching import match, matched_targets
-from gluon_compress.models.multi_box import multi_box, positive_weights
+from gluon_compress.models.multi_box import multi_box
 from gluon_compress.models.named import named
+from gluon_compress.models.object_weights import positive_weights
 from gluon_compress.models.refinedet.net import OUTPUTS
 
 IOU = 0.5  # overlap from which an anchor belongs to an object

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Callable, ClassVar, Mapping, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -18,12 +19,12 @@ from gluon_compress.models.backbones import (
     stored_backbone,
 )
 from gluon_compress.models.base import Family, Params
-from gluon_compress.models.settings import NmsEvaluation
+from gluon_compress.models.settings import NmsEvaluation, check_options
 from gluon_compress.models.ssd import config, inference, raw_head, training
 from gluon_compress.models.ssd.anchors import anchor_grid, anchors_of, layout_of
 from gluon_compress.models.ssd.build import build_ssd, config_of
 from gluon_compress.models.ssd.config import SSDConfig
-from gluon_compress.models.ssd.manifest import KIND, manifest_of, stated_config
+from gluon_compress.models.ssd.manifest import SSDManifest
 from gluon_compress.models.ssd.settings import SSDSettings
 from gluon_compress.postprocess import SSDPostprocess
 from gluon_compress.postprocess.base import finite_detections
@@ -41,8 +42,10 @@ MODELS: dict[str, tuple[str, dict]] = {
 class SSDFamily(Family):
     """SSD (Liu et al. 2016): what is traced and exported is the raw head."""
 
-    kind = KIND
+    kind = "ssd"
     Config = SSDConfig
+    Manifest = SSDManifest
+    in_symbol: ClassVar[Mapping[str, Any]] = {"extras": ()}
     Settings = SSDSettings
     output_names = raw_head.OUTPUTS
     net_types = (SSD,)
@@ -89,11 +92,7 @@ class SSDFamily(Family):
             For an unknown setting, or a value that is not allowed.
         """
         allowed = {f.name for f in fields(SSDConfig)} - {"classes"}
-        unknown = sorted(set(settings) - allowed)
-        if unknown:
-            raise ValueError(
-                f"model option {unknown[0]!r}; allowed: {', '.join(sorted(allowed))}"
-            )
+        check_options(settings, allowed)
         backbone, usual = MODELS[name]
         classes = class_names(classes)
         parts = BACKBONES[backbone]() if trunk is None else stored_backbone(trunk)
@@ -139,14 +138,6 @@ class SSDFamily(Family):
         """Return the SSD of a raw head."""
         return raw_head.from_raw_head(symbol, params, config)
 
-    def manifest(self, net: SSD) -> dict[str, Any]:
-        """Return classes, anchors, decoding and NMS."""
-        return manifest_of(config_of(net))
-
-    def config_from_manifest(self, manifest: Mapping[str, Any]) -> SSDConfig:
-        """Return the configuration that a manifest states, checked key by key."""
-        return stated_config(manifest)
-
     def trunk_parameters(self, symbol: mx.sym.Symbol) -> set[str]:
         """Return the names of the backbone's parameters in a raw head."""
         return raw_head.backbone_parameters(symbol)
@@ -157,7 +148,8 @@ class SSDFamily(Family):
 
     def training_net(self, net: SSD, taps: Sequence[str] = (), **settings: Any) -> Any:
         """Return the raw head as a block; see ``models.ssd.training.training_net``."""
-        return training.training_net(net, taps, **settings)
+        made = partial(self.trainable, net)
+        return training.training_net(net, taps, made=made, **settings)
 
     def targets(self, net: SSD, *, assignment: str = "iou", **settings: Any) -> Any:
         """Return ``SSDTargets`` for the anchors of a net.

@@ -1,41 +1,24 @@
-"""What the manifest of an SSD states beside its raw head, checked before use."""
+"""What the manifest of an SSD states beside its raw head."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, Mapping, Tuple, Union
+from typing import Tuple
 
 from pydantic import Field
 from typing_extensions import Annotated
 
-from gluon_compress.data.normalization import MEAN, STD
-from gluon_compress.models.ssd.config import SSDConfig
-from gluon_compress.models.ssd.raw_head import OUTPUTS
-from gluon_compress.sizes import written_size
-from gluon_compress.validation import (
-    Allowed,
-    ClassNames,
-    Positive,
-    Settings,
-    parse,
-)
+from gluon_compress.models.stated import InputSize, Stds
+from gluon_compress.validation import Allowed, ClassNames, Positive, Settings
 
-KIND = "ssd"
 Limit = Annotated[
     int, Field(ge=-1, le=100_000), Allowed("a whole number from -1 to 100000")
-]
-Side = Annotated[
-    int, Field(ge=1, le=1 << 14), Allowed("a whole number from 1 to 16384")
 ]
 
 
 class AnchorSettings(Settings):
     """Which anchors an SSD has, for an image of which size."""
 
-    size: Annotated[
-        Union[Side, Tuple[Side, Side]],
-        Allowed("a whole number from 1 to 16384, or height and width"),
-    ]
+    size: InputSize
     sizes: Tuple[Positive, ...]
     ratios: Tuple[Tuple[Positive, ...], ...]
     steps: Tuple[Positive, ...]
@@ -45,7 +28,7 @@ class AnchorSettings(Settings):
 class DecodeSettings(Settings):
     """What box deltas are multiplied by."""
 
-    stds: Tuple[Positive, Positive, Positive, Positive]
+    stds: Stds
 
 
 class NmsSettings(Settings):
@@ -63,37 +46,3 @@ class SSDManifest(Settings):
     anchors: AnchorSettings
     decode: DecodeSettings
     nms: NmsSettings
-
-
-def manifest_of(config: SSDConfig) -> dict[str, Any]:
-    """Return what a manifest states about an SSD beside its raw head."""
-    values = {**asdict(config), "size": written_size(config.size)}
-    return {
-        "kind": KIND,
-        "outputs": list(OUTPUTS),
-        "classes": list(config.classes),
-        "mean": list(MEAN),
-        "std": list(STD),
-        "anchors": {name: values[name] for name in AnchorSettings.model_fields},
-        "decode": {name: values[name] for name in DecodeSettings.model_fields},
-        "nms": {name: values[name] for name in NmsSettings.model_fields},
-    }
-
-
-def stated_config(manifest: Mapping[str, Any]) -> SSDConfig:
-    """Return the configuration that a manifest states; extra stages are in the symbol.
-
-    Raises
-    ------
-    ValueError
-        Naming a key that is missing or unknown, or its value and what is allowed.
-    """
-    keys = SSDManifest.model_fields
-    stated = parse(SSDManifest, {k: v for k, v in manifest.items() if k in keys})
-    return SSDConfig(
-        classes=stated.classes,
-        extras=(),
-        **dict(stated.anchors),
-        **dict(stated.decode),
-        **dict(stated.nms),
-    )

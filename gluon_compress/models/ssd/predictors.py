@@ -28,11 +28,14 @@ class PredictorNodes:
     end : int
         The node that gives the predictions: the convolution, or the last annotation of
         its output.
+    parameters : tuple of str
+        The names of weight and bias.
     """
 
     nodes: Sequence[dict]
     number: int
     end: int
+    parameters: tuple[str, ...]
 
     @property
     def layer(self) -> dict:
@@ -45,13 +48,6 @@ class PredictorNodes:
         entries = self.layer["inputs"][1:]
         plain = all(self.nodes[entry[0]]["op"] == "null" for entry in entries)
         return self.end != self.number or not plain
-
-    @property
-    def parameters(self) -> list[str]:
-        """The names of weight and bias."""
-        sources = sources_of(self.nodes)
-        numbers = [entry[0] for entry in self.layer["inputs"][1:]]
-        return [self.nodes[sources.get(i, (i, 0))[0]]["name"] for i in numbers]
 
     @property
     def features(self) -> list:
@@ -98,7 +94,9 @@ def find_predictors(nodes: Sequence[dict], head: Sequence) -> list[PredictorNode
         if plain[number]["op"] == "Convolution":
             original = originals[number]
             end = ends.get((original, 0), original)
-            predictors.append(PredictorNodes(nodes, original, end))
+            weights = (entry[0] for entry in nodes[original]["inputs"][1:])
+            names = tuple(nodes[sources.get(i, (i, 0))[0]]["name"] for i in weights)
+            predictors.append(PredictorNodes(nodes, original, end, names))
     _check_behind(nodes, head, {predictor.end for predictor in predictors})
     return predictors
 

@@ -13,8 +13,9 @@ from mxnet.gluon import SymbolBlock
 from gluon_compress.boxes import STDS, corner_from_center, iou
 from gluon_compress.models.initialize import initialize
 from gluon_compress.models.matching import match, matched_targets
-from gluon_compress.models.multi_box import multi_box, positive_weights
+from gluon_compress.models.multi_box import multi_box
 from gluon_compress.models.named import NamedBlock, named
+from gluon_compress.models.object_weights import positive_weights
 from gluon_compress.models.ssd.adaptive_matching import Maps, match_adaptively
 from gluon_compress.models.ssd.build import config_of
 from gluon_compress.models.ssd.predictors import AnnotatedPredictor
@@ -41,6 +42,7 @@ def training_net(
     adapters: Sequence[int] = (),
     stride: int = 1,
     seed: int = 0,
+    made: Callable = lambda symbol: symbol,
 ) -> NamedBlock:
     """Return the raw head as a block for training that shares the net's parameters.
 
@@ -63,6 +65,8 @@ def training_net(
         direction is given.
     seed : int
         Decides the adapters' initial values, whatever was drawn before.
+    made : callable
+        ``made(symbol)`` is the form that is trained.
 
     Returns
     -------
@@ -83,7 +87,7 @@ def training_net(
     shapes = map_shapes(net) if numbers else ()
     steps = subsampling([shapes[i][2:] for i in numbers], stride)
     outputs += adapt(tapped, adapters, steps) if adapters else subsample(tapped, steps)
-    symbol = mx.sym.Group(outputs)
+    symbol = made(mx.sym.Group(outputs))
     block = SymbolBlock(
         symbol, mx.sym.var("data", dtype="float32"), params=net.collect_params()
     )

@@ -19,7 +19,7 @@ from gluon_compress.plan.policies.greedy import Greedy
 from gluon_compress.plan.policies.legr import LeGR
 from gluon_compress.plan.policies.random_search import RandomSearch
 from gluon_compress.plan.policies.ranked import Global
-from gluon_compress.plan.policies.uniform import Uniform
+from gluon_compress.plan.policies.uniform import RATIO, ByDepth, Uniform
 from gluon_compress.plan.problem import PruningProblem
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "POLICIES",
     "REWARDS",
     "SEARCHES",
+    "ByDepth",
     "BySensitivity",
     "Episode",
     "Global",
@@ -45,6 +46,8 @@ Policy = Callable[[PruningProblem], np.ndarray]
 
 POLICIES: dict[str, Policy] = {
     Uniform.name: Uniform(),
+    "shallow_more": ByDepth(RATIO),
+    "deep_more": ByDepth(1 / RATIO),
     Global.name: Global(),
     Greedy.name: Greedy(),
 }

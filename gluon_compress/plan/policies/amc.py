@@ -12,7 +12,7 @@ from gluon_compress.graph.context import numbers
 from gluon_compress.graph.operators import operator_of
 from gluon_compress.plan.policies.ddpg import DDPG, DDPGSettings
 from gluon_compress.plan.policies.episodes import Search, Trials
-from gluon_compress.plan.policies.wall import walled_level
+from gluon_compress.plan.policies.wall import filled, walled_level
 from gluon_compress.plan.problem import PruningProblem
 
 STATIC = 8  # fields of a state that do not depend on earlier actions
@@ -26,7 +26,9 @@ class AMC(Search):
     group, what has been saved and what still can be, and its last action; it answers
     with a share. The action wall keeps every plan within the budget, whatever it
     limits. The reward of the finished plan goes to all steps (He et al. 2018, sections
-    3.1 to 3.3). Coupled layers are one group, hence one action.
+    3.1 to 3.3). Coupled layers are one group, hence one action. Where only accuracy
+    counts, the widths of random episodes grow in proportion until the budget is used:
+    far below it nets are as bad as any, and the agent would see no difference.
 
     Parameters
     ----------
@@ -72,26 +74,36 @@ class AMC(Search):
         Raises
         ------
         ValueError
-            As for ``Trials``, or if a score is not finite.
+            As for ``Trials``, or if a score or an action is not finite.
         """
         trials = Trials(self, problem, self.name, warmup=self.warmup)
         random = np.random.RandomState(self.seed)
         environment = Environment(problem, self.least)
         steps = len(environment.groups)
         agent = DDPG(STATIC + 3, max(steps, 1), self.agent, random)
+
+        def walk(spread: float | None) -> np.ndarray:
+            environment.reset()
+            for _ in range(steps):
+                action = _explored(agent, environment.state(), spread, random)
+                environment.step(action)
+            levels = environment.levels.copy()
+            if spread is None and self.fills:
+                levels = filled(problem, levels)
+            return levels
+
+        # No reward changes what the warm-up tries.
+        first = [walk(None) for _ in range(min(self.warmup, self.episodes))]
+        trials.expect(dict(enumerate(first)))
         while (why := trials.ended()) is None:
             number = len(trials.episodes) - self.warmup
-            spread = self.noise * self.decay**number if number >= 0 else None
-            environment.reset()
-            states, actions = [], []
-            for _ in range(steps):
-                state = environment.state()
-                action = _explored(agent, state, spread, random)
-                states.append(state)
-                actions.append(environment.step(action))
-            reward = trials.try_out(environment.levels)
+            if number < 0:
+                levels = first[len(trials.episodes)]
+            else:
+                levels = walk(self.noise * self.decay**number)
+            reward = trials.try_out(levels)
             if steps:
-                agent.remember(states, actions, reward)
+                agent.remember(*environment.followed(levels), reward)
                 for _ in range(steps if number >= 0 else 0):
                     agent.update()
         return trials.finish(why)
@@ -107,6 +119,10 @@ def _explored(
     if spread is None:
         return float(random.rand())
     mean = agent.action(state)
+    if not np.isfinite(mean):
+        raise ValueError(
+            f"the agent's action is {mean}, not finite; allowed: lower rates in agent"
+        )
     while True:
         action = mean + spread * random.randn()
         if 0 <= action <= 1:
@@ -161,15 +177,28 @@ class Environment:
         saved, rest = 1 - now / self._full, (now - reachable) / self._full
         return np.array([*self._static[self._step], saved, rest, self._action])
 
-    def step(self, action: float) -> float:
-        """Choose the next group's width; return the action that came of it."""
+    def step(self, action: float) -> None:
+        """Choose the next group's width by an action, under the wall."""
         k = self.groups[self._step]
         share = self.least + (1 - self.least) * action
-        self.levels[k] = walled_level(self.problem, self.levels, k, share)
-        widths = self.problem.widths[k]
-        realised = (widths[self.levels[k]] / widths[-1] - self.least) / (1 - self.least)
+        self._take(walled_level(self.problem, self.levels, k, share))
+
+    def _take(self, level: int) -> None:
+        """Set the next group to a level; the action is what came of it."""
+        k = self.groups[self._step]
+        self.levels[k], widths = level, self.problem.widths[k]
+        realised = (widths[level] / widths[-1] - self.least) / (1 - self.least)
         self._step, self._action = self._step + 1, float(np.clip(realised, 0, 1))
-        return self._action
+
+    def followed(self, levels: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
+        """Return the states and actions of an episode that comes to some levels."""
+        self.reset()
+        states, actions = [], []
+        for k in self.groups:
+            states.append(self.state())
+            self._take(int(levels[k]))
+            actions.append(self._action)
+        return states, actions
 
 
 def _features(problem: PruningProblem, group: ChannelGroup) -> list[float]:

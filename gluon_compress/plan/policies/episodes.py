@@ -84,7 +84,8 @@ class Search(ABC):
     ----------
     score : callable
         ``score(plan) -> float``, from 0 to 1, higher being better: top-1 or mAP of the
-        pruned net, such as ``prune.PlanScore`` measures.
+        pruned net, such as ``prune.PlanScore`` measures. If it has a method
+        ``expect(plans)``, that is told in advance which plans will come.
     episodes : int
         The number of plans to try.
     reward : str
@@ -122,6 +123,11 @@ class Search(ABC):
             raise ValueError(f"reward {self.reward!r} is unknown; {listed(REWARDS)}")
         if not isinstance(self.episodes, int) or self.episodes < 1:
             raise ValueError(f"episodes is {self.episodes!r}; allowed: from 1")
+
+    @property
+    def fills(self) -> bool:
+        """Whether plans use the whole budget, since a smaller net gains no reward."""
+        return REWARDS[self.reward] is accuracy
 
     @abstractmethod
     def __call__(self, problem: PruningProblem) -> np.ndarray:
@@ -176,6 +182,22 @@ class Trials:
     @property
     def _scores(self) -> list[float]:
         return [row["score"] for row in self._file.rows]
+
+    def expect(self, ahead: Mapping[int, np.ndarray]) -> None:
+        """Tell the score which levels later episodes will try, whatever it returns.
+
+        A score that several workers compute can begin with them. Nothing else changes.
+
+        Parameters
+        ----------
+        ahead : mapping
+            Number of an episode to its levels; those in the log are left out.
+        """
+        expect = getattr(self.search.score, "expect", None)
+        if expect is not None:
+            known = self._file.count - 1  # the first row is the reference
+            plans = [self.problem.plan(v) for n, v in ahead.items() if n >= known]
+            expect(plans)
 
     def try_out(self, levels: np.ndarray) -> float:
         """Score the plan of some levels, and return its reward."""
@@ -309,6 +331,11 @@ class _Log:
                     " name another file or remove this one"
                 )
         return rows
+
+    @property
+    def count(self) -> int:
+        """The number of rows in the file."""
+        return max(len(self._known), len(self.rows))
 
     def next_score(self, number: int | str, widths: list[int]) -> float | None:
         """Return the score that the log has for the next episode, if it has one."""

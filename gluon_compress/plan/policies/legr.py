@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Dict, Sequence
 
 import numpy as np
 
@@ -68,28 +68,66 @@ class LeGR(Search):
         """
         trials = Trials(self, problem, self.name, warmup=self.population)
         random = np.random.RandomState(self.seed)
-        count = len(problem.groups)
-        deviations = np.array([np.std(row) for row in problem.importance])
-        living: list[tuple[np.ndarray, np.ndarray, float]] = []
+        draws = [self._draw(random, number, problem) for number in range(self.episodes)]
+        pairs: Dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        levels: Dict[int, np.ndarray] = {}
+        rewards: list[float] = []
         while (why := trials.ended()) is None:
-            number = len(trials.episodes)
-            scales, shifts = np.ones(count), np.zeros(count)
-            changed, step = np.arange(count), 1.0
-            if number >= self.population:
-                rivals = random.choice(len(living), self.samples, replace=False)
-                scales, shifts, _ = max((living[i] for i in rivals), key=lambda p: p[2])
-                size = max(int(self.mutated * count), 1)
-                changed = random.choice(count, size, replace=False)
-                step = 1 - number / (self.episodes * 1.25)
-            scales, shifts = scales.copy(), shifts.copy()
-            if number:  # the first ranking is the plain global one
-                spread = self.spread * step
-                scales[changed] *= np.exp(random.normal(0, spread, len(changed)))
-                shifts[changed] += deviations[changed] * random.normal(
-                    0, spread, len(changed)
-                )
-            values = [a * v + b for v, a, b in zip(problem.importance, scales, shifts)]
-            reward = trials.try_out(best_ranked(problem, values))
-            living.append((scales, shifts, reward))
-            del living[: -self.population]
+            number = len(rewards)
+            # Most rivals are older than the last: several episodes are decided at once.
+            for later in range(number, min(number + self.population, self.episodes)):
+                rivals = draws[later].rivals
+                if later in levels or any(rival >= number for rival in rivals):
+                    continue
+                parent = pairs[max(rivals, key=rewards.__getitem__)] if rivals else None
+                scales, shifts = pairs[later] = draws[later].child(parent)
+                ranks = zip(problem.importance, scales, shifts)
+                levels[later] = best_ranked(problem, [a * v + b for v, a, b in ranks])
+            trials.expect({n: levels[n] for n in sorted(levels) if n >= number})
+            rewards.append(trials.try_out(levels[number]))
         return trials.finish(why)
+
+    def _draw(
+        self, random: np.random.RandomState, number: int, problem: PruningProblem
+    ) -> _Mutation:
+        """Draw all that is random in an episode; it depends on no reward."""
+        count, rivals, step = len(problem.groups), [], 1.0
+        changed = np.arange(count)
+        if number >= self.population:
+            drawn = random.choice(self.population, self.samples, replace=False)
+            rivals = [number - self.population + int(i) for i in drawn]
+            size = max(int(self.mutated * count), 1)
+            changed = random.choice(count, size, replace=False)
+            step = 1 - number / (self.episodes * 1.25)
+        factors, added = np.ones(count), np.zeros(count)
+        if number:  # the first ranking is the plain global one
+            spread, size = self.spread * step, len(changed)
+            deviations = np.array([np.std(problem.importance[k]) for k in changed])
+            factors[changed] = np.exp(random.normal(0, spread, size))
+            added[changed] = deviations * random.normal(0, spread, size)
+        return _Mutation(rivals, factors, added)
+
+
+@dataclass(frozen=True)
+class _Mutation:
+    """How a pair of scales and shifts comes of another one.
+
+    Parameters
+    ----------
+    rivals : sequence of int
+        The episodes whose best pair is changed; without any, it is the plain one.
+    factors, added : ndarray
+        ``(groups,)``, of scales and to shifts.
+    """
+
+    rivals: Sequence[int]
+    factors: np.ndarray
+    added: np.ndarray
+
+    def child(
+        self, parent: tuple[np.ndarray, np.ndarray] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return scales and shifts, each ``(groups,)``."""
+        if parent is None:
+            return self.factors, self.added
+        return parent[0] * self.factors, parent[1] + self.added

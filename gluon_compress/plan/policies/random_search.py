@@ -8,13 +8,16 @@ from typing import ClassVar
 import numpy as np
 
 from gluon_compress.plan.policies.episodes import Search, Trials
-from gluon_compress.plan.policies.wall import walled
+from gluon_compress.plan.policies.wall import filled, walled
 from gluon_compress.plan.problem import PruningProblem
 
 
 @dataclass
 class RandomSearch(Search):
-    """Draw the share of every group uniformly, under the action wall; keep the best."""
+    """Draw the share of every group uniformly, under the action wall; keep the best.
+
+    Where only accuracy counts, the shares grow in proportion until the budget is used.
+    """
 
     name: ClassVar[str] = "random_search"
 
@@ -28,6 +31,12 @@ class RandomSearch(Search):
         """
         trials = Trials(self, problem, self.name)
         random = np.random.RandomState(self.seed)
+        drawn = (
+            walled(problem, random.rand(len(problem.groups)))
+            for _ in range(self.episodes)
+        )
+        plans = [filled(problem, levels) if self.fills else levels for levels in drawn]
+        trials.expect(dict(enumerate(plans)))
         while (why := trials.ended()) is None:
-            trials.try_out(walled(problem, random.rand(len(problem.groups))))
+            trials.try_out(plans[len(trials.episodes)])
         return trials.finish(why)

@@ -6,6 +6,7 @@ from typing import Sequence
 
 import numpy as np
 
+from gluon_compress.plan.policies.uniform import proportional
 from gluon_compress.plan.problem import PruningProblem
 
 
@@ -47,3 +48,15 @@ def walled(problem: PruningProblem, shares: Sequence[float] | np.ndarray) -> np.
     for k, share in enumerate(shares):
         levels[k] = walled_level(problem, levels, k, share)
     return levels
+
+
+def filled(problem: PruningProblem, levels: np.ndarray) -> np.ndarray:
+    """Return levels of the same proportions that use the budget up.
+
+    Parameters
+    ----------
+    problem : PruningProblem
+    levels : ndarray
+        ``(groups,)``, within the budget.
+    """
+    return proportional(problem, problem.widths_at(levels) / problem.full_widths)

@@ -1,8 +1,8 @@
 """A rank of the tests; ``gluon-compress launch`` begins it.
 
-worker.py fit FOLDER STEP SIGNAL    train; rank 1 gets a signal once after STEP
-worker.py recipe FILE FOLDER STAGE  run a recipe, but time no net, write no report;
-                                    rank 1 dies once when a training of STAGE begins
+rank.py fit FOLDER STEP SIGNAL    train; rank 1 gets a signal once after STEP
+rank.py recipe FILE FOLDER STAGE  run a recipe, but time no net, write no report;
+                                  rank 1 dies once when a training of STAGE begins
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gluon_compress.distributed.members import ATTEMPT, RANK
 from gluon_compress.train import LAST, Options, fit
