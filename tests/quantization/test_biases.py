@@ -21,11 +21,12 @@ def parts_of_steps(net) -> np.ndarray:
     """Return how far the biases of the files of a chain are from whole steps."""
     graph = QuantisedGraph.of(*fold(*pair_of(net), SHAPE))
     nodes, _ = take_apart(graph.symbol)
-    grids, parts = list(graph.tensors.values()), []
+    parts = []
     for node in nodes:
         if node["op"] in ("Convolution", "FullyConnected"):
-            weight, bias = (nodes[entry[0]]["name"] for entry in node["inputs"][1:])
-            scale = graph.weights[weight].scale * np.float32(grids[len(parts)].scale)
+            source, weight, bias = (nodes[i]["name"] for i, *_ in node["inputs"])
+            grid = graph.tensors[source]
+            scale = graph.weights[weight].scale * np.float32(grid.scale)
             steps = graph.params[bias].asnumpy() / scale
             parts.append(np.abs(steps - np.rint(steps)).max())
     assert len(parts) == 3
